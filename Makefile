@@ -1,0 +1,57 @@
+# Two commands are all: `make demo` and `make test`. Both set up .venv first.
+# macOS and Linux; on Windows use the two pip lines of the README.
+BIN := .venv/bin
+STAMP := .venv/.napari-btn-stamp
+
+.PHONY: demo test setup lint style types walls docstrings check-wheel unit bench screenshots constraints clean
+
+demo: setup
+	@if [ -n "$(HEADLESS)" ] || { [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; }; then \
+		$(BIN)/napari-btn demo --headless --out demo; \
+	else \
+		$(BIN)/napari-btn demo; \
+	fi
+
+test: lint unit check-wheel
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt tools/setup.sh
+	PYTHON="$(PYTHON)" sh tools/setup.sh
+
+# Style, types, the walls between rooms, docstrings: seconds. `make -k lint` shows all that is wrong at once.
+lint: style types walls docstrings
+
+style: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+walls: setup
+	$(BIN)/lint-imports
+
+docstrings: setup
+	find src -name '*.py' -exec $(BIN)/numpydoc lint {} +
+
+# The whole suite; pytest-xvfb starts a virtual screen of its own.
+unit: setup
+	$(BIN)/python -m pytest
+
+# A wheel built from the sdist, whose manifest napari finds.
+check-wheel: setup
+	$(BIN)/python tools/check_wheel.py
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+screenshots: setup
+	$(BIN)/python docs/screenshots.py
+
+# Pins what CI installs, as it stands in .venv.
+constraints:
+	$(BIN)/python tools/freeze.py > constraints.txt
+
+clean:
+	rm -rf .venv build dist demo

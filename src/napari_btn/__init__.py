@@ -1,0 +1,51 @@
+"""Denoise images with quantiles that hold a stated coverage, and see where to measure again.
+
+Names are imported when they are first asked for: ``import napari_btn`` loads neither torch nor
+Qt nor napari, so that napari starts as fast with the plugin as without it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from napari_btn.core.config import CalibrationSettings, NetworkSettings, TileSettings, TrainSettings
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CalibrationSettings",
+    "NetworkSettings",
+    "TileSettings",
+    "TrainSettings",
+    "__version__",
+]
+
+_HOME = {
+    "CalibrationSettings": "core.config",
+    "Denoiser": "denoiser",
+    "NetworkSettings": "core.config",
+    "Pair": "core.pairs",
+    "Prediction": "core.predict",
+    "TileSettings": "core.config",
+    "TrainSettings": "core.config",
+    "evaluate": "denoiser",
+    "load": "denoiser",
+}
+
+
+def __getattr__(name: str) -> object:
+    """Public name, imported on first use."""
+    if name == "samples":
+        return import_module("napari_btn.samples")
+    if name not in _HOME:
+        raise AttributeError(f"module 'napari_btn' has no attribute {name!r}")
+    value = getattr(import_module(f"napari_btn.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names, loaded or not."""
+    return sorted({*globals(), *__all__})

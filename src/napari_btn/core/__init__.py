@@ -1,0 +1,1 @@
+"""Numbers only: arrays and settings in, arrays and small frozen values out."""

@@ -1,0 +1,245 @@
+"""Settings, as frozen dataclasses checked on construction, and what a step yields.
+
+Every field has one line in its class's ``Attributes`` section; the docks show that line as
+the tooltip and the command line as its help, so it is written for the microscopist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Mapping
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = [
+    "PRESETS",
+    "CalibrationSettings",
+    "NetworkSettings",
+    "Preset",
+    "Progress",
+    "Step",
+    "TileSettings",
+    "TrainSettings",
+]
+
+Preset = Literal["quick", "standard", "thorough"]
+Unit = Literal["auto", "block", "pixel"]
+Score = Literal["symmetric", "asymmetric"]
+Split = Literal["auto", "longest", "y", "x", "z"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a step is.
+
+    Parameters
+    ----------
+    done, total : int
+        Work done and work in all, in the step's own unit (training steps, tiles).
+    note : str
+        What is being done now, for a person.
+    preview : ndarray, optional
+        The median so far, float32, in the axes of the input without ``S`` and ``T``.
+    losses : tuple of (member, step, loss), optional
+        Training losses new since the last progress, for a live curve.
+    checkpoint : object, optional
+        What ``fit_steps(resume=...)`` needs to go on from here; opaque to the receiver.
+    """
+
+    done: int
+    total: int
+    note: str = ""
+    preview: NDArray[np.float32] | None = None
+    losses: tuple[tuple[int, int, float], ...] = ()
+    checkpoint: Any = None
+
+    @property
+    def fraction(self) -> float:
+        """Share of the work done, 0 to 1."""
+        return self.done / self.total if self.total else 0.0
+
+
+if TYPE_CHECKING:
+    Step = Generator[Progress, None, T]
+    """A long action: a generator that yields Progress and returns its result."""
+else:
+    Step = "Generator[Progress, None, T]"
+
+
+class _Settings:
+    """What all settings share: a plain dict in, a plain dict out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings as a JSON-ready dict."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from a dict; unknown keys raise ``ValueError``."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"{cls.__name__} has no field {', '.join(unknown)}; it knows {', '.join(sorted(known))}."
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _need(ok: bool, name: str, value: object, needed: str) -> None:
+    """Raise the one sentence that says what came and what is needed."""
+    if not ok:
+        raise ValueError(f"{name} is {value!r}; it must be {needed}.")
+
+
+@dataclass(frozen=True)
+class NetworkSettings(_Settings):
+    """What a member looks like.
+
+    Attributes
+    ----------
+    family : str
+        Kind of member: "sms" (random sparse mixed-scale network).
+    depth : int
+        Nodes per member; the one knob that usually needs tuning.
+    channels : int
+        Channels in a chunk; a node makes ``inputs * channels`` of them.
+    inputs : int
+        Earlier chunks that a node reads.
+    dilations : tuple of int, optional
+        Dilation of each node; None draws a schedule from the image size.
+    max_dilation : int
+        Largest dilation of a drawn schedule (at most 4 in 3D).
+    skip_power : float
+        How strongly a node prefers near predecessors: weight ``distance ** -skip_power``.
+    head_units : int
+        Hidden units of the quantile heads, shared by all levels.
+    """
+
+    family: str = "sms"
+    depth: int = 10
+    channels: int = 4
+    inputs: int = 4
+    dilations: tuple[int, ...] | None = None
+    max_dilation: int = 8
+    skip_power: float = 0.5
+    head_units: int = 32
+
+    def __post_init__(self) -> None:
+        _need(self.family in ("sms",), "family", self.family, '"sms"')
+        _need(1 <= self.depth <= 200, "depth", self.depth, "1 to 200")
+        _need(1 <= self.channels <= 64, "channels", self.channels, "1 to 64")
+        _need(1 <= self.inputs <= 64, "inputs", self.inputs, "1 to 64")
+        _need(1 <= self.max_dilation <= 64, "max_dilation", self.max_dilation, "1 to 64")
+        _need(self.skip_power >= 0, "skip_power", self.skip_power, "0 or more")
+        _need(1 <= self.head_units <= 1024, "head_units", self.head_units, "1 to 1024")
+        if self.dilations is not None:
+            ok = len(self.dilations) == self.depth and all(d >= 1 for d in self.dilations)
+            _need(ok, "dilations", self.dilations, f"{self.depth} whole numbers of at least 1, one per node")
+
+
+@dataclass(frozen=True)
+class TrainSettings(_Settings):
+    """How members are trained.
+
+    Attributes
+    ----------
+    steps : int
+        Optimiser steps per member.
+    batch_size : int
+        Patches per step.
+    patch_px : int
+        Side of a training patch in pixels (smaller where the image is smaller).
+    learning_rate : float
+        Peak learning rate of the one-cycle schedule.
+    augment : bool
+        Flip and turn patches (right angles).
+    """
+
+    steps: int = 600
+    batch_size: int = 8
+    patch_px: int = 64
+    learning_rate: float = 1e-2
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        _need(self.steps >= 1, "steps", self.steps, "1 or more")
+        _need(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
+        _need(self.patch_px >= 4, "patch_px", self.patch_px, "4 or more")
+        _need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+
+
+@dataclass(frozen=True)
+class CalibrationSettings(_Settings):
+    """How intervals are calibrated.
+
+    Attributes
+    ----------
+    unit : str
+        What counts as one calibration case: "auto", "block" or "pixel".
+    score : str
+        "symmetric" (one offset for both sides) or "asymmetric".
+    train_fraction : float
+        Share of the field, without the gap, that trains; the rest is held out.
+    split_axis : str
+        Axis along which one field is split: "longest", "y", "x" or "z".
+    block_px : int, optional
+        Side of a held-out block in pixels; None measures the errors' correlation length.
+    folds : int
+        Folds of the cross-fitted coverage check.
+    minimum : float, optional
+        Lowest value that the signal can have; intervals are clipped there.
+    """
+
+    unit: Unit = "auto"
+    score: Score = "symmetric"
+    train_fraction: float = 0.6
+    split_axis: Literal["longest", "y", "x", "z"] = "longest"
+    block_px: int | None = None
+    folds: int = 5
+    minimum: float | None = None
+
+    def __post_init__(self) -> None:
+        _need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block" or "pixel"')
+        _need(self.score in get_args(Score), "score", self.score, '"symmetric" or "asymmetric"')
+        _need(0.1 <= self.train_fraction <= 0.9, "train_fraction", self.train_fraction, "0.1 to 0.9")
+        _need(
+            self.split_axis in ("longest", "y", "x", "z"),
+            "split_axis",
+            self.split_axis,
+            '"longest", "y", "x" or "z"',
+        )
+        _need(self.block_px is None or self.block_px >= 2, "block_px", self.block_px, "2 or more")
+        _need(self.folds >= 2, "folds", self.folds, "2 or more")
+
+
+@dataclass(frozen=True)
+class TileSettings(_Settings):
+    """How large images are cut for prediction.
+
+    Attributes
+    ----------
+    tile_px : int, optional
+        Side of a tile in pixels, halo included; None chooses for speed and memory.
+    halo_px : int, optional
+        Margin of a tile that is thrown away; None is the receptive field.
+    """
+
+    tile_px: int | None = None
+    halo_px: int | None = None
+
+    def __post_init__(self) -> None:
+        _need(self.tile_px is None or self.tile_px >= 8, "tile_px", self.tile_px, "8 or more")
+        _need(self.halo_px is None or self.halo_px >= 0, "halo_px", self.halo_px, "0 or more")
+
+
+PRESETS: dict[str, TrainSettings] = {
+    "quick": TrainSettings(steps=200),
+    "standard": TrainSettings(steps=1000),
+    "thorough": TrainSettings(steps=3000),
+}
+"""Training settings a person picks first."""

@@ -1,0 +1,59 @@
+#!/bin/sh
+# Sets up .venv with everything that `make demo` and `make test` need. Safe to run again.
+set -eu
+cd "$(dirname "$0")/.."
+
+LIBRARIES="xvfb libxcb-icccm4 libxcb-keysyms1 libegl1 libgl1 libxkbcommon-x11-0 libxcb-cursor0
+libxcb-image0 libxcb-render-util0 libxcb-shape0 libxcb-xinerama0 libdbus-1-3 libfontconfig1"
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+find_python() {
+    for candidate in ${PYTHON:-} python3 python3.13 python3.12 python3.11; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    say "Python 3.11 or newer is needed and was not found; install it, or name it: make PYTHON=/path/to/python3 test"
+    return 1
+}
+
+installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+install_libraries() {
+    command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || return 0
+    missing=""
+    for library in $LIBRARIES; do
+        installed "$library" || missing="$missing $library"
+    done
+    # Debian splits ensurepip from Python; without it a virtual environment has no pip.
+    if [ ! -x .venv/bin/python ] && ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
+        missing="$missing python3-venv"
+    fi
+    [ -n "$missing" ] || return 0
+    root=""
+    if [ "$(id -u)" -ne 0 ]; then
+        if ! sudo -n true 2>/dev/null && ! { [ -t 0 ] && command -v sudo >/dev/null; }; then
+            say "these system libraries are missing, and only root may install them; napari may not start:"
+            say "    apt-get install --no-install-recommends$missing"
+            return 0
+        fi
+        root="sudo"
+    fi
+    say "installing$missing"
+    # shellcheck disable=SC2086  # a list of words
+    $root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
+    # shellcheck disable=SC2086
+    $root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
+}
+
+python=$(find_python)
+install_libraries "$python"
+if [ ! -x .venv/bin/python ]; then
+    say "making .venv with $python"
+    "$python" -m venv .venv
+fi
+say "installing napari-btn and what it needs into .venv"
+.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test]'
+touch .venv/.napari-btn-stamp
