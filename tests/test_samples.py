@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from napari_btn import samples
+
+
+def test_more_blob_scenes_never_change_the_earlier_ones() -> None:
+    few, many = samples.blobs(seed=3, n=4), samples.blobs(seed=3, n=7)
+    np.testing.assert_array_equal(few.noisy, many.noisy[:4])
+    np.testing.assert_array_equal(few.clean, many.clean[:4])
+    assert (samples.blobs(seed=4, n=4).noisy != few.noisy).any()
+
+
+def test_blobs_follow_their_published_law() -> None:
+    pair = samples.blobs(n=150)
+    assert pair.axes == "SYX"
+    assert pair.noisy.shape == pair.clean.shape == (150, 64, 64)
+    assert pair.noisy.dtype == pair.clean.dtype == np.float32
+    assert pair.clean.min() >= 0
+    assert pair.clean.max() <= 4
+    error = pair.noisy - pair.clean
+    # what the noisy images score in the published comparison: PSNR 13.0 (range 4), correlation 0.632
+    assert 10 * np.log10(16 / (error**2).mean()) == pytest.approx(13.0, abs=0.15)
+    assert np.corrcoef(pair.noisy.ravel(), pair.clean.ravel())[0, 1] == pytest.approx(0.632, abs=0.02)
+    standard = error / (0.8 + 0.15 * pair.clean)
+    assert standard.mean() == pytest.approx(0, abs=0.01)
+    assert standard.var() == pytest.approx(1, abs=0.02)
+    assert (standard**3).mean() == pytest.approx(2 * 0.7**1.5, abs=0.05)
+
+
+def test_blobs_of_another_size_are_as_dense() -> None:
+    small = samples.blobs(n=150).clean[:, 16:48, 16:48].mean()
+    large = samples.blobs(n=10, size=200).clean[:, 30:170, 30:170].mean()
+    assert large == pytest.approx(small, rel=0.15)
+
+
+def test_edx_is_starved_of_photons_as_a_seven_second_scan_is() -> None:
+    empty = np.mean([(samples.edx(seed=k).noisy == 0).mean((1, 2)) for k in range(4)], axis=0)
+    np.testing.assert_allclose(empty, [0.50, 0.80, 0.97], atol=0.05)
+
+
+def test_edx_counts_are_poisson_around_the_clean_rate() -> None:
+    pair = samples.edx(seed=1)
+    assert pair.axes == "CYX"
+    assert pair.channel_names == ("Si", "Al", "Fe")
+    assert pair.pixel_size == (0.5, 0.5)
+    assert pair.unit == "um"
+    assert pair.noisy.shape == pair.clean.shape == (3, 256, 512)
+    assert np.array_equal(pair.noisy, np.round(pair.noisy))
+    for counts, rate in zip(pair.noisy, pair.clean, strict=True):
+        dose = counts.sum() / rate.sum()
+        expected = dose * rate
+        dispersion = ((counts - expected) ** 2 / expected).mean()
+        assert dispersion == pytest.approx(1, abs=0.05)
+
+
+def test_edx_minerals_differ_in_their_elements() -> None:
+    pair, phase = samples.edx(), samples.edx_phases()
+    assert phase.shape == pair.clean.shape[1:]
+    share = np.bincount(phase.ravel(), minlength=len(samples.EDX_PHASES)) / phase.size
+    assert (share > 0.002).all()
+    assert 0.005 < share[samples.EDX_PHASES.index("iron oxide")] < 0.08
+    mean = np.array([pair.clean[:, phase == k].mean(1) for k in range(len(samples.EDX_PHASES))])
+    assert mean[:, 0].argmax() == samples.EDX_PHASES.index("quartz")
+    assert mean[:, 1].argmax() == samples.EDX_PHASES.index("aluminous")
+    assert mean[:, 2].argmax() == samples.EDX_PHASES.index("iron oxide")
+    assert pair.clean.min() >= 0
+    assert pair.clean.max() <= 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_both_sides_of_an_edx_field_hold_every_mineral(seed: int) -> None:
+    phase = samples.edx_phases(seed)
+    for part in (phase[:, :341], phase[:, 341:]):
+        assert set(np.unique(part)) == set(range(len(samples.EDX_PHASES)))
+
+
+def test_edx_is_smooth_within_grains_and_sharp_between_them() -> None:
+    pair, phase = samples.edx(seed=2), samples.edx_phases(seed=2)
+    step = np.abs(np.diff(pair.clean[0], axis=1))
+    quartz = phase == samples.EDX_PHASES.index("quartz")
+    inside = quartz[:, 1:] & quartz[:, :-1]
+    edge = quartz[:, 1:] ^ quartz[:, :-1]
+    assert np.median(step[edge]) > 10 * np.median(step[inside])
+
+
+def test_xct_is_blurred_grainy_and_ringed() -> None:
+    pair, phase = samples.xct(), samples.xct_phases()
+    assert pair.axes == "ZYX"
+    assert pair.noisy.shape == pair.clean.shape == phase.shape == (32, 128, 128)
+    assert len(pair.pixel_size or ()) == 3
+    share = np.bincount(phase.ravel(), minlength=len(samples.XCT_PHASES)) / phase.size
+    assert (share > 0.005).all()
+    error = pair.noisy - pair.clean
+    assert 0.3 < error.std() / pair.clean.std() < 1
+    near = (error[:, :, 1:] * error[:, :, :-1]).mean() / error.var()
+    assert 0.3 < near < 0.7
+    y, x = np.mgrid[:128, :128]
+    ring = np.hypot(y - 63.5, x - 63.5).astype(int)
+    seen = np.bincount(ring.ravel(), error[16].ravel()) / np.bincount(ring.ravel())
+    rest = error[16] - seen[ring]
+    pixels_per_ring = np.bincount(ring.ravel())[20:60].mean()
+    # without rings the means over about 250 pixels would vary far less
+    assert seen[20:60].std() > 2 * rest.std() / np.sqrt(pixels_per_ring)
+
+
+def test_xct_cracks_and_voids_are_darker_than_grains() -> None:
+    pair, phase = samples.xct(seed=1), samples.xct_phases(seed=1)
+    mean = {name: pair.clean[phase == k].mean() for k, name in enumerate(samples.XCT_PHASES)}
+    assert mean["void"] < mean["matrix"] < mean["quartz"] < mean["feldspar"] < mean["dense"]
+    assert mean["crack"] < mean["matrix"]
+
+
+@pytest.mark.parametrize(
+    ("make", "size"), [(samples.edx, (37, 151)), (samples.edx, (400, 33)), (samples.xct, (9, 40, 27))]
+)
+def test_any_shape_can_be_had_and_the_seed_decides(make, size: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+    first, again, other = make(5, size), make(5, size), make(6, size)
+    assert first.clean.shape[-len(size) :] == size
+    assert np.isfinite(first.noisy).all()
+    np.testing.assert_array_equal(first.noisy, again.noisy)
+    np.testing.assert_array_equal(first.clean, again.clean)
+    assert (first.noisy != other.noisy).any()
+
+
+def test_samples_are_made_in_a_moment() -> None:
+    for make in (samples.blobs, samples.edx, samples.xct):
+        start = time.process_time()
+        make()
+        assert time.process_time() - start < 3
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: samples.blobs(n=0), "n is 0; it must be at least 1"),
+        (lambda: samples.blobs(size=3), "size is 3; it must be at least 8"),
+        (lambda: samples.edx(size=(10, 300)), r"size is \(10, 300\); it must be at least 32"),
+        (lambda: samples.xct(size=(4, 64, 64)), "at least 8"),
+    ],
+)
+def test_too_small_is_told_in_a_sentence(make, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(ValueError, match=sentence):
+        make()
