@@ -1,0 +1,110 @@
+"""The state of one viewer's analysis: what was set, and what a change makes stale.
+
+A session knows no window. Docks set its slots on the main thread when a step has returned, and
+listen to one event; a dock that is closed and opened again is rebuilt from here alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from psygnal import Signal
+
+if TYPE_CHECKING:
+    from napari_btn.core.predict import Prediction
+    from napari_btn.denoiser import Denoiser
+    from napari_btn.io.images import Image
+
+__all__ = ["Session", "session_of"]
+
+_STALE_AFTER: dict[str, tuple[str, ...]] = {
+    "denoiser": ("losses", "prediction"),
+    "source": ("prediction",),
+}
+"""What each slot clears when it is set, because it was made from it."""
+
+
+class Session:
+    """What is known about one viewer's analysis.
+
+    Attributes
+    ----------
+    changed : Signal
+        Emitted once per set slot, with its name, after everything that depends on it was cleared.
+    """
+
+    changed = Signal(str)
+
+    def __init__(self) -> None:
+        self._denoiser: Denoiser | None = None
+        self._losses: tuple[tuple[int, int, float], ...] = ()
+        self._source: Image | None = None
+        self._prediction: Prediction | None = None
+
+    @property
+    def denoiser(self) -> Denoiser | None:
+        """Trained or loaded denoiser; setting it clears the losses and the prediction."""
+        return self._denoiser
+
+    @denoiser.setter
+    def denoiser(self, denoiser: Denoiser | None) -> None:
+        self._set("denoiser", denoiser)
+
+    @property
+    def losses(self) -> tuple[tuple[int, int, float], ...]:
+        """Training losses of the denoiser as (member, step, loss), for the curve."""
+        return self._losses
+
+    @losses.setter
+    def losses(self, losses: tuple[tuple[int, int, float], ...]) -> None:
+        self._set("losses", losses)
+
+    @property
+    def source(self) -> Image | None:
+        """Image that was last given to the denoiser; setting it clears the prediction."""
+        return self._source
+
+    @source.setter
+    def source(self, source: Image | None) -> None:
+        self._set("source", source)
+
+    @property
+    def prediction(self) -> Prediction | None:
+        """Quantile maps of the source by the denoiser."""
+        return self._prediction
+
+    @prediction.setter
+    def prediction(self, prediction: Prediction | None) -> None:
+        if prediction is not None and (self._denoiser is None or self._source is None):
+            raise ValueError(
+                "A prediction came without its denoiser and source; it needs both. Set those first."
+            )
+        self._set("prediction", prediction)
+
+    def _set(self, slot: str, value: Any) -> None:
+        """Store a value, clear what was made from the old one, tell once."""
+        setattr(self, f"_{slot}", value)
+        for stale in _STALE_AFTER.get(slot, ()):
+            setattr(self, f"_{stale}", () if stale == "losses" else None)
+        self.changed.emit(slot)
+
+
+_SESSIONS: WeakKeyDictionary[object, Session] = WeakKeyDictionary()
+
+
+def session_of(viewer: object) -> Session:
+    """Session of a viewer, made on first use and gone with it.
+
+    Parameters
+    ----------
+    viewer : object
+        Any hashable object that can be referred to weakly; napari's proxy of a viewer counts as that viewer.
+
+    Returns
+    -------
+    Session
+        The same object for the same viewer.
+    """
+    owner = getattr(viewer, "__wrapped__", viewer)
+    return _SESSIONS.setdefault(owner, Session())

@@ -1,0 +1,199 @@
+"""A step in a thread: its result, its errors, its end by force, and how often it speaks."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from napari_btn.core.config import Progress
+from napari_btn.widgets.worker import Run, StepError, Timing, _Clock, run_step
+
+if TYPE_CHECKING:
+    from pytestqt.qtbot import QtBot
+
+Step = Generator[Progress, None, str]
+
+
+class Heard:
+    """What a run has told, in order."""
+
+    def __init__(self) -> None:
+        self.progress: list[tuple[Progress, Timing]] = []
+        self.end: list[tuple[str, Any]] = []
+
+    def run(self, make_step: Callable[[], Step]) -> Run[str]:
+        return run_step(
+            make_step,
+            on_progress=lambda progress, timing: self.progress.append((progress, timing)),
+            on_result=lambda result: self.end.append(("result", result)),
+            on_error=lambda error: self.end.append(("error", error)),
+            on_stopped=lambda: self.end.append(("stopped", None)),
+            on_finished=lambda: self.end.append(("finished", None)),
+        )
+
+    def over(self) -> bool:
+        return bool(self.end) and self.end[-1][0] == "finished"
+
+
+def failing(error: Exception) -> Step:
+    yield Progress(0, 2)
+    raise error
+
+
+def endless(closed: threading.Event, threads: list[int]) -> Step:
+    try:
+        for done in range(1_000_000):
+            yield Progress(done, 1_000_000, checkpoint=done)
+            time.sleep(0.01)
+    finally:
+        threads.append(threading.get_ident())
+        closed.set()
+    return "never"
+
+
+def test_a_step_that_returns_is_heard_once(qtbot: QtBot) -> None:
+    def step() -> Step:
+        yield Progress(1, 2, "half")
+        return "done"
+
+    heard = Heard()
+    run = heard.run(step)
+    qtbot.waitUntil(heard.over)
+    assert heard.end == [("result", "done"), ("finished", None)]
+    assert heard.progress[0][0].note == "half"
+    assert not run.running
+
+
+class OutOfMemory(RuntimeError):
+    """As torch's: a RuntimeError by another name."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("wrong axes"),
+        RuntimeError("shapes differ"),
+        OutOfMemory("CUDA out of memory"),
+        MemoryError("no memory"),
+    ],
+    ids=["value", "runtime", "gpu memory", "memory"],
+)
+def test_no_error_vanishes(qtbot: QtBot, error: Exception) -> None:
+    heard = Heard()
+    heard.run(lambda: failing(error))
+    qtbot.waitUntil(heard.over)
+    [(kind, raised), _] = heard.end
+    assert kind == "error"
+    assert str(raised) == str(error)
+    assert not isinstance(raised, RuntimeError)
+    assert raised is error or raised.__cause__ is error
+    assert isinstance(raised, StepError) == isinstance(error, RuntimeError)
+
+
+def test_an_error_before_the_first_progress_is_heard(qtbot: QtBot) -> None:
+    def make() -> Step:
+        raise RuntimeError("no such device")
+
+    heard = Heard()
+    heard.run(make)
+    qtbot.waitUntil(heard.over)
+    assert heard.end[0][0] == "error"
+
+
+def test_a_stop_closes_the_step_in_its_thread_before_it_is_told(qtbot: QtBot) -> None:
+    closed, threads, heard = threading.Event(), [], Heard()
+    run = heard.run(lambda: endless(closed, threads))
+    qtbot.waitUntil(lambda: bool(heard.progress))
+    assert run.stop(wait=2)
+    assert closed.is_set()
+    qtbot.waitUntil(heard.over)
+    assert heard.end == [("stopped", None), ("finished", None)]
+    assert threads != [threading.get_ident()]
+    assert run.checkpoint is not None
+
+
+def test_napari_that_quits_all_workers_closes_the_step_too(qtbot: QtBot) -> None:
+    closed, heard = threading.Event(), Heard()
+    run = heard.run(lambda: endless(closed, []))
+    qtbot.waitUntil(lambda: bool(heard.progress))
+    run._worker.quit()
+    qtbot.waitUntil(heard.over)
+    assert closed.is_set()
+    assert heard.end[0] == ("stopped", None)
+
+
+def test_nobody_is_called_back_by_a_run_that_was_left(qtbot: QtBot) -> None:
+    closed, heard = threading.Event(), Heard()
+    run = heard.run(lambda: endless(closed, []))
+    qtbot.waitUntil(lambda: bool(heard.progress))
+    told = len(heard.progress)
+    assert run.leave(wait=2)
+    qtbot.wait(200)
+    assert heard.end == []
+    assert len(heard.progress) == told
+
+
+def test_a_run_left_before_its_thread_started_does_no_work(qtbot: QtBot) -> None:
+    made: list[object] = []
+
+    def make() -> Step:
+        made.append(1)
+        return failing(ValueError("never"))
+
+    run = run_step(make, on_result=made.append, on_error=made.append)
+    assert run.leave(wait=2)
+    qtbot.wait(100)
+    assert made == []
+
+
+def test_a_step_that_yields_all_the_time_is_told_ten_times_a_second_and_loses_nothing(qtbot: QtBot) -> None:
+    def step() -> Step:
+        end = time.monotonic() + 0.6
+        done = 0
+        while time.monotonic() < end:
+            done += 1
+            yield Progress(done, 0, losses=((0, done, 1.0),))
+        return str(done)
+
+    heard = Heard()
+    heard.run(step)
+    qtbot.waitUntil(heard.over)
+    assert len(heard.progress) <= 8
+    losses = [loss for progress, _ in heard.progress for loss in progress.losses]
+    assert len(losses) == int(heard.end[0][1])
+
+
+def test_a_paused_step_stands_still_and_goes_on(qtbot: QtBot) -> None:
+    closed, heard = threading.Event(), Heard()
+    run = heard.run(lambda: endless(closed, []))
+    qtbot.waitUntil(lambda: bool(heard.progress))
+    run.pause()
+    qtbot.wait(250)
+    told = len(heard.progress)
+    qtbot.wait(250)
+    assert run.paused
+    assert len(heard.progress) == told
+    run.resume()
+    qtbot.waitUntil(lambda: len(heard.progress) > told)
+    run.pause()
+    assert run.stop(wait=2)
+    qtbot.waitUntil(heard.over)
+
+
+def test_the_clock_estimates_from_the_rate_and_leaves_pauses_out() -> None:
+    now = [0.0]
+    clock = _Clock(lambda: now[0])
+    now[0] = 5.0
+    assert clock.read(Progress(10, 110)).remaining is None
+    now[0] = 15.0
+    assert clock.read(Progress(30, 110)) == (Timing(15.0, 40.0))
+    clock.pause()
+    now[0] = 115.0
+    clock.resume()
+    now[0] = 125.0
+    assert clock.read(Progress(50, 110)) == (Timing(25.0, 30.0))
+    assert clock.read(Progress(0, 7)).remaining is None
