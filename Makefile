@@ -1,7 +1,6 @@
 # Two commands are all: `make demo` and `make test`. Both set up .venv first.
 # macOS and Linux; on Windows use the two pip lines of the README.
 BIN := .venv/bin
-STAMP := .venv/.napari-btn-stamp
 
 .PHONY: demo test setup lint style types walls docstrings check-wheel unit bench screenshots constraints clean
 
@@ -14,10 +13,9 @@ demo: setup
 
 test: lint unit check-wheel
 
-setup: $(STAMP)
-
-$(STAMP): pyproject.toml constraints.txt tools/setup.sh
-	PYTHON="$(PYTHON)" sh tools/setup.sh
+# Does what is missing, and nothing when nothing is.
+setup:
+	@PYTHON="$(PYTHON)" sh tools/setup.sh
 
 # Style, types, the walls between rooms, docstrings: seconds. `make -k lint` shows all that is wrong at once.
 lint: style types walls docstrings

@@ -19,13 +19,13 @@ find_python() {
     return 1
 }
 
-installed() { [ "$(dpkg-query -W -f='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
-
 install_libraries() {
     command -v dpkg-query >/dev/null && command -v apt-get >/dev/null || return 0
+    # shellcheck disable=SC2086  # a list of words
+    present=$(dpkg-query -W -f='${Package} ${db:Status-Status}\n' $LIBRARIES 2>/dev/null || true)
     missing=""
     for library in $LIBRARIES; do
-        installed "$library" || missing="$missing $library"
+        printf '%s\n' "$present" | grep -qx "$library installed" || missing="$missing $library"
     done
     # Debian splits ensurepip from Python; without it a virtual environment has no pip.
     if [ ! -x .venv/bin/python ] && ! "$1" -c 'import ensurepip, venv' 2>/dev/null; then
@@ -42,18 +42,26 @@ install_libraries() {
         root="sudo"
     fi
     say "installing$missing"
-    # shellcheck disable=SC2086  # a list of words
+    # shellcheck disable=SC2086
     $root env DEBIAN_FRONTEND=noninteractive apt-get update -q >&2
     # shellcheck disable=SC2086
     $root env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $missing >&2
 }
 
+STAMP=.venv/.napari-btn-stamp
+up_to_date() {
+    [ -f "$STAMP" ] && [ -x .venv/bin/python ] || return 1
+    [ -z "$(find pyproject.toml constraints.txt tools/setup.sh -newer "$STAMP")" ]
+}
+
 python=$(find_python)
+# Looked at every time: a kept .venv may come to a machine without them.
 install_libraries "$python"
-if [ ! -x .venv/bin/python ]; then
+up_to_date && exit 0
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     say "making .venv with $python"
     "$python" -m venv .venv
 fi
-say "installing napari-btn and what it needs into .venv"
+say "installing napari-btn and what it needs into .venv; the first time takes minutes"
 .venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test]'
-touch .venv/.napari-btn-stamp
+touch "$STAMP"

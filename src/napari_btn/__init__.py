@@ -10,28 +10,34 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from napari_btn import samples
     from napari_btn.core.config import CalibrationSettings, NetworkSettings, TileSettings, TrainSettings
+    from napari_btn.core.pairs import Pair
+    from napari_btn.core.predict import Prediction
+    from napari_btn.core.regions import propose_regions
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CalibrationSettings",
     "NetworkSettings",
+    "Pair",
+    "Prediction",
     "TileSettings",
     "TrainSettings",
     "__version__",
+    "propose_regions",
+    "samples",
 ]
 
 _HOME = {
     "CalibrationSettings": "core.config",
-    "Denoiser": "denoiser",
     "NetworkSettings": "core.config",
     "Pair": "core.pairs",
     "Prediction": "core.predict",
     "TileSettings": "core.config",
     "TrainSettings": "core.config",
-    "evaluate": "denoiser",
-    "load": "denoiser",
+    "propose_regions": "core.regions",
 }
 
 
