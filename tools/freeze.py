@@ -8,7 +8,7 @@ from importlib.metadata import distributions
 HEADER = """\
 # Exact versions of everything that CI installs; `make constraints` writes it from .venv.
 # torch has no local suffix (+cpu, +cu128): each machine takes the build that its package index offers."""
-NOT_PINNED = {"napari-btn", "pip", "setuptools", "wheel"}
+NOT_PINNED = {"napari-btn", "pip"}
 
 
 def main() -> None:
