@@ -24,6 +24,10 @@ FEWEST_GROUPS = 8
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
 FEW_INDEPENDENT = 225
 DRAWS = 2000
+_ARRAYS = (
+    *("coverage", "coverage_low", "coverage_high", "below", "above", "width", "width_median", "width_ratio"),
+    *("winkler", "correlation", "psnr", "ssim", "pinball", "crps", "reliability", "n_eff"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +112,9 @@ class Report:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Report from `to_dict`."""
-        known = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
-        fields = {name: _from_json(value) for name, value in known.items()}
+        fields = {name: values[name] for name in cls.__dataclass_fields__}
+        for name in _ARRAYS:
+            fields[name] = np.asarray(_numbers(values[name]), dtype=np.float64)
         fields["channel_names"] = tuple(values["channel_names"])
         fields["levels"] = tuple(values["levels"])
         fields["n_blocks"] = np.asarray(values["n_blocks"], dtype=np.int64)
@@ -404,17 +409,10 @@ def _to_json(value: Any) -> Any:
     return value
 
 
-def _from_json(value: Any) -> Any:
-    """Value from `_to_json`, with lists of numbers as float64 arrays."""
-    if isinstance(value, list):
-        return np.asarray(_numbers(value), dtype=np.float64)
-    return value
-
-
 def _numbers(value: Any) -> Any:
     """Nested lists with None as NaN and strings as floats."""
     if isinstance(value, list):
         return [_numbers(v) for v in value]
     if value is None:
         return math.nan
-    return float(value) if isinstance(value, str | int | float) else value
+    return float(value)
