@@ -1,0 +1,435 @@
+"""The command line: train, calibrate, predict, evaluate, info, demo.
+
+Results go to stdout, progress and notes to stderr. Exit code 0: done. 2: the input or the call
+is wrong, in one line. 130: interrupted; finished members are kept and ``--resume`` goes on.
+Heavy packages are imported when a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from napari_btn.core.config import PRESETS, NetworkSettings
+from napari_btn.terminal import Commands, Interrupted, drain, say, say_notes, sentence, table, write_json
+
+if TYPE_CHECKING:
+    from napari_btn.core.pairs import Pair
+    from napari_btn.core.predict import Prediction
+    from napari_btn.denoiser import Denoiser
+    from napari_btn.io.images import Image
+
+__all__ = ["main"]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+OUTPUTS = (".ome.tif", ".ome.tiff", ".ome.zarr", ".npz")
+
+
+# --- files -----------------------------------------------------------------------------------
+
+
+def _ready(path: Path, force: bool) -> Path:
+    """The path, if a result may be written there."""
+    if path.exists() and not force:
+        raise ValueError(f"{path} exists; give --force to replace it, or another name.")
+    folder = path.parent
+    if not folder.is_dir():
+        raise ValueError(f"The folder {folder} of {path.name} doesn't exist; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"The folder {folder} can't be written to; choose another for {path.name}.")
+    return path
+
+
+def _open(path: str, axes: str | None, role: str) -> tuple[Image, str]:
+    """Image and its axes: those given, else those of the file, a guess announced."""
+    from napari_btn.io.images import read_image
+
+    image = read_image(path)
+    if axes:
+        return image, axes
+    if image.axes is None:
+        shape = tuple(image.data.shape)
+        raise ValueError(f"{path} doesn't say its axes (shape {shape}); give --axes, such as --axes CYX.")
+    if image.axes_guessed:
+        say(f"Note: axes of {role} guessed as {image.axes} {tuple(image.data.shape)}; --axes says otherwise.")
+    return image, image.axes
+
+
+def _open_pair(
+    noisy: str, clean: str, axes: str | None, channels: tuple[str, ...] | None, valid: str | None = None
+) -> Pair:
+    """Pair from files."""
+    from napari_btn.core.pairs import Pair
+    from napari_btn.io.images import read_image
+
+    first, noisy_axes = _open(noisy, axes, "noisy")
+    if os.path.realpath(noisy) == os.path.realpath(clean):
+        raise ValueError(
+            f"Noisy and clean are both {noisy}; clean is the slow acquisition of the same scene."
+        )
+    second = read_image(clean)
+    target = second.data
+    if not axes and second.axes and not second.axes_guessed:
+        target = _in_order(target, second.axes.upper(), noisy_axes.upper())
+    return Pair(
+        noisy=first.data,
+        clean=target,
+        axes=noisy_axes,
+        channel_names=channels or first.channel_names or second.channel_names,
+        pixel_size=first.pixel_size or second.pixel_size,
+        unit=(first.unit if first.pixel_size else second.unit) or "px",
+        valid=read_image(valid).data if valid else None,
+        name=first.name,
+    )
+
+
+def _in_order(data: Any, axes: str, wanted: str) -> Any:
+    """Clean with its axes in the order of noisy."""
+    order = [axes.index(a) for a in wanted if a in axes]
+    if order == list(range(len(axes))) or len(order) != len(axes):
+        return data
+    import numpy as np
+
+    return np.asarray(data).transpose(order)
+
+
+# --- words -----------------------------------------------------------------------------------
+
+
+def _members(number: int) -> str:
+    """Members, counted."""
+    return f"{number} member{'' if number == 1 else 's'}"
+
+
+def _split_names(_ctx: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Channel names from ``Si,Al,Fe``."""
+    if value is None:
+        return None
+    names = tuple(name.strip() for name in value.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise click.BadParameter(f"{value!r} must be different names with commas between, such as Si,Al,Fe.")
+    return names
+
+
+def _to_file(command: Command) -> Command:
+    """Option -o of a command."""
+    kind = click.Path(path_type=Path)
+    return click.option("-o", "--output", required=True, type=kind, help="File to write.")(command)
+
+
+_axes = click.option("--axes", help="Axes of the image: letters of S T C Z Y X; default: what the file says.")
+_channels = click.option("--channels", callback=_split_names, help="Names of the channels: Si,Al,Fe.")
+_alpha = click.FloatRange(0, 1, min_open=True, max_open=True)
+_force = click.option("--force", is_flag=True, help="Replace existing files.")
+_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+_bundle = click.argument("bundle", metavar="MODEL.btn", type=click.Path(path_type=Path))
+
+
+# --- commands --------------------------------------------------------------------------------
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="napari-btn")
+@click.option("--traceback", is_flag=True, help="Show where an error arose, for a bug report.")
+def main(traceback: bool) -> None:
+    """Denoise images with intervals that hold a stated coverage.
+
+    Images: .tif, .ome.tif, .zarr, .ome.zarr, .npy, file.npz:key.
+    """
+
+
+@main.command()
+@click.argument("noisy")
+@click.argument("clean")
+@_to_file
+@_axes
+@_channels
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="standard", show_default=True, help="How long."
+)
+@click.option("--members", type=click.IntRange(1), default=10, show_default=True, help="Networks to train.")
+@click.option(
+    "--alpha", type=_alpha, default=0.1, show_default=True, help="Miscoverage; 0.1 is 90 % coverage."
+)
+@click.option(
+    "--supervision", type=click.Choice(["pair"]), default="pair", help="What the networks learn from."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@_device
+@click.option("--depth", type=click.IntRange(1), help="Nodes per network.")
+@click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
+@click.option("--valid", help="Image that is not zero where a pixel counts.")
+@click.option("--report", type=click.Path(path_type=Path), help="JSON file for the coverage report.")
+@click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
+@_force
+def train(
+    noisy: str,
+    clean: str,
+    output: Path,
+    axes: str | None,
+    channels: tuple[str, ...] | None,
+    preset: str,
+    members: int,
+    alpha: float,
+    supervision: str,
+    seed: int,
+    device: str,
+    depth: int | None,
+    steps: int | None,
+    valid: str | None,
+    report: Path | None,
+    resume: bool,
+    force: bool,
+) -> None:
+    """Train on NOISY and CLEAN, calibrate, and write MODEL.btn.
+
+    Ctrl-C keeps the finished members in MODEL.btn.partial; the same call with --resume goes on.
+    """
+    from napari_btn.denoiser import Denoiser
+
+    _ready(output, force)
+    if report:
+        _ready(report, force)
+    pair = _open_pair(noisy, clean, axes, channels, valid)
+    denoiser = Denoiser(
+        preset=preset,
+        members=members,
+        alpha=alpha,
+        supervision=supervision,
+        seed=seed,
+        device=device,
+        network=NetworkSettings(depth=depth) if depth else None,
+        train=replace(PRESETS[preset], steps=steps) if steps else None,
+    )
+    _fit(denoiser, pair, output, resume=resume, force=force)
+    assert denoiser.report is not None
+    if report:
+        write_json(denoiser.report.to_dict(), report)
+    say_notes(denoiser.report.warnings)
+    click.echo(table(denoiser.report))
+    click.echo(f"{output}: {_members(denoiser.members)}")
+
+
+def _fit(denoiser: Denoiser, pair: Pair, output: Path, *, resume: bool, force: bool) -> None:
+    """Fit and save, keeping the finished members on Ctrl-C."""
+    partial = output.with_name(output.name + ".partial")
+    checkpoint = _checkpoint(partial, denoiser, resume=resume, force=force)
+    check = denoiser.check(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
+                           pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid)  # fmt: skip
+    say_notes(check.notes)
+    step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
+                              pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
+                              resume=checkpoint)  # fmt: skip
+    try:
+        drain(step)
+    except Interrupted as stop:
+        kept = stop.checkpoint or checkpoint
+        if not kept:
+            raise Interrupted("Interrupted before the first member was finished; nothing was kept.") from None
+        denoiser.save_partial(partial, kept)
+        raise Interrupted(
+            f"Interrupted; {_members(len(kept))} of {denoiser.members} kept in {partial}. "
+            "The same call with --resume goes on from there."
+        ) from None
+    _save(denoiser, output)
+    partial.unlink(missing_ok=True)
+
+
+def _checkpoint(partial: Path, denoiser: Denoiser, *, resume: bool, force: bool) -> Any:
+    """Members that an interrupted run of the same settings kept, or None."""
+    from napari_btn.denoiser import load_partial
+
+    if not partial.exists():
+        if resume:
+            say(f"Note: there is no {partial.name} to resume; training starts with the first member.")
+        return None
+    if not resume:
+        if force:
+            return None
+        raise ValueError(
+            f"{partial} holds an interrupted run; give --resume to go on, or --force to start anew."
+        )
+    earlier, checkpoint = load_partial(partial)
+    for name in ("seed", "preset", "supervision", "levels", "network", "train"):
+        was, now = getattr(earlier, name), getattr(denoiser, name)
+        if was != now:
+            raise ValueError(
+                f"{partial} was trained with {name} {was}, now it is {now}; give the same to resume."
+            )
+    return checkpoint
+
+
+def _save(denoiser: Denoiser, output: Path) -> None:
+    """Save the bundle; where that fails, save it elsewhere rather than lose the training."""
+    try:
+        denoiser.save(output)
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="napari-btn-")) / output.name
+        denoiser.save(elsewhere)
+        raise ValueError(
+            f"{output} can't be written ({sentence(error)}) The model is kept as {elsewhere}."
+        ) from None
+
+
+@main.command()
+@_bundle
+@click.argument("noisy", required=False)
+@click.argument("clean", required=False)
+@_to_file
+@_axes
+@click.option("--alpha", type=_alpha, help="Miscoverage; default: that of the bundle.")
+@_force
+def calibrate(
+    bundle: Path,
+    noisy: str | None,
+    clean: str | None,
+    output: Path,
+    axes: str | None,
+    alpha: float | None,
+    force: bool,
+) -> None:
+    """Calibrate MODEL.btn to another miscoverage, or on the pair NOISY CLEAN; nothing is trained."""
+    from napari_btn.denoiser import load
+
+    _ready(output, force)
+    denoiser = load(bundle)
+    level = denoiser.alpha if alpha is None else alpha
+    if noisy is None:
+        denoiser.calibrate(alpha=level)
+    elif clean is None:
+        raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
+    else:
+        pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
+        denoiser.calibrate(pair.noisy, pair.clean, axes=pair.axes, alpha=level)
+    _save(denoiser, output)
+    if denoiser.report is not None:
+        say_notes(denoiser.report.warnings)
+        click.echo(table(denoiser.report))
+    click.echo(str(output))
+
+
+@main.command()
+@_bundle
+@click.argument("image")
+@_to_file
+@_axes
+@_force
+def predict(bundle: Path, image: str, output: Path, axes: str | None, force: bool) -> None:
+    """Write lower, median, upper, width and spread of IMAGE.
+
+    OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map).
+    """
+    from napari_btn.denoiser import load
+    from napari_btn.io.images import write_prediction
+
+    if not output.name.lower().endswith(OUTPUTS):
+        raise ValueError(
+            f"{output.name} names no format that can be written; end it with {', '.join(OUTPUTS)}."
+        )
+    _ready(output, force)
+    denoiser = load(bundle)
+    prediction = _predict(denoiser, *_open(image, axes, "the image"))
+    write_prediction(prediction, output, overwrite=force)
+    click.echo(f"{output}: {1 - prediction.alpha:g} intervals of the {prediction.covers} image")
+
+
+def _predict(denoiser: Denoiser, image: Image, axes: str) -> Prediction:
+    """Prediction of an image, after saying where it differs from what the bundle was trained on."""
+    names, size = image.channel_names, image.pixel_size
+    if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
+        trained = ", ".join(denoiser.channel_names)
+        say(f"Warning: the image's channels are {', '.join(names)}; the bundle was trained on {trained}.")
+    known = denoiser.pixel_size
+    if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
+        say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
+    return drain(denoiser.predict_steps(image.data, axes=axes))
+
+
+@main.command()
+@_bundle
+@click.argument("noisy")
+@click.argument("clean")
+@_axes
+@_json
+def evaluate(bundle: Path, noisy: str, clean: str, axes: str | None, as_json: bool) -> None:
+    """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
+    from napari_btn.denoiser import evaluate as measure
+    from napari_btn.denoiser import load
+
+    denoiser = load(bundle)
+    pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
+    prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes))
+    report = measure(prediction, pair.clean)
+    say_notes(report.warnings)
+    click.echo(json.dumps(report.to_dict()) if as_json else table(report))
+
+
+@main.command()
+@_bundle
+@_json
+def info(bundle: Path, as_json: bool) -> None:
+    """Print what MODEL.btn was trained on and how well its intervals hold."""
+    from napari_btn.denoiser import load
+
+    denoiser = load(bundle)
+    report = denoiser.report
+    about: dict[str, Any] = {
+        "channels": list(denoiser.channel_names or ()),
+        "axes": denoiser.axes,
+        "pixel size": list(denoiser.pixel_size or ()),
+        "unit": denoiser.unit,
+        "members": denoiser.members,
+        "preset": denoiser.preset,
+        "supervision": denoiser.supervision,
+        "coverage": 1 - denoiser.alpha,
+        "levels": list(denoiser.levels),
+        "seed": denoiser.seed,
+    }
+    if as_json:
+        click.echo(json.dumps({**about, "report": report.to_dict() if report else None}))
+        return
+    for name, value in about.items():
+        click.echo(f"{name + ':':<13}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+    if report is not None:
+        click.echo(f"\n{table(report)}")
+        say_notes(report.warnings)
+
+
+@main.command()
+@click.option("--headless", is_flag=True, envvar="HEADLESS", help="Write files instead of opening napari.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for files; default: demo, without a window."
+)
+@click.option("--members", type=click.IntRange(1), default=4, show_default=True, help="Networks to train.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@_force
+def demo(headless: bool, out: Path | None, members: int, seed: int, force: bool) -> None:
+    """Train, calibrate and predict on made-up maps of Si, Al and Fe; show the result.
+
+    Opens napari where there is a display; otherwise writes layers and pictures to a folder.
+    """
+    from napari_btn.demo import no_window, run_demo, write_demo
+
+    reason = "--headless" if headless else no_window()
+    folder = out or (Path("demo") if reason else None)
+    if folder:
+        _demo_folder(folder, force)
+    result = run_demo(members, seed)
+    if folder:
+        write_demo(result, folder)
+        click.echo(f"Layers and pictures are in {folder}{os.sep}" + (f" ({reason})." if reason else "."))
+
+
+def _demo_folder(folder: Path, force: bool) -> None:
+    """Make the folder; one that holds anything but an earlier demo is left alone."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "edx.btn").exists() and not force:
+        raise ValueError(f"{folder} holds other files; give --force to write there, or another --out.")
+    folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,332 @@
+"""The command line: what it prints, what it refuses, what it keeps when it is stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from napari_btn import samples
+from napari_btn.cli import main
+from napari_btn.core.config import TrainSettings
+
+TINY = ("--preset", "quick", "--steps", "6", "--depth", "3", "--members", "2", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a pair of three channels as files."""
+    folder = tmp_path_factory.mktemp("cli")
+    pair = samples.edx(seed=1, size=(48, 176))
+    np.save(folder / "noisy.npy", pair.noisy)
+    np.save(folder / "clean.npy", pair.clean)
+    np.savez(folder / "both.npz", noisy=pair.noisy, clean=pair.clean)
+    np.save(folder / "flat.npy", np.ones_like(pair.clean))
+    np.save(folder / "small.npy", pair.clean[:, :40])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    """A bundle trained by the command line, and its report."""
+    out = folder / "edx.btn"
+    result = call("train", folder / "noisy.npy", folder / "clean.npy", "-o", out, "--axes", "CYX",
+                  "--channels", "Si,Al,Fe", "--report", folder / "report.json", *TINY)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "Si" in result.stdout
+    assert "edx.btn: 2 members" in result.stdout
+    assert "100%" in result.stderr
+    return out
+
+
+def call(*args):
+    """Run the command line in this process."""
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def refused(result):
+    """The one line that says why, of a run that was refused."""
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("Note:", "Warning:"))]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def test_help_is_fast_because_nothing_heavy_is_imported():
+    heavy = "{'torch', 'napari', 'matplotlib', 'skimage', 'scipy', 'numpy', 'tqdm', 'qtpy'}"
+    code = f"import sys, napari_btn.cli; print(sorted({heavy} & set(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_every_command_has_help():
+    for name, command in main.commands.items():
+        result = call(name, "--help")
+        assert result.exit_code == 0
+        assert command.help
+        assert all(p.help for p in command.params if p.param_type_name == "option")
+
+
+def test_version():
+    import napari_btn
+
+    assert napari_btn.__version__ in call("--version").output
+
+
+def test_train_writes_the_report_and_leaves_no_partial(folder, bundle):
+    report = json.loads((folder / "report.json").read_text())
+    assert report["channel_names"] == ["Si", "Al", "Fe"]
+    assert len(report["coverage"]) == 3
+    assert sorted(p.name for p in folder.iterdir() if p.name.startswith((".", "edx"))) == ["edx.btn"]
+
+
+def test_predict_then_evaluate_print_what_python_computes(folder, bundle, tmp_path):
+    import napari_btn as btn
+
+    out = tmp_path / "out.npz"
+    result = call("predict", bundle, folder / "noisy.npy", "--axes", "CYX", "-o", out)
+    assert result.exit_code == 0, result.output
+    noisy, clean = np.load(folder / "noisy.npy"), np.load(folder / "clean.npy")
+    expected = btn.load(bundle).predict(noisy, axes="CYX")
+    with np.load(out) as maps:
+        for name in ("lower", "median", "upper", "width"):
+            np.testing.assert_array_equal(maps[name], getattr(expected, name))
+
+    result = call("evaluate", bundle, folder / "noisy.npy", folder / "clean.npy", "--axes", "CYX", "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    np.testing.assert_allclose(report["coverage"], btn.evaluate(expected, clean).coverage)
+    text = call("evaluate", bundle, folder / "noisy.npy", folder / "clean.npy", "--axes", "CYX").stdout
+    assert f"{report['coverage'][2]:.3f}" in text.splitlines()[3]
+
+
+def test_info_says_what_the_bundle_is(bundle):
+    text = call("info", bundle)
+    assert text.exit_code == 0
+    assert "Si, Al, Fe" in text.stdout
+    values = json.loads(call("info", bundle, "--json").stdout)
+    assert values["members"] == 2
+    assert values["channels"] == ["Si", "Al", "Fe"]
+    assert values["report"]["alpha"] == 0.1
+
+
+def test_calibrate_changes_the_level_and_nothing_else(folder, bundle, tmp_path):
+    import napari_btn as btn
+
+    result = call("calibrate", bundle, "-o", tmp_path / "wide.btn", "--alpha", "0.5")
+    assert result.exit_code == 0, result.output
+    noisy = np.load(folder / "noisy.npy")
+    one, other = btn.load(bundle).predict(noisy), btn.load(tmp_path / "wide.btn").predict(noisy)
+    assert other.alpha == 0.5
+    assert other.width.mean() < one.width.mean()
+    np.testing.assert_array_equal(one.quantiles, other.quantiles)
+
+
+def test_calibrate_on_another_pair(folder, bundle, tmp_path):
+    pair = (f"{folder}/both.npz:noisy", f"{folder}/both.npz:clean")
+    result = call("calibrate", bundle, *pair, "--axes", "CYX", "-o", tmp_path / "other.btn")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "other.btn").exists()
+    line = refused(
+        call("calibrate", bundle, folder / "noisy.npy", "-o", tmp_path / "half.btn", "--axes", "CYX")
+    )
+    assert "CLEAN" in line
+
+
+@pytest.mark.parametrize(
+    ("noisy", "clean", "more", "says"),
+    [
+        ("noisy.npy", "absent.npy", (), "absent.npy"),
+        ("noisy.npy", "noisy.npy", (), "both"),
+        ("both.npz:noisy", "both.npz:noisy", (), "both"),
+        ("noisy.npy", "small.npy", (), "must match"),
+        ("noisy.npy", "flat.npy", (), "constant"),
+        ("noisy.npy", "clean.npy", ("--axes", "QYX"), "Q"),
+        ("noisy.npy", "clean.npy", ("--channels", "Si,Al"), "channel names"),
+        ("noisy.npy", "clean.npy", ("--channels", "Si,,Al"), "Si,Al,Fe"),
+        ("noisy.npy", "clean.npy", ("--alpha", "1.5"), "alpha"),
+        ("noisy.npy", "clean.npy", ("--bogus",), "bogus"),
+        ("noisy.npy", "clean.npy", ("-o", "absent/model.btn"), "doesn't exist"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line_and_writes_nothing(folder, tmp_path, noisy, clean, more, says):
+    out = tmp_path / "model.btn"
+    result = call("train", folder / noisy, folder / clean, "-o", out, "--axes", "CYX", *TINY, *more)
+    assert says in refused(result)
+    assert not list(tmp_path.iterdir())
+
+
+def test_calls_that_are_wrong_are_refused_in_one_line(bundle, folder, tmp_path):
+    assert "--help" in refused(call("train"))
+    assert "No such command" in refused(call("trian"))
+    assert "bogus" in refused(call("--bogus", "info", bundle))
+    assert ".ome.tif" in refused(call("predict", bundle, folder / "noisy.npy", "-o", tmp_path / "out.jpg"))
+
+
+def test_bundles_that_are_damaged_or_foreign_are_refused(bundle, folder, tmp_path):
+    damaged = tmp_path / "damaged.btn"
+    damaged.write_bytes(bundle.read_bytes()[:-100])
+    for path in (damaged, folder / "noisy.npy", tmp_path / "absent.btn"):
+        assert path.name in refused(call("info", path))
+
+
+def test_traceback_is_shown_when_asked_for(tmp_path):
+    assert isinstance(call("--traceback", "info", tmp_path / "absent.btn").exception, OSError | ValueError)
+
+
+def test_existing_files_are_replaced_only_with_force(folder, bundle, tmp_path):
+    out = tmp_path / "out.npz"
+    out.write_bytes(b"mine")
+    assert "--force" in refused(call("predict", bundle, folder / "noisy.npy", "--axes", "CYX", "-o", out))
+    assert out.read_bytes() == b"mine"
+    assert call("predict", bundle, folder / "noisy.npy", "--axes", "CYX", "-o", out, "--force").exit_code == 0
+    assert out.read_bytes() != b"mine"
+    assert "--force" in refused(call("calibrate", bundle, "-o", bundle))
+
+
+def test_axes_come_from_the_file_and_a_guess_is_announced(folder, bundle, tmp_path):
+    result = call("predict", bundle, folder / "noisy.npy", "-o", tmp_path / "out.npz")
+    assert result.exit_code in (0, 2)
+    assert "axes" in result.stderr.lower()
+
+
+class Stopped:
+    """fit_steps that is interrupted once a number of members are finished."""
+
+    def __init__(self, monkeypatch, members):
+        from napari_btn.denoiser import Denoiser
+
+        whole = Denoiser.fit_steps
+
+        def stopped(self, *args, **kwargs):
+            step = whole(self, *args, **kwargs)
+            for progress in step:
+                yield progress
+                if len(progress.checkpoint or ()) >= members:
+                    step.close()
+                    raise KeyboardInterrupt
+
+        monkeypatch.setattr(Denoiser, "fit_steps", stopped)
+
+
+def test_interrupted_training_keeps_members_and_resume_gives_the_same_bundle(folder, bundle, tmp_path):
+    import napari_btn as btn
+
+    out = tmp_path / "edx.btn"
+    args = (
+        "train",
+        folder / "noisy.npy",
+        folder / "clean.npy",
+        "-o",
+        out,
+        "--axes",
+        "CYX",
+        "--channels",
+        "Si,Al,Fe",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        Stopped(patch, 1)
+        result = call(*args, *TINY)
+    assert result.exit_code == 130, result.output
+    assert "--resume" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["edx.btn.partial"]
+
+    assert "--resume" in refused(call(*args, *TINY))
+    assert "seed" in refused(call(*args, *TINY, "--seed", "5", "--resume"))
+
+    result = call(*args, *TINY, "--resume")
+    assert result.exit_code == 0, result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["edx.btn"]
+    noisy = np.load(folder / "noisy.npy")
+    np.testing.assert_array_equal(btn.load(out).predict(noisy).median, btn.load(bundle).predict(noisy).median)
+
+
+def test_interrupted_before_a_member_is_finished(folder, tmp_path, monkeypatch):
+    Stopped(monkeypatch, 0)
+    result = call(
+        "train",
+        folder / "noisy.npy",
+        folder / "clean.npy",
+        "-o",
+        tmp_path / "edx.btn",
+        "--axes",
+        "CYX",
+        *TINY,
+    )
+    assert result.exit_code == 130
+    assert "nothing was kept" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_real_interrupt_ends_the_process_with_130(folder, tmp_path):
+    out = tmp_path / "edx.btn"
+    pair = [str(folder / "noisy.npy"), str(folder / "clean.npy")]
+    code = f"""
+import os, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
+from napari_btn.cli import main
+from napari_btn.denoiser import Denoiser
+whole = Denoiser.fit_steps
+def watched(self, *args, **kwargs):
+    for progress in whole(self, *args, **kwargs):
+        yield progress
+        if progress.checkpoint:
+            os.kill(os.getpid(), signal.SIGINT)
+Denoiser.fit_steps = watched
+main({["train", *pair, "-o", str(out), "--axes", "CYX", *TINY]})
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert run.returncode == 130, run.stderr
+    assert "Traceback" not in run.stderr
+    assert (tmp_path / "edx.btn.partial").exists()
+
+
+def test_a_bundle_that_cannot_be_written_is_kept_elsewhere(folder, tmp_path, monkeypatch):
+    from napari_btn.denoiser import Denoiser
+
+    import napari_btn as btn
+
+    out = tmp_path / "edx.btn"
+    save = Denoiser.save
+
+    def full(self, path):
+        if path == out:
+            raise OSError(28, "No space left on device", str(path))
+        save(self, path)
+
+    monkeypatch.setattr(Denoiser, "save", full)
+    result = call("train", folder / "noisy.npy", folder / "clean.npy", "-o", out, "--axes", "CYX", *TINY)
+    line = refused(result)
+    assert "No space left" in line
+    assert btn.load(line.split()[-1].rstrip(".")).members == 2
+
+
+def test_demo_without_a_window_writes_layers_and_pictures(tmp_path, monkeypatch):
+    from functools import partial
+
+    from napari_btn import demo
+    from napari_btn.core.config import NetworkSettings
+
+    quick = partial(demo.Denoiser, train=TrainSettings(steps=4), network=NetworkSettings(depth=3))
+    monkeypatch.setattr(demo, "Denoiser", quick)
+    monkeypatch.setattr(demo.run_demo, "__defaults__", ((48, 176),))
+    for _ in range(2):  # a second demo replaces the first
+        result = call("demo", "--headless", "--out", tmp_path / "demo", "--members", "1")
+        assert result.exit_code == 0, result.output
+    assert "never seen" in result.stdout
+    names = {p.name for p in (tmp_path / "demo").iterdir()}
+    assert {"edx.btn", "edx_pair.ome.tif", "edx_prediction.ome.tif", "report.json"} <= names
+    assert {"Si.png", "Al_line_cut.png", "losses.png", "coverage.png"} <= names
+    assert not [n for n in names if n.startswith(".")]
+
+
+def test_demo_leaves_a_folder_of_other_files_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    assert "--force" in refused(call("demo", "--headless", "--out", tmp_path))
