@@ -1,0 +1,89 @@
+"""The set-up script on machines that this one is not: package managers and Python are played by stubs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell script; Windows uses two pip lines")
+
+
+class Machine:
+    """A folder with a copy of the project's set-up, and a PATH of stubs before the real one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project, self.stubs, self.log = folder / "project", folder / "stubs", folder / "log"
+        (self.project / "tools").mkdir(parents=True)
+        self.stubs.mkdir()
+        for name in ("tools/setup.sh", "pyproject.toml", "constraints.txt"):
+            shutil.copy(ROOT / name, self.project / name)
+        self.command("apt-get", f'echo "apt $*" >> "{self.log}"')
+        self.command("dpkg-query", "printf '%s installed\\n' xvfb libegl1")
+        self.command("id", "echo 0")
+        python = f"""echo "py $*" >> "{self.log}"
+case "$*" in *venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python;; esac"""
+        for name in ("python3", "python3.11", "python3.12", "python3.13"):
+            self.command(name, python)
+
+    def command(self, name: str, script: str) -> None:
+        """Put a stub on the PATH."""
+        (self.stubs / name).write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        (self.stubs / name).chmod(0o755)
+
+    def set_up(self) -> tuple[int, str, str]:
+        """Exit code, what was called, and what was said."""
+        self.log.write_text("", encoding="utf-8")
+        env = {"PATH": f"{self.stubs}{os.pathsep}{os.environ['PATH']}"}
+        command = ["/bin/sh", str(self.project / "tools" / "setup.sh")]
+        done = subprocess.run(
+            command, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False
+        )
+        return done.returncode, self.log.read_text(encoding="utf-8"), done.stderr
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def test_only_missing_libraries_are_installed_and_the_project_with_its_pins(machine: Machine) -> None:
+    code, called, _ = machine.set_up()
+    assert code == 0
+    install = next(line for line in called.splitlines() if line.startswith("apt install"))
+    assert "libxcb-icccm4" in install
+    assert "xvfb" not in install
+    assert "pip install --quiet --disable-pip-version-check -c constraints.txt -e .[all,test]" in called
+
+
+def test_a_second_time_does_nothing_until_the_pins_change(machine: Machine) -> None:
+    machine.command("dpkg-query", 'for name; do echo "$name installed"; done')
+    assert "pip install" in machine.set_up()[1]
+    assert "pip install" not in machine.set_up()[1]
+    stamp = machine.project / ".venv" / ".napari-btn-stamp"
+    os.utime(stamp, (0, 0))
+    assert "pip install" in machine.set_up()[1]
+
+
+def test_without_rights_it_says_what_to_install_and_goes_on(machine: Machine) -> None:
+    machine.command("id", "echo 1000")
+    machine.command("sudo", "exit 1")
+    code, called, said = machine.set_up()
+    assert code == 0
+    assert "apt-get install --no-install-recommends libxcb-icccm4" in said
+    assert "apt " not in called
+    assert "pip install" in called
+
+
+def test_an_old_python_is_refused_with_what_to_do(machine: Machine) -> None:
+    for name in ("python3", "python3.11", "python3.12", "python3.13"):
+        machine.command(name, "exit 1")
+    code, _, said = machine.set_up()
+    assert code != 0
+    assert "Python 3.11 or newer is needed" in said
