@@ -15,28 +15,35 @@ if TYPE_CHECKING:
     from napari_btn.core.pairs import Pair
     from napari_btn.core.predict import Prediction
     from napari_btn.core.regions import propose_regions
+    from napari_btn.denoiser import Denoiser, evaluate, load
 
 __version__ = "0.1.0"
 
 __all__ = [
     "CalibrationSettings",
+    "Denoiser",
     "NetworkSettings",
     "Pair",
     "Prediction",
     "TileSettings",
     "TrainSettings",
     "__version__",
+    "evaluate",
+    "load",
     "propose_regions",
     "samples",
 ]
 
 _HOME = {
     "CalibrationSettings": "core.config",
+    "Denoiser": "denoiser",
     "NetworkSettings": "core.config",
     "Pair": "core.pairs",
     "Prediction": "core.predict",
     "TileSettings": "core.config",
     "TrainSettings": "core.config",
+    "evaluate": "denoiser",
+    "load": "denoiser",
     "propose_regions": "core.regions",
 }
 
