@@ -50,6 +50,8 @@ class Progress:
         Training losses new since the last progress, for a live curve.
     checkpoint : object, optional
         What ``fit_steps(resume=...)`` needs to go on from here; opaque to the receiver.
+    preview_offset : tuple of int
+        Where the preview begins in the image, in pixels along its space axes; empty for the origin.
     """
 
     done: int
@@ -58,6 +60,7 @@ class Progress:
     preview: NDArray[np.float32] | None = None
     losses: tuple[tuple[int, int, float], ...] = ()
     checkpoint: Any = None
+    preview_offset: tuple[int, ...] = ()
 
     @property
     def fraction(self) -> float:

@@ -1,0 +1,313 @@
+"""All members as one torch module: random trunks, quantile heads, latents.
+
+Every parameter has the member as its first axis, and members run as the groups of one
+convolution, so the same module serves one member in a process of its own and all of them on
+a GPU. Nothing here looks across the batch or normalises over space: a pixel depends on its
+receptive field alone, whatever the batch and the tile it came in.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812  (torch's own documentation writes it so)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.graph import Graph
+
+__all__ = ["Ensemble", "SparseMixedScale", "Trunk", "quantiles_from_raw"]
+
+
+def _conv(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int = 1
+) -> torch.Tensor:
+    """Grouped same-size convolution; ``weight`` is (M, out, in, *kernel), ``x`` is (B, M * in, *space)."""
+    members, out, _, *kernel = weight.shape
+    conv = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
+    padding = tuple(dilation * (k // 2) for k in kernel)
+    flat_bias = None if bias is None else bias.reshape(-1)
+    return conv(x, weight.reshape(members * out, *weight.shape[2:]), flat_bias, 1, padding, dilation, members)
+
+
+class Trunk(Protocol):
+    """What a member family gives to `Ensemble`: features in the order they are made."""
+
+    widths: tuple[int, ...]
+    """Channels of each feature that ``forward`` yields, per member."""
+
+    def forward(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield features (B, M * width, *space); ``x`` is (B, M * C, *space)."""
+        ...
+
+    def weights(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """Yield (weight, bias) of each feature's layer, for the initialisation."""
+        ...
+
+
+class SparseMixedScale(nn.Module):
+    """Random sparse mixed-scale trunks, node-major: one convolution per node.
+
+    Parameters
+    ----------
+    graphs : sequence of Graph
+        One per member, all of one dilation schedule.
+    n_in : int
+        Channels of the input.
+    channels : int
+        Channels of a chunk.
+    inputs : int
+        Chunks that a node makes.
+    ndim : int
+        Spatial dimensions, 1 to 3.
+
+    References
+    ----------
+    Roberts et al., DLSIA, arXiv 2308.02559; fused by node rather than run edge by edge.
+    """
+
+    def __init__(self, graphs: Sequence[Graph], *, n_in: int, channels: int, inputs: int, ndim: int) -> None:
+        super().__init__()
+        self.graphs = tuple(graphs)
+        self.members = len(self.graphs)
+        self.chunk = channels
+        width = channels * inputs
+        self.widths = (width,) * len(self.graphs[0].dilations)
+        # the input is chunk 0, padded with zeros to a chunk's width for the nodes that draw it
+        self.input_width = max(n_in, channels)
+        self.input_pad = self.input_width - n_in
+        for t in range(len(self.widths)):
+            others = channels * min(inputs - 1, t * inputs)
+            shape = (self.members, width, self.input_width + others, *(3,) * ndim)
+            self.register_parameter(f"node{t}_weight", nn.Parameter(torch.empty(shape)))
+            self.register_parameter(f"node{t}_bias", nn.Parameter(torch.zeros(self.members, width)))
+        self._last_use = {
+            (m, s): t
+            for m, graph in enumerate(self.graphs)
+            for t, read in enumerate(graph.sources)
+            for s in read
+        }
+
+    def weights(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
+        """Yield (weight, bias) node by node."""
+        for t in range(len(self.widths)):
+            yield self.get_parameter(f"node{t}_weight"), self.get_parameter(f"node{t}_bias")
+
+    def forward(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield each node's features (B, M * width, *space), freeing chunks after their last use."""
+        chunks: dict[tuple[int, int], torch.Tensor] = {}
+        for m, part in enumerate(x.split(x.shape[1] // self.members, 1)):
+            pad = part.new_zeros(part.shape[0], self.input_pad, *part.shape[2:])
+            chunks[m, 0] = torch.cat([part, pad], 1) if self.input_pad else part
+        for t, (weight, bias) in enumerate(self.weights()):
+            read = torch.cat(list(self._read(chunks, t, weight.shape[2])), 1)
+            out = F.relu(_conv(read, weight, bias, self.graphs[0].dilations[t]))
+            del read
+            per_node = self.widths[t] // self.chunk
+            for i, part in enumerate(out.split(self.chunk, 1)):
+                key = i // per_node, 1 + t * per_node + i % per_node
+                if self._last_use.get(key, -1) > t:
+                    chunks[key] = part
+            chunks = {key: part for key, part in chunks.items() if self._last_use[key] > t}
+            yield out
+
+    def _read(
+        self, chunks: dict[tuple[int, int], torch.Tensor], node: int, width: int
+    ) -> Iterator[torch.Tensor]:
+        """Yield what each member's node reads; where members read different widths, zeros fill up."""
+        for m, graph in enumerate(self.graphs):
+            parts = [chunks[m, s] for s in graph.sources[node]]
+            yield from parts
+            if missing := width - sum(p.shape[1] for p in parts):
+                yield parts[0].new_zeros(parts[0].shape[0], missing, *parts[0].shape[2:])
+
+
+def quantiles_from_raw(raw: torch.Tensor, middle: int) -> torch.Tensor:
+    """Quantiles that never cross, along axis 2: the middle one plus cumulative softplus steps.
+
+    Parameters
+    ----------
+    raw : Tensor, (B, M * C, L, *space)
+        Unconstrained outputs.
+    middle : int
+        Index of the median among the L levels.
+    """
+    centre = raw[:, :, middle : middle + 1]
+    parts = [centre]
+    if middle:
+        below = F.softplus(raw[:, :, :middle]).flip(2).cumsum(2).flip(2)
+        parts.insert(0, centre - below)
+    if middle + 1 < raw.shape[2]:
+        parts.append(centre + F.softplus(raw[:, :, middle + 1 :]).cumsum(2))
+    return torch.cat(parts, 2)
+
+
+class Ensemble(nn.Module):
+    """Members that map a noisy image to quantiles of the clean one, pixel by pixel.
+
+    One hidden layer, shared by all levels, reads every feature of the trunk; the output has an
+    input skip that starts at zero.
+
+    Parameters
+    ----------
+    trunk : Trunk and nn.Module
+        The members' feature makers.
+    members : int
+        Number of members, M.
+    n_in, n_out : int
+        Channels of the input and of the target.
+    levels : tuple of float
+        Quantile levels, rising, with the median among them.
+    head_units : int
+        Hidden units.
+    ndim : int
+        Spatial dimensions.
+    """
+
+    x_loc: torch.Tensor
+    x_scale: torch.Tensor
+    y_loc: torch.Tensor
+    y_scale: torch.Tensor
+
+    def __init__(
+        self,
+        trunk: Any,
+        *,
+        members: int,
+        n_in: int,
+        n_out: int,
+        levels: tuple[float, ...],
+        head_units: int,
+        ndim: int,
+    ) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.members, self.n_in, self.n_out, self.ndim = members, n_in, n_out, ndim
+        self.levels = levels
+        self.middle = levels.index(0.5)
+        outputs = n_out * len(levels)
+        for t, width in enumerate(trunk.widths):
+            self.register_parameter(f"head{t}_weight", nn.Parameter(torch.empty(members, head_units, width)))
+        self.hidden_bias = nn.Parameter(torch.zeros(members, head_units))
+        self.out_weight = nn.Parameter(torch.empty(members, outputs, head_units))
+        self.out_bias = nn.Parameter(torch.zeros(members, outputs))
+        self.skip_weight = nn.Parameter(torch.zeros(members, outputs, n_in))
+        for name, n in (("x_loc", n_in), ("x_scale", n_in), ("y_loc", n_out), ("y_scale", n_out)):
+            fill = torch.ones if name.endswith("scale") else torch.zeros
+            self.register_buffer(name, fill(n))
+
+    def _column(self, values: torch.Tensor) -> torch.Tensor:
+        return values.reshape(1, -1, *(1,) * self.ndim)
+
+    def _point(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+        """Grouped 1x1 convolution with weight (M, out, in)."""
+        return _conv(x, weight.reshape(*weight.shape, *(1,) * self.ndim), bias)
+
+    def _input(self, x: torch.Tensor) -> torch.Tensor:
+        """Scaled input, repeated for each member, in the memory order that is fastest."""
+        x = (x - self._column(self.x_loc)) / self._column(self.x_scale)
+        if self.members > 1:
+            x = x.repeat(1, self.members, *(1,) * self.ndim)
+        return x.contiguous(memory_format=torch.channels_last) if self.ndim == 2 else x
+
+    def forward_scaled(self, x: torch.Tensor) -> torch.Tensor:
+        """Quantiles in scaled units, (B, M, C, L, *space), of a raw input (B, n_in, *space)."""
+        x = self._input(x)
+        raw = self._point(F.relu(self._hidden(x)), self.out_weight, self.out_bias)
+        raw = raw + self._point(x, self.skip_weight)
+        raw = raw.unflatten(1, (self.members * self.n_out, len(self.levels)))
+        return quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
+
+    def _hidden(self, x: torch.Tensor) -> torch.Tensor:
+        """Hidden layer before its ReLU, summed feature by feature so that none need be kept."""
+        hidden: torch.Tensor | None = None
+        for t, feature in enumerate(self.trunk(x)):
+            part = self._point(
+                feature, self.get_parameter(f"head{t}_weight"), self.hidden_bias if t == 0 else None
+            )
+            hidden = (
+                part if hidden is None else hidden.add_(part) if not part.requires_grad else hidden + part
+            )
+        assert hidden is not None
+        return hidden
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Quantiles in the target's units, (B, M, C, L, *space), of (B, n_in, *space)."""
+        shape = (1, 1, self.n_out, 1, *(1,) * self.ndim)
+        return self.forward_scaled(x) * self.y_scale.reshape(shape) + self.y_loc.reshape(shape)
+
+    def latents(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield the latent features (B, M, width, *space) one layer at a time, in the trunk's order."""
+        for feature in self.trunk(self._input(x)):
+            yield feature.unflatten(1, (self.members, -1))
+
+    @torch.no_grad()
+    def initialise(self, x: torch.Tensor, y: torch.Tensor, *, rng: np.random.Generator) -> None:
+        """Set a single member's weights from one batch: unit variance layer by layer, output at the quantiles.
+
+        Parameters
+        ----------
+        x, y : Tensor, (B, n_in, *space), (B, n_out, *space)
+            One training batch in raw units; NaN targets don't count.
+        rng : numpy.random.Generator
+            The member's own generator.
+
+        References
+        ----------
+        Mishkin & Matas, "All you need is a good init", ICLR 2016.
+        """
+        if self.members != 1:
+            raise ValueError(f"Initialise members one by one; this ensemble has {self.members}.")
+        for weight, _ in self.trunk.weights():
+            weight.copy_(_orthogonal(weight.shape, rng))
+        n_features = sum(self.trunk.widths)
+        for t in range(len(self.trunk.widths)):
+            head = self.get_parameter(f"head{t}_weight")
+            head.copy_(_normal(head.shape, math.sqrt(2.0 / n_features), rng))
+        scaled = self._input(x)
+        for layer, (weight, _) in enumerate(self.trunk.weights()):
+            for t, feature in enumerate(self.trunk(scaled)):
+                if t == layer:
+                    # after a ReLU half of a unit-variance signal's mean square is left
+                    weight.mul_(1.0 / feature.square().mean().mul(2.0).sqrt().clamp_min(1e-6))
+                    break
+        gain = 1.0 / self._hidden(scaled).std().clamp_min(1e-6)
+        for t in range(len(self.trunk.widths)):
+            self.get_parameter(f"head{t}_weight").mul_(gain)
+        self.out_weight.copy_(_normal(self.out_weight.shape, 0.3 / math.sqrt(self.out_weight.shape[2]), rng))
+        self.out_bias.copy_(torch.from_numpy(self._bias_at_quantiles(y)).reshape(1, -1))
+
+    def _bias_at_quantiles(self, y: torch.Tensor) -> NDArray[np.float32]:
+        """Output biases that make the constant quantiles of the targets."""
+        scaled = (
+            ((y - self._column(self.y_loc)) / self._column(self.y_scale)).transpose(0, 1).flatten(1).numpy()
+        )
+        quantiles = np.nanquantile(scaled, self.levels, axis=1).T
+        steps = np.maximum(np.diff(quantiles, axis=1), 1e-2)
+        inverse = np.log(np.expm1(steps))
+        raw = np.empty_like(quantiles)
+        raw[:, self.middle] = quantiles[:, self.middle]
+        raw[:, : self.middle] = inverse[:, : self.middle]
+        raw[:, self.middle + 1 :] = inverse[:, self.middle :]
+        return raw.reshape(-1).astype(np.float32)
+
+
+def _normal(shape: Sequence[int], scale: float, rng: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy((rng.standard_normal(tuple(shape)) * scale).astype(np.float32))
+
+
+def _orthogonal(shape: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
+    """Rows orthonormal over the flattened kernel, (1, out, in, *kernel)."""
+    rows = int(shape[1])
+    columns = math.prod(shape[2:])
+    q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))
+    q = q * np.sign(np.diag(r))
+    matrix = q if rows >= columns else q.T
+    return torch.from_numpy(np.ascontiguousarray(matrix.reshape(tuple(shape))).astype(np.float32))

@@ -1,0 +1,110 @@
+"""The registry of member families: settings and a seed in, an `Ensemble` out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.ensemble import Ensemble, SparseMixedScale
+from napari_btn.core.graph import Graph, draw_graph, receptive_field
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_btn.core.config import NetworkSettings
+
+__all__ = ["FAMILIES", "Blueprint", "build", "member_rng"]
+
+Weights = dict[str, "NDArray[np.float32]"]
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that a member's module is made from, but its weights.
+
+    Parameters
+    ----------
+    settings : NetworkSettings
+    dilations : tuple of int
+        The ensemble's one schedule.
+    n_in, n_out, ndim : int
+        Channels of input and target; spatial dimensions.
+    levels : tuple of float
+        Quantile levels.
+    seed : int
+        The ensemble's seed; member ``k`` draws its graph from child ``k``.
+    """
+
+    settings: NetworkSettings
+    dilations: tuple[int, ...]
+    n_in: int
+    n_out: int
+    ndim: int
+    levels: tuple[float, ...]
+    seed: int
+
+    @property
+    def receptive_field(self) -> int:
+        """Half-width in pixels."""
+        return FAMILIES[self.settings.family].receptive_field(self.dilations)
+
+
+def member_rng(seed: int, member: int, *, attempt: int = 0, use: int = 0) -> np.random.Generator:
+    """Return the generator of one member, which no other member's existence changes.
+
+    ``attempt`` counts retrainings of a collapsed member; ``use`` keeps graph, weights and
+    patches independent of each other. `SeedSequence.spawn`'s k-th child has the spawn key (k,).
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(member, attempt, use)))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of member: how its trunk is built and how far it sees."""
+
+    trunk: Callable[[Blueprint, Sequence[tuple[int, int]]], Any]
+    receptive_field: Callable[[tuple[int, ...]], int]
+
+
+def graph_of(blueprint: Blueprint, member: int, attempt: int = 0) -> Graph:
+    """Return a member's graph, from the ensemble's seed."""
+    rng = member_rng(blueprint.seed, member, attempt=attempt, use=0)
+    return draw_graph(rng, blueprint.settings, blueprint.dilations)
+
+
+def _sms(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> SparseMixedScale:
+    settings = blueprint.settings
+    return SparseMixedScale(
+        [graph_of(blueprint, member, attempt) for member, attempt in members],
+        n_in=blueprint.n_in,
+        channels=settings.channels,
+        inputs=settings.inputs,
+        ndim=blueprint.ndim,
+    )
+
+
+FAMILIES: dict[str, Family] = {"sms": Family(_sms, receptive_field)}
+"""Every family by the name that `NetworkSettings.family` takes."""
+
+
+def build(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Ensemble:
+    """Return the module of some members, weights not set.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    members : sequence of (int, int)
+        Number and attempt of each member.
+    """
+    return Ensemble(
+        FAMILIES[blueprint.settings.family].trunk(blueprint, members),
+        members=len(members),
+        n_in=blueprint.n_in,
+        n_out=blueprint.n_out,
+        levels=blueprint.levels,
+        head_units=blueprint.settings.head_units,
+        ndim=blueprint.ndim,
+    )

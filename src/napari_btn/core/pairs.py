@@ -1,0 +1,502 @@
+"""Noisy and clean images of one scene: axes, checks, the split into training and held-out, patches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+from skimage.registration import phase_cross_correlation
+
+from napari_btn.core.conformal import Note
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_btn.core.config import CalibrationSettings
+
+__all__ = ["Box", "Pair", "Scenes", "Split", "View", "align", "registration_shift", "split"]
+
+SPACE = "ZYX"
+LETTERS = "STC" + SPACE
+_SAMPLED = 2_000_000  # values read for statistics; more change no digit that is shown
+
+
+def canonical_axes(axes: str, ndim: int, name: str = "image") -> str:
+    """Upper-case axes letters, checked against the number of dimensions.
+
+    Raises
+    ------
+    ValueError
+        For an unknown letter, a letter that comes twice, a count that differs from ``ndim``,
+        or no ``YX``.
+    """
+    axes = axes.upper()
+    if unknown := sorted(set(axes) - set(LETTERS)):
+        raise ValueError(
+            f"Axes {axes} hold the unknown letter {', '.join(unknown)}; "
+            "use S (scene), T (time), C (channel), Z, Y, X, each at most once."
+        )
+    if len(set(axes)) != len(axes):
+        raise ValueError(f"Axes {axes} name a letter twice; each of S, T, C, Z, Y, X may come once.")
+    if len(axes) != ndim:
+        raise ValueError(
+            f"Axes {axes} name {len(axes)} dimensions, {name} has {ndim}; give one letter for each dimension."
+        )
+    if not {"Y", "X"} <= set(axes):
+        raise ValueError(f"Axes {axes} lack Y or X; an image needs both.")
+    return axes
+
+
+class View:
+    """Any array (numpy, dask, zarr, memory map) read crop by crop as (scene, C, *space), float32.
+
+    Nothing is read before `read` asks for it, so an image may be larger than memory.
+
+    Parameters
+    ----------
+    array : array-like
+        Has ``shape`` and slicing.
+    axes : str
+        One letter per dimension, any order.
+    first : tuple of int
+        Fixed indices of dimensions that stand before ``axes``.
+    """
+
+    def __init__(self, array: Any, axes: str, name: str = "image", *, first: tuple[int, ...] = ()) -> None:
+        if not hasattr(array, "shape"):
+            array = np.asarray(array)
+        shape = array.shape[len(first) :]
+        self.axes = canonical_axes(axes, len(shape), name)
+        self.array, self._first = array, first
+        size = dict(zip(self.axes, shape, strict=True))
+        self.n_scenes = size.get("S", 1) * size.get("T", 1)
+        self.n_channels = size.get("C", 1)
+        self.space_axes = "".join(a for a in SPACE if a in size)
+        self.space = tuple(int(size[a]) for a in self.space_axes)
+        self.ndim = len(self.space)
+        self._frames = size.get("T", 1)
+
+    def _index(self, scene: int, box: Sequence[slice] | None) -> tuple[tuple[int | slice, ...], list[str]]:
+        """Index of a scene's box in the array, and the axes that are left."""
+        where = dict(zip(self.space_axes, box, strict=True)) if box is not None else {}
+        fixed = {"S": scene // self._frames, "T": scene % self._frames}
+        index = tuple(fixed[a] if a in fixed else where.get(a, slice(None)) for a in self.axes)
+        return self._first + index, [a for a in self.axes if a not in fixed]
+
+    def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """One scene, or a box of it, as (C, *space) float32 with the space axes in the order ZYX."""
+        index, left = self._index(scene, box)
+        crop = np.asarray(self.array[index], dtype=np.float32)
+        if "C" not in left:
+            crop, left = crop[None], ["C", *left]
+        return crop.transpose([left.index(a) for a in "C" + self.space_axes])
+
+    def write(self, scene: int, box: Sequence[slice], values: NDArray[np.float32]) -> None:
+        """Put (C, *space) values where `read` would take them from."""
+        index, left = self._index(scene, box)
+        order = "C" + self.space_axes
+        if "C" not in left:
+            values, order = values[0], order[1:]
+        self.array[index] = values.transpose([order.index(a) for a in left])
+
+    def sample(self, boxes: Sequence[Box], rng: np.random.Generator) -> NDArray[np.float32]:
+        """Values from boxes, (C, n), at most about two million, drawn patch by patch where there are more."""
+        per_box = max(_SAMPLED // (self.n_channels * len(boxes)), 1)
+        parts = []
+        for box in boxes:
+            if box.size <= per_box:
+                parts.append(self.read(box.scene, box.slices).reshape(self.n_channels, -1))
+                continue
+            side = max(int((per_box / 16) ** (1 / self.ndim)), 1)
+            for _ in range(16):
+                parts.append(self.read(box.scene, box.crop(side, rng)).reshape(self.n_channels, -1))
+        return np.concatenate(parts, 1)
+
+
+@dataclass(frozen=True)
+class Box:
+    """A box of one scene, over its space axes."""
+
+    scene: int
+    slices: tuple[slice, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Side lengths in pixels."""
+        return tuple(s.stop - s.start for s in self.slices)
+
+    @property
+    def size(self) -> int:
+        """Number of pixels."""
+        return int(np.prod(self.shape))
+
+    def crop(self, side: int | Sequence[int], rng: np.random.Generator) -> tuple[slice, ...]:
+        """Return a random crop of at most ``side`` pixels along each axis."""
+        sides = (side,) * len(self.slices) if isinstance(side, int) else side
+        starts = [
+            int(rng.integers(s.start, max(s.stop - w, s.start) + 1))
+            for s, w in zip(self.slices, sides, strict=True)
+        ]
+        return tuple(slice(a, min(a + w, s.stop)) for a, w, s in zip(starts, sides, self.slices, strict=True))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A noisy and a clean image of one scene, or of several.
+
+    Parameters
+    ----------
+    noisy : array-like
+        Any real dtype, in the axes ``axes``.
+    clean : array-like, optional
+        The same axes, or without ``S`` and ``T`` where the noisy scenes are repeats of one field.
+    axes : str
+        Letters of S, T, C, Z, Y, X, any order and case.
+    channel_names : tuple of str, optional
+        One per channel; "0", "1", ... by default.
+    pixel_size : tuple of float, optional
+        One per space axis in the order of ``axes``, in ``unit``.
+    unit : str
+        Unit of the pixel size.
+    valid : array of bool, optional
+        True where a pixel counts; the space axes alone, or the axes of ``clean``.
+    name : str
+        For layers and files.
+    """
+
+    noisy: Any
+    clean: Any = None
+    axes: str = "YX"
+    channel_names: tuple[str, ...] | None = None
+    pixel_size: tuple[float, ...] | None = None
+    unit: str = "px"
+    valid: Any = None
+    name: str = ""
+
+    @cached_property
+    def clean_axes(self) -> str:
+        """Axes of ``clean``: those of ``noisy``, less S and T where it has fewer dimensions."""
+        axes = self.axes.upper()
+        ndim = np.ndim(self.clean) if isinstance(self.clean, list | tuple) else len(self.clean.shape)
+        shorter = "".join(a for a in axes if a not in "ST")
+        return axes if ndim == len(axes) else shorter
+
+    @cached_property
+    def scenes(self) -> Scenes:
+        """The checked views that training reads.
+
+        Raises
+        ------
+        ValueError
+            With what came, what is needed and what to do.
+        """
+        noisy = View(self.noisy, self.axes, "noisy")
+        if self.clean is None:
+            raise ValueError("Clean is missing; give the slow, clean image of the same scene.")
+        if len(self.clean.shape) != len(self.clean_axes):
+            raise ValueError(
+                f"Noisy has axes {noisy.axes} {tuple(self.noisy.shape)}, clean has shape {tuple(self.clean.shape)}; "
+                "clean needs the same axes, or the same without S and T."
+            )
+        clean = View(self.clean, self.clean_axes, "clean")
+        if (noisy.space, noisy.n_channels) != (clean.space, clean.n_channels) or clean.n_scenes not in (
+            1,
+            noisy.n_scenes,
+        ):
+            raise ValueError(
+                f"Noisy has axes {noisy.axes} {tuple(self.noisy.shape)}, clean has {clean.axes} "
+                f"{tuple(self.clean.shape)}; they must match. Crop one, or align them first."
+            )
+        names = self.channel_names or tuple(str(i) for i in range(noisy.n_channels))
+        if len(names) != noisy.n_channels:
+            raise ValueError(
+                f"{len(names)} channel names came ({', '.join(names)}) for {noisy.n_channels} channels; give one each."
+            )
+        if self.pixel_size is not None and len(self.pixel_size) != noisy.ndim:
+            raise ValueError(
+                f"Pixel size has {len(self.pixel_size)} values, the image has the space axes {noisy.space_axes}; "
+                "give one value for each."
+            )
+        scenes = Scenes(noisy, clean, tuple(names), _valid_view(self.valid, clean))
+        scenes.check()
+        return scenes
+
+
+def _valid_view(valid: Any, clean: View) -> View | None:
+    """View of the mask of counted pixels."""
+    if valid is None:
+        return None
+    ndim = len(valid.shape)
+    axes = clean.axes if ndim == len(clean.axes) else "".join(a for a in clean.axes if a in SPACE)
+    view = View(valid, axes, "valid")
+    if view.space != clean.space:
+        raise ValueError(
+            f"Valid has shape {tuple(valid.shape)}, the image has {clean.space}; they must match."
+        )
+    return view
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Views of noisy and clean images of S scenes; one clean scene may serve all noisy ones."""
+
+    noisy: View
+    clean: View
+    channel_names: tuple[str, ...]
+    valid: View | None = None
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the noisy scenes are repeats of one field."""
+        return self.clean.n_scenes == 1
+
+    def read_clean(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Clean values (C, *space), NaN where a pixel doesn't count."""
+        target = self.clean.read(0 if self.repeats else scene, box)
+        if self.valid is None:
+            return target
+        mask = self.valid.read(0 if self.valid.n_scenes == 1 else scene, box) > 0
+        return np.where(mask, target, np.nan).astype(np.float32)
+
+    def read_noisy(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Noisy values (C, *space); zero where a pixel isn't finite and doesn't count."""
+        crop = self.noisy.read(scene, box)
+        return crop if self.valid is None else np.nan_to_num(crop, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def whole(self) -> list[Box]:
+        """Return one box per noisy scene."""
+        full = tuple(slice(0, n) for n in self.noisy.space)
+        return [Box(s, full) for s in range(self.noisy.n_scenes)]
+
+    def check(self) -> None:
+        """Raise ``ValueError`` for values that can't be trained on."""
+        if self.noisy.array is self.clean.array:
+            raise ValueError(
+                "Noisy and clean are the same image; pick the clean (slow) acquisition as clean."
+            )
+        equal = True
+        low = {"noisy": np.inf, "clean": np.inf}
+        high = {"noisy": -np.inf, "clean": -np.inf}
+        for scene in range(self.noisy.n_scenes):
+            for box in _slabs(self.noisy.space, self.noisy.n_channels):
+                noisy, clean = self.noisy.read(scene, box), self.clean.read(0 if self.repeats else scene, box)
+                counts = (
+                    np.isfinite(self.read_clean(scene, box))
+                    if self.valid is not None
+                    else np.ones_like(clean, bool)
+                )
+                for name, values in (("noisy", noisy), ("clean", clean)):
+                    _check_finite(name, values, counts, self.valid is not None)
+                    inside = values[counts]
+                    if inside.size:
+                        low[name], high[name] = min(low[name], inside.min()), max(high[name], inside.max())
+                equal = equal and np.array_equal(noisy[counts], clean[counts])
+        for name in ("noisy", "clean"):
+            if not high[name] > low[name]:
+                came = (
+                    f"is constant ({low[name]:g} everywhere)"
+                    if np.isfinite(low[name])
+                    else "has no valid pixel"
+                )
+                raise ValueError(
+                    f"{name.capitalize()} {came}; it must hold a signal. Check the layer or the file."
+                )
+        if equal:
+            raise ValueError(
+                "Noisy and clean hold the same values; pick the clean (slow) acquisition as clean: "
+                "an image can't be its own target."
+            )
+
+
+def _slabs(space: Sequence[int], channels: int) -> Iterator[tuple[slice, ...]]:
+    """Yield slabs along the first axis of at most about 16 million values."""
+    row = int(np.prod(space[1:])) * channels
+    step = max(16_000_000 // max(row, 1), 1)
+    for start in range(0, space[0], step):
+        yield (slice(start, min(start + step, space[0])), *(slice(0, n) for n in space[1:]))
+
+
+def _check_finite(name: str, values: NDArray[np.float32], counts: NDArray[np.bool_], masked: bool) -> None:
+    if np.isfinite(values.sum(dtype=np.float64)):
+        return
+    bad = int((~np.isfinite(values) & counts).sum())
+    if bad:
+        rest = "outside of `valid`'s exclusions" if masked else ""
+        raise ValueError(
+            f"{name.capitalize()} has {bad} NaN or infinite values {rest}".rstrip()
+            + "; give `valid` (True where a pixel counts) to leave them out, or fill them first."
+        )
+
+
+@dataclass(frozen=True)
+class Split:
+    """Where members train and what is held out from them.
+
+    Parameters
+    ----------
+    train, held_out : tuple of Box
+        Disjoint; never closer than ``gap_px`` within a scene.
+    gap_px : int
+        Guard gap; 0 between scenes.
+    by_scene : bool
+        Whether whole scenes are held out; then a scene is one calibration block.
+    notes : tuple of Note
+    """
+
+    train: tuple[Box, ...]
+    held_out: tuple[Box, ...]
+    gap_px: int
+    by_scene: bool
+    notes: tuple[Note, ...] = field(default=())
+
+
+def split(scenes: Scenes, rf_px: int, settings: CalibrationSettings, *, seed: int) -> Split:
+    """Split scenes, or one field with a guard gap, into training and held-out parts.
+
+    Several scenes with their own targets are split by scene. One field (also a volume, or
+    repeats of one field) is split along an axis: train | gap | held out. The gap is twice the
+    receptive field where training keeps 40 % of the field, else once.
+
+    Parameters
+    ----------
+    rf_px : int
+        Half-width of the receptive field.
+    seed : int
+        Draws which scenes train.
+
+    Raises
+    ------
+    ValueError
+        When the field is too small for the gap.
+    """
+    if not scenes.repeats:
+        return _split_scenes(scenes, settings, seed)
+    space, names = scenes.noisy.space, scenes.noisy.space_axes
+    axis = (
+        int(np.argmax(space)) if settings.split_axis == "longest" else names.find(settings.split_axis.upper())
+    )
+    if axis < 0:
+        raise ValueError(
+            f"split_axis is {settings.split_axis!r}, but the image has the axes {names}; choose one."
+        )
+    length, notes = space[axis], []
+    gap = 2 * rf_px
+    if int((length - gap) * settings.train_fraction) < 0.4 * length:
+        gap = rf_px
+        notes.append(
+            Note(
+                "amber",
+                f"The image is short ({length} px along {names[axis]}): training and held-out parts are {gap} px "
+                f"apart, one receptive field instead of two.",
+            )
+        )
+    train_px = int((length - gap) * settings.train_fraction)
+    held_px = length - gap - train_px
+    if train_px < 8 or held_px < 8:
+        raise ValueError(
+            f"The image has {length} px along {names[axis]}; training, a gap of {gap} px and a held-out part need "
+            f"at least {gap + 20}. Use a larger image, several scenes, or a network with smaller dilations."
+        )
+
+    def boxes(part: slice) -> tuple[Box, ...]:
+        cut = tuple(part if a == axis else slice(0, n) for a, n in enumerate(space))
+        return tuple(Box(s, cut) for s in range(scenes.noisy.n_scenes))
+
+    return Split(boxes(slice(0, train_px)), boxes(slice(train_px + gap, length)), gap, False, tuple(notes))
+
+
+def _split_scenes(scenes: Scenes, settings: CalibrationSettings, seed: int) -> Split:
+    n = scenes.noisy.n_scenes
+    order = np.arange(n)
+    if "T" not in scenes.noisy.axes:
+        # neighbouring frames of a series resemble each other, scenes don't
+        order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31,))).permutation(n)
+    n_train = min(max(round(n * settings.train_fraction), 1), n - 1)
+    whole = scenes.whole()
+    train = tuple(whole[i] for i in sorted(order[:n_train]))
+    return Split(train, tuple(whole[i] for i in sorted(order[n_train:])), 0, True)
+
+
+def draw_patches(
+    scenes: Scenes,
+    boxes: Sequence[Box],
+    *,
+    count: int,
+    patch_px: int,
+    augment: bool,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Random patches, (count, C, *patch) noisy and clean, flipped and turned alike.
+
+    All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
+    Boxes are drawn with odds of their size.
+    """
+    sides = tuple(min(patch_px, *(b.shape[a] for b in boxes)) for a in range(scenes.noisy.ndim))
+    odds = np.array([b.size for b in boxes], float)
+    noisy, clean = [], []
+    for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):
+        crop = boxes[index].crop(sides, rng)
+        x = scenes.read_noisy(boxes[index].scene, crop)
+        y = scenes.read_clean(boxes[index].scene, crop)
+        if augment:
+            x, y = _turned(x, y, rng)
+        noisy.append(x)
+        clean.append(y)
+    return np.stack(noisy), np.stack(clean)
+
+
+def _turned(
+    x: NDArray[np.float32], y: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flip along random axes, and swap the last two where the patch is square."""
+    flips = tuple(a for a in range(1, x.ndim) if rng.random() < 0.5)
+    x, y = np.flip(x, flips), np.flip(y, flips)
+    if rng.random() < 0.5 and x.shape[-1] == x.shape[-2]:
+        x, y = x.swapaxes(-1, -2), y.swapaxes(-1, -2)
+    return x, y
+
+
+def registration_shift(noisy: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, ...] | None:
+    """Shift in pixels, one per space axis, that moves ``clean`` onto ``noisy``; None where it can't be told.
+
+    Both are (C, *space). The images are smoothed, standardised per channel and correlated; the
+    two halves of the field must agree within a pixel, or the peak is noise.
+    """
+    longest = int(np.argmax(noisy.shape[1:])) + 1
+    middle = noisy.shape[longest] // 2
+    halves = []
+    for part in (slice(0, middle), slice(middle, None)):
+        index = tuple(part if a == longest else slice(None) for a in range(noisy.ndim))
+        halves.append(_shift(noisy[index], clean[index]))
+    if max(abs(a - b) for a, b in zip(*halves, strict=True)) > 1.0:
+        return None
+    return _shift(noisy, clean)
+
+
+def _shift(noisy: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, ...]:
+    def flat(image: NDArray[np.float32]) -> NDArray[np.float64]:
+        total = np.zeros(image.shape[1:])
+        for channel in image.astype(np.float64):
+            smooth = ndimage.gaussian_filter(channel, 1.5) - ndimage.gaussian_filter(channel, 12.0)
+            total += smooth / max(smooth.std(), 1e-12)
+        window = np.ones(())
+        for n in total.shape:
+            window = np.multiply.outer(window, np.hanning(n))
+        return total * window
+
+    shift, _, _ = phase_cross_correlation(flat(noisy), flat(clean), upsample_factor=10, normalization=None)
+    return tuple(float(s) for s in shift)
+
+
+def align(clean: NDArray[Any], axes: str, shift: Sequence[float]) -> NDArray[np.float32]:
+    """``clean`` moved by ``shift`` pixels along its space axes (cubic interpolation, edges repeated)."""
+    axes = canonical_axes(axes, clean.ndim, "clean")
+    moves = dict(zip((a for a in SPACE if a in axes), shift, strict=True))
+    moved = ndimage.shift(
+        np.asarray(clean, np.float32), [moves.get(a, 0.0) for a in axes], order=3, mode="nearest"
+    )
+    return moved.astype(np.float32)

@@ -1,0 +1,299 @@
+"""Run the ensemble over tiles: members averaged as they come, nothing kept per member."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_btn.core.config import Progress, TileSettings
+from napari_btn.core.families import Blueprint, Weights, build
+from napari_btn.core.pairs import Box, View
+from napari_btn.core.tiles import Tile, plan_tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.config import Step
+    from napari_btn.core.conformal import Calibration
+
+__all__ = ["Member", "Prediction", "TileQuantiles", "predict_steps", "tile_quantiles"]
+
+_TILE_PIXELS = 384 * 384  # input pixels of a tile: about a third of a second a member, small in memory
+_INLINE_WORK = 1_500_000  # member-pixels under which starting processes costs more than it saves
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One trained member.
+
+    Parameters
+    ----------
+    number : int
+        Which member of the ensemble, from 0.
+    attempt : int
+        How often it had to be trained again; its graph comes from this child of its seed.
+    weights : dict of str to ndarray
+        Parameters and scaling, float32.
+    """
+
+    number: int
+    attempt: int
+    weights: Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Calibrated maps of one image, each in the axes of the input.
+
+    Parameters
+    ----------
+    lower, median, upper : array of float32
+        Interval and median, in the units of the target.
+    spread : array of float32
+        Standard deviation of the members' medians, before calibration.
+    quantiles : array of float32, (L, *axes), optional
+        The ensemble's quantiles before calibration.
+    levels : tuple of float
+        Levels of ``quantiles``.
+    axes : str
+        One letter per dimension of the maps.
+    channel_names : tuple of str
+    pixel_size : tuple of float, optional
+        One per space axis, in ``unit``.
+    unit : str
+    alpha : float
+        Miscoverage: the interval covers ``1 - alpha`` on average.
+    covers : str
+        What is covered: "clean", "long exposure" or "replicate".
+    provenance : dict
+        JSON-ready: what made these maps.
+    """
+
+    lower: Any
+    median: Any
+    upper: Any
+    spread: Any
+    quantiles: Any
+    levels: tuple[float, ...]
+    axes: str
+    channel_names: tuple[str, ...]
+    pixel_size: tuple[float, ...] | None
+    unit: str
+    alpha: float
+    covers: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def width(self) -> NDArray[np.float32]:
+        """Width of the interval, ``upper - lower``."""
+        return np.asarray(self.upper[...] - self.lower[...], np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class TileQuantiles:
+    """Averaged quantiles of one tile.
+
+    Parameters
+    ----------
+    scene : int
+    write : tuple of slice
+        Where the tile belongs, over the space axes.
+    quantiles : ndarray of float32, (L, C, *tile)
+    spread : ndarray of float32, (C, *tile)
+    """
+
+    scene: int
+    write: tuple[slice, ...]
+    quantiles: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread inside: members are what runs in parallel, and results don't depend on the count."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def process_pool() -> Executor:
+    """Return the local pool: one process per core, started without importing the user's script again."""
+    from joblib.externals.loky import cpu_count, get_reusable_executor
+
+    pool: Executor = get_reusable_executor(
+        max_workers=cpu_count(), timeout=120, env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    )
+    return pool
+
+
+class Inline(Executor):
+    """Runs a task when it is submitted, in this thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Return a finished future."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:  # noqa: BLE001  (a future holds whatever came)
+            future.set_exception(error)
+        return future
+
+
+def _member_quantiles(
+    blueprint: Blueprint, member: Member, x: NDArray[np.float32], keep: tuple[slice, ...], device: str
+) -> NDArray[np.float32]:
+    """Task: one member's quantiles (L, C, *kept) of a tile (C, *space)."""
+    with one_thread(), torch.inference_mode():
+        module = build(blueprint, [(member.number, member.attempt)])
+        module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
+        q = module.to(device)(torch.from_numpy(np.ascontiguousarray(x[None])).to(device))[0, 0]
+        kept = q[(slice(None), slice(None), *keep)].transpose(0, 1)
+        return np.ascontiguousarray(kept.cpu().numpy())
+
+
+def tile_quantiles(
+    source: View,
+    regions: Sequence[Box],
+    members: Sequence[Member],
+    blueprint: Blueprint,
+    *,
+    tiles: TileSettings | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
+) -> Iterator[tuple[Progress, TileQuantiles | None]]:
+    """Yield the ensemble's quantiles tile by tile, and ``None`` in between so that a caller may stop.
+
+    Members are added in their order whatever order they finish in, so the result depends on
+    neither the pool nor its speed.
+
+    Parameters
+    ----------
+    source : View
+        The noisy image.
+    regions : sequence of Box
+        What to predict; halos read beyond it.
+    """
+    settings = tiles or TileSettings()
+    halo = blueprint.receptive_field if settings.halo_px is None else settings.halo_px
+    side = settings.tile_px or max(round(_TILE_PIXELS ** (1 / source.ndim)), 3 * halo)
+    plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
+    work = len(members) * sum(box.size for box in regions)
+    pool = executor
+    if pool is None:
+        pool = Inline() if device != "cpu" or work < _INLINE_WORK else process_pool()
+    total = len(plan) * len(members)
+    done = 0
+    pending: deque[tuple[int, Tile, list[Future[Any]]]] = deque()
+    todo = iter(plan)
+    try:
+        while True:
+            while (
+                len(pending) < (1 if isinstance(pool, Inline) else 3)
+                and (job := next(todo, None)) is not None
+            ):
+                pending.append(_submit(pool, source, *job, members, blueprint, device))
+            if not pending:
+                return
+            scene, tile, futures = pending[0]
+            mean, base, moments = None, None, None
+            for k, future in enumerate(futures):
+                while not future.done():
+                    wait([future], timeout=0.2)
+                    yield (
+                        Progress(done, total, f"Predicting tile {done // len(members) + 1} of {len(plan)}"),
+                        None,
+                    )
+                q = future.result()
+                futures[k] = Future()  # the result goes, so that one member's at a time is held
+                median = q[blueprint.levels.index(0.5)]
+                if mean is None:
+                    # the first median is the origin: squares of small differences keep their digits
+                    mean, base, moments = q.copy(), median.copy(), np.zeros((2, *median.shape), np.float32)
+                else:
+                    mean += q
+                    moments[0] += median - base
+                    moments[1] += (median - base) ** 2
+                done += 1
+            pending.popleft()
+            n = len(members)
+            mean /= n
+            spread = np.sqrt(np.maximum(moments[1] / n - (moments[0] / n) ** 2, 0) * (n / max(n - 1, 1)))
+            progress = Progress(done, total, f"Predicting tile {done // n} of {len(plan)}")
+            yield progress, TileQuantiles(scene, tile.write, mean, spread)
+    finally:
+        for _, _, futures in pending:
+            for future in futures:
+                future.cancel()
+
+
+def _submit(
+    pool: Executor,
+    source: View,
+    scene: int,
+    tile: Tile,
+    members: Sequence[Member],
+    blueprint: Blueprint,
+    device: str,
+) -> tuple[int, Tile, list[Future[Any]]]:
+    """Send one tile to every member."""
+    x = source.read(scene, tile.read)
+    if not np.isfinite(x).all():
+        x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
+    return scene, tile, [pool.submit(_member_quantiles, blueprint, m, x, tile.keep, device) for m in members]
+
+
+def predict_steps(
+    source: View,
+    members: Sequence[Member],
+    blueprint: Blueprint,
+    calibration: Calibration,
+    maps: dict[str, Any],
+    *,
+    tiles: TileSettings | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
+) -> Step[None]:
+    """Write calibrated maps into arrays, tile by tile; a step.
+
+    Parameters
+    ----------
+    source : View
+        The noisy image.
+    maps : dict of str to array
+        Writable arrays in the axes of the source, under any of "lower", "median", "upper",
+        "width", "spread", and "quantiles" with the levels first.
+    """
+    views = {k: View(v, source.axes, k) for k, v in maps.items() if k != "quantiles"}
+    if "quantiles" in maps:
+        levels = range(len(blueprint.levels))
+        stack = [View(maps["quantiles"], source.axes, "quantiles", first=(i,)) for i in levels]
+    whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.n_scenes)]
+    results = tile_quantiles(source, whole, members, blueprint, tiles=tiles, executor=executor, device=device)
+    for progress, result in results:
+        if result is not None:
+            lower, median, upper = calibration.interval(result.quantiles)
+            made = {
+                "lower": lower,
+                "median": median,
+                "upper": upper,
+                "width": upper - lower,
+                "spread": result.spread,
+            }
+            for name, view in views.items():
+                view.write(result.scene, result.write, made[name])
+            if "quantiles" in maps:
+                for i, view in enumerate(stack):
+                    view.write(result.scene, result.write, result.quantiles[i])
+        yield progress

@@ -1,0 +1,82 @@
+"""Cut an image into tiles with a halo and say where each goes back: geometry only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Tile", "plan_tiles"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a plan, over the spatial axes.
+
+    Parameters
+    ----------
+    read : tuple of slice
+        What to read from the image, halo included and clipped to the image.
+    keep : tuple of slice
+        What to keep of the result computed on ``read``.
+    write : tuple of slice
+        Where the kept part belongs in the image.
+    """
+
+    read: tuple[slice, ...]
+    keep: tuple[slice, ...]
+    write: tuple[slice, ...]
+
+
+def plan_tiles(
+    shape: Sequence[int],
+    tile: int | Sequence[int],
+    halo: int | Sequence[int],
+    region: Sequence[slice] | None = None,
+) -> list[Tile]:
+    """Tiles that cover an image once; with a halo of the receptive field they stitch without seams.
+
+    The halo is clipped at the image's own border and not padded: convolutions pad there just as
+    they do when the image is processed whole.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Spatial shape of the image, any length.
+    tile : int or sequence of int
+        Side of a tile, halo included, in pixels; it grows to ``2 * halo + 1`` where it is smaller.
+    halo : int or sequence of int
+        Discarded margin in pixels.
+    region : sequence of slice, optional
+        The part of the image to cover; halos read beyond it. The whole image by default.
+    """
+    ndim = len(shape)
+    tiles = (tile,) * ndim if isinstance(tile, int) else tuple(tile)
+    halos = (halo,) * ndim if isinstance(halo, int) else tuple(halo)
+    if len(tiles) != ndim or len(halos) != ndim:
+        raise ValueError(
+            f"Tile {tiles} and halo {halos} must have one number for each axis of shape {tuple(shape)}."
+        )
+    parts = [slice(0, n) for n in shape] if region is None else region
+    axes = [_cuts(n, p, t, h) for n, p, t, h in zip(shape, parts, tiles, halos, strict=True)]
+    return [
+        Tile(tuple(c[0] for c in cell), tuple(c[1] for c in cell), tuple(c[2] for c in cell))
+        for cell in product(*axes)
+    ]
+
+
+def _cuts(n: int, part: slice, tile: int, halo: int) -> list[tuple[slice, slice, slice]]:
+    """(read, keep, write) along one axis, in pieces of nearly equal length."""
+    length = part.stop - part.start
+    whole = min(part.stop + halo, n) - max(part.start - halo, 0) <= tile
+    count = 1 if whole else -(-length // max(tile - 2 * halo, 1))
+    edges = [part.start + length * i // count for i in range(count + 1)]
+    cuts = []
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        first = max(start - halo, 0)
+        read = slice(first, min(stop + halo, n))
+        cuts.append((read, slice(start - first, stop - first), slice(start, stop)))
+    return cuts

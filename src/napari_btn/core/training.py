@@ -1,0 +1,558 @@
+"""Train members: pure tasks that a pool runs, and the step that hands them out.
+
+A member in training is a value (weights, optimiser moments, step count) that travels to a
+worker with the next few batches and comes back a third of a second later. So progress, cancel
+and a killed worker need no channel of their own, and the batches, drawn here from the member's
+own seed, are the same wherever and in whatever pieces they are trained on.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from napari_btn.core.config import Progress
+from napari_btn.core.conformal import Note
+from napari_btn.core.families import Blueprint, Weights, build, member_rng
+from napari_btn.core.pairs import Box, Scenes, draw_patches
+from napari_btn.core.predict import Member, one_thread, process_pool
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_btn.core.config import Step, TrainSettings
+
+__all__ = ["Scaling", "Trained", "scaling_of", "train_steps"]
+
+_TASK_S = 0.35  # wall time aimed at for one task: a cancel waits for no longer
+_MAX_ATTEMPTS = 3
+_PROBE, _FIRST_BATCH = 1, 16  # uses of a member's seed, see `member_rng`
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Location and scale per channel that networks see, (C,) float32 each."""
+
+    x_loc: NDArray[np.float32]
+    x_scale: NDArray[np.float32]
+    y_loc: NDArray[np.float32]
+    y_scale: NDArray[np.float32]
+
+    def as_weights(self) -> Weights:
+        """Return the module buffers of these names."""
+        return {"x_loc": self.x_loc, "x_scale": self.x_scale, "y_loc": self.y_loc, "y_scale": self.y_scale}
+
+
+def scaling_of(scenes: Scenes, boxes: Sequence[Box], *, seed: int) -> Scaling:
+    """Mean and standard deviation of training values, per channel."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 1)))
+    x = scenes.noisy.sample(boxes, rng).astype(np.float64)
+    clean_boxes = [replace(b, scene=0) for b in boxes] if scenes.repeats else boxes
+    y = scenes.clean.sample(clean_boxes, rng).astype(np.float64)
+
+    def of(values: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        values = np.where(np.isfinite(values), values, np.nan)
+        loc, scale = np.nanmean(values, 1), np.nanstd(values, 1)
+        return loc.astype(np.float32), np.where(scale > 0, scale, 1.0).astype(np.float32)
+
+    return Scaling(*of(x), *of(y))
+
+
+@dataclass(frozen=True)
+class _State:
+    """A member in training, between two tasks."""
+
+    member: int
+    attempt: int
+    step: int
+    weights: Weights
+    moments: Weights = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training returns.
+
+    Parameters
+    ----------
+    members : tuple of Member
+        In the order of their numbers.
+    losses : dict
+        Per member number, the training loss of each step.
+    notes : tuple of Note
+        Collapsed members that were trained again, workers that died.
+    """
+
+    members: tuple[Member, ...]
+    losses: dict[int, tuple[float, ...]]
+    notes: tuple[Note, ...]
+
+
+def pinball(quantiles: torch.Tensor, target: torch.Tensor, levels: Sequence[float]) -> torch.Tensor:
+    """Mean pinball loss (M,) of (B, M, C, L, *space) against (B, C, *space); NaN targets don't count.
+
+    References
+    ----------
+    Koenker & Bassett, Econometrica 46 (1978) 33.
+    """
+    counts = torch.isfinite(target)
+    full = bool(counts.all())
+    y = target if full else torch.where(counts, target, torch.zeros_like(target))
+    level = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
+    diff = y[:, None, :, None] - quantiles
+    loss = torch.maximum(level.reshape(1, 1, 1, -1, *(1,) * (diff.ndim - 4)) * diff, torch.zeros_like(diff))
+    loss = loss + torch.maximum(
+        (level - 1).reshape(1, 1, 1, -1, *(1,) * (diff.ndim - 4)) * diff, torch.zeros_like(diff)
+    )
+    if full:
+        return loss.flatten(2).mean(2).mean(0)
+    weight = counts[:, None, :, None].expand_as(loss)
+    kept = torch.where(weight, loss, torch.zeros_like(loss))
+    return kept.transpose(0, 1).flatten(1).sum(1) / weight.transpose(0, 1).flatten(1).sum(1).clamp_min(1)
+
+
+def _start(blueprint: Blueprint, scaling: Scaling, member: int, attempt: int, x: Any, y: Any) -> _State:
+    """Task: initialise a member from one batch."""
+    with one_thread():
+        module = build(blueprint, [(member, attempt)])
+        for name, value in scaling.as_weights().items():
+            getattr(module, name).copy_(torch.from_numpy(value))
+        rng = member_rng(blueprint.seed, member, attempt=attempt, use=2)
+        module.initialise(torch.from_numpy(x), torch.from_numpy(y), rng=rng)
+        return _State(member, attempt, 0, _to_numpy(module.state_dict()))
+
+
+def _to_numpy(tensors: dict[str, torch.Tensor]) -> Weights:
+    return {k: v.detach().cpu().contiguous().numpy().copy() for k, v in tensors.items()}
+
+
+def _train(
+    blueprint: Blueprint, settings: TrainSettings, state: _State, batches: list[tuple[Any, Any]]
+) -> tuple[_State, list[float], float]:
+    """Task: some optimiser steps on one member; returns it with the losses and the seconds taken."""
+    began = time.perf_counter()
+    with one_thread():
+        module = build(blueprint, [(state.member, state.attempt)])
+        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
+        optimiser = _Optimiser(module, state.moments)
+        losses = []
+        for i, (x, y) in enumerate(batches):
+            target = torch.from_numpy(y)
+            target = (target - module._column(module.y_loc)) / module._column(module.y_scale)
+            loss = pinball(module.forward_scaled(torch.from_numpy(x)), target, blueprint.levels).sum()
+            if not torch.isfinite(loss):
+                raise ArithmeticError(
+                    f"The loss of member {state.member + 1} is {float(loss)} at step {state.step + i}; "
+                    "lower the learning rate."
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step(_one_cycle(state.step + i, settings), state.step + i)
+            losses.append(loss.item())
+        new = replace(
+            state,
+            step=state.step + len(batches),
+            weights=_to_numpy(module.state_dict()),
+            moments=_to_numpy(optimiser.moments),
+        )
+    return new, losses, time.perf_counter() - began
+
+
+def _one_cycle(step: int, settings: TrainSettings) -> float:
+    """Learning rate: a cosine rise over the first 15 %, a cosine fall over the rest.
+
+    References
+    ----------
+    Smith & Topin, arXiv 1708.07120.
+    """
+    at, rise = (step + 0.5) / settings.steps, 0.15
+    if at < rise:
+        return settings.learning_rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * at / rise)))
+    fall = (at - rise) / (1 - rise)
+    return settings.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+class _Optimiser:
+    """Muon on the trunk's kernels, Adam on everything else; its state is a dict of tensors.
+
+    References
+    ----------
+    Jordan et al., "Muon" (2024), https://kellerjordan.github.io/posts/muon/; Kingma & Ba, arXiv 1412.6980.
+    """
+
+    def __init__(self, module: torch.nn.Module, moments: Weights) -> None:
+        self.named = [(n, p) for n, p in module.named_parameters()]
+        self.moments: dict[str, torch.Tensor] = {k: torch.from_numpy(v.copy()) for k, v in moments.items()}
+
+    @torch.no_grad()
+    def step(self, rate: float, step: int) -> None:
+        for name, p in self.named:
+            if p.grad is None:
+                continue
+            g = p.grad
+            if name.startswith("trunk.") and name.endswith("_weight") and MUON:
+                m = self.moments.setdefault(f"{name}/m", torch.zeros_like(p))
+                m.mul_(0.95).add_(g)
+                update = _orthogonalised((g + 0.95 * m).flatten(2))
+                p.add_(update.reshape(p.shape), alpha=-rate * MUON_SCALE)
+            else:
+                m = self.moments.setdefault(f"{name}/m", torch.zeros_like(p))
+                v = self.moments.setdefault(f"{name}/v", torch.zeros_like(p))
+                m.lerp_(g, 0.1)
+                v.lerp_(g * g, 0.01)
+                scale = math.sqrt(1 - 0.99 ** (step + 1)) / (1 - 0.9 ** (step + 1))
+                p.addcdiv_(m, v.sqrt().add_(1e-8), value=-rate * scale)
+            p.grad = None
+
+
+MUON = True
+MUON_SCALE = 1.0
+
+
+def _orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """Nearest semi-orthogonal matrices of (M, rows, columns), by five Newton-Schulz iterations."""
+    x = matrix / matrix.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+    wide = x.shape[1] <= x.shape[2]
+    if not wide:
+        x = x.mT
+    for _ in range(5):
+        a = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x if wide else x.mT
+
+
+def _probe_quality(
+    blueprint: Blueprint, state: _State, x: Any, y: Any
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Task: pinball per channel and SD of the median per channel, in scaled units."""
+    with one_thread(), torch.inference_mode():
+        module = build(blueprint, [(state.member, state.attempt)])
+        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
+        q = module(torch.from_numpy(x))[:, 0].numpy()
+    return _pinball_per_channel(q, y, blueprint.levels), q[:, :, module.middle].std(
+        axis=(0, *range(2, x.ndim))
+    )
+
+
+def _pinball_per_channel(q: NDArray[Any], y: NDArray[Any], levels: Sequence[float]) -> NDArray[np.float64]:
+    """Mean pinball (C,) of (B, C, L, *space) against (B, C, *space)."""
+    level = np.asarray(levels).reshape(1, 1, -1, *(1,) * (y.ndim - 2))
+    diff = y[:, :, None] - q
+    loss = np.maximum(level * diff, (level - 1) * diff)
+    axes = (0, *range(2, loss.ndim))
+    return np.asarray(np.nanmean(loss, axis=axes), float)
+
+
+class _Collapse:
+    """Tells a member that learned nothing about a channel from one that could not.
+
+    The yardstick is what a linear fit on smoothed channels reaches on the same training patches,
+    beyond constant quantiles; siblings are no yardstick, or more members would change earlier ones.
+    """
+
+    def __init__(self, x: NDArray[np.float32], y: NDArray[np.float32], levels: Sequence[float]) -> None:
+        self.x, self.y = x, y
+        space = tuple(range(2, x.ndim))
+        constant = np.nanquantile(y.swapaxes(0, 1).reshape(y.shape[1], -1), levels, axis=1).T
+        constant = constant.reshape(1, *constant.shape, *(1,) * (y.ndim - 2))
+        self.constant = _pinball_per_channel(constant, y, levels)
+        features = [np.ones((x.shape[0], 1, *x.shape[2:]), np.float32)]
+        for sigma in (1.0, 2.0, 4.0):
+            features.append(ndimage.gaussian_filter(x, (0, 0, *(sigma,) * len(space))))
+        design = np.concatenate(features, 1).swapaxes(0, 1)
+        design = design.reshape(design.shape[0], -1).T
+        fit = np.empty_like(y)
+        for c in range(y.shape[1]):
+            target = y[:, c].reshape(-1)
+            known = np.isfinite(target)
+            coefficients = np.linalg.lstsq(design[known], target[known], rcond=None)[0]
+            fit[:, c] = (design @ coefficients).reshape(y[:, c].shape)
+        residual = np.nanquantile((y - fit).swapaxes(0, 1).reshape(y.shape[1], -1), levels, axis=1).T
+        linear = fit[:, :, None] + residual.reshape(1, *residual.shape, *(1,) * len(space))
+        self.linear_skill = 1 - _pinball_per_channel(linear, y, levels) / np.maximum(self.constant, 1e-12)
+        self.sd = np.nanstd(y, axis=(0, *space))
+        self.linear_sd = fit.std(axis=(0, *space))
+
+    def channels(self, loss: NDArray[np.float64], sd: NDArray[np.float64], *, end: bool) -> NDArray[np.intp]:
+        """Channels in which a member has collapsed."""
+        skill = 1 - loss / np.maximum(self.constant, 1e-12)
+        bad = (self.linear_skill > 0.02) & (skill < 0.5 * self.linear_skill)
+        if end:
+            bad |= (sd <= 0.1 * self.sd) & (self.linear_sd > 0.2 * self.sd)
+        return np.flatnonzero(bad)
+
+
+@dataclass
+class _Run:
+    """One member on its way: its state, the task under way and the batches of the next one."""
+
+    member: int
+    attempt: int = 0
+    state: _State | None = None
+    task: Future[Any] | None = None
+    kind: str = ""
+    sent: tuple[Any, ...] = ()
+    ready: list[tuple[Any, Any]] = field(default_factory=list)
+    chunk: int = 2
+    checked: bool = False
+    deaths: int = 0
+
+
+class _Trainer:
+    """Hands out tasks for a set of members and takes their results."""
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        boxes: Sequence[Box],
+        blueprint: Blueprint,
+        settings: TrainSettings,
+        executor: Executor | None,
+    ) -> None:
+        self.scenes, self.boxes, self.blueprint, self.settings = scenes, boxes, blueprint, settings
+        self.scaling = scaling_of(scenes, boxes, seed=blueprint.seed)
+        self.given = executor
+        self.executor = executor
+        self.losses: dict[int, list[float]] = {}
+        self.fresh: list[tuple[int, int, float]] = []
+        self.notes: list[Note] = []
+        probe_rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 2)))
+        x, y = self._draw(probe_rng, count=min(16, 4 * settings.batch_size), augment=False)
+        self.collapse = _Collapse(x, y, blueprint.levels)
+
+    def _draw(self, rng: np.random.Generator, *, count: int, augment: bool) -> tuple[Any, Any]:
+        return draw_patches(
+            self.scenes, self.boxes, count=count, patch_px=self.settings.patch_px, augment=augment, rng=rng
+        )
+
+    def batch(self, run: _Run, step: int) -> tuple[Any, Any]:
+        """Batch of one step, from the member's own seed."""
+        rng = member_rng(self.blueprint.seed, run.member, attempt=run.attempt, use=_FIRST_BATCH + step)
+        return self._draw(rng, count=self.settings.batch_size, augment=self.settings.augment)
+
+    def submit(self, run: _Run) -> None:
+        """Send a member's next task; then draw the batches of the one after, while that runs."""
+        if run.state is None:
+            x, y = self.batch(run, 0)
+            self._send(run, "start", _start, self.blueprint, self.scaling, run.member, run.attempt, x, y)
+            return
+        step = run.state.step
+        if not run.checked and step in (self.settings.steps // 2, self.settings.steps):
+            self._send(
+                run, "probe", _probe_quality, self.blueprint, run.state, self.collapse.x, self.collapse.y
+            )
+            return
+        half = self.settings.steps // 2
+        stop = half if step < half else self.settings.steps
+        count = min(run.chunk, stop - step)
+        while len(run.ready) < count:
+            run.ready.append(self.batch(run, step + len(run.ready)))
+        now, run.ready = run.ready[:count], run.ready[count:]
+        self._send(run, "train", _train, self.blueprint, self.settings, run.state, now)
+        ahead = step + count
+        while len(run.ready) < min(run.chunk, self.settings.steps - ahead):
+            run.ready.append(self.batch(run, ahead + len(run.ready)))
+
+    def _send(self, run: _Run, kind: str, *call: Any) -> None:
+        run.kind, run.sent = kind, call
+        if self.executor is None:
+            self.executor = process_pool()
+        run.task = self.executor.submit(*call)
+
+    def receive(self, run: _Run) -> bool:
+        """Take a task's result; True when the member is trained."""
+        assert run.task is not None
+        try:
+            result = run.task.result()
+        except BrokenExecutor:
+            self._replace_worker(run)
+            return False
+        if run.kind == "start":
+            run.state = result
+        elif run.kind == "probe":
+            return self._judge(run, *result)
+        else:
+            run.state, losses, seconds = result
+            run.checked = False
+            history = self.losses.setdefault(run.member, [])
+            self.fresh += [(run.member, len(history) + i, loss) for i, loss in enumerate(losses)]
+            history += losses
+            run.chunk = max(1, min(round(_TASK_S * len(losses) / max(seconds, 1e-6)), 200))
+        return False
+
+    def _judge(self, run: _Run, loss: NDArray[np.float64], sd: NDArray[np.float64]) -> bool:
+        """Train a collapsed member again from a child of its seed; True when it is done and well."""
+        assert run.state is not None
+        end = run.state.step == self.settings.steps
+        run.checked = True
+        bad = self.collapse.channels(loss, sd, end=end)
+        if not bad.size:
+            return end
+        names = ", ".join(self.scenes.channel_names[c] for c in bad)
+        if run.attempt + 1 == _MAX_ATTEMPTS:
+            if end:
+                self.notes.append(
+                    Note(
+                        "amber",
+                        f"Member {run.member + 1} learned next to nothing about {names} in {_MAX_ATTEMPTS} attempts; "
+                        "it was kept. Train longer, or check that noisy and clean show the same field.",
+                    )
+                )
+            return end
+        self.notes.append(
+            Note(
+                "amber",
+                f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.",
+            )
+        )
+        self.losses[run.member] = []
+        run.attempt, run.state, run.ready, run.checked = run.attempt + 1, None, [], False
+        return False
+
+    def _replace_worker(self, run: _Run) -> None:
+        """Start a new pool after a worker died, once per member; the task is sent again."""
+        run.deaths += 1
+        if run.deaths > 1 or self.given is not None:
+            raise RuntimeError(
+                f"A worker process died twice while training member {run.member + 1}, most likely for lack of memory. "
+                "Use smaller patches or batches, or close other programs."
+            )
+        self.executor = process_pool()
+        self.notes.append(
+            Note(
+                "amber",
+                f"A worker process died while training member {run.member + 1}; its last task was repeated.",
+            )
+        )
+
+
+def train_steps(
+    scenes: Scenes,
+    boxes: Sequence[Box],
+    blueprint: Blueprint,
+    settings: TrainSettings,
+    *,
+    members: int,
+    executor: Executor | None = None,
+    workers: int,
+    resume: Sequence[Member] = (),
+    preview_every: float = 0.0,
+) -> Step[Trained]:
+    """Train members, several at a time; a step that returns `Trained`.
+
+    Parameters
+    ----------
+    scenes, boxes
+        What to train on.
+    blueprint : Blueprint
+    settings : TrainSettings
+    members : int
+        How many members the ensemble has.
+    executor : concurrent.futures.Executor, optional
+        Where tasks run; a pool of processes by default.
+    workers : int
+        Members in training at one time.
+    resume : sequence of Member
+        Members already trained with the same blueprint and settings.
+    preview_every : float
+        Seconds between previews of the median; 0 for none.
+    """
+    trainer = _Trainer(scenes, boxes, blueprint, settings, executor)
+    finished = {m.number: m for m in resume if m.number < members}
+    waiting = [_Run(k) for k in range(members) if k not in finished]
+    running: list[_Run] = []
+    preview = _Preview(scenes, blueprint, preview_every)
+    total = members * settings.steps
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(waiting.pop(0))
+                trainer.submit(running[-1])
+            wait([r.task for r in running if r.task is not None], timeout=0.2, return_when=FIRST_COMPLETED)
+            for run in [r for r in running if r.task is not None and r.task.done()]:
+                if trainer.receive(run):
+                    assert run.state is not None
+                    finished[run.member] = Member(run.member, run.attempt, run.state.weights)
+                    running.remove(run)
+                else:
+                    trainer.submit(run)
+            done = settings.steps * len(finished) + sum(r.state.step for r in running if r.state is not None)
+            fresh, trainer.fresh = tuple(trainer.fresh), []
+            yield Progress(
+                done,
+                total,
+                _note(running, settings, members),
+                preview.make(trainer, running),
+                fresh,
+                tuple(finished[k] for k in sorted(finished)),
+                preview.offset,
+            )
+    finally:
+        for run in running:
+            if run.task is not None:
+                run.task.cancel()
+    losses = {k: tuple(v) for k, v in sorted(trainer.losses.items())}
+    return Trained(tuple(finished[k] for k in sorted(finished)), losses, tuple(trainer.notes))
+
+
+def _note(running: Sequence[_Run], settings: TrainSettings, members: int) -> str:
+    """Say for a person what is being trained."""
+    if not running:
+        return f"Trained {members} members"
+    at = ", ".join(
+        f"{r.member + 1} (step {r.state.step if r.state else 0} of {settings.steps})" for r in running
+    )
+    return (
+        f"Training member {at} of {members}"
+        if len(running) == 1
+        else f"Training members {at}, {members} in all"
+    )
+
+
+def _median_of(blueprint: Blueprint, state: _State, x: Any) -> NDArray[np.float32]:
+    """Task: one member's median (C, *space)."""
+    with one_thread(), torch.inference_mode():
+        module = build(blueprint, [(state.member, state.attempt)])
+        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
+        return np.ascontiguousarray(module(torch.from_numpy(x[None]))[0, 0, :, module.middle].numpy())
+
+
+class _Preview:
+    """The median so far, of the middle of the first scene, every few seconds."""
+
+    def __init__(self, scenes: Scenes, blueprint: Blueprint, every: float) -> None:
+        side = round(262_144 ** (1 / scenes.noisy.ndim))
+        self.box = tuple(
+            slice(max(n - side, 0) // 2, max(n - side, 0) // 2 + min(n, side)) for n in scenes.noisy.space
+        )
+        self.offset = tuple(s.start for s in self.box)
+        self.every, self.blueprint = every, blueprint
+        self.x = scenes.read_noisy(0, self.box) if every > 0 else None
+        self.last = time.monotonic() - every
+        self.medians: dict[int, NDArray[np.float32]] = {}
+        self.task: tuple[int, Future[Any]] | None = None
+
+    def make(self, trainer: _Trainer, running: Sequence[_Run]) -> NDArray[np.float32] | None:
+        """Return a new preview when one is ready, and ask for the next when it is time."""
+        if self.x is None:
+            return None
+        ready = None
+        if self.task is not None and self.task[1].done():
+            member, task = self.task
+            self.task = None
+            if not task.cancelled() and task.exception() is None:
+                self.medians[member] = task.result()
+                ready = np.mean([self.medians[m] for m in sorted(self.medians)], axis=0, dtype=np.float32)
+        started = [r for r in running if r.state is not None and r.state.step > 0]
+        if self.task is None and started and time.monotonic() - self.last >= self.every and trainer.executor:
+            self.last = time.monotonic()
+            run = max(started, key=lambda r: r.state.step if r.state else 0)
+            self.task = run.member, trainer.executor.submit(_median_of, self.blueprint, run.state, self.x)
+        return ready

@@ -1,0 +1,110 @@
+"""Files that appear under their name only when they are whole."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["MissingInputError", "OutputExistsError", "written_whole"]
+
+
+class MissingInputError(FileNotFoundError, ValueError):
+    """There is no such file or folder."""
+
+
+class OutputExistsError(FileExistsError, ValueError):
+    """The output is there already and may not be replaced."""
+
+
+@contextmanager
+def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Temporary path beside ``path`` that takes its name when the block ends well, and vanishes when not.
+
+    A folder (zarr) may be written there as well as a file. What had the name before stays
+    until the new output is whole.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder to be written.
+    overwrite : bool
+        Replace what is there; a folder only where it is a zarr.
+
+    Yields
+    ------
+    Path
+        Where to write.
+
+    Raises
+    ------
+    ValueError
+        If ``path`` exists and may not be replaced, or its folder is missing.
+    OSError
+        If the folder is read-only or the disk full, with a sentence that says so.
+    """
+    path = Path(path)
+    _need_free(path, overwrite)
+    try:
+        holder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    except OSError as error:
+        raise OSError(_why(error, path)) from error
+    temporary = holder / path.name
+    try:
+        yield temporary
+        # someone else may have written there meanwhile
+        _need_free(path, overwrite)
+        _put(temporary, path, holder / f"{path.name}.old")
+    except (MissingInputError, OutputExistsError):
+        raise
+    except OSError as error:
+        raise OSError(_why(error, path)) from error
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _need_free(path: Path, overwrite: bool) -> None:
+    """Raise unless a file or folder of this name may be put there."""
+    if not path.parent.is_dir():
+        raise MissingInputError(f"There is no folder {path.parent}; create it, or write elsewhere.")
+    if not path.exists():
+        return
+    if not overwrite:
+        raise OutputExistsError(f"{path} exists; choose another name, or allow it to be replaced.")
+    if path.is_dir() and not any((path / mark).exists() for mark in ("zarr.json", ".zgroup", ".zarray")):
+        raise OutputExistsError(
+            f"{path} is a folder of something else and is not replaced; choose another name."
+        )
+
+
+def _put(temporary: Path, path: Path, aside: Path) -> None:
+    """Give the output its name; a folder that had it is first moved aside."""
+    if not path.is_dir() or path.is_symlink():
+        temporary.replace(path)
+        return
+    path.replace(aside)
+    try:
+        temporary.replace(path)
+    except OSError:
+        aside.replace(path)
+        raise
+
+
+def _why(error: OSError, path: Path) -> str:
+    """The sentence for a failure of the disk or the folder."""
+    full = "the disk is full; free some space or choose another disk"
+    why = {
+        errno.ENOSPC: full,
+        errno.EDQUOT: full,
+        errno.EACCES: "the folder is read-only for you; choose another folder",
+        errno.EROFS: "the disk is read-only; choose another folder",
+        errno.EPERM: "it is not permitted; choose another folder",
+        errno.ENOENT: "the folder does not exist; create it or choose another",
+    }.get(error.errno or 0, error.strerror or str(error))
+    return f"{path} could not be written: {why}. Nothing was written."

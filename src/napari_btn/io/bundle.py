@@ -1,0 +1,92 @@
+"""A bundle: one safetensors file with settings, weights, held-out scores and provenance.
+
+The JSON of everything that is not an array stands in the file's own metadata; no pickle anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.io.atomic import written_whole
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["BUNDLE_VERSION", "Bundle", "read_bundle", "write_bundle"]
+
+BUNDLE_VERSION = 1
+_KEY = "napari-btn"
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """What a bundle file holds.
+
+    Parameters
+    ----------
+    values : dict
+        JSON-ready: settings, calibration, report, provenance.
+    arrays : dict of str to ndarray
+        Weights and held-out scores.
+    """
+
+    values: dict[str, Any]
+    arrays: dict[str, NDArray[Any]]
+
+
+def write_bundle(bundle: Bundle, path: str | Path) -> None:
+    """Write a bundle; it appears under its name only when it is whole.
+
+    Raises
+    ------
+    OSError
+        When the folder is missing or read-only, or the disk is full, with a sentence that says so.
+    """
+    from safetensors.numpy import save_file
+
+    metadata = {_KEY: json.dumps({"version": BUNDLE_VERSION, **bundle.values}, sort_keys=True)}
+    arrays = {k: np.ascontiguousarray(v) for k, v in sorted(bundle.arrays.items())}
+    with written_whole(Path(path), overwrite=True) as temporary:
+        save_file(arrays, str(temporary), metadata=metadata)
+
+
+def read_bundle(path: str | Path) -> Bundle:
+    """Read a bundle.
+
+    Raises
+    ------
+    ValueError
+        When the file is damaged, cut short, not a napari-btn bundle, or newer than this version.
+    OSError
+        When the file can't be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no bundle {path}; check the name.")
+    try:
+        with safe_open(str(path), framework="numpy") as file:  # type: ignore[no-untyped-call]
+            metadata = file.metadata() or {}
+            arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a dict)
+        values = json.loads(metadata[_KEY]) if _KEY in metadata else None
+    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path.name} is not a whole napari-btn bundle (damaged, cut short, or another kind of file): {error}. "
+            "Copy it again, or train anew."
+        ) from error
+    if not isinstance(values, dict) or "version" not in values:
+        raise ValueError(
+            f"{path.name} is a safetensors file of another program; choose a bundle saved by napari-btn."
+        )
+    if values["version"] > BUNDLE_VERSION:
+        raise ValueError(
+            f"{path.name} has bundle version {values['version']}; this napari-btn reads up to {BUNDLE_VERSION}. "
+            "Update napari-btn."
+        )
+    return Bundle(values, arrays)
