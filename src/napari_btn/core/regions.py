@@ -1,0 +1,501 @@
+"""Where to measure again: fields of view that collect the most score, and connected regions.
+
+Images have any number of spatial axes from two (Y, X) to three (Z, Y, X). Positions in pixels
+count from the first pixel; positions in physical units count from that pixel's outer corner, so
+the centre of a window is ``(start + size / 2) * pixel_size``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Region", "label_image", "propose_regions", "rescore", "threshold_regions"]
+
+_PLACEMENTS = 1 << 19
+_PASSES = 8
+_SMALLEST_GAIN = 1e-9
+
+Starts = list[NDArray[np.intp]]
+
+
+@dataclass(frozen=True)
+class Region:
+    """An area to measure again: a field of view, or the bounding box of a connected component.
+
+    Parameters
+    ----------
+    y, x : int
+        First row and column, in pixels.
+    height, width : int
+        Size in pixels.
+    score : float
+        The score summed over the region's pixels.
+    pixel_size : tuple of float
+        Size of a pixel along (Z,) Y, X, in `unit`.
+    unit : str
+        Physical unit of `pixel_size`.
+    z, depth : int, optional
+        First plane and number of planes; only in volumes.
+    mask : ndarray of bool, optional
+        Which pixels of the bounding box belong to it; None where all do.
+    """
+
+    y: int
+    x: int
+    height: int
+    width: int
+    score: float = 0.0
+    pixel_size: tuple[float, ...] = (1.0, 1.0)
+    unit: str = "px"
+    z: int | None = None
+    depth: int | None = None
+    mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """First pixel along (Z,) Y, X."""
+        return (self.y, self.x) if self.z is None else (self.z, self.y, self.x)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Size in pixels along (Z,) Y, X."""
+        return (self.height, self.width) if self.depth is None else (self.depth, self.height, self.width)
+
+    @property
+    def slices(self) -> tuple[slice, ...]:
+        """Index of the bounding box in an image with axes (Z,) Y, X."""
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.size, strict=True))
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """Centre of the bounding box along (Z,) Y, X, in `unit`, from the image's outer corner."""
+        triples = zip(self.start, self.size, self.pixel_size, strict=True)
+        return tuple((a + n / 2) * p for a, n, p in triples)
+
+    @property
+    def area_px(self) -> int:
+        """Number of pixels that belong to it."""
+        return int(np.prod(self.size)) if self.mask is None else int(np.count_nonzero(self.mask))
+
+    @property
+    def mean_score(self) -> float:
+        """Mean score of its pixels."""
+        return self.score / max(self.area_px, 1)
+
+
+def propose_regions(
+    score: ArrayLike,
+    window: Sequence[int] = (64, 64),
+    count: int = 5,
+    pixel_size: float | Sequence[float] | None = None,
+    unit: str = "px",
+    *,
+    mask: ArrayLike | None = None,
+    margin: int = 0,
+    spacing: int = 0,
+) -> list[Region]:
+    """Best fields of view to measure again: disjoint windows that collect the most score.
+
+    Windows are taken greedily from sums over an integral image, then moved one at a time while
+    that gains; the same is done from the best tiles of the regular grid, and the better of the
+    two is returned, so that the result is never worse than those tiles. Large images are searched
+    on a coarser set of places (with exact sums), and refined to the pixel at the end. The same
+    input gives the same output.
+
+    Parameters
+    ----------
+    score : array_like, (Y, X) or (Z, Y, X)
+        How much each pixel deserves another measurement; larger is better.
+    window : sequence of int
+        Size in pixels along the axes of `score`.
+    count : int
+        How many windows at most. Fewer come back where no more fit, or where the rest has no
+        positive score.
+    pixel_size : float or sequence of float, optional
+        Size of a pixel along the axes of `score`, in `unit`; 1 by default.
+    unit : str
+        Physical unit of `pixel_size`.
+    mask : array_like, same shape as `score`, optional
+        Multiplies the score: True (or a weight of 1) where a pixel counts, False (0) where not.
+    margin : int
+        Pixels kept free along the image's border.
+    spacing : int
+        Pixels kept free between windows.
+
+    Returns
+    -------
+    list of Region
+        Best first.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, the window is larger than what the margin leaves, or the score
+        has NaN or infinite values where the mask counts.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> score = np.zeros((40, 50))
+    >>> score[10:20, 30:40] = 1
+    >>> [(r.y, r.x, r.score) for r in propose_regions(score, (10, 10), 3)]
+    [(10, 30, 100.0)]
+    """
+    image = _weighted(score, mask)
+    size = _window(window, image.shape, margin)
+    _at_least(count, 1, "count")
+    _at_least(spacing, 0, "spacing")
+    pixels = _pixel_size(pixel_size, image.ndim)
+    search = _Search(image, size, margin, spacing)
+    best: list[tuple[int, ...]] = []
+    for first in ([], search.grid_tiles(count)):
+        picked = search.refine(search.improve(first, count))
+        if search.total(picked) > search.total(best) * (1 + _SMALLEST_GAIN):
+            best = picked
+    regions = [_region(image, start, size, pixels, unit) for start in best]
+    return sorted(regions, key=lambda r: (-r.score, r.start))
+
+
+def threshold_regions(
+    score: ArrayLike,
+    threshold: float,
+    *,
+    smooth_px: float = 1.0,
+    min_area_px: int = 16,
+    count: int | None = None,
+    pixel_size: float | Sequence[float] | None = None,
+    unit: str = "px",
+    mask: ArrayLike | None = None,
+) -> list[Region]:
+    """Connected regions whose smoothed score reaches a threshold.
+
+    Parameters
+    ----------
+    score : array_like, (Y, X) or (Z, Y, X)
+        How much each pixel deserves another measurement.
+    threshold : float
+        Smallest smoothed score that belongs to a region.
+    smooth_px : float
+        SD of the Gaussian that smooths the score, in pixels; 0 for none.
+    min_area_px : int
+        Smallest region that is kept, in pixels.
+    count : int, optional
+        Keep only so many, the best ones.
+    pixel_size, unit, mask
+        As in `propose_regions`.
+
+    Returns
+    -------
+    list of Region
+        With their masks, largest total score first.
+
+    Raises
+    ------
+    ValueError
+        As in `propose_regions`, or for a negative `smooth_px` or a `min_area_px` under 1.
+    """
+    image = _weighted(score, mask)
+    pixels = _pixel_size(pixel_size, image.ndim)
+    _at_least(smooth_px, 0, "smooth_px")
+    _at_least(min_area_px, 1, "min_area_px")
+    if not np.isfinite(threshold):
+        raise ValueError(f"threshold is {threshold}; it must be a finite number in the unit of the score.")
+    smooth = ndimage.gaussian_filter(image, smooth_px) if smooth_px > 0 else image
+    inside = smooth >= threshold
+    if mask is not None:
+        inside &= np.asarray(mask) != 0
+    labels, n = ndimage.label(inside, structure=np.ones((3,) * image.ndim))
+    area = np.bincount(labels.ravel(), minlength=n + 1)
+    regions = []
+    for k, box in enumerate(ndimage.find_objects(labels), start=1):
+        if box is None or area[k] < min_area_px:
+            continue
+        member = labels[box] == k
+        size = tuple(s.stop - s.start for s in box)
+        regions.append(_region(image, tuple(s.start for s in box), size, pixels, unit, member))
+    regions.sort(key=lambda r: (-r.score, r.start))
+    return regions[:count]
+
+
+def rescore(regions: Sequence[Region], score: ArrayLike, mask: ArrayLike | None = None) -> list[Region]:
+    """The same regions with their scores summed anew, after they were moved or the score changed.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        Regions that lie inside the image.
+    score : array_like, (Y, X) or (Z, Y, X)
+        The score map.
+    mask : array_like, optional
+        Multiplies the score, as in `propose_regions`.
+
+    Returns
+    -------
+    list of Region
+        In the given order.
+
+    Raises
+    ------
+    ValueError
+        If a region reaches over the image's border, or the shapes do not fit.
+    """
+    image = _weighted(score, mask)
+    for r in regions:
+        _check_inside(r, image.shape)
+    return [replace(r, score=_sum(image, r.slices, r.mask)) for r in regions]
+
+
+def label_image(regions: Sequence[Region], shape: Sequence[int]) -> NDArray[np.int32]:
+    """Regions painted into one label image: 1 for the first, 2 for the second, 0 elsewhere.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        Where two overlap, the earlier one stays on top.
+    shape : sequence of int
+        Shape of the image, (Y, X) or (Z, Y, X).
+
+    Returns
+    -------
+    ndarray of int32, `shape`
+        The label image.
+
+    Raises
+    ------
+    ValueError
+        If a region reaches over the image's border.
+    """
+    labels = np.zeros(tuple(shape), dtype=np.int32)
+    for k in range(len(regions), 0, -1):
+        r = regions[k - 1]
+        _check_inside(r, labels.shape)
+        labels[r.slices][... if r.mask is None else r.mask] = k
+    return labels
+
+
+class _Search:
+    """Window sums at a set of places of one image, and the moves that pick among them."""
+
+    def __init__(self, image: NDArray[np.float64], size: tuple[int, ...], margin: int, spacing: int) -> None:
+        self.image, self.size, self.spacing = image, size, spacing
+        self.low = (margin,) * image.ndim
+        self.high = tuple(n - s - margin for n, s in zip(image.shape, size, strict=True))
+        places = float(np.prod([h - margin + 1.0 for h in self.high]))
+        step = int(np.ceil((places / _PLACEMENTS) ** (1 / image.ndim)))
+        self.step = max(1, min(step, min(size) // 4))
+        self.starts: Starts = [
+            np.unique(
+                np.concatenate(
+                    [np.arange(margin, h + 1, self.step), np.arange(margin, h + 1, s + spacing), [h]]
+                )
+            )
+            for h, s in zip(self.high, size, strict=True)
+        ]
+        self.sums = _window_sums(image, self.starts, size)
+
+    def total(self, picked: Sequence[tuple[int, ...]]) -> float:
+        """Score collected by windows at these starts."""
+        return sum(self._at(start) for start in picked)
+
+    def _at(self, start: tuple[int, ...]) -> float:
+        """Score collected by one window."""
+        box = tuple(slice(a, a + s) for a, s in zip(start, self.size, strict=True))
+        return _sum(self.image, box, None)
+
+    def grid_tiles(self, count: int) -> list[tuple[int, ...]]:
+        """The best tiles of the regular grid."""
+        regular = [
+            np.arange(low, h + 1, s + self.spacing)
+            for low, h, s in zip(self.low, self.high, self.size, strict=True)
+        ]
+        index = np.ix_(*(np.searchsorted(a, r) for a, r in zip(self.starts, regular, strict=True)))
+        sums = self.sums[index]
+        top = np.argsort(-sums, axis=None, kind="stable")[:count]
+        where = [np.unravel_index(k, sums.shape) for k in top if sums.flat[k] > 0]
+        return [tuple(int(r[i]) for r, i in zip(regular, w, strict=True)) for w in where]
+
+    def improve(self, picked: list[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
+        """Windows filled up greedily to `count`, then moved one at a time while that gains."""
+        picked = list(picked)
+        blocked = np.zeros(self.sums.shape, dtype=np.int16)
+        for start in picked:
+            blocked[self._near(start)] += 1
+        for _ in range(_PASSES):
+            moved = self._fill(picked, blocked, count)
+            for i, start in enumerate(picked):
+                blocked[self._near(start)] -= 1
+                other = self._best(blocked)
+                better = other is not None and self._at(other) > self._at(start) * (1 + _SMALLEST_GAIN)
+                picked[i] = other if better and other is not None else start
+                blocked[self._near(picked[i])] += 1
+                moved |= better
+            if not moved:
+                break
+        return picked
+
+    def _fill(self, picked: list[tuple[int, ...]], blocked: NDArray[np.int16], count: int) -> bool:
+        """Add the best free windows to `picked`; True where any was added."""
+        before = len(picked)
+        while len(picked) < count and (start := self._best(blocked)) is not None:
+            picked.append(start)
+            blocked[self._near(start)] += 1
+        return len(picked) > before
+
+    def _best(self, blocked: NDArray[np.int16]) -> tuple[int, ...] | None:
+        """Start of the best free place, or None where none has a positive score."""
+        free = np.where(blocked == 0, self.sums, -np.inf)
+        k = np.unravel_index(int(np.argmax(free)), free.shape)
+        if not free[k] > 0:
+            return None
+        return tuple(int(a[i]) for a, i in zip(self.starts, k, strict=True))
+
+    def _near(self, start: tuple[int, ...]) -> tuple[slice, ...]:
+        """Index of the places whose window would touch the one at `start`."""
+        return tuple(
+            slice(
+                int(np.searchsorted(a, s - n - self.spacing, side="right")),
+                int(np.searchsorted(a, s + n + self.spacing, side="left")),
+            )
+            for a, s, n in zip(self.starts, start, self.size, strict=True)
+        )
+
+    def refine(self, picked: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+        """Windows moved to the best pixel near their coarse place."""
+        picked = list(picked)
+        for i, start in enumerate(picked if self.step > 1 else []):
+            near = [
+                np.arange(max(low, a - self.step), min(high, a + self.step) + 1)
+                for low, high, a in zip(self.low, self.high, start, strict=True)
+            ]
+            sums = _window_sums(self.image, near, self.size)
+            for other in picked[:i] + picked[i + 1 :]:
+                touching = [
+                    np.abs(a - o) < n + self.spacing for a, o, n in zip(near, other, self.size, strict=True)
+                ]
+                sums[np.ix_(*touching)] = -np.inf
+            k = np.unravel_index(int(np.argmax(sums)), sums.shape)
+            best = tuple(int(a[j]) for a, j in zip(near, k, strict=True))
+            if self._at(best) > self._at(start):
+                picked[i] = best
+        return picked
+
+
+def _window_sums(image: NDArray[np.float64], starts: Starts, size: tuple[int, ...]) -> NDArray[np.float64]:
+    """Sums of windows at all combinations of starts, by an integral image over the edges only."""
+    total = image
+    ends = []
+    for axis, (a, n) in enumerate(zip(starts, size, strict=True)):
+        edges = np.unique(np.concatenate([a, a + n]))
+        kept = total[(slice(None),) * axis + (slice(edges[0], edges[-1]),)]
+        bins = np.add.reduceat(kept, edges[:-1] - edges[0], axis=axis, dtype=np.float64)
+        before = np.zeros_like(np.take(bins, [0], axis))
+        total = np.concatenate([before, np.cumsum(bins, axis=axis)], axis=axis)
+        ends.append((np.searchsorted(edges, a), np.searchsorted(edges, a + n)))
+    for axis, (low, high) in enumerate(ends):
+        total = np.take(total, high, axis=axis) - np.take(total, low, axis=axis)
+    return total
+
+
+def _weighted(score: ArrayLike, mask: ArrayLike | None) -> NDArray[np.float64]:
+    """Score times mask, checked."""
+    image = np.asarray(score)
+    if image.ndim not in (2, 3) or not image.size:
+        raise ValueError(
+            f"The score has shape {image.shape}; it must be (Y, X) or (Z, Y, X). "
+            "Take one channel, or combine them with combine_channels."
+        )
+    if image.dtype.kind not in "biuf":
+        raise ValueError(f"The score has type {image.dtype}; it must be real numbers.")
+    if mask is None:
+        _check_finite(image)
+        return image.astype(np.float64)
+    weight = np.asarray(mask)
+    _same_shape("score", image.shape, "mask", weight.shape)
+    _check_finite(weight)
+    out = np.where(weight != 0, image, 0).astype(np.float64)
+    _check_finite(out)
+    return out if weight.dtype == bool else out * weight
+
+
+def _region(
+    image: NDArray[np.float64],
+    start: tuple[int, ...],
+    size: tuple[int, ...],
+    pixels: tuple[float, ...],
+    unit: str,
+    mask: NDArray[np.bool_] | None = None,
+) -> Region:
+    """A Region with its score summed."""
+    box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
+    z, depth = (start[0], size[0]) if len(start) == 3 else (None, None)
+    score = _sum(image, box, mask)
+    return Region(start[-2], start[-1], size[-2], size[-1], score, pixels, unit, z, depth, mask)
+
+
+def _sum(image: NDArray[np.float64], box: tuple[slice, ...], mask: NDArray[np.bool_] | None) -> float:
+    """Sum of the image in a box."""
+    part = image[box]
+    return float(part.sum() if mask is None else part[mask].sum())
+
+
+def _window(window: Sequence[int], shape: tuple[int, ...], margin: int) -> tuple[int, ...]:
+    """Window size, checked against the image and the margin."""
+    size = tuple(int(n) for n in window)
+    _at_least(margin, 0, "margin")
+    room = tuple(n - 2 * margin for n in shape)
+    if len(size) != len(shape) or min(size) < 1 or any(n > r for n, r in zip(size, room, strict=True)):
+        raise ValueError(
+            f"The window is {size} px, the image leaves {room} px inside the margin; "
+            "one size is needed per axis, from 1 px to what is left. Choose a smaller window or margin."
+        )
+    return size
+
+
+def _pixel_size(pixel_size: float | Sequence[float] | None, ndim: int) -> tuple[float, ...]:
+    """Pixel size per axis, checked."""
+    sizes = np.ones(ndim) if pixel_size is None else np.asarray(pixel_size, dtype=float)
+    sizes = np.full(ndim, float(sizes)) if sizes.ndim == 0 else sizes
+    if sizes.shape != (ndim,) or not np.isfinite(sizes).all() or (sizes <= 0).any():
+        raise ValueError(
+            f"pixel_size is {pixel_size}; one positive number is needed for each of the {ndim} axes."
+        )
+    return tuple(float(p) for p in sizes)
+
+
+def _check_inside(region: Region, shape: tuple[int, ...]) -> None:
+    """Raise where a region is not inside an image."""
+    ok = len(region.start) == len(shape) and all(
+        a >= 0 and n >= 1 and a + n <= m for a, n, m in zip(region.start, region.size, shape, strict=True)
+    )
+    if not ok:
+        raise ValueError(
+            f"A region starts at {region.start} with size {region.size}; the image has shape {shape}. "
+            "Move it inside, or make it smaller."
+        )
+
+
+def _check_finite(values: NDArray[np.generic]) -> None:
+    """Raise where values are NaN or infinite."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        raise ValueError(f"{bad} values are NaN or infinite; mask those pixels, or replace them.")
+
+
+def _same_shape(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> None:
+    """Raise where two shapes differ."""
+    if shape != other_shape:
+        raise ValueError(f"{name} has shape {shape}, {other} has {other_shape}; they must match.")
+
+
+def _at_least(value: float, least: float, name: str) -> None:
+    """Raise where a number is too small."""
+    if not value >= least:
+        raise ValueError(f"{name} is {value}; it must be {least} or more.")
