@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.ensemble import Ensemble, SparseMixedScale
 from napari_btn.core.graph import Graph, draw_graph, receptive_field
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import NetworkSettings
+    from napari_btn.core.ensemble import Ensemble, SparseMixedScale
 
 __all__ = ["FAMILIES", "Blueprint", "build", "member_rng"]
 
@@ -76,6 +76,9 @@ def graph_of(blueprint: Blueprint, member: int, attempt: int = 0) -> Graph:
 
 
 def _sms(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> SparseMixedScale:
+    # torch, which takes seconds to load, is not needed to plan and check
+    from napari_btn.core.ensemble import SparseMixedScale
+
     settings = blueprint.settings
     return SparseMixedScale(
         [graph_of(blueprint, member, attempt) for member, attempt in members],
@@ -99,6 +102,8 @@ def build(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Ensemble:
     members : sequence of (int, int)
         Number and attempt of each member.
     """
+    from napari_btn.core.ensemble import Ensemble
+
     return Ensemble(
         FAMILIES[blueprint.settings.family].trunk(blueprint, members),
         members=len(members),
