@@ -22,7 +22,8 @@ from napari_btn.terminal import Commands, Interrupted, drain, say, say_notes, se
 
 if TYPE_CHECKING:
     from napari_btn.core.pairs import Pair
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.predict import Member, Prediction
+    from napari_btn.core.report import Report
     from napari_btn.denoiser import Denoiser
     from napari_btn.io.images import Image
 
@@ -209,27 +210,26 @@ def train(
         network=NetworkSettings(depth=depth) if depth else None,
         train=replace(PRESETS[preset], steps=steps) if steps else None,
     )
-    _fit(denoiser, pair, output, resume=resume, force=force)
-    assert denoiser.report is not None
+    measured = _fit(denoiser, pair, output, resume=resume, force=force)
     if report:
-        write_json(denoiser.report.to_dict(), report)
-    say_notes(denoiser.report.warnings)
-    click.echo(table(denoiser.report))
+        write_json(measured.to_dict(), report)
+    click.echo(table(measured))
     click.echo(f"{output}: {_members(denoiser.members)}")
 
 
-def _fit(denoiser: Denoiser, pair: Pair, output: Path, *, resume: bool, force: bool) -> None:
-    """Fit and save, keeping the finished members on Ctrl-C."""
+def _fit(denoiser: Denoiser, pair: Pair, output: Path, *, resume: bool, force: bool) -> Report:
+    """Report of a fit that is saved; on Ctrl-C the finished members are."""
     partial = output.with_name(output.name + ".partial")
     checkpoint = _checkpoint(partial, denoiser, resume=resume, force=force)
     check = denoiser.check(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                            pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid)  # fmt: skip
     say_notes(check.notes)
+    say(f"{denoiser.estimate(pair.noisy.shape, pair.axes).note}.")
     step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                               pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
                               resume=checkpoint)  # fmt: skip
     try:
-        drain(step)
+        report = drain(step).report
     except Interrupted as stop:
         kept = stop.checkpoint or checkpoint
         if not kept:
@@ -241,19 +241,22 @@ def _fit(denoiser: Denoiser, pair: Pair, output: Path, *, resume: bool, force: b
         ) from None
     _save(denoiser, output)
     partial.unlink(missing_ok=True)
+    assert report is not None, "a fitted denoiser has a report"
+    say_notes(note for note in report.warnings if note not in check.notes)
+    return report
 
 
-def _checkpoint(partial: Path, denoiser: Denoiser, *, resume: bool, force: bool) -> Any:
-    """Members that an interrupted run of the same settings kept, or None."""
+def _checkpoint(partial: Path, denoiser: Denoiser, *, resume: bool, force: bool) -> tuple[Member, ...]:
+    """Members that an interrupted run of the same settings kept."""
     from napari_btn.denoiser import load_partial
 
     if not partial.exists():
         if resume:
             say(f"Note: there is no {partial.name} to resume; training starts with the first member.")
-        return None
+        return ()
     if not resume:
         if force:
-            return None
+            return ()
         raise ValueError(
             f"{partial} holds an interrupted run; give --resume to go on, or --force to start anew."
         )
@@ -303,12 +306,12 @@ def calibrate(
     denoiser = load(bundle)
     level = denoiser.alpha if alpha is None else alpha
     if noisy is None:
-        denoiser.calibrate(alpha=level)
+        drain(denoiser.calibrate_steps(alpha=level))
     elif clean is None:
         raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
     else:
         pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
-        denoiser.calibrate(pair.noisy, pair.clean, axes=pair.axes, alpha=level)
+        drain(denoiser.calibrate_steps(pair.noisy, pair.clean, axes=pair.axes, alpha=level))
     _save(denoiser, output)
     if denoiser.report is not None:
         say_notes(denoiser.report.warnings)

@@ -107,7 +107,7 @@ def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> 
     """Result of a step run to its end, with a progress bar on stderr."""
     from tqdm import tqdm
 
-    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
+    form = "{desc}{percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
     quiet = 0.2 if sys.stderr.isatty() else 10.0  # a log file needs no line per tile
     checkpoint: Any = None
     bar: Any = None
@@ -115,8 +115,8 @@ def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> 
         while True:
             progress = next(step)
             if bar is None:
-                bar = tqdm(total=progress.total, initial=progress.done, file=sys.stderr, bar_format=form,
-                           mininterval=quiet, dynamic_ncols=True)  # fmt: skip
+                bar = tqdm(desc=progress.note, total=progress.total, initial=progress.done, file=sys.stderr,
+                           bar_format=form, mininterval=quiet, dynamic_ncols=True)  # fmt: skip
             checkpoint = progress.checkpoint or checkpoint
             if losses is not None:
                 losses.extend(progress.losses)
