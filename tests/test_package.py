@@ -23,7 +23,7 @@ WINDOW = BINDINGS | {"napari", "vispy", "qtpy", "superqt", "magicgui", "pyqtgrap
 # The rooms where numbers are torch tensors.
 TORCH = {"families", "ensemble", "training", "predict", "latent", "filters", "draws"}
 
-LOADED = """
+BLOCK = """
 import importlib, json, sys
 sys.dont_write_bytecode = True
 
@@ -32,11 +32,26 @@ class Block:
         if name.split(".")[0] in blocked:
             raise ImportError(f"{name} is not installed (blocked by the test)")
 
-blocked = set(json.loads(sys.argv[2]))
+blocked = set(json.loads(sys.argv[1]))
 sys.meta_path.insert(0, Block())
-for name in json.loads(sys.argv[1]):
+"""
+
+LOADED = """
+for name in json.loads(sys.argv[2]):
     importlib.import_module(name)
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
+"""
+
+MAIN_JOB = """
+import napari_btn as btn
+pair = btn.samples.edx(seed=0, size=(128, 192))
+settings = btn.TrainSettings(steps=3, batch_size=2, patch_px=16)
+network = btn.NetworkSettings(depth=2, max_dilation=1)
+denoiser = btn.Denoiser(preset="quick", members=1, train=settings, network=network, device="cpu")
+denoiser.fit(pair.noisy, pair.clean, axes=pair.axes)
+prediction = denoiser.predict(pair.noisy, axes=pair.axes)
+denoiser.save(sys.argv[2])
+assert (btn.load(sys.argv[2]).predict(pair.noisy, axes=pair.axes).median == prediction.median).all()
 """
 
 
@@ -51,10 +66,15 @@ def modules(*, torch: bool) -> list[str]:
 
 def loaded_by(names: list[str], *, blocked: Set[str] = frozenset()) -> set[str]:
     """Top-level packages loaded by importing ``names`` afresh, where ``blocked`` are not installed."""
-    command = [sys.executable, "-c", LOADED, json.dumps(names), json.dumps(sorted(blocked))]
+    return set(json.loads(run_apart(BLOCK + LOADED, json.dumps(names), blocked=blocked)))
+
+
+def run_apart(script: str, argument: str, *, blocked: Set[str]) -> str:
+    """Output of ``script`` in a fresh interpreter."""
+    command = [sys.executable, "-c", script, json.dumps(sorted(blocked)), argument]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout))
+    return done.stdout
 
 
 def test_import_of_the_package_loads_nothing_heavy() -> None:
@@ -68,6 +88,10 @@ def test_only_the_tensor_rooms_load_torch() -> None:
 
 def test_everything_but_the_widgets_works_without_a_window_system() -> None:
     assert not loaded_by(modules(torch=True), blocked=WINDOW) & WINDOW
+
+
+def test_the_main_job_runs_without_a_window_system(tmp_path: Path) -> None:
+    run_apart(BLOCK + MAIN_JOB, str(tmp_path / "edx.btn"), blocked=WINDOW)
 
 
 def test_opening_a_dock_does_not_load_torch() -> None:
