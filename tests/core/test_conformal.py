@@ -25,6 +25,7 @@ from napari_btn.core.conformal import (
     error_length,
     needed_blocks,
 )
+from napari_btn.core.rules import image_quantile, risk_quantile
 
 LEVELS = (0.05, 0.5, 0.95)
 
@@ -140,6 +141,97 @@ class TestQuantile:
             conformal_quantile([], 0.1)
         with pytest.raises(ValueError, match="each score needs one"):
             conformal_quantile([1.0, 2.0], 0.1, [0])
+
+
+class TestImageAndRiskRules:
+    def test_share_of_new_images_that_are_covered_less(self):
+        rng = np.random.default_rng(2)
+        under, n, size = [], 20, 200
+        for _ in range(300):
+            shift = rng.normal(size=n + 10)
+            scores = np.abs(rng.normal(size=(n + 10, size)) + shift[:, None])
+            threshold = image_quantile(scores[:n].ravel(), 0.1, 0.1, np.repeat(np.arange(n), size))
+            under.append(np.mean(np.mean(scores[n:] <= threshold, axis=1) < 0.90))
+        # The share itself is at most 0.10; it has an SE of 0.004 over the draws.
+        assert np.mean(under) <= 0.13
+        assert np.mean(under) >= 0.05
+
+    def test_image_rule_takes_the_right_rank_of_the_images_own_thresholds(self):
+        scores = np.arange(200.0)
+        image = np.repeat(np.arange(20), 10)
+        # Own thresholds are 8, 18, ... 198; the 19th of 20 at delta = 0.1.
+        assert image_quantile(scores, 0.1, 0.1, image) == 188
+        assert math.isinf(image_quantile(scores[:80], 0.1, 0.1, image[:80]))
+
+    def test_risk_rule_needs_22_blocks(self):
+        for n_blocks, finite in ((21, False), (22, True)):
+            block = np.repeat(np.arange(n_blocks), 30)
+            scores = np.random.default_rng(0).normal(size=len(block))
+            assert math.isfinite(risk_quantile(scores, 0.1, 0.1, block)) is finite
+        assert needed_blocks(0.1, rule="risk") == 22
+
+    def test_coverage_holds_with_the_stated_certainty(self):
+        rng = np.random.default_rng(3)
+        short = []
+        for _ in range(300):
+            shift = rng.normal(size=60)
+            scores = np.abs(rng.normal(size=(60, 50)) + shift[:, None])
+            threshold = risk_quantile(scores.ravel(), 0.1, 0.1, np.repeat(np.arange(60), 50))
+            # Shift and noise together have an SD of sqrt(2).
+            short.append(math.erf(threshold / 2) < 0.9)
+        assert np.mean(short) <= 0.1 + 2 * math.sqrt(0.09 / 300)
+
+    @pytest.mark.parametrize("unit", ["image", "risk"])
+    @pytest.mark.parametrize("score", ["symmetric", "asymmetric", "scaled"])
+    def test_both_are_units_of_a_calibration(self, unit, score):
+        data = held_out(2000, channels=2, n_blocks=100)
+        settings = CalibrationSettings(unit=unit, score=score)
+        calibration = calibrate(data, settings=settings)
+        assert calibration.rule == unit
+        assert calibration.finite
+        few = calibrate(held_out(100, n_blocks=5), settings=settings)
+        assert not few.finite
+        assert few.notes[-1].level == "red"
+        again = Calibration.from_dict(json.loads(json.dumps(calibration.to_dict(), allow_nan=False)))
+        for a, b in zip(again.interval(data.quantiles), calibration.interval(data.quantiles), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+class TestScaledScore:
+    def test_covers_and_stretches_wide_predictions_more(self):
+        rng = np.random.default_rng(0)
+        width = rng.uniform(0.2, 3, size=(1, 5000)).astype(np.float32)
+        target = (rng.normal(size=width.shape) * width).astype(np.float32)
+        quantiles = np.stack([-width, np.zeros_like(width), width])
+        data = HeldOut(quantiles, target, np.arange(5000) // 50, LEVELS)
+        calibration = calibrate(data, settings=CalibrationSettings(unit="pixel", score="scaled"))
+        lower, _, upper = cross_fitted(data, calibration)
+        inside = (lower <= target) & (target <= upper)
+        assert inside.mean() == pytest.approx(0.9, abs=3 * 0.3 / math.sqrt(5000))
+        narrow, wide = inside[width < 1].mean(), inside[width >= 1].mean()
+        assert narrow == pytest.approx(wide, abs=0.03)
+        lower, _, upper = calibration.interval(quantiles)
+        assert np.corrcoef(upper - lower - 2 * width, width)[0, 1] > 0.99
+
+    def test_a_width_of_zero_can_grow(self):
+        quantiles = np.zeros((3, 1, 100), np.float32)
+        target = np.random.default_rng(0).normal(size=(1, 100)).astype(np.float32)
+        data = HeldOut(quantiles, target, np.arange(100), LEVELS)
+        lower, _, upper = calibrate(data, settings=CalibrationSettings(score="scaled")).interval(quantiles)
+        assert np.mean((lower <= target) & (target <= upper)) >= 0.9
+
+
+class TestCaption:
+    def test_says_what_is_covered_by_which_rule_and_what_is_wrong(self):
+        text = calibrate(held_out(500, n_blocks=60)).caption()
+        assert text == (
+            "Covers the clean signal: 0.9 of pixels on average over images like the calibration data; "
+            "not per pixel. Held-out blocks: 60."
+        )
+        text = calibrate(held_out(500, n_blocks=5)).caption("long exposure")
+        assert text.startswith("Covers a long exposure: ")
+        assert "without a finite-sample guarantee" in text
+        assert text.endswith("Held-out blocks: 5. Warnings: 1 red, 1 amber.")
 
 
 class TestCalibrate:

@@ -27,8 +27,8 @@ __all__ = [
 ]
 
 Preset = Literal["quick", "standard", "thorough"]
-Unit = Literal["auto", "block", "pixel"]
-Score = Literal["symmetric", "asymmetric"]
+Unit = Literal["auto", "block", "pixel", "image", "risk"]
+Score = Literal["symmetric", "asymmetric", "scaled"]
 Split = Literal["auto", "longest", "y", "x", "z"]
 
 T = TypeVar("T")
@@ -183,9 +183,10 @@ class CalibrationSettings(_Settings):
     Attributes
     ----------
     unit : str
-        What counts as one calibration case: "auto", "block" or "pixel".
+        What counts as one calibration case: "auto", "block", "pixel", "image" (most new images are
+        covered, each) or "risk" (the coverage holds with a stated certainty).
     score : str
-        "symmetric" (one offset for both sides) or "asymmetric".
+        "symmetric" (one offset for both sides), "asymmetric", or "scaled" (by the predicted width).
     train_fraction : float
         Share of the field, without the gap, that trains; the rest is held out.
     split_axis : str
@@ -196,6 +197,8 @@ class CalibrationSettings(_Settings):
         Folds of the cross-fitted coverage check.
     minimum : float, optional
         Lowest value that the signal can have; intervals are clipped there.
+    delta : float
+        Share of new images that may be covered less ("image"), or chance that the coverage is less ("risk").
     """
 
     unit: Unit = "auto"
@@ -205,10 +208,12 @@ class CalibrationSettings(_Settings):
     block_px: int | None = None
     folds: int = 5
     minimum: float | None = None
+    delta: float = 0.1
 
     def __post_init__(self) -> None:
-        _need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block" or "pixel"')
-        _need(self.score in get_args(Score), "score", self.score, '"symmetric" or "asymmetric"')
+        _need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block", "pixel", "image" or "risk"')
+        _need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
+        _need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
         _need(0.1 <= self.train_fraction <= 0.9, "train_fraction", self.train_fraction, "0.1 to 0.9")
         _need(
             self.split_axis in ("longest", "y", "x", "z"),

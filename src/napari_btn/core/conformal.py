@@ -12,12 +12,21 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from napari_btn.core.blocks import blocks_of, error_length
 from napari_btn.core.config import CalibrationSettings
+from napari_btn.core.rules import (
+    SLACK,
+    conformal_quantile,
+    image_quantile,
+    need_alpha,
+    needed_blocks,
+    risk_quantile,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 __all__ = [
     "Calibration",
@@ -28,10 +37,14 @@ __all__ = [
     "conformal_quantile",
     "cross_fitted",
     "error_length",
+    "folds_of",
+    "needed_blocks",
+    "with_offsets",
 ]
 
-# Of ranks and masses: (n + 1)(1 - alpha) that is a whole number must not round up to the next one.
-SLACK = 1e-9
+Rule = Literal["block", "pixel", "image", "risk"]
+Score = Literal["symmetric", "asymmetric", "scaled"]
+
 # The block rule covers (1 - alpha)(1 + 1/B) on average: from this many times 1/alpha on, that costs little.
 BLOCKS_PER_ALPHA = 5
 
@@ -148,9 +161,11 @@ class Calibration:
     alpha : float
         Miscoverage; the interval covers ``1 - alpha``.
     rule : str
-        "block" (every block counts once) or "pixel" (pixels pooled).
+        "block" (every block counts once), "pixel" (pixels pooled), "image" (a share ``1 - delta`` of
+        new images is covered, each) or "risk" (the coverage holds with certainty ``1 - delta``).
     score : str
-        "symmetric" (one offset for both sides) or "asymmetric" (``alpha / 2`` on each side).
+        "symmetric" (one offset for both sides), "asymmetric" (``alpha / 2`` on each side) or "scaled"
+        (one offset, in units of the predicted width).
     levels : tuple of float
         Quantile levels that `interval` expects.
     lower_index, upper_index : int
@@ -164,11 +179,15 @@ class Calibration:
         Lowest value that the signal can have.
     notes : tuple of Note
         What to know before relying on it.
+    delta : float
+        For the rules "image" and "risk".
+    width_floor : ndarray of float64, shape (C,), optional
+        Added to the predicted width by the "scaled" score.
     """
 
     alpha: float
-    rule: Literal["block", "pixel"]
-    score: Literal["symmetric", "asymmetric"]
+    rule: Rule
+    score: Score
     levels: tuple[float, ...]
     lower_index: int
     upper_index: int
@@ -178,6 +197,8 @@ class Calibration:
     n_pixels: int
     minimum: float | None = None
     notes: tuple[Note, ...] = ()
+    delta: float = 0.1
+    width_floor: NDArray[np.float64] | None = None
 
     @property
     def median_index(self) -> int:
@@ -213,6 +234,36 @@ class Calibration:
         ----------
         Romano et al., arXiv 1905.03222 (2019), equation 7.
         """
+        shape = (-1, *([1] * (quantiles.ndim - 2)))
+        return self.interval_with(
+            quantiles, self.offset_lower.reshape(shape), self.offset_upper.reshape(shape)
+        )
+
+    def interval_with(
+        self,
+        quantiles: NDArray[np.floating[Any]],
+        offset_lower: NDArray[np.float64],
+        offset_upper: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Like `interval`, with offsets that may differ from pixel to pixel.
+
+        Parameters
+        ----------
+        quantiles : ndarray of float, shape (L, C, *space)
+            Quantiles averaged over the ensemble, at `levels`.
+        offset_lower, offset_upper : ndarray of float64
+            Offsets that broadcast to shape (C, *space).
+
+        Returns
+        -------
+        lower, median, upper : ndarray of float32, shape (C, *space)
+            In the target's unit, at least `minimum` where there is one.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of levels or channels differ from the calibration's.
+        """
         wanted = (len(self.levels), len(self.offset_lower))
         if quantiles.shape[:2] != wanted:
             raise ValueError(
@@ -223,9 +274,13 @@ class Calibration:
             np.asarray(quantiles[i], dtype=np.float32)
             for i in (self.lower_index, self.median_index, self.upper_index)
         )
-        shape = (-1, *([1] * (quantiles.ndim - 2)))
-        lower = _outward(q_lower, -self.offset_lower.reshape(shape), -np.inf)
-        upper = _outward(q_upper, self.offset_upper.reshape(shape), np.inf)
+        if self.width_floor is not None:
+            floor = self.width_floor.reshape(-1, *([1] * (quantiles.ndim - 2)))
+            offset_lower, offset_upper = (
+                o * (q_upper - q_lower + floor) for o in (offset_lower, offset_upper)
+            )
+        lower = _outward(q_lower, -offset_lower, -np.inf)
+        upper = _outward(q_upper, offset_upper, np.inf)
         np.minimum(lower, q_median, out=lower)
         np.maximum(upper, q_median, out=upper)
         if self.minimum is None:
@@ -233,22 +288,53 @@ class Calibration:
         low = np.float32(self.minimum)
         return np.maximum(lower, low, out=lower), np.maximum(q_median, low), np.maximum(upper, low, out=upper)
 
+    def caption(self, covers: str = "clean") -> str:
+        """What the interval promises, in a line to print under every map.
+
+        Parameters
+        ----------
+        covers : str
+            What the target is: "clean", "long exposure" or "replicate".
+
+        Returns
+        -------
+        str
+            Level, what is covered, over what, from how many blocks, and the warnings' number.
+        """
+        what = {"clean": "the clean signal", "long exposure": "a long exposure", "replicate": "a repeat"}
+        share, delta = f"{1 - self.alpha:.3g}", f"{1 - self.delta:.3g}"
+        alike = "images like the calibration data"
+        promise = {
+            "block": f"{share} of pixels on average over {alike}",
+            "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee",
+            "image": f"at least {share} of the pixels of {delta} of new {alike}",
+            "risk": f"{share} of pixels on average over {alike}, with certainty {delta}",
+        }[self.rule]
+        levels = [note.level for note in self.notes]
+        warned = [f"{levels.count(level)} {level}" for level in ("red", "amber") if level in levels]
+        text = (
+            f"Covers {what.get(covers, covers)}: {promise}; not per pixel. Held-out blocks: {self.n_blocks}."
+        )
+        return f"{text} Warnings: {', '.join(warned)}." if warned else text
+
     def to_dict(self) -> dict[str, Any]:
         """Calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["levels"] = list(self.levels)
         values["offset_lower"] = _plain(self.offset_lower)
         values["offset_upper"] = _plain(self.offset_upper)
+        values["width_floor"] = None if self.width_floor is None else _plain(self.width_floor)
         values["notes"] = [asdict(note) for note in self.notes]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Calibration from `to_dict`."""
-        fields = {name: values[name] for name in cls.__dataclass_fields__}
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         fields["levels"] = tuple(float(level) for level in fields["levels"])
-        for name in ("offset_lower", "offset_upper"):
-            fields[name] = np.asarray([float(v) for v in fields[name]], dtype=np.float64)
+        for name in ("offset_lower", "offset_upper", "width_floor"):
+            if fields.get(name) is not None:
+                fields[name] = np.asarray([float(v) for v in fields[name]], dtype=np.float64)
         fields["notes"] = tuple(Note.from_dict(note) for note in fields["notes"])
         return cls(**fields)
 
@@ -279,10 +365,11 @@ def calibrate(
 
     References
     ----------
-    Romano et al., arXiv 1905.03222 (2019), algorithm 1. Lee, Barber and Willett,
-    arXiv 2306.06342 (2023), for the block rule.
+    Romano et al., arXiv 1905.03222 (2019), algorithm 1; Sesia and Candes, Stat 9 (2020), for the
+    scaled score; Lee, Barber and Willett, arXiv 2306.06342 (2023), for the block rule; Bates et al.,
+    arXiv 2101.02703 (2021), for the risk rule.
     """
-    _need_alpha(alpha)
+    need_alpha(alpha)
     if not held_out.levels:
         raise ValueError("There are no quantile levels; a calibration needs at least one. Predict quantiles.")
     settings = settings or CalibrationSettings()
@@ -302,58 +389,10 @@ def calibrate(
         n_pixels=held_out.target.shape[1],
         minimum=settings.minimum,
         notes=(*notes, *rule_notes),
+        delta=settings.delta,
+        width_floor=_width_floor(held_out, lower, upper) if settings.score == "scaled" else None,
     )
-    return _with_offsets(start, held_out)
-
-
-def conformal_quantile(scores: ArrayLike, alpha: float, block: ArrayLike | None = None) -> float:
-    """Smallest score that covers ``1 - alpha`` of new cases, with the finite-sample correction.
-
-    Parameters
-    ----------
-    scores : array_like of float, shape (n,)
-        Conformal scores.
-    alpha : float
-        Miscoverage, between 0 and 1.
-    block : array_like of int, shape (n,), optional
-        Block of each score, from 0: every block then weighs the same, and the correction counts
-        blocks. Without it every score is a case of its own.
-
-    Returns
-    -------
-    float
-        The quantile; infinite where there are too few cases for a guarantee.
-
-    Raises
-    ------
-    ValueError
-        If `alpha` isn't between 0 and 1, there is no score, or the lengths differ.
-
-    References
-    ----------
-    Romano et al., arXiv 1905.03222 (2019), equation 8; Lee, Barber and Willett, arXiv 2306.06342
-    (2023), equation 6, which equals conformal risk control, arXiv 2208.02814 (2022), equation 4, on
-    the miscoverage of blocks.
-    """
-    _need_alpha(alpha)
-    s = np.asarray(scores, dtype=np.float64).ravel()
-    if s.size == 0:
-        raise ValueError("There are no scores; at least one is needed. Hold out more of the field.")
-    if block is None:
-        # The k-th smallest itself: np.quantile(..., "higher") lands one rank too high.
-        k = max(1, math.ceil((s.size + 1) * (1 - alpha) - SLACK))
-        return math.inf if k > s.size else float(np.partition(s, k - 1)[k - 1])
-    b = np.asarray(block).ravel()
-    if b.size != s.size:
-        raise ValueError(f"There are {s.size} scores and {b.size} block numbers; each score needs one.")
-    counts = np.bincount(b)
-    n_blocks = int(np.count_nonzero(counts))
-    needed = (1 - alpha) * (1 + 1 / n_blocks) - SLACK
-    if needed > 1:
-        return math.inf
-    order = np.argsort(s)
-    mass = np.cumsum(1 / counts[b[order]]) / n_blocks
-    return float(s[order[min(int(np.searchsorted(mass, needed)), s.size - 1)]])
+    return with_offsets(start, held_out)
 
 
 def cross_fitted(
@@ -377,158 +416,83 @@ def cross_fitted(
     lower, median, upper : ndarray of float32, shape (C, n)
         In the target's unit; NaN in lower and upper where there is only one block.
     """
-    numbers, index = np.unique(held_out.block, return_inverse=True)
-    n_blocks = len(numbers)
-    n_folds = min(folds, n_blocks)
-    if calibration.rule == "block" and n_blocks - math.ceil(n_blocks / n_folds) < needed_blocks(
-        calibration.alpha, calibration.score
-    ):
-        n_folds = n_blocks
-    fold = (np.random.default_rng(seed).permutation(n_blocks) % n_folds)[index]
+    fold = folds_of(held_out.block, calibration, folds=folds, seed=seed)
     lower, median, upper = (np.full(held_out.target.shape, np.nan, dtype=np.float32) for _ in range(3))
-    if n_folds == 1:
+    if fold.max() == 0:
         return lower, calibration.interval(held_out.quantiles)[1], upper
-    for k in range(n_folds):
+    for k in range(int(fold.max()) + 1):
         inside = fold == k
-        others = _with_offsets(calibration, held_out.take(~inside))
+        others = with_offsets(calibration, held_out.take(~inside))
         lower[:, inside], median[:, inside], upper[:, inside] = others.interval(
             held_out.quantiles[:, :, inside]
         )
     return lower, median, upper
 
 
-def needed_blocks(alpha: float, score: str = "symmetric") -> int:
-    """Fewest blocks with a finite offset under the block rule: 9 at 90 %, 19 asymmetric."""
-    sides = 2 if score == "asymmetric" else 1
-    return max(1, math.ceil(sides / alpha - 1 - SLACK))
-
-
-def error_length(miss: ArrayLike, max_lag: int, *, valid: ArrayLike | None = None) -> int:
-    """First lag at which misses stop being alike: autocorrelation under 0.1, along the worst axis.
+def folds_of(
+    block: NDArray[np.int64], calibration: Calibration, *, folds: int = 5, seed: int = 0
+) -> NDArray[np.int64]:
+    """Fold of each pixel, whole blocks dealt at random.
 
     Parameters
     ----------
-    miss : array_like of bool, shape (*space)
-        True where the interval missed the target.
-    max_lag : int
-        Longest lag looked at, in pixels; returned where the autocorrelation never falls.
-    valid : array_like of bool, shape (*space), optional
-        True where `miss` counts; everywhere if left out.
+    block : ndarray of int64, shape (n,)
+        Block of each pixel.
+    calibration : Calibration
+        Gives the level, the rule and the score.
+    folds : int
+        Folds wanted; every block is its own where fewer would leave no finite offset.
+    seed : int
+        Seed of the draw.
 
     Returns
     -------
-    int
-        Correlation length in pixels, at least 1.
+    ndarray of int64, shape (n,)
+        Numbers from 0; all 0 where there is only one block.
     """
-    hit = np.asarray(miss, dtype=np.float64)
-    weight = np.ones_like(hit) if valid is None else np.asarray(valid, dtype=np.float64)
-    n = weight.sum()
-    mean = float((hit * weight).sum() / n) if n else 0.0
-    deviation = (hit - mean) * weight
-    variance = float(np.square(deviation).sum() / n) if n else 0.0
-    if variance == 0:
-        return 1
-    lags = [_first_low_lag(deviation, weight, variance, axis, max_lag) for axis in range(hit.ndim)]
-    return max(lags)
+    numbers, index = np.unique(block, return_inverse=True)
+    n_blocks = len(numbers)
+    n_folds = min(folds, n_blocks)
+    least = needed_blocks(calibration.alpha, calibration.score, calibration.rule, calibration.delta)
+    if n_blocks - math.ceil(n_blocks / n_folds) < least and calibration.rule != "pixel":
+        n_folds = n_blocks
+    order = np.random.default_rng(seed).permutation(n_blocks)
+    return np.asarray((order % n_folds)[index], dtype=np.int64)
 
 
-def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.int64]:
-    """Number of the block that each pixel belongs to, -1 outside the mask.
-
-    Parameters
-    ----------
-    mask : array_like of bool, shape (S, *space)
-        True on the held-out pixels.
-    side : int
-        Side of a block in pixels.
-    by_scene : bool
-        True where scenes have targets of their own: each is then one block. Otherwise scenes are
-        repeats of one field, and a block holds the same pixels of all of them.
-
-    Returns
-    -------
-    ndarray of int64, shape (S, *space)
-        Blocks numbered 0 to B - 1 in raster order. A block with under a quarter of a full one's
-        pixels joins its largest neighbour.
-
-    Raises
-    ------
-    ValueError
-        If `side` is under 1.
-    """
-    inside = np.asarray(mask, dtype=bool)
-    if side < 1:
-        raise ValueError(f"The block side is {side} px; it must be at least 1 px.")
-    numbers = np.full(inside.shape, -1, dtype=np.int64)
-    if not inside.any():
-        return numbers
-    if by_scene:
-        rows = inside.reshape(inside.shape[0], -1).any(axis=1)
-        scene = np.cumsum(rows) - 1
-        return np.where(inside, scene.reshape(-1, *([1] * (inside.ndim - 1))), -1)
-    field = inside.any(axis=0)
-    where = np.nonzero(field)
-    origin = [int(w.min()) for w in where]
-    extent = [int(w.max()) - o + 1 for w, o in zip(where, origin, strict=True)]
-    grid = tuple(-(-e // side) for e in extent)
-    cell = np.ravel_multi_index(tuple((w - o) // side for w, o in zip(where, origin, strict=True)), grid)
-    full = math.prod(min(side, e) for e in extent)
-    group = _join_small(np.bincount(cell, minlength=math.prod(grid)), grid, full / 4)[cell]
-    flat = np.full(field.shape, -1, dtype=np.int64)
-    flat[where] = np.unique(group, return_inverse=True)[1]
-    return np.where(inside, flat, -1)
-
-
-def _join_small(counts: NDArray[np.int64], grid: tuple[int, ...], least: float) -> NDArray[np.int64]:
-    """Group of each grid cell, after cells with fewer than `least` pixels joined a neighbour."""
-    group = np.arange(counts.size)
-    size = counts.copy()
-    index = np.stack(np.unravel_index(group, grid), axis=1)
-    for cell in np.argsort(counts, kind="stable"):
-        own = group[cell]
-        if counts[cell] == 0 or size[own] >= least:
-            continue
-        near = np.flatnonzero((np.abs(index - index[cell]).sum(axis=1) == 1) & (counts > 0) & (group != own))
-        if near.size == 0:
-            continue
-        target = group[near[np.argmax(size[group[near]])]]
-        size[target] += size[own]
-        group[group == own] = target
-    return group
-
-
-def _first_low_lag(
-    deviation: NDArray[np.float64], weight: NDArray[np.float64], variance: float, axis: int, max_lag: int
-) -> int:
-    """First lag along one axis with autocorrelation under 0.1."""
-    d, w = np.moveaxis(deviation, axis, 0), np.moveaxis(weight, axis, 0)
-    length = int(d.shape[0])
-    for lag in range(1, min(max_lag, length - 1) + 1):
-        pairs = float((w[lag:] * w[:-lag]).sum())
-        if float((d[lag:] * d[:-lag]).sum()) <= 0.1 * variance * pairs:
-            return lag
-    return max(1, min(max_lag, length))
-
-
-def _with_offsets(calibration: Calibration, held_out: HeldOut) -> Calibration:
+def with_offsets(calibration: Calibration, held_out: HeldOut) -> Calibration:
     """The same calibration with offsets from these held-out data."""
     target = held_out.target.astype(np.float64)
-    below = held_out.quantiles[calibration.lower_index] - target
-    above = target - held_out.quantiles[calibration.upper_index]
-    block = held_out.block if calibration.rule == "block" else None
-    alpha = calibration.alpha
-    if calibration.score == "symmetric":
-        low = high = _per_channel(np.maximum(below, above), alpha, block)
+    q_lower, q_upper = (held_out.quantiles[i] for i in (calibration.lower_index, calibration.upper_index))
+    below, above = q_lower - target, target - q_upper
+    if calibration.width_floor is not None:
+        width = q_upper - q_lower + calibration.width_floor[:, None]
+        below, above = below / width, above / width
+    if calibration.score == "asymmetric":
+        low, high = (_offsets(side, calibration, held_out.block, sides=2) for side in (below, above))
     else:
-        low, high = (_per_channel(side, alpha / 2, block) for side in (below, above))
+        low = high = _offsets(np.maximum(below, above), calibration, held_out.block, sides=1)
     return replace(calibration, offset_lower=low, offset_upper=high)
 
 
-def _per_channel(
-    scores: NDArray[np.float64], alpha: float, block: NDArray[np.int64] | None
+def _offsets(
+    scores: NDArray[np.float64], calibration: Calibration, block: NDArray[np.int64], sides: int
 ) -> NDArray[np.float64]:
-    """Conformal quantile of each row."""
-    return np.asarray([conformal_quantile(row, alpha, block) for row in scores])
+    """Conformal quantile of each channel, by the calibration's rule; each of two sides gets half of alpha."""
+    alpha, delta = calibration.alpha / sides, calibration.delta / sides
+    if calibration.rule == "image":
+        return np.asarray([image_quantile(row, alpha, delta, block) for row in scores])
+    if calibration.rule == "risk":
+        return np.asarray([risk_quantile(row, alpha, delta, block) for row in scores])
+    unit = block if calibration.rule == "block" else None
+    return np.asarray([conformal_quantile(row, alpha, unit) for row in scores])
+
+
+def _width_floor(held_out: HeldOut, lower: int, upper: int) -> NDArray[np.float64]:
+    """A hundredth of the typical predicted width, so that a width of zero can grow."""
+    width = held_out.quantiles[upper].astype(np.float64) - held_out.quantiles[lower]
+    typical = np.median(width, axis=-1)
+    return np.asarray(np.maximum(0.01 * typical, 1e-30), dtype=np.float64)
 
 
 def _start_levels(levels: Sequence[float], alpha: float) -> tuple[int, int, tuple[Note, ...]]:
@@ -547,30 +511,28 @@ def _start_levels(levels: Sequence[float], alpha: float) -> tuple[int, int, tupl
     return (int(lower[-1]) if lower.size else 0), (int(upper[0]) if upper.size else len(values) - 1), (note,)
 
 
-def _choose_rule(
-    n_blocks: int, alpha: float, settings: CalibrationSettings
-) -> tuple[Literal["block", "pixel"], tuple[Note, ...]]:
+def _choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> tuple[Rule, tuple[Note, ...]]:
     """The rule that the settings ask for, and what to say about it."""
-    finite = needed_blocks(alpha, settings.score)
     enough = math.ceil(BLOCKS_PER_ALPHA / alpha - SLACK)
     notes: list[Note] = []
-    rule: Literal["block", "pixel"] = "pixel" if settings.unit == "pixel" else "block"
+    rule: Rule = "block" if settings.unit == "auto" else settings.unit
     if settings.unit == "auto" and n_blocks < enough:
         rule = "pixel"
         notes.append(
             Note(
                 "amber",
-                f"Calibrated on {n_blocks} held-out blocks; the block rule wants {enough} at coverage "
-                f"{1 - alpha:.3g}, so pixels were pooled: right on average for images like the calibration "
-                "data, without a finite-sample guarantee. Hold out more for one.",
+                f"Held-out blocks: {n_blocks}; the block rule wants {enough} at coverage {1 - alpha:.3g}, so "
+                "pixels were pooled: right on average for images like the calibration data, without a "
+                "finite-sample guarantee. Hold out more for one.",
             )
         )
-    if n_blocks < finite:
-        what = "The interval is infinite" if rule == "block" else "The coverage is not backed by the data"
+    least = needed_blocks(alpha, settings.score, rule, settings.delta)
+    if n_blocks < least:
+        what = "The coverage is not backed by the data" if rule == "pixel" else "The interval is infinite"
         notes.append(
             Note(
                 "red",
-                f"Only {n_blocks} held-out blocks; coverage {1 - alpha:.3g} needs at least {finite}. {what}. "
+                f"Held-out blocks: {n_blocks}; coverage {1 - alpha:.3g} needs at least {least}. {what}. "
                 "Hold out more of the field, add scenes, or ask for a lower coverage.",
             )
         )
@@ -578,7 +540,7 @@ def _choose_rule(
 
 
 def _outward(
-    quantile: NDArray[np.float32], offset: NDArray[np.float64], direction: float
+    quantile: NDArray[np.float32], offset: NDArray[np.floating[Any]], direction: float
 ) -> NDArray[np.float32]:
     """Quantile plus offset in float32, rounded outward."""
     # On flat background thousands of pixels tie exactly at the bound: rounding inward would lose them all.
@@ -591,12 +553,6 @@ def _ascending(levels: Sequence[float]) -> bool:
     """Whether levels ascend strictly between 0 and 1."""
     bounds = (0.0, *levels, 1.0)
     return all(a < b for a, b in itertools.pairwise(bounds))
-
-
-def _need_alpha(alpha: float) -> None:
-    """Raise unless alpha is a miscoverage."""
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha is {alpha!r}; it must be between 0 and 1, as 0.1 for 90 % coverage.")
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | str]:
