@@ -1,0 +1,119 @@
+"""The documents: their code runs, their links lead somewhere, their words are the code's."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from napari_btn.core import config
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+
+
+@pytest.fixture
+def in_a_hurry(monkeypatch):
+    """Presets so short that a guide's training takes a second; nothing is said of its quality."""
+    monkeypatch.setitem(config.PRESETS, "quick", config.TrainSettings(steps=4))
+
+
+def blocks(page, *languages):
+    """(language, text) of the code blocks of a page, in order."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    return [(language, text) for language, text in found if language in languages]
+
+
+def run_commands(text):
+    """Run the lines of a shell block that call the command line."""
+    from napari_btn.cli import main
+
+    for line in text.splitlines():
+        name, *arguments = shlex.split(line, comments=True) or ["#"]
+        if name == "napari-btn":
+            result = CliRunner().invoke(main, arguments)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys, in_a_hurry):
+    pytest.importorskip("matplotlib", reason="the guide draws a figure")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for language, text in blocks(ROOT / "docs" / "guide_first_pair.md", "python", "sh"):
+        if language == "sh":
+            run_commands(text)
+        else:
+            exec(compile(text, "guide_first_pair.md", "exec"), names)
+    assert "Si: " in capsys.readouterr().out
+    assert (tmp_path / "line_cut.png").stat().st_size > 5000
+
+
+def test_the_ten_lines_of_the_readme_run_and_are_ten(tmp_path, monkeypatch, in_a_hurry):
+    monkeypatch.chdir(tmp_path)
+    (text,) = [text for _, text in blocks(ROOT / "README.md", "python")]
+    assert len([line for line in text.splitlines() if line.strip()]) <= 10
+    exec(compile(text, "README.md", "exec"), {})
+    assert (tmp_path / "soil.btn").exists()
+
+
+def test_the_example_family_trains(tmp_path, monkeypatch):
+    import napari_btn as btn
+    from napari_btn.core import families
+
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+    names = {}
+    for _, text in blocks(ROOT / "docs" / "contributing.md", "python"):
+        exec(compile(text, "contributing.md", "exec"), names)
+    network = btn.NetworkSettings(depth=3)
+    object.__setattr__(network, "family", "stack")  # the step of the page that edits config.py
+    pair = btn.samples.edx(seed=1, size=(48, 176))
+    denoiser = btn.Denoiser(members=1, network=network, train=btn.TrainSettings(steps=3))
+    denoiser.fit(pair.noisy, pair.clean, axes="CYX", executor=Here())
+    assert np.isfinite(denoiser.predict(pair.noisy).median).all()
+
+
+class Here:
+    """An executor that works in this process, where the example family is known."""
+
+    _max_workers = 1
+
+    def submit(self, function, *args, **kwargs):
+        from concurrent.futures import Future
+
+        future = Future()
+        future.set_result(function(*args, **kwargs))
+        return future
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_files(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}, which isn't there"
+
+
+def test_commands_in_shell_blocks_exist():
+    from napari_btn.cli import main
+
+    for page in PAGES:
+        for _, text in blocks(page, "sh"):
+            for name in re.findall(r"^napari-btn (\w+)", text, flags=re.M):
+                assert name in main.commands, f"{page.name} calls napari-btn {name}"
+
+
+def test_files_named_in_the_rooms_exist():
+    text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
+    (rooms,) = re.findall(r"^```\nsrc/napari_btn/\n(.*?)^```", text, flags=re.M | re.S)
+    package = ROOT / "src" / "napari_btn"
+    folder = package
+    for line in rooms.splitlines():
+        name = line.split()[0]
+        indent = len(line) - len(line.lstrip())
+        parent = folder if indent > 2 else package
+        assert (parent / name).exists(), f"contributing.md names {name}, which isn't there"
+        if name.endswith("/") and indent == 2:
+            folder = package / name
