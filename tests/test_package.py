@@ -117,7 +117,7 @@ def test_the_root_manifest_is_the_packages() -> None:
 def test_the_manifest_is_valid_and_discovered() -> None:
     from npe2 import PluginManifest
 
-    PluginManifest.from_file(PACKAGE / "napari.yaml")
+    PluginManifest.from_file(PACKAGE / "napari.yaml").validate_imports()
     assert "napari-btn" in {found.manifest.name for found in PluginManifest.discover() if found.manifest}
 
 
