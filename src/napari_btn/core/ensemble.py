@@ -37,6 +37,12 @@ def _conv(
     return conv(x, weight.reshape(members * out, *weight.shape[2:]), flat_bias, 1, padding, dilation, members)
 
 
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """Return the same values with the channels of a pixel side by side in memory."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
+
+
 class Trunk(Protocol):
     """What a member family gives to `Ensemble`: features in the order they are made."""
 
@@ -105,7 +111,8 @@ class SparseMixedScale(nn.Module):
         chunks: dict[tuple[int, int], torch.Tensor] = {}
         for m, part in enumerate(x.split(x.shape[1] // self.members, 1)):
             pad = part.new_zeros(part.shape[0], self.input_pad, *part.shape[2:])
-            chunks[m, 0] = torch.cat([part, pad], 1) if self.input_pad else part
+            # torch keeps the memory order of its input from here on; channels last is the fastest on a CPU
+            chunks[m, 0] = _channels_last(torch.cat([part, pad], 1))
         for t, (weight, bias) in enumerate(self.weights()):
             read = torch.cat(list(self._read(chunks, t, weight.shape[2])), 1)
             out = F.relu(_conv(read, weight, bias, self.graphs[0].dilations[t]))
@@ -206,36 +213,46 @@ class Ensemble(nn.Module):
     def _column(self, values: torch.Tensor) -> torch.Tensor:
         return values.reshape(1, -1, *(1,) * self.ndim)
 
-    def _point(self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-        """Grouped 1x1 convolution with weight (M, out, in)."""
-        return _conv(x, weight.reshape(*weight.shape, *(1,) * self.ndim), bias)
+    def _rows(self, x: torch.Tensor) -> torch.Tensor:
+        """Pixels first: (B, M * C, *space) as (B, *space, M, C); no copy where channels are last in memory."""
+        return x.movedim(1, -1).unflatten(-1, (self.members, -1))
+
+    def _point(
+        self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Each member's 1x1 convolution, weight (M, out, in), as a matrix product over the rows."""
+        if self.members == 1:
+            return F.linear(rows, weight[0], None if bias is None else bias[0])
+        made = torch.einsum("...mi,moi->...mo", rows, weight)
+        return made if bias is None else made + bias
 
     def _input(self, x: torch.Tensor) -> torch.Tensor:
-        """Scaled input, repeated for each member, in the memory order that is fastest."""
+        """Scaled input, repeated for each member."""
         x = (x - self._column(self.x_loc)) / self._column(self.x_scale)
         if self.members > 1:
             x = x.repeat(1, self.members, *(1,) * self.ndim)
-        return x.contiguous(memory_format=torch.channels_last) if self.ndim == 2 else x
+        return x
 
     def forward_scaled(self, x: torch.Tensor) -> torch.Tensor:
         """Quantiles in scaled units, (B, M, C, L, *space), of a raw input (B, n_in, *space)."""
         x = self._input(x)
         raw = self._point(F.relu(self._hidden(x)), self.out_weight, self.out_bias)
-        raw = raw + self._point(x, self.skip_weight)
-        raw = raw.unflatten(1, (self.members * self.n_out, len(self.levels)))
+        raw = (raw + self._point(self._rows(x), self.skip_weight)).flatten(-2).movedim(-1, 1)
+        raw = raw.contiguous().unflatten(1, (self.members * self.n_out, len(self.levels)))
         return quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
 
     def _hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Hidden layer before its ReLU, summed feature by feature so that none need be kept."""
-        hidden: torch.Tensor | None = None
+        """Hidden layer before its ReLU, (B, *space, M, units)."""
+        weights = [self.get_parameter(f"head{t}_weight") for t in range(len(self.trunk.widths))]
+        if torch.is_grad_enabled():
+            # gradients keep every feature anyway, and one wide product is faster than many thin ones
+            rows = torch.cat([self._rows(f) for f in self.trunk(x)], -1)
+            return self._point(rows, torch.cat(weights, 2), self.hidden_bias)
+        hidden = x.new_zeros(())
         for t, feature in enumerate(self.trunk(x)):
-            part = self._point(
-                feature, self.get_parameter(f"head{t}_weight"), self.hidden_bias if t == 0 else None
+            hidden = hidden + self._point(
+                self._rows(feature), weights[t], self.hidden_bias if t == 0 else None
             )
-            hidden = (
-                part if hidden is None else hidden.add_(part) if not part.requires_grad else hidden + part
-            )
-        assert hidden is not None
         return hidden
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

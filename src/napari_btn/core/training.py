@@ -103,20 +103,17 @@ def pinball(quantiles: torch.Tensor, target: torch.Tensor, levels: Sequence[floa
     ----------
     Koenker & Bassett, Econometrica 46 (1978) 33.
     """
-    counts = torch.isfinite(target)
-    full = bool(counts.all())
-    y = target if full else torch.where(counts, target, torch.zeros_like(target))
     level = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
-    diff = y[:, None, :, None] - quantiles
-    loss = torch.maximum(level.reshape(1, 1, 1, -1, *(1,) * (diff.ndim - 4)) * diff, torch.zeros_like(diff))
-    loss = loss + torch.maximum(
-        (level - 1).reshape(1, 1, 1, -1, *(1,) * (diff.ndim - 4)) * diff, torch.zeros_like(diff)
-    )
-    if full:
-        return loss.flatten(2).mean(2).mean(0)
-    weight = counts[:, None, :, None].expand_as(loss)
-    kept = torch.where(weight, loss, torch.zeros_like(loss))
-    return kept.transpose(0, 1).flatten(1).sum(1) / weight.transpose(0, 1).flatten(1).sum(1).clamp_min(1)
+    level = level.reshape(1, 1, 1, -1, *(1,) * (quantiles.ndim - 4))
+    diff = target[:, None, :, None] - quantiles
+    # one multiplication a value: its slope is the level above the quantile and level - 1 below
+    slope = (level - (diff < 0).to(diff.dtype)).detach()
+    counts = torch.isfinite(target)
+    if bool(counts.all()):
+        return (slope * diff).flatten(2).mean(2).mean(0)
+    known = counts[:, None, :, None].expand_as(diff)
+    loss = torch.where(known, slope * torch.where(known, diff, 0.0), 0.0).transpose(0, 1).flatten(1)
+    return loss.sum(1) / known.transpose(0, 1).flatten(1).sum(1).clamp_min(1)
 
 
 def _start(blueprint: Blueprint, scaling: Scaling, member: int, attempt: int, x: Any, y: Any) -> _State:
@@ -521,7 +518,9 @@ def _median_of(blueprint: Blueprint, state: _State, x: Any) -> NDArray[np.float3
     with one_thread(), torch.inference_mode():
         module = build(blueprint, [(state.member, state.attempt)])
         module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
-        return np.ascontiguousarray(module(torch.from_numpy(x[None]))[0, 0, :, module.middle].numpy())
+        return np.ascontiguousarray(
+            module(torch.from_numpy(np.array(x[None])))[0, 0, :, module.middle].numpy()
+        )
 
 
 class _Preview:
