@@ -419,7 +419,7 @@ def demo(headless: bool, out: Path | None, members: int, seed: int, force: bool)
 
     Opens napari where there is a display; otherwise writes layers and pictures to a folder.
     """
-    from napari_btn.demo import no_window, run_demo, write_demo
+    from napari_btn.demo import no_window, run_demo, show_demo, write_demo
 
     reason = "--headless" if headless else no_window()
     folder = out or (Path("demo") if reason else None)
@@ -429,6 +429,8 @@ def demo(headless: bool, out: Path | None, members: int, seed: int, force: bool)
     if folder:
         write_demo(result, folder)
         click.echo(f"Layers and pictures are in {folder}{os.sep}" + (f" ({reason})." if reason else "."))
+    if not reason:
+        show_demo(result)
 
 
 def _demo_folder(folder: Path, force: bool) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_btn.core.predict import Prediction
     from napari_btn.core.report import Report
 
-__all__ = ["Demo", "no_window", "run_demo", "write_demo"]
+__all__ = ["Demo", "no_window", "run_demo", "show_demo", "write_demo"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +137,19 @@ def write_demo(demo: Demo, folder: Path) -> None:
         say("Note: no pictures, because matplotlib isn't installed: pip install 'napari-btn[all]'.")
     else:
         _write_pictures(demo, folder)
+
+
+def show_demo(demo: Demo) -> None:
+    """Open napari with the pair, its maps and the Denoise dock; returns when the window is closed.
+
+    Parameters
+    ----------
+    demo : Demo
+        What was made.
+    """
+    from napari_btn.widgets.viewer import open_result
+
+    open_result(demo.pair, demo.denoiser, demo.prediction)
 
 
 def no_window() -> str:

@@ -1,0 +1,52 @@
+"""A napari window with a finished analysis in it, for the command line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_btn.session import session_of
+from napari_btn.widgets.layers import pair_layers, read_layer, show_prediction
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_btn.core.pairs import Pair
+    from napari_btn.core.predict import Prediction
+    from napari_btn.denoiser import Denoiser
+
+__all__ = ["open_result"]
+
+
+def open_result(
+    pair: Pair, denoiser: Denoiser, prediction: Prediction, *, wait: bool = True
+) -> napari.Viewer:
+    """Open napari with a pair, the maps made from it, and the Denoise dock that knows the denoiser.
+
+    Parameters
+    ----------
+    pair : Pair
+        Noisy and clean image.
+    denoiser : Denoiser
+        Trained on it.
+    prediction : Prediction
+        Of its noisy image.
+    wait : bool
+        Return only when the window is closed.
+
+    Returns
+    -------
+    napari.Viewer
+        The viewer.
+    """
+    import napari
+    from napari.layers import Layer
+
+    viewer = napari.Viewer(title="napari-btn")
+    noisy, clean = (viewer.add_layer(Layer.create(*layer)) for layer in pair_layers(pair))
+    session = session_of(viewer)
+    session.denoiser = denoiser
+    viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
+    show_prediction(viewer, prediction, read_layer(noisy), clean=clean)
+    if wait:
+        napari.run()
+    return viewer
