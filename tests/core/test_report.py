@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from napari_btn.core.config import CalibrationSettings
 from napari_btn.core.conformal import HeldOut, Note, blocks_of, calibrate
-from napari_btn.core.report import Report, report, report_on
+from napari_btn.core.report import Report, miscoverage_map, report, report_on
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCALE = 1.2
@@ -160,3 +160,53 @@ def test_quantiles_may_be_unknown():
 def test_names_must_fit_the_channels():
     with pytest.raises(ValueError, match="1 channel names for 2 channels"):
         report(correlated(0), channel_names=("Fe",))
+
+
+def test_coverage_by_width_and_by_token_names_the_worst():
+    rng = np.random.default_rng(0)
+    n = 20_000
+    width = rng.uniform(1, 3, size=n)
+    # One half-width fits all, so the widest predictions cover most and the narrowest least.
+    target = rng.normal(size=(1, n)).astype(np.float32)
+    quantiles = np.stack([-width, np.zeros(n), width])[:, None].astype(np.float32)
+    group = (np.arange(n) % 4 == 0).astype(np.int64) - (np.arange(n) % 8 == 0) * 2
+    data = HeldOut(quantiles, target, np.arange(n) // 100, (0.05, 0.5, 0.95))
+    result = report_on(data, *quantiles, alpha=0.1, group=group)
+    assert result.bin_width.shape == result.bin_coverage.shape == (1, 10)
+    assert (np.diff(result.bin_width[0]) > 0).all()
+    np.testing.assert_allclose(result.bin_coverage.mean(), result.coverage[0], atol=1e-9)
+    assert result.worst[0].startswith("tenth 1 of 10 by width: 0.7")
+    assert result.group_coverage.shape == (1, 2)
+    np.testing.assert_allclose(result.group_share, [0.75, 0.125])
+    inside = np.abs(target[0]) <= width.astype(np.float32)
+    assert result.group_coverage[0, 0] == pytest.approx(inside[group == 0].mean())
+    again = Report.from_dict(json.loads(json.dumps(result.to_dict(), allow_nan=False)))
+    assert again.worst == result.worst
+
+
+def test_places_in_the_predicted_distribution_are_flat_where_it_is_right():
+    rng = np.random.default_rng(0)
+    target = rng.normal(size=(1, 40_000)).astype(np.float32)
+    levels = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+    quantiles = np.stack([np.full_like(target, norm.ppf(level)) for level in levels])
+    result = report(HeldOut(quantiles, target, np.arange(40_000) // 400, levels))
+    assert result.pit.shape == (1, 20)
+    assert result.pit.sum() == pytest.approx(1)
+    # A normal distribution bends between the levels, by up to a fifth of the mean height.
+    np.testing.assert_allclose(result.pit[0], 0.05, atol=0.015)
+
+
+def test_miscoverage_is_painted_where_its_block_lies():
+    data = correlated(0, shape=(20, 33), side=10)
+    lower, upper = data.quantiles[0], data.quantiles[-1]
+    painted = miscoverage_map(data, lower, upper, (25, 40))
+    assert painted.shape == (2, 25, 40)
+    assert np.isnan(painted[:, 20:]).all()
+    assert np.isnan(painted[:, :, 33:]).all()
+    miss = ((data.target < lower) | (data.target > upper)).reshape(2, 20, 33)
+    block = data.block.reshape(20, 33)
+    assert painted[1, 3, 4] == pytest.approx(miss[1][block == block[3, 4]].mean())
+    with pytest.raises(ValueError, match="outside"):
+        miscoverage_map(data, lower, upper, (10, 40))
+    with pytest.raises(ValueError, match="no positions"):
+        miscoverage_map(HeldOut(data.quantiles, data.target, data.block, LEVELS), lower, upper, (25, 40))

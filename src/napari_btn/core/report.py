@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from napari_btn.core import metrics
+from napari_btn.core.bootstrap import coverage_interval
 from napari_btn.core.config import CalibrationSettings
 from napari_btn.core.conformal import HeldOut, Note, calibrate, cross_fitted
+from napari_btn.core.distribution import cdf
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Report", "report", "report_on"]
+__all__ = ["Report", "miscoverage_map", "report", "report_on"]
 
-# Fewer blocks than this give a standard error that is itself mostly noise.
-FEWEST_GROUPS = 8
+WIDTH_BINS = 10
+PIT_BINS = 20
+
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
 FEW_INDEPENDENT = 225
-DRAWS = 2000
 _ARRAYS = (
     *("coverage", "coverage_low", "coverage_high", "below", "above", "width", "width_median", "width_ratio"),
     *("winkler", "correlation", "psnr", "ssim", "pinball", "crps", "reliability", "n_eff"),
+    *("bin_width", "bin_coverage", "pit", "group_coverage", "group_share"),
 )
+
+
+def _none() -> NDArray[np.float64]:
+    """Nothing known of any channel."""
+    return np.empty((0, 0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +83,14 @@ class Report:
         Independent pixels that would give as sure a coverage.
     warnings : tuple of Note
         What to know before relying on it.
+    bin_width, bin_coverage : ndarray of float64, shape (C, K)
+        Mean width and coverage of the pixels of each tenth, from the narrowest to the widest.
+    pit : ndarray of float64, shape (C, 20)
+        Share of targets by their place in the predicted distribution before calibration; ideally flat.
+    group_coverage : ndarray of float64, shape (C, G)
+        Coverage of each token (or mask); empty where there are none.
+    group_share : ndarray of float64, shape (G,)
+        Share of the pixels in each token.
     """
 
     channel_names: tuple[str, ...]
@@ -102,6 +118,19 @@ class Report:
     n_pixels: int
     n_eff: NDArray[np.float64]
     warnings: tuple[Note, ...] = ()
+    bin_width: NDArray[np.float64] = field(default_factory=_none)
+    bin_coverage: NDArray[np.float64] = field(default_factory=_none)
+    pit: NDArray[np.float64] = field(default_factory=_none)
+    group_coverage: NDArray[np.float64] = field(default_factory=_none)
+    group_share: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def worst(self) -> tuple[str, ...]:
+        """The part of each channel that is covered least, in words."""
+        return tuple(
+            _worst(self.bin_coverage[c], self.group_coverage[c] if self.group_coverage.size else ())
+            for c in range(len(self.bin_coverage))
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Report as a JSON-ready dict; NaN becomes None, infinity the string "inf"."""
@@ -112,8 +141,8 @@ class Report:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Report from `to_dict`."""
-        fields = {name: values[name] for name in cls.__dataclass_fields__}
-        for name in _ARRAYS:
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        for name in fields.keys() & set(_ARRAYS):
             fields[name] = np.asarray(_numbers(values[name]), dtype=np.float64)
         fields["channel_names"] = tuple(values["channel_names"])
         fields["levels"] = tuple(values["levels"])
@@ -130,6 +159,7 @@ def report(
     covers: str = "clean",
     *,
     block_px: int = 0,
+    group: NDArray[np.int64] | None = None,
     seed: int = 0,
     notes: Sequence[Note] = (),
 ) -> Report:
@@ -149,6 +179,8 @@ def report(
         What the target is: "clean", "long exposure" or "replicate".
     block_px : int
         Side of a block in pixels; 0 where blocks are scenes.
+    group : ndarray of int64, shape (n,), optional
+        Token (or mask) of each pixel, from 0; -1 for none.
     seed : int
         Seed of the folds and the bootstrap.
     notes : sequence of Note
@@ -175,6 +207,7 @@ def report(
         channel_names=channel_names,
         covers=covers,
         block_px=block_px,
+        group=group,
         seed=seed,
         notes=(*notes, *calibration.notes),
     )
@@ -192,6 +225,7 @@ def report_on(
     covers: str = "clean",
     block_px: int = 0,
     ssim: NDArray[np.float64] | None = None,
+    group: NDArray[np.int64] | None = None,
     seed: int = 0,
     notes: Sequence[Note] = (),
 ) -> Report:
@@ -215,6 +249,8 @@ def report_on(
         Side of a block in pixels; 0 where blocks are scenes.
     ssim : ndarray of float64, shape (C,), optional
         Structural similarity of the median, which needs the whole image.
+    group : ndarray of int64, shape (n,), optional
+        Token (or mask) of each pixel, from 0; -1 for none.
     seed : int
         Seed of the bootstrap.
     notes : sequence of Note
@@ -239,9 +275,14 @@ def report_on(
     known = not np.isnan(lower).any()
     blank = np.full(n_channels, 0.0 if known else np.nan)
     below, above = (np.mean(side, axis=-1) + blank for side in (target < lower, target > upper))
-    low, high, error = _coverage_interval(held_out, (target < lower) | (target > upper), block_px, seed)
+    miss = (target < lower) | (target > upper)
+    low, high, error = coverage_interval(
+        miss, held_out.block, held_out.position, block_px=block_px, seed=seed
+    )
     n_eff = _independent(error, alpha, held_out) + blank
     width = upper.astype(np.float64) - lower
+    bin_width, bin_coverage = _by_width(width, miss)
+    group_coverage, group_share = _by_group(miss, group)
     losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
     return Report(
         channel_names=names,
@@ -269,7 +310,99 @@ def report_on(
         n_pixels=n_pixels,
         n_eff=n_eff,
         warnings=(*notes, *_warn_few(names, n_eff)),
+        bin_width=bin_width + blank[:, None],
+        bin_coverage=bin_coverage + blank[:, None],
+        pit=_pit(held_out),
+        group_coverage=group_coverage + blank[:, None],
+        group_share=group_share,
     )
+
+
+def miscoverage_map(
+    held_out: HeldOut, lower: NDArray[np.float32], upper: NDArray[np.float32], shape: Sequence[int]
+) -> NDArray[np.float32]:
+    """Share of missed pixels of each block, painted where the block lies.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Target and blocks, with positions.
+    lower, upper : ndarray of float32, shape (C, n)
+        Intervals at the same pixels, best from `cross_fitted`.
+    shape : sequence of int
+        Shape of the field in pixels, one number per space axis.
+
+    Returns
+    -------
+    ndarray of float32, shape (C, *shape)
+        0 to 1; NaN outside the held-out blocks. Repeats of one field share a map.
+
+    Raises
+    ------
+    ValueError
+        If the positions are unknown or don't lie within the shape.
+    """
+    if held_out.position is None:
+        raise ValueError("The held-out pixels have no positions; a map needs them. Calibrate again.")
+    where = tuple(held_out.position[:, 1:].T)
+    if len(where) != len(shape) or any(w.max() >= n for w, n in zip(where, shape, strict=True)):
+        raise ValueError(
+            f"The held-out pixels don't lie within {tuple(shape)}; give the shape of their field."
+        )
+    miss = (held_out.target < lower) | (held_out.target > upper)
+    counts = np.maximum(np.bincount(held_out.block), 1)
+    out = np.full((len(miss), *shape), np.nan, dtype=np.float32)
+    for plane, row in zip(out, miss, strict=True):
+        plane[where] = (np.bincount(held_out.block, row) / counts)[held_out.block]
+    return out
+
+
+def _by_width(
+    width: NDArray[np.float64], miss: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean width and coverage of each tenth of the pixels, sorted by width, shape (C, K) each."""
+    order = np.argsort(width, axis=-1, kind="stable")
+    bins = min(WIDTH_BINS, width.shape[-1])
+    widths = np.array_split(np.take_along_axis(width, order, axis=-1), bins, axis=-1)
+    misses = np.array_split(np.take_along_axis(miss, order, axis=-1), bins, axis=-1)
+    return np.stack([w.mean(axis=-1) for w in widths], 1), np.stack([1 - m.mean(axis=-1) for m in misses], 1)
+
+
+def _by_group(
+    miss: NDArray[np.bool_], group: NDArray[np.int64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coverage, shape (C, G), and share of the pixels, shape (G,), of each group."""
+    if group is None:
+        return np.empty((len(miss), 0)), np.empty(0)
+    known = group >= 0
+    counts = np.bincount(group[known])
+    missed = np.asarray([np.bincount(group[known], row[known]) for row in miss])
+    share = np.divide(missed, counts, out=np.full(missed.shape, np.nan), where=counts > 0)
+    return 1 - share, counts / max(group.size, 1)
+
+
+def _pit(held_out: HeldOut) -> NDArray[np.float64]:
+    """Share of targets in each twentieth of the predicted distribution, shape (C, 20)."""
+    n_channels, n_pixels = held_out.target.shape
+    if len(held_out.levels) < 2:
+        return np.full((n_channels, PIT_BINS), np.nan)
+    counts = []
+    for c in range(n_channels):
+        place = cdf(held_out.quantiles[:, c], held_out.levels, held_out.target[c])
+        cell = np.minimum((place * PIT_BINS).astype(np.int64), PIT_BINS - 1)
+        counts.append(np.bincount(cell, minlength=PIT_BINS))
+    return np.asarray(counts, dtype=np.float64) / float(n_pixels)
+
+
+def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float64]) -> str:
+    """The least covered tenth by width, or token, in words."""
+    parts = [(float(v), f"tenth {i + 1} of {len(bins)} by width") for i, v in enumerate(bins)]
+    parts += [(float(v), f"token {i + 1}") for i, v in enumerate(groups)]
+    known = [part for part in parts if not math.isnan(part[0])]
+    if not known:
+        return "unknown"
+    value, name = min(known)
+    return f"{name}: {value:.3f}"
 
 
 def _independent(error: NDArray[np.float64], alpha: float, held_out: HeldOut) -> NDArray[np.float64]:
@@ -319,83 +452,6 @@ def _observations_width(held_out: HeldOut, alpha: float) -> NDArray[np.float64]:
             low, high = np.quantile(observed / scale - target, (alpha / 2, 1 - alpha / 2))
             out[c] = high - low
     return out
-
-
-def _coverage_interval(
-    held_out: HeldOut, miss: NDArray[np.bool_], block_px: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """95 % bounds of coverage, and its standard error, from the block size with the largest one."""
-    candidates = [_block_sums(miss, groups) for groups in _groupings(held_out, block_px)]
-    errors = np.asarray([_standard_error(*sums) for sums in candidates])
-    best = errors.argmax(axis=0)
-    low, high = (np.empty(len(miss)) for _ in range(2))
-    rng = np.random.default_rng(seed)
-    for c, b in enumerate(best):
-        missed, counts = candidates[b]
-        low[c], high[c] = _bootstrap(missed[c], counts, rng)
-    return low, high, errors.max(axis=0)
-
-
-def _groupings(held_out: HeldOut, block_px: int) -> list[NDArray[np.int64]]:
-    """Group of each pixel at three block sizes: the blocks, and unions of about 2 and 4 of them."""
-    numbers, block, counts = np.unique(held_out.block, return_inverse=True, return_counts=True)
-    groupings = [block]
-    position = held_out.position
-    if position is None or len(np.unique(position[:, 0])) >= len(numbers):
-        return groupings
-    ndim = position.shape[1] - 1
-    centre = np.stack([np.bincount(block, position[:, 1 + d]) / counts for d in range(ndim)], axis=1)
-    side = float(block_px) or float(np.median(counts)) ** (1 / ndim)
-    for factor in (1.5, 2.0):
-        cell = ((centre - centre.min(axis=0) + side / 2) // (factor * side)).astype(np.int64)
-        groups = np.unique(cell, axis=0, return_inverse=True)[1].reshape(-1)
-        if groups.max() + 1 >= FEWEST_GROUPS:
-            groupings.append(groups[block])
-    return groupings
-
-
-def _block_sums(
-    miss: NDArray[np.bool_], groups: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Missed pixels per channel and group, shape (C, G), and pixels per group, shape (G,)."""
-    counts = np.bincount(groups).astype(np.float64)
-    missed = np.asarray([np.bincount(groups, row) for row in miss], dtype=np.float64)
-    return missed, counts
-
-
-def _standard_error(missed: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard error of the missed share, a ratio of sums over groups."""
-    n_groups = len(counts)
-    if n_groups < 2:
-        return np.full(len(missed), np.inf)
-    residual = missed - counts * (missed.sum(axis=1, keepdims=True) / counts.sum())
-    variance = np.square(residual).sum(axis=1) * n_groups / (n_groups - 1)
-    return np.asarray(np.sqrt(variance) / counts.sum())
-
-
-def _bootstrap(
-    missed: NDArray[np.float64], counts: NDArray[np.float64], rng: np.random.Generator
-) -> tuple[float, float]:
-    """95 % bounds of the covered share, from groups drawn with replacement."""
-    n_groups = len(counts)
-    if n_groups < 3:
-        return 0.0, 1.0
-    draws = int(np.clip(4_000_000 // n_groups, 200, DRAWS))
-    chosen = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws).astype(np.float64)
-    shares = 1 - (chosen @ missed) / (chosen @ counts)
-    centre = 1 - missed.sum() / counts.sum()
-    low, high = np.quantile(shares, (0.025, 0.975))
-    widen = _student_factor(n_groups)
-    return max(0.0, centre - widen * (centre - low)), min(1.0, centre + widen * (high - centre))
-
-
-def _student_factor(n_groups: int) -> float:
-    """How much wider Student's 95 % interval of a mean is than the bootstrap's."""
-    freedom = n_groups - 1
-    z = 1.959964
-    # Cornish-Fisher expansion of Student's quantile, Abramowitz and Stegun 26.7.5.
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return t / z * math.sqrt(n_groups / freedom)
 
 
 def _to_json(value: Any) -> Any:

@@ -1,0 +1,153 @@
+"""Quantiles in, a whole distribution out: its probabilities and its quantiles at any level."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["cdf", "ppf"]
+
+# A chunk of all levels with its work space stays in a core's cache: three times as fast as whole planes.
+CHUNK = 65_536
+# Distance of two levels that coincide: the distribution then jumps.
+NARROW = np.float32(1e-30)
+
+
+def cdf(
+    quantiles: NDArray[np.floating[Any]], levels: Sequence[float], value: ArrayLike
+) -> NDArray[np.float32]:
+    """P(signal <= value) of each pixel: straight between the levels, exponential tails outside.
+
+    Parameters
+    ----------
+    quantiles : ndarray of float, shape (L, *space)
+        Quantiles of one channel, ascending along the first axis.
+    levels : sequence of float
+        The L levels, ascending, at least two.
+    value : array_like
+        One threshold for all, or one value per pixel, shape (*space), in the quantiles' unit.
+
+    Returns
+    -------
+    ndarray of float32, shape (*space)
+        Probability, 0 to 1, never falling as `value` grows.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two levels, or their number differs from the quantiles'.
+    """
+    q, steps = _flat(quantiles, levels)
+    n = q.shape[1]
+    at = np.asarray(value, dtype=np.float32)
+    at = at.ravel() if at.ndim else at
+    out = np.empty(n, dtype=np.float32)
+    work, gap = np.empty((2, CHUNK), dtype=np.float32)
+    # A value far outside over a width of nothing is infinite, which the tails turn into 0 or 1.
+    with np.errstate(over="ignore", under="ignore"):
+        for start in range(0, n, CHUNK):
+            part = slice(start, min(start + CHUNK, n))
+            size = part.stop - part.start
+            t = at[part] if at.ndim else at
+            _cdf_chunk(q[:, part], steps, t, out[part], work[:size], gap[:size])
+    return out.reshape(quantiles.shape[1:])
+
+
+def ppf(quantiles: NDArray[np.floating[Any]], levels: Sequence[float], level: float) -> NDArray[np.float32]:
+    """Quantile of each pixel at any level: the inverse of `cdf`.
+
+    Parameters
+    ----------
+    quantiles : ndarray of float, shape (L, *space)
+        Quantiles of one channel, ascending along the first axis.
+    levels : sequence of float
+        The L levels, ascending, at least two.
+    level : float
+        Level wanted, 0 to 1; infinite values come back at 0 and 1.
+
+    Returns
+    -------
+    ndarray of float32, shape (*space)
+        In the quantiles' unit.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two levels, or their number differs from the quantiles'.
+    """
+    if len(levels) < 2 or quantiles.shape[0] != len(levels):
+        _flat(quantiles, levels)
+    q = np.asarray(quantiles)
+    u = np.asarray(levels, dtype=np.float64)
+    if level < u[0]:
+        scale = (q[1] - q[0]) * np.float32(u[0] / (u[1] - u[0]))
+        return _tail(q[0], scale, np.log(level / u[0]) if level > 0 else -np.inf)
+    if level > u[-1]:
+        scale = (q[-1] - q[-2]) * np.float32((1 - u[-1]) / (u[-1] - u[-2]))
+        return _tail(q[-1], scale, -np.log((1 - level) / (1 - u[-1])) if level < 1 else np.inf)
+    i = min(int(np.searchsorted(u, level, side="right")) - 1, len(u) - 2)
+    share = np.float32((level - u[i]) / (u[i + 1] - u[i]))
+    return np.asarray(q[i] + share * (q[i + 1] - q[i]), dtype=np.float32)
+
+
+def _flat(
+    quantiles: NDArray[np.floating[Any]], levels: Sequence[float]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Quantiles as (L, n) in float32 and levels in float32, checked."""
+    if len(levels) < 2 or quantiles.shape[0] != len(levels):
+        raise ValueError(
+            f"There are {quantiles.shape[0]} quantile planes and {len(levels)} levels; a distribution needs "
+            "at least two, one plane per level. Predict with more levels."
+        )
+    q = np.asarray(quantiles, dtype=np.float32).reshape(len(levels), -1)
+    return q, np.asarray(levels, dtype=np.float32)
+
+
+def _cdf_chunk(
+    q: NDArray[np.float32],
+    levels: NDArray[np.float32],
+    t: NDArray[np.float32],
+    out: NDArray[np.float32],
+    work: NDArray[np.float32],
+    gap: NDArray[np.float32],
+) -> None:
+    """Sum of the lower tail, the straight pieces and the upper tail, each clipped to its own part."""
+    last = len(levels) - 1
+    for i in range(last):
+        np.subtract(q[i + 1], q[i], out=gap)
+        np.maximum(gap, NARROW, out=gap)
+        np.subtract(t, q[i], out=work)
+        np.divide(work, gap, out=work)
+        step = levels[i + 1] - levels[i]
+        if i == 0:
+            # The tail leaves the first level with the slope of the first piece.
+            np.minimum(work, 0, out=out)
+            out *= step / levels[0]
+            np.exp(out, out=out)
+            out *= levels[0]
+        np.clip(work, 0, 1, out=work)
+        work *= step
+        out += work
+    np.subtract(t, q[last], out=work)
+    np.maximum(work, 0, out=work)
+    np.divide(work, gap, out=work)
+    rest = 1 - levels[last]
+    work *= -(levels[last] - levels[last - 1]) / rest
+    np.exp(work, out=work)
+    np.subtract(1, work, out=work)
+    work *= rest
+    out += work
+    np.clip(out, 0, 1, out=out)
+
+
+def _tail(q: NDArray[Any], scale: NDArray[Any], factor: float) -> NDArray[np.float32]:
+    """Quantile in a tail; where the scale is zero, the tail is the quantile itself."""
+    moved = np.full(q.shape, q, dtype=np.float32)
+    np.add(q, scale * np.float32(factor), out=moved, where=scale > 0, casting="unsafe")
+    return moved
