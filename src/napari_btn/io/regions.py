@@ -1,0 +1,350 @@
+"""Regions as files: CSV, GeoJSON (QuPath) and ImageJ ROI, out and back.
+
+CSV holds the bounding boxes in pixels and in physical units; GeoJSON and ImageJ ROI hold the
+outlines. All coordinates count from the outer corner of the first pixel, x to the right and y
+down, so a region's first pixel ``(y, x) = (0, 0)`` covers 0 to 1.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from napari_btn.core.regions import Region
+from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.output import MissingPackageError
+from napari_btn.io.tables import read_table, write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.stage import StageAffine
+
+__all__ = ["read_regions", "write_regions"]
+
+_KINDS: Final = ".csv, .geojson, .roi (one region) or .zip (ImageJ ROIs)"
+
+
+def write_regions(
+    regions: Sequence[Region],
+    path: str | Path,
+    *,
+    stage: StageAffine | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write regions in the format that the file's name asks for.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        In the order in which they are to be visited.
+    path : str or Path
+        ``.csv``: one line each, in pixels and physical units. ``.geojson``: polygons in pixels, as
+        QuPath reads them. ``.roi`` or ``.zip``: ImageJ ROIs (holes are filled). The file appears
+        only when it is whole.
+    stage : StageAffine, optional
+        Adds stage coordinates of the centres to CSV and GeoJSON.
+    provenance : mapping, optional
+        JSON-ready; kept in GeoJSON.
+    overwrite : bool
+        Replace a file that is there.
+
+    Raises
+    ------
+    ValueError
+        If the format is unknown, the file exists and may not be replaced, a ``.roi`` is asked for
+        other than one region, or the package `roifile` is missing.
+    OSError
+        If the folder is read-only or the disk full.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if kind == ".csv":
+        write_table(_columns(regions, stage), path, overwrite=overwrite)
+        return
+    if kind == ".geojson":
+        data = _geojson(regions, stage, provenance)
+        with written_whole(path, overwrite=overwrite) as temporary:
+            temporary.write_text(json.dumps(data, indent=1), encoding="utf-8")
+        return
+    _write_rois(regions, path, overwrite=overwrite)
+
+
+def read_regions(path: str | Path) -> list[Region]:
+    """Regions of a file that `write_regions`, QuPath or ImageJ wrote.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.csv``, ``.geojson``, ``.roi`` or ``.zip``.
+
+    Returns
+    -------
+    list of Region
+        In the file's order; outlines other than upright rectangles become masks. CSV has no
+        outlines, only the boxes. What the file does not say is left at its default (a pixel size
+        of 1 px, a score of 0).
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or it does not hold regions.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    if not path.is_file():
+        raise MissingInputError(f"There is no file {path}; check the name.")
+    try:
+        if kind == ".csv":
+            return _from_columns(read_table(path))
+        if kind == ".geojson":
+            return _from_geojson(json.loads(path.read_text(encoding="utf-8")))
+        return _read_rois(path)
+    except (KeyError, TypeError, IndexError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path.name} does not hold regions ({type(error).__name__}: {error}).") from error
+
+
+def _kind(path: Path) -> str:
+    """Format by the name's ending."""
+    kind = {".json": ".geojson"}.get(path.suffix.lower(), path.suffix.lower())
+    if kind not in (".csv", ".geojson", ".roi", ".zip"):
+        raise ValueError(f"{path.name} has no ending that regions are kept in; choose {_KINDS}.")
+    return kind
+
+
+# ------------------------------------------------------------------------------------------- CSV
+def _columns(regions: Sequence[Region], stage: StageAffine | None) -> dict[str, list[Any]]:
+    """A table of boxes: pixels first, then physical units."""
+    volume = any(r.z is not None for r in regions)
+    axes = "zyx" if volume else "yx"
+    table: dict[str, list[Any]] = {"index": list(range(1, len(regions) + 1))}
+    start = {"z": "z", "y": "y", "x": "x"}
+    size = {"z": "depth", "y": "height", "x": "width"}
+    for names in (start, size):
+        table |= {names[a]: [getattr(r, names[a]) for r in regions] for a in axes}
+    for i, a in enumerate(axes):
+        table[f"centre_{a}"] = [r.centre[i] for r in regions]
+    for i, a in enumerate(axes):
+        table[f"{size[a]}_unit"] = [r.size[i] * r.pixel_size[i] for r in regions]
+    table["unit"] = [r.unit for r in regions]
+    for i, a in enumerate(axes):
+        table[f"pixel_size_{a}"] = [r.pixel_size[i] for r in regions]
+    table["area_px"] = [r.area_px for r in regions]
+    table["score"] = [r.score for r in regions]
+    table["mean_score"] = [r.mean_score for r in regions]
+    if stage is not None:
+        at = [stage.to_stage(r.centre[-2:])[0] for r in regions]
+        table |= {f"stage_{k + 1}": [float(p[k]) for p in at] for k in range(2)}
+    return table
+
+
+def _from_columns(table: dict[str, list[Any]]) -> list[Region]:
+    """Boxes of a table."""
+    axes = "zyx" if "z" in table else "yx"
+    n = len(table["y"])
+    ones = [1.0] * n
+    sizes = [table.get(f"pixel_size_{a}", ones) for a in axes]
+    score, unit = table.get("score", [0.0] * n), table.get("unit", ["px"] * n)
+    return [
+        Region(
+            int(table["y"][k]),
+            int(table["x"][k]),
+            int(table["height"][k]),
+            int(table["width"][k]),
+            float(score[k]),
+            tuple(float(s[k]) for s in sizes),
+            str(unit[k]),
+            int(table["z"][k]) if "z" in table else None,
+            int(table["depth"][k]) if "z" in table else None,
+        )
+        for k in range(n)
+    ]
+
+
+# --------------------------------------------------------------------------------------- GeoJSON
+def _geojson(
+    regions: Sequence[Region], stage: StageAffine | None, provenance: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """A FeatureCollection as QuPath imports it."""
+    features = []
+    for k, r in enumerate(regions, start=1):
+        geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [_closed(c) for c in _outline(r)]}
+        ours: dict[str, Any] = {"score": r.score, "pixel_size": list(r.pixel_size), "unit": r.unit}
+        ours["centre"] = list(r.centre)
+        if r.z is not None and r.depth is not None:
+            geometry["plane"] = {"c": -1, "z": r.z + r.depth // 2, "t": 0}
+            ours |= {"z": r.z, "depth": r.depth}
+        if stage is not None:
+            ours["stage"] = [float(v) for v in stage.to_stage(r.centre[-2:])[0]]
+        properties = {
+            "objectType": "annotation",
+            "name": f"Region {k}",
+            "measurements": {"score": r.score, "mean score": r.mean_score, "area px": r.area_px},
+            "napari_btn": ours,
+        }
+        features.append({"type": "Feature", "id": str(k), "geometry": geometry, "properties": properties})
+    data: dict[str, Any] = {"type": "FeatureCollection", "features": features}
+    return data if provenance is None else {**data, "napari_btn": dict(provenance)}
+
+
+def _from_geojson(data: Any) -> list[Region]:
+    """Regions of a FeatureCollection, a list of features (older QuPath) or a single one."""
+    if isinstance(data, dict):
+        data = data["features"] if data.get("type") == "FeatureCollection" else [data]
+    regions = []
+    for feature in data:
+        geometry = feature["geometry"]
+        if geometry["type"] != "Polygon":
+            raise ValueError(
+                f"A region is a {geometry['type']}; only polygons are read. Split it into those."
+            )
+        ours = (feature.get("properties") or {}).get("napari_btn", {})
+        rings = [np.asarray(c, dtype=float)[:, 1::-1] for c in geometry["coordinates"]]
+        regions.append(_from_rings(rings, ours))
+    return regions
+
+
+# ----------------------------------------------------------------------------------- ImageJ ROIs
+def _write_rois(regions: Sequence[Region], path: Path, *, overwrite: bool) -> None:
+    """One .roi, or a .zip of them."""
+    roifile = _roifile(path)
+    if path.suffix.lower() == ".roi" and len(regions) != 1:
+        raise ValueError(f"A .roi holds one region, {len(regions)} came; name the file .zip.")
+    rois = []
+    for k, r in enumerate(regions, start=1):
+        outer = _outline(r)[0][:-1, ::-1]
+        if r.mask is None:
+            roi = roifile.ImagejRoi.frompoints(outer.astype(int))
+            roi.roitype = roifile.ROI_TYPE.RECT
+            (roi.left, roi.top), (roi.right, roi.bottom) = outer.min(0).astype(int), outer.max(0).astype(int)
+            roi.n_coordinates, roi.integer_coordinates = 0, None
+        else:
+            roi = roifile.ImagejRoi.frompoints(outer)
+            roi.roitype = roifile.ROI_TYPE.POLYGON
+        roi.name = f"{k:04d}-region"
+        ours: dict[str, Any] = {"score": r.score, "unit": r.unit}
+        ours |= {f"pixel_size_{a}": p for a, p in zip("zyx"[-len(r.size) :], r.pixel_size, strict=True)}
+        if r.z is not None and r.depth is not None:
+            roi.position = r.z + r.depth // 2 + 1
+            ours |= {"z": r.z, "depth": r.depth}
+        roi.properties = ours
+        rois.append(roi)
+    with written_whole(path, overwrite=overwrite) as temporary:
+        if path.suffix.lower() == ".roi":
+            rois[0].tofile(temporary)
+        else:
+            roifile.roiwrite(temporary, rois, mode="w")
+
+
+def _read_rois(path: Path) -> list[Region]:
+    """Regions of ImageJ ROIs: rectangles and closed outlines."""
+    roifile = _roifile(path)
+    kinds = roifile.ROI_TYPE
+    found = roifile.roiread(path)
+    regions = []
+    for roi in found if isinstance(found, list) else [found]:
+        if roi.roitype == kinds.RECT:
+            corners = [
+                (roi.top, roi.left),
+                (roi.top, roi.right),
+                (roi.bottom, roi.right),
+                (roi.bottom, roi.left),
+            ]
+            ring = np.array(corners, dtype=float)
+        elif roi.roitype in (kinds.POLYGON, kinds.FREEHAND, kinds.TRACED, kinds.OVAL):
+            ring = np.asarray(roi.coordinates(), dtype=float)[:, ::-1]
+        else:
+            raise ValueError(
+                f"{path.name} holds an ImageJ ROI of type {roi.roitype.name}; areas are needed. Leave it out."
+            )
+        ours = dict(roi.properties)
+        sizes = [ours[f"pixel_size_{a}"] for a in "zyx" if f"pixel_size_{a}" in ours]
+        regions.append(_from_rings([ring], {**ours, "pixel_size": sizes} if sizes else ours))
+    return regions
+
+
+def _roifile(path: Path) -> Any:
+    """The roifile package."""
+    try:
+        import roifile
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{path.name} needs the package roifile, which isn't installed; pip install 'napari-btn[all]'."
+        ) from error
+    return roifile
+
+
+# -------------------------------------------------------------------------------------- outlines
+def _outline(region: Region) -> list[NDArray[np.float64]]:
+    """Closed rings (n, 2) of (y, x) around a region: the outer one first, then the holes."""
+    if region.mask is None or region.mask.ndim != 2:
+        low = np.array([region.y, region.x], dtype=float)
+        corners = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)], dtype=float)
+        return [low + corners * (region.height, region.width)]
+    from skimage.measure import find_contours
+
+    padded = np.pad(region.mask.astype(float), 1)
+    rings = find_contours(padded, 0.5, fully_connected="high")
+    rings.sort(key=lambda c: -abs(_area(c)))
+    # the padding took one off, the corner of a pixel adds one half
+    return [np.add(c, (region.y - 0.5, region.x - 0.5)) for c in rings]
+
+
+def _area(ring: NDArray[np.float64]) -> float:
+    """Signed area of a closed ring."""
+    y, x = ring.T
+    return float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
+
+
+def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
+    """A ring as GeoJSON wants it: [x, y] pairs, the first repeated at the end."""
+    return [[float(x), float(y)] for y, x in ring]
+
+
+def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any]) -> Region:
+    """A region from an outer ring and holes of (y, x); a mask where it is no upright rectangle."""
+    outer = rings[0]
+    if len(outer) < 3 or not np.isfinite(outer).all():
+        raise ValueError("An outline has fewer than three points or values that are not finite.")
+    low = np.floor(outer.min(0) + 1e-6).astype(int)
+    high = np.ceil(outer.max(0) - 1e-6).astype(int)
+    size = np.maximum(high - low, 1)
+    on_edge = np.isclose(outer, outer.min(0)) | np.isclose(outer, outer.max(0))
+    mask = None
+    if len(rings) > 1 or not on_edge.all() or len(np.unique(outer, axis=0)) != 4:
+        from skimage.draw import polygon2mask
+
+        mask = np.zeros(tuple(size), dtype=bool)
+        for ring in rings:
+            mask ^= polygon2mask(tuple(size), ring - low - 0.5)
+        low, mask = _cropped(low, mask)
+        size = np.array(mask.shape)
+    volume = ours.get("z") is not None
+    pixels = tuple(float(p) for p in ours.get("pixel_size", (1.0,) * (3 if volume else 2)))
+    return Region(
+        int(low[0]),
+        int(low[1]),
+        int(size[0]),
+        int(size[1]),
+        float(ours.get("score", 0.0)),
+        pixels,
+        str(ours.get("unit", "px")),
+        int(ours["z"]) if volume else None,
+        int(ours["depth"]) if volume else None,
+        None if volume else mask,
+    )
+
+
+def _cropped(low: NDArray[np.int_], mask: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
+    """A mask without empty rows and columns at its edges, and where it begins."""
+    if not mask.any():
+        raise ValueError("An outline holds no pixel's centre; it is too small to be a region.")
+    keep = [np.flatnonzero(mask.any(1 - axis)) for axis in range(2)]
+    first = np.array([k[0] for k in keep])
+    return low + first, mask[keep[0][0] : keep[0][-1] + 1, keep[1][0] : keep[1][-1] + 1]

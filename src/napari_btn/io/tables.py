@@ -1,0 +1,95 @@
+"""Tables as CSV: named columns out, and back with their types."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.io.atomic import MissingInputError, written_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["read_table", "write_table"]
+
+
+def write_table(columns: Mapping[str, Sequence[Any]], path: str | Path, *, overwrite: bool = False) -> None:
+    """Write named columns of one length as CSV (UTF-8, a header line, a point for decimals).
+
+    Parameters
+    ----------
+    columns : mapping of str to sequence
+        Numbers, words, or None for an empty cell.
+    path : str or Path
+        File to write; it appears only when it is whole.
+    overwrite : bool
+        Replace a file that is there.
+
+    Raises
+    ------
+    ValueError
+        If the columns differ in length, or the file exists and may not be replaced.
+    OSError
+        If the folder is read-only or the disk full.
+    """
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"The columns have lengths {lengths}; a table needs the same for all.")
+    with (
+        written_whole(Path(path), overwrite=overwrite) as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*(map(_cell, values) for values in columns.values()), strict=True))
+
+
+def read_table(path: str | Path) -> dict[str, list[Any]]:
+    """Named columns of a CSV file; whole numbers, numbers and words as such, empty cells as None.
+
+    Parameters
+    ----------
+    path : str or Path
+        File with a header line.
+
+    Returns
+    -------
+    dict of str to list
+        In the order of the file.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or it is not a table.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise MissingInputError(f"There is no file {path}; check the name.")
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path.name} is not a CSV table: {error}.") from error
+    if not rows or any(len(row) != len(rows[0]) for row in rows):
+        raise ValueError(f"{path.name} is not a CSV table with a header and rows of one length.")
+    return {name: [_value(row[i]) for row in rows[1:]] for i, name in enumerate(rows[0])}
+
+
+def _cell(value: Any) -> Any:
+    """What stands in a cell: the shortest digits that give the same number back."""
+    if value is None:
+        return ""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _value(cell: str) -> Any:
+    """What a cell means."""
+    for kind in (int, float):
+        try:
+            return kind(cell)
+        except ValueError:
+            continue
+    return cell or None
