@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
@@ -17,12 +16,16 @@ from napari_btn.core.config import (
     TileSettings,
     TrainSettings,
 )
-from napari_btn.core.conformal import Calibration, HeldOut, Note, blocks_of, calibrate, error_length
-from napari_btn.core.pairs import Box, Pair, Scenes, Split, View, canonical_axes, registration_shift, split
-from napari_btn.core.report import Report, report, report_on
+from napari_btn.core.conformal import Calibration, HeldOut, Note, calibrate
+from napari_btn.core.evaluation import evaluate
+from napari_btn.core.held_out import covers, fingerprints, held_out_steps, spread_boxes
+from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes
+from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
+from napari_btn.core.report import Report, report
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -37,48 +40,7 @@ T = TypeVar("T")
 __all__ = ["Denoiser", "Estimate", "PairCheck", "evaluate", "load", "load_partial"]
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-_HELD_OUT_PIXELS = 2_000_000  # predicted at most; evenly spread over a larger held-out part
-_STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for another level
 _MAPS = ("lower", "median", "upper", "spread")
-
-
-@dataclass(frozen=True)
-class PairCheck:
-    """What is known of a pair before training.
-
-    Parameters
-    ----------
-    notes : tuple of Note
-        Misalignment, a narrow gap, a shortened network.
-    shift : tuple of float, optional
-        Pixels by which ``clean`` must move to lie on ``noisy``, one per space axis; None where it
-        can't be told.
-    receptive_field : int
-        Half-width in pixels of the networks that fit the image.
-    """
-
-    notes: tuple[Note, ...]
-    shift: tuple[float, ...] | None
-    receptive_field: int
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What training will take on this machine.
-
-    Parameters
-    ----------
-    seconds : float
-        Wall time, to a factor of about two.
-    bytes : int
-        Memory beyond the images.
-    note : str
-        The same for a person.
-    """
-
-    seconds: float
-    bytes: int
-    note: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,8 +111,8 @@ class Denoiser:
             0 < alpha < 1, "alpha", alpha, "between 0 and 1: the share of pixels that the intervals may miss"
         )
         levels = tuple(float(v) for v in levels)
-        rising = all(a < b for a, b in zip(levels, levels[1:], strict=False))
-        ok = len(levels) >= 1 and rising and 0 < levels[0] and levels[-1] < 1 and 0.5 in levels
+        rising = all(a < b for a, b in pairwise(levels))
+        ok = len(levels) >= 1 and rising and levels[0] > 0 and levels[-1] < 1 and 0.5 in levels
         _need(ok, "levels", levels, "rising numbers between 0 and 1, with 0.5 among them")
         _need(supervision == "pair", "supervision", supervision, '"pair"')
         _need(isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number of at least 0")
@@ -279,64 +241,12 @@ class Denoiser:
         plan = self._plan(scenes)
         return PairCheck(plan.notes, plan.shift, plan.blueprint.receptive_field)
 
-    def _plan(self, scenes: Scenes) -> _Plan:
-        """Decide schedule and split, and look for a shift between the two images."""
-        from napari_btn.core.families import Blueprint
-        from napari_btn.core.graph import draw_dilations, receptive_field
-
-        notes: list[Note] = []
-        shift = _shift_of(scenes)
-        if shift is not None and max(abs(s) for s in shift) > 0.5:
-            size = ", ".join(f"{a} {s:+.1f}" for a, s in zip(scenes.noisy.space_axes, shift, strict=True))
-            notes.append(
-                Note(
-                    "amber",
-                    f"Clean lies {size} px from noisy; the networks would learn the shift. Align them first.",
-                )
-            )
-        wanted = draw_dilations(self.network, ndim=scenes.noisy.ndim)
-        limit = None if not scenes.repeats else max(scenes.noisy.space) // 4
-        dilations = draw_dilations(self.network, ndim=scenes.noisy.ndim, limit_px=limit)
-        if dilations != wanted:
-            notes.append(
-                Note(
-                    "amber",
-                    f"The image is small ({' x '.join(str(n) for n in scenes.noisy.space)} px): networks see "
-                    f"{receptive_field(dilations)} px to each side instead of {receptive_field(wanted)}.",
-                )
-            )
-        blueprint = Blueprint(
-            self.network,
-            dilations,
-            scenes.noisy.n_channels,
-            scenes.clean.n_channels,
-            scenes.noisy.ndim,
-            self.levels,
-            self.seed,
-        )
-        parts = split(scenes, blueprint.receptive_field, self.calibration_settings, seed=self.seed)
-        return _Plan(blueprint, parts, shift, (*notes, *parts.notes))
+    def _plan(self, scenes: Scenes) -> Plan:
+        return plan_training(scenes, self.network, self.calibration_settings, self.levels, self.seed)
 
     def estimate(self, shape: Sequence[int], axes: str = "YX") -> Estimate:
         """Return time and memory that training will take on this machine, to a factor of about two."""
-        view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
-        patch = 1
-        for n in view.space:
-            patch *= min(self.train.patch_px, n)
-        pixels = patch * self.train.batch_size
-        width = self.network.channels * self.network.inputs
-        # forward and backward of one 3^d convolution per node; a core does about 3e10 of these a second
-        work = 6 * self.network.depth * width**2 * 3**view.ndim * pixels
-        from joblib.externals.loky import cpu_count
-
-        workers = min(self.members, cpu_count())
-        rounds = -(-self.members // workers)
-        held = min(0.4 * float(np.prod(view.space)) * view.n_scenes, _HELD_OUT_PIXELS)
-        seconds = 4 + rounds * self.train.steps * work / 3e10 + held * self.members / workers / 6e5
-        memory = workers * (350_000_000 + 4 * pixels * width * self.network.depth * 4)
-        minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
-        note = f"About {minutes} and {memory / 1e9:.1f} GB on {workers} CPU core{'s' if workers > 1 else ''}"
-        return Estimate(seconds, int(memory), note)
+        return estimate_training(shape, axes, self.network, self.train, self.members)
 
     # ---------------------------------------------------------------- training
 
@@ -431,8 +341,8 @@ class Denoiser:
             resume=resume,
             preview_every=preview_every,
         )
-        boxes = _spread_boxes(plan.split.held_out, scenes.noisy.ndim)
-        held_out, block_px = yield from _held_out_steps(
+        boxes = spread_boxes(plan.split.held_out, scenes.noisy.ndim)
+        held_out, block_px = yield from held_out_steps(
             scenes,
             boxes,
             trained.members,
@@ -445,7 +355,7 @@ class Denoiser:
             device=device,
         )
         notes = (*plan.notes, *trained.notes)
-        covers, noise_notes = _covers(scenes, boxes, held_out)
+        covered, noise_notes = covers(scenes, boxes, held_out)
         notes += noise_notes
         fitted = self._calibrated(
             _Fitted(
@@ -461,7 +371,7 @@ class Denoiser:
                 scenes.channel_names,
                 pair.pixel_size,
                 pair.unit,
-                covers,
+                covered,
                 self._provenance(scenes, plan),
             ),
             self.alpha,
@@ -479,7 +389,7 @@ class Denoiser:
 
         return None, max(min(cpu_count(), self.members), 1), "cpu"
 
-    def _provenance(self, scenes: Scenes, plan: _Plan) -> dict[str, Any]:
+    def _provenance(self, scenes: Scenes, plan: Plan) -> dict[str, Any]:
         import torch
 
         from napari_btn import __version__
@@ -567,8 +477,8 @@ class Denoiser:
                     "Give images they never saw, or call calibrate(alpha=...) to use the held-out part."
                 )
             pool, _, device = self._where(executor)
-            boxes = _spread_boxes(scenes.whole(), scenes.noisy.ndim)
-            held_out, block_px = yield from _held_out_steps(
+            boxes = spread_boxes(scenes.whole(), scenes.noisy.ndim)
+            held_out, block_px = yield from held_out_steps(
                 scenes,
                 boxes,
                 fitted.members,
@@ -580,8 +490,8 @@ class Denoiser:
                 executor=pool,
                 device=device,
             )
-            covers, notes = _covers(scenes, boxes, held_out)
-            fitted = replace(fitted, held_out=held_out, block_px=block_px, covers=covers, notes=notes)
+            covered, notes = covers(scenes, boxes, held_out)
+            fitted = replace(fitted, held_out=held_out, block_px=block_px, covers=covered, notes=notes)
         made = self._calibrated(fitted, alpha)
         yield Progress(1, 1, "Calibrated")
         self._fitted, self.alpha = made, alpha
@@ -710,16 +620,6 @@ class Denoiser:
         write_bundle(Bundle(values, _weights_to_arrays(checkpoint)), path)
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """Decisions made before training."""
-
-    blueprint: Blueprint
-    split: Split
-    shift: tuple[float, ...] | None
-    notes: tuple[Note, ...]
-
-
 def load(path: str | Path, *, device: str = "auto") -> Denoiser:
     """Return the trained denoiser of a bundle.
 
@@ -786,93 +686,6 @@ def load_partial(path: str | Path, *, device: str = "auto") -> tuple[Denoiser, t
     return denoiser, _members_from(bundle.values, bundle.arrays)
 
 
-def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int = 0) -> Report:
-    """Return the report of a prediction against a truth.
-
-    Parameters
-    ----------
-    prediction : Prediction
-    clean : array
-        The axes of the prediction, or the same without S and T.
-    valid : array of bool, optional
-        True where a pixel counts.
-    """
-    pair = _pair(prediction.median, clean, prediction.axes, prediction.channel_names, None, "px", valid)
-    scenes = pair.scenes
-    lower, upper = View(prediction.lower, prediction.axes), View(prediction.upper, prediction.axes)
-    quantiles = prediction.quantiles
-    levels = prediction.levels if quantiles is not None else ()
-    stack = [View(quantiles, prediction.axes, first=(i,)) for i in range(len(levels))]
-    truth = [scenes.read_clean(s) for s in range(lower.n_scenes)]
-    low = [lower.read(s) for s in range(lower.n_scenes)]
-    high = [upper.read(s) for s in range(lower.n_scenes)]
-    median = [scenes.noisy.read(s) for s in range(lower.n_scenes)]
-    side, block = _blocks(truth, low, high, scenes, None)
-    known = block >= 0
-
-    def flat(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        return np.stack(parts, 1)[:, known]
-
-    predicted = [flat([v.read(s) for s in range(v.n_scenes)]) for v in stack]
-    held_out = HeldOut(
-        np.stack(predicted) if predicted else np.zeros((0, *flat(truth).shape), np.float32),
-        flat(truth),
-        block[known],
-        levels,
-    )
-    return report_on(
-        held_out,
-        flat(low),
-        flat(median),
-        flat(high),
-        alpha=prediction.alpha,
-        rule=str(prediction.provenance.get("rule", "")),
-        channel_names=prediction.channel_names,
-        covers=prediction.covers,
-        block_px=side,
-        seed=seed,
-        ssim=_ssim(truth, median, known),
-    )
-
-
-def _ssim(
-    truth: list[NDArray[np.float32]], median: list[NDArray[np.float32]], known: NDArray[np.bool_]
-) -> NDArray[np.float64] | None:
-    """SSIM per channel, averaged over scenes; None where pixels are left out or the image is tiny."""
-    from napari_btn.core.metrics import ssim
-
-    if not known.all() or min(truth[0].shape[1:]) < 7:
-        return None
-    span = [
-        max(float(t[c].max()) for t in truth) - min(float(t[c].min()) for t in truth)
-        for c in range(len(truth[0]))
-    ]
-    per_scene = [
-        [ssim(t[c], m[c], data_range=span[c]) for c in range(len(t))]
-        for t, m in zip(truth, median, strict=True)
-    ]
-    return np.mean(per_scene, 0)
-
-
-def fingerprints(scenes: Scenes) -> dict[str, str]:
-    """SHA-256 of each noisy scene, by number."""
-    prints = {}
-    for box in scenes.whole():
-        digest = hashlib.sha256()
-        for part in _rows(box):
-            digest.update(np.ascontiguousarray(scenes.noisy.read(box.scene, part)).tobytes())
-        prints[str(box.scene)] = digest.hexdigest()
-    return prints
-
-
-def _rows(box: Box) -> list[tuple[slice, ...]]:
-    step = max(16_000_000 // max(box.size // max(box.shape[0], 1), 1), 1)
-    first = box.slices[0]
-    return [
-        (slice(a, min(a + step, first.stop)), *box.slices[1:]) for a in range(first.start, first.stop, step)
-    ]
-
-
 def _pair(
     noisy: Any,
     clean: Any,
@@ -907,175 +720,6 @@ def _axes_like(axes: str, image: Any) -> str:
     return canonical_axes(axes, ndim)
 
 
-def _shift_of(scenes: Scenes) -> tuple[float, ...] | None:
-    """Shift between noisy (mean of up to 8 repeats) and clean, from the middle of large images."""
-    if min(scenes.noisy.space) < 32:
-        return None
-    side = 512 if scenes.noisy.ndim == 2 else 96
-    box = tuple(
-        slice(max(n - side, 0) // 2, max(n - side, 0) // 2 + min(n, side)) for n in scenes.noisy.space
-    )
-    shown = range(min(scenes.noisy.n_scenes, 8)) if scenes.repeats else range(1)
-    noisy = np.mean([scenes.read_noisy(s, box) for s in shown], axis=0)
-    return registration_shift(noisy, np.nan_to_num(scenes.read_clean(0, box)))
-
-
-def _spread_boxes(boxes: Sequence[Box], ndim: int) -> list[Box]:
-    """The boxes, or smaller ones evenly spread over them where they hold more pixels than needed."""
-    total = sum(b.size for b in boxes)
-    if total <= _HELD_OUT_PIXELS:
-        return list(boxes)
-    side = 256 if ndim == 2 else 64
-    share = _HELD_OUT_PIXELS / total
-    chosen: list[Box] = []
-    for box in boxes:
-        cells = [
-            tuple(slice(a, min(a + side, s.stop)) for a, s in zip(starts, box.slices, strict=True))
-            for starts in np.ndindex(*(-(-n // side) for n in box.shape))
-            for starts in [[s.start + i * side for i, s in zip(starts, box.slices, strict=True)]]
-        ]
-        step = max(1 / share, 1.0)
-        picks = sorted({int(i) for i in np.arange(step / 2, len(cells), step)} or {len(cells) // 2})
-        chosen += [Box(box.scene, cells[i]) for i in picks]
-    return chosen
-
-
-def _held_out_steps(
-    scenes: Scenes,
-    boxes: Sequence[Box],
-    members: Sequence[Member],
-    blueprint: Blueprint,
-    *,
-    by_scene: bool,
-    alpha: float,
-    settings: CalibrationSettings,
-    tiles: TileSettings,
-    executor: Executor | None,
-    device: str,
-) -> Step[tuple[HeldOut, int]]:
-    """Predict the held-out boxes and gather their pixels by block; a step."""
-    from napari_btn.core.predict import tile_quantiles
-
-    n = scenes.noisy.n_channels
-    quantiles = [np.empty((len(blueprint.levels), n, *b.shape), np.float32) for b in boxes]
-    for progress, result in tile_quantiles(
-        scenes.noisy, boxes, members, blueprint, tiles=tiles, executor=executor, device=device
-    ):
-        if result is not None:
-            for box, array in zip(boxes, quantiles, strict=True):
-                if box.scene == result.scene and _inside(result.write, box.slices):
-                    where = tuple(
-                        slice(w.start - s.start, w.stop - s.start)
-                        for w, s in zip(result.write, box.slices, strict=True)
-                    )
-                    array[(slice(None), slice(None), *where)] = result.quantiles
-        yield replace(progress, note="Calibrating: " + progress.note.lower())
-    target = [scenes.read_clean(b.scene, b.slices) for b in boxes]
-    observed = [scenes.read_noisy(b.scene, b.slices) for b in boxes]
-    known = [np.isfinite(t).all(0) for t in target]
-    flat = HeldOut(
-        np.concatenate([q[:, :, k] for q, k in zip(quantiles, known, strict=True)], 2),
-        np.concatenate([t[:, k] for t, k in zip(target, known, strict=True)], 1),
-        np.zeros(sum(int(k.sum()) for k in known), np.int64),
-        blueprint.levels,
-    )
-    side = settings.block_px or 0
-    if not by_scene and not side:
-        pooled = calibrate(flat, alpha=alpha, settings=replace(settings, unit="pixel"))
-        side = _block_side(
-            [
-                (pooled.interval(q)[0], t, pooled.interval(q)[2])
-                for q, t in zip(quantiles, target, strict=True)
-            ]
-        )
-    block = _number_blocks(scenes, boxes, side, by_scene)
-    position = [np.argwhere(k) + [s.start for s in b.slices] for k, b in zip(known, boxes, strict=True)]
-    where = np.concatenate(
-        [np.column_stack([np.full(len(p), b.scene), p]) for p, b in zip(position, boxes, strict=True)]
-    )
-    held_out = replace(
-        flat,
-        block=np.concatenate([b[k] for b, k in zip(block, known, strict=True)]),
-        observed=np.concatenate([o[:, k] for o, k in zip(observed, known, strict=True)], 1),
-        position=where.astype(np.int32),
-    )
-    stored = _STORED_VALUES // (n * (len(blueprint.levels) + 2))
-    if held_out.block.size > stored:
-        rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 3)))
-        held_out = held_out.take(np.sort(rng.choice(held_out.block.size, stored, replace=False)))
-    return held_out, side if not by_scene else 0
-
-
-def _inside(part: Sequence[slice], whole: Sequence[slice]) -> bool:
-    return all(w.start <= p.start and p.stop <= w.stop for p, w in zip(part, whole, strict=True))
-
-
-def _block_side(intervals: Sequence[tuple[Any, Any, Any]]) -> int:
-    """Side of a block: four lengths over which misses are alike, at least 16 px."""
-    lengths = [1]
-    for lower, target, upper in intervals:
-        valid = np.isfinite(target)
-        miss = valid & ((target < lower) | (target > upper))
-        longest = max(min(target.shape[1:]) // 4, 2)
-        lengths += [error_length(m, longest, valid=v) for m, v in zip(miss, valid, strict=True)]
-    return max(4 * int(np.max(lengths)), 16)
-
-
-def _number_blocks(
-    scenes: Scenes, boxes: Sequence[Box], side: int, by_scene: bool
-) -> list[NDArray[np.int64]]:
-    """Block number of every pixel of every box."""
-    if by_scene:
-        order = {scene: i for i, scene in enumerate(sorted({b.scene for b in boxes}))}
-        return [np.full(b.shape, order[b.scene], np.int64) for b in boxes]
-    mask = np.zeros((1, *scenes.noisy.space), bool)
-    for box in boxes:
-        mask[(0, *box.slices)] = True
-    numbers = blocks_of(mask, side)[0]
-    return [numbers[box.slices] for box in boxes]
-
-
-def _blocks(
-    truth: list[NDArray[np.float32]],
-    lower: list[NDArray[np.float32]],
-    upper: list[NDArray[np.float32]],
-    scenes: Scenes,
-    side: int | None,
-) -> tuple[int, NDArray[np.int64]]:
-    """Block side and number of every pixel (S, *space); -1 where the truth is unknown."""
-    by_scene = not scenes.repeats
-    if side is None:
-        side = 0 if by_scene else _block_side(list(zip(lower, truth, upper, strict=True)))
-    numbers = np.stack(_number_blocks(scenes, scenes.whole(), side, by_scene))
-    numbers[~np.stack([np.isfinite(t).all(0) for t in truth])] = -1
-    return side, numbers
-
-
-def _covers(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> tuple[str, tuple[Note, ...]]:
-    """What the interval covers: "clean", or "long exposure" where the target has noise of its own."""
-    middle = held_out.levels.index(0.5)
-    residual = np.var(held_out.target - held_out.quantiles[middle], axis=1)
-    largest = max(boxes, key=lambda b: b.size)
-    target = np.nan_to_num(scenes.read_clean(largest.scene, largest.slices))
-    plane = target if target.ndim == 3 else target[:, target.shape[1] // 2]
-    if min(plane.shape[1:]) < 8:
-        return "clean", ()
-    # the diagonal detail of a Haar wavelet holds noise and hardly any signal (Donoho & Johnstone 1994)
-    detail = (plane[:, 1:, 1:] - plane[:, 1:, :-1] - plane[:, :-1, 1:] + plane[:, :-1, :-1]) / 2
-    noise = np.square(np.median(np.abs(detail), axis=(1, 2)) / 0.6745)
-    share = noise / np.maximum(residual, 1e-30)
-    worst = int(np.argmax(share))
-    if share[worst] < 0.01:
-        return "clean", ()
-    if share[worst] <= 0.1:
-        return "long exposure", ()
-    text = (
-        f"The target is noisy itself (in {scenes.channel_names[worst]} its noise makes {share[worst]:.0%} of the "
-        "residual variance): intervals cover another long exposure, and cover the clean signal more often than stated."
-    )
-    return "long exposure", (Note("amber", text),)
-
-
 def _weights_to_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:
     return {f"member.{m.number}.{name}": value for m in members for name, value in m.weights.items()}
 
@@ -1097,7 +741,8 @@ def _drain(steps: Step[T]) -> T:
         try:
             next(steps)
         except StopIteration as end:
-            return end.value
+            result: T = end.value
+            return result
 
 
 def _need(ok: bool, name: str, value: object, needed: str) -> None:

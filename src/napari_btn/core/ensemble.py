@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812  (torch's own documentation writes it so)
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -214,8 +214,9 @@ class Ensemble(nn.Module):
         return values.reshape(1, -1, *(1,) * self.ndim)
 
     def _rows(self, x: torch.Tensor) -> torch.Tensor:
-        """Pixels first: (B, M * C, *space) as (B, *space, M, C); no copy where channels are last in memory."""
-        return x.movedim(1, -1).unflatten(-1, (self.members, -1))
+        """Pixels first: (B, M * C, *space) as (B, *space, M, C); no copy where channels are last."""
+        rows: torch.Tensor = x.movedim(1, -1).unflatten(-1, (self.members, -1))
+        return rows
 
     def _point(
         self, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
@@ -239,11 +240,14 @@ class Ensemble(nn.Module):
         raw = self._point(F.relu(self._hidden(x)), self.out_weight, self.out_bias)
         raw = (raw + self._point(self._rows(x), self.skip_weight)).flatten(-2).movedim(-1, 1)
         raw = raw.contiguous().unflatten(1, (self.members * self.n_out, len(self.levels)))
-        return quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
+        made: torch.Tensor = quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
+        return made
 
     def _hidden(self, x: torch.Tensor) -> torch.Tensor:
         """Hidden layer before its ReLU, (B, *space, M, units)."""
-        weights = [self.get_parameter(f"head{t}_weight") for t in range(len(self.trunk.widths))]
+        weights: list[torch.Tensor] = [
+            self.get_parameter(f"head{t}_weight") for t in range(len(self.trunk.widths))
+        ]
         if torch.is_grad_enabled():
             # gradients keep every feature anyway, and one wide product is faster than many thin ones
             rows = torch.cat([self._rows(f) for f in self.trunk(x)], -1)
@@ -267,7 +271,7 @@ class Ensemble(nn.Module):
 
     @torch.no_grad()
     def initialise(self, x: torch.Tensor, y: torch.Tensor, *, rng: np.random.Generator) -> None:
-        """Set a single member's weights from one batch: unit variance layer by layer, output at the quantiles.
+        """Set one member's weights from one batch: unit variance by layer, output at the quantiles.
 
         Parameters
         ----------
@@ -313,7 +317,8 @@ class Ensemble(nn.Module):
         raw[:, self.middle] = quantiles[:, self.middle]
         raw[:, : self.middle] = inverse[:, : self.middle]
         raw[:, self.middle + 1 :] = inverse[:, self.middle :]
-        return raw.reshape(-1).astype(np.float32)
+        biases: NDArray[np.float32] = raw.reshape(-1).astype(np.float32)
+        return biases
 
 
 def _normal(shape: Sequence[int], scale: float, rng: np.random.Generator) -> torch.Tensor:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
-from skimage.registration import phase_cross_correlation
 
 from napari_btn.core.conformal import Note
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
     from napari_btn.core.config import CalibrationSettings
 
-__all__ = ["Box", "Pair", "Scenes", "Split", "View", "align", "registration_shift", "split"]
+__all__ = ["Box", "Pair", "Scenes", "Split", "View", "canonical_axes", "draw_patches", "split"]
 
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
@@ -112,8 +111,8 @@ class View:
                 parts.append(self.read(box.scene, box.slices).reshape(self.n_channels, -1))
                 continue
             side = max(int((per_box / 16) ** (1 / self.ndim)), 1)
-            for _ in range(16):
-                parts.append(self.read(box.scene, box.crop(side, rng)).reshape(self.n_channels, -1))
+            crops = [box.crop(side, rng) for _ in range(16)]
+            parts += [self.read(box.scene, c).reshape(self.n_channels, -1) for c in crops]
         return np.concatenate(parts, 1)
 
 
@@ -252,7 +251,7 @@ class Scenes:
     @property
     def repeats(self) -> bool:
         """Whether the noisy scenes are repeats of one field."""
-        return self.clean.n_scenes == 1
+        return bool(self.clean.n_scenes == 1)
 
     def read_clean(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
         """Clean values (C, *space), NaN where a pixel doesn't count."""
@@ -458,45 +457,3 @@ def _turned(
     if rng.random() < 0.5 and x.shape[-1] == x.shape[-2]:
         x, y = x.swapaxes(-1, -2), y.swapaxes(-1, -2)
     return x, y
-
-
-def registration_shift(noisy: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, ...] | None:
-    """Shift in pixels, one per space axis, that moves ``clean`` onto ``noisy``; None where it can't be told.
-
-    Both are (C, *space). The images are smoothed, standardised per channel and correlated; the
-    two halves of the field must agree within a pixel, or the peak is noise.
-    """
-    longest = int(np.argmax(noisy.shape[1:])) + 1
-    middle = noisy.shape[longest] // 2
-    halves = []
-    for part in (slice(0, middle), slice(middle, None)):
-        index = tuple(part if a == longest else slice(None) for a in range(noisy.ndim))
-        halves.append(_shift(noisy[index], clean[index]))
-    if max(abs(a - b) for a, b in zip(*halves, strict=True)) > 1.0:
-        return None
-    return _shift(noisy, clean)
-
-
-def _shift(noisy: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, ...]:
-    def flat(image: NDArray[np.float32]) -> NDArray[np.float64]:
-        total = np.zeros(image.shape[1:])
-        for channel in image.astype(np.float64):
-            smooth = ndimage.gaussian_filter(channel, 1.5) - ndimage.gaussian_filter(channel, 12.0)
-            total += smooth / max(smooth.std(), 1e-12)
-        window = np.ones(())
-        for n in total.shape:
-            window = np.multiply.outer(window, np.hanning(n))
-        return total * window
-
-    shift, _, _ = phase_cross_correlation(flat(noisy), flat(clean), upsample_factor=10, normalization=None)
-    return tuple(float(s) for s in shift)
-
-
-def align(clean: NDArray[Any], axes: str, shift: Sequence[float]) -> NDArray[np.float32]:
-    """``clean`` moved by ``shift`` pixels along its space axes (cubic interpolation, edges repeated)."""
-    axes = canonical_axes(axes, clean.ndim, "clean")
-    moves = dict(zip((a for a in SPACE if a in axes), shift, strict=True))
-    moved = ndimage.shift(
-        np.asarray(clean, np.float32), [moves.get(a, 0.0) for a in axes], order=3, mode="nearest"
-    )
-    return moved.astype(np.float32)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from napari_btn.core.pairs import Box, View
 from napari_btn.core.tiles import Tile, plan_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -158,7 +157,7 @@ def _member_quantiles(
     with one_thread(), torch.inference_mode():
         module = build(blueprint, [(member.number, member.attempt)])
         module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
-        q = module.to(device)(torch.from_numpy(np.ascontiguousarray(x[None])).to(device))[0, 0]
+        q = module.to(device)(torch.from_numpy(np.array(x[None], order="C")).to(device))[0, 0]
         kept = q[(slice(None), slice(None), *keep)].transpose(0, 1)
         return np.ascontiguousarray(kept.cpu().numpy())
 
@@ -193,65 +192,50 @@ def tile_quantiles(
     pool = executor
     if pool is None:
         pool = Inline() if device != "cpu" or work < _INLINE_WORK else process_pool()
-    total = len(plan) * len(members)
-    done = 0
-    pending: deque[tuple[int, Tile, list[Future[Any]]]] = deque()
+    total, n = len(plan) * len(members), len(members)
+    ahead = 0 if isinstance(pool, Inline) else 2
+    pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
     todo = iter(plan)
+    done = 0
+
+    def send(scene: int, tile: Tile) -> Iterator[Future[Any]]:
+        x = np.nan_to_num(source.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
+        for member in members:
+            yield pool.submit(_member_quantiles, blueprint, member, x, tile.keep, device)
+
     try:
-        while True:
-            while (
-                len(pending) < (1 if isinstance(pool, Inline) else 3)
-                and (job := next(todo, None)) is not None
-            ):
-                pending.append(_submit(pool, source, *job, members, blueprint, device))
-            if not pending:
-                return
-            scene, tile, futures = pending[0]
-            mean, base, moments = None, None, None
-            for k, future in enumerate(futures):
+        for scene, tile in plan:
+            while len(pending) < ahead and (job := next(todo, None)) is not None:
+                pending.append((*job, deque(send(*job))))
+            # inline, a member runs when its turn comes, so that a stop waits for one member alone
+            futures = pending[0][2] if pending else send(scene, tile)
+            for k in range(n):
+                future = futures.popleft() if isinstance(futures, deque) else next(futures)
+                note = f"Predicting tile {done // n + 1} of {len(plan)}"
+                yield Progress(done, total, note), None
                 while not future.done():
                     wait([future], timeout=0.2)
-                    yield (
-                        Progress(done, total, f"Predicting tile {done // len(members) + 1} of {len(plan)}"),
-                        None,
-                    )
+                    yield Progress(done, total, note), None
                 q = future.result()
-                futures[k] = Future()  # the result goes, so that one member's at a time is held
+                done += 1
                 median = q[blueprint.levels.index(0.5)]
-                if mean is None:
+                if k == 0:
                     # the first median is the origin: squares of small differences keep their digits
                     mean, base, moments = q.copy(), median.copy(), np.zeros((2, *median.shape), np.float32)
-                else:
-                    mean += q
-                    moments[0] += median - base
-                    moments[1] += (median - base) ** 2
-                done += 1
-            pending.popleft()
-            n = len(members)
+                    continue
+                mean += q
+                moments[0] += median - base
+                moments[1] += (median - base) ** 2
+            if pending:
+                pending.popleft()
             mean /= n
-            spread = np.sqrt(np.maximum(moments[1] / n - (moments[0] / n) ** 2, 0) * (n / max(n - 1, 1)))
-            progress = Progress(done, total, f"Predicting tile {done // n} of {len(plan)}")
-            yield progress, TileQuantiles(scene, tile.write, mean, spread)
+            variance = np.maximum(moments[1] / n - (moments[0] / n) ** 2, 0) * (n / max(n - 1, 1))
+            spread = np.sqrt(variance).astype(np.float32)
+            yield Progress(done, total, note), TileQuantiles(scene, tile.write, mean, spread)
     finally:
         for _, _, futures in pending:
             for future in futures:
                 future.cancel()
-
-
-def _submit(
-    pool: Executor,
-    source: View,
-    scene: int,
-    tile: Tile,
-    members: Sequence[Member],
-    blueprint: Blueprint,
-    device: str,
-) -> tuple[int, Tile, list[Future[Any]]]:
-    """Send one tile to every member."""
-    x = source.read(scene, tile.read)
-    if not np.isfinite(x).all():
-        x = np.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0)
-    return scene, tile, [pool.submit(_member_quantiles, blueprint, m, x, tile.keep, device) for m in members]
 
 
 def predict_steps(

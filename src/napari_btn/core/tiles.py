@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def _cuts(n: int, part: slice, tile: int, halo: int) -> list[tuple[slice, slice,
     count = 1 if whole else -(-length // max(tile - 2 * halo, 1))
     edges = [part.start + length * i // count for i in range(count + 1)]
     cuts = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         first = max(start - halo, 0)
         read = slice(first, min(stop + halo, n))
         cuts.append((read, slice(start - first, stop - first), slice(start, stop)))

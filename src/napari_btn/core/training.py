@@ -8,24 +8,25 @@ own seed, are the same wherever and in whatever pieces they are trained on.
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import ndimage
 
+from napari_btn.core.collapse import Collapse, pinball_per_channel
 from napari_btn.core.config import Progress
 from napari_btn.core.conformal import Note
 from napari_btn.core.families import Blueprint, Weights, build, member_rng
+from napari_btn.core.optimiser import Optimiser, one_cycle
 from napari_btn.core.pairs import Box, Scenes, draw_patches
 from napari_btn.core.predict import Member, one_thread, process_pool
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step, TrainSettings
@@ -139,7 +140,7 @@ def _train(
     with one_thread():
         module = build(blueprint, [(state.member, state.attempt)])
         module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
-        optimiser = _Optimiser(module, state.moments)
+        optimiser = Optimiser(module, state.moments)
         losses = []
         for i, (x, y) in enumerate(batches):
             target = torch.from_numpy(y)
@@ -150,8 +151,8 @@ def _train(
                     f"The loss of member {state.member + 1} is {float(loss)} at step {state.step + i}; "
                     "lower the learning rate."
                 )
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimiser.step(_one_cycle(state.step + i, settings), state.step + i)
+            loss.backward()
+            optimiser.step(one_cycle(state.step + i, settings), state.step + i)
             losses.append(loss.item())
         new = replace(
             state,
@@ -162,69 +163,6 @@ def _train(
     return new, losses, time.perf_counter() - began
 
 
-def _one_cycle(step: int, settings: TrainSettings) -> float:
-    """Learning rate: a cosine rise over the first 15 %, a cosine fall over the rest.
-
-    References
-    ----------
-    Smith & Topin, arXiv 1708.07120.
-    """
-    at, rise = (step + 0.5) / settings.steps, 0.15
-    if at < rise:
-        return settings.learning_rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * at / rise)))
-    fall = (at - rise) / (1 - rise)
-    return settings.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fall)))
-
-
-class _Optimiser:
-    """Muon on the trunk's kernels, Adam on everything else; its state is a dict of tensors.
-
-    References
-    ----------
-    Jordan et al., "Muon" (2024), https://kellerjordan.github.io/posts/muon/; Kingma & Ba, arXiv 1412.6980.
-    """
-
-    def __init__(self, module: torch.nn.Module, moments: Weights) -> None:
-        self.named = [(n, p) for n, p in module.named_parameters()]
-        self.moments: dict[str, torch.Tensor] = {k: torch.from_numpy(v.copy()) for k, v in moments.items()}
-
-    @torch.no_grad()
-    def step(self, rate: float, step: int) -> None:
-        for name, p in self.named:
-            if p.grad is None:
-                continue
-            g = p.grad
-            if name.startswith("trunk.") and name.endswith("_weight") and MUON:
-                m = self.moments.setdefault(f"{name}/m", torch.zeros_like(p))
-                m.mul_(0.95).add_(g)
-                update = _orthogonalised((g + 0.95 * m).flatten(2))
-                p.add_(update.reshape(p.shape), alpha=-rate * MUON_SCALE)
-            else:
-                m = self.moments.setdefault(f"{name}/m", torch.zeros_like(p))
-                v = self.moments.setdefault(f"{name}/v", torch.zeros_like(p))
-                m.lerp_(g, 0.1)
-                v.lerp_(g * g, 0.01)
-                scale = math.sqrt(1 - 0.99 ** (step + 1)) / (1 - 0.9 ** (step + 1))
-                p.addcdiv_(m, v.sqrt().add_(1e-8), value=-rate * scale)
-            p.grad = None
-
-
-MUON = True
-MUON_SCALE = 1.0
-
-
-def _orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """Nearest semi-orthogonal matrices of (M, rows, columns), by five Newton-Schulz iterations."""
-    x = matrix / matrix.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
-    wide = x.shape[1] <= x.shape[2]
-    if not wide:
-        x = x.mT
-    for _ in range(5):
-        a = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x if wide else x.mT
-
-
 def _probe_quality(
     blueprint: Blueprint, state: _State, x: Any, y: Any
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -233,57 +171,9 @@ def _probe_quality(
         module = build(blueprint, [(state.member, state.attempt)])
         module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
         q = module(torch.from_numpy(x))[:, 0].numpy()
-    return _pinball_per_channel(q, y, blueprint.levels), q[:, :, module.middle].std(
+    return pinball_per_channel(q, y, blueprint.levels), q[:, :, module.middle].std(
         axis=(0, *range(2, x.ndim))
     )
-
-
-def _pinball_per_channel(q: NDArray[Any], y: NDArray[Any], levels: Sequence[float]) -> NDArray[np.float64]:
-    """Mean pinball (C,) of (B, C, L, *space) against (B, C, *space)."""
-    level = np.asarray(levels).reshape(1, 1, -1, *(1,) * (y.ndim - 2))
-    diff = y[:, :, None] - q
-    loss = np.maximum(level * diff, (level - 1) * diff)
-    axes = (0, *range(2, loss.ndim))
-    return np.asarray(np.nanmean(loss, axis=axes), float)
-
-
-class _Collapse:
-    """Tells a member that learned nothing about a channel from one that could not.
-
-    The yardstick is what a linear fit on smoothed channels reaches on the same training patches,
-    beyond constant quantiles; siblings are no yardstick, or more members would change earlier ones.
-    """
-
-    def __init__(self, x: NDArray[np.float32], y: NDArray[np.float32], levels: Sequence[float]) -> None:
-        self.x, self.y = x, y
-        space = tuple(range(2, x.ndim))
-        constant = np.nanquantile(y.swapaxes(0, 1).reshape(y.shape[1], -1), levels, axis=1).T
-        constant = constant.reshape(1, *constant.shape, *(1,) * (y.ndim - 2))
-        self.constant = _pinball_per_channel(constant, y, levels)
-        features = [np.ones((x.shape[0], 1, *x.shape[2:]), np.float32)]
-        for sigma in (1.0, 2.0, 4.0):
-            features.append(ndimage.gaussian_filter(x, (0, 0, *(sigma,) * len(space))))
-        design = np.concatenate(features, 1).swapaxes(0, 1)
-        design = design.reshape(design.shape[0], -1).T
-        fit = np.empty_like(y)
-        for c in range(y.shape[1]):
-            target = y[:, c].reshape(-1)
-            known = np.isfinite(target)
-            coefficients = np.linalg.lstsq(design[known], target[known], rcond=None)[0]
-            fit[:, c] = (design @ coefficients).reshape(y[:, c].shape)
-        residual = np.nanquantile((y - fit).swapaxes(0, 1).reshape(y.shape[1], -1), levels, axis=1).T
-        linear = fit[:, :, None] + residual.reshape(1, *residual.shape, *(1,) * len(space))
-        self.linear_skill = 1 - _pinball_per_channel(linear, y, levels) / np.maximum(self.constant, 1e-12)
-        self.sd = np.nanstd(y, axis=(0, *space))
-        self.linear_sd = fit.std(axis=(0, *space))
-
-    def channels(self, loss: NDArray[np.float64], sd: NDArray[np.float64], *, end: bool) -> NDArray[np.intp]:
-        """Channels in which a member has collapsed."""
-        skill = 1 - loss / np.maximum(self.constant, 1e-12)
-        bad = (self.linear_skill > 0.02) & (skill < 0.5 * self.linear_skill)
-        if end:
-            bad |= (sd <= 0.1 * self.sd) & (self.linear_sd > 0.2 * self.sd)
-        return np.flatnonzero(bad)
 
 
 @dataclass
@@ -322,7 +212,7 @@ class _Trainer:
         self.notes: list[Note] = []
         probe_rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 2)))
         x, y = self._draw(probe_rng, count=min(16, 4 * settings.batch_size), augment=False)
-        self.collapse = _Collapse(x, y, blueprint.levels)
+        self.collapse = Collapse(x, y, blueprint.levels)
 
     def _draw(self, rng: np.random.Generator, *, count: int, augment: bool) -> tuple[Any, Any]:
         return draw_patches(
@@ -548,10 +438,11 @@ class _Preview:
             self.task = None
             if not task.cancelled() and task.exception() is None:
                 self.medians[member] = task.result()
-                ready = np.mean([self.medians[m] for m in sorted(self.medians)], axis=0, dtype=np.float32)
-        started = [r for r in running if r.state is not None and r.state.step > 0]
+                shown = [self.medians[m] for m in sorted(self.medians)]
+                ready = np.asarray(np.mean(shown, axis=0), np.float32)
+        started = [r.state for r in running if r.state is not None and r.state.step > 0]
         if self.task is None and started and time.monotonic() - self.last >= self.every and trainer.executor:
             self.last = time.monotonic()
-            run = max(started, key=lambda r: r.state.step if r.state else 0)
-            self.task = run.member, trainer.executor.submit(_median_of, self.blueprint, run.state, self.x)
+            state = max(started, key=lambda s: s.step)
+            self.task = state.member, trainer.executor.submit(_median_of, self.blueprint, state, self.x)
         return ready

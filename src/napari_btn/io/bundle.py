@@ -47,12 +47,13 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
     OSError
         When the folder is missing or read-only, or the disk is full, with a sentence that says so.
     """
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     metadata = {_KEY: json.dumps({"version": BUNDLE_VERSION, **bundle.values}, sort_keys=True)}
     arrays = {k: np.ascontiguousarray(v) for k, v in sorted(bundle.arrays.items())}
     with written_whole(Path(path), overwrite=True) as temporary:
-        save_file(arrays, str(temporary), metadata=metadata)
+        # safetensors' own save_file makes files that only their owner may read
+        temporary.write_bytes(save(arrays, metadata=metadata))
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -71,7 +72,7 @@ def read_bundle(path: str | Path) -> Bundle:
     if not path.is_file():
         raise FileNotFoundError(f"There is no bundle {path}; check the name.")
     try:
-        with safe_open(str(path), framework="numpy") as file:  # type: ignore[no-untyped-call]
+        with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a dict)
         values = json.loads(metadata[_KEY]) if _KEY in metadata else None

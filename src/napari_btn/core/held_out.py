@@ -1,0 +1,206 @@
+"""What the members never saw: predicted, gathered by block, and told what it can say.
+
+The unit of calibration is the block or the scene; here pixels are given to theirs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.blocks import blocks_of, error_length
+from napari_btn.core.conformal import HeldOut, Note, calibrate
+from napari_btn.core.pairs import Box, Scenes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.config import CalibrationSettings, Step, TileSettings
+    from napari_btn.core.families import Blueprint
+    from napari_btn.core.predict import Member
+
+__all__ = ["block_numbers", "covers", "fingerprints", "held_out_steps", "spread_boxes"]
+
+HELD_OUT_PIXELS = 2_000_000  # predicted at most; evenly spread over a larger held-out part
+_STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for another level
+
+
+def spread_boxes(boxes: Sequence[Box], ndim: int) -> list[Box]:
+    """The boxes, or smaller ones evenly spread over them where they hold more pixels than needed."""
+    total = sum(b.size for b in boxes)
+    if total <= HELD_OUT_PIXELS:
+        return list(boxes)
+    side = 256 if ndim == 2 else 64
+    share = HELD_OUT_PIXELS / total
+    chosen: list[Box] = []
+    for box in boxes:
+        cells = [
+            tuple(
+                slice(s.start + i * side, min(s.start + (i + 1) * side, s.stop))
+                for i, s in zip(cell, box.slices, strict=True)
+            )
+            for cell in np.ndindex(*(-(-n // side) for n in box.shape))
+        ]
+        step = max(1 / share, 1.0)
+        picks = sorted({int(i) for i in np.arange(step / 2, len(cells), step)} or {len(cells) // 2})
+        chosen += [Box(box.scene, cells[i]) for i in picks]
+    return chosen
+
+
+def held_out_steps(
+    scenes: Scenes,
+    boxes: Sequence[Box],
+    members: Sequence[Member],
+    blueprint: Blueprint,
+    *,
+    by_scene: bool,
+    alpha: float,
+    settings: CalibrationSettings,
+    tiles: TileSettings,
+    executor: Executor | None,
+    device: str,
+) -> Step[tuple[HeldOut, int]]:
+    """Predict the held-out boxes and gather their pixels by block; a step."""
+    from napari_btn.core.predict import tile_quantiles
+
+    n = scenes.noisy.n_channels
+    quantiles = [np.empty((len(blueprint.levels), n, *b.shape), np.float32) for b in boxes]
+    for progress, result in tile_quantiles(
+        scenes.noisy, boxes, members, blueprint, tiles=tiles, executor=executor, device=device
+    ):
+        if result is not None:
+            for box, array in zip(boxes, quantiles, strict=True):
+                if box.scene == result.scene and _inside(result.write, box.slices):
+                    where = tuple(
+                        slice(w.start - s.start, w.stop - s.start)
+                        for w, s in zip(result.write, box.slices, strict=True)
+                    )
+                    array[(slice(None), slice(None), *where)] = result.quantiles
+        yield replace(progress, note="Calibrating: " + progress.note.lower())
+    target = [scenes.read_clean(b.scene, b.slices) for b in boxes]
+    observed = [scenes.read_noisy(b.scene, b.slices) for b in boxes]
+    known = [np.isfinite(t).all(0) for t in target]
+    flat = HeldOut(
+        np.concatenate([q[:, :, k] for q, k in zip(quantiles, known, strict=True)], 2),
+        np.concatenate([t[:, k] for t, k in zip(target, known, strict=True)], 1),
+        np.zeros(sum(int(k.sum()) for k in known), np.int64),
+        blueprint.levels,
+    )
+    side = settings.block_px or 0
+    if not by_scene and not side:
+        pooled = calibrate(flat, alpha=alpha, settings=replace(settings, unit="pixel"))
+        side = _block_side(
+            [
+                (pooled.interval(q)[0], t, pooled.interval(q)[2])
+                for q, t in zip(quantiles, target, strict=True)
+            ]
+        )
+    block = _number_blocks(scenes, boxes, side, by_scene)
+    position = [np.argwhere(k) + [s.start for s in b.slices] for k, b in zip(known, boxes, strict=True)]
+    places = [np.column_stack([np.full(len(p), b.scene), p]) for p, b in zip(position, boxes, strict=True)]
+    held_out = replace(
+        flat,
+        block=np.concatenate([b[k] for b, k in zip(block, known, strict=True)]),
+        observed=np.concatenate([o[:, k] for o, k in zip(observed, known, strict=True)], 1),
+        position=np.concatenate(places).astype(np.int64),
+    )
+    stored = _STORED_VALUES // (n * (len(blueprint.levels) + 2))
+    if held_out.block.size > stored:
+        rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 3)))
+        held_out = held_out.take(np.sort(rng.choice(held_out.block.size, stored, replace=False)))
+    return held_out, side if not by_scene else 0
+
+
+def _inside(part: Sequence[slice], whole: Sequence[slice]) -> bool:
+    return all(w.start <= p.start and p.stop <= w.stop for p, w in zip(part, whole, strict=True))
+
+
+def _block_side(intervals: Sequence[tuple[Any, Any, Any]]) -> int:
+    """Side of a block: four lengths over which misses are alike, at least 16 px."""
+    lengths = [1]
+    for lower, target, upper in intervals:
+        valid = np.isfinite(target)
+        miss = valid & ((target < lower) | (target > upper))
+        longest = max(min(target.shape[1:]) // 4, 2)
+        lengths += [error_length(m, longest, valid=v) for m, v in zip(miss, valid, strict=True)]
+    return max(4 * int(np.max(lengths)), 16)
+
+
+def _number_blocks(
+    scenes: Scenes, boxes: Sequence[Box], side: int, by_scene: bool
+) -> list[NDArray[np.int64]]:
+    """Block number of every pixel of every box."""
+    if by_scene:
+        order = {scene: i for i, scene in enumerate(sorted({b.scene for b in boxes}))}
+        return [np.full(b.shape, order[b.scene], np.int64) for b in boxes]
+    mask = np.zeros((1, *scenes.noisy.space), bool)
+    for box in boxes:
+        mask[0][box.slices] = True
+    numbers = blocks_of(mask, side)[0]
+    return [numbers[box.slices] for box in boxes]
+
+
+def block_numbers(
+    truth: list[NDArray[np.float32]],
+    lower: list[NDArray[np.float32]],
+    upper: list[NDArray[np.float32]],
+    scenes: Scenes,
+    side: int | None,
+) -> tuple[int, NDArray[np.int64]]:
+    """Block side and number of every pixel (S, *space); -1 where the truth is unknown."""
+    by_scene = not scenes.repeats
+    if side is None:
+        side = 0 if by_scene else _block_side(list(zip(lower, truth, upper, strict=True)))
+    numbers = np.stack(_number_blocks(scenes, scenes.whole(), side, by_scene))
+    numbers[~np.stack([np.isfinite(t).all(0) for t in truth])] = -1
+    return side, numbers
+
+
+def covers(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> tuple[str, tuple[Note, ...]]:
+    """What the interval covers: "clean", or "long exposure" where the target has noise of its own."""
+    middle = held_out.levels.index(0.5)
+    residual = np.var(held_out.target - held_out.quantiles[middle], axis=1)
+    largest = max(boxes, key=lambda b: b.size)
+    target = np.nan_to_num(scenes.read_clean(largest.scene, largest.slices))
+    plane = target if target.ndim == 3 else target[:, target.shape[1] // 2]
+    if min(plane.shape[1:]) < 8:
+        return "clean", ()
+    # the diagonal detail of a Haar wavelet holds noise and hardly any signal (Donoho & Johnstone 1994)
+    detail = (plane[:, 1:, 1:] - plane[:, 1:, :-1] - plane[:, :-1, 1:] + plane[:, :-1, :-1]) / 2
+    noise = np.square(np.median(np.abs(detail), axis=(1, 2)) / 0.6745)
+    share = noise / np.maximum(residual, 1e-30)
+    worst = int(np.argmax(share))
+    if share[worst] < 0.01:
+        return "clean", ()
+    if share[worst] <= 0.1:
+        return "long exposure", ()
+    text = (
+        f"The target is noisy itself (in {scenes.channel_names[worst]} its noise makes {share[worst]:.0%} of the "
+        "residual variance): intervals cover another long exposure, and cover the clean signal more often than stated."
+    )
+    return "long exposure", (Note("amber", text),)
+
+
+def fingerprints(scenes: Scenes) -> dict[str, str]:
+    """SHA-256 of each noisy scene, by number."""
+    prints = {}
+    for box in scenes.whole():
+        digest = hashlib.sha256()
+        for part in _rows(box):
+            digest.update(np.ascontiguousarray(scenes.noisy.read(box.scene, part)).tobytes())
+        prints[str(box.scene)] = digest.hexdigest()
+    return prints
+
+
+def _rows(box: Box) -> list[tuple[slice, ...]]:
+    step = max(16_000_000 // max(box.size // max(box.shape[0], 1), 1), 1)
+    first = box.slices[0]
+    return [
+        (slice(a, min(a + step, first.stop)), *box.slices[1:]) for a in range(first.start, first.stop, step)
+    ]

@@ -1,0 +1,137 @@
+"""What is decided before training: networks that fit the image, the split, warnings, an estimate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_btn.core.conformal import Note
+from napari_btn.core.families import Blueprint
+from napari_btn.core.graph import draw_dilations, receptive_field
+from napari_btn.core.held_out import HELD_OUT_PIXELS
+from napari_btn.core.pairs import Scenes, Split, View, split
+from napari_btn.core.registration import shift_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_btn.core.config import CalibrationSettings, NetworkSettings, TrainSettings
+
+__all__ = ["Estimate", "PairCheck", "Plan", "estimate_training", "plan_training"]
+
+
+@dataclass(frozen=True)
+class PairCheck:
+    """What is known of a pair before training.
+
+    Parameters
+    ----------
+    notes : tuple of Note
+        Misalignment, a narrow gap, a shortened network.
+    shift : tuple of float, optional
+        Pixels by which ``clean`` must move to lie on ``noisy``, one per space axis; None where it
+        can't be told.
+    receptive_field : int
+        Half-width in pixels of the networks that fit the image.
+    """
+
+    notes: tuple[Note, ...]
+    shift: tuple[float, ...] | None
+    receptive_field: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What training will take on this machine.
+
+    Parameters
+    ----------
+    seconds : float
+        Wall time, to a factor of about two.
+    bytes : int
+        Memory beyond the images.
+    note : str
+        The same for a person.
+    """
+
+    seconds: float
+    bytes: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions made before training."""
+
+    blueprint: Blueprint
+    split: Split
+    shift: tuple[float, ...] | None
+    notes: tuple[Note, ...]
+
+
+def plan_training(
+    scenes: Scenes,
+    network: NetworkSettings,
+    calibration: CalibrationSettings,
+    levels: tuple[float, ...],
+    seed: int,
+) -> Plan:
+    """Decide schedule and split, and look for a shift between the two images."""
+    notes: list[Note] = []
+    shift = shift_of(scenes)
+    if shift is not None and max(abs(s) for s in shift) > 0.5:
+        size = ", ".join(f"{a} {s:+.1f}" for a, s in zip(scenes.noisy.space_axes, shift, strict=True))
+        notes.append(
+            Note(
+                "amber",
+                f"Clean lies {size} px from noisy; the networks would learn the shift. Align them first.",
+            )
+        )
+    wanted = draw_dilations(network, ndim=scenes.noisy.ndim)
+    limit = None if not scenes.repeats else max(scenes.noisy.space) // 4
+    dilations = draw_dilations(network, ndim=scenes.noisy.ndim, limit_px=limit)
+    if dilations != wanted:
+        notes.append(
+            Note(
+                "amber",
+                f"The image is small ({' x '.join(str(n) for n in scenes.noisy.space)} px): networks see "
+                f"{receptive_field(dilations)} px to each side instead of {receptive_field(wanted)}.",
+            )
+        )
+    blueprint = Blueprint(
+        network,
+        dilations,
+        scenes.noisy.n_channels,
+        scenes.clean.n_channels,
+        scenes.noisy.ndim,
+        levels,
+        seed,
+    )
+    parts = split(scenes, blueprint.receptive_field, calibration, seed=seed)
+    return Plan(blueprint, parts, shift, (*notes, *parts.notes))
+
+
+def estimate_training(
+    shape: Sequence[int], axes: str, network: NetworkSettings, train: TrainSettings, members: int
+) -> Estimate:
+    """Return time and memory that training will take on this machine, to a factor of about two."""
+    view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
+    patch = 1
+    for n in view.space:
+        patch *= min(train.patch_px, n)
+    pixels = patch * train.batch_size
+    width = network.channels * network.inputs
+    # forward and backward of one 3^d convolution per node; a core does about 3e10 of these a second
+    work = 6 * network.depth * width**2 * 3**view.ndim * pixels
+    from joblib.externals.loky import cpu_count
+
+    workers = min(members, cpu_count())
+    rounds = -(-members // workers)
+    held = min(0.4 * float(np.prod(view.space)) * view.n_scenes, HELD_OUT_PIXELS)
+    seconds = 4 + rounds * train.steps * work / 3e10 + held * members / workers / 6e5
+    memory = workers * (350_000_000 + 4 * pixels * width * network.depth * 4)
+    minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    note = f"About {minutes} and {memory / 1e9:.1f} GB on {workers} CPU core{'s' if workers > 1 else ''}"
+    return Estimate(seconds, int(memory), note)
