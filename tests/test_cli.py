@@ -191,9 +191,31 @@ def test_existing_files_are_replaced_only_with_force(folder, bundle, tmp_path):
 
 
 def test_axes_come_from_the_file_and_a_guess_is_announced(folder, bundle, tmp_path):
+    from napari_btn.io.images import write_images
+
     result = call("predict", bundle, folder / "noisy.npy", "-o", tmp_path / "out.npz")
-    assert result.exit_code in (0, 2)
-    assert "axes" in result.stderr.lower()
+    assert result.exit_code == 0, result.output
+    assert "guessed as CYX" in result.stderr
+
+    noisy, clean = np.load(folder / "noisy.npy"), np.load(folder / "clean.npy")
+    write_images({"noisy": noisy}, tmp_path / "noisy.ome.tif", axes="CYX")
+    write_images({"clean": np.moveaxis(clean, 0, 2)}, tmp_path / "clean.npz", axes="YXC")
+    result = call("evaluate", bundle, tmp_path / "noisy.ome.tif", f"{tmp_path}/clean.npz:clean", "--json")
+    assert result.exit_code == 0, result.output
+    assert "guessed" not in result.stderr
+    same = call("evaluate", bundle, folder / "noisy.npy", folder / "clean.npy", "--axes", "CYX", "--json")
+    assert json.loads(result.stdout)["coverage"] == json.loads(same.stdout)["coverage"]
+
+
+def test_other_channel_names_and_pixel_sizes_are_a_warning(folder, bundle, tmp_path):
+    from napari_btn.io.images import write_images
+
+    image = tmp_path / "other.ome.tif"
+    names = ("Fe", "Al", "Si")
+    write_images({"noisy": np.load(folder / "noisy.npy")}, image, axes="CYX", channel_names=names)
+    result = call("predict", bundle, image, "-o", tmp_path / "out.npz")
+    assert result.exit_code == 0, result.output
+    assert "Warning: the image's channels are Fe, Al, Si" in result.stderr
 
 
 class Stopped:
@@ -279,7 +301,7 @@ def watched(self, *args, **kwargs):
         if progress.checkpoint:
             os.kill(os.getpid(), signal.SIGINT)
 Denoiser.fit_steps = watched
-main({["train", *pair, "-o", str(out), "--axes", "CYX", *TINY]})
+main({["train", *pair, "-o", str(out), "--axes", "CYX", *TINY, "--members", "1"]})
 """
     run = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-OUTPUTS = (".ome.tif", ".ome.tiff", ".ome.zarr", ".npz")
+OUTPUTS = (".tif", ".tiff", ".zarr", ".npz")
 
 
 # --- files -----------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ def predict(bundle: Path, image: str, output: Path, axes: str | None, force: boo
 
     if not output.name.lower().endswith(OUTPUTS):
         raise ValueError(
-            f"{output.name} names no format that can be written; end it with {', '.join(OUTPUTS)}."
+            f"{output.name} names no format that can be written; end it with .ome.tif, .ome.zarr or .npz."
         )
     _ready(output, force)
     denoiser = load(bundle)

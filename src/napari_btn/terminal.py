@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import warnings
 from contextlib import contextmanager
@@ -107,7 +106,7 @@ def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> 
     """Result of a step run to its end, with a progress bar on stderr."""
     from tqdm import tqdm
 
-    form = "{desc}{percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
+    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
     quiet = 0.2 if sys.stderr.isatty() else 10.0  # a log file needs no line per tile
     checkpoint: Any = None
     bar: Any = None
@@ -135,44 +134,36 @@ def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> 
 
 
 def table(report: Report) -> str:
-    """A report as a table, one line per channel."""
-    rows = [
-        (
-            "channel",
-            "coverage",
-            "95 % interval",
-            "below",
-            "above",
-            "width",
-            "of noisy's",
-            "correlation",
-            "PSNR",
-        )
+    """Lines of a report: one per channel, without the columns that aren't known."""
+    low, high = report.coverage_low, report.coverage_high
+    columns: list[tuple[str, Iterable[str]]] = [
+        ("channel", report.channel_names),
+        ("coverage", _numbers(report.coverage, ".3f")),
+        ("95 % interval", (f"{a:.3f}-{b:.3f}" for a, b in zip(low, high, strict=True))),
+        ("below", _numbers(report.below, ".3f")),
+        ("above", _numbers(report.above, ".3f")),
+        ("width", _numbers(report.width, ".4g")),
+        ("of noisy's", _numbers(report.width_ratio, ".3f")),
+        ("correlation", _numbers(report.correlation, ".3f")),
+        ("PSNR", _numbers(report.psnr, ".1f")),
     ]
-    for i, name in enumerate(report.channel_names):
-        rows.append((
-            name,
-            f"{report.coverage[i]:.3f}",
-            f"{report.coverage_low[i]:.3f}-{report.coverage_high[i]:.3f}",
-            f"{report.below[i]:.3f}",
-            f"{report.above[i]:.3f}",
-            f"{report.width[i]:.4g}",
-            f"{report.width_ratio[i]:.3f}",
-            f"{report.correlation[i]:.3f}",
-            f"{report.psnr[i]:.1f}",
-        ))  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
+    cells = [[title, *values] for title, values in columns]
+    known = [column for column in cells if set(column[1:]) != {"-"}]
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in known]
+    lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     blocks = f"{report.n_blocks[0]} blocks" + (f" of {report.block_px} px" if report.block_px else "")
     aim = f"{1 - report.alpha:g} of the {report.covers} image wanted, on average over {blocks}, not per pixel"
     return "\n".join([*lines, aim])
 
 
+def _numbers(values: Iterable[float], form: str) -> list[str]:
+    """Numbers as text; a dash where one isn't known."""
+    return ["-" if value != value else format(value, form) for value in values]
+
+
 def write_json(values: dict[str, Any], path: Path) -> None:
-    """Write JSON under its name only when it is whole."""
-    rough = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    """Write JSON under its name only when it is whole, in the place of what was there."""
+    from napari_btn.io.atomic import written_whole
+
+    with written_whole(path, overwrite=True) as rough:
         rough.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-        rough.replace(path)
-    finally:
-        rough.unlink(missing_ok=True)
