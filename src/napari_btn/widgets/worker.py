@@ -99,7 +99,7 @@ def _merged(earlier: Progress | None, later: Progress) -> Progress:
     )
 
 
-class _StepWorker(GeneratorWorker):  # type: ignore[misc]  # napari has no types
+class _StepWorker(GeneratorWorker):
     """Generator worker that closes its step in its own thread before it says that it has finished."""
 
     run_: Run[Any] | None = None

@@ -1,0 +1,740 @@
+"""The Denoise dock: from two layers to calibrated quantile layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtWidgets import QFileDialog
+
+from napari_btn.core.config import Progress
+from napari_btn.session import session_of
+from napari_btn.widgets.denoise_view import TRAIN_HELP, DenoiseView
+from napari_btn.widgets.layers import LayerImage, add_image, show_prediction, show_preview
+from napari_btn.widgets.panels import losses_of
+from napari_btn.widgets.pickers import LayerPicker, is_ours
+from napari_btn.widgets.worker import run_step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+    from weakref import ReferenceType
+
+    from napari.layers import Image as ImageLayer
+
+    from napari_btn.core.config import Step
+    from napari_btn.core.predict import Prediction
+    from napari_btn.denoiser import Denoiser, PairCheck
+    from napari_btn.widgets.worker import Run, Timing
+
+__all__ = ["DenoiseWidget"]
+
+_BUNDLES = "Trained networks (*.btn);;All files (*)"
+_IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
+_NOISY_NAMES = ("noisy", "raw", "fast", "short", "low")
+_CLEAN_NAMES = ("clean", "target", "slow", "long", "truth", "high")
+_CHECK_AFTER_MS = 200
+_CHECKED_AT_ONCE = 64 * 2**20
+_PREVIEW_EVERY = 2.0
+_CLOSE_WAIT = 2.0
+
+
+def engine() -> ModuleType:
+    """Module of the denoiser, loaded when it is first needed."""
+    from napari_btn import denoiser
+
+    return denoiser
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a run is started with."""
+
+    noisy: LayerImage
+    clean: LayerImage
+    settings: dict[str, Any]
+    clean_layer: ReferenceType[ImageLayer] | None
+
+    def pair(self) -> dict[str, Any]:
+        """Arguments for the denoiser's ``fit_steps`` and ``check``."""
+        return {
+            "noisy": self.noisy.data,
+            "clean": self.clean.data,
+            "axes": self.noisy.axes,
+            "channel_names": self.noisy.channel_names or self.clean.channel_names,
+            "pixel_size": self.noisy.pixel_size,
+            "unit": self.noisy.unit,
+        }
+
+    def key(self) -> tuple[Any, ...]:
+        """What must be the same for a check, or finished members, to hold."""
+        images = (self.noisy, self.clean)
+        arrays = tuple(id(a) for image in images for a in getattr(image.data, "arrays", (image.data,)))
+        settings = {k: v for k, v in self.settings.items() if k not in ("members", "alpha", "device")}
+        return (arrays, self.noisy.axes, self.noisy.channel_names, repr(settings))
+
+
+class DenoiseWidget(DenoiseView):
+    """Dock that trains a denoiser on two layers and adds its results.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Viewer to work in.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        super().__init__(self.viewer)
+        self.session = session_of(self.viewer)
+        self._runs: dict[str, Run[Any]] = {}
+        self._inputs: _Inputs | None = None
+        self._source: LayerImage | None = None
+        self._started: _Inputs | None = None
+        self._kept: tuple[Any, Any] | None = None
+        self._found: tuple[Any, tuple[tuple[str, str], ...], str, tuple[float, ...] | None] | None = None
+        self._axes_for: object = None
+        self._previews = True
+        self._left = False
+        self._check_later = QTimer(self)
+        self._check_later.setSingleShot(True)
+        self._check_later.setInterval(_CHECK_AFTER_MS)
+        self._connect()
+        self._on_layers_changed()
+        self._on_session_changed("denoiser")
+
+    def _connect(self) -> None:
+        """Join signals and handlers."""
+        for picker in (self.noisy, self.clean, self.apply_to):
+            picker.changed.connect(self._refresh)
+            picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
+        self.axes.textChanged.connect(self._refresh)
+        self.form.changed.connect(self._refresh)
+        self._check_later.timeout.connect(self._start_check)
+        self.align.clicked.connect(self._on_user_align)
+        self.train.clicked.connect(self._on_user_train)
+        self.pause.clicked.connect(self._on_user_pause)
+        self.stop.clicked.connect(self._on_user_stop)
+        self.apply.clicked.connect(self._on_user_apply)
+        self.save.clicked.connect(self._on_user_save)
+        self.load.clicked.connect(self._on_user_load)
+        self.recalibrate.clicked.connect(self._on_user_recalibrate)
+        events = self.viewer.layers.events
+        for event in (events.inserted, events.removed, events.reordered, events.renamed):
+            event.connect(self._on_layers_changed)
+        self.viewer.events.theme.connect(self._on_theme_changed)
+        self.session.changed.connect(self._on_session_changed)
+        # The window goes without asking its children, and may be gone before a handler of ours could run.
+        self.destroyed.connect(partial(_leave_all, self._runs))
+
+    # ---------------------------------------------------------------- what is picked, and whether it will do
+
+    @property
+    def busy(self) -> bool:
+        """Whether the dock trains, denoises, calibrates or loads."""
+        return "work" in self._runs
+
+    def _refresh(self) -> None:
+        """Read what is picked, say what is wrong with it, and set the buttons."""
+        if self._left or self.busy:
+            return
+        reason = self._read_inputs()
+        if self._inputs is not None and not reason:
+            reason = self._known_or_later(self._inputs)
+        self._show_estimate()
+        self._set_buttons(reason)
+
+    def _read_inputs(self) -> str:
+        """Read the pickers into the inputs; returns why they can't be trained on, if so."""
+        self._inputs = None
+        self.align.hide()
+        self.note.say()
+        noisy, clean = self._read(self.noisy), self._read(self.clean)
+        if noisy is not None:
+            noisy = self._with_axes(noisy)
+        else:
+            self.shape.clear()
+        self.guessed.setVisible(noisy is not None and noisy.guessed)
+        for picker in (self.noisy, self.clean):
+            if picker.note.notes:
+                return picker.note.notes[0][1]
+        if noisy is None or clean is None:
+            missing = "noisy" if noisy is None else "clean"
+            return f"No {missing} image is picked. Pick a layer, or open a file."
+        try:
+            self._inputs = self._checked_inputs(noisy, clean)
+        except ValueError as error:
+            self.note.say(("red", str(error)))
+            return str(error)
+        return ""
+
+    def _checked_inputs(self, noisy: LayerImage, clean: LayerImage) -> _Inputs:
+        """Inputs whose settings, axes and, where they are small, values are good."""
+        from napari_btn.core.pairs import Pair, canonical_axes
+
+        canonical_axes(noisy.axes, len(noisy.shape), "noisy")
+        layer = self.clean.layer
+        inputs = _Inputs(
+            noisy,
+            _in_order_of(noisy.axes, clean),
+            self.form.settings(),
+            None if layer is None else ref(layer),
+        )
+        engine().Denoiser(**inputs.settings)
+        if self._found is not None and self._found[0] == inputs.key():
+            return inputs
+        if noisy.nbytes + clean.nbytes <= _CHECKED_AT_ONCE:
+            given = inputs.pair()
+            _ = Pair(
+                given["noisy"],
+                given["clean"],
+                given["axes"],
+                given["channel_names"],
+                given["pixel_size"],
+                given["unit"],
+            ).scenes
+        return inputs
+
+    @staticmethod
+    def _read(picker: LayerPicker) -> LayerImage | None:
+        """What a picker holds; what is wrong with it stands under it."""
+        picker.note.say()
+        try:
+            return picker.read()
+        except ValueError as error:
+            picker.note.say(("red", str(error)))
+            return None
+
+    def _with_axes(self, noisy: LayerImage) -> LayerImage:
+        """Noisy with the axes in the line, which starts anew with another layer."""
+        picked = (tuple(id(layer) for layer in self.noisy.layers), noisy.axes, noisy.shape)
+        if picked != self._axes_for:
+            self._axes_for = picked
+            self.axes.blockSignals(True)
+            self.axes.setText(noisy.axes)
+            self.axes.blockSignals(False)
+        parts = [" x ".join(str(n) for n in noisy.shape)]
+        text = self.axes.text().strip()
+        if text.upper() != noisy.axes:
+            noisy = noisy.with_axes(text)
+        if noisy.channel_names:
+            parts.append(", ".join(noisy.channel_names))
+        if noisy.pixel_size:
+            sizes = dict.fromkeys(f"{v:.4g}" for v in noisy.pixel_size)
+            parts.append(f"{' x '.join(sizes)} {noisy.unit}")
+        self.shape.setText(" · ".join(parts))
+        return noisy
+
+    def _known_or_later(self, inputs: _Inputs) -> str:
+        """Show what the whole check has found, or start it soon; returns why not to train, if known."""
+        if self._found is None or self._found[0] != inputs.key():
+            self._check_later.start()
+            return ""
+        _, notes, reason, shift = self._found
+        self.note.say(*notes)
+        layer = self.clean.layer
+        moved = shift is not None and max(abs(v) for v in shift) > 0.5
+        self.align.setVisible(moved and layer is not None and inputs.clean.nbytes <= _CHECKED_AT_ONCE)
+        return reason
+
+    def _start_check(self) -> None:
+        """Run the whole check (registration, split) in a thread."""
+        inputs = self._inputs
+        if inputs is None or self._left or self.busy:
+            return
+        if "check" in self._runs:
+            self._check_later.start()
+            return
+        denoiser = engine().Denoiser(**inputs.settings)
+
+        def step() -> Step[PairCheck]:
+            """Check, as a step."""
+            yield Progress(0, 1, "Checking")
+            return denoiser.check(**inputs.pair())
+
+        def found(check: PairCheck) -> None:
+            """Keep what was found."""
+            notes = tuple((note.level, note.text) for note in check.notes)
+            self._found = (inputs.key(), notes, "", check.shift)
+
+        def failed(error: Exception) -> None:
+            """Keep what was wrong."""
+            text = _sentence(error)
+            self._found = (inputs.key(), (("red", text),), text, None)
+
+        def over() -> None:
+            """Show it."""
+            self._runs.pop("check", None)
+            self._refresh()
+
+        self._runs["check"] = run_step(
+            step, title="Checking images", on_result=found, on_error=failed, on_finished=over
+        )
+
+    def _show_estimate(self) -> None:
+        """Say how long training will take."""
+        text = ""
+        if self._inputs is not None:
+            noisy = self._inputs.noisy
+            denoiser = engine().Denoiser(**self._inputs.settings)
+            try:
+                text = denoiser.estimate(noisy.shape, noisy.axes).note
+            except ValueError:
+                text = ""
+        self.estimate.setText(text)
+        self.estimate.setVisible(bool(text))
+
+    def _set_buttons(self, reason: str) -> None:
+        """Enable what can be done now; ``reason`` is why Train can't."""
+        denoiser, busy = self.session.denoiser, self.busy
+        for part in (self.noisy, self.clean, self.axes, self.form, self.apply_to, self.align, self.load):
+            part.setEnabled(not busy)
+        self.train.setEnabled(not busy and not reason)
+        self.train.setToolTip("Busy; stop first, or wait." if busy else reason or TRAIN_HELP)
+        self.train.setText("Continue" if not busy and self._checkpoint() else "Train")
+        self.stop.setEnabled(busy)
+        self.pause.setEnabled(busy)
+        paused = busy and self._runs["work"].paused
+        self.pause.setText("Resume" if paused else "Pause")
+        self.save.setEnabled(denoiser is not None and not busy)
+        self.save.setToolTip(
+            "Save networks, calibration and report as one file." if denoiser else "Nothing is trained yet."
+        )
+        image = None if busy else self._read(self.apply_to)
+        can = denoiser is not None and not busy and image is not None
+        self.apply.setEnabled(can)
+        self.apply.setToolTip(
+            "Denoise the picked layer with the trained networks."
+            if can
+            else "Train first, or load trained networks."
+            if denoiser is None
+            else "Pick a layer to apply to."
+        )
+        other = denoiser is not None and abs(denoiser.alpha - self.form.alpha) > 1e-6
+        self.recalibrate.setVisible(other and not busy)
+        share = f"{100 * (1 - self.form.alpha):.4g} %"
+        self.recalibrate.setText(f"Recalibrate to {share}")
+        self.recalibrate.setToolTip(
+            f"Make the intervals hold {share} of the pixels, from the stored held-out scores; trains nothing."
+        )
+
+    # ---------------------------------------------------------------- runs
+
+    def _launch(
+        self,
+        title: str,
+        make_step: Callable[[], Step[Any]],
+        on_result: Callable[[Any], None],
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Run a step with its progress shown; what goes wrong is said in the dock."""
+        self.message.say()
+        self.progress.start(title)
+
+        def tell(progress: Progress, timing: Timing) -> None:
+            """Show progress."""
+            self.progress.tell(progress, timing)
+            if on_progress is not None:
+                on_progress(progress)
+
+        def done(result: Any) -> None:
+            """Take the result; it may start the next run."""
+            self._runs.pop("work", None)
+            on_result(result)
+
+        def failed(error: Exception) -> None:
+            """Say what went wrong."""
+            self._keep_members(run)
+            self._runs.pop("work", None)
+            self.progress.hide()
+            self.message.say(("red", f"{title} failed. {_sentence(error)}"))
+
+        def stopped() -> None:
+            """Say what is left."""
+            kept = self._keep_members(run)
+            self._runs.pop("work", None)
+            self.progress.finish(f"{title} was stopped.{kept}")
+
+        run = run_step(
+            make_step,
+            title=f"napari-btn: {title}",
+            on_progress=tell,
+            on_result=done,
+            on_error=failed,
+            on_stopped=stopped,
+            on_finished=self._refresh,
+        )
+        self._runs["work"] = run
+        self._set_buttons("")
+
+    def _checkpoint(self) -> Any:
+        """Finished members of a stopped training that fit what is picked now."""
+        if self._kept is None or self._inputs is None or self._kept[0] != self._inputs.key():
+            return None
+        return self._kept[1]
+
+    def _keep_members(self, run: Run[Any]) -> str:
+        """Keep the finished members of a training that ended early; returns a sentence about them."""
+        if self._started is None or not run.checkpoint:
+            return ""
+        self._kept = (self._started.key(), run.checkpoint)
+        n, wanted = len(run.checkpoint), self._started.settings["members"]
+        return f" {n} of {wanted} members are finished and kept; Continue goes on from them."
+
+    def _on_user_train(self) -> None:
+        """Train on what is picked."""
+        self._refresh()
+        inputs = self._inputs
+        if inputs is None or not self.train.isEnabled():
+            return
+        denoiser = engine().Denoiser(**inputs.settings)
+        resume = self._checkpoint() or ()
+        if not resume:
+            self.chart.clear()
+        self.chart.show()
+        self._started, self._previews = inputs, True
+        self._launch(
+            "Training",
+            lambda: denoiser.fit_steps(**inputs.pair(), resume=resume, preview_every=_PREVIEW_EVERY),
+            self._on_trained,
+            self._on_training,
+        )
+
+    def _on_training(self, progress: Progress) -> None:
+        """Draw what training has brought."""
+        self.chart.add(progress.losses)
+        if progress.preview is None or not self._previews or self._started is None:
+            return
+        show_preview(self.viewer, progress.preview, self._started.noisy, clean=self._clean_layer())
+
+    def _on_trained(self, denoiser: Denoiser) -> None:
+        """Keep the denoiser and denoise what it was trained on."""
+        started = self._started
+        self._kept = None
+        self.session.denoiser = denoiser
+        if started is not None:
+            self._denoise(started.noisy, started.noisy.axes)
+
+    def _denoise(self, source: LayerImage, axes: str | None) -> None:
+        """Predict an image and show it."""
+        denoiser = self.session.denoiser
+        if denoiser is None:
+            return
+        self._launch(
+            "Denoising",
+            lambda: denoiser.predict_steps(source.data, axes),
+            partial(self._on_predicted, source),
+        )
+
+    def _on_predicted(self, source: LayerImage, prediction: Prediction) -> None:
+        """Show a prediction as layers."""
+        from napari_btn.io.images import Image
+
+        self._source = source
+        self.session.source = Image(
+            source.data, source.axes, source.channel_names, source.pixel_size, source.unit, source.name
+        )
+        self.session.prediction = prediction
+        self._remove_preview()
+        trained_on = self._started is not None and source.name == self._started.noisy.name
+        show_prediction(self.viewer, prediction, source, clean=self._clean_layer() if trained_on else None)
+        self.progress.finish(f"Done: lower, median, upper and width of '{source.name}' are layers now.")
+        notes = _differences(source, self.session.denoiser)
+        self.message.say(*notes)
+
+    def _clean_layer(self) -> ImageLayer | None:
+        """Clean layer that training was started with, if it is still there."""
+        if self._started is None or self._started.clean_layer is None:
+            return None
+        layer = self._started.clean_layer()
+        return layer if layer is not None and layer in self.viewer.layers else None
+
+    def _remove_preview(self) -> None:
+        """Take the preview away: the median stands in its place."""
+        self._previews = False
+        name = "" if self._started is None else f"{self._started.noisy.name} preview"
+        if name in self.viewer.layers and is_ours(self.viewer.layers[name]):
+            self.viewer.layers.remove(name)
+
+    # ---------------------------------------------------------------- other buttons
+
+    def _on_user_pause(self) -> None:
+        """Hold the work, or go on."""
+        if not self.busy:
+            return
+        run = self._runs["work"]
+        if run.paused:
+            run.resume()
+        else:
+            run.pause()
+        self._set_buttons("")
+
+    def _on_user_stop(self) -> None:
+        """End the work."""
+        if self.busy:
+            self._runs["work"].stop()
+            self.stop.setEnabled(False)
+            self.progress.line.setText("Stopping…")
+
+    def _on_user_apply(self) -> None:
+        """Denoise another layer."""
+        image = self._read(self.apply_to)
+        if image is not None and self.session.denoiser is not None:
+            self._denoise(image, None if image.guessed else image.axes)
+
+    def _on_user_recalibrate(self) -> None:
+        """Calibrate at the coverage that is set."""
+        denoiser, alpha = self.session.denoiser, self.form.alpha
+        if denoiser is not None:
+            self._launch("Calibrating", lambda: denoiser.calibrate_steps(alpha=alpha), self._on_recalibrated)
+
+    def _on_recalibrated(self, denoiser: Denoiser) -> None:
+        """Show the new report, and the intervals of the last image."""
+        self.session.denoiser = denoiser
+        if self._source is not None:
+            self._denoise(self._source, self._source.axes)
+        else:
+            self.progress.finish("Calibrated.")
+
+    def _on_user_align(self) -> None:
+        """Add a clean layer moved onto noisy, and pick it."""
+        from napari_btn.core.registration import align
+
+        inputs, layer = self._inputs, self.clean.layer
+        if inputs is None or layer is None or self._found is None or self._found[3] is None:
+            return
+        moved = align(inputs.clean.data, inputs.clean.axes, self._found[3])
+        placement = inputs.clean.placement.onto(inputs.clean.axes).to_layer()
+        name = f"{layer.name} aligned"
+        added = self.viewer.add_image(
+            moved, name=name, metadata=dict(layer.metadata), colormap=layer.colormap, rgb=False, **placement
+        )
+        self.clean.pick(added)
+
+    def _on_user_wants_file(self, picker: LayerPicker) -> None:
+        """Ask for an image file."""
+        path, _ = QFileDialog.getOpenFileName(self, "Open image", "", _IMAGES)
+        if path:
+            self.open_file(picker, path)
+
+    def open_file(self, picker: LayerPicker, path: str | Path) -> None:
+        """Read an image file, add it as a layer, and pick that.
+
+        Parameters
+        ----------
+        picker : LayerPicker
+            ``noisy``, ``clean`` or ``apply_to``.
+        path : str or Path
+            An image file.
+        """
+        role = picker.combo.objectName()
+
+        def step() -> Step[Any]:
+            """Read, as a step."""
+            from napari_btn.io.images import read_image
+
+            yield Progress(0, 1, "Reading")
+            if Path(path).suffix == ".npz":
+                try:
+                    return replace(read_image(f"{path}:{role}"), name=f"{Path(path).stem} {role}")
+                except ValueError:
+                    pass
+            return read_image(path)
+
+        def read(image: Any) -> None:
+            """Add and pick."""
+            layer = add_image(self.viewer, image)
+            picker.pick(layer)
+            picker.by_user = True
+
+        def failed(error: Exception) -> None:
+            """Say why not."""
+            picker.note.say(("red", _sentence(error)))
+
+        self._runs[f"read {role}"] = run_step(step, title=f"Reading {path}", on_result=read, on_error=failed)
+
+    def _on_user_save(self) -> None:
+        """Ask where to save."""
+        path, _ = QFileDialog.getSaveFileName(self, "Save trained networks", "trained.btn", _BUNDLES)
+        if path:
+            self.save_to(path)
+
+    def save_to(self, path: str | Path) -> None:
+        """Save the trained denoiser.
+
+        Parameters
+        ----------
+        path : str or Path
+            Where to; ``.btn`` is added where a suffix is missing.
+        """
+        if self.session.denoiser is None:
+            return
+        target = Path(path) if Path(path).suffix else Path(path).with_suffix(".btn")
+        try:
+            self.session.denoiser.save(target)
+        except (OSError, ValueError) as error:
+            self.message.say(("red", f"Nothing was saved. {_sentence(error)}"))
+            return
+        self.message.say(("info", f"Saved as {target}."))
+
+    def _on_user_load(self) -> None:
+        """Ask for a bundle."""
+        path, _ = QFileDialog.getOpenFileName(self, "Load trained networks", "", _BUNDLES)
+        if path:
+            self.load_from(path)
+
+    def load_from(self, path: str | Path) -> None:
+        """Load a trained denoiser.
+
+        Parameters
+        ----------
+        path : str or Path
+            A bundle.
+        """
+
+        def step() -> Step[Any]:
+            """Load, as a step."""
+            yield Progress(0, 1, "Loading")
+            return engine().load(path)
+
+        def loaded(denoiser: Any) -> None:
+            """Use it."""
+            self._started = None
+            self.session.denoiser = denoiser
+            self.progress.finish(f"Loaded {Path(path).name}.")
+
+        self._launch("Loading", step, loaded)
+
+    # ---------------------------------------------------------------- what happens around the dock
+
+    def _on_layers_changed(self, event: Any = None) -> None:
+        """Offer the layers that there are, and pick the obvious ones."""
+        if self._left:
+            return
+        from napari.layers import Image
+
+        layers = [layer for layer in self.viewer.layers if isinstance(layer, Image)]
+        removed = getattr(event, "type", "") == "removed" and is_ours(event.value)
+        if removed and event.value.metadata["napari_btn"].get("map") == "preview":
+            # The user doesn't want it: it must not come back with the next progress.
+            self._previews = False
+        for picker in (self.noisy, self.clean, self.apply_to):
+            picker.refresh(layers)
+        own = [layer for layer in layers if not is_ours(layer)]
+        for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
+            if picker.layers or picker.by_user or self.busy:
+                continue
+            named = [layer for layer in own if any(name in layer.name.lower() for name in names)]
+            if named or len(own) == 2:
+                picker.pick(named[0] if named else own[place])
+        self._refresh()
+
+    def _on_session_changed(self, slot: str) -> None:
+        """Show what the session knows now."""
+        if self._left or slot != "denoiser":
+            return
+        denoiser = self.session.denoiser
+        self.report.show_report(None if denoiser is None else denoiser.report)
+        if denoiser is not None:
+            self.form.show_settings(denoiser)
+            losses = losses_of(denoiser)
+            if losses:
+                self.chart.clear()
+                self.chart.add(losses)
+            self.chart.setVisible(bool(losses))
+        self._refresh()
+
+    def _on_theme_changed(self, event: Any = None) -> None:
+        """Draw in other colours."""
+        del event
+        if not self._left:
+            self.redraw()
+
+    def event(self, event: QEvent | None) -> bool:
+        """Leave when the dock lets go of this widget."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None:
+                self.leave()
+            else:
+                self.window().installEventFilter(self)
+        return bool(super().event(event))
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
+        """Leave when the window closes: it hides without the window system asking for it."""
+        if event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous():
+            self.leave()
+        return bool(super().eventFilter(watched, event))
+
+    def leave(self) -> None:
+        """Stop what runs, wait for it, and listen to nothing any more."""
+        if self._left:
+            return
+        self._left = True
+        self._check_later.stop()
+        _leave_all(self._runs)
+        for picker in (self.noisy, self.clean, self.apply_to):
+            picker.leave()
+        events = self.viewer.layers.events
+        for event in (events.inserted, events.removed, events.reordered, events.renamed):
+            event.disconnect(self._on_layers_changed)
+        self.viewer.events.theme.disconnect(self._on_theme_changed)
+        self.session.changed.disconnect(self._on_session_changed)
+
+
+def _leave_all(runs: dict[str, Run[Any]], widget: object = None) -> None:
+    """Stop runs and wait for them, all together."""
+    del widget
+    for run in runs.values():
+        run.leave(wait=0)
+    for run in runs.values():
+        run.leave(wait=_CLOSE_WAIT)
+    runs.clear()
+
+
+def _in_order_of(axes: str, clean: LayerImage) -> LayerImage:
+    """Clean with its axes in the order of noisy's, where it names them."""
+    wanted = axes if len(clean.shape) == len(axes) else "".join(a for a in axes if a not in "ST")
+    if clean.guessed and len(wanted) == len(clean.shape):
+        return clean.with_axes(wanted)
+    if clean.axes == wanted or sorted(clean.axes) != sorted(wanted) or not hasattr(clean.data, "transpose"):
+        return clean
+    order = [clean.axes.index(a) for a in wanted]
+    return replace(
+        clean, data=clean.data.transpose(order), axes=wanted, placement=clean.placement.onto(wanted)
+    )
+
+
+def _differences(source: LayerImage, denoiser: Any) -> list[tuple[str, str]]:
+    """What an image has otherwise than the images that a denoiser was trained on."""
+    notes = []
+    here, there = source.channel_names or (), denoiser.channel_names or ()
+    if here != there and sorted(here) == sorted(there):
+        text = (
+            f"'{source.name}' has the channels {', '.join(here)}; the networks were trained on "
+            f"{', '.join(there)}, in this order. Reorder them."
+        )
+        notes.append(("amber", text))
+    if source.pixel_size and denoiser.pixel_size and source.unit == denoiser.unit:
+        ratio = [a / b for a, b in zip(source.pixel_size, denoiser.pixel_size, strict=False)]
+        if any(abs(r - 1) > 0.02 for r in ratio):
+            text = (
+                f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {source.unit}, the networks were "
+                f"trained at {denoiser.pixel_size[-1]:.4g}. Resample it, or don't rely on the coverage."
+            )
+            notes.append(("amber", text))
+    return notes
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, for a person, and what to do where it is memory."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return f"Out of memory ({text}). Close other programs, or take a smaller image or patch."
+    if isinstance(error, ValueError | OSError):
+        return text
+    cause = error.__cause__ or error
+    return f"{text} ({type(cause).__name__})"

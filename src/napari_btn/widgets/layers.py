@@ -1,0 +1,736 @@
+"""Napari layers to arrays with axes, scale and unit; results and samples to layers.
+
+A layer is read once, on the main thread, into a value that a step may keep: nothing here is
+touched by a worker. Large arrays (dask, zarr, memory maps) are passed on as they are and read
+crop by crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
+
+    from napari_btn.core.pairs import Pair
+    from napari_btn.core.predict import Prediction
+
+__all__ = [
+    "KEY",
+    "LayerImage",
+    "Placement",
+    "add_image",
+    "pair_layers",
+    "read_layer",
+    "sample_blobs",
+    "sample_edx",
+    "show_prediction",
+    "show_preview",
+    "stack_images",
+]
+
+KEY = "napari_btn"
+"""Where a layer's metadata holds ours."""
+
+_LETTER_OF = {
+    "s": "S", "scene": "S", "scenes": "S", "position": "S", "p": "S", "repeat": "S",
+    "t": "T", "time": "T", "frame": "T",
+    "c": "C", "channel": "C", "channels": "C", "element": "C",
+    "z": "Z", "depth": "Z", "plane": "Z",
+    "y": "Y", "row": "Y", "height": "Y",
+    "x": "X", "column": "X", "width": "X",
+}  # fmt: skip
+_SHORT_UNIT = {"pixel": "px", "css_pixel": "px", "micrometer": "um", "nanometer": "nm", "millimeter": "mm"}
+_LONG_UNIT = {"px": "pixel", "µm": "um", "μm": "um", "": "pixel"}
+_SPACE = "ZYX"
+_CHANNELS_AT_MOST = 10
+_SAMPLED = 1_000_000
+_LINKED = ("clean", "lower", "median", "upper")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a layer's data stand in the world, per axis.
+
+    Parameters
+    ----------
+    axes : str
+        One letter per dimension.
+    scale, translate : tuple of float
+        One per dimension.
+    rotate, shear, affine : ndarray
+        Matrices of (n, n), (n, n) and (n + 1, n + 1).
+    units, labels : tuple of str
+        One per dimension.
+    """
+
+    axes: str
+    scale: tuple[float, ...]
+    translate: tuple[float, ...]
+    rotate: NDArray[np.float64]
+    shear: NDArray[np.float64]
+    affine: NDArray[np.float64]
+    units: tuple[str, ...]
+    labels: tuple[str, ...]
+
+    def onto(self, axes: str) -> Placement:
+        """The same placement for other axes: missing ones are dropped, new ones stand at the origin.
+
+        Parameters
+        ----------
+        axes : str
+            One letter per dimension of the data to place.
+
+        Returns
+        -------
+        Placement
+            For those axes, in that order.
+        """
+        kept = [(new, self.axes.index(letter)) for new, letter in enumerate(axes) if letter in self.axes]
+        n = len(axes)
+
+        def row(values: Sequence[Any], default: Any) -> tuple[Any, ...]:
+            """One value per new axis."""
+            out = [default] * n
+            for new, old in kept:
+                out[new] = values[old]
+            return tuple(out)
+
+        def square(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+            """Sub-matrix of the kept axes, identity elsewhere."""
+            out = np.eye(n)
+            for new, old in kept:
+                for other_new, other_old in kept:
+                    out[new, other_new] = matrix[old, other_old]
+            return out
+
+        affine = np.eye(n + 1)
+        affine[:n, :n] = square(self.affine[:-1, :-1])
+        affine[:n, n] = row(tuple(self.affine[:-1, -1]), 0.0)
+        labels = tuple(
+            self.labels[self.axes.index(a)] if a in self.axes and not self.default_labels else a.lower()
+            for a in axes
+        )
+        return Placement(
+            axes,
+            row(self.scale, 1.0),
+            row(self.translate, 0.0),
+            square(self.rotate),
+            square(self.shear),
+            affine,
+            row(self.units, "pixel"),
+            labels,
+        )
+
+    @property
+    def default_labels(self) -> bool:
+        """Whether the labels are napari's numbers, which say nothing."""
+        return all(label.lstrip("-").isdigit() for label in self.labels)
+
+    def to_layer(self) -> dict[str, Any]:
+        """Keyword arguments for a new layer, in an order that also suits an old one."""
+        return {
+            "scale": self.scale,
+            "translate": self.translate,
+            "rotate": self.rotate,
+            "shear": self.shear,
+            "affine": self.affine,
+            "units": self.units,
+            "axis_labels": self.labels,
+        }
+
+
+@dataclass(frozen=True)
+class LayerImage:
+    """What a layer showed when it was read.
+
+    Parameters
+    ----------
+    data : array-like
+        As the layer holds it: numpy, dask, zarr; level 0 of a multiscale layer.
+    axes : str
+        One letter per dimension.
+    guessed : bool
+        Whether the axes were guessed from the shape.
+    channel_names : tuple of str, optional
+        One per channel.
+    pixel_size : tuple of float, optional
+        One per space axis in the order of ``axes``; None where the layer says nothing.
+    unit : str
+        Unit of the pixel size.
+    name : str
+        Name of the layer, or of the stack.
+    placement : Placement
+        Where it stands.
+    """
+
+    data: Any
+    axes: str
+    guessed: bool
+    channel_names: tuple[str, ...] | None
+    pixel_size: tuple[float, ...] | None
+    unit: str
+    name: str
+    placement: Placement
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the data."""
+        return tuple(int(n) for n in self.data.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data when they stand in memory."""
+        return int(np.prod(self.shape, dtype=np.int64)) * int(np.dtype(self.data.dtype).itemsize)
+
+    def with_axes(self, axes: str) -> LayerImage:
+        """The same image with axes that the user gave.
+
+        Parameters
+        ----------
+        axes : str
+            One letter per dimension, any case; anything else is left for the check to refuse.
+
+        Returns
+        -------
+        LayerImage
+            With these axes, not guessed.
+        """
+        axes = axes.upper()
+        if axes == self.axes:
+            return replace(self, guessed=False)
+        if len(axes) != len(self.axes) or len(set(axes)) != len(axes):
+            return replace(self, axes=axes, guessed=False)
+        placement = replace(self.placement, axes=axes)
+        pixel_size, unit = _pixel_size(placement)
+        names = self.channel_names
+        if names is not None and ("C" not in axes or self.shape[axes.index("C")] != len(names)):
+            names = None
+        return replace(
+            self,
+            axes=axes,
+            guessed=False,
+            placement=placement,
+            pixel_size=pixel_size,
+            unit=unit,
+            channel_names=names,
+        )
+
+
+class _Stacked:
+    """Arrays as one with a new first axis, read only where asked."""
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self.arrays = tuple(arrays)
+        self.shape = (len(self.arrays), *self.arrays[0].shape)
+        self.ndim = len(self.shape)
+        self.dtype = np.result_type(*(np.dtype(a.dtype) for a in self.arrays))
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        if isinstance(first, slice):
+            return np.stack([np.asarray(a[tuple(rest)]) for a in self.arrays[first]])
+        return np.asarray(self.arrays[first][tuple(rest)])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.stack([np.asarray(a) for a in self.arrays]).astype(dtype or self.dtype, copy=False)
+
+
+def read_layer(layer: ImageLayer) -> LayerImage:
+    """What an image layer shows: data, axes, channel names, pixel size and place.
+
+    Axes come from the layer's axis labels, else from its metadata, else from a guess.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        Any image layer.
+
+    Returns
+    -------
+    LayerImage
+        Without a copy of the data.
+
+    Raises
+    ------
+    ValueError
+        If the layer is RGB.
+    """
+    if layer.rgb:
+        raise ValueError(
+            f"Layer '{layer.name}' is RGB, a picture; measured channels are needed, one value each. "
+            "Right-click it, 'Split RGB', and pick the channels with '+'."
+        )
+    data = layer.data[0] if layer.multiscale else layer.data
+    axes, guessed = _axes_of(layer, tuple(data.shape))
+    placement = Placement(
+        axes,
+        tuple(float(v) for v in layer.scale),
+        tuple(float(v) for v in layer.translate),
+        np.asarray(layer.rotate, dtype=float),
+        _shear_matrix(layer.shear, len(axes)),
+        np.asarray(layer.affine.affine_matrix, dtype=float),
+        tuple(str(u) for u in layer.units),
+        tuple(layer.axis_labels),
+    )
+    pixel_size, unit = _pixel_size(placement)
+    return LayerImage(
+        data, axes, guessed, _channel_names(layer, axes, data.shape), pixel_size, unit, layer.name, placement
+    )
+
+
+def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
+    """Several images as one, stacked as channels or as repeats.
+
+    Parameters
+    ----------
+    images : sequence of LayerImage
+        Of one shape and the same axes.
+    axis : str
+        ``"C"`` for channels, ``"S"`` for repeats.
+
+    Returns
+    -------
+    LayerImage
+        With ``axis`` in front, placed as the first image; read lazily.
+
+    Raises
+    ------
+    ValueError
+        If shapes or axes differ, or the images have that axis already.
+    """
+    first = images[0]
+    if len(images) == 1:
+        return first
+    for other in images[1:]:
+        if (other.shape, other.axes) != (first.shape, first.axes):
+            raise ValueError(
+                f"'{first.name}' has axes {first.axes} {first.shape}, '{other.name}' has {other.axes} {other.shape}; "
+                "layers of one stack must match. Crop them, or pick others."
+            )
+    if axis in first.axes:
+        what = "channels" if axis == "C" else "repeats"
+        raise ValueError(
+            f"'{first.name}' has axes {first.axes}, which hold {what} already; "
+            f"layers without {axis} can be stacked as {what}. Pick one layer, or stack them otherwise."
+        )
+    names = tuple(image.name for image in images)
+    axes = axis + first.axes
+    return LayerImage(
+        _Stacked([image.data for image in images]),
+        axes,
+        any(image.guessed for image in images),
+        names if axis == "C" else first.channel_names,
+        first.pixel_size,
+        first.unit,
+        _common_name(names),
+        first.placement.onto(axes),
+    )
+
+
+def add_image(viewer: Any, image: Any) -> ImageLayer:
+    """Layer of an image read from a file.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    image : napari_btn.io.images.Image
+        Data with what its file said of axes, channels and pixel size.
+
+    Returns
+    -------
+    napari.layers.Image
+        The new layer.
+    """
+    axes = image.axes if image.axes and not image.axes_guessed else None
+    metadata = {"channel_names": list(image.channel_names)} if image.channel_names else {}
+    arguments: dict[str, Any] = {"name": image.name, "metadata": metadata, "rgb": False}
+    if axes:
+        arguments |= _grid(axes, image.pixel_size, image.unit or "px")
+    return viewer.add_image(image.data, **arguments)
+
+
+def show_prediction(
+    viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
+) -> dict[str, ImageLayer]:
+    """Layers lower, median, upper and width of a prediction, made or brought up to date.
+
+    Clean, lower, median and upper get the same contrast limits, linked, and all follow the shown
+    channel. A result that this one replaces stays as one hidden backup.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layers.
+    prediction : Prediction
+        Maps in the axes of the source.
+    source : LayerImage
+        What was predicted: gives the names and the place.
+    clean : napari.layers.Image, optional
+        The clean layer of the same field, to share its contrast.
+
+    Returns
+    -------
+    dict of str to napari.layers.Image
+        By the names of the maps.
+    """
+    placement = source.placement.onto(prediction.axes)
+    shown = {}
+    for name in ("lower", "upper", "width", "median"):
+        record = {
+            "map": name,
+            "axes": prediction.axes,
+            "channel_names": list(prediction.channel_names or ()),
+            "covers": prediction.covers,
+            "alpha": prediction.alpha,
+            "provenance": prediction.provenance,
+        }
+        shown[name] = _set_layer(
+            viewer, f"{source.name} {name}", getattr(prediction, name), placement, record
+        )
+    _keep_contrast(viewer, source.name, shown, clean)
+    for name in ("lower", "upper", "width"):
+        shown[name].visible = False
+    viewer.layers.selection.active = shown["median"]
+    return shown
+
+
+def show_preview(
+    viewer: Any, preview: NDArray[np.float32], source: LayerImage, *, clean: ImageLayer | None = None
+) -> ImageLayer:
+    """Layer with the median so far, made once and then updated in place.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    preview : ndarray of float32
+        In the axes of the source without S and T.
+    source : LayerImage
+        What is being learned from.
+    clean : napari.layers.Image, optional
+        The clean layer, to share its contrast.
+
+    Returns
+    -------
+    napari.layers.Image
+        The preview layer.
+    """
+    axes = "".join(a for a in source.axes if a not in "ST")
+    name = f"{source.name} preview"
+    old = _ours(viewer, name, "preview")
+    record = {"map": "preview", "axes": axes}
+    layer = _set_layer(viewer, name, preview, source.placement.onto(axes), record)
+    if old is not layer:
+        _keep_contrast(viewer, name, {"median": layer}, clean)
+    return layer
+
+
+def sample_blobs() -> list[tuple[Any, dict[str, Any], str]]:
+    """Blobs in skewed noise, and without it, as layers.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.blobs(seed=0, n=100, size=64))
+
+
+def sample_edx() -> list[tuple[Any, dict[str, Any], str]]:
+    """Counts of three elements in a soil, and the rates behind them, as layers.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.edx(seed=0))
+
+
+def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
+    """Noisy and clean layers of a pair.
+
+    Parameters
+    ----------
+    pair : Pair
+        With a clean image.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    layers = []
+    for role, data, axes in (("noisy", pair.noisy, pair.axes), ("clean", pair.clean, pair.clean_axes)):
+        names = list(pair.channel_names or ())
+        limits = _limits(np.asarray(data), None)
+        arguments = {
+            "name": f"{pair.name} {role}",
+            "contrast_limits": limits,
+            "metadata": {"channel_names": names} if names else {},
+            "rgb": False,
+            **_grid(axes, pair.pixel_size, pair.unit),
+        }
+        layers.append((data, arguments, "image"))
+    return layers
+
+
+def _grid(axes: str, pixel_size: Sequence[float] | None, unit: str) -> dict[str, Any]:
+    """Axis labels, scale and units of a layer."""
+    axes = axes.upper()
+    space = [a for a in axes if a in _SPACE]
+    size = dict(zip(space, pixel_size or [1.0] * len(space), strict=True))
+    unit = _LONG_UNIT.get(unit, unit)
+    return {
+        "axis_labels": tuple(axes.lower()),
+        "scale": tuple(float(size.get(a, 1.0)) for a in axes),
+        "units": tuple(unit if a in size else "pixel" for a in axes),
+    }
+
+
+def _axes_of(layer: ImageLayer, shape: tuple[int, ...]) -> tuple[str, bool]:
+    """Axes letters of a layer, and whether they are a guess."""
+    known = [_LETTER_OF.get(str(label).lower(), "?") for label in layer.axis_labels]
+    ours = layer.metadata.get(KEY)
+    told = layer.metadata.get("axes") or (ours.get("axes") if isinstance(ours, Mapping) else None)
+    for axes in ("".join(known), str(told or "").upper()):
+        if len(axes) == len(shape) and len(set(axes)) == len(axes) and set(axes) <= set("STCZYX"):
+            return axes, False
+    return _guess_axes(shape), True
+
+
+def _guess_axes(shape: tuple[int, ...]) -> str:
+    """Likely axes: a short dimension in front of the image is taken for channels."""
+    front = len(shape) - 2
+    if front <= 0:
+        return "YX"[-len(shape) :]
+    short = [n <= _CHANNELS_AT_MOST for n in shape[:front]]
+    if front == 1:
+        return "CYX" if short[0] else "ZYX"
+    if front == 2:
+        return "SCYX" if short[1] else "CZYX"
+    return "STCZ"[-front:] + "YX"
+
+
+def _channel_names(layer: ImageLayer, axes: str, shape: Sequence[int]) -> tuple[str, ...] | None:
+    """Channel names in a layer's metadata, if there is one for each channel."""
+    ours = layer.metadata.get(KEY)
+    names = layer.metadata.get("channel_names") or (
+        ours.get("channel_names") if isinstance(ours, Mapping) else None
+    )
+    if not isinstance(names, list | tuple) or "C" not in axes or len(names) != shape[axes.index("C")]:
+        return None
+    return tuple(str(name) for name in names)
+
+
+def _pixel_size(placement: Placement) -> tuple[tuple[float, ...] | None, str]:
+    """Pixel size along the space axes and its unit; None where the layer says nothing."""
+    space = [i for i, letter in enumerate(placement.axes) if letter in _SPACE]
+    if not space:
+        return None, "px"
+    units = [placement.units[i] for i in space]
+    unit = _SHORT_UNIT.get(units[-1], units[-1])
+    size = tuple(abs(placement.scale[i]) for i in space)
+    if len(set(units)) > 1 or (unit == "px" and set(size) == {1.0}):
+        return None, "px"
+    return size, unit
+
+
+def _shear_matrix(shear: Any, n: int) -> NDArray[np.float64]:
+    """Shear as a matrix; napari gives the upper triangle where that is all."""
+    values = np.asarray(shear, dtype=float)
+    if values.ndim == 2:
+        return values
+    matrix = np.eye(n)
+    matrix[np.triu_indices(n, 1)] = values
+    return matrix
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """Short name of a stack."""
+    return " + ".join(names) if sum(map(len, names)) <= 24 else f"{names[0]} + {len(names) - 1}"
+
+
+def _ours(viewer: Any, name: str, kind: str) -> ImageLayer | None:
+    """Our layer of that name and kind, if the viewer has it."""
+    if name not in viewer.layers:
+        return None
+    layer = viewer.layers[name]
+    record = layer.metadata.get(KEY)
+    return layer if isinstance(record, Mapping) and record.get("map") == kind else None
+
+
+def _set_layer(
+    viewer: Any, name: str, data: NDArray[np.float32], placement: Placement, record: dict[str, Any]
+) -> ImageLayer:
+    """Layer with these data, updated in place where it fits."""
+    old = _ours(viewer, name, record["map"])
+    if old is not None and record["map"] != "preview":
+        _back_up(viewer, old, record)
+    if old is not None and old.ndim == data.ndim:
+        old.data = data
+        for key, value in placement.to_layer().items():
+            setattr(old, key, value)
+        old.metadata = {**old.metadata, KEY: record}
+        return old
+    if old is not None:
+        viewer.layers.remove(old)
+    colormap = "magma" if record["map"] == "width" else "gray"
+    return viewer.add_image(
+        data,
+        name=name,
+        colormap=colormap,
+        contrast_limits=(0.0, 1.0),
+        metadata={KEY: record},
+        rgb=False,
+        **placement.to_layer(),
+    )
+
+
+def _back_up(viewer: Any, old: ImageLayer, record: dict[str, Any]) -> None:
+    """Keep a result that would be lost as one hidden layer at the bottom."""
+    before = old.metadata[KEY]
+    if before.get("provenance") == record.get("provenance") or old.source.path is not None:
+        return
+    name = f"{old.name} (before)"
+    if name in viewer.layers:
+        viewer.layers.remove(name)
+    arguments = {
+        key: getattr(old, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")
+    }
+    viewer.add_image(
+        old.data,
+        name=name,
+        visible=False,
+        colormap=old.colormap,
+        contrast_limits=old.contrast_limits,
+        affine=old.affine.affine_matrix,
+        metadata={KEY: {**before, "map": f"{before['map']} (before)"}},
+        rgb=False,
+        **arguments,
+    )
+    viewer.layers.move(viewer.layers.index(name), 0)
+
+
+_FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKeyDictionary()
+
+
+def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: ImageLayer | None) -> None:
+    """Give the maps their contrast limits per channel and let them follow the shown channel."""
+    following = _FOLLOWING.setdefault(viewer, {})
+    if tag in following:
+        for stop in following.pop(tag):
+            stop()
+    median = shown["median"]
+    axes = median.metadata[KEY]["axes"]
+    channel_axis = axes.index("C") if "C" in axes else None
+    signal = [shown[name] for name in _LINKED if name in shown]
+    limits = _channel_limits(median, channel_axis)
+    if clean is not None and clean in viewer.layers and not clean.rgb:
+        clean_axes = read_layer(clean).axes
+        clean_channel = clean_axes.index("C") if "C" in clean_axes else None
+        clean_limits = _channel_limits(clean, clean_channel)
+        if len(clean_limits) == len(limits):
+            limits, signal = clean_limits, [clean, *signal]
+    stops = [_follow(viewer, signal, limits, median, channel_axis)]
+    if len(signal) > 1:
+        viewer.layers.link_layers(signal, ("contrast_limits",))
+    if "width" in shown:
+        width = shown["width"]
+        upper = [(0.0, high) for _, high in _channel_limits(width, channel_axis, 99.5)]
+        stops.append(_follow(viewer, [width], upper, width, channel_axis))
+    following[tag] = stops
+
+
+def _follow(
+    viewer: Any,
+    layers: Sequence[ImageLayer],
+    limits: list[tuple[float, float]],
+    guide: ImageLayer,
+    channel_axis: int | None,
+) -> Callable[[], None]:
+    """Set the layers' contrast limits, now and whenever another channel is shown; returns what ends it."""
+    members, leader = [ref(layer) for layer in layers], ref(guide)
+    state = {"channel": -1}
+
+    def follow(event: object = None) -> None:
+        """Bring the limits of the shown channel; those of the last one are kept as the user left them."""
+        alive = [layer for member in members if (layer := member()) is not None and layer in viewer.layers]
+        layer = leader()
+        if not alive or layer is None or layer not in viewer.layers:
+            if event is not None:
+                stop()
+            return
+        channel = _shown_channel(viewer, layer, channel_axis, len(limits))
+        if channel == state["channel"]:
+            return
+        if state["channel"] >= 0:
+            limits[state["channel"]] = tuple(alive[0].contrast_limits)
+        state["channel"] = channel
+        for member in alive:
+            member.contrast_limits = limits[channel]
+
+    def stop() -> None:
+        """Follow no more."""
+        viewer.dims.events.current_step.disconnect(follow)
+
+    viewer.dims.events.current_step.connect(follow)
+    follow()
+    return stop
+
+
+def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: int) -> int:
+    """Index of the channel that the sliders stand at."""
+    if channel_axis is None:
+        return 0
+    point = layer.world_to_data(viewer.dims.point)
+    return int(np.clip(round(float(point[channel_axis])), 0, n - 1))
+
+
+def _channel_limits(
+    layer: ImageLayer, channel_axis: int | None, high: float = 99.8
+) -> list[tuple[float, float]]:
+    """Contrast limits of each channel of a layer."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    if channel_axis is None:
+        return [_limits(_thinned(data), high)]
+    before = (slice(None),) * channel_axis
+    return [_limits(_thinned(data[(*before, c)]), high) for c in range(data.shape[channel_axis])]
+
+
+def _thinned(data: Any) -> NDArray[Any]:
+    """At most about a million values, evenly taken, without reading the rest where that is possible."""
+    size = int(np.prod(data.shape, dtype=np.int64))
+    step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, len(data.shape))))))
+    return np.asarray(data[tuple(slice(None, None, step) for _ in data.shape)])
+
+
+def _limits(values: NDArray[Any], high: float | None) -> tuple[float, float]:
+    """Low and high limit of finite values, apart from each other."""
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    if high is None:
+        low, top = float(values.min()), float(values.max())
+    else:
+        low, top = (float(v) for v in np.percentile(values, (100 - high, high)))
+        if top <= low:
+            low, top = float(values.min()), float(values.max())
+    return (low, top) if top > low else (low, low + 1.0)

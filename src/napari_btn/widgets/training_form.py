@@ -1,0 +1,229 @@
+"""What a user may set before training: preset, members, coverage, device, and the rest folded away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from napari_btn.core.config import PRESETS, CalibrationSettings, NetworkSettings, TrainSettings
+from napari_btn.widgets.panels import PercentBox, field_help
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TrainingForm"]
+
+_SUPERVISION = {"pair": "pair: noisy and clean"}
+_PRESET_HELP = {
+    "quick": "a first look",
+    "standard": "the usual choice",
+    "thorough": "when the result counts",
+}
+_HELP = {
+    "supervision": "What the networks learn from.",
+    "preset": "How long each member trains: "
+    + "; ".join(f"{name}: {_PRESET_HELP[name]} ({PRESETS[name].steps} steps)" for name in _PRESET_HELP)
+    + ".",
+    "members": "Networks in the ensemble; their quantiles are averaged. More are steadier and take longer.",
+    "coverage": "Share of pixels whose clean value the interval from lower to upper shall hold, on average.",
+    "device": "Where the networks train.",
+    "seed": "The same seed, data and settings give the same pixels on the CPU.",
+}
+
+
+class TrainingForm(QWidget):
+    """Form of the settings of a denoiser.
+
+    Parameters
+    ----------
+    devices : mapping of str to str
+        Names of the devices and what to show for each.
+    reason : str
+        Why the devices are these.
+    parent : QWidget, optional
+        Parent.
+    """
+
+    changed = Signal()
+    """A setting is another."""
+
+    def __init__(self, devices: Mapping[str, str], reason: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._devices = tuple(devices)
+        self.supervision = self._named(QComboBox(), "supervision", _HELP["supervision"])
+        self.supervision.addItems(list(_SUPERVISION.values()))
+        self.preset = self._named(QComboBox(), "preset", _HELP["preset"])
+        self.preset.addItems(list(PRESETS))
+        self.preset.setCurrentText("standard")
+        self.members = self._named(QSpinBox(), "members", _HELP["members"])
+        self.members.setRange(1, 100)
+        self.members.setValue(10)
+        self.coverage = self._named(PercentBox(), "coverage", _HELP["coverage"])
+        self.coverage.setValue(0.9)
+        self.device = self._named(QComboBox(), "device", f"{_HELP['device']} {reason}")
+        self.device.addItems(list(devices.values()))
+        self.device_reason = QLabel(reason)
+        self.device_reason.setObjectName("device_reason")
+        self.device_reason.setWordWrap(True)
+        self.device_reason.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.form = QFormLayout()
+        self.form.setContentsMargins(0, 0, 0, 0)
+        self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.form.addRow("Learn from", self.supervision)
+        self.form.setRowVisible(self.supervision, self.supervision.count() > 1)
+        self.form.addRow("Preset", self.preset)
+        pair = QHBoxLayout()
+        pair.addWidget(self.members, 1)
+        pair.addWidget(QLabel("Coverage"))
+        pair.addWidget(self.coverage, 1)
+        self.form.addRow("Members", pair)
+        device = QHBoxLayout()
+        device.addWidget(self.device)
+        device.addWidget(self.device_reason, 1)
+        self.form.addRow("Device", device)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addLayout(self.form)
+        layout.addWidget(self._advanced())
+        for box in self.findChildren(QComboBox):
+            box.currentIndexChanged.connect(lambda _: self.changed.emit())
+        for number in (*self.findChildren(QSpinBox), *self.findChildren(QDoubleSpinBox)):
+            number.valueChanged.connect(lambda _: self.changed.emit())
+        self.has_minimum.toggled.connect(self._on_minimum_toggled)
+
+    @staticmethod
+    def _named(widget: Any, name: str, help_text: str) -> Any:
+        """Widget with its object name, tooltip and accessible name."""
+        widget.setObjectName(name)
+        widget.setToolTip(help_text)
+        widget.setAccessibleName(name.replace("_", " ").capitalize())
+        return widget
+
+    def _advanced(self) -> QCollapsible:
+        """Settings that most people leave alone."""
+        train, network = field_help(TrainSettings), field_help(NetworkSettings)
+        calibration = field_help(CalibrationSettings)
+        self.seed = self._named(QSpinBox(), "seed", _HELP["seed"])
+        self.seed.setRange(0, 2**31 - 1)
+        self.steps = self._named(QSpinBox(), "steps", f"{train['steps']} 0 takes the preset's.")
+        self.steps.setRange(0, 1_000_000)
+        self.steps.setSpecialValueText("from the preset")
+        self.patch = self._named(QSpinBox(), "patch_px", train["patch_px"])
+        self.patch.setRange(8, 1024)
+        self.patch.setValue(TrainSettings().patch_px)
+        self.depth = self._named(QSpinBox(), "depth", network["depth"])
+        self.depth.setRange(1, 100)
+        self.depth.setValue(NetworkSettings().depth)
+        self.train_fraction = self._named(PercentBox(), "train_fraction", calibration["train_fraction"])
+        self.train_fraction.setRange(0.1, 0.9)
+        self.train_fraction.setSingleStep(0.05)
+        self.train_fraction.setValue(CalibrationSettings().train_fraction)
+        self.score = self._named(QComboBox(), "score", calibration["score"])
+        self.score.addItems(["symmetric", "asymmetric"])
+        self.has_minimum = self._named(QCheckBox(), "has_minimum", calibration["minimum"])
+        self.minimum = self._named(QDoubleSpinBox(), "minimum", calibration["minimum"])
+        self.minimum.setRange(-1e9, 1e9)
+        self.minimum.setDecimals(4)
+        self.minimum.setEnabled(False)
+        folded = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+        folded.setDuration(0)
+        folded.setObjectName("advanced")
+        folded.toggleButton().setToolTip("Settings that most people leave alone.")
+        folded.layout().setContentsMargins(0, 0, 0, 0)
+        inside = QWidget()
+        form = QFormLayout(inside)
+        form.setContentsMargins(0, 0, 0, 0)
+        lowest = QHBoxLayout()
+        lowest.addWidget(self.has_minimum)
+        lowest.addWidget(self.minimum, 1)
+        for label, field in (
+            ("Seed", self.seed),
+            ("Steps", self.steps),
+            ("Patch (px)", self.patch),
+            ("Depth", self.depth),
+            ("Trained on", self.train_fraction),
+            ("Score", self.score),
+            ("Lowest signal", lowest),
+        ):
+            form.addRow(label, field)
+        folded.addWidget(inside)
+        return folded
+
+    @property
+    def alpha(self) -> float:
+        """Miscoverage."""
+        return round(1 - self.coverage.value(), 6)
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments for a denoiser.
+
+        Raises
+        ------
+        ValueError
+            If one is out of its range.
+        """
+        preset = self.preset.currentText().lower()
+        train = replace(PRESETS[preset], patch_px=self.patch.value())
+        if self.steps.value():
+            train = replace(train, steps=self.steps.value())
+        return {
+            "preset": preset,
+            "members": self.members.value(),
+            "alpha": self.alpha,
+            "supervision": list(_SUPERVISION)[self.supervision.currentIndex()],
+            "seed": self.seed.value(),
+            "device": self._devices[self.device.currentIndex()],
+            "network": NetworkSettings(depth=self.depth.value()),
+            "train": train,
+            "calibration": CalibrationSettings(
+                score=self.score.currentText(),
+                train_fraction=self.train_fraction.value(),
+                minimum=self.minimum.value() if self.has_minimum.isChecked() else None,
+            ),
+        }
+
+    def show_settings(self, denoiser: Any) -> None:
+        """Show a denoiser's settings.
+
+        Parameters
+        ----------
+        denoiser : Denoiser
+            Trained here, or loaded.
+        """
+        blocker = QSignalBlocker(self)
+        self.preset.setCurrentText(denoiser.preset)
+        self.members.setValue(denoiser.members)
+        self.coverage.setValue(1 - denoiser.alpha)
+        self.seed.setValue(denoiser.seed)
+        preset_steps = PRESETS[denoiser.preset].steps
+        self.steps.setValue(0 if denoiser.train.steps == preset_steps else denoiser.train.steps)
+        self.patch.setValue(denoiser.train.patch_px)
+        self.depth.setValue(denoiser.network.depth)
+        self.train_fraction.setValue(denoiser.calibration_settings.train_fraction)
+        self.score.setCurrentText(denoiser.calibration_settings.score)
+        minimum = denoiser.calibration_settings.minimum
+        self.has_minimum.setChecked(minimum is not None)
+        self.minimum.setValue(minimum or 0.0)
+        del blocker
+        self.changed.emit()
+
+    def _on_minimum_toggled(self, on: bool) -> None:
+        """The lowest value counts, or doesn't."""
+        self.minimum.setEnabled(on)
+        self.changed.emit()
