@@ -206,7 +206,7 @@ def test_miscoverage_is_painted_where_its_block_lies():
     miss = ((data.target < lower) | (data.target > upper)).reshape(2, 20, 33)
     block = data.block.reshape(20, 33)
     assert painted[1, 3, 4] == pytest.approx(miss[1][block == block[3, 4]].mean())
-    with pytest.raises(ValueError, match="outside"):
+    with pytest.raises(ValueError, match="lie within"):
         miscoverage_map(data, lower, upper, (10, 40))
     with pytest.raises(ValueError, match="no positions"):
         miscoverage_map(HeldOut(data.quantiles, data.target, data.block, LEVELS), lower, upper, (25, 40))

@@ -34,6 +34,7 @@ __all__ = [
     "Note",
     "blocks_of",
     "calibrate",
+    "choose_rule",
     "conformal_quantile",
     "cross_fitted",
     "error_length",
@@ -242,8 +243,8 @@ class Calibration:
     def interval_with(
         self,
         quantiles: NDArray[np.floating[Any]],
-        offset_lower: NDArray[np.float64],
-        offset_upper: NDArray[np.float64],
+        offset_lower: NDArray[np.floating[Any]],
+        offset_upper: NDArray[np.floating[Any]],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
         """Like `interval`, with offsets that may differ from pixel to pixel.
 
@@ -251,7 +252,7 @@ class Calibration:
         ----------
         quantiles : ndarray of float, shape (L, C, *space)
             Quantiles averaged over the ensemble, at `levels`.
-        offset_lower, offset_upper : ndarray of float64
+        offset_lower, offset_upper : ndarray of float
             Offsets that broadcast to shape (C, *space).
 
         Returns
@@ -374,7 +375,7 @@ def calibrate(
         raise ValueError("There are no quantile levels; a calibration needs at least one. Predict quantiles.")
     settings = settings or CalibrationSettings()
     lower, upper, notes = _start_levels(held_out.levels, alpha)
-    rule, rule_notes = _choose_rule(held_out.n_blocks, alpha, settings)
+    rule, rule_notes = choose_rule(held_out.n_blocks, alpha, settings)
     empty = np.zeros(held_out.target.shape[0])
     start = Calibration(
         alpha=float(alpha),
@@ -511,7 +512,7 @@ def _start_levels(levels: Sequence[float], alpha: float) -> tuple[int, int, tupl
     return (int(lower[-1]) if lower.size else 0), (int(upper[0]) if upper.size else len(values) - 1), (note,)
 
 
-def _choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> tuple[Rule, tuple[Note, ...]]:
+def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> tuple[Rule, tuple[Note, ...]]:
     """The rule that the settings ask for, and what to say about it."""
     enough = math.ceil(BLOCKS_PER_ALPHA / alpha - SLACK)
     notes: list[Note] = []
