@@ -11,7 +11,7 @@ from scipy.stats import norm
 
 from napari_btn.core.config import CalibrationSettings
 from napari_btn.core.conformal import HeldOut, Note, blocks_of, calibrate
-from napari_btn.core.report import Report, miscoverage_map, report, report_on
+from napari_btn.core.report import Report, report, report_on
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCALE = 1.2
@@ -194,19 +194,3 @@ def test_places_in_the_predicted_distribution_are_flat_where_it_is_right():
     assert result.pit.sum() == pytest.approx(1)
     # A normal distribution bends between the levels, by up to a fifth of the mean height.
     np.testing.assert_allclose(result.pit[0], 0.05, atol=0.015)
-
-
-def test_miscoverage_is_painted_where_its_block_lies():
-    data = correlated(0, shape=(20, 33), side=10)
-    lower, upper = data.quantiles[0], data.quantiles[-1]
-    painted = miscoverage_map(data, lower, upper, (25, 40))
-    assert painted.shape == (2, 25, 40)
-    assert np.isnan(painted[:, 20:]).all()
-    assert np.isnan(painted[:, :, 33:]).all()
-    miss = ((data.target < lower) | (data.target > upper)).reshape(2, 20, 33)
-    block = data.block.reshape(20, 33)
-    assert painted[1, 3, 4] == pytest.approx(miss[1][block == block[3, 4]].mean())
-    with pytest.raises(ValueError, match="lie within"):
-        miscoverage_map(data, lower, upper, (10, 40))
-    with pytest.raises(ValueError, match="no positions"):
-        miscoverage_map(HeldOut(data.quantiles, data.target, data.block, LEVELS), lower, upper, (25, 40))

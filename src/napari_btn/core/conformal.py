@@ -5,7 +5,6 @@ The unit of calibration is the block (or the scene): neighbouring pixels are not
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 
 from napari_btn.core.blocks import blocks_of, error_length
+from napari_btn.core.cases import HeldOut, Note
 from napari_btn.core.config import CalibrationSettings
 from napari_btn.core.rules import (
     SLACK,
@@ -41,6 +41,7 @@ __all__ = [
     "folds_of",
     "needed_blocks",
     "with_offsets",
+    "without_target_noise",
 ]
 
 Rule = Literal["block", "pixel", "image", "risk"]
@@ -48,109 +49,6 @@ Score = Literal["symmetric", "asymmetric", "scaled"]
 
 # The block rule covers (1 - alpha)(1 + 1/B) on average: from this many times 1/alpha on, that costs little.
 BLOCKS_PER_ALPHA = 5
-
-
-@dataclass(frozen=True)
-class Note:
-    """Something the user should know about a result.
-
-    Parameters
-    ----------
-    level : str
-        "red" (don't trust the coverage) or "amber" (read before relying on it).
-    text : str
-        What came, what is needed, and what to do.
-    """
-
-    level: Literal["red", "amber"]
-    text: str
-
-    def to_dict(self) -> dict[str, str]:
-        """Note as a JSON-ready dict."""
-        return {"level": self.level, "text": self.text}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Note from `to_dict`."""
-        return cls(level=values["level"], text=str(values["text"]))
-
-
-@dataclass(frozen=True, eq=False)
-class HeldOut:
-    """What the networks predict, and what is true, on pixels they never trained on.
-
-    Parameters
-    ----------
-    quantiles : ndarray of float32, shape (L, C, n)
-        Quantiles averaged over the ensemble, in the target's unit.
-    target : ndarray of float32, shape (C, n)
-        Target at the same pixels.
-    block : ndarray of int64, shape (n,)
-        Block (or scene) of each pixel, 0 to B - 1.
-    levels : tuple of float
-        The L quantile levels, ascending, each between 0 and 1.
-    observed : ndarray of float32, shape (C, n), optional
-        Raw noisy input at the same pixels, in its own unit.
-    position : ndarray of int, shape (n, 1 + ndim), optional
-        Scene and spatial index of each pixel.
-
-    Raises
-    ------
-    ValueError
-        If shapes don't fit, levels don't ascend, or a value isn't finite.
-    """
-
-    quantiles: NDArray[np.float32]
-    target: NDArray[np.float32]
-    block: NDArray[np.int64]
-    levels: tuple[float, ...]
-    observed: NDArray[np.float32] | None = None
-    position: NDArray[np.int64] | None = None
-
-    def __post_init__(self) -> None:
-        if self.quantiles.ndim != 3 or self.quantiles.shape[0] != len(self.levels):
-            raise ValueError(
-                f"Held-out quantiles have shape {self.quantiles.shape}; they need (levels, channels, pixels) "
-                f"with {len(self.levels)} levels. Pass one quantile per level."
-            )
-        shape = self.quantiles.shape[1:]
-        arrays = {"target": self.target, "observed": self.observed}
-        for name, array in arrays.items():
-            if array is not None and array.shape != shape:
-                raise ValueError(
-                    f"Held-out {name} has shape {array.shape}; it needs (channels, pixels) {shape}, "
-                    "as the quantiles. Take both at the same pixels."
-                )
-        if self.block.shape != shape[1:] or shape[1] == 0 or self.block.min() < 0:
-            raise ValueError(
-                f"Held-out blocks have shape {self.block.shape} for {shape[1]} pixels; every pixel needs a "
-                "block number from 0 up, and there must be at least one pixel. Hold out more of the field."
-            )
-        if not _ascending(self.levels):
-            raise ValueError(
-                f"Levels are {self.levels}; they must ascend between 0 and 1. Sort them and drop repeats."
-            )
-        if not (np.isfinite(self.quantiles).all() and np.isfinite(self.target).all()):
-            raise ValueError(
-                "Held-out quantiles or target hold NaN or infinite values; every pixel must be finite. "
-                "Leave such pixels out."
-            )
-
-    @property
-    def n_blocks(self) -> int:
-        """Number of distinct blocks."""
-        return int(np.count_nonzero(np.bincount(self.block)))
-
-    def take(self, pixels: NDArray[Any]) -> HeldOut:
-        """Held-out data at some of the pixels, given as a mask or as indices, shape (n,) or (m,)."""
-        return HeldOut(
-            quantiles=self.quantiles[:, :, pixels],
-            target=self.target[:, pixels],
-            block=self.block[pixels],
-            levels=self.levels,
-            observed=None if self.observed is None else self.observed[:, pixels],
-            position=None if self.position is None else self.position[pixels],
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -430,6 +328,46 @@ def cross_fitted(
     return lower, median, upper
 
 
+def without_target_noise(
+    lower: NDArray[np.float32],
+    median: NDArray[np.float32],
+    upper: NDArray[np.float32],
+    noise_share: NDArray[np.float64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bounds for the signal under a noisy target, from bounds that cover the target.
+
+    Parameters
+    ----------
+    lower, median, upper : ndarray of float32, shape (C, *space)
+        A calibrated interval.
+    noise_share : ndarray of float64, shape (C,)
+        Variance of the target's own noise over the variance of target minus median, 0 to under 1.
+
+    Returns
+    -------
+    lower, upper : ndarray of float32, shape (C, *space)
+        Half-widths times ``sqrt(1 - noise_share)``. Right where the noise is independent of the
+        median's error and both have one shape; model-assisted, so say so beside it.
+
+    Raises
+    ------
+    ValueError
+        If a share is under 0, or 1 or more.
+
+    References
+    ----------
+    Einbinder et al., arXiv 2209.14295 (2022), on conformal prediction from noisy targets.
+    """
+    share = np.asarray(noise_share, dtype=np.float64)
+    if (share < 0).any() or (share >= 1).any():
+        raise ValueError(
+            f"The target's noise is {share.tolist()} of the residual variance; it must be 0 to under 1. "
+            "The noise level is overestimated, or the median is as good as the target."
+        )
+    factor = np.sqrt(1 - share).astype(np.float32).reshape(-1, *([1] * (median.ndim - 1)))
+    return median - factor * (median - lower), median + factor * (upper - median)
+
+
 def folds_of(
     block: NDArray[np.int64], calibration: Calibration, *, folds: int = 5, seed: int = 0
 ) -> NDArray[np.int64]:
@@ -548,12 +486,6 @@ def _outward(
     step = np.nextafter(offset.astype(np.float32), np.float32(direction))
     moved = quantile + step
     return np.nextafter(moved, np.float32(direction), out=moved)
-
-
-def _ascending(levels: Sequence[float]) -> bool:
-    """Whether levels ascend strictly between 0 and 1."""
-    bounds = (0.0, *levels, 1.0)
-    return all(a < b for a, b in itertools.pairwise(bounds))
 
 
 def _plain(values: NDArray[np.float64]) -> list[float | str]:

@@ -202,7 +202,7 @@ def ssim(target: ArrayLike, estimate: ArrayLike, *, data_range: float | None = N
         return float("nan")
     peak = float(np.ptp(y)) if data_range is None else data_range
     options: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
-    return float(structural_similarity(y, x, data_range=peak, **options))  # type: ignore[no-untyped-call]
+    return float(structural_similarity(y, x, data_range=peak, **options))
 
 
 def _mean(values: NDArray[Any], axis: Axis) -> NDArray[np.float64]:

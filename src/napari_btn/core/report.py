@@ -12,17 +12,15 @@ from napari_btn.core import metrics
 from napari_btn.core.bootstrap import coverage_interval
 from napari_btn.core.config import CalibrationSettings
 from napari_btn.core.conformal import HeldOut, Note, calibrate, cross_fitted
-from napari_btn.core.distribution import cdf
+from napari_btn.core.diagnostics import by_group, by_width, places
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Report", "miscoverage_map", "report", "report_on"]
+__all__ = ["Report", "report", "report_on"]
 
-WIDTH_BINS = 10
-PIT_BINS = 20
 
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
 FEW_INDEPENDENT = 225
@@ -281,8 +279,8 @@ def report_on(
     )
     n_eff = _independent(error, alpha, held_out) + blank
     width = upper.astype(np.float64) - lower
-    bin_width, bin_coverage = _by_width(width, miss)
-    group_coverage, group_share = _by_group(miss, group)
+    bin_width, bin_coverage = by_width(width, miss)
+    group_coverage, group_share = by_group(miss, group)
     losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
     return Report(
         channel_names=names,
@@ -312,86 +310,10 @@ def report_on(
         warnings=(*notes, *_warn_few(names, n_eff)),
         bin_width=bin_width + blank[:, None],
         bin_coverage=bin_coverage + blank[:, None],
-        pit=_pit(held_out),
+        pit=places(held_out),
         group_coverage=group_coverage + blank[:, None],
         group_share=group_share,
     )
-
-
-def miscoverage_map(
-    held_out: HeldOut, lower: NDArray[np.float32], upper: NDArray[np.float32], shape: Sequence[int]
-) -> NDArray[np.float32]:
-    """Share of missed pixels of each block, painted where the block lies.
-
-    Parameters
-    ----------
-    held_out : HeldOut
-        Target and blocks, with positions.
-    lower, upper : ndarray of float32, shape (C, n)
-        Intervals at the same pixels, best from `cross_fitted`.
-    shape : sequence of int
-        Shape of the field in pixels, one number per space axis.
-
-    Returns
-    -------
-    ndarray of float32, shape (C, *shape)
-        0 to 1; NaN outside the held-out blocks. Repeats of one field share a map.
-
-    Raises
-    ------
-    ValueError
-        If the positions are unknown or don't lie within the shape.
-    """
-    if held_out.position is None:
-        raise ValueError("The held-out pixels have no positions; a map needs them. Calibrate again.")
-    where = tuple(held_out.position[:, 1:].T)
-    if len(where) != len(shape) or any(w.max() >= n for w, n in zip(where, shape, strict=True)):
-        raise ValueError(
-            f"The held-out pixels don't lie within {tuple(shape)}; give the shape of their field."
-        )
-    miss = (held_out.target < lower) | (held_out.target > upper)
-    counts = np.maximum(np.bincount(held_out.block), 1)
-    out = np.full((len(miss), *shape), np.nan, dtype=np.float32)
-    for plane, row in zip(out, miss, strict=True):
-        plane[where] = (np.bincount(held_out.block, row) / counts)[held_out.block]
-    return out
-
-
-def _by_width(
-    width: NDArray[np.float64], miss: NDArray[np.bool_]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean width and coverage of each tenth of the pixels, sorted by width, shape (C, K) each."""
-    order = np.argsort(width, axis=-1, kind="stable")
-    bins = min(WIDTH_BINS, width.shape[-1])
-    widths = np.array_split(np.take_along_axis(width, order, axis=-1), bins, axis=-1)
-    misses = np.array_split(np.take_along_axis(miss, order, axis=-1), bins, axis=-1)
-    return np.stack([w.mean(axis=-1) for w in widths], 1), np.stack([1 - m.mean(axis=-1) for m in misses], 1)
-
-
-def _by_group(
-    miss: NDArray[np.bool_], group: NDArray[np.int64] | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coverage, shape (C, G), and share of the pixels, shape (G,), of each group."""
-    if group is None:
-        return np.empty((len(miss), 0)), np.empty(0)
-    known = group >= 0
-    counts = np.bincount(group[known])
-    missed = np.asarray([np.bincount(group[known], row[known]) for row in miss])
-    share = np.divide(missed, counts, out=np.full(missed.shape, np.nan), where=counts > 0)
-    return 1 - share, counts / max(group.size, 1)
-
-
-def _pit(held_out: HeldOut) -> NDArray[np.float64]:
-    """Share of targets in each twentieth of the predicted distribution, shape (C, 20)."""
-    n_channels, n_pixels = held_out.target.shape
-    if len(held_out.levels) < 2:
-        return np.full((n_channels, PIT_BINS), np.nan)
-    counts = []
-    for c in range(n_channels):
-        place = cdf(held_out.quantiles[:, c], held_out.levels, held_out.target[c])
-        cell = np.minimum((place * PIT_BINS).astype(np.int64), PIT_BINS - 1)
-        counts.append(np.bincount(cell, minlength=PIT_BINS))
-    return np.asarray(counts, dtype=np.float64) / float(n_pixels)
 
 
 def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float64]) -> str:
