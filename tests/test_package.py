@@ -21,7 +21,7 @@ PACKAGE = Path(napari_btn.__file__).parent
 BINDINGS = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
 WINDOW = BINDINGS | {"napari", "vispy", "qtpy", "superqt", "magicgui", "pyqtgraph"}
 # The rooms where numbers are torch tensors.
-TORCH = {"families", "ensemble", "training", "predict", "latent", "filters", "draws"}
+TORCH = {"families", "ensemble", "optimiser", "training", "predict", "latent", "filters", "draws"}
 
 BLOCK = """
 import importlib, json, sys
