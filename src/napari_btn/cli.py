@@ -364,6 +364,7 @@ def _predict(denoiser: Denoiser, image: Image, axes: str) -> Prediction:
 @_json
 def evaluate(bundle: Path, noisy: str, clean: str, axes: str | None, as_json: bool) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
+    from napari_btn.core.held_out import fingerprints
     from napari_btn.denoiser import evaluate as measure
     from napari_btn.denoiser import load
 
@@ -371,6 +372,10 @@ def evaluate(bundle: Path, noisy: str, clean: str, axes: str | None, as_json: bo
     pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
     prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes))
     report = measure(prediction, pair.clean)
+    if set(fingerprints(pair.scenes).values()) & set(denoiser.provenance["images"].values()):
+        say(
+            "Note: a part of this image trained the networks, which flatters them; see info for held-out blocks."
+        )
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))
 

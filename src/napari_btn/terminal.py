@@ -59,7 +59,7 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
             raise Interrupted from None
         except BrokenPipeError:  # the reader of stdout left; click ends quietly
             raise
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError) as error:
             if ctx.params.get("traceback"):
                 raise
             raise _Refused(_single_line(sentence(error))) from None
@@ -152,8 +152,8 @@ def table(report: Report) -> str:
     padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in known]
     lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     blocks = f"{report.n_blocks[0]} blocks" + (f" of {report.block_px} px" if report.block_px else "")
-    aim = f"{1 - report.alpha:g} of the {report.covers} image wanted, on average over {blocks}, not per pixel"
-    return "\n".join([*lines, aim])
+    aim = f"{1 - report.alpha:.0%} of the {report.covers} image's pixels should lie inside, on average over"
+    return "\n".join([*lines, f"{aim} {blocks}; of a single pixel this says nothing"])
 
 
 def _numbers(values: Iterable[float], form: str) -> list[str]:
