@@ -17,29 +17,19 @@ class Viewer:
     pass
 
 
-def listen(session: Session) -> list[str]:
-    heard: list[str] = []
-    session.changed.connect(heard.append)
-    session.changed.connect(lambda _: None)
-    session._heard = heard  # type: ignore[attr-defined]
-    return heard
-
-
 def filled() -> Session:
     session: Any = Session()
     session.denoiser = object()
-    session.losses = ((0, 1, 0.5),)
     session.source = object()
     session.prediction = object()
     return session
 
 
-def test_a_new_denoiser_clears_the_losses_and_the_prediction_but_not_the_source() -> None:
+def test_a_new_denoiser_clears_the_prediction_but_not_the_source() -> None:
     session: Any = filled()
     source = session.source
     session.denoiser = object()
     assert session.prediction is None
-    assert session.losses == ()
     assert session.source is source
 
 
@@ -49,7 +39,6 @@ def test_a_new_source_clears_the_prediction_but_not_the_denoiser() -> None:
     session.source = object()
     assert session.prediction is None
     assert session.denoiser is denoiser
-    assert session.losses
 
 
 def test_a_setter_emits_one_event_after_clearing() -> None:
@@ -70,14 +59,12 @@ def test_a_prediction_without_its_origin_is_refused() -> None:
         session.prediction = object()
 
 
-@given(st.lists(st.sampled_from(["denoiser", "source", "prediction", "losses"]), max_size=12))
+@given(st.lists(st.sampled_from(["denoiser", "source", "prediction"]), max_size=12))
 def test_after_any_order_of_steps_nothing_stale_is_visible(order: list[str]) -> None:
     session: Any = Session()
     age = {"denoiser": -1, "source": -1, "prediction": -1}
     for now, slot in enumerate(order):
-        if slot == "losses":
-            session.losses = ((0, now, 1.0),)
-        elif slot != "prediction" or (session.denoiser and session.source):
+        if slot != "prediction" or (session.denoiser and session.source):
             setattr(session, slot, object())
             age[slot] = now
         if session.prediction is not None:

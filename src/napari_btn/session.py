@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Session", "session_of"]
 
 _STALE_AFTER: dict[str, tuple[str, ...]] = {
-    "denoiser": ("losses", "prediction"),
+    "denoiser": ("prediction",),
     "source": ("prediction",),
 }
 """What each slot clears when it is set, because it was made from it."""
@@ -38,27 +38,17 @@ class Session:
 
     def __init__(self) -> None:
         self._denoiser: Denoiser | None = None
-        self._losses: tuple[tuple[int, int, float], ...] = ()
         self._source: Image | None = None
         self._prediction: Prediction | None = None
 
     @property
     def denoiser(self) -> Denoiser | None:
-        """Trained or loaded denoiser; setting it clears the losses and the prediction."""
+        """Trained or loaded denoiser; setting it clears the prediction."""
         return self._denoiser
 
     @denoiser.setter
     def denoiser(self, denoiser: Denoiser | None) -> None:
         self._set("denoiser", denoiser)
-
-    @property
-    def losses(self) -> tuple[tuple[int, int, float], ...]:
-        """Training losses of the denoiser as (member, step, loss), for the curve."""
-        return self._losses
-
-    @losses.setter
-    def losses(self, losses: tuple[tuple[int, int, float], ...]) -> None:
-        self._set("losses", losses)
 
     @property
     def source(self) -> Image | None:
@@ -86,7 +76,7 @@ class Session:
         """Store a value, clear what was made from the old one, tell once."""
         setattr(self, f"_{slot}", value)
         for stale in _STALE_AFTER.get(slot, ()):
-            setattr(self, f"_{stale}", () if stale == "losses" else None)
+            setattr(self, f"_{stale}", None)
         self.changed.emit(slot)
 
 

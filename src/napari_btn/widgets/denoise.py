@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,21 +14,22 @@ from qtpy.QtWidgets import QFileDialog
 from napari_btn.core.config import Progress
 from napari_btn.session import session_of
 from napari_btn.widgets.denoise_view import TRAIN_HELP, DenoiseView
-from napari_btn.widgets.layers import LayerImage, add_image, show_prediction, show_preview
+from napari_btn.widgets.layers import KEY, LayerImage, add_image
+from napari_btn.widgets.pairing import PairInputs, differences, in_order_of
 from napari_btn.widgets.panels import losses_of
-from napari_btn.widgets.pickers import LayerPicker, is_ours
-from napari_btn.widgets.worker import run_step
+from napari_btn.widgets.results import is_ours, show_prediction_steps, show_preview
+from napari_btn.widgets.worker import run_step, sentence_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from types import ModuleType
-    from weakref import ReferenceType
 
     from napari.layers import Image as ImageLayer
 
     from napari_btn.core.config import Step
     from napari_btn.core.predict import Prediction
     from napari_btn.denoiser import Denoiser, PairCheck
+    from napari_btn.widgets.pickers import LayerPicker
     from napari_btn.widgets.worker import Run, Timing
 
 __all__ = ["DenoiseWidget"]
@@ -50,34 +51,6 @@ def engine() -> ModuleType:
     return denoiser
 
 
-@dataclass(frozen=True)
-class _Inputs:
-    """What a run is started with."""
-
-    noisy: LayerImage
-    clean: LayerImage
-    settings: dict[str, Any]
-    clean_layer: ReferenceType[ImageLayer] | None
-
-    def pair(self) -> dict[str, Any]:
-        """Arguments for the denoiser's ``fit_steps`` and ``check``."""
-        return {
-            "noisy": self.noisy.data,
-            "clean": self.clean.data,
-            "axes": self.noisy.axes,
-            "channel_names": self.noisy.channel_names or self.clean.channel_names,
-            "pixel_size": self.noisy.pixel_size,
-            "unit": self.noisy.unit,
-        }
-
-    def key(self) -> tuple[Any, ...]:
-        """What must be the same for a check, or finished members, to hold."""
-        images = (self.noisy, self.clean)
-        arrays = tuple(id(a) for image in images for a in getattr(image.data, "arrays", (image.data,)))
-        settings = {k: v for k, v in self.settings.items() if k not in ("members", "alpha", "device")}
-        return (arrays, self.noisy.axes, self.noisy.channel_names, repr(settings))
-
-
 class DenoiseWidget(DenoiseView):
     """Dock that trains a denoiser on two layers and adds its results.
 
@@ -92,13 +65,14 @@ class DenoiseWidget(DenoiseView):
         super().__init__(self.viewer)
         self.session = session_of(self.viewer)
         self._runs: dict[str, Run[Any]] = {}
-        self._inputs: _Inputs | None = None
+        self._inputs: PairInputs | None = None
         self._source: LayerImage | None = None
-        self._started: _Inputs | None = None
+        self._started: PairInputs | None = None
         self._kept: tuple[Any, Any] | None = None
         self._found: tuple[Any, tuple[tuple[str, str], ...], str, tuple[float, ...] | None] | None = None
         self._axes_for: object = None
         self._previews = True
+        self._showing: Iterator[Any] | None = None
         self._left = False
         self._check_later = QTimer(self)
         self._check_later.setSingleShot(True)
@@ -136,7 +110,7 @@ class DenoiseWidget(DenoiseView):
     @property
     def busy(self) -> bool:
         """Whether the dock trains, denoises, calibrates or loads."""
-        return "work" in self._runs
+        return "work" in self._runs or self._showing is not None
 
     def _refresh(self) -> None:
         """Read what is picked, say what is wrong with it, and set the buttons."""
@@ -166,38 +140,20 @@ class DenoiseWidget(DenoiseView):
             missing = "noisy" if noisy is None else "clean"
             return f"No {missing} image is picked. Pick a layer, or open a file."
         try:
-            self._inputs = self._checked_inputs(noisy, clean)
+            layer = self.clean.layer
+            inputs = PairInputs(
+                noisy,
+                in_order_of(noisy.axes, clean),
+                self.form.settings(),
+                None if layer is None else ref(layer),
+            )
+            known = self._found is not None and self._found[0] == inputs.key()
+            inputs.check(engine(), values=not known and inputs.nbytes <= _CHECKED_AT_ONCE)
+            self._inputs = inputs
         except ValueError as error:
             self.note.say(("red", str(error)))
             return str(error)
         return ""
-
-    def _checked_inputs(self, noisy: LayerImage, clean: LayerImage) -> _Inputs:
-        """Inputs whose settings, axes and, where they are small, values are good."""
-        from napari_btn.core.pairs import Pair, canonical_axes
-
-        canonical_axes(noisy.axes, len(noisy.shape), "noisy")
-        layer = self.clean.layer
-        inputs = _Inputs(
-            noisy,
-            _in_order_of(noisy.axes, clean),
-            self.form.settings(),
-            None if layer is None else ref(layer),
-        )
-        engine().Denoiser(**inputs.settings)
-        if self._found is not None and self._found[0] == inputs.key():
-            return inputs
-        if noisy.nbytes + clean.nbytes <= _CHECKED_AT_ONCE:
-            given = inputs.pair()
-            _ = Pair(
-                given["noisy"],
-                given["clean"],
-                given["axes"],
-                given["channel_names"],
-                given["pixel_size"],
-                given["unit"],
-            ).scenes
-        return inputs
 
     @staticmethod
     def _read(picker: LayerPicker) -> LayerImage | None:
@@ -229,7 +185,7 @@ class DenoiseWidget(DenoiseView):
         self.shape.setText(" · ".join(parts))
         return noisy
 
-    def _known_or_later(self, inputs: _Inputs) -> str:
+    def _known_or_later(self, inputs: PairInputs) -> str:
         """Show what the whole check has found, or start it soon; returns why not to train, if known."""
         if self._found is None or self._found[0] != inputs.key():
             self._check_later.start()
@@ -263,7 +219,7 @@ class DenoiseWidget(DenoiseView):
 
         def failed(error: Exception) -> None:
             """Keep what was wrong."""
-            text = _sentence(error)
+            text = sentence_of(error)
             self._found = (inputs.key(), (("red", text),), text, None)
 
         def over() -> None:
@@ -296,9 +252,9 @@ class DenoiseWidget(DenoiseView):
         self.train.setEnabled(not busy and not reason)
         self.train.setToolTip("Busy; stop first, or wait." if busy else reason or TRAIN_HELP)
         self.train.setText("Continue" if not busy and self._checkpoint() else "Train")
-        self.stop.setEnabled(busy)
-        self.pause.setEnabled(busy)
-        paused = busy and self._runs["work"].paused
+        self.stop.setEnabled("work" in self._runs)
+        self.pause.setEnabled("work" in self._runs)
+        paused = "work" in self._runs and self._runs["work"].paused
         self.pause.setText("Resume" if paused else "Pause")
         self.save.setEnabled(denoiser is not None and not busy)
         self.save.setToolTip(
@@ -351,7 +307,7 @@ class DenoiseWidget(DenoiseView):
             self._keep_members(run)
             self._runs.pop("work", None)
             self.progress.hide()
-            self.message.say(("red", f"{title} failed. {_sentence(error)}"))
+            self.message.say(("red", f"{title} failed. {sentence_of(error)}"))
 
         def stopped() -> None:
             """Say what is left."""
@@ -441,10 +397,21 @@ class DenoiseWidget(DenoiseView):
         self.session.prediction = prediction
         self._remove_preview()
         trained_on = self._started is not None and source.name == self._started.noisy.name
-        show_prediction(self.viewer, prediction, source, clean=self._clean_layer() if trained_on else None)
-        self.progress.finish(f"Done: lower, median, upper and width of '{source.name}' are layers now.")
-        notes = _differences(source, self.session.denoiser)
-        self.message.say(*notes)
+        clean = self._clean_layer() if trained_on else None
+        self._showing = show_prediction_steps(self.viewer, prediction, source, clean=clean)
+        self._show_next()
+
+    def _show_next(self) -> None:
+        """Add the next layer; the window lives between two."""
+        if self._left or self._showing is None or self._source is None:
+            return
+        if next(self._showing, None) is not None:
+            QTimer.singleShot(0, self._show_next)
+            return
+        self._showing = None
+        self.progress.finish(f"Done: lower, median, upper and width of '{self._source.name}' are layers now.")
+        self.message.say(*differences(self._source, self.session.denoiser))
+        self._refresh()
 
     def _clean_layer(self) -> ImageLayer | None:
         """Clean layer that training was started with, if it is still there."""
@@ -464,7 +431,7 @@ class DenoiseWidget(DenoiseView):
 
     def _on_user_pause(self) -> None:
         """Hold the work, or go on."""
-        if not self.busy:
+        if "work" not in self._runs:
             return
         run = self._runs["work"]
         if run.paused:
@@ -475,7 +442,7 @@ class DenoiseWidget(DenoiseView):
 
     def _on_user_stop(self) -> None:
         """End the work."""
-        if self.busy:
+        if "work" in self._runs:
             self._runs["work"].stop()
             self.stop.setEnabled(False)
             self.progress.line.setText("Stopping…")
@@ -553,7 +520,7 @@ class DenoiseWidget(DenoiseView):
 
         def failed(error: Exception) -> None:
             """Say why not."""
-            picker.note.say(("red", _sentence(error)))
+            picker.note.say(("red", sentence_of(error)))
 
         self._runs[f"read {role}"] = run_step(step, title=f"Reading {path}", on_result=read, on_error=failed)
 
@@ -577,7 +544,7 @@ class DenoiseWidget(DenoiseView):
         try:
             self.session.denoiser.save(target)
         except (OSError, ValueError) as error:
-            self.message.say(("red", f"Nothing was saved. {_sentence(error)}"))
+            self.message.say(("red", f"Nothing was saved. {sentence_of(error)}"))
             return
         self.message.say(("info", f"Saved as {target}."))
 
@@ -619,7 +586,7 @@ class DenoiseWidget(DenoiseView):
 
         layers = [layer for layer in self.viewer.layers if isinstance(layer, Image)]
         removed = getattr(event, "type", "") == "removed" and is_ours(event.value)
-        if removed and event.value.metadata["napari_btn"].get("map") == "preview":
+        if removed and event.value.metadata[KEY].get("map") == "preview":
             # The user doesn't want it: it must not come back with the next progress.
             self._previews = False
         for picker in (self.noisy, self.clean, self.apply_to):
@@ -693,48 +660,3 @@ def _leave_all(runs: dict[str, Run[Any]], widget: object = None) -> None:
     for run in runs.values():
         run.leave(wait=_CLOSE_WAIT)
     runs.clear()
-
-
-def _in_order_of(axes: str, clean: LayerImage) -> LayerImage:
-    """Clean with its axes in the order of noisy's, where it names them."""
-    wanted = axes if len(clean.shape) == len(axes) else "".join(a for a in axes if a not in "ST")
-    if clean.guessed and len(wanted) == len(clean.shape):
-        return clean.with_axes(wanted)
-    if clean.axes == wanted or sorted(clean.axes) != sorted(wanted) or not hasattr(clean.data, "transpose"):
-        return clean
-    order = [clean.axes.index(a) for a in wanted]
-    return replace(
-        clean, data=clean.data.transpose(order), axes=wanted, placement=clean.placement.onto(wanted)
-    )
-
-
-def _differences(source: LayerImage, denoiser: Any) -> list[tuple[str, str]]:
-    """What an image has otherwise than the images that a denoiser was trained on."""
-    notes = []
-    here, there = source.channel_names or (), denoiser.channel_names or ()
-    if here != there and sorted(here) == sorted(there):
-        text = (
-            f"'{source.name}' has the channels {', '.join(here)}; the networks were trained on "
-            f"{', '.join(there)}, in this order. Reorder them."
-        )
-        notes.append(("amber", text))
-    if source.pixel_size and denoiser.pixel_size and source.unit == denoiser.unit:
-        ratio = [a / b for a, b in zip(source.pixel_size, denoiser.pixel_size, strict=False)]
-        if any(abs(r - 1) > 0.02 for r in ratio):
-            text = (
-                f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {source.unit}, the networks were "
-                f"trained at {denoiser.pixel_size[-1]:.4g}. Resample it, or don't rely on the coverage."
-            )
-            notes.append(("amber", text))
-    return notes
-
-
-def _sentence(error: Exception) -> str:
-    """What went wrong, for a person, and what to do where it is memory."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"Out of memory ({text}). Close other programs, or take a smaller image or patch."
-    if isinstance(error, ValueError | OSError):
-        return text
-    cause = error.__cause__ or error
-    return f"{text} ({type(cause).__name__})"

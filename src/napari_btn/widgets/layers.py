@@ -1,4 +1,4 @@
-"""Napari layers to arrays with axes, scale and unit; results and samples to layers.
+"""Napari layers to arrays with axes, scale and unit; files and samples to layers.
 
 A layer is read once, on the main thread, into a value that a step may keep: nothing here is
 touched by a worker. Large arrays (dask, zarr, memory maps) are passed on as they are and read
@@ -10,30 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
 
     from napari_btn.core.pairs import Pair
-    from napari_btn.core.predict import Prediction
 
 __all__ = [
     "KEY",
     "LayerImage",
     "Placement",
     "add_image",
+    "limits_of",
     "pair_layers",
     "read_layer",
     "sample_blobs",
     "sample_edx",
-    "show_prediction",
-    "show_preview",
     "stack_images",
 ]
 
@@ -51,9 +46,6 @@ _LETTER_OF = {
 _SHORT_UNIT = {"pixel": "px", "css_pixel": "px", "micrometer": "um", "nanometer": "nm", "millimeter": "mm"}
 _LONG_UNIT = {"px": "pixel", "µm": "um", "μm": "um", "": "pixel"}
 _SPACE = "ZYX"
-_CHANNELS_AT_MOST = 10
-_SAMPLED = 1_000_000
-_LINKED = ("clean", "lower", "median", "upper")
 
 
 @dataclass(frozen=True)
@@ -362,82 +354,6 @@ def add_image(viewer: Any, image: Any) -> ImageLayer:
     return viewer.add_image(image.data, **arguments)
 
 
-def show_prediction(
-    viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
-) -> dict[str, ImageLayer]:
-    """Layers lower, median, upper and width of a prediction, made or brought up to date.
-
-    Clean, lower, median and upper get the same contrast limits, linked, and all follow the shown
-    channel. A result that this one replaces stays as one hidden backup.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Gets the layers.
-    prediction : Prediction
-        Maps in the axes of the source.
-    source : LayerImage
-        What was predicted: gives the names and the place.
-    clean : napari.layers.Image, optional
-        The clean layer of the same field, to share its contrast.
-
-    Returns
-    -------
-    dict of str to napari.layers.Image
-        By the names of the maps.
-    """
-    placement = source.placement.onto(prediction.axes)
-    shown = {}
-    for name in ("lower", "upper", "width", "median"):
-        record = {
-            "map": name,
-            "axes": prediction.axes,
-            "channel_names": list(prediction.channel_names or ()),
-            "covers": prediction.covers,
-            "alpha": prediction.alpha,
-            "provenance": prediction.provenance,
-        }
-        shown[name] = _set_layer(
-            viewer, f"{source.name} {name}", getattr(prediction, name), placement, record
-        )
-    _keep_contrast(viewer, source.name, shown, clean)
-    for name in ("lower", "upper", "width"):
-        shown[name].visible = False
-    viewer.layers.selection.active = shown["median"]
-    return shown
-
-
-def show_preview(
-    viewer: Any, preview: NDArray[np.float32], source: LayerImage, *, clean: ImageLayer | None = None
-) -> ImageLayer:
-    """Layer with the median so far, made once and then updated in place.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Gets the layer.
-    preview : ndarray of float32
-        In the axes of the source without S and T.
-    source : LayerImage
-        What is being learned from.
-    clean : napari.layers.Image, optional
-        The clean layer, to share its contrast.
-
-    Returns
-    -------
-    napari.layers.Image
-        The preview layer.
-    """
-    axes = "".join(a for a in source.axes if a not in "ST")
-    name = f"{source.name} preview"
-    old = _ours(viewer, name, "preview")
-    record = {"map": "preview", "axes": axes}
-    layer = _set_layer(viewer, name, preview, source.placement.onto(axes), record)
-    if old is not layer:
-        _keep_contrast(viewer, name, {"median": layer}, clean)
-    return layer
-
-
 def sample_blobs() -> list[tuple[Any, dict[str, Any], str]]:
     """Blobs in skewed noise, and without it, as layers.
 
@@ -480,7 +396,7 @@ def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
     layers = []
     for role, data, axes in (("noisy", pair.noisy, pair.axes), ("clean", pair.clean, pair.clean_axes)):
         names = list(pair.channel_names or ())
-        limits = _limits(np.asarray(data), None)
+        limits = limits_of(np.asarray(data), 99.8)
         arguments = {
             "name": f"{pair.name} {role}",
             "contrast_limits": limits,
@@ -513,20 +429,9 @@ def _axes_of(layer: ImageLayer, shape: tuple[int, ...]) -> tuple[str, bool]:
     for axes in ("".join(known), str(told or "").upper()):
         if len(axes) == len(shape) and len(set(axes)) == len(axes) and set(axes) <= set("STCZYX"):
             return axes, False
-    return _guess_axes(shape), True
+    from napari_btn.io.images import guess_axes
 
-
-def _guess_axes(shape: tuple[int, ...]) -> str:
-    """Likely axes: a short dimension in front of the image is taken for channels."""
-    front = len(shape) - 2
-    if front <= 0:
-        return "YX"[-len(shape) :]
-    short = [n <= _CHANNELS_AT_MOST for n in shape[:front]]
-    if front == 1:
-        return "CYX" if short[0] else "ZYX"
-    if front == 2:
-        return "SCYX" if short[1] else "CZYX"
-    return "STCZ"[-front:] + "YX"
+    return guess_axes(shape) or "?" * len(shape), True
 
 
 def _channel_names(layer: ImageLayer, axes: str, shape: Sequence[int]) -> tuple[str, ...] | None:
@@ -568,169 +473,25 @@ def _common_name(names: Sequence[str]) -> str:
     return " + ".join(names) if sum(map(len, names)) <= 24 else f"{names[0]} + {len(names) - 1}"
 
 
-def _ours(viewer: Any, name: str, kind: str) -> ImageLayer | None:
-    """Our layer of that name and kind, if the viewer has it."""
-    if name not in viewer.layers:
-        return None
-    layer = viewer.layers[name]
-    record = layer.metadata.get(KEY)
-    return layer if isinstance(record, Mapping) and record.get("map") == kind else None
+def limits_of(values: NDArray[Any], high: float) -> tuple[float, float]:
+    """Low and high contrast limit of finite values, apart from each other.
 
+    Parameters
+    ----------
+    values : ndarray
+        Any shape.
+    high : float
+        Percentile of the high limit; the low one is as far from the other end.
 
-def _set_layer(
-    viewer: Any, name: str, data: NDArray[np.float32], placement: Placement, record: dict[str, Any]
-) -> ImageLayer:
-    """Layer with these data, updated in place where it fits."""
-    old = _ours(viewer, name, record["map"])
-    if old is not None and record["map"] != "preview":
-        _back_up(viewer, old, record)
-    if old is not None and old.ndim == data.ndim:
-        old.data = data
-        for key, value in placement.to_layer().items():
-            setattr(old, key, value)
-        old.metadata = {**old.metadata, KEY: record}
-        return old
-    if old is not None:
-        viewer.layers.remove(old)
-    colormap = "magma" if record["map"] == "width" else "gray"
-    return viewer.add_image(
-        data,
-        name=name,
-        colormap=colormap,
-        contrast_limits=(0.0, 1.0),
-        metadata={KEY: record},
-        rgb=False,
-        **placement.to_layer(),
-    )
-
-
-def _back_up(viewer: Any, old: ImageLayer, record: dict[str, Any]) -> None:
-    """Keep a result that would be lost as one hidden layer at the bottom."""
-    before = old.metadata[KEY]
-    if before.get("provenance") == record.get("provenance") or old.source.path is not None:
-        return
-    name = f"{old.name} (before)"
-    if name in viewer.layers:
-        viewer.layers.remove(name)
-    arguments = {
-        key: getattr(old, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")
-    }
-    viewer.add_image(
-        old.data,
-        name=name,
-        visible=False,
-        colormap=old.colormap,
-        contrast_limits=old.contrast_limits,
-        affine=old.affine.affine_matrix,
-        metadata={KEY: {**before, "map": f"{before['map']} (before)"}},
-        rgb=False,
-        **arguments,
-    )
-    viewer.layers.move(viewer.layers.index(name), 0)
-
-
-_FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKeyDictionary()
-
-
-def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: ImageLayer | None) -> None:
-    """Give the maps their contrast limits per channel and let them follow the shown channel."""
-    following = _FOLLOWING.setdefault(viewer, {})
-    if tag in following:
-        for stop in following.pop(tag):
-            stop()
-    median = shown["median"]
-    axes = median.metadata[KEY]["axes"]
-    channel_axis = axes.index("C") if "C" in axes else None
-    signal = [shown[name] for name in _LINKED if name in shown]
-    limits = _channel_limits(median, channel_axis)
-    if clean is not None and clean in viewer.layers and not clean.rgb:
-        clean_axes = read_layer(clean).axes
-        clean_channel = clean_axes.index("C") if "C" in clean_axes else None
-        clean_limits = _channel_limits(clean, clean_channel)
-        if len(clean_limits) == len(limits):
-            limits, signal = clean_limits, [clean, *signal]
-    stops = [_follow(viewer, signal, limits, median, channel_axis)]
-    if len(signal) > 1:
-        viewer.layers.link_layers(signal, ("contrast_limits",))
-    if "width" in shown:
-        width = shown["width"]
-        upper = [(0.0, high) for _, high in _channel_limits(width, channel_axis, 99.5)]
-        stops.append(_follow(viewer, [width], upper, width, channel_axis))
-    following[tag] = stops
-
-
-def _follow(
-    viewer: Any,
-    layers: Sequence[ImageLayer],
-    limits: list[tuple[float, float]],
-    guide: ImageLayer,
-    channel_axis: int | None,
-) -> Callable[[], None]:
-    """Set the layers' contrast limits, now and whenever another channel is shown; returns what ends it."""
-    members, leader = [ref(layer) for layer in layers], ref(guide)
-    state = {"channel": -1}
-
-    def follow(event: object = None) -> None:
-        """Bring the limits of the shown channel; those of the last one are kept as the user left them."""
-        alive = [layer for member in members if (layer := member()) is not None and layer in viewer.layers]
-        layer = leader()
-        if not alive or layer is None or layer not in viewer.layers:
-            if event is not None:
-                stop()
-            return
-        channel = _shown_channel(viewer, layer, channel_axis, len(limits))
-        if channel == state["channel"]:
-            return
-        if state["channel"] >= 0:
-            limits[state["channel"]] = tuple(alive[0].contrast_limits)
-        state["channel"] = channel
-        for member in alive:
-            member.contrast_limits = limits[channel]
-
-    def stop() -> None:
-        """Follow no more."""
-        viewer.dims.events.current_step.disconnect(follow)
-
-    viewer.dims.events.current_step.connect(follow)
-    follow()
-    return stop
-
-
-def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: int) -> int:
-    """Index of the channel that the sliders stand at."""
-    if channel_axis is None:
-        return 0
-    point = layer.world_to_data(viewer.dims.point)
-    return int(np.clip(round(float(point[channel_axis])), 0, n - 1))
-
-
-def _channel_limits(
-    layer: ImageLayer, channel_axis: int | None, high: float = 99.8
-) -> list[tuple[float, float]]:
-    """Contrast limits of each channel of a layer."""
-    data = layer.data[0] if layer.multiscale else layer.data
-    if channel_axis is None:
-        return [_limits(_thinned(data), high)]
-    before = (slice(None),) * channel_axis
-    return [_limits(_thinned(data[(*before, c)]), high) for c in range(data.shape[channel_axis])]
-
-
-def _thinned(data: Any) -> NDArray[Any]:
-    """At most about a million values, evenly taken, without reading the rest where that is possible."""
-    size = int(np.prod(data.shape, dtype=np.int64))
-    step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, len(data.shape))))))
-    return np.asarray(data[tuple(slice(None, None, step) for _ in data.shape)])
-
-
-def _limits(values: NDArray[Any], high: float | None) -> tuple[float, float]:
-    """Low and high limit of finite values, apart from each other."""
+    Returns
+    -------
+    tuple of float
+        Low and high, low < high.
+    """
     values = values[np.isfinite(values)]
     if not values.size:
         return 0.0, 1.0
-    if high is None:
+    low, top = (float(v) for v in np.percentile(values, (100 - high, high)))
+    if top <= low:
         low, top = float(values.min()), float(values.max())
-    else:
-        low, top = (float(v) for v in np.percentile(values, (100 - high, high)))
-        if top <= low:
-            low, top = float(values.min()), float(values.max())
     return (low, top) if top > low else (low, low + 1.0)

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.widgets.layers import KEY, LayerImage, read_layer, stack_images
+from napari_btn.widgets.layers import LayerImage, read_layer, stack_images
 from napari_btn.widgets.panels import NoteLabel, Theme
 
 if TYPE_CHECKING:
@@ -260,8 +260,3 @@ class LayerPicker(QWidget):
         self._stack.setVisible(many)
         self.combo.setEnabled(not many)
         self.changed.emit()
-
-
-def is_ours(layer: ImageLayer) -> bool:
-    """Whether a layer is a result of ours."""
-    return KEY in layer.metadata

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_btn.session import session_of
-from napari_btn.widgets.layers import pair_layers, read_layer, show_prediction
+from napari_btn.widgets.layers import pair_layers, read_layer
+from napari_btn.widgets.results import show_prediction
 
 if TYPE_CHECKING:
     import napari

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import Progress, Step
 
-__all__ = ["Run", "StepError", "Timing", "run_step"]
+__all__ = ["Run", "StepError", "Timing", "run_step", "sentence_of"]
 
 T = TypeVar("T")
 
@@ -334,3 +334,25 @@ def run_step(
     )
     run.start()
     return run
+
+
+def sentence_of(error: Exception) -> str:
+    """What went wrong, for a person, and what to do where it is memory.
+
+    Parameters
+    ----------
+    error : Exception
+        Of a step.
+
+    Returns
+    -------
+    str
+        One or two sentences.
+    """
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, MemoryError) or "out of memory" in text.lower():
+        return f"Out of memory ({text}). Close other programs, or take a smaller image or patch."
+    if isinstance(error, ValueError | OSError):
+        return text
+    cause = error.__cause__ or error
+    return f"{text} ({type(cause).__name__})"

@@ -1,0 +1,142 @@
+"""A noisy and a clean image as picked, with the settings: what a training is started with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from types import ModuleType
+    from weakref import ReferenceType
+
+    from napari.layers import Image as ImageLayer
+
+    from napari_btn.widgets.layers import LayerImage
+
+__all__ = ["PairInputs", "differences", "in_order_of"]
+
+_SAME_PIXELS = 0.02
+
+
+@dataclass(frozen=True)
+class PairInputs:
+    """What a training is started with, read from the layers once.
+
+    Parameters
+    ----------
+    noisy, clean : LayerImage
+        The images.
+    settings : dict
+        Arguments for the denoiser.
+    clean_layer : weak reference, optional
+        The clean layer, to share its contrast with the results.
+    """
+
+    noisy: LayerImage
+    clean: LayerImage
+    settings: dict[str, Any]
+    clean_layer: ReferenceType[ImageLayer] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both images in memory."""
+        return self.noisy.nbytes + self.clean.nbytes
+
+    def pair(self) -> dict[str, Any]:
+        """Arguments for the denoiser's ``fit_steps`` and ``check``."""
+        return {
+            "noisy": self.noisy.data,
+            "clean": self.clean.data,
+            "axes": self.noisy.axes,
+            "channel_names": self.noisy.channel_names or self.clean.channel_names,
+            "pixel_size": self.noisy.pixel_size,
+            "unit": self.noisy.unit,
+        }
+
+    def key(self) -> tuple[Any, ...]:
+        """What must be the same for a check, or for finished members, to hold."""
+        images = (self.noisy, self.clean)
+        arrays = tuple(id(a) for image in images for a in getattr(image.data, "arrays", (image.data,)))
+        settings = {k: v for k, v in self.settings.items() if k not in ("members", "alpha", "device")}
+        return (arrays, self.noisy.axes, self.noisy.channel_names, repr(settings))
+
+    def check(self, engine: ModuleType, *, values: bool) -> None:
+        """Check axes and settings at once, and the values where that is quick.
+
+        Parameters
+        ----------
+        engine : module
+            Holds ``Denoiser``.
+        values : bool
+            Whether to read the images.
+
+        Raises
+        ------
+        ValueError
+            With what came, what is needed and what to do.
+        """
+        from napari_btn.core.pairs import Pair, canonical_axes
+
+        canonical_axes(self.noisy.axes, len(self.noisy.shape), "noisy")
+        engine.Denoiser(**self.settings)
+        if values:
+            _ = Pair(**self.pair()).scenes
+
+
+def in_order_of(axes: str, clean: LayerImage) -> LayerImage:
+    """Clean with its axes in the order of noisy's, where it names them.
+
+    Parameters
+    ----------
+    axes : str
+        Axes of noisy.
+    clean : LayerImage
+        Any image.
+
+    Returns
+    -------
+    LayerImage
+        A view of clean, or clean itself.
+    """
+    wanted = axes if len(clean.shape) == len(axes) else "".join(a for a in axes if a not in "ST")
+    if clean.guessed and len(wanted) == len(clean.shape):
+        return clean.with_axes(wanted)
+    if clean.axes == wanted or sorted(clean.axes) != sorted(wanted) or not hasattr(clean.data, "transpose"):
+        return clean
+    order = [clean.axes.index(a) for a in wanted]
+    placement = clean.placement.onto(wanted)
+    return replace(clean, data=clean.data.transpose(order), axes=wanted, placement=placement)
+
+
+def differences(source: LayerImage, denoiser: Any) -> list[tuple[str, str]]:
+    """What an image has otherwise than the images that a denoiser was trained on.
+
+    Parameters
+    ----------
+    source : LayerImage
+        What was denoised.
+    denoiser : Denoiser
+        Trained.
+
+    Returns
+    -------
+    list of (level, sentence)
+        To show; empty when all is alike.
+    """
+    notes = []
+    here, there = source.channel_names or (), denoiser.channel_names or ()
+    if here != there and sorted(here) == sorted(there):
+        text = (
+            f"'{source.name}' has the channels {', '.join(here)}; the networks were trained on "
+            f"{', '.join(there)}, in this order. Reorder them."
+        )
+        notes.append(("amber", text))
+    if source.pixel_size and denoiser.pixel_size and source.unit == denoiser.unit:
+        ratio = [a / b for a, b in zip(source.pixel_size, denoiser.pixel_size, strict=False)]
+        if any(abs(r - 1) > _SAME_PIXELS for r in ratio):
+            text = (
+                f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {source.unit}, the networks were "
+                f"trained at {denoiser.pixel_size[-1]:.4g}. Resample it, or don't rely on the coverage."
+            )
+            notes.append(("amber", text))
+    return notes

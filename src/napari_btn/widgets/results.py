@@ -1,0 +1,315 @@
+"""Results as layers: named, placed as their source, with one contrast that follows the channel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+
+from napari_btn.widgets.layers import KEY, limits_of, read_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
+
+    from napari_btn.core.predict import Prediction
+    from napari_btn.widgets.layers import LayerImage, Placement
+
+__all__ = ["is_ours", "show_prediction", "show_prediction_steps", "show_preview"]
+
+_SAMPLED = 1_000_000
+_SIGNAL = ("lower", "median", "upper")
+_MAPS = ("lower", "upper", "width", "median")
+_SHOWN_AT_FIRST = ("median", "preview")
+_PERCENTILE = 99.8
+_WIDTH_PERCENTILE = 99.5
+
+
+def is_ours(layer: ImageLayer) -> bool:
+    """Whether a layer is a result of ours.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        Any layer.
+
+    Returns
+    -------
+    bool
+        True for results, previews and their backups.
+    """
+    return KEY in layer.metadata
+
+
+def show_prediction(
+    viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
+) -> dict[str, ImageLayer]:
+    """Layers lower, median, upper and width of a prediction, made or brought up to date.
+
+    Clean, lower, median and upper get the same contrast limits, linked, and all follow the shown
+    channel. A result that this one replaces stays as one hidden backup.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layers.
+    prediction : Prediction
+        Maps in the axes of the source.
+    source : LayerImage
+        What was predicted: gives the names and the place.
+    clean : napari.layers.Image, optional
+        The clean layer of the same field, to share its contrast.
+
+    Returns
+    -------
+    dict of str to napari.layers.Image
+        By the names of the maps.
+    """
+    *_, shown = show_prediction_steps(viewer, prediction, source, clean=clean)
+    return shown
+
+
+def show_prediction_steps(
+    viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
+) -> Iterator[dict[str, ImageLayer]]:
+    """The same as `show_prediction`, layer by layer: a new layer holds the window for a tenth of a second.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layers.
+    prediction : Prediction
+        Maps in the axes of the source.
+    source : LayerImage
+        What was predicted.
+    clean : napari.layers.Image, optional
+        The clean layer of the same field.
+
+    Yields
+    ------
+    dict of str to napari.layers.Image
+        The layers so far, by the names of the maps.
+    """
+    placement = source.placement.onto(prediction.axes)
+    shown: dict[str, ImageLayer] = {}
+    for name in _MAPS:
+        record = {
+            "map": name,
+            "axes": prediction.axes,
+            "channel_names": list(prediction.channel_names or ()),
+            "covers": prediction.covers,
+            "alpha": prediction.alpha,
+            "provenance": prediction.provenance,
+        }
+        values = getattr(prediction, name)
+        shown[name] = _set_layer(viewer, f"{source.name} {name}", values, placement, record)
+        yield shown
+    _keep_contrast(viewer, source.name, shown, clean)
+    viewer.layers.selection.active = shown["median"]
+    yield shown
+
+
+def show_preview(
+    viewer: Any, preview: NDArray[np.float32], source: LayerImage, *, clean: ImageLayer | None = None
+) -> ImageLayer:
+    """Layer with the median so far, made once and then updated in place.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    preview : ndarray of float32
+        In the axes of the source without S and T.
+    source : LayerImage
+        What is being learned from.
+    clean : napari.layers.Image, optional
+        The clean layer, to share its contrast.
+
+    Returns
+    -------
+    napari.layers.Image
+        The preview layer.
+    """
+    axes = "".join(a for a in source.axes if a not in "ST")
+    name = f"{source.name} preview"
+    old = _ours(viewer, name, "preview")
+    record = {"map": "preview", "axes": axes}
+    layer = _set_layer(viewer, name, preview, source.placement.onto(axes), record)
+    if old is not layer:
+        _keep_contrast(viewer, name, {"median": layer}, clean)
+    return layer
+
+
+def _ours(viewer: Any, name: str, kind: str) -> ImageLayer | None:
+    """Our layer of that name and kind, if the viewer has it."""
+    if name not in viewer.layers:
+        return None
+    layer = viewer.layers[name]
+    record = layer.metadata.get(KEY)
+    return layer if isinstance(record, Mapping) and record.get("map") == kind else None
+
+
+def _set_layer(
+    viewer: Any, name: str, data: NDArray[np.float32], placement: Placement, record: dict[str, Any]
+) -> ImageLayer:
+    """Layer with these data, updated in place where it fits."""
+    old = _ours(viewer, name, record["map"])
+    if old is not None and record["map"] != "preview":
+        _back_up(viewer, old, record)
+    if old is not None and old.ndim == data.ndim:
+        old.data = data
+        if record["map"] != "preview":
+            for key, value in placement.to_layer().items():
+                setattr(old, key, value)
+            old.metadata = {**old.metadata, KEY: record}
+        return old
+    if old is not None:
+        viewer.layers.remove(old)
+    colormap = "magma" if record["map"] == "width" else "gray"
+    return viewer.add_image(
+        data,
+        name=name,
+        colormap=colormap,
+        contrast_limits=(0.0, 1.0),
+        visible=record["map"] in _SHOWN_AT_FIRST,
+        metadata={KEY: record},
+        rgb=False,
+        **placement.to_layer(),
+    )
+
+
+def _back_up(viewer: Any, old: ImageLayer, record: dict[str, Any]) -> None:
+    """Keep a result that would be lost as one hidden layer at the bottom."""
+    before = old.metadata[KEY]
+    if before.get("provenance") == record.get("provenance") or old.source.path is not None:
+        return
+    name = f"{old.name} (before)"
+    if name in viewer.layers:
+        viewer.layers.remove(name)
+    arguments = {
+        key: getattr(old, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")
+    }
+    viewer.add_image(
+        old.data,
+        name=name,
+        visible=False,
+        colormap=old.colormap,
+        contrast_limits=old.contrast_limits,
+        affine=old.affine.affine_matrix,
+        metadata={KEY: {**before, "map": f"{before['map']} (before)"}},
+        rgb=False,
+        **arguments,
+    )
+    viewer.layers.move(viewer.layers.index(name), 0)
+
+
+_FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKeyDictionary()
+
+
+def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: ImageLayer | None) -> None:
+    """Give the maps their contrast limits per channel and let them follow the shown channel."""
+    following = _FOLLOWING.setdefault(viewer, {})
+    if tag in following:
+        for stop in following.pop(tag):
+            stop()
+    median = shown["median"]
+    axes = median.metadata[KEY]["axes"]
+    channel_axis = axes.index("C") if "C" in axes else None
+    signal = [shown[name] for name in _SIGNAL if name in shown]
+    limits = _channel_limits(median, channel_axis)
+    if clean is not None and clean in viewer.layers and not clean.rgb:
+        clean_axes = read_layer(clean).axes
+        clean_channel = clean_axes.index("C") if "C" in clean_axes else None
+        clean_limits = _channel_limits(clean, clean_channel)
+        if len(clean_limits) == len(limits):
+            limits, signal = clean_limits, [clean, *signal]
+    stops = [_follow(viewer, signal, limits, channel_axis)]
+    if len(signal) > 1:
+        stops.append(_link(viewer, signal))
+    if "width" in shown:
+        width = shown["width"]
+        upper = [(0.0, high) for _, high in _channel_limits(width, channel_axis, _WIDTH_PERCENTILE)]
+        stops.append(_follow(viewer, [width], upper, channel_axis))
+    following[tag] = stops
+
+
+def _link(viewer: Any, layers: Sequence[ImageLayer]) -> Callable[[], None]:
+    """Link the layers' contrast limits; returns what ends it."""
+    viewer.layers.link_layers(layers, ("contrast_limits",))
+    window, members = ref(viewer), [ref(layer) for layer in layers]
+
+    def stop() -> None:
+        """Unlink those that are still there."""
+        alive = [layer for member in members if (layer := member()) is not None]
+        if (here := window()) is not None and len(alive) > 1:
+            here.layers.unlink_layers(alive, ("contrast_limits",))
+
+    return stop
+
+
+def _follow(
+    viewer: Any,
+    layers: Sequence[ImageLayer],
+    limits: list[tuple[float, float]],
+    channel_axis: int | None,
+) -> Callable[[], None]:
+    """Set the layers' contrast limits, now and whenever another channel is shown; returns what ends it."""
+    # Weak, because a viewer that is closed must go.
+    window, members = ref(viewer), [ref(layer) for layer in layers]
+    guide = members[-1]
+    state = {"channel": -1}
+
+    def follow(event: object = None) -> None:
+        """Bring the limits of the shown channel; those of the last one are kept as the user left them."""
+        del event
+        here, layer = window(), guide()
+        if here is None or layer is None or layer not in here.layers:
+            return
+        alive = [member for weak in members if (member := weak()) is not None and member in here.layers]
+        channel = _shown_channel(here, layer, channel_axis, len(limits))
+        if channel == state["channel"]:
+            return
+        if state["channel"] >= 0:
+            limits[state["channel"]] = (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
+        state["channel"] = channel
+        for member in alive:
+            member.contrast_limits = limits[channel]
+
+    def stop() -> None:
+        """Follow no more."""
+        if (here := window()) is not None:
+            here.dims.events.current_step.disconnect(follow)
+
+    viewer.dims.events.current_step.connect(follow)
+    follow()
+    return stop
+
+
+def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: int) -> int:
+    """Index of the channel that the sliders stand at."""
+    if channel_axis is None:
+        return 0
+    point = layer.world_to_data(viewer.dims.point)
+    return int(np.clip(round(float(point[channel_axis])), 0, n - 1))
+
+
+def _channel_limits(
+    layer: ImageLayer, channel_axis: int | None, high: float = _PERCENTILE
+) -> list[tuple[float, float]]:
+    """Contrast limits of each channel of a layer."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    if channel_axis is None:
+        return [limits_of(_thinned(data), high)]
+    before = (slice(None),) * channel_axis
+    return [limits_of(_thinned(data[(*before, c)]), high) for c in range(data.shape[channel_axis])]
+
+
+def _thinned(data: Any) -> NDArray[Any]:
+    """At most about a million values, evenly taken, without reading the rest where that is possible."""
+    size = int(np.prod(data.shape, dtype=np.int64))
+    step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, len(data.shape))))))
+    return np.asarray(data[tuple(slice(None, None, step) for _ in data.shape)])

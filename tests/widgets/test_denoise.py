@@ -1,0 +1,447 @@
+"""The Denoise dock with a fake denoiser: what it refuses, runs, shows and keeps."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
+
+from napari_btn.core.conformal import Note
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from napari.components import ViewerModel
+    from pytestqt.qtbot import QtBot
+
+    from napari_btn.widgets.denoise import DenoiseWidget
+
+PLACED = {"axis_labels": ("c", "y", "x"), "scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um")}
+
+
+@pytest.fixture
+def ready(dock: DenoiseWidget, viewer: ViewerModel, pair: tuple[np.ndarray, np.ndarray]) -> DenoiseWidget:
+    """A dock with a good pair picked."""
+    names = {"channel_names": ["Si", "Al", "Fe"]}
+    viewer.add_image(pair[0], name="soil noisy", metadata=names, **PLACED)
+    viewer.add_image(pair[1], name="soil clean", metadata=names, **PLACED)
+    return dock
+
+
+def run(dock: DenoiseWidget, qtbot: QtBot) -> None:
+    dock.train.click()
+    assert dock.busy
+    qtbot.waitUntil(lambda: not dock.busy, timeout=10000)
+
+
+def test_the_names_that_scripts_drive_are_there(ready: DenoiseWidget) -> None:
+    for name in ("noisy", "clean", "preset", "supervision", "device"):
+        assert isinstance(ready.findChild(QWidget, name), QComboBox), name
+    for name in ("train", "stop", "pause", "apply", "save", "load"):
+        assert isinstance(ready.findChild(QWidget, name), QAbstractButton), name
+    for name in ("members", "coverage"):
+        assert hasattr(ready.findChild(QWidget, name), "setValue"), name
+    assert isinstance(ready.findChild(QWidget, "axes"), QLineEdit)
+    preset = ready.findChild(QComboBox, "preset")
+    assert [preset.itemText(i) for i in range(preset.count())] == ["quick", "standard", "thorough"]
+
+
+def test_every_control_has_a_tooltip_and_an_accessible_name(ready: DenoiseWidget) -> None:
+    from qtpy.QtWidgets import QAbstractSpinBox, QListWidget
+
+    for kind in (QAbstractButton, QComboBox, QAbstractSpinBox):
+        for control in ready.findChildren(kind):
+            if not control.objectName() or control.objectName().startswith("qt_"):
+                continue
+            if control.objectName() in ("align", "train"):
+                assert control.toolTip()
+                continue
+            assert control.toolTip(), control.objectName()
+            assert control.accessibleName(), control.objectName()
+    assert all(w.accessibleName() for w in ready.findChildren(QListWidget) if w.objectName())
+
+
+def test_coverage_is_set_as_a_fraction_or_a_percentage(dock: DenoiseWidget) -> None:
+    coverage = dock.form.coverage
+    coverage.setValue(95)
+    assert coverage.value() == pytest.approx(0.95)
+    coverage.setValue(0.8)
+    assert coverage.value() == pytest.approx(0.8)
+    assert coverage.text() == "80 %"
+    coverage.lineEdit().setText("92.5 %")
+    coverage.interpretText()
+    assert coverage.value() == pytest.approx(0.925)
+
+
+def test_the_obvious_layers_are_picked(ready: DenoiseWidget) -> None:
+    assert ready.noisy.combo.currentText() == "soil noisy"
+    assert ready.clean.combo.currentText() == "soil clean"
+    assert ready.axes.text() == "CYX"
+    assert ready.guessed.isHidden()
+    assert ready.train.isEnabled()
+    assert "Si, Al, Fe" in ready.shape.text()
+    assert "0.5" in ready.shape.text()
+
+
+def test_an_empty_viewer_says_what_is_missing(dock: DenoiseWidget) -> None:
+    assert not dock.train.isEnabled()
+    assert "No noisy image" in dock.train.toolTip()
+
+
+def test_training_ends_in_layers_with_scale_units_and_provenance(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    run(ready, qtbot)
+    for name in ("lower", "median", "upper", "width"):
+        layer = viewer.layers[f"soil noisy {name}"]
+        assert layer.data.shape == (3, 40, 50)
+        np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))
+        assert [str(u) for u in layer.units] == ["pixel", "micrometer", "micrometer"]
+        assert layer.axis_labels == ("c", "y", "x")
+        assert layer.metadata["napari_btn"]["map"] == name
+        assert layer.metadata["napari_btn"]["provenance"]["seed"] == 0
+    assert "soil noisy preview" not in viewer.layers
+    assert ready.session.prediction is not None
+    assert ready.session.source.name == "soil noisy"
+    assert "90 %" in ready.report.text()
+    assert "Overlap &lt;here&gt;" in ready.report.text()
+    assert ready.chart.losses
+    assert ready.progress.line.text().startswith("Done")
+
+
+def test_a_preview_comes_while_training_and_stays_away_when_it_is_deleted(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    denoiser_class.updates = 80
+    ready.train.click()
+    qtbot.waitUntil(lambda: "soil noisy preview" in viewer.layers)
+    viewer.layers.remove("soil noisy preview")
+    qtbot.wait(300)
+    assert ready.busy
+    assert "soil noisy preview" not in viewer.layers
+    qtbot.waitUntil(lambda: not ready.busy)
+
+
+@pytest.mark.parametrize("victim", ["soil noisy", "soil clean"])
+def test_a_layer_deleted_while_training_harms_nothing(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, victim: str
+) -> None:
+    ready.train.click()
+    viewer.layers.remove(victim)
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert "soil noisy median" in viewer.layers
+    assert not ready.message.notes
+    assert not ready.train.isEnabled()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("Too few blocks."), RuntimeError("CUDA out of memory"), MemoryError(), KeyError("x")],
+    ids=["value", "gpu memory", "memory", "bug"],
+)
+def test_what_fails_is_said_and_train_is_ready_again(
+    ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any, error: Exception
+) -> None:
+    denoiser_class.fail = error
+    run(ready, qtbot)
+    [(level, text)] = ready.message.notes
+    assert level == "red"
+    assert text.startswith("Training failed. ")
+    assert "emory" in text or "Too few blocks." in text or "KeyError" in text
+    assert ready.train.isEnabled()
+
+
+def test_stop_keeps_finished_members_and_continue_goes_on_from_them(
+    ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    denoiser_class.updates = 60
+    ready.train.click()
+    qtbot.waitUntil(lambda: ready._runs["work"].checkpoint is not None)
+    ready.stop.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert "1 of 10 members" in ready.progress.line.text()
+    assert ready.train.text() == "Continue"
+    ready.form.seed.setValue(7)
+    assert ready.train.text() == "Train"
+    ready.form.seed.setValue(0)
+    run(ready, qtbot)
+    assert denoiser_class.resumed == ("member 0",)
+    assert ready.train.text() == "Train"
+
+
+def test_pause_holds_and_resume_goes_on(ready: DenoiseWidget, qtbot: QtBot) -> None:
+    ready.train.click()
+    ready.pause.click()
+    assert ready.pause.text() == "Resume"
+    qtbot.wait(600)
+    assert ready.busy
+    ready.pause.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+
+
+def test_a_second_run_updates_in_place_and_keeps_the_first_as_one_backup(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    run(ready, qtbot)
+    median = viewer.layers["soil noisy median"]
+    n = len(viewer.layers)
+    run(ready, qtbot)
+    assert len(viewer.layers) == n
+    for seed in (1, 2):
+        ready.form.seed.setValue(seed)
+        run(ready, qtbot)
+    assert viewer.layers["soil noisy median"] is median
+    assert len(viewer.layers) == n + 4
+    before = viewer.layers["soil noisy median (before)"]
+    assert not before.visible
+    assert before.metadata["napari_btn"]["provenance"]["seed"] == 1
+
+
+def test_recalibration_offers_itself_and_brings_new_intervals(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    run(ready, qtbot)
+    assert ready.recalibrate.isHidden()
+    ready.form.coverage.setValue(95)
+    assert not ready.recalibrate.isHidden()
+    ready.recalibrate.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert viewer.layers["soil noisy lower"].metadata["napari_btn"]["alpha"] == pytest.approx(0.05)
+    assert ready.recalibrate.isHidden()
+
+
+def test_apply_denoises_another_layer_and_says_how_it_differs(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, pair: tuple[np.ndarray, np.ndarray]
+) -> None:
+    assert not ready.apply.isEnabled()
+    run(ready, qtbot)
+    viewer.add_image(
+        pair[0][:, :30], name="wide", axis_labels=("c", "y", "x"), scale=(1, 2, 2), units=PLACED["units"]
+    )
+    ready.apply_to.pick(viewer.layers["wide"])
+    assert ready.apply.isEnabled()
+    ready.apply.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert viewer.layers["wide median"].data.shape == (3, 30, 50)
+    np.testing.assert_allclose(viewer.layers["wide median"].scale, (1, 2, 2))
+    assert "pixels of 2 um" in ready.message.notes[0][1]
+
+
+def test_save_and_load(ready: DenoiseWidget, qtbot: QtBot, tmp_path: Path) -> None:
+    assert not ready.save.isEnabled()
+    run(ready, qtbot)
+    ready.save_to(tmp_path / "soil")
+    assert (tmp_path / "soil.btn").exists()
+    ready.save_to(tmp_path / "nowhere" / "soil.btn")
+    assert ready.message.notes[0][0] == "red"
+    ready.load_from(tmp_path / "soil.btn")
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert ready.form.preset.currentText() == "quick"
+    assert ready.form.members.value() == 3
+    assert ready.form.coverage.value() == pytest.approx(0.8)
+    ready.load_from(tmp_path / "damaged.btn")
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert "is damaged. Save it again." in ready.message.notes[0][1]
+    assert ready.session.denoiser is not None
+
+
+def test_a_dock_is_rebuilt_from_the_session(ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot) -> None:
+    from napari_btn.widgets.denoise import DenoiseWidget
+
+    ready.form.members.setValue(4)
+    run(ready, qtbot)
+    ready.leave()
+    again = DenoiseWidget(viewer)
+    qtbot.addWidget(again)
+    assert again.form.members.value() == 4
+    assert again.report.text() == ready.report.text()
+    assert again.chart.losses
+    assert again.save.isEnabled()
+    again.leave()
+
+
+# -------------------------------------------------------------------- bad input
+
+
+def refused(dock: DenoiseWidget) -> str:
+    assert not dock.train.isEnabled()
+    return str(dock.train.toolTip())
+
+
+def test_an_rgb_layer_is_refused_beside_its_picker(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    viewer.add_image(np.zeros((40, 50, 3), np.uint8), name="photo", rgb=True)
+    ready.noisy.pick(viewer.layers["photo"])
+    assert "RGB" in refused(ready)
+    assert "RGB" in ready.noisy.note.notes[0][1]
+    ready.noisy.pick(viewer.layers["soil noisy"])
+    assert ready.train.isEnabled()
+    assert not ready.noisy.note.notes
+
+
+def test_noisy_as_its_own_clean_is_refused(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    ready.clean.pick(viewer.layers["soil noisy"])
+    assert "same image" in refused(ready)
+    assert "same image" in ready.note.notes[0][1]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_values_that_are_not_finite_are_refused(
+    ready: DenoiseWidget, viewer: ViewerModel, bad: float
+) -> None:
+    data = viewer.layers["soil noisy"].data.copy()
+    data[0, 3, 4] = bad
+    viewer.layers["soil noisy"].data = data
+    assert "finite" in refused(ready) or "NaN" in refused(ready)
+
+
+def test_a_constant_image_is_refused(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    viewer.layers["soil clean"].data = np.ones((3, 40, 50), np.float32)
+    assert "constant" in refused(ready) or "same value" in refused(ready) or "one value" in refused(ready)
+
+
+def test_shapes_that_differ_are_refused(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    viewer.layers["soil clean"].data = viewer.layers["soil clean"].data[:, :-1]
+    assert "must match" in refused(ready)
+
+
+@pytest.mark.parametrize("axes", ["", "YX", "CQX", "YYX", "SCYX"])
+def test_wrong_axes_are_refused_and_right_ones_train(ready: DenoiseWidget, axes: str) -> None:
+    ready.axes.setText(axes)
+    assert refused(ready)
+    assert ready.note.notes
+    ready.axes.setText("cyx")
+    assert ready.train.isEnabled()
+
+
+def test_what_the_whole_check_finds_comes_later(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    for name in ("soil noisy", "soil clean"):
+        viewer.layers[name].data = viewer.layers[name].data[:, :12, :12].copy()
+    qtbot.waitUntil(lambda: not ready.train.isEnabled())
+    assert "too small" in refused(ready)
+
+
+def test_a_shift_is_noted_and_align_adds_a_moved_layer(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    denoiser_class.notes_of_check = (Note("amber", "Clean lies Y -3.1 px from noisy."),)
+    denoiser_class.shift = (-3.1, 1.4)
+    ready.form.seed.setValue(3)
+    qtbot.waitUntil(lambda: bool(ready.note.notes))
+    assert ready.train.isEnabled()
+    assert not ready.align.isHidden()
+    ready.align.click()
+    assert ready.clean.combo.currentText() == "soil clean aligned"
+    np.testing.assert_allclose(viewer.layers["soil clean aligned"].scale, (1, 0.5, 0.5))
+
+
+def test_axes_are_guessed_with_a_badge_where_a_layer_says_nothing(
+    dock: DenoiseWidget, viewer: ViewerModel, pair: tuple[np.ndarray, np.ndarray]
+) -> None:
+    viewer.add_image(pair[0], name="raw")
+    viewer.add_image(pair[1], name="truth")
+    assert dock.axes.text() == "CYX"
+    assert not dock.guessed.isHidden()
+    dock.axes.setText("ZYX")
+    assert dock.guessed.isHidden()
+    assert dock.train.isEnabled()
+
+
+def test_layers_are_stacked_as_channels(
+    dock: DenoiseWidget, viewer: ViewerModel, pair: tuple[np.ndarray, np.ndarray], qtbot: QtBot
+) -> None:
+    from qtpy.QtCore import Qt
+
+    for name, c in (("Si", 0), ("Al", 1), ("Fe", 2)):
+        viewer.add_image(pair[0][c], name=f"{name} fast", scale=(0.5, 0.5), units=("um", "um"))
+        viewer.add_image(pair[1][c], name=f"{name} slow", scale=(0.5, 0.5), units=("um", "um"))
+    for picker, word in ((dock.noisy, "fast"), (dock.clean, "slow")):
+        picker.many.setChecked(True)
+        for row in range(picker.list.count()):
+            item = picker.list.item(row)
+            item.setCheckState(Qt.CheckState.Checked if word in item.text() else Qt.CheckState.Unchecked)
+    assert dock.axes.text() == "CYX"
+    assert dock.train.isEnabled(), dock.train.toolTip()
+    run(dock, qtbot)
+    [median] = [layer for layer in viewer.layers if layer.name.endswith(" median")]
+    assert median.data.shape == (3, 40, 50)
+    np.testing.assert_allclose(median.scale, (1, 0.5, 0.5))
+    assert median.metadata["napari_btn"]["channel_names"] == ["Si fast", "Al fast", "Fe fast"]
+    dock.noisy.stack_as.setCurrentText("repeats")
+    assert dock.axes.text() == "SYX"
+
+
+def test_repeats_train_against_one_clean_layer(
+    dock: DenoiseWidget, viewer: ViewerModel, pair: tuple[np.ndarray, np.ndarray], qtbot: QtBot
+) -> None:
+    viewer.add_image(np.stack([pair[0], pair[0] + 1]), name="noisy", axis_labels=("s", "c", "y", "x"))
+    viewer.add_image(pair[1], name="clean", axis_labels=("c", "y", "x"))
+    assert dock.axes.text() == "SCYX"
+    assert dock.train.isEnabled(), dock.train.toolTip()
+    run(dock, qtbot)
+    assert viewer.layers["noisy median"].data.shape == (2, 3, 40, 50)
+
+
+def test_clean_in_another_order_is_turned(
+    dock: DenoiseWidget, viewer: ViewerModel, pair: tuple[np.ndarray, np.ndarray]
+) -> None:
+    viewer.add_image(pair[0], name="noisy", axis_labels=("c", "y", "x"))
+    viewer.add_image(np.moveaxis(pair[1], 0, 2), name="clean", axis_labels=("y", "x", "c"), rgb=False)
+    assert dock.train.isEnabled(), dock.train.toolTip()
+    assert dock._inputs is not None
+    np.testing.assert_array_equal(dock._inputs.clean.data, pair[1])
+
+
+def test_a_file_is_read_added_and_picked(
+    dock: DenoiseWidget,
+    viewer: ViewerModel,
+    pair: tuple[np.ndarray, np.ndarray],
+    qtbot: QtBot,
+    tmp_path: Path,
+) -> None:
+    np.savez(tmp_path / "soil.npz", noisy=pair[0], clean=pair[1])
+    for picker in (dock.noisy, dock.clean):
+        dock.open_file(picker, tmp_path / "soil.npz")
+        qtbot.waitUntil(lambda picker=picker: bool(picker.layers))
+    assert dock.noisy.combo.currentText() == "soil noisy"
+    assert dock.clean.combo.currentText() == "soil clean"
+    assert dock.train.isEnabled(), dock.train.toolTip()
+    (tmp_path / "broken.tif").write_bytes(b"no image")
+    dock.open_file(dock.noisy, tmp_path / "broken.tif")
+    qtbot.waitUntil(lambda: bool(dock.noisy.note.notes))
+    assert len(viewer.layers) == 2
+
+
+def test_renamed_and_removed_layers_are_followed(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    viewer.layers["soil noisy"].name = "fast scan"
+    assert ready.noisy.combo.currentText() == "fast scan"
+    viewer.layers.remove("fast scan")
+    assert ready.noisy.combo.currentIndex() == -1
+    assert "No noisy image" in ready.train.toolTip()
+
+
+def test_leaving_in_mid_training_ends_it_at_once_and_nothing_is_called_back(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    denoiser_class.updates = 10_000
+    ready.train.click()
+    qtbot.waitUntil(lambda: bool(ready.chart.losses))
+    work = ready._runs["work"]
+    start = time.monotonic()
+    ready.leave()
+    assert time.monotonic() - start < 2
+    assert not work.running
+    viewer.add_image(np.zeros((5, 5)))
+    qtbot.wait(200)
+
+
+def test_a_theme_changes_the_colours(ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot) -> None:
+    run(ready, qtbot)
+    dark = ready.report.text()
+    viewer.theme = "light"
+    assert ready.report.text() != dark
+    viewer.theme = "dark"
+    assert ready.report.text() == dark
