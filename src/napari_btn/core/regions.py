@@ -189,7 +189,9 @@ def threshold_regions(
         Smallest region that is kept, in pixels.
     count : int, optional
         Keep only so many, the best ones.
-    pixel_size, unit, mask
+    pixel_size : float or sequence of float, optional
+    unit : str
+    mask : array_like, optional
         As in `propose_regions`.
 
     Returns

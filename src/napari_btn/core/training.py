@@ -336,7 +336,8 @@ def train_steps(
 
     Parameters
     ----------
-    scenes, boxes
+    scenes : Scenes
+    boxes : sequence of Box
         What to train on.
     blueprint : Blueprint
     settings : TrainSettings
