@@ -187,6 +187,8 @@ def test_selection_by_block_is_more_careful_and_nothing_is_claimed_without_evide
     q = fresh.quantiles[:, 0]
     by_block, by_pixel = select(known, q, 0.3, rule="block"), select(known, q, 0.3)
     assert by_block.mask.sum() <= by_pixel.mask.sum()
+    assert "far off" not in by_pixel.caption
+    assert "far off" in select(draw(2000, 0, blocks=20), q, 0.3).caption
     nothing = select(known, q, 50.0)
     assert not nothing.mask.any()
     assert np.isinf(nothing.cut)

@@ -28,6 +28,8 @@ __all__ = [
 # Steps of the recalibration: a thousandth is finer than any held-out set can tell.
 STEPS = 1024
 LOCKED_STEPS = 256
+# Held-out blocks times the false-discovery level: below this, a handful of blocks decide what is claimed.
+BLOCKS_PER_LEVEL = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -255,7 +257,7 @@ class Selection:
     caption: str
 
 
-def exceedance_from(held_out: HeldOut, rule: Literal["block", "pixel"] = "block") -> Exceedance:
+def exceedance_from(held_out: HeldOut, rule: str = "block") -> Exceedance:
     """Recalibration from where the held-out targets fall in their predicted distributions.
 
     Parameters
@@ -263,7 +265,7 @@ def exceedance_from(held_out: HeldOut, rule: Literal["block", "pixel"] = "block"
     held_out : HeldOut
         Predictions and targets on blocks that never trained.
     rule : str
-        "block" (every block counts once) or "pixel" (pixels pooled).
+        The calibration's: "pixel" pools pixels, under any other every block counts once.
 
     Returns
     -------
@@ -285,7 +287,7 @@ def exceedance_from(held_out: HeldOut, rule: Literal["block", "pixel"] = "block"
         levels=tuple(float(level) for level in held_out.levels),
         shares=np.asarray(shares, dtype=np.float32),
         n_blocks=held_out.n_blocks,
-        rule=rule,
+        rule="pixel" if rule == "pixel" else "block",
     )
 
 
@@ -391,10 +393,12 @@ def select(
     wanted = 1 - cdf(quantiles, held_out.levels, threshold)
     cut = _selection_cut(score[null], weight[null], wanted.ravel(), n_cases, level)
     mask = wanted >= cut
+    few = held_out.n_blocks * level < BLOCKS_PER_LEVEL
+    doubt = " With so few blocks, the share in one image may be far off." if few else ""
     caption = (
         f"{int(mask.sum())} pixels claimed > {threshold:.4g}: on average over images like the calibration "
         f"data, at most {level:.3g} of the claimed pixels are not ({held_out.n_blocks} held-out blocks, "
-        f"{'blocks' if rule == 'block' else 'pixels'} counted as cases)."
+        f"{'blocks' if rule == 'block' else 'pixels'} counted as cases).{doubt}"
     )
     return Selection(mask=mask, threshold=float(threshold), level=level, cut=cut, caption=caption)
 
