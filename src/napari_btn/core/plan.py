@@ -86,7 +86,7 @@ def plan_training(
         notes.append(
             Note(
                 "amber",
-                f"Clean lies {size} px from noisy; the networks would learn the shift. Align them first.",
+                f"Clean must move by {size} px to lie on noisy; the networks would learn the shift. Align them first.",
             )
         )
     wanted = draw_dilations(network, ndim=scenes.noisy.ndim)
