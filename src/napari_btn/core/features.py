@@ -1,0 +1,230 @@
+"""The latents of trained members, read where they are needed: at pixels, or projected tile by tile."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Executor, Future, wait
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from napari_btn.core.config import Progress, TileSettings
+from napari_btn.core.families import Blueprint, build
+from napari_btn.core.latent import Projected
+from napari_btn.core.pairs import Box, View
+from napari_btn.core.predict import Inline, Member, one_thread, process_pool
+from napari_btn.core.tiles import Tile, plan_tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.ensemble import Ensemble
+
+__all__ = ["EnsembleLatents"]
+
+_TILE_PIXELS: Final = 384 * 384
+_INLINE_WORK: Final = 1_500_000  # member-pixels under which starting processes costs more than it saves
+
+
+class EnsembleLatents:
+    """A `LatentSource` of an ensemble and one image.
+
+    Parameters
+    ----------
+    view : View
+        The noisy image.
+    members : sequence of Member
+        Trained members.
+    blueprint : Blueprint
+        What they are made from.
+    tiles : TileSettings, optional
+        How the image is cut.
+    executor : concurrent.futures.Executor, optional
+        Where tasks run; local processes for large images by default.
+    device : str
+        Torch's name of the device.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        members: Sequence[Member],
+        blueprint: Blueprint,
+        *,
+        tiles: TileSettings | None = None,
+        executor: Executor | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self._view, self._members, self._blueprint = view, tuple(members), blueprint
+        self._executor, self._device = executor, device
+        self._tiles = tiles or TileSettings()
+        widths = build(blueprint, [(members[0].number, members[0].attempt)]).trunk.widths
+        self.members, self.features = len(self._members), sum(widths)
+        self.scenes, self.space = view.n_scenes, view.space
+
+    def sample(
+        self, positions: NDArray[np.intp]
+    ) -> Iterator[tuple[Progress, tuple[int, NDArray[np.intp], NDArray[np.float32]] | None]]:
+        """Yield (member, rows, latents (n, F)) of pixels (m, 1 + ndim), and None in between.
+
+        Parameters
+        ----------
+        positions : ndarray of int, (m, 1 + ndim)
+            Scene and index.
+        """
+        jobs = []
+        for scene, tile in self._plan([Box(s, self._whole()) for s in np.unique(positions[:, 0])], 0):
+            low = np.array([w.start for w in tile.write])
+            high = np.array([w.stop for w in tile.write])
+            here = positions[:, 1:]
+            rows = np.flatnonzero((positions[:, 0] == scene) & (here >= low).all(1) & (here < high).all(1))
+            if len(rows):
+                jobs.append((scene, tile, rows, here[rows] - [r.start for r in tile.read]))
+
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for scene, tile, _, index in jobs:
+                x = self._read(scene, tile)
+                for member in self._members:
+                    yield _latents_at, self._blueprint, member, x, index, self._device
+
+        for progress, n, found in self._run(tasks(), len(jobs) * self.members):
+            if found is None:
+                yield progress, None
+            else:
+                job, k = divmod(n, self.members)
+                yield progress, (k, jobs[job][2], found)
+
+    def project(
+        self, weights: Sequence[NDArray[np.float32]], boxes: Sequence[Box], margin: int
+    ) -> Iterator[tuple[Progress, Projected | None]]:
+        """Yield tiles of the boxes with the members' projections summed, and None in between.
+
+        Parameters
+        ----------
+        weights : sequence of ndarray of float32, (F, D)
+            One per member.
+        boxes : sequence of Box
+            What to cover.
+        margin : int
+            Pixels beyond each tile that come along, as far as the image reaches.
+        """
+        plan = list(self._plan(boxes, margin))
+        outer = [
+            tuple(
+                slice(max(w.start - margin, 0), min(w.stop + margin, n))
+                for w, n in zip(t.write, self.space, strict=True)
+            )
+            for _, t in plan
+        ]
+
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for (scene, tile), box in zip(plan, outer, strict=True):
+                x = self._read(scene, tile)
+                keep = tuple(
+                    slice(o.start - r.start, o.stop - r.start) for o, r in zip(box, tile.read, strict=True)
+                )
+                for member, weight in zip(self._members, weights, strict=True):
+                    yield _projected, self._blueprint, member, x, keep, weight, self._device
+
+        total: NDArray[np.float32] | None = None
+        for progress, n, found in self._run(tasks(), len(plan) * self.members):
+            if found is None:
+                yield progress, None
+                continue
+            job, k = divmod(n, self.members)
+            # members are added in their order, so the sum does not depend on who finished first
+            total = found.copy() if total is None else np.add(total, found, out=total)
+            if k + 1 < self.members:
+                yield progress, None
+                continue
+            (scene, tile), box = plan[job], outer[job]
+            keep = tuple(
+                slice(w.start - o.start, w.stop - o.start) for w, o in zip(tile.write, box, strict=True)
+            )
+            yield progress, Projected(scene, tile.write, keep, total)
+            total = None
+
+    def _whole(self) -> tuple[slice, ...]:
+        return tuple(slice(0, n) for n in self.space)
+
+    def _plan(self, boxes: Sequence[Box], margin: int) -> Iterator[tuple[int, Tile]]:
+        """Tiles of the boxes, with the receptive field and a margin around each."""
+        halo = margin + (
+            self._blueprint.receptive_field if self._tiles.halo_px is None else self._tiles.halo_px
+        )
+        side = self._tiles.tile_px or max(round(_TILE_PIXELS ** (1 / len(self.space))), 3 * halo)
+        for box in boxes:
+            for tile in plan_tiles(self.space, side, halo, box.slices):
+                yield int(box.scene), tile
+
+    def _read(self, scene: int, tile: Tile) -> NDArray[np.float32]:
+        return np.nan_to_num(self._view.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _run(
+        self, tasks: Iterator[tuple[Any, ...]], total: int
+    ) -> Iterator[tuple[Progress, int, NDArray[np.float32] | None]]:
+        """Run tasks a few ahead and yield their results in order, or None while waiting."""
+        work = self.members * self.scenes * int(np.prod(self.space))
+        pool = self._executor
+        if pool is None:
+            pool = Inline() if self._device != "cpu" or work < _INLINE_WORK else process_pool()
+        ahead = 1 if isinstance(pool, Inline) else 2 * max(getattr(pool, "_max_workers", 2), 1)
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for n in range(total):
+                while len(waiting) < ahead and (task := next(tasks, None)) is not None:
+                    yield Progress(n, total), n, None
+                    waiting.append(pool.submit(*task))
+                future = waiting.popleft()
+                while not future.done():
+                    wait([future], timeout=0.2)
+                    yield Progress(n, total), n, None
+                yield Progress(n + 1, total), n, future.result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _module(blueprint: Blueprint, member: Member, device: str) -> Ensemble:
+    """One member with its weights."""
+    module = build(blueprint, [(member.number, member.attempt)])
+    module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
+    return module.to(device)
+
+
+def _latents_at(
+    blueprint: Blueprint, member: Member, x: NDArray[np.float32], index: NDArray[np.intp], device: str
+) -> NDArray[np.float32]:
+    """Task: latents (n, F) at pixels of a tile (C, *space)."""
+    with one_thread(), torch.inference_mode():
+        at: Any = (slice(None), *(torch.from_numpy(i.copy()).to(device) for i in index.T))
+        image = torch.from_numpy(np.array(x[None], order="C")).to(device)
+        found = [f[0, 0][at].T for f in _module(blueprint, member, device).latents(image)]
+        return np.ascontiguousarray(torch.cat(found, 1).cpu().numpy())
+
+
+def _projected(
+    blueprint: Blueprint,
+    member: Member,
+    x: NDArray[np.float32],
+    keep: tuple[slice, ...],
+    weight: NDArray[np.float32],
+    device: str,
+) -> NDArray[np.float32]:
+    """Task: the projection (D, *kept) of a tile's latents, layer by layer so that none is kept."""
+    with one_thread(), torch.inference_mode():
+        image = torch.from_numpy(np.array(x[None], order="C")).to(device)
+        w = torch.from_numpy(np.array(weight)).to(device)
+        total: torch.Tensor | None = None
+        first = 0
+        for feature in _module(blueprint, member, device).latents(image):
+            kept = feature[0, 0][(slice(None), *keep)]
+            part = torch.tensordot(w[first : first + len(kept)].T, kept, dims=1)
+            total = part if total is None else total.add_(part)
+            first += len(kept)
+        if total is None:
+            raise ValueError("A member without features has no latents; train with a depth of at least 1.")
+        return np.ascontiguousarray(total.cpu().numpy())
