@@ -11,22 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from scipy.ndimage import gaussian_filter
-from scipy.stats import beta
 
 from napari_btn.core.config import CalibrationSettings
 from napari_btn.core.conformal import (
     Calibration,
     HeldOut,
-    blocks_of,
     calibrate,
-    conformal_quantile,
     cross_fitted,
-    error_length,
     needed_blocks,
     without_target_noise,
 )
-from napari_btn.core.rules import image_quantile, risk_quantile
 
 LEVELS = (0.05, 0.5, 0.95)
 
@@ -78,110 +72,8 @@ class TestOracles:
         np.testing.assert_allclose(features[:, 0] - ours.offset_lower, lower, atol=1e-12, rtol=0)
         np.testing.assert_allclose(features[:, 2] + ours.offset_upper, upper, atol=1e-12, rtol=0)
 
-    def test_quantile_equals_crepes(self):
-        crepes = pytest.importorskip("crepes", reason="crepes is not installed")
-        rng = np.random.default_rng(0)
-        for n in (25, 60, 333):  # (n + 1) * 0.9 is no whole number, which crepes rounds up
-            scores = np.abs(rng.normal(size=n))
-            theirs = crepes.ConformalRegressor().fit(residuals=scores)
-            bounds = theirs.predict_int(np.zeros(1), confidence=0.9)
-            assert conformal_quantile(scores, 0.1) == pytest.approx(bounds[0, 1], abs=1e-12)
 
-    @given(
-        sizes=st.lists(st.integers(1, 12), min_size=1, max_size=40),
-        alpha=st.sampled_from([0.05, 0.1, 0.2, 1 / 3, 0.5]),
-        seed=st.integers(0, 99),
-    )
-    def test_block_rule_equals_conformal_risk_control(self, sizes, alpha, seed):
-        rng = np.random.default_rng(seed)
-        scores = [rng.normal(size=size) + rng.normal() for size in sizes]
-        block = np.repeat(np.arange(len(sizes)), sizes)
-        assert conformal_quantile(np.concatenate(scores), alpha, block) == _risk_control(scores, alpha)
-
-
-class TestQuantile:
-    def test_too_few_cases_give_infinity(self):
-        scores = np.arange(8.0)
-        assert math.isinf(conformal_quantile(scores, 0.1))
-        assert conformal_quantile(np.arange(9.0), 0.1) == 8
-        assert math.isinf(conformal_quantile(np.arange(80.0), 0.1, np.arange(80) // 10))
-        assert conformal_quantile(np.arange(90.0), 0.1, np.arange(90) // 10) == 89
-
-    def test_a_block_of_one_pixel_each_is_the_plain_rule(self):
-        scores = np.random.default_rng(0).normal(size=101)
-        for alpha in (0.05, 0.1, 0.25):
-            assert conformal_quantile(scores, alpha, np.arange(101)) == conformal_quantile(scores, alpha)
-
-    def test_block_numbers_need_not_be_consecutive(self):
-        scores = np.random.default_rng(0).normal(size=60)
-        block = np.arange(60) // 5
-        assert conformal_quantile(scores, 0.1, block) == conformal_quantile(scores, 0.1, 7 * block + 3)
-
-    def test_exchangeable_scores_cover_as_promised(self):
-        draws, n = 2000, 500
-        scores = np.random.default_rng(0).uniform(size=(draws, n))
-        coverage = np.mean([conformal_quantile(row, 0.1) for row in scores])
-        expected = beta(451, 50)
-        assert 0.898 <= coverage <= 0.904
-        assert abs(coverage - expected.mean()) < 4 * expected.std() / math.sqrt(draws)
-
-    def test_between_image_effects_are_covered_on_average(self):
-        rng = np.random.default_rng(1)
-        coverage = []
-        for _ in range(400):
-            shift = rng.normal(size=21)
-            scores = np.abs(rng.normal(size=(21, 100)) + shift[:, None])
-            threshold = conformal_quantile(scores[:20].ravel(), 0.1, np.repeat(np.arange(20), 100))
-            coverage.append(np.mean(scores[20] <= threshold))
-        assert np.mean(coverage) >= 0.90
-
-    def test_bad_input_is_refused(self):
-        with pytest.raises(ValueError, match="between 0 and 1"):
-            conformal_quantile([1.0], 0)
-        with pytest.raises(ValueError, match="no scores"):
-            conformal_quantile([], 0.1)
-        with pytest.raises(ValueError, match="each score needs one"):
-            conformal_quantile([1.0, 2.0], 0.1, [0])
-
-
-class TestImageAndRiskRules:
-    def test_share_of_new_images_that_are_covered_less(self):
-        rng = np.random.default_rng(2)
-        under, n, size = [], 20, 200
-        for _ in range(300):
-            shift = rng.normal(size=n + 10)
-            scores = np.abs(rng.normal(size=(n + 10, size)) + shift[:, None])
-            threshold = image_quantile(scores[:n].ravel(), 0.1, 0.1, np.repeat(np.arange(n), size))
-            under.append(np.mean(np.mean(scores[n:] <= threshold, axis=1) < 0.90))
-        # The share itself is at most 0.10; it has an SE of 0.004 over the draws.
-        assert np.mean(under) <= 0.13
-        assert np.mean(under) >= 0.05
-
-    def test_image_rule_takes_the_right_rank_of_the_images_own_thresholds(self):
-        scores = np.arange(200.0)
-        image = np.repeat(np.arange(20), 10)
-        # Own thresholds are 8, 18, ... 198; the 19th of 20 at delta = 0.1.
-        assert image_quantile(scores, 0.1, 0.1, image) == 188
-        assert math.isinf(image_quantile(scores[:80], 0.1, 0.1, image[:80]))
-
-    def test_risk_rule_needs_22_blocks(self):
-        for n_blocks, finite in ((21, False), (22, True)):
-            block = np.repeat(np.arange(n_blocks), 30)
-            scores = np.random.default_rng(0).normal(size=len(block))
-            assert math.isfinite(risk_quantile(scores, 0.1, 0.1, block)) is finite
-        assert needed_blocks(0.1, rule="risk") == 22
-
-    def test_coverage_holds_with_the_stated_certainty(self):
-        rng = np.random.default_rng(3)
-        short = []
-        for _ in range(300):
-            shift = rng.normal(size=60)
-            scores = np.abs(rng.normal(size=(60, 50)) + shift[:, None])
-            threshold = risk_quantile(scores.ravel(), 0.1, 0.1, np.repeat(np.arange(60), 50))
-            # Shift and noise together have an SD of sqrt(2).
-            short.append(math.erf(threshold / 2) < 0.9)
-        assert np.mean(short) <= 0.1 + 2 * math.sqrt(0.09 / 300)
-
+class TestImageAndRiskUnits:
     @pytest.mark.parametrize("unit", ["image", "risk"])
     @pytest.mark.parametrize("score", ["symmetric", "asymmetric", "scaled"])
     def test_both_are_units_of_a_calibration(self, unit, score):
@@ -399,78 +291,6 @@ class TestCrossFitting:
         assert np.isfinite(median).all()
 
 
-class TestBlocks:
-    @given(
-        mask=hnp.arrays(bool, hnp.array_shapes(min_dims=3, max_dims=4, max_side=12)),
-        side=st.integers(1, 6),
-    )
-    def test_blocks_fill_the_mask_and_are_numbered_without_gaps(self, mask, side):
-        numbers = blocks_of(mask, side)
-        np.testing.assert_array_equal(numbers >= 0, mask)
-        used = np.unique(numbers[mask])
-        np.testing.assert_array_equal(used, np.arange(len(used)))
-
-    def test_repeats_share_their_blocks(self):
-        mask = np.zeros((3, 40, 50), bool)
-        mask[:, 5:, 10:] = True
-        numbers = blocks_of(mask, 10)
-        np.testing.assert_array_equal(numbers[0], numbers[2])
-
-    def test_scenes_are_blocks(self):
-        mask = np.ones((4, 9, 9), bool)
-        mask[1] = False
-        numbers = blocks_of(mask, 3, by_scene=True)
-        assert [set(np.unique(n)) for n in numbers] == [{0}, {-1}, {1}, {2}]
-
-    def test_slivers_join_a_neighbour_and_larger_parts_stand(self):
-        # 35 = 2 * 16 + 3: a strip of 3 is under a quarter of 16; 40 = 2 * 16 + 8 stands.
-        assert blocks_of(np.ones((1, 35, 32), bool), 16).max() + 1 == 4
-        assert blocks_of(np.ones((1, 40, 32), bool), 16).max() + 1 == 6
-        sizes = np.bincount(blocks_of(np.ones((1, 35, 35), bool), 16).ravel())
-        assert len(sizes) == 4
-        assert sizes.min() >= 16 * 16
-
-    def test_a_thin_volume_is_cut_along_its_long_axes(self):
-        assert blocks_of(np.ones((1, 4, 32, 48), bool), 16).max() + 1 == 6
-
-    def test_empty_mask_and_bad_side(self):
-        assert (blocks_of(np.zeros((1, 5, 5), bool), 4) == -1).all()
-        with pytest.raises(ValueError, match="at least 1 px"):
-            blocks_of(np.ones((1, 5, 5), bool), 0)
-
-
-class TestErrorLength:
-    def test_independent_misses_are_one_pixel_long(self):
-        miss = np.random.default_rng(0).uniform(size=(120, 130)) < 0.1
-        assert error_length(miss, 64) == 1
-
-    def test_grows_with_the_correlation(self):
-        rng = np.random.default_rng(0)
-        lengths = []
-        for sigma in (1, 3, 6):
-            field = gaussian_filter(rng.normal(size=(200, 200)), sigma)
-            lengths.append(error_length(field > np.quantile(field, 0.9), 64))
-        assert lengths == sorted(lengths)
-        # Neighbours of a Gaussian-smoothed field correlate as exp(-lag^2 / (4 sigma^2)).
-        assert 4 <= lengths[1] <= 12
-        assert lengths[2] >= 1.5 * lengths[1]
-
-    def test_the_worst_axis_counts_and_the_mask_is_kept(self):
-        rng = np.random.default_rng(0)
-        field = gaussian_filter(rng.normal(size=(200, 200)), (1, 8))
-        miss = field > np.quantile(field, 0.9)
-        valid = np.zeros_like(miss)
-        valid[40:160, 40:160] = True
-        assert error_length(miss, 64) >= 10
-        assert error_length(np.where(valid, miss, True), 64, valid=valid) == pytest.approx(
-            error_length(miss[40:160, 40:160], 64), abs=2
-        )
-
-    def test_no_miss_or_a_single_row(self):
-        assert error_length(np.zeros((8, 9), bool), 16) == 1
-        assert error_length(np.array([[True, True, False, False]] * 1), 16) <= 4
-
-
 def _column(index):
     """Regressor whose prediction is one column of its input."""
     from sklearn.base import BaseEstimator, RegressorMixin
@@ -487,16 +307,6 @@ def _column(index):
             return X[:, self.index]
 
     return Column(index)
-
-
-def _risk_control(scores, alpha):
-    """Smallest score whose corrected mean block miscoverage is at most alpha."""
-    n = len(scores)
-    for threshold in np.sort(np.concatenate(scores)):
-        risk = np.mean([np.mean(s > threshold) for s in scores])
-        if n / (n + 1) * risk + 1 / (n + 1) <= alpha + 1e-9 * n / (n + 1):
-            return threshold
-    return math.inf
 
 
 def _fixed(offset, minimum=None):
