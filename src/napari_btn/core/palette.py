@@ -101,9 +101,10 @@ class Palette:
     def numbers(self, k: int, base: int, channel: int = 0) -> NDArray[np.intp]:
         """Token numbers of a cut, aligned with those of another.
 
-        In the cut into `base` tokens, numbers rise with the channel's median. In any other cut,
-        a token keeps the number of the base token that it shares most with; the rest get the
-        numbers that are left, so that they always run from 1 to k.
+        In the cut into `base` tokens, numbers rise with the channel's median. From there one token
+        at a time splits or merges, and the larger part keeps its number: of all numberings it
+        overlaps the last one most. A new part gets the next number; where a merge leaves a hole,
+        the last token fills it, so that numbers always run from 1 to k.
 
         Parameters
         ----------
@@ -117,23 +118,21 @@ class Palette:
         ndarray of int, (2 n - 1,)
             Number of each node in the cut, 0 for the others.
         """
-        from scipy.optimize import linear_sum_assignment
-
-        ours, theirs = self.cut(k), self.cut(base)
-        theirs = theirs[np.lexsort((theirs, self.order[channel, theirs]))]
-        share = self.leaves[ours].astype(float) @ (self.leaves[theirs] * self.weights[: self.size]).T
-        mine, match = linear_sum_assignment(share, maximize=True)
-        number = np.zeros(len(ours), dtype=np.intp)
-        shared = share[mine, match] > 0
-        number[mine[shared]] = match[shared] + 1
-        number[number > k] = 0
-        free = np.setdiff1d(np.arange(1, k + 1), number)
-        late = np.flatnonzero(number == 0)
-        late = late[np.lexsort((late, self.order[channel, ours[late]]))]
-        number[late] = free
-        out = np.zeros(2 * self.size - 1, dtype=np.intp)
-        out[ours] = number
-        return out
+        number = np.zeros(2 * self.size - 1, dtype=np.intp)
+        nodes = self.cut(base)
+        number[nodes[np.lexsort((nodes, self.order[channel, nodes]))]] = np.arange(1, base + 1)
+        self.cut(k)
+        for made in range(base + 1, k + 1):
+            parent = 2 * self.size - made
+            large, small = sorted(self.merges[parent - self.size], key=lambda c: (-self.weights[c], c))
+            number[large], number[small], number[parent] = number[parent], made, 0
+        for left in range(base - 1, k - 1, -1):
+            parent = 2 * self.size - left - 1
+            large, small = sorted(self.merges[parent - self.size], key=lambda c: (-self.weights[c], c))
+            number[parent], free = number[large], number[small]
+            number[large] = number[small] = 0
+            number[number == left + 1] = free
+        return number
 
     @cached_property
     def colours(self) -> NDArray[np.float32]:
