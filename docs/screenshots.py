@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import napari
+
 IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT = 1366, 768
 LARGEST = 400_000
@@ -55,7 +57,7 @@ def pause(seconds: float) -> None:
     wait_until(lambda: time.monotonic() > end, seconds + 1)
 
 
-def shoot(viewer: object, name: str) -> None:
+def shoot(viewer: napari.Viewer, name: str) -> None:
     """Write a picture of the whole window, small enough for a repository."""
     from PIL import Image
 
@@ -67,6 +69,15 @@ def shoot(viewer: object, name: str) -> None:
     if path.stat().st_size > LARGEST:
         picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size // 1000} kB")
+
+
+def show(viewer: napari.Viewer, *names: str) -> None:
+    """Show these layers, each in a place of its own."""
+    for layer in viewer.layers:
+        layer.visible = layer.name in names
+    viewer.canvas.grid.shape = (-1, 2)
+    viewer.canvas.grid.stride = 1
+    viewer.reset_view()
 
 
 def main() -> None:
@@ -93,19 +104,17 @@ def main() -> None:
     pick("clean", "edx clean")
     pick("preset", "quick")
     part("members").setValue(MEMBERS)
-    viewer.reset_view()
+    viewer.dims.set_point(0, 0)
     wait_until(part("train").isEnabled, 60)
-    shoot(viewer, "pair")
+    viewer.canvas.grid.enabled = True
     part("train").click()
-    wait_until(lambda: "edx noisy preview" in viewer.layers, 300)
-    pause(5)
+    bar = part("progress")
+    wait_until(lambda: bar.value() > 0.6 * bar.maximum() and "edx noisy preview" in viewer.layers, 1200)
+    show(viewer, "edx noisy", "edx clean", "edx noisy preview")
     shoot(viewer, "training")
     wait_until(lambda: "edx noisy median" in viewer.layers and part("train").isEnabled(), 1200)
-    viewer.reset_view()
+    show(viewer, "edx noisy", "edx clean", "edx noisy median", "edx noisy width")
     shoot(viewer, "denoise")
-    viewer.layers["edx noisy width"].visible = True
-    viewer.layers.selection.active = viewer.layers["edx noisy width"]
-    shoot(viewer, "width")
     viewer.close()
 
 
@@ -117,3 +126,4 @@ if __name__ == "__main__":
     finally:
         if virtual is not None:
             virtual.terminate()
+            virtual.wait()
