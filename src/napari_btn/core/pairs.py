@@ -21,6 +21,7 @@ __all__ = ["Box", "Pair", "Scenes", "Split", "View", "canonical_axes", "draw_pat
 
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
+_TRIES = 100  # draws of a patch that holds a counted pixel
 _SAMPLED = 2_000_000  # values read for statistics; more change no digit that is shown
 
 
@@ -70,6 +71,9 @@ class View:
             array = np.asarray(array)
         shape = array.shape[len(first) :]
         self.axes = canonical_axes(axes, len(shape), name)
+        if (kind := np.dtype(getattr(array, "dtype", float)).kind) not in "biuf" or 0 in shape:
+            came = "no pixels" if kind in "biuf" else f"values of type {array.dtype}"
+            raise ValueError(f"{name.capitalize()} has {came}; it must hold real numbers. Convert it first.")
         self.array, self._first = array, first
         size = dict(zip(self.axes, shape, strict=True))
         self.n_scenes = size.get("S", 1) * size.get("T", 1)
@@ -89,7 +93,9 @@ class View:
     def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
         """One scene, or a box of it, as (C, *space) float32 with the space axes in the order ZYX."""
         index, left = self._index(scene, box)
-        crop = np.asarray(self.array[index], dtype=np.float32)
+        # what float32 can't hold becomes infinite, and `check` says so
+        with np.errstate(over="ignore"):
+            crop = np.asarray(self.array[index], dtype=np.float32)
         if "C" not in left:
             crop, left = crop[None], ["C", *left]
         return crop.transpose([left.index(a) for a in "C" + self.space_axes])
@@ -101,19 +107,6 @@ class View:
         if "C" not in left:
             values, order = values[0], order[1:]
         self.array[index] = values.transpose([order.index(a) for a in left])
-
-    def sample(self, boxes: Sequence[Box], rng: np.random.Generator) -> NDArray[np.float32]:
-        """Values from boxes, (C, n), at most about two million, drawn patch by patch where there are more."""
-        per_box = max(_SAMPLED // (self.n_channels * len(boxes)), 1)
-        parts = []
-        for box in boxes:
-            if box.size <= per_box:
-                parts.append(self.read(box.scene, box.slices).reshape(self.n_channels, -1))
-                continue
-            side = max(int((per_box / 16) ** (1 / self.ndim)), 1)
-            crops = [box.crop(side, rng) for _ in range(16)]
-            parts += [self.read(box.scene, c).reshape(self.n_channels, -1) for c in crops]
-        return np.concatenate(parts, 1)
 
 
 @dataclass(frozen=True)
@@ -232,9 +225,11 @@ def _valid_view(valid: Any, clean: View) -> View | None:
     ndim = len(valid.shape)
     axes = clean.axes if ndim == len(clean.axes) else "".join(a for a in clean.axes if a in SPACE)
     view = View(valid, axes, "valid")
-    if view.space != clean.space:
+    fits = view.n_scenes in (1, clean.n_scenes) and view.n_channels in (1, clean.n_channels)
+    if view.space != clean.space or not fits:
         raise ValueError(
-            f"Valid has shape {tuple(valid.shape)}, the image has {clean.space}; they must match."
+            f"Valid has axes {axes} {tuple(valid.shape)}, clean has {clean.axes} {tuple(clean.array.shape)}; "
+            "they must match. Give True where a pixel counts, for the space axes alone or for all of clean's."
         )
     return view
 
@@ -258,13 +253,38 @@ class Scenes:
         target = self.clean.read(0 if self.repeats else scene, box)
         if self.valid is None:
             return target
-        mask = self.valid.read(0 if self.valid.n_scenes == 1 else scene, box) > 0
-        return np.where(mask, target, np.nan).astype(np.float32)
+        return np.where(self.read_valid(scene, box), target, np.nan).astype(np.float32)
+
+    def read_valid(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.bool_]:
+        """Where a pixel counts, (C, *space); C may be 1."""
+        if self.valid is None:
+            return np.ones_like(self.clean.read(0 if self.repeats else scene, box), bool)
+        return self.valid.read(0 if self.valid.n_scenes == 1 else scene, box) > 0
 
     def read_noisy(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
         """Noisy values (C, *space); zero where a pixel isn't finite and doesn't count."""
         crop = self.noisy.read(scene, box)
         return crop if self.valid is None else np.nan_to_num(crop, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def sample(
+        self, boxes: Sequence[Box], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Noisy and clean values from boxes, (C, n) each, NaN where a pixel doesn't count.
+
+        At most about two million of each, drawn patch by patch where there are more.
+        """
+        channels = max(self.noisy.n_channels, self.clean.n_channels)
+        per_box = max(_SAMPLED // (channels * len(boxes)), 1)
+        noisy, clean = [], []
+        for box in boxes:
+            side = max(int((per_box / 16) ** (1 / self.noisy.ndim)), 1)
+            crops = [box.slices] if box.size <= per_box else [box.crop(side, rng) for _ in range(16)]
+            for crop in crops:
+                x, y = self.noisy.read(box.scene, crop), self.read_clean(box.scene, crop)
+                x = np.where(self.read_valid(box.scene, crop), x, np.nan)
+                noisy.append(x.reshape(len(x), -1))
+                clean.append(y.reshape(len(y), -1))
+        return np.concatenate(noisy, 1), np.concatenate(clean, 1)
 
     def whole(self) -> list[Box]:
         """Return one box per noisy scene."""
@@ -283,11 +303,7 @@ class Scenes:
         for scene in range(self.noisy.n_scenes):
             for box in _slabs(self.noisy.space, self.noisy.n_channels):
                 noisy, clean = self.noisy.read(scene, box), self.clean.read(0 if self.repeats else scene, box)
-                counts = (
-                    np.isfinite(self.read_clean(scene, box))
-                    if self.valid is not None
-                    else np.ones_like(clean, bool)
-                )
+                counts = np.broadcast_to(self.read_valid(scene, box), clean.shape)
                 for name, values in (("noisy", noisy), ("clean", clean)):
                     _check_finite(name, values, counts, self.valid is not None)
                     inside = values[counts]
@@ -320,8 +336,9 @@ def _slabs(space: Sequence[int], channels: int) -> Iterator[tuple[slice, ...]]:
 
 
 def _check_finite(name: str, values: NDArray[np.float32], counts: NDArray[np.bool_], masked: bool) -> None:
-    if np.isfinite(values.sum(dtype=np.float64)):
-        return
+    with np.errstate(invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):
+            return
     bad = int((~np.isfinite(values) & counts).sum())
     if bad:
         rest = "outside of `valid`'s exclusions" if masked else ""
@@ -358,7 +375,8 @@ def split(scenes: Scenes, rf_px: int, settings: CalibrationSettings, *, seed: in
 
     Several scenes with their own targets are split by scene. One field (also a volume, or
     repeats of one field) is split along an axis: train | gap | held out. The gap is twice the
-    receptive field where training keeps 40 % of the field, else once.
+    receptive field where training keeps 40 % of the field (two thirds of its share, where that is
+    less), else once.
 
     Parameters
     ----------
@@ -370,10 +388,22 @@ def split(scenes: Scenes, rf_px: int, settings: CalibrationSettings, *, seed: in
     Raises
     ------
     ValueError
-        When the field is too small for the gap.
+        When the field is too small for the gap, or no pixel of a part counts.
     """
-    if not scenes.repeats:
-        return _split_scenes(scenes, settings, seed)
+    parts = _split_field(scenes, rf_px, settings) if scenes.repeats else _split_scenes(scenes, settings, seed)
+    for boxes, what in ((parts.train, "training"), (parts.held_out, "held-out")):
+        if scenes.valid is not None and not any(
+            scenes.read_valid(b.scene, b.slices).all(0).any() for b in boxes
+        ):
+            raise ValueError(
+                f"No pixel of the {what} part counts by `valid`; both parts need some. "
+                "Split along another axis, or let `valid` leave out less."
+            )
+    return parts
+
+
+def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> Split:
+    """Train | gap | held out, along one axis."""
     space, names = scenes.noisy.space, scenes.noisy.space_axes
     axis = (
         int(np.argmax(space)) if settings.split_axis == "longest" else names.find(settings.split_axis.upper())
@@ -384,7 +414,7 @@ def split(scenes: Scenes, rf_px: int, settings: CalibrationSettings, *, seed: in
         )
     length, notes = space[axis], []
     gap = 2 * rf_px
-    if int((length - gap) * settings.train_fraction) < 0.4 * length:
+    if int((length - gap) * settings.train_fraction) < min(0.4, settings.train_fraction * 2 / 3) * length:
         gap = rf_px
         notes.append(
             Note(
@@ -432,15 +462,18 @@ def draw_patches(
     """Random patches, (count, C, *patch) noisy and clean, flipped and turned alike.
 
     All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
-    Boxes are drawn with odds of their size.
+    Boxes are drawn with odds of their size; a patch without a counted pixel is drawn again.
     """
     sides = tuple(min(patch_px, *(b.shape[a] for b in boxes)) for a in range(scenes.noisy.ndim))
     odds = np.array([b.size for b in boxes], float)
     noisy, clean = [], []
     for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):
-        crop = boxes[index].crop(sides, rng)
+        for _ in range(_TRIES):
+            crop = boxes[index].crop(sides, rng)
+            y = scenes.read_clean(boxes[index].scene, crop)
+            if scenes.valid is None or np.isfinite(y).any():
+                break
         x = scenes.read_noisy(boxes[index].scene, crop)
-        y = scenes.read_clean(boxes[index].scene, crop)
         if augment:
             x, y = _turned(x, y, rng)
         noisy.append(x)

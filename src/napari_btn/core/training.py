@@ -55,12 +55,10 @@ class Scaling:
 def scaling_of(scenes: Scenes, boxes: Sequence[Box], *, seed: int) -> Scaling:
     """Mean and standard deviation of training values, per channel."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 1)))
-    x = scenes.noisy.sample(boxes, rng).astype(np.float64)
-    clean_boxes = [replace(b, scene=0) for b in boxes] if scenes.repeats else boxes
-    y = scenes.clean.sample(clean_boxes, rng).astype(np.float64)
+    x, y = scenes.sample(boxes, rng)
 
-    def of(values: NDArray[np.float64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values = np.where(np.isfinite(values), values, np.nan)
+    def of(sampled: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        values = np.where(np.isfinite(sampled), sampled, np.nan).astype(np.float64)
         loc, scale = np.nanmean(values, 1), np.nanstd(values, 1)
         return loc.astype(np.float32), np.where(scale > 0, scale, 1.0).astype(np.float32)
 
