@@ -13,6 +13,7 @@ from napari_btn.core.conformal import Note
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from napari.components import ViewerModel
     from pytestqt.qtbot import QtBot
 

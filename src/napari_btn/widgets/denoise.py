@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
+    import numpy as np
     from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
     from napari_btn.core.predict import Prediction
@@ -363,9 +365,15 @@ class DenoiseWidget(DenoiseView):
     def _on_training(self, progress: Progress) -> None:
         """Draw what training has brought."""
         self.chart.add(progress.losses)
-        if progress.preview is None or not self._previews or self._started is None:
+        if progress.preview is not None:
+            # Drawn on its own, so that the window breathes between curve and image.
+            QTimer.singleShot(0, partial(self._show_preview, progress.preview))
+
+    def _show_preview(self, preview: NDArray[np.float32]) -> None:
+        """Show the median so far, unless the user took it away."""
+        if self._left or not self._previews or self._started is None or "work" not in self._runs:
             return
-        show_preview(self.viewer, progress.preview, self._started.noisy, clean=self._clean_layer())
+        show_preview(self.viewer, preview, self._started.noisy, clean=self._clean_layer())
 
     def _on_trained(self, denoiser: Denoiser) -> None:
         """Keep the denoiser and denoise what it was trained on."""
@@ -395,11 +403,11 @@ class DenoiseWidget(DenoiseView):
             source.data, source.axes, source.channel_names, source.pixel_size, source.unit, source.name
         )
         self.session.prediction = prediction
-        self._remove_preview()
+        self._previews = False
         trained_on = self._started is not None and source.name == self._started.noisy.name
         clean = self._clean_layer() if trained_on else None
         self._showing = show_prediction_steps(self.viewer, prediction, source, clean=clean)
-        self._show_next()
+        QTimer.singleShot(0, self._show_next)
 
     def _show_next(self) -> None:
         """Add the next layer; the window lives between two."""
@@ -419,13 +427,6 @@ class DenoiseWidget(DenoiseView):
             return None
         layer = self._started.clean_layer()
         return layer if layer is not None and layer in self.viewer.layers else None
-
-    def _remove_preview(self) -> None:
-        """Take the preview away: the median stands in its place."""
-        self._previews = False
-        name = "" if self._started is None else f"{self._started.noisy.name} preview"
-        if name in self.viewer.layers and is_ours(self.viewer.layers[name]):
-            self.viewer.layers.remove(name)
 
     # ---------------------------------------------------------------- other buttons
 

@@ -95,6 +95,7 @@ def show_prediction_steps(
         The layers so far, by the names of the maps.
     """
     placement = source.placement.onto(prediction.axes)
+    _settle_preview(viewer, source.name, prediction.axes)
     shown: dict[str, ImageLayer] = {}
     for name in _MAPS:
         record = {
@@ -106,6 +107,8 @@ def show_prediction_steps(
             "provenance": prediction.provenance,
         }
         values = getattr(prediction, name)
+        if _back_up(viewer, _ours(viewer, f"{source.name} {name}", name), record):
+            yield shown
         shown[name] = _set_layer(viewer, f"{source.name} {name}", values, placement, record)
         yield shown
     _keep_contrast(viewer, source.name, shown, clean)
@@ -144,6 +147,21 @@ def show_preview(
     return layer
 
 
+def _settle_preview(viewer: Any, name: str, axes: str) -> None:
+    """Let the preview become the median, or go where there is one already."""
+    preview = _ours(viewer, f"{name} preview", "preview")
+    if preview is None:
+        return
+    # Napari collects garbage whenever a layer is removed, which holds the window: better to keep it.
+    if f"{name} median" not in viewer.layers and preview.metadata[KEY]["axes"] == axes:
+        preview.metadata = {**preview.metadata, KEY: {**preview.metadata[KEY], "map": "median"}}
+        preview.name = f"{name} median"
+    else:
+        viewer.layers.remove(preview)
+    for stop in _FOLLOWING.get(viewer, {}).pop(f"{name} preview", []):
+        stop()
+
+
 def _ours(viewer: Any, name: str, kind: str) -> ImageLayer | None:
     """Our layer of that name and kind, if the viewer has it."""
     if name not in viewer.layers:
@@ -158,14 +176,12 @@ def _set_layer(
 ) -> ImageLayer:
     """Layer with these data, updated in place where it fits."""
     old = _ours(viewer, name, record["map"])
-    if old is not None and record["map"] != "preview":
-        _back_up(viewer, old, record)
     if old is not None and old.ndim == data.ndim:
         old.data = data
-        if record["map"] != "preview":
-            for key, value in placement.to_layer().items():
+        for key, value in placement.to_layer().items():
+            if not _same(getattr(old, key), value):
                 setattr(old, key, value)
-            old.metadata = {**old.metadata, KEY: record}
+        old.metadata = {**old.metadata, KEY: record}
         return old
     if old is not None:
         viewer.layers.remove(old)
@@ -182,11 +198,23 @@ def _set_layer(
     )
 
 
-def _back_up(viewer: Any, old: ImageLayer, record: dict[str, Any]) -> None:
-    """Keep a result that would be lost as one hidden layer at the bottom."""
+def _same(old: Any, new: Any) -> bool:
+    """Whether a layer has a place already: setting it again would draw it again."""
+    if isinstance(new, tuple) and new and isinstance(new[0], str):
+        return tuple(str(value) for value in old) == new
+    old = getattr(old, "affine_matrix", old)
+    return np.shape(old) == np.shape(new) and bool(np.allclose(old, new))
+
+
+def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> bool:
+    """Whether a result that would be lost is now kept, as one hidden layer at the bottom."""
+    if old is None:
+        return False
     before = old.metadata[KEY]
-    if before.get("provenance") == record.get("provenance") or old.source.path is not None:
-        return
+    if "provenance" not in before:
+        return False
+    if before["provenance"] == record.get("provenance") or old.source.path is not None:
+        return False
     name = f"{old.name} (before)"
     if name in viewer.layers:
         viewer.layers.remove(name)
@@ -205,6 +233,7 @@ def _back_up(viewer: Any, old: ImageLayer, record: dict[str, Any]) -> None:
         **arguments,
     )
     viewer.layers.move(viewer.layers.index(name), 0)
+    return True
 
 
 _FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKeyDictionary()

@@ -1,0 +1,147 @@
+"""Whole walks in a real window: it stays fluid, its pixels show the result, it closes in mid-work."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from qtpy.QtCore import QTimer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pytestqt.qtbot import QtBot
+
+
+class Stalls:
+    """Longest time between two ticks of a timer: what the user feels as a frozen window.
+
+    Time in which this process did not run counts for nothing: other work on the same cores
+    withheld it, not the dock.
+    """
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self._timer = QTimer()
+        self._timer.setInterval(10)
+        self._timer.timeout.connect(self._tick)
+
+    def _tick(self) -> None:
+        now, used = time.perf_counter(), time.process_time()
+        self.longest = max(self.longest, min(now - self._last, used - self._used))
+        self._last, self._used = now, used
+
+    def __enter__(self) -> Stalls:
+        self._last, self._used = time.perf_counter(), time.process_time()
+        self._timer.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._tick()
+        self._timer.stop()
+
+
+def open_dock(viewer: Any) -> Any:
+    for data, arguments, _ in small_edx():
+        viewer.add_image(data, **arguments)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
+    return dock
+
+
+def small_edx() -> list[Any]:
+    from napari_btn import samples
+    from napari_btn.widgets.layers import pair_layers
+
+    return pair_layers(samples.edx(seed=0, size=(96, 160)))
+
+
+def test_a_walk_with_real_networks(make_napari_viewer: Callable[..., Any], qtbot: QtBot) -> None:
+    viewer = make_napari_viewer(show=True)
+    used = time.process_time()
+    dock = open_dock(viewer)
+    assert time.process_time() - used < 2  # with two layers added; the dock alone takes a fifth of a second
+    assert dock.train.isEnabled(), dock.train.toolTip()
+    dock.form.preset.setCurrentText("quick")
+    dock.form.members.setValue(1)
+    dock.form.steps.setValue(8)
+    dock.form.depth.setValue(4)
+    dock.train.click()
+    qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
+    assert not dock.message.notes or dock.message.notes[0][0] != "red", dock.message.notes
+    median = viewer.layers["edx noisy median"]
+    assert median.data.shape == (3, 96, 160)
+    assert np.isfinite(median.data).all()
+    assert (viewer.layers["edx noisy upper"].data >= median.data).all()
+    assert viewer.layers["edx noisy width"].data.min() >= 0
+    assert dock.session.denoiser.report is not None
+    assert "Fe" in dock.report.text()
+    pixels = viewer.screenshot(canvas_only=True, flash=False)
+    assert pixels[..., :3].std() > 1
+
+
+def test_opening_the_dock_loads_no_torch() -> None:
+    code = (
+        "import sys, napari_btn.widgets.denoise, napari_btn.widgets.layers as layers\n"
+        "from napari.components import ViewerModel\n"
+        "from qtpy.QtWidgets import QApplication\n"
+        "app = QApplication([])\n"
+        "viewer = ViewerModel()\n"
+        "[viewer.add_image(data, **arguments) for data, arguments, _ in layers.sample_edx()]\n"
+        "dock = napari_btn.widgets.denoise.DenoiseWidget(viewer)\n"
+        "assert dock.train.isEnabled(), dock.train.toolTip()\n"
+        "assert dock.estimate.text()\n"
+        "assert 'torch' not in sys.modules\n"
+        "assert 'sklearn' not in sys.modules\n"
+        "dock.leave()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_window_never_stops_while_training(
+    make_napari_viewer: Callable[..., Any], qtbot: QtBot, denoiser_class: Any
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    dock = open_dock(viewer)
+    denoiser_class.updates = 300
+    qtbot.wait(300)
+    longest = []
+    # On cores that are busy with other work, even a paint may take long: the best of three counts.
+    for seed in range(3):
+        dock.form.seed.setValue(seed)
+        before = dock.session.denoiser
+        with Stalls() as stalls:
+            dock.train.click()
+            qtbot.waitUntil(lambda before=before: dock.session.denoiser is not before, timeout=60_000)
+        longest.append(stalls.longest)
+        qtbot.waitUntil(lambda: not dock.busy, timeout=60_000)
+        assert "edx noisy median" in viewer.layers
+        if longest[-1] < 0.2:
+            break
+    assert min(longest) < 0.2
+
+
+@pytest.mark.parametrize("what", ["dock", "viewer"])
+def test_closing_in_mid_training_ends_it_within_two_seconds(
+    make_napari_viewer: Callable[..., Any], qtbot: QtBot, denoiser_class: Any, what: str
+) -> None:
+    viewer = make_napari_viewer(show=True)
+    dock = open_dock(viewer)
+    denoiser_class.updates = 100_000
+    dock.train.click()
+    qtbot.waitUntil(lambda: bool(dock.chart.losses))
+    work = dock._runs["work"]
+    start = time.monotonic()
+    if what == "dock":
+        viewer.window.remove_dock_widget(dock)
+    else:
+        viewer.close()
+    qtbot.waitUntil(lambda: not work.running, timeout=2000)
+    assert time.monotonic() - start < 2
+    qtbot.wait(200)
