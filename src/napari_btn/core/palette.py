@@ -233,7 +233,9 @@ def fit_palette(
             f"Points of shape {x.shape} and values of {channels.shape} came; (m, D) finite points and (C, m) "
             "values of the same pixels are needed."
         )
-    count = int(min(count, len(np.unique(x, axis=0))))
+    # points that differ by rounding alone are one
+    coarse = np.round(x * (1e4 / max(float(np.abs(x).max()), 1e-30))).astype(np.int32)
+    count = int(min(count, len(np.unique(coarse, axis=0))))
     seeds = np.random.SeedSequence(seed).generate_state(replicates + 1)
     found: list[Palette] = []
     labels: list[NDArray[np.uint8]] = []
