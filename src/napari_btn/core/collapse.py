@@ -40,7 +40,10 @@ class Collapse:
             fit[:, c] = (design @ coefficients).reshape(y[:, c].shape)
         residual = np.nanquantile((y - fit).swapaxes(0, 1).reshape(y.shape[1], -1), levels, axis=1).T
         linear = fit[:, :, None] + residual.reshape(1, *residual.shape, *(1,) * len(space))
-        self.linear_skill = 1 - pinball_per_channel(linear, y, levels) / np.maximum(self.constant, 1e-12)
+        skill = 1 - pinball_per_channel(linear, y, levels) / np.maximum(self.constant, 1e-12)
+        # a constant channel is fitted exactly by anything; there is nothing to learn in it
+        varies = np.nanmax(y, axis=(0, *space)) > np.nanmin(y, axis=(0, *space))
+        self.linear_skill = np.where(varies, skill, 0.0)
         self.sd = np.nanstd(y, axis=(0, *space))
         self.linear_sd = fit.std(axis=(0, *space))
 
