@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import Step
     from napari_btn.core.families import Blueprint
+    from napari_btn.core.latent import TokenModel
     from napari_btn.core.predict import Member, Prediction
+    from napari_btn.core.tokens import Tokens
 
 T = TypeVar("T")
 
@@ -61,6 +63,7 @@ class _Fitted:
     unit: str
     covers: str
     provenance: dict[str, Any]
+    tokens: TokenModel | None = None
 
 
 class Denoiser:
@@ -552,6 +555,131 @@ class Denoiser:
             provenance=self._caption(fitted),
         )
 
+    # ---------------------------------------------------------------- tokens
+
+    def tokens(
+        self,
+        noisy: Any,
+        n_tokens: int = 20,
+        axes: str | None = None,
+        *,
+        refit: bool = False,
+        order_by: str | int = 0,
+        smooth_px: float = 1.5,
+        valid: Any = None,
+        prediction: Prediction | None = None,
+        executor: Executor | None = None,
+    ) -> Tokens:
+        """Return the image as tokens: clusters of what the networks see in each pixel. See `tokens_steps`."""
+        steps = self.tokens_steps(
+            noisy,
+            n_tokens,
+            axes,
+            refit=refit,
+            order_by=order_by,
+            smooth_px=smooth_px,
+            valid=valid,
+            prediction=prediction,
+            executor=executor,
+        )
+        return _drain(steps)
+
+    def tokens_steps(
+        self,
+        noisy: Any,
+        n_tokens: int = 20,
+        axes: str | None = None,
+        *,
+        refit: bool = False,
+        order_by: str | int = 0,
+        smooth_px: float = 1.5,
+        valid: Any = None,
+        prediction: Prediction | None = None,
+        executor: Executor | None = None,
+    ) -> Step[Tokens]:
+        """Tokens of an image, as a step. The first call learns the palette, later ones use it.
+
+        Parameters
+        ----------
+        noisy : array, (*axes)
+            The channels that it was trained on.
+        n_tokens : int
+            Tokens at first; ``Tokens.cut`` gives any other number at once.
+        axes : str, optional
+            As in `predict`.
+        refit : bool
+            Learn the palette anew from this image.
+        order_by : str or int
+            Channel whose median orders the tokens, by name or number.
+        smooth_px : float
+            SD of the Gaussian over the latent components, in pixels, when the palette is learned.
+        valid : array of bool, optional
+            True where a pixel counts, over the space axes or all axes but C; the rest gets label 0.
+        prediction : Prediction, optional
+            Of the same image, where it is there already.
+        executor : concurrent.futures.Executor, optional
+            Where tasks run; local processes by default.
+
+        Returns
+        -------
+        Tokens
+            Labels, table, stability, and cuts.
+        """
+        from napari_btn.core.features import EnsembleLatents
+        from napari_btn.core.latent import tokens_steps
+
+        fitted = self._need_fitted()
+        view = View(noisy, axes or _axes_like(fitted.axes, noisy), "image")
+        self._check_view(view, fitted)
+        names = fitted.channel_names
+        known = order_by in names if isinstance(order_by, str) else 0 <= order_by < len(names)
+        _need(known, "order_by", order_by, f"a channel: {', '.join(names)}, or its number from 0")
+        if prediction is None:
+            prediction = yield from self.predict_steps(noisy, view.axes, executor=executor)
+        elif tuple(prediction.median.shape) != tuple(view.array.shape) or prediction.axes != view.axes:
+            raise ValueError(
+                f"The prediction has axes {prediction.axes} {tuple(prediction.median.shape)}, the image {view.axes} "
+                f"{tuple(view.array.shape)}; they must match. Predict this image, or leave prediction out."
+            )
+        pool, _, device = self._where(executor)
+        source = EnsembleLatents(
+            view,
+            fitted.members,
+            fitted.blueprint,
+            tiles=self.tiles,
+            executor=pool if executor is not None else None,
+            device=device,
+        )
+        model, tokens = yield from tokens_steps(
+            source,
+            view.axes,
+            np.asarray(prediction.median[...], np.float32),
+            width=prediction.width,
+            model=None if refit else fitted.tokens,
+            k=n_tokens,
+            order_by=names.index(order_by) if isinstance(order_by, str) else order_by,
+            smooth_px=smooth_px,
+            seed=self.seed,
+            valid=_valid_scenes(valid, view),
+        )
+        if self._fitted is fitted:
+            self._fitted = replace(fitted, tokens=model)
+        return replace(
+            tokens,
+            channel_names=names,
+            pixel_size=fitted.pixel_size,
+            unit=fitted.unit,
+            provenance={
+                **self._caption(fitted),
+                "tokens": {
+                    "n_tokens": n_tokens,
+                    "palette": model.palette.size,
+                    "smooth_px": model.projection.smooth_px,
+                    "stability": tokens.stability,
+                },
+            },
+        )
+
     def _caption(self, fitted: _Fitted) -> dict[str, Any]:
         """What a map must carry to be read rightly."""
         return {
@@ -589,6 +717,8 @@ class Denoiser:
             value = getattr(fitted.held_out, name)
             if value is not None:
                 arrays[f"held_out.{name}"] = value
+        if fitted.tokens is not None:
+            arrays |= {f"tokens.{name}": value for name, value in fitted.tokens.to_arrays().items()}
         values = {
             "kind": "trained",
             "settings": {**self.settings(), "alpha": self.alpha},
@@ -669,6 +799,7 @@ def load(path: str | Path, *, device: str = "auto") -> Denoiser:
             values["unit"],
             values["covers"],
             values["provenance"],
+            _tokens_from(arrays),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(
@@ -733,6 +864,30 @@ def _members_from(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tu
         weights = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
         members.append(Member(number, attempt, weights))
     return tuple(members)
+
+
+def _tokens_from(arrays: dict[str, NDArray[Any]]) -> TokenModel | None:
+    from napari_btn.core.latent import TokenModel
+
+    found = {k.removeprefix("tokens."): v for k, v in arrays.items() if k.startswith("tokens.")}
+    return TokenModel.from_arrays(found) if found else None
+
+
+def _valid_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
+    """Return a mask over the space axes, or over all axes but C, as (S, *space)."""
+    if valid is None:
+        return None
+    valid = np.asarray(valid, dtype=bool)
+    axes = view.axes.replace("C", "")
+    if valid.ndim == view.ndim:
+        axes = "".join(a for a in axes if a in view.space_axes)
+    mask = View(valid, axes, "valid")
+    if mask.space != view.space or mask.n_scenes not in (1, view.n_scenes):
+        raise ValueError(
+            f"valid has shape {valid.shape}; over {axes} the image has {view.space}. Give it the same shape."
+        )
+    scenes = [mask.read(s if mask.n_scenes > 1 else 0)[0] > 0 for s in range(view.n_scenes)]
+    return np.stack(scenes)
 
 
 def _drain(steps: Step[T]) -> T:
