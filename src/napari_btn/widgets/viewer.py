@@ -48,6 +48,8 @@ def open_result(
     session.denoiser = denoiser
     viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
     show_prediction(viewer, prediction, read_layer(noisy), clean=clean)
+    viewer.dims.set_current_step(0, 0)
+    viewer.reset_view()
     if wait:
         napari.run()
     return viewer
