@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -183,7 +184,6 @@ class _Run:
     state: _State | None = None
     task: Future[Any] | None = None
     kind: str = ""
-    sent: tuple[Any, ...] = ()
     ready: list[tuple[Any, Any]] = field(default_factory=list)
     chunk: int = 2
     checked: bool = False
@@ -229,7 +229,7 @@ class _Trainer:
             self._send(run, "start", _start, self.blueprint, self.scaling, run.member, run.attempt, x, y)
             return
         step = run.state.step
-        if not run.checked and step in (self.settings.steps // 2, self.settings.steps):
+        if not run.checked and step and step in (self.settings.steps // 2, self.settings.steps):
             self._send(
                 run, "probe", _probe_quality, self.blueprint, run.state, self.collapse.x, self.collapse.y
             )
@@ -246,10 +246,15 @@ class _Trainer:
             run.ready.append(self.batch(run, ahead + len(run.ready)))
 
     def _send(self, run: _Run, kind: str, *call: Any) -> None:
-        run.kind, run.sent = kind, call
+        run.kind = kind
         if self.executor is None:
             self.executor = process_pool()
-        run.task = self.executor.submit(*call)
+        try:
+            run.task = self.executor.submit(*call)
+        except BrokenExecutor as error:
+            # a worker died between two looks; said and mended where other dead tasks are
+            run.task = Future()
+            run.task.set_exception(error)
 
     def receive(self, run: _Run) -> bool:
         """Take a task's result; True when the member is trained."""
@@ -305,10 +310,13 @@ class _Trainer:
         """Start a new pool after a worker died, once per member; the task is sent again."""
         run.deaths += 1
         if run.deaths > 1 or self.given is not None:
+            died = "died" if run.deaths == 1 else "died twice"
             raise RuntimeError(
-                f"A worker process died twice while training member {run.member + 1}, most likely for lack of memory. "
+                f"A worker process {died} while training member {run.member + 1}, most likely for lack of memory. "
                 "Use smaller patches or batches, or close other programs."
             )
+        # what was drawn ahead belongs to the task after the one that is repeated
+        run.ready = []
         self.executor = process_pool()
         self.notes.append(
             Note(
@@ -443,5 +451,6 @@ class _Preview:
         if self.task is None and started and time.monotonic() - self.last >= self.every and trainer.executor:
             self.last = time.monotonic()
             state = max(started, key=lambda s: s.step)
-            self.task = state.member, trainer.executor.submit(_median_of, self.blueprint, state, self.x)
+            with suppress(BrokenExecutor):  # the trainer replaces the pool
+                self.task = state.member, trainer.executor.submit(_median_of, self.blueprint, state, self.x)
         return ready
