@@ -17,8 +17,17 @@ from napari_btn.core.config import (
     TrainSettings,
 )
 from napari_btn.core.conformal import Calibration, HeldOut, Note, calibrate
+from napari_btn.core.drift import Profile
 from napari_btn.core.evaluation import evaluate
-from napari_btn.core.held_out import covers, fingerprints, held_out_steps, spread_boxes
+from napari_btn.core.exceedance import exceedance_from
+from napari_btn.core.held_out import (
+    covers,
+    drift_notes,
+    fingerprints,
+    held_out_steps,
+    profile_of,
+    spread_boxes,
+)
 from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes
 from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
 from napari_btn.core.report import Report, report
@@ -32,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
+    from napari_btn.core.exceedance import Exceedance
     from napari_btn.core.families import Blueprint
     from napari_btn.core.latent import TokenModel
     from napari_btn.core.predict import Member, Prediction
@@ -64,6 +74,8 @@ class _Fitted:
     covers: str
     provenance: dict[str, Any]
     tokens: TokenModel | None = None
+    profile: Profile | None = None
+    distribution: Exceedance | None = None
 
 
 class Denoiser:
@@ -376,6 +388,7 @@ class Denoiser:
                 pair.unit,
                 covered,
                 self._provenance(scenes, plan),
+                profile=profile_of(scenes.noisy),
             ),
             self.alpha,
         )
@@ -419,7 +432,8 @@ class Denoiser:
             seed=self.seed,
             notes=fitted.notes,
         )
-        return replace(fitted, calibration=calibration, report=made)
+        distribution = _distribution(fitted.held_out, calibration)
+        return replace(fitted, calibration=calibration, report=made, distribution=distribution)
 
     # ---------------------------------------------------------------- calibration
 
@@ -494,7 +508,14 @@ class Denoiser:
                 device=device,
             )
             covered, notes = covers(scenes, boxes, held_out)
-            fitted = replace(fitted, held_out=held_out, block_px=block_px, covers=covered, notes=notes)
+            fitted = replace(
+                fitted,
+                held_out=held_out,
+                block_px=block_px,
+                covers=covered,
+                notes=notes,
+                profile=profile_of(scenes.noisy),
+            )
         made = self._calibrated(fitted, alpha)
         yield Progress(1, 1, "Calibrated")
         self._fitted, self.alpha = made, alpha
@@ -529,6 +550,7 @@ class Denoiser:
         fitted = self._need_fitted()
         view = View(noisy, axes or _axes_like(fitted.axes, noisy), "image")
         self._check_view(view, fitted)
+        notes = (*fitted.report.warnings, *drift_notes(fitted.profile, view, fitted.channel_names))
         shape = tuple(view.array.shape)
         maps = {name: np.empty(shape, np.float32) for name in _MAPS}
         maps["quantiles"] = np.empty((len(self.levels), *shape), np.float32)
@@ -552,7 +574,10 @@ class Denoiser:
             unit=fitted.unit,
             alpha=fitted.calibration.alpha,
             covers=fitted.covers,
-            provenance=self._caption(fitted),
+            provenance={**self._caption(fitted), "warnings": [n.to_dict() for n in notes]},
+            notes=notes,
+            distribution=fitted.distribution,
+            held_out=fitted.held_out,
         )
 
     # ---------------------------------------------------------------- tokens
@@ -737,6 +762,7 @@ class Denoiser:
             "unit": fitted.unit,
             "covers": fitted.covers,
             "provenance": fitted.provenance,
+            "profile": None if fitted.profile is None else fitted.profile.to_dict(),
         }
         write_bundle(Bundle(values, arrays), path)
 
@@ -784,13 +810,15 @@ def load(path: str | Path, *, device: str = "auto") -> Denoiser:
             arrays.get("held_out.position"),
         )
         members = _members_from(values, arrays)
+        calibration = Calibration.from_dict(values["calibration"])
+        known = values.get("profile")
         denoiser._fitted = _Fitted(
             blueprint,
             members,
             {m.number: tuple(float(v) for v in arrays.get(f"loss.{m.number}", ())) for m in members},
             held_out,
             values["block_px"],
-            Calibration.from_dict(values["calibration"]),
+            calibration,
             Report.from_dict(values["report"]),
             tuple(Note.from_dict(n) for n in values["notes"]),
             values["axes"],
@@ -800,6 +828,8 @@ def load(path: str | Path, *, device: str = "auto") -> Denoiser:
             values["covers"],
             values["provenance"],
             _tokens_from(arrays),
+            None if known is None else Profile.from_dict(known),
+            _distribution(held_out, calibration),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(
@@ -849,6 +879,11 @@ def _axes_like(axes: str, image: Any) -> str:
         if len(candidate) == ndim:
             return candidate
     return canonical_axes(axes, ndim)
+
+
+def _distribution(held_out: HeldOut, calibration: Calibration) -> Exceedance | None:
+    """Return the recalibration into probabilities, where the levels make a distribution."""
+    return exceedance_from(held_out, calibration.rule) if len(held_out.levels) > 1 else None
 
 
 def _weights_to_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:

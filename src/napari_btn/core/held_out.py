@@ -13,7 +13,8 @@ import numpy as np
 
 from napari_btn.core.blocks import blocks_of, error_length
 from napari_btn.core.conformal import HeldOut, Note, calibrate
-from napari_btn.core.pairs import Box, Scenes
+from napari_btn.core.drift import Profile, check_drift, profile
+from napari_btn.core.pairs import Box, Scenes, View
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,9 +26,19 @@ if TYPE_CHECKING:
     from napari_btn.core.families import Blueprint
     from napari_btn.core.predict import Member
 
-__all__ = ["block_numbers", "covers", "fingerprints", "held_out_steps", "spread_boxes"]
+__all__ = [
+    "block_numbers",
+    "covers",
+    "drift_notes",
+    "fingerprints",
+    "held_out_steps",
+    "profile_of",
+    "spread_boxes",
+]
 
 HELD_OUT_PIXELS = 2_000_000  # predicted at most; evenly spread over a larger held-out part
+_PROFILE_PIXELS = 2_000_000  # enough to know the noise of eight bins of brightness to a per cent
+_PROFILE_FEWEST = 64
 _STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for another level
 
 
@@ -204,3 +215,38 @@ def _rows(box: Box) -> list[tuple[slice, ...]]:
     return [
         (slice(a, min(a + step, first.stop)), *box.slices[1:]) for a in range(first.start, first.stop, step)
     ]
+
+
+def profile_of(image: View) -> Profile | None:
+    """Noise and brightness of a noisy image, from rows evenly spread over it; None where it is too small."""
+    rows = _spread_rows(image)
+    return None if rows is None else profile(rows)
+
+
+def drift_notes(known: Profile | None, image: View, channel_names: Sequence[str]) -> tuple[Note, ...]:
+    """What to know of an image whose noise or brightness differs from the calibrated one."""
+    rows = None if known is None else _spread_rows(image)
+    if known is None or rows is None:
+        return ()
+    return check_drift(known, rows, channel_names=channel_names).notes
+
+
+def _spread_rows(image: View) -> NDArray[np.float32] | None:
+    """Bands of whole rows as (C, bands, rows, X), evenly spread over scenes and planes."""
+    height, width = image.space[-2:]
+    if min(height, width) < 3:
+        return None
+    planes = [(s, z) for s in range(image.n_scenes) for z in np.ndindex(*image.space[:-2])]
+    rows = min(height, max(_PROFILE_PIXELS // (16 * width), 3))
+    starts = [(*plane, y) for plane in planes for y in range(0, height - rows + 1, rows)]
+    wanted = max(_PROFILE_PIXELS // (rows * width), 1)
+    step = max(len(starts) / wanted, 1.0)
+    bands = [
+        image.read(s, (*(slice(i, i + 1) for i in z), slice(y, y + rows), slice(0, width))).reshape(
+            image.n_channels, rows, width
+        )
+        for s, z, y in (starts[int(i)] for i in np.arange(step / 2, len(starts), step))
+    ]
+    made = np.stack(bands, 1)
+    known = np.isfinite(made).reshape(image.n_channels, -1).sum(1)
+    return made if known.min() >= _PROFILE_FEWEST else None

@@ -12,17 +12,20 @@ import numpy as np
 import torch
 
 from napari_btn.core.config import Progress, TileSettings
+from napari_btn.core.exceedance import select
 from napari_btn.core.families import Blueprint, Weights, build
 from napari_btn.core.pairs import Box, View
 from napari_btn.core.tiles import Tile, plan_tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Literal
 
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
-    from napari_btn.core.conformal import Calibration
+    from napari_btn.core.conformal import Calibration, HeldOut, Note
+    from napari_btn.core.exceedance import Exceedance, Selection
 
 __all__ = ["Member", "Prediction", "TileQuantiles", "predict_steps", "tile_quantiles"]
 
@@ -75,6 +78,12 @@ class Prediction:
         What is covered: "clean", "long exposure" or "replicate".
     provenance : dict
         JSON-ready: what made these maps.
+    notes : tuple of Note
+        What to know before relying on these maps: of the calibration, and of this image's drift from it.
+    distribution : Exceedance, optional
+        Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
+    held_out : HeldOut, optional
+        What the calibration comes from, for `select`.
     """
 
     lower: Any
@@ -90,11 +99,136 @@ class Prediction:
     alpha: float
     covers: str
     provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    distribution: Exceedance | None = None
+    held_out: HeldOut | None = None
 
     @property
     def width(self) -> NDArray[np.float32]:
         """Width of the interval, ``upper - lower``."""
         return np.asarray(self.upper[...] - self.lower[...], np.float32)
+
+    def channel_number(self, channel: str | int) -> int:
+        """Number of a channel, from 0.
+
+        Parameters
+        ----------
+        channel : str or int
+            Its name, or its number.
+
+        Raises
+        ------
+        ValueError
+            If there is no such channel.
+        """
+        names = self.channel_names
+        if isinstance(channel, str) and channel in names:
+            return names.index(channel)
+        if not isinstance(channel, str) and 0 <= channel < len(names):
+            return int(channel)
+        raise ValueError(
+            f"Channel is {channel!r}; these maps have {', '.join(names)}. Give one of those names, or a number "
+            "from 0."
+        )
+
+    def exceedance(
+        self,
+        threshold: float,
+        channel: str | int = 0,
+        *,
+        side: Literal["middle", "conservative"] = "middle",
+    ) -> NDArray[np.float32]:
+        """P(signal > threshold) of each pixel, calibrated.
+
+        Parameters
+        ----------
+        threshold : float
+            In the units of the maps.
+        channel : str or int
+            Name or number.
+        side : str
+            "middle" for a map, "conservative" for a claim.
+
+        Returns
+        -------
+        ndarray of float32
+            0 to 1, in the axes of the maps without C. Right on average over images like the calibration
+            data, not per pixel.
+
+        Raises
+        ------
+        ValueError
+            If the channel or the quantiles are missing.
+        """
+        number = self.channel_number(channel)
+        return self._known().probability(self._planes(number), threshold, channel=number, side=side)
+
+    def lower_bound(self, confidence: float, channel: str | int = 0) -> NDArray[np.float32]:
+        """Value that the signal of each pixel exceeds with the stated confidence, conservatively.
+
+        Parameters
+        ----------
+        confidence : float
+            Between 0 and 1.
+        channel : str or int
+            Name or number.
+
+        Returns
+        -------
+        ndarray of float32
+            In the axes of the maps without C; minus infinity where there are too few blocks.
+
+        Raises
+        ------
+        ValueError
+            If the channel or the quantiles are missing, or the confidence isn't one.
+        """
+        number = self.channel_number(channel)
+        return self._known().lower_bound(self._planes(number), confidence, channel=number)
+
+    def select(self, threshold: float, channel: str | int = 0, *, level: float = 0.1) -> Selection:
+        """Pixels claimed to exceed a threshold, with at most a share ``level`` of false claims on average.
+
+        Parameters
+        ----------
+        threshold : float
+            In the units of the maps.
+        channel : str or int
+            Name or number.
+        level : float
+            False-discovery level, between 0 and 1.
+
+        Returns
+        -------
+        Selection
+            The set, in the axes of the maps without C, and what is true of it.
+
+        Raises
+        ------
+        ValueError
+            If the channel, the quantiles or the held-out scores are missing.
+        """
+        number = self.channel_number(channel)
+        self._known()
+        if self.held_out is None:
+            raise ValueError(
+                "These maps come without held-out scores; a selection needs them. Predict the image again."
+            )
+        return select(self.held_out, self._planes(number), threshold, level=level, channel=number)
+
+    def _known(self) -> Exceedance:
+        """The calibrated distribution, if there is one."""
+        if self.distribution is None or self.quantiles is None:
+            raise ValueError(
+                "These maps come without calibrated quantiles; a probability needs at least two levels. "
+                "Train with more levels, and predict the image again."
+            )
+        return self.distribution
+
+    def _planes(self, number: int) -> NDArray[np.float32]:
+        """Quantiles of one channel, (L, *axes without C)."""
+        index = tuple(number if a == "C" else slice(None) for a in self.axes)
+        return np.asarray(self.quantiles[(slice(None), *index)], np.float32)
 
 
 @dataclass(frozen=True, eq=False)
