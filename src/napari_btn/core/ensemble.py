@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from napari_btn.core.gradients import noncrossing_pinball, sparse_hidden
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -124,6 +126,25 @@ class SparseMixedScale(nn.Module):
                     chunks[key] = part
             chunks = {key: part for key, part in chunks.items() if self._last_use[key] > t}
             yield out
+
+    def hidden(self, x: torch.Tensor, heads: Sequence[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
+        """Hidden layer of a lone member, (B, *space, units), by hand-written gradients; none goes to ``x``.
+
+        Parameters
+        ----------
+        x : Tensor, (B, C, *space), float32
+        heads : sequence of Tensor, (units, width)
+            One per node.
+        bias : Tensor, (units,)
+        """
+        (graph,) = self.graphs
+        rows = F.pad(x.movedim(1, -1), (0, self.input_pad))
+        sizes = [
+            sum(self.chunk if chunk else self.input_width for chunk in source) for source in graph.sources
+        ]
+        kernels = [weight[0, :, :size] for (weight, _), size in zip(self.weights(), sizes, strict=True)]
+        biases = [bias[0] for _, bias in self.weights()]
+        return sparse_hidden(rows, graph.sources, graph.dilations, self.chunk, bias, kernels, biases, heads)
 
     def _read(
         self, chunks: dict[tuple[int, int], torch.Tensor], node: int, width: int
@@ -243,12 +264,39 @@ class Ensemble(nn.Module):
         made: torch.Tensor = quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
         return made
 
+    def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Mean pinball loss in scaled units, summed over the members; NaN targets don't count.
+
+        Parameters
+        ----------
+        x, y : Tensor, (B, n_in, *space), (B, n_out, *space)
+            One batch in raw units.
+        """
+        target = (y - self._column(self.y_loc)) / self._column(self.y_scale)
+        target = target.transpose(0, 1).flatten(1)
+        scaled = self._input(x)
+        rows = F.relu(self._hidden(scaled)).flatten(0, -3)
+        skipped = self._rows(scaled).flatten(0, -3)
+        total = x.new_zeros(())
+        for m in range(self.members):
+            # levels first: every pass of the loss then runs along contiguous pixels
+            raw = torch.addmm(self.out_bias[m, :, None], self.out_weight[m], rows[:, m].t())
+            raw = torch.addmm(raw, self.skip_weight[m], skipped[:, m].t())
+            raw = raw.unflatten(0, (self.n_out, len(self.levels)))
+            total = total + noncrossing_pinball(raw, target, self.levels, self.middle)
+        return total
+
     def _hidden(self, x: torch.Tensor) -> torch.Tensor:
         """Hidden layer before its ReLU, (B, *space, M, units)."""
         weights: list[torch.Tensor] = [
             self.get_parameter(f"head{t}_weight") for t in range(len(self.trunk.widths))
         ]
         if torch.is_grad_enabled():
+            lone = self.members == 1 and isinstance(self.trunk, SparseMixedScale)
+            if lone and x.device.type == "cpu" and not x.requires_grad:
+                heads = [weight[0] for weight in weights]
+                made: torch.Tensor = self.trunk.hidden(x, heads, self.hidden_bias[0])
+                return made.unsqueeze(-2)
             # gradients keep every feature anyway, and one wide product is faster than many thin ones
             rows = torch.cat([self._rows(f) for f in self.trunk(x)], -1)
             return self._point(rows, torch.cat(weights, 2), self.hidden_bias)
