@@ -325,6 +325,7 @@ def test_a_bundle_that_cannot_be_written_is_kept_elsewhere(folder, tmp_path, mon
         save(self, path)
 
     monkeypatch.setattr(Denoiser, "save", full)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     result = call("train", folder / "noisy.npy", folder / "clean.npy", "-o", out, "--axes", "CYX", *TINY)
     line = refused(result)
     assert "No space left" in line
