@@ -42,8 +42,9 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, d
             x, weight, bias, padding, [1] * ndim, [dilation] * ndim, 1
         )
         return made
-    conv = (F.conv1d, F.conv2d, F.conv3d)[ndim - 1]
-    return conv(x, weight, bias, 1, padding, dilation)
+    conv: Any = (F.conv1d, F.conv2d, F.conv3d)[ndim - 1]
+    convolved: torch.Tensor = conv(x, weight, bias, 1, padding, dilation)
+    return convolved
 
 
 def weight_gradient(
