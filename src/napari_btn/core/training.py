@@ -142,9 +142,7 @@ def _train(
         optimiser = Optimiser(module, state.moments)
         losses = []
         for i, (x, y) in enumerate(batches):
-            target = torch.from_numpy(y)
-            target = (target - module._column(module.y_loc)) / module._column(module.y_scale)
-            loss = pinball(module.forward_scaled(torch.from_numpy(x)), target, blueprint.levels).sum()
+            loss = module.loss(torch.from_numpy(x), torch.from_numpy(y))
             if not torch.isfinite(loss):
                 raise ArithmeticError(
                     f"The loss of member {state.member + 1} is {float(loss)} at step {state.step + i}; "
