@@ -357,7 +357,7 @@ def train_steps(
         Seconds between previews of the median; 0 for none.
     """
     trainer = _Trainer(scenes, boxes, blueprint, settings, executor)
-    finished = {m.number: m for m in resume if m.number < members}
+    finished = {m.number: m for m in _fitting(resume, blueprint) if m.number < members}
     waiting = [_Run(k) for k in range(members) if k not in finished]
     running: list[_Run] = []
     preview = _Preview(scenes, blueprint, preview_every)
@@ -392,6 +392,18 @@ def train_steps(
                 run.task.cancel()
     losses = {k: tuple(v) for k, v in sorted(trainer.losses.items())}
     return Trained(tuple(finished[k] for k in sorted(finished)), losses, tuple(trainer.notes))
+
+
+def _fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:
+    """Return the members of a checkpoint, which must have the shapes of the blueprint."""
+    wanted = {k: tuple(v.shape) for k, v in build(blueprint, [(0, 0)]).state_dict().items()} if resume else {}
+    for member in resume:
+        if {k: v.shape for k, v in member.weights.items()} != wanted:
+            raise ValueError(
+                f"Member {member.number + 1} of the checkpoint does not fit these settings and images; "
+                "go on with those it was trained with, or start anew."
+            )
+    return resume
 
 
 def _note(running: Sequence[_Run], settings: TrainSettings, members: int) -> str:
