@@ -257,7 +257,9 @@ class Denoiser:
         return PairCheck(plan.notes, plan.shift, plan.blueprint.receptive_field)
 
     def _plan(self, scenes: Scenes) -> Plan:
-        return plan_training(scenes, self.network, self.calibration_settings, self.levels, self.seed)
+        return plan_training(
+            scenes, self.network, self.train, self.calibration_settings, self.levels, self.seed
+        )
 
     def estimate(self, shape: Sequence[int], axes: str = "YX") -> Estimate:
         """Return time and memory that training will take on this machine, to a factor of about two."""
@@ -349,7 +351,7 @@ class Denoiser:
             scenes,
             plan.split.train,
             plan.blueprint,
-            self.train,
+            plan.train,
             members=self.members,
             executor=pool,
             workers=workers,
@@ -392,7 +394,7 @@ class Denoiser:
             ),
             self.alpha,
         )
-        total = self.members * self.train.steps
+        total = self.members * plan.train.steps
         yield Progress(total, total, "Calibrated")
         self._fitted = fitted
         return self

@@ -152,7 +152,10 @@ class TrainSettings(_Settings):
     Attributes
     ----------
     steps : int
-        Optimiser steps per member.
+        Optimiser steps per member, at most.
+    passes : float
+        Times that a training pixel is seen, at most: a small image trains for fewer steps, because
+        members learn its noise by heart after about a hundred passes.
     batch_size : int
         Patches per step.
     patch_px : int
@@ -163,14 +166,16 @@ class TrainSettings(_Settings):
         Flip and turn patches (right angles).
     """
 
-    steps: int = 600
-    batch_size: int = 8
+    steps: int = 1000
+    passes: float = 100.0
+    batch_size: int = 4
     patch_px: int = 64
-    learning_rate: float = 1e-2
+    learning_rate: float = 2e-2
     augment: bool = True
 
     def __post_init__(self) -> None:
         _need(self.steps >= 1, "steps", self.steps, "1 or more")
+        _need(self.passes > 0, "passes", self.passes, "more than 0")
         _need(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         _need(self.patch_px >= 4, "patch_px", self.patch_px, "4 or more")
         _need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
@@ -246,7 +251,7 @@ class TileSettings(_Settings):
 
 
 PRESETS: dict[str, TrainSettings] = {
-    "quick": TrainSettings(steps=200),
+    "quick": TrainSettings(steps=150),
     "standard": TrainSettings(steps=1000),
     "thorough": TrainSettings(steps=3000),
 }

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Optimiser", "one_cycle"]
 
+_DECAY = 0.1  # decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101)
+
 
 def one_cycle(step: int, settings: TrainSettings) -> float:
     """Learning rate: a cosine rise over the first 15 %, a cosine fall over the rest.
@@ -49,6 +51,8 @@ class Optimiser:
             if p.grad is None:
                 continue
             g = p.grad
+            if not name.endswith("_bias"):
+                p.mul_(1 - rate * _DECAY)
             if name.startswith("trunk.") and name.endswith("_weight"):
                 m = self.moments.setdefault(f"{name}/m", torch.zeros_like(p))
                 m.mul_(0.95).add_(g)

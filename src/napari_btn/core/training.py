@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy import stats
 
 from napari_btn.core.collapse import Collapse, pinball_per_channel
 from napari_btn.core.config import Progress
@@ -53,17 +54,28 @@ class Scaling:
         return {"x_loc": self.x_loc, "x_scale": self.x_scale, "y_loc": self.y_loc, "y_scale": self.y_scale}
 
 
-def scaling_of(scenes: Scenes, boxes: Sequence[Box], *, seed: int) -> Scaling:
-    """Mean and standard deviation of training values, per channel."""
+def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *, seed: int) -> Scaling:
+    """Mean and scale of training values, per channel.
+
+    A target's scale is the pinball loss of its constant quantiles, made to equal the standard
+    deviation of normal values. So a rare bright phase, whose standard deviation is all in a few
+    pixels, counts as much in the loss as the other channels.
+    """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 1)))
     x, y = scenes.sample(boxes, rng)
 
-    def of(sampled: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        values = np.where(np.isfinite(sampled), sampled, np.nan).astype(np.float64)
-        loc, scale = np.nanmean(values, 1), np.nanstd(values, 1)
-        return loc.astype(np.float32), np.where(scale > 0, scale, 1.0).astype(np.float32)
-
-    return Scaling(*of(x), *of(y))
+    x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
+    constant = np.nanquantile(y, levels, axis=1).T
+    loss = pinball_per_channel(constant[None, :, :, None], y[None], levels)
+    normal = np.mean(stats.norm.pdf(stats.norm.ppf(levels)))
+    spread_x, spread_y = np.nanstd(x, 1), loss / normal
+    spread_y = np.where(spread_y > 0.1 * np.nanstd(y, 1), spread_y, np.nanstd(y, 1))
+    return Scaling(
+        np.nanmean(x, 1).astype(np.float32),
+        np.where(spread_x > 0, spread_x, 1.0).astype(np.float32),
+        np.nanmean(y, 1).astype(np.float32),
+        np.where(spread_y > 0, spread_y, 1.0).astype(np.float32),
+    )
 
 
 @dataclass(frozen=True)
@@ -200,7 +212,7 @@ class _Trainer:
         executor: Executor | None,
     ) -> None:
         self.scenes, self.boxes, self.blueprint, self.settings = scenes, boxes, blueprint, settings
-        self.scaling = scaling_of(scenes, boxes, seed=blueprint.seed)
+        self.scaling = scaling_of(scenes, boxes, blueprint.levels, seed=blueprint.seed)
         self.given = executor
         self.executor = executor
         self.losses: dict[int, list[float]] = {}
