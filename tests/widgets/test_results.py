@@ -136,6 +136,18 @@ def test_a_preview_is_one_layer_updated_in_place(viewer: ViewerModel) -> None:
     assert layer.axis_labels == ("c", "y", "x")
 
 
+def test_a_preview_of_the_middle_lies_in_the_middle(viewer: ViewerModel) -> None:
+    noisy = viewer.add_image(np.zeros((40, 61)), name="scan", scale=(2, 3), translate=(5, 7))
+    middle = np.random.default_rng(0).random((1, 40, 50), np.float32)
+    layer = show_preview(viewer, middle, read_layer(noisy))
+    assert layer.data.shape == (40, 50)
+    np.testing.assert_allclose(layer.data_to_world((0, 0)), noisy.data_to_world((0, 5)))
+    layers = show_prediction(viewer, prediction(axes="YX"), read_layer(noisy))
+    assert layers["median"] is layer
+    assert layer.name == "scan median"
+    np.testing.assert_allclose(layer.translate, (5, 7))
+
+
 def test_a_viewer_with_results_can_go(qapp: object) -> None:
     from napari.components import ViewerModel
 

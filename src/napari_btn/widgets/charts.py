@@ -115,7 +115,7 @@ class LossChart(QWidget):
         grid = np.linspace(0, longest, min(_DRAWN_POINTS, longest + 1))
         known = np.full((len(self._members), grid.size), np.nan)
         for row, (steps, values) in zip(known, self._members.values(), strict=True):
-            window = min(_MEAN_OVER, len(values))
+            window = max(min(_MEAN_OVER, len(values) // 10), 1)
             padded = np.pad(np.log(values), (window // 2, window - 1 - window // 2), mode="edge")
             smooth = np.convolve(padded, np.full(window, 1 / window), mode="valid")
             inside = (grid >= steps[0]) & (grid <= steps[-1])

@@ -183,7 +183,7 @@ class DenoiseWidget(DenoiseView):
             parts.append(", ".join(noisy.channel_names))
         if noisy.pixel_size:
             sizes = dict.fromkeys(f"{v:.4g}" for v in noisy.pixel_size)
-            parts.append(f"{' x '.join(sizes)} {noisy.unit}")
+            parts.append(f"{' x '.join(sizes)}\N{NO-BREAK SPACE}{noisy.unit}")
         self.shape.setText(" · ".join(parts))
         return noisy
 

@@ -69,7 +69,7 @@ class DenoiseView(QWidget):
         self.align.setObjectName("align")
         self.align.setToolTip("Add a copy of clean, moved onto noisy, and use that.")
         self.align.hide()
-        self.form = TrainingForm({"auto": "auto", "cpu": "cpu"}, "CPU: this version uses no GPU.")
+        self.form = TrainingForm({"auto": "auto", "cpu": "cpu"}, "CPU: no GPU is used yet")
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")
         self.estimate.setWordWrap(True)

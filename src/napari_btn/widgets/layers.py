@@ -122,6 +122,23 @@ class Placement:
             labels,
         )
 
+    def cropped(self, start: Sequence[int]) -> Placement:
+        """The placement of a part of the data.
+
+        Parameters
+        ----------
+        start : sequence of int
+            First index of the part, one per dimension.
+
+        Returns
+        -------
+        Placement
+            With the translation that puts the part where it was.
+        """
+        moved = self.rotate @ self.shear @ (np.asarray(self.scale) * np.asarray(start, dtype=float))
+        translate = tuple(float(t + m) for t, m in zip(self.translate, moved, strict=True))
+        return replace(self, translate=translate)
+
     @property
     def default_labels(self) -> bool:
         """Whether the labels are napari's numbers, which say nothing."""

@@ -301,8 +301,8 @@ def _report_html(report: Report) -> str:
 def _range(low: float, high: float) -> str:
     """Interval of a coverage, or what is missing for one."""
     if not (low == low and high == high):
-        return "too few blocks"
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+        return "few&nbsp;blocks"
+    return f"{100 * low:.1f}&nbsp;to&nbsp;{100 * high:.1f}"
 
 
 def _caption_html(report: Report) -> str:

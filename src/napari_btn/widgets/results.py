@@ -126,7 +126,7 @@ def show_preview(
     viewer : napari.Viewer
         Gets the layer.
     preview : ndarray of float32
-        In the axes of the source without S and T.
+        The whole of the source without S and T, or the middle of it: C, if any, in front of Z, Y, X.
     source : LayerImage
         What is being learned from.
     clean : napari.layers.Image, optional
@@ -137,11 +137,16 @@ def show_preview(
     napari.layers.Image
         The preview layer.
     """
-    axes = "".join(a for a in source.axes if a not in "ST")
+    space = "".join(a for a in "ZYX" if a in source.axes)
+    if "C" not in source.axes and preview.ndim > len(space):
+        preview = preview[0]
+    axes = f"C{space}" if preview.ndim > len(space) else space
+    whole = dict(zip(source.axes, source.shape, strict=True))
+    start = [max(whole.get(a, n) - n, 0) // 2 for a, n in zip(axes, preview.shape, strict=True)]
+    placement = source.placement.onto(axes).cropped(start)
     name = f"{source.name} preview"
     old = _ours(viewer, name, "preview")
-    record = {"map": "preview", "axes": axes}
-    layer = _set_layer(viewer, name, preview, source.placement.onto(axes), record)
+    layer = _set_layer(viewer, name, preview, placement, {"map": "preview", "axes": axes})
     if old is not layer:
         _keep_contrast(viewer, name, {"median": layer}, clean)
     return layer

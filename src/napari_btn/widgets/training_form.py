@@ -37,7 +37,7 @@ _PRESET_HELP = {
 _HELP = {
     "supervision": "What the networks learn from.",
     "preset": "How long each member trains: "
-    + "; ".join(f"{name}: {_PRESET_HELP[name]} ({PRESETS[name].steps} steps)" for name in _PRESET_HELP)
+    + "; ".join(f"{name}: {_PRESET_HELP[name]} (up to {PRESETS[name].steps} steps)" for name in _PRESET_HELP)
     + ".",
     "members": "Networks in the ensemble; their quantiles are averaged. More are steadier and take longer.",
     "coverage": "Share of pixels whose clean value the interval from lower to upper shall hold, on average.",
@@ -79,7 +79,6 @@ class TrainingForm(QWidget):
         self.device.addItems(list(devices.values()))
         self.device_reason = QLabel(reason)
         self.device_reason.setObjectName("device_reason")
-        self.device_reason.setWordWrap(True)
         self.device_reason.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.form = QFormLayout()
         self.form.setContentsMargins(0, 0, 0, 0)
