@@ -80,7 +80,8 @@ def weight_gradient(
         right = row[(slice(None), *(of for _, of in cuts))].reshape(batch, -1, row.shape[-1])
         taps.append(torch.bmm(left.transpose(1, 2), right).sum(0))
     made = torch.stack(taps).unflatten(-1, (kernel[-1], channels))
-    return made.permute(1, 3, 0, 2).reshape(out, channels, *kernel)
+    gradient: torch.Tensor = made.permute(1, 3, 0, 2).reshape(out, channels, *kernel)
+    return gradient
 
 
 def _overlap(n: int, offset: int) -> tuple[slice, slice]:
