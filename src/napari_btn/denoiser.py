@@ -16,7 +16,8 @@ from napari_btn.core.config import (
     TileSettings,
     TrainSettings,
 )
-from napari_btn.core.conformal import Calibration, HeldOut, Note, calibrate
+from napari_btn.core.conformal import Calibration, HeldOut, Note, calibrate, cross_fitted
+from napari_btn.core.diagnostics import coverage_curve, miscoverage_map
 from napari_btn.core.drift import Profile
 from napari_btn.core.evaluation import evaluate
 from napari_btn.core.exceedance import exceedance_from
@@ -581,6 +582,37 @@ class Denoiser:
             distribution=fitted.distribution,
             held_out=fitted.held_out,
         )
+
+    # ---------------------------------------------------------------- where coverage holds
+
+    def coverage_curve(self, alphas: Sequence[float] = (0.5, 0.32, 0.2, 0.1, 0.05)) -> NDArray[np.float64]:
+        """Cross-fitted coverage after calibration at several levels, (C, A). See `core.diagnostics`."""
+        return coverage_curve(self._need_fitted().held_out, self.calibration_settings, alphas, seed=self.seed)
+
+    def miscoverage(self, shape: Sequence[int]) -> NDArray[np.float32]:
+        """Share of missed pixels of each held-out block, painted where the block lies; cross-fitted.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Shape of the field that was calibrated on, in pixels, one number per space axis in the
+            order ZYX.
+
+        Returns
+        -------
+        ndarray of float32, (C, *shape)
+            0 to 1; NaN outside the held-out blocks.
+
+        Raises
+        ------
+        ValueError
+            When the held-out pixels don't lie within the shape.
+        """
+        fitted = self._need_fitted()
+        lower, _, upper = cross_fitted(
+            fitted.held_out, fitted.calibration, folds=self.calibration_settings.folds, seed=self.seed
+        )
+        return miscoverage_map(fitted.held_out, lower, upper, shape)
 
     # ---------------------------------------------------------------- tokens
 

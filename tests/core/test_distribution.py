@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
 
 from napari_btn.core import distribution
-from napari_btn.core.distribution import cdf, ppf
+from napari_btn.core.distribution import cdf, density, ppf
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
@@ -78,3 +78,20 @@ def test_too_few_levels_are_refused():
         cdf(np.zeros((1, 3)), (0.5,), 0)
     with pytest.raises(ValueError, match="one plane per level"):
         ppf(np.zeros((3, 3)), (0.1, 0.9), 0.5)
+
+
+@given(quantiles=planes)
+def test_density_holds_99_percent_and_is_finite(quantiles):
+    one = np.sort(quantiles[:, 0, 0])
+    edges, height = density(one, LEVELS)
+    assert np.isfinite(edges).all()
+    assert np.isfinite(height).all()
+    assert (np.diff(edges) >= 0).all()
+    assert np.sum(height * np.diff(edges)) <= 0.99 + 1e-6
+
+
+def test_density_of_a_normal_distribution():
+    edges, height = density(norm.ppf(LEVELS), LEVELS)
+    assert np.sum(height * np.diff(edges)) == pytest.approx(0.99)
+    middle = (edges[1:] + edges[:-1]) / 2
+    np.testing.assert_allclose(height, norm.pdf(middle), atol=0.1)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["cdf", "ppf"]
+__all__ = ["cdf", "density", "ppf"]
 
 # A chunk of all levels with its work space stays in a core's cache: three times as fast as whole planes.
 CHUNK = 65_536
@@ -94,6 +94,40 @@ def ppf(quantiles: NDArray[np.floating[Any]], levels: Sequence[float], level: fl
     i = min(int(np.searchsorted(u, level, side="right")) - 1, len(u) - 2)
     share = np.float32((level - u[i]) / (u[i + 1] - u[i]))
     return np.asarray(q[i] + share * (q[i + 1] - q[i]), dtype=np.float32)
+
+
+def density(
+    quantiles: NDArray[np.floating[Any]], levels: Sequence[float], *, steps: int = 60
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Steps of one pixel's density, for a curve.
+
+    Parameters
+    ----------
+    quantiles : ndarray of float, shape (L,)
+        Quantiles of one pixel, ascending.
+    levels : sequence of float
+        The L levels, ascending, at least two.
+    steps : int
+        Steps, each of the same probability.
+
+    Returns
+    -------
+    edges : ndarray of float64, shape (K + 1,)
+        In the quantiles' unit, from the 0.5 % to the 99.5 % quantile.
+    height : ndarray of float64, shape (K,)
+        Probability per unit.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two levels, or their number differs from the quantiles'.
+    """
+    wanted = np.linspace(0.005, 0.995, steps + 1)
+    edges = np.asarray([float(ppf(quantiles[:, None], levels, float(u))[0]) for u in wanted])
+    gap = np.diff(edges)
+    # Coinciding quantiles are a jump of the distribution, which a curve shows as narrow and high.
+    least = max(float(edges[-1] - edges[0]), abs(float(edges[0])), 1e-12) * 1e-3
+    return edges, np.diff(wanted) / np.maximum(gap, least)
 
 
 def _flat(
