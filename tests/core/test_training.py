@@ -75,10 +75,28 @@ def same(a, b):
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(autouse=True)
+def verdicts(monkeypatch):
+    """Decide which members have collapsed, by the number of the judgement: none by default."""
+    given = {"bad": lambda n: False, "count": 0}
+
+    def channels(self, loss, sd, *, end):
+        given["count"] += 1
+        return np.array([1]) if given["bad"](given["count"]) else np.array([], int)
+
+    monkeypatch.setattr(training.Collapse, "channels", channels)
+    return given
+
+
+@pytest.fixture
 def reference():
     """Three members trained in this thread."""
-    return train(3)
+    if not _REFERENCE:
+        _REFERENCE.append(train(3))
+    return _REFERENCE[0]
+
+
+_REFERENCE = []
 
 
 # ---------------------------------------------------------------- the same bits
@@ -108,11 +126,13 @@ def test_processes_give_the_same_bits(reference):
 
 
 @pytest.mark.parametrize("task_s", [0.0, 1e3])
-def test_the_length_of_a_task_does_not_matter(reference, monkeypatch, task_s):
+def test_the_length_of_a_task_does_not_matter(reference, monkeypatch, verdicts, task_s):
     monkeypatch.setattr(training, "_TASK_S", task_s)
+    verdicts["count"] = 0
     made = train(3)
     assert same(made.members, reference.members)
     assert made.losses == reference.losses
+    assert verdicts["count"] == 6  # each member at half and at the end
 
 
 def test_the_order_in_which_tasks_end_does_not_matter(reference):
@@ -137,8 +157,7 @@ def test_the_order_in_which_tasks_end_does_not_matter(reference):
 # ---------------------------------------------------------------- progress, stopping, going on
 
 
-def test_progress_grows_to_its_total_and_carries_every_loss_once(verdicts):
-    verdicts["bad"] = lambda n: False  # a member that starts again takes its progress back
+def test_progress_grows_to_its_total_and_carries_every_loss_once():
     seen, made = drain(steps_of(2, executor=Inline()))
     done = [p.done for p in seen]
     assert done == sorted(done)
@@ -288,21 +307,7 @@ def test_an_error_in_a_task_arrives():
 # ---------------------------------------------------------------- members that collapse
 
 
-@pytest.fixture
-def verdicts(monkeypatch):
-    """Decide which attempts have collapsed, by the number of the judgement."""
-    given = {}
-
-    def channels(self, loss, sd, *, end):
-        given["count"] = given.get("count", 0) + 1
-        return np.array([1]) if given["bad"](given["count"]) else np.array([], int)
-
-    monkeypatch.setattr(training.Collapse, "channels", channels)
-    return given
-
-
 def test_a_collapsed_member_is_trained_again_from_a_child_of_its_seed(verdicts):
-    verdicts["bad"] = lambda n: False
     well = train(2, workers=1)
     assert verdicts["count"] == 4  # each at half and at the end
     verdicts.update(count=0, bad=lambda n: n == 1)
@@ -328,7 +333,6 @@ def test_a_member_that_never_learns_is_kept_and_said(verdicts):
 
 
 def test_one_step_is_not_judged_before_it_is_made(verdicts):
-    verdicts["bad"] = lambda n: False
     made = train(1, settings=TrainSettings(steps=1, batch_size=2, patch_px=12))
     assert len(made.losses[0]) == 1
     assert verdicts["count"] == 1
