@@ -237,7 +237,7 @@ class TileSettings(_Settings):
     Attributes
     ----------
     tile_px : int, optional
-        Side of a tile in pixels, halo included; None chooses for speed and memory.
+        Side of a tile in pixels, halo included, at least three halos; None chooses for speed and memory.
     halo_px : int, optional
         Margin of a tile that is thrown away; None is the receptive field.
     """

@@ -320,7 +320,8 @@ def tile_quantiles(
     """
     settings = tiles or TileSettings()
     halo = blueprint.receptive_field if settings.halo_px is None else settings.halo_px
-    side = settings.tile_px or max(round(_TILE_PIXELS ** (1 / source.ndim)), 3 * halo)
+    # a tile keeps at least a third of its side: one pixel at a time would take for ever
+    side = max(settings.tile_px or round(_TILE_PIXELS ** (1 / source.ndim)), 3 * halo)
     plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
     work = len(members) * sum(box.size for box in regions)
     pool = executor
