@@ -6,6 +6,7 @@ listen to one event; a dock that is closed and opened again is rebuilt from here
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -16,13 +17,37 @@ if TYPE_CHECKING:
     from napari_btn.denoiser import Denoiser
     from napari_btn.io.images import Image
 
-__all__ = ["Session", "session_of"]
+__all__ = ["Session", "Threshold", "session_of"]
 
 _STALE_AFTER: dict[str, tuple[str, ...]] = {
     "denoiser": ("prediction",),
     "source": ("prediction",),
 }
 """What each slot clears when it is set, because it was made from it."""
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What the user asks of the signal, and how sure the answer must be.
+
+    Parameters
+    ----------
+    values : tuple of float
+        Threshold of each channel, in the units of the prediction.
+    channel : int
+        Channel that is looked at, from 0.
+    confidence : float
+        Between 0 and 1, for claims.
+    """
+
+    values: tuple[float, ...]
+    channel: int = 0
+    confidence: float = 0.75
+
+    @property
+    def value(self) -> float:
+        """Threshold of the channel that is looked at."""
+        return self.values[self.channel]
 
 
 class Session:
@@ -40,6 +65,7 @@ class Session:
         self._denoiser: Denoiser | None = None
         self._source: Image | None = None
         self._prediction: Prediction | None = None
+        self._threshold: Threshold | None = None
 
     @property
     def denoiser(self) -> Denoiser | None:
@@ -71,6 +97,15 @@ class Session:
                 "A prediction came without its denoiser and source; it needs both. Set those first."
             )
         self._set("prediction", prediction)
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """Thresholds of the channels, once a person or a dock has set them; they outlive a prediction."""
+        return self._threshold
+
+    @threshold.setter
+    def threshold(self, threshold: Threshold | None) -> None:
+        self._set("threshold", threshold)
 
     def _set(self, slot: str, value: Any) -> None:
         """Store a value, clear what was made from the old one, tell once."""

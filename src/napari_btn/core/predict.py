@@ -18,7 +18,7 @@ from napari_btn.core.pairs import Box, View
 from napari_btn.core.tiles import Tile, plan_tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Literal
 
     from numpy.typing import NDArray
@@ -84,6 +84,8 @@ class Prediction:
         Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
     held_out : HeldOut, optional
         What the calibration comes from, for `select`.
+    stored_width : array of float32, optional
+        The width where it is kept on disk, to be read part by part as well.
     """
 
     lower: Any
@@ -102,10 +104,13 @@ class Prediction:
     notes: tuple[Note, ...] = ()
     distribution: Exceedance | None = None
     held_out: HeldOut | None = None
+    stored_width: Any = None
 
     @property
-    def width(self) -> NDArray[np.float32]:
-        """Width of the interval, ``upper - lower``."""
+    def width(self) -> Any:
+        """Width of the interval, ``upper - lower``, float32."""
+        if self.stored_width is not None:
+            return self.stored_width
         return np.asarray(self.upper[...] - self.lower[...], np.float32)
 
     def channel_number(self, channel: str | int) -> int:
@@ -161,7 +166,7 @@ class Prediction:
             If the channel or the quantiles are missing.
         """
         number = self.channel_number(channel)
-        return self._known().probability(self._planes(number), threshold, channel=number, side=side)
+        return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
 
     def lower_bound(self, confidence: float, channel: str | int = 0) -> NDArray[np.float32]:
         """Value that the signal of each pixel exceeds with the stated confidence, conservatively.
@@ -184,7 +189,7 @@ class Prediction:
             If the channel or the quantiles are missing, or the confidence isn't one.
         """
         number = self.channel_number(channel)
-        return self._known().lower_bound(self._planes(number), confidence, channel=number)
+        return self._known().lower_bound(self.planes({"C": number}), confidence, channel=number)
 
     def select(self, threshold: float, channel: str | int = 0, *, level: float = 0.1) -> Selection:
         """Pixels claimed to exceed a threshold, with at most a share ``level`` of false claims on average.
@@ -214,7 +219,7 @@ class Prediction:
             raise ValueError(
                 "These maps come without held-out scores; a selection needs them. Predict the image again."
             )
-        return select(self.held_out, self._planes(number), threshold, level=level, channel=number)
+        return select(self.held_out, self.planes({"C": number}), threshold, level=level, channel=number)
 
     def _known(self) -> Exceedance:
         """The calibrated distribution, if there is one."""
@@ -225,10 +230,27 @@ class Prediction:
             )
         return self.distribution
 
-    def _planes(self, number: int) -> NDArray[np.float32]:
-        """Quantiles of one channel, (L, *axes without C)."""
-        index = tuple(number if a == "C" else slice(None) for a in self.axes)
-        return np.asarray(self.quantiles[(slice(None), *index)], np.float32)
+    def planes(self, at: Mapping[str, int]) -> NDArray[np.float32]:
+        """Quantiles where some of the axes are fixed: what a slider of thresholds works on.
+
+        Parameters
+        ----------
+        at : mapping of str to int
+            Index by axis letter, as ``{"C": 2, "Z": 10}``; letters that the maps lack don't matter.
+
+        Returns
+        -------
+        ndarray of float32, (L, *the other axes)
+            Before calibration.
+
+        Raises
+        ------
+        ValueError
+            If the quantiles are missing.
+        """
+        self._known()
+        index = tuple(at.get(a, slice(None)) for a in self.axes)
+        return np.ascontiguousarray(self.quantiles[(slice(None), *index)], np.float32)
 
 
 @dataclass(frozen=True, eq=False)

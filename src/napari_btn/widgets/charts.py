@@ -5,16 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["LossChart"]
+    from numpy.typing import NDArray
+
+__all__ = ["CoverageChart", "DensityChart", "LineChart", "LossChart"]
 
 _DRAWN_POINTS = 400
 _MEAN_OVER = 25
+_DRAW_EVERY_MS = 250
 
 
 class LossChart(QWidget):
@@ -46,8 +50,13 @@ class LossChart(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._plot)
         self._members: dict[int, tuple[list[int], list[float]]] = {}
-        self._curves: dict[int, pg.PlotDataItem] = {}
+        # One item for all members: a path each would cost as much as the training's own step.
+        self._faint = self._plot.plot(connect="finite")
         self._mean = self._plot.plot()
+        self._later = QTimer(self)
+        self._later.setSingleShot(True)
+        self._later.setInterval(_DRAW_EVERY_MS)
+        self._later.timeout.connect(self._draw)
         self._mean.setZValue(1)
         self.set_colours(colours)
 
@@ -67,17 +76,13 @@ class LossChart(QWidget):
             axis.setTextPen(colours["text"])
         faint = QColor(colours["text"])
         faint.setAlpha(70)
-        self._faint = self._pg.mkPen(faint, width=1)
-        for curve in self._curves.values():
-            curve.setPen(self._faint)
+        self._faint.setPen(self._pg.mkPen(faint, width=1))
         self._mean.setPen(self._pg.mkPen(colours["accent"], width=2.5))
 
     def clear(self) -> None:
         """Forget all losses."""
-        for curve in self._curves.values():
-            self._plot.removeItem(curve)
-        self._members, self._curves = {}, {}
-        self._mean.setData([], [])
+        self._members = {}
+        self._draw()
 
     def add(self, losses: Iterable[tuple[int, int, float]]) -> None:
         """Draw more losses.
@@ -87,18 +92,23 @@ class LossChart(QWidget):
         losses : iterable of (member, step, loss)
             In the order of the steps of each member.
         """
-        touched = set()
         for member, step, loss in losses:
             steps, values = self._members.setdefault(member, ([], []))
             steps.append(step)
             values.append(max(float(loss), 1e-12))
-            touched.add(member)
-        for member in touched:
-            if member not in self._curves:
-                self._curves[member] = self._plot.plot(pen=self._faint)
-            self._curves[member].setData(*_thinned(*self._members[member]))
-        if touched:
-            self._mean.setData(*self._mean_curve())
+        if not self._later.isActive():
+            self._later.start()
+
+    def _draw(self) -> None:
+        """Bring the curves up to date."""
+        x: list[float] = []
+        y: list[float] = []
+        for steps, values in self._members.values():
+            thin_x, thin_y = _thinned(steps, values)
+            x += [*thin_x, np.nan]
+            y += [*thin_y, np.nan]
+        self._faint.setData(x, y)
+        self._mean.setData(*self._mean_curve())
 
     @property
     def losses(self) -> tuple[tuple[int, int, float], ...]:
@@ -111,6 +121,8 @@ class LossChart(QWidget):
 
     def _mean_curve(self) -> tuple[Sequence[float], Sequence[float]]:
         """Mean over the members, smoothed over steps, where at least one member has been."""
+        if not self._members:
+            return [], []
         longest = max((steps[-1] for steps, _ in self._members.values()), default=0)
         grid = np.linspace(0, longest, min(_DRAWN_POINTS, longest + 1))
         known = np.full((len(self._members), grid.size), np.nan)
@@ -132,3 +144,249 @@ def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Sequence[fl
     whole = len(steps) // every * every
     means = [np.exp(np.log(values[:whole]).reshape(-1, every).mean(axis=1)), np.asarray(values[whole:])]
     return [*steps[every - 1 : whole : every], *steps[whole:]], list(np.concatenate(means))
+
+
+class _Chart(QWidget):
+    """A plot that is looked at, not handled, in the colours of the theme."""
+
+    name = ""
+    help_text = ""
+    height = 150
+
+    def __init__(self, colours: Mapping[str, QColor], parent: QWidget | None = None) -> None:
+        import pyqtgraph as pg
+
+        super().__init__(parent)
+        self._pg = pg
+        self.setAccessibleName(self.name)
+        self.setToolTip(self.help_text)
+        self._plot = pg.PlotWidget()
+        self._plot.setMenuEnabled(False)
+        self._plot.setMouseEnabled(x=False, y=False)
+        self._plot.hideButtons()
+        self.setFixedHeight(self.height)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self._plot)
+        self._items()
+        self.set_colours(colours)
+
+    def _items(self) -> None:
+        """Make what is drawn, without colours."""
+        raise NotImplementedError
+
+    def _pens(self, text: QColor, accent: QColor, faint: QColor) -> None:
+        """Give what is drawn its colours."""
+        raise NotImplementedError
+
+    def set_colours(self, colours: Mapping[str, QColor]) -> None:
+        """Draw in the colours of a theme.
+
+        Parameters
+        ----------
+        colours : mapping of str to QColor
+            ``text``, ``background`` and ``accent``.
+        """
+        self._plot.setBackground(colours["background"])
+        for side in ("bottom", "left"):
+            axis = self._plot.getAxis(side)
+            axis.enableAutoSIPrefix(False)
+            axis.setPen(colours["text"])
+            axis.setTextPen(colours["text"])
+        faint = QColor(colours["text"])
+        faint.setAlpha(120)
+        self._pens(colours["text"], colours["accent"], faint)
+
+    def _band(self, colour: QColor) -> QColor:
+        """A colour to fill with."""
+        filled = QColor(colour)
+        filled.setAlpha(80)
+        return filled
+
+
+class LineChart(_Chart):
+    """Values along a line: observed points, median, interval, truth and threshold."""
+
+    name = "Line cut"
+    help_text = (
+        "Along the line: observed values brought to the target's scale (points), median (line), interval "
+        "(band), truth where one is picked (dashes), threshold (dots)."
+    )
+    height = 190
+
+    def _items(self) -> None:
+        """Make the curves."""
+        self._lower, self._upper = self._plot.plot(), self._plot.plot()
+        self._fill = self._pg.FillBetweenItem(self._lower, self._upper)
+        self._plot.addItem(self._fill)
+        self._observed = self._plot.plot(pen=None, symbol="o", symbolSize=3)
+        self._median, self._truth = self._plot.plot(), self._plot.plot()
+        self._threshold = self._pg.InfiniteLine(angle=0, movable=False)
+        self._threshold.hide()
+        self._plot.addItem(self._threshold, ignoreBounds=True)
+        self.curves: dict[str, NDArray[np.float64]] = {}
+
+    def _pens(self, text: QColor, accent: QColor, faint: QColor) -> None:
+        """Colour the curves: no two are told apart by colour alone."""
+        pen = self._pg.mkPen
+        for edge in (self._lower, self._upper):
+            edge.setPen(pen(accent, width=1))
+        self._fill.setBrush(self._band(accent))
+        self._observed.setSymbolBrush(faint)
+        self._observed.setSymbolPen(None)
+        self._median.setPen(pen(accent, width=2.5))
+        self._truth.setPen(pen(text, width=1.5, style=Qt.PenStyle.DashLine))
+        self._threshold.setPen(pen(text, width=1, style=Qt.PenStyle.DotLine))
+
+    def show_curves(
+        self,
+        distance: NDArray[np.float64],
+        curves: Mapping[str, NDArray[np.float64]],
+        *,
+        unit: str,
+        threshold: float | None,
+    ) -> None:
+        """Draw curves instead of the last ones.
+
+        Parameters
+        ----------
+        distance : ndarray of float64, shape (n,)
+            Along the line.
+        curves : mapping of str to ndarray of float64, shape (n,)
+            Any of "observed", "lower", "median", "upper", "truth"; none to clear.
+        unit : str
+            Of the distance.
+        threshold : float, optional
+            Drawn across.
+        """
+        self.curves = dict(curves)
+        for name, item in (
+            ("lower", self._lower),
+            ("upper", self._upper),
+            ("observed", self._observed),
+            ("median", self._median),
+            ("truth", self._truth),
+        ):
+            item.setData(distance, curves[name]) if name in curves else item.setData([], [])
+        self._plot.setLabel("bottom", f"distance ({unit})")
+        self._threshold.setVisible(threshold is not None)
+        if threshold is not None:
+            self._threshold.setValue(threshold)
+
+
+class DensityChart(_Chart):
+    """Predicted density of one pixel, with its interval, its median and the threshold."""
+
+    name = "Distribution of the pixel"
+    help_text = (
+        "The pixel's distribution as its quantiles predict it (before calibration), its calibrated interval "
+        "(band), its median (line) and the threshold (dots)."
+    )
+    height = 130
+
+    def _items(self) -> None:
+        """Make the curve and the lines."""
+        self._curve = self._plot.plot(stepMode="center", fillLevel=0)
+        self._interval = self._pg.LinearRegionItem(movable=False)
+        self._interval.setZValue(-10)
+        self._median = self._pg.InfiniteLine(movable=False)
+        self._threshold = self._pg.InfiniteLine(movable=False)
+        for item in (self._interval, self._median, self._threshold):
+            item.hide()
+            self._plot.addItem(item, ignoreBounds=item is self._threshold)
+        self._plot.getAxis("left").setTicks([])
+        self._plot.setLabel("left", "density")
+
+    def _pens(self, text: QColor, accent: QColor, faint: QColor) -> None:
+        """Colour them."""
+        pen = self._pg.mkPen
+        self._curve.setPen(pen(text, width=1.5))
+        fill = QColor(faint)
+        fill.setAlpha(60)
+        self._curve.setBrush(fill)
+        self._interval.setBrush(self._band(accent))
+        for edge in self._interval.lines:
+            edge.setPen(pen(accent, width=1))
+        self._median.setPen(pen(accent, width=2.5))
+        self._threshold.setPen(pen(text, width=1, style=Qt.PenStyle.DotLine))
+
+    def show_pixel(
+        self,
+        edges: NDArray[np.float64],
+        height: NDArray[np.float64],
+        interval: tuple[float, float, float],
+        threshold: float | None,
+    ) -> None:
+        """Draw a pixel instead of the last one.
+
+        Parameters
+        ----------
+        edges, height : ndarray of float64, shape (K + 1,) and (K,)
+            Steps of the density.
+        interval : tuple of float
+            Lower, median, upper.
+        threshold : float, optional
+            Drawn across.
+        """
+        self._curve.setData(edges, height)
+        self._interval.setRegion((interval[0], interval[2]))
+        self._median.setValue(interval[1])
+        for item in (self._interval, self._median):
+            item.show()
+        self._threshold.setVisible(threshold is not None)
+        if threshold is not None:
+            self._threshold.setValue(threshold)
+
+
+class CoverageChart(_Chart):
+    """Coverage as measured against coverage asked for."""
+
+    name = "Reliability"
+    help_text = (
+        "Coverage of the calibrated intervals as measured on held-out blocks, against the coverage asked for; on "
+        "the dashes where they hold what they say. The bar is the 95 % interval at the coverage in use."
+    )
+    height = 170
+
+    def _items(self) -> None:
+        """Make the curve, the diagonal and the bar."""
+        self._ideal = self._plot.plot([0.4, 1], [0.4, 1])
+        self._bar = self._pg.ErrorBarItem(x=np.array([0.0]), y=np.array([0.0]), height=np.array([0.0]))
+        self._bar.hide()
+        self._plot.addItem(self._bar)
+        self._curve = self._plot.plot(symbol="o", symbolSize=7)
+        self._plot.setLabel("bottom", "coverage asked for")
+        self._plot.setLabel("left", "measured")
+
+    def _pens(self, text: QColor, accent: QColor, faint: QColor) -> None:
+        """Colour them."""
+        pen = self._pg.mkPen
+        self._ideal.setPen(pen(faint, width=1, style=Qt.PenStyle.DashLine))
+        self._bar.setOpts(pen=pen(text, width=1.5), beam=0.01)
+        self._curve.setPen(pen(accent, width=2))
+        self._curve.setSymbolBrush(accent)
+        self._curve.setSymbolPen(None)
+
+    def show_coverage(
+        self,
+        wanted: NDArray[np.float64],
+        measured: NDArray[np.float64],
+        at: tuple[float, float, float] | None,
+    ) -> None:
+        """Draw the coverage of a channel.
+
+        Parameters
+        ----------
+        wanted, measured : ndarray of float64, shape (A,)
+            Coverages.
+        at : tuple of float, optional
+            Coverage in use, and the ends of the 95 % interval of what was measured there.
+        """
+        order = np.argsort(wanted)
+        known = order[np.isfinite(measured[order])]
+        self._curve.setData(wanted[known], measured[known])
+        shown = at is not None and all(np.isfinite(at))
+        self._bar.setVisible(shown)
+        if at is not None and shown:
+            x, low, high = at
+            self._bar.setData(x=np.array([x]), y=np.array([(low + high) / 2]), height=np.array([high - low]))
