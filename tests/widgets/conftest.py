@@ -49,6 +49,7 @@ class FakeDenoiser:
 
     pause_s = 0.01
     updates = 20
+    preview_every = 5
     fail: Exception | None = None
     notes_of_check: tuple[Note, ...] = ()
     shift: tuple[float, ...] | None = (0.0, 0.0)
@@ -105,7 +106,7 @@ class FakeDenoiser:
                 step,
                 self.updates,
                 f"Member 1 of {self.members}",
-                preview=clean_array if step % 5 == 4 else None,
+                preview=clean_array if step % self.preview_every == self.preview_every - 1 else None,
                 losses=losses,
                 checkpoint=("member 0",) if step > self.updates // 2 else None,
             )

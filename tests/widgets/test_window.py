@@ -59,10 +59,16 @@ def small_edx() -> list[Any]:
     return pair_layers(samples.edx(seed=0, size=(96, 160)))
 
 
-def test_a_walk_with_real_networks(make_napari_viewer: Callable[..., Any], qtbot: QtBot) -> None:
+def test_a_walk_with_real_networks_from_a_dask_and_a_multiscale_layer(
+    make_napari_viewer: Callable[..., Any], qtbot: QtBot
+) -> None:
+    da = pytest.importorskip("dask.array")
     viewer = make_napari_viewer(show=True)
     used = time.process_time()
-    dock = open_dock(viewer)
+    (noisy, how, _), (clean, also, _) = small_edx()
+    viewer.add_image(da.from_array(noisy, chunks=(1, 64, 64)), **how)
+    viewer.add_image([clean, clean[:, ::2, ::2]], multiscale=True, **also)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
     assert time.process_time() - used < 2  # with two layers added; the dock alone takes a fifth of a second
     assert dock.train.isEnabled(), dock.train.toolTip()
     dock.form.preset.setCurrentText("quick")
@@ -110,6 +116,7 @@ def test_the_window_never_stops_while_training(
     viewer = make_napari_viewer(show=True)
     dock = open_dock(viewer)
     denoiser_class.updates = 300
+    denoiser_class.preview_every = 60
     qtbot.wait(300)
     longest = []
     # On cores that are busy with other work, even a paint may take long: the best of three counts.

@@ -41,7 +41,6 @@ _IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
 _NOISY_NAMES = ("noisy", "raw", "fast", "short", "low")
 _CLEAN_NAMES = ("clean", "target", "slow", "long", "truth", "high")
 _CHECK_AFTER_MS = 200
-_CHECKED_AT_ONCE = 64 * 2**20
 _PREVIEW_EVERY = 2.0
 _CLOSE_WAIT = 2.0
 
@@ -150,7 +149,7 @@ class DenoiseWidget(DenoiseView):
                 None if layer is None else ref(layer),
             )
             known = self._found is not None and self._found[0] == inputs.key()
-            inputs.check(engine(), values=not known and inputs.nbytes <= _CHECKED_AT_ONCE)
+            inputs.check(engine(), values=not known and inputs.quick_to_read)
             self._inputs = inputs
         except ValueError as error:
             self.note.say(("red", str(error)))
@@ -196,7 +195,7 @@ class DenoiseWidget(DenoiseView):
         self.note.say(*notes)
         layer = self.clean.layer
         moved = shift is not None and max(abs(v) for v in shift) > 0.5
-        self.align.setVisible(moved and layer is not None and inputs.clean.nbytes <= _CHECKED_AT_ONCE)
+        self.align.setVisible(moved and layer is not None and inputs.quick_to_read)
         return reason
 
     def _start_check(self) -> None:

@@ -200,6 +200,11 @@ class LayerImage:
         """Bytes of the data when they stand in memory."""
         return int(np.prod(self.shape, dtype=np.int64)) * int(np.dtype(self.data.dtype).itemsize)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether the values can be read at once, without a file or a calculation behind them."""
+        return all(type(part) is np.ndarray for part in getattr(self.data, "arrays", (self.data,)))
+
     def with_axes(self, axes: str) -> LayerImage:
         """The same image with axes that the user gave.
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["PairInputs", "differences", "in_order_of"]
 
 _SAME_PIXELS = 0.02
+_READ_AT_ONCE = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,10 @@ class PairInputs:
     clean_layer: ReferenceType[ImageLayer] | None = None
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of both images in memory."""
-        return self.noisy.nbytes + self.clean.nbytes
+    def quick_to_read(self) -> bool:
+        """Whether both images stand in memory and are small."""
+        small = self.noisy.nbytes + self.clean.nbytes <= _READ_AT_ONCE
+        return small and self.noisy.in_memory and self.clean.in_memory
 
     def pair(self) -> dict[str, Any]:
         """Arguments for the denoiser's ``fit_steps`` and ``check``."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["is_ours", "show_prediction", "show_prediction_steps", "show_preview"]
 
 _SAMPLED = 1_000_000
+_CHANNELS_CUT = 64
 _SIGNAL = ("lower", "median", "upper")
 _MAPS = ("lower", "upper", "width", "median")
 _SHOWN_AT_FIRST = ("median", "preview")
@@ -338,12 +339,22 @@ def _channel_limits(
     data = layer.data[0] if layer.multiscale else layer.data
     if channel_axis is None:
         return [limits_of(_thinned(data), high)]
+    channels = range(data.shape[channel_axis])
+    if type(data) is not np.ndarray:
+        # A zarr array would read a whole channel here: its middle is cut out first.
+        middle = _thinned(data) if len(channels) <= _CHANNELS_CUT else None
+        if middle is not None and middle.shape[channel_axis] == len(channels):
+            data = middle
     before = (slice(None),) * channel_axis
-    return [limits_of(_thinned(data[(*before, c)]), high) for c in range(data.shape[channel_axis])]
+    return [limits_of(_thinned(data[(*before, c)]), high) for c in channels]
 
 
 def _thinned(data: Any) -> NDArray[Any]:
-    """At most about a million values, evenly taken, without reading the rest where that is possible."""
+    """At most about a million values: evenly taken from memory, the middle of what is read from disk."""
     size = int(np.prod(data.shape, dtype=np.int64))
-    step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, len(data.shape))))))
-    return np.asarray(data[tuple(slice(None, None, step) for _ in data.shape)])
+    if type(data) is np.ndarray:
+        step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, data.ndim)))))
+        return np.asarray(data[(slice(None, None, step),) * data.ndim])
+    side = max(1, int(_SAMPLED ** (1 / max(1, len(data.shape)))))
+    starts = [max(n - side, 0) // 2 for n in data.shape]
+    return np.asarray(data[tuple(slice(s, s + side) for s in starts)])
