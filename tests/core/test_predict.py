@@ -1,89 +1,298 @@
-"""A prediction gives calibrated probabilities, bounds and selections in its own axes."""
+"""Prediction: tiles, batches, pools and orders of axes give the same pixels, and large images stay where they are."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+import dask.array as da
 import numpy as np
 import pytest
-from scipy.stats import norm
+import torch
+import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from napari_btn.core.cases import HeldOut
-from napari_btn.core.exceedance import exceedance_from
-from napari_btn.core.predict import Prediction
+from napari_btn.core import predict
+from napari_btn.core.config import TileSettings
+from napari_btn.core.conformal import Calibration
+from napari_btn.core.families import build
+from napari_btn.core.pairs import Box, View
+from napari_btn.core.predict import Inline, Prediction, predict_steps, tile_quantiles
 
-LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-Z = norm.ppf(LEVELS).astype(np.float32)
+
+def image(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def prediction(shape=(2, 40, 60), axes="CYX"):
-    """Standard normal errors around a known centre, and a held-out set of the same kind."""
-    rng = np.random.default_rng(0)
-    centre = rng.normal(size=shape).astype(np.float32)
-    quantiles = centre + Z.reshape(-1, *([1] * len(shape)))
-    n = 40_000
-    held = np.broadcast_to(Z[:, None, None], (7, 2, n)).copy()
-    held_out = HeldOut(held, rng.normal(size=(2, n)).astype(np.float32), np.arange(n) // 400, LEVELS)
-    return Prediction(
-        quantiles[0],
-        centre,
-        quantiles[-1],
-        np.zeros_like(centre),
-        quantiles,
-        LEVELS,
-        axes,
-        ("Si", "Fe"),
-        None,
-        "px",
-        0.1,
-        "clean",
-        distribution=exceedance_from(held_out),
-        held_out=held_out,
+def calibration_of(blueprint, lower=0.25, upper=0.5):
+    offset, last = np.ones(blueprint.n_out), len(blueprint.levels) - 1
+    return Calibration(
+        0.1, "pixel", "symmetric", blueprint.levels, 0, last, lower * offset, upper * offset, 1, 1
     )
 
 
-def test_exceedance_is_that_of_the_distribution():
-    made = prediction()
-    p = made.exceedance(0.3, channel="Fe")
-    assert p.shape == (40, 60)
-    assert p.dtype == np.float32
-    np.testing.assert_allclose(p, 1 - norm.cdf(0.3 - made.median[1]), atol=0.05)
-    np.testing.assert_array_equal(p, made.exceedance(0.3, 1))
-    assert (made.exceedance(0.3, 1, side="conservative") <= p).all()
+@torch.inference_mode()
+def whole(blueprint, members, x):
+    """Quantiles of every member, (M, L, C, *space), of a whole image at once, without any tile."""
+    made = []
+    for m in members:
+        module = build(blueprint, [(m.number, m.attempt)])
+        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in m.weights.items()})
+        made.append(module(torch.from_numpy(x[None].copy()))[0, 0].transpose(0, 1).numpy())
+    return np.stack(made)
 
 
-@pytest.mark.parametrize(
-    ("shape", "axes", "left"), [((3, 2, 9, 8), "SCYX", (3, 9, 8)), ((9, 8, 2), "YXC", (9, 8))]
-)
-def test_the_channel_axis_goes_and_the_others_stay(shape, axes, left):
-    assert prediction(shape, axes).exceedance(0.0, "Si").shape == left
-    assert prediction(shape, axes).lower_bound(0.75, "Si").shape == left
+def stitched(blueprint, members, source, *, regions=None, **options):
+    """(quantiles, spread) of scene 0 from tiles, NaN where none came."""
+    regions = regions or [Box(0, tuple(slice(0, n) for n in source.space))]
+    quantiles = np.full((len(blueprint.levels), blueprint.n_out, *source.space), np.nan, np.float32)
+    spread = np.full(quantiles.shape[1:], np.nan, np.float32)
+    for _, tile in tile_quantiles(source, regions, members, blueprint, **options):
+        if tile is not None:
+            assert np.isnan(quantiles[(slice(None), slice(None), *tile.write)]).all()  # no pixel comes twice
+            quantiles[(slice(None), slice(None), *tile.write)] = tile.quantiles
+            spread[(slice(None), *tile.write)] = tile.spread
+    return quantiles, spread
 
 
-def test_one_channel_without_an_axis():
-    made = replace(prediction((9, 8), "YX"), channel_names=("0",))
-    assert made.exceedance(0.0).shape == (9, 8)
+CASES = [
+    ("CYX", (1, 41, 29), 13),
+    ("CYX", (3, 53, 67), 31),
+    ("CZYX", (2, 19, 23, 17), 15),
+    ("YX", (7, 101), 24),
+]
 
 
-def test_a_bound_above_the_threshold_is_a_claim_at_that_confidence():
-    made = prediction()
-    above = made.lower_bound(0.75, "Si") > 0.3
-    assert (made.exceedance(0.3, "Si", side="conservative")[above] >= 0.75 - 1e-3).all()
+@pytest.mark.parametrize(("axes", "shape", "tile"), CASES)
+@pytest.mark.parametrize("extra", [0, 3])
+def test_tiles_give_the_whole_image(random_members, axes, shape, tile, extra):
+    channels = shape[0] if "C" in axes else 1
+    blueprint, members = random_members(
+        2, channels=channels, ndim=len(shape) - ("C" in axes), dilations=(1, 2, 1, 1)
+    )
+    source = View(image(0, *shape), axes)
+    options = TileSettings(tile_px=tile, halo_px=blueprint.receptive_field + extra)
+    made, _ = stitched(blueprint, members, source, tiles=options)
+    expected = whole(blueprint, members, source.read(0)).mean(0)
+    np.testing.assert_allclose(made, expected, atol=1e-5 * np.ptp(expected))
 
 
-def test_a_selection_says_what_is_true_of_it():
-    chosen = prediction().select(0.3, "Si", level=0.2)
-    assert chosen.mask.shape == (40, 60)
-    assert "at most 0.2" in chosen.caption
+@settings(max_examples=10)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(8, 40))
+def test_tiles_give_the_whole_image_for_any_shape(random_members, height, width, tile):
+    blueprint, members = random_members(1, channels=2, depth=3, dilations=(1, 2, 1))
+    source = View(image(1, 2, height, width), "CYX")
+    made, _ = stitched(blueprint, members, source, tiles=TileSettings(tile_px=tile))
+    expected = whole(blueprint, members, source.read(0)).mean(0)
+    np.testing.assert_allclose(made, expected, atol=1e-5 * max(np.ptp(expected), 1))
 
 
-def test_what_is_missing_is_said():
-    made = prediction()
-    with pytest.raises(ValueError, match="Si, Fe"):
-        made.exceedance(0.3, "Al")
-    with pytest.raises(ValueError, match="Si, Fe"):
-        made.exceedance(0.3, 2)
-    with pytest.raises(ValueError, match="at least two levels"):
-        replace(made, distribution=None).exceedance(0.3)
-    with pytest.raises(ValueError, match="held-out"):
-        replace(made, held_out=None).select(0.3)
+def test_too_small_a_halo_shows_that_the_test_can_fail(random_members):
+    blueprint, members = random_members(1, dilations=(1, 2, 1, 1))
+    source = View(image(0, 41, 29), "YX")
+    made, _ = stitched(blueprint, members, source, tiles=TileSettings(tile_px=13, halo_px=0))
+    expected = whole(blueprint, members, source.read(0)).mean(0)
+    assert np.abs(made - expected).max() > 1e-3 * np.ptp(expected)
+
+
+def test_small_tiles_grow_to_a_sensible_size(random_members):
+    blueprint, members = random_members(1, dilations=(8, 8, 8, 8))
+    source = View(image(0, 200, 200), "YX")
+    region = [Box(0, (slice(0, 200), slice(0, 200)))]
+    parts = [
+        t for _, t in tile_quantiles(source, region, members, blueprint, tiles=TileSettings(tile_px=8)) if t
+    ]
+    assert len(parts) <= 49  # a tile keeps at least a third of its side
+
+
+def test_a_region_reads_its_halo_from_the_image(random_members):
+    blueprint, members = random_members(2, channels=2, dilations=(1, 2, 1, 1))
+    source = View(image(0, 2, 60, 50), "CYX")
+    region = [Box(0, (slice(13, 40), slice(20, 33)))]
+    made, _ = stitched(blueprint, members, source, regions=region, tiles=TileSettings(tile_px=17))
+    expected = whole(blueprint, members, source.read(0)).mean(0)
+    inside = (slice(None), slice(None), slice(13, 40), slice(20, 33))
+    np.testing.assert_allclose(made[inside], expected[inside], atol=1e-5 * np.ptp(expected))
+    made[inside] = np.nan
+    assert np.isnan(made).all()
+
+
+def test_the_mean_and_the_spread_are_those_of_the_members(random_members):
+    blueprint, members = random_members(5, channels=2)
+    source = View(image(0, 2, 30, 21), "CYX")
+    made, spread = stitched(blueprint, members, source)
+    each = whole(blueprint, members, source.read(0)).astype(np.float64)
+    np.testing.assert_allclose(made, each.mean(0), atol=1e-5 * np.ptp(each))
+    np.testing.assert_allclose(spread, each[:, 1].std(0, ddof=1), atol=1e-4 * np.ptp(each))
+    assert (stitched(blueprint, members[:1], source)[1] == 0).all()
+
+
+def test_pools_change_no_bit(random_members):
+    blueprint, members = random_members(3, channels=2)
+    source = View(image(0, 2, 61, 47), "CYX")
+    options = {"tiles": TileSettings(tile_px=32)}
+    reference = stitched(blueprint, members, source, executor=Inline(), **options)
+    with ThreadPoolExecutor(3) as threads:
+        for pool in (threads, predict.process_pool()):
+            for a, b in zip(
+                reference, stitched(blueprint, members, source, executor=pool, **options), strict=True
+            ):
+                np.testing.assert_array_equal(a, b)
+
+
+def test_large_work_goes_to_processes_of_itself(random_members, monkeypatch):
+    asked = []
+    monkeypatch.setattr(predict, "process_pool", lambda: asked.append(1) or Inline())
+    blueprint, members = random_members(2)
+    source = View(image(0, 30, 30), "YX")
+    stitched(blueprint, members, source)
+    assert not asked
+    monkeypatch.setattr(predict, "_INLINE_WORK", 1000)
+    stitched(blueprint, members, source)
+    assert asked
+
+
+class Counted:
+    """An array that remembers the largest piece it was asked for, and can't be read whole."""
+
+    def __init__(self, array):
+        self.array, self.shape, self.dtype, self.largest = array, array.shape, array.dtype, 0
+
+    def __getitem__(self, index):
+        piece = self.array[index]
+        self.largest = max(self.largest, int(np.prod(piece.shape)))
+        return piece
+
+    def __array__(self, *_args, **_kwargs):
+        raise AssertionError("the whole array was read")
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "zarr"])
+def test_images_on_disk_are_read_and_written_tile_by_tile(random_members, kind):
+    blueprint, members = random_members(2, channels=2, dilations=(1, 2, 1, 1))
+    values = image(0, 2, 90, 70)
+    array = {"numpy": values, "dask": da.from_array(values, chunks=(1, 32, 32))}.get(kind)
+    if array is None:
+        array = zarr.create_array(store={}, shape=values.shape, chunks=(1, 32, 32), dtype="f4")
+        array[:] = values
+    source = Counted(array)
+    out = zarr.create_array(store={}, shape=values.shape, chunks=(2, 32, 32), dtype="f4")
+    maps = {"median": out, "upper": np.empty(values.shape, np.float32)}
+    for _ in predict_steps(View(source, "CYX"), members, blueprint, calibration_of(blueprint), maps,
+                           tiles=TileSettings(tile_px=40)):  # fmt: skip
+        pass
+    assert source.largest <= 2 * 40 * 40
+    expected = whole(blueprint, members, values).mean(0)
+    np.testing.assert_allclose(out[:], expected[1], atol=1e-5 * np.ptp(expected))
+    np.testing.assert_allclose(maps["upper"], expected[-1] + 0.5, atol=1e-5 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("axes", ["SCYX", "xysc", "YXTCS", "CYX", "YCX", "tyxc"])
+def test_maps_have_the_axes_of_the_image(random_members, axes):
+    blueprint, members = random_members(2, channels=2)
+    size = {"S": 2, "T": 3, "C": 2, "Y": 19, "X": 14}
+    values = image(0, *(size[a] for a in axes.upper()))
+    view = View(values, axes)
+    names = ("lower", "median", "upper", "width", "spread")
+    maps = {k: np.full(values.shape, np.nan, np.float32) for k in names}
+    maps["quantiles"] = np.full((3, *values.shape), np.nan, np.float32)
+    for _ in predict_steps(view, members, blueprint, calibration_of(blueprint), maps):
+        pass
+    for name in names:
+        made = View(maps[name], axes)
+        for scene in range(view.n_scenes):
+            expected = whole(blueprint, members, view.read(scene))
+            mean = expected.mean(0)
+            wanted = {
+                "lower": mean[0] - 0.25,
+                "median": mean[1],
+                "upper": mean[2] + 0.5,
+                "width": mean[2] - mean[0] + 0.75,
+                "spread": expected[:, 1].std(0, ddof=1),
+            }[name]
+            np.testing.assert_allclose(made.read(scene), wanted, atol=2e-5 * np.ptp(expected))
+    assert np.isfinite(maps["quantiles"]).all()
+    assert (np.diff(maps["quantiles"], axis=0) >= 0).all()
+    np.testing.assert_array_equal(maps["quantiles"][1], maps["median"])
+    assert (maps["lower"] <= maps["median"]).all()
+    assert (maps["median"] <= maps["upper"]).all()
+
+
+def test_values_that_are_not_finite_are_read_as_zero(random_members):
+    blueprint, members = random_members(1)
+    values = image(0, 25, 25)
+    values[3, 4], values[10, 11] = 0, 0
+    filled, _ = stitched(blueprint, members, View(values.copy(), "YX"))
+    values[3, 4], values[10, 11] = np.nan, np.inf
+    made, _ = stitched(blueprint, members, View(values, "YX"))
+    np.testing.assert_array_equal(made, filled)
+
+
+def test_progress_counts_members_and_tiles(random_members):
+    blueprint, members = random_members(3)
+    source = View(image(0, 60, 60), "YX")
+    region = [Box(0, (slice(0, 60), slice(0, 60)))]
+    seen = [p for p, _ in tile_quantiles(source, region, members, blueprint, tiles=TileSettings(tile_px=36))]
+    done = [p.done for p in seen]
+    assert done == sorted(done)
+    assert seen[-1].done == seen[-1].total
+    assert seen[-1].total % 3 == 0
+    assert len(seen) >= seen[-1].total
+    count = seen[-1].total // 3
+    assert seen[-1].note == f"Predicting tile {count} of {count}"
+
+
+def test_a_stop_waits_for_one_member_at_most(random_members):
+    blueprint, members = random_members(50)
+    calls = []
+
+    class Slow(Inline):
+        def submit(self, fn, /, *args, **kwargs):
+            calls.append(1)
+            return super().submit(fn, *args, **kwargs)
+
+    source = View(image(0, 30, 30), "YX")
+    steps = tile_quantiles(
+        source, [Box(0, (slice(0, 30), slice(0, 30)))], members, blueprint, executor=Slow()
+    )
+    next(steps)
+    began = time.monotonic()
+    steps.close()
+    assert time.monotonic() - began < 0.5
+    assert len(calls) <= 1
+
+
+def test_a_stop_cancels_what_waits_in_a_pool(random_members, monkeypatch):
+    ran = []
+    monkeypatch.setattr(predict, "_member_quantiles", lambda *_: ran.append(1))
+    blueprint, members = random_members(30)
+    source = View(image(0, 30, 30), "YX")
+    with ThreadPoolExecutor(1) as pool:
+        block = pool.submit(time.sleep, 0.3)
+        steps = tile_quantiles(
+            source, [Box(0, (slice(0, 30), slice(0, 30)))], members, blueprint, executor=pool
+        )
+        next(steps)
+        began = time.monotonic()
+        steps.close()
+        assert time.monotonic() - began < 0.2
+        block.result()
+    assert not ran
+
+
+def test_an_error_in_a_task_arrives(random_members):
+    blueprint, members = random_members(1)
+    broken = predict.Member(0, 0, {k: v for k, v in members[0].weights.items() if k != "out_bias"})
+    with pytest.raises(RuntimeError, match="out_bias"):
+        stitched(blueprint, [broken], View(image(0, 20, 20), "YX"))
+
+
+def test_a_prediction_knows_its_width_and_channels():
+    maps = [np.full((2, 4, 5), v, np.float32) for v in (1, 2, 4)]
+    made = Prediction(*maps, None, None, (0.5,), "CYX", ("Si", "Fe"), None, "px", 0.1, "clean")
+    assert (made.width == 3).all()
+    assert made.channel_number("Fe") == made.channel_number(1) == 1
+    for wrong in ("Al", 2, -1):
+        with pytest.raises(ValueError, match="Si, Fe"):
+            made.channel_number(wrong)
