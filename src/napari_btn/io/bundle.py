@@ -5,6 +5,7 @@ The JSON of everything that is not an array stands in the file's own metadata; n
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,9 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
     """
     from safetensors.numpy import save
 
-    metadata = {_KEY: json.dumps({"version": BUNDLE_VERSION, **bundle.values}, sort_keys=True)}
-    arrays = {k: np.ascontiguousarray(v) for k, v in sorted(bundle.arrays.items())}
+    arrays = {k: np.asarray(v, order="C") for k, v in sorted(bundle.arrays.items())}
+    values = {"version": BUNDLE_VERSION, **bundle.values, "sha256": _digest(arrays)}
+    metadata = {_KEY: json.dumps(values, sort_keys=True)}
     with written_whole(Path(path), overwrite=True) as temporary:
         # safetensors' own save_file makes files that only their owner may read
         temporary.write_bytes(save(arrays, metadata=metadata))
@@ -81,7 +83,7 @@ def read_bundle(path: str | Path) -> Bundle:
             f"{path.name} is not a whole napari-btn bundle (damaged, cut short, or another kind of file): {error}. "
             "Copy it again, or train anew."
         ) from error
-    if not isinstance(values, dict) or "version" not in values:
+    if not isinstance(values, dict) or not isinstance(values.get("version"), int):
         raise ValueError(
             f"{path.name} is a safetensors file of another program; choose a bundle saved by napari-btn."
         )
@@ -90,4 +92,15 @@ def read_bundle(path: str | Path) -> Bundle:
             f"{path.name} has bundle version {values['version']}; this napari-btn reads up to {BUNDLE_VERSION}. "
             "Update napari-btn."
         )
+    if values.get("sha256", _digest(arrays)) != _digest(arrays):
+        raise ValueError(f"{path.name} is damaged: its arrays are not those that were saved. Copy it again.")
     return Bundle(values, arrays)
+
+
+def _digest(arrays: dict[str, NDArray[Any]]) -> str:
+    """SHA-256 of all arrays: the format itself notices a missing byte, but no wrong one."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
