@@ -1,0 +1,183 @@
+"""Bundles: what goes in comes out, whole or not at all, and nothing foreign comes in."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from safetensors.numpy import save_file
+
+from napari_btn.io.bundle import BUNDLE_VERSION, Bundle, read_bundle, write_bundle
+
+VALUES = {"settings": {"alpha": 0.1, "levels": [0.05, 0.5, 0.95]}, "unit": "µm", "none": None, "inf": "inf"}
+ARRAYS = {
+    "weights": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+    "block": np.array([0, 0, 1]),
+    "turned": np.arange(6.0).reshape(2, 3).T,
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A bundle on disk."""
+    path = tmp_path / "soil.btn"
+    write_bundle(Bundle(VALUES, ARRAYS), path)
+    return path
+
+
+def test_what_goes_in_comes_out(path):
+    made = read_bundle(path)
+    assert {k: made.values[k] for k in VALUES} == VALUES
+    assert made.arrays.keys() == ARRAYS.keys()
+    for name, value in ARRAYS.items():
+        np.testing.assert_array_equal(made.arrays[name], value)
+        assert made.arrays[name].dtype == value.dtype
+    assert list(path.parent.iterdir()) == [path]
+
+
+@given(
+    st.dictionaries(
+        st.text("abcé.019", min_size=1, max_size=8),
+        st_numpy.arrays(
+            st.sampled_from([np.float32, np.float64, np.int64, np.uint8, np.bool_]),
+            st_numpy.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+        ),
+        max_size=4,
+    )
+)
+def test_any_arrays_survive(arrays):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.btn"
+        write_bundle(Bundle({}, arrays), path)
+        made = read_bundle(path).arrays
+    assert made.keys() == arrays.keys()
+    for name, value in arrays.items():
+        assert made[name].dtype == value.dtype
+        np.testing.assert_array_equal(made[name], value)
+
+
+def test_the_same_content_is_the_same_file(path):
+    turned = Bundle(dict(reversed(VALUES.items())), dict(reversed(ARRAYS.items())))
+    write_bundle(turned, path.with_name("again.btn"))
+    assert path.read_bytes() == path.with_name("again.btn").read_bytes()
+
+
+def test_what_is_not_an_array_is_json(path):
+    data = path.read_bytes()
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert json.loads(header["__metadata__"]["napari-btn"])["version"] == BUNDLE_VERSION
+
+
+def refused(path, words):
+    with pytest.raises(ValueError, match=words) as caught:
+        read_bundle(path)
+    assert path.name in str(caught.value)
+    assert str(caught.value).endswith(".")
+
+
+def test_a_file_cut_short_is_refused(path):
+    data = path.read_bytes()
+    for keep in (0, 3, 8, 60, len(data) // 2, len(data) - 1):
+        path.write_bytes(data[:keep])
+        refused(path, "not a whole napari-btn bundle")
+
+
+def test_a_single_wrong_byte_is_found(path):
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    for at in (start, start + 50, len(data) - 1):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 4]) + data[at + 1 :])
+        refused(path, "damaged")
+
+
+def test_other_files_are_refused(path):
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    refused(path, "not a whole napari-btn bundle")
+    path.write_text("PK not a zip either" * 10)
+    refused(path, "not a whole napari-btn bundle")
+    save_file({"a": np.zeros(3)}, path)
+    refused(path, "another program")
+    save_file({"a": np.zeros(3)}, path, metadata={"format": "pt"})
+    refused(path, "another program")
+    for text in ("[]", "{}", '"version"', '{"version": "x"}'):
+        save_file({"a": np.zeros(3)}, path, metadata={"napari-btn": text})
+        refused(path, "another program")
+    save_file({"a": np.zeros(3)}, path, metadata={"napari-btn": "{not json"})
+    refused(path, "not a whole napari-btn bundle")
+
+
+def test_a_newer_bundle_says_what_to_do(path):
+    write_bundle(Bundle({"version": 99}, {}), path)
+    refused(path, "version 99; this napari-btn reads up to 1. Update napari-btn")
+
+
+def test_a_missing_bundle_and_a_folder_are_refused(tmp_path):
+    for path in (tmp_path / "nothing.btn", tmp_path):
+        with pytest.raises(FileNotFoundError, match="There is no bundle"):
+            read_bundle(path)
+
+
+# ---------------------------------------------------------------- writing
+
+
+def failing(monkeypatch, number):
+    def write(self, data):
+        with self.open("wb") as file:
+            file.write(data[:10])
+        raise OSError(number, "it failed")
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(errno.ENOSPC, "disk is full"), (errno.EROFS, "read-only"), (errno.EIO, "it failed")],
+)
+def test_a_full_disk_keeps_the_old_bundle(path, monkeypatch, number, words):
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        failing(patch, number)
+        with pytest.raises(OSError, match=words) as caught:
+            write_bundle(Bundle({}, ARRAYS), path)
+    assert "Nothing was written." in str(caught.value)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_real_full_disk(path):
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("there is no /dev/full here")
+    with pytest.raises(OSError, match="No space") as caught:
+        full.write_bytes(path.read_bytes())
+    assert caught.value.errno == errno.ENOSPC  # what the simulated ones raise is what a disk raises
+
+
+def test_a_read_only_folder_says_so(tmp_path, monkeypatch):
+    # by hand, as nothing is read-only for root
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(OSError, match="read-only for you; choose another folder"):
+        write_bundle(Bundle({}, ARRAYS), tmp_path / "a.btn")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_says_so(tmp_path):
+    with pytest.raises(ValueError, match="There is no folder"):
+        write_bundle(Bundle({}, {}), tmp_path / "nowhere" / "a.btn")
+
+
+def test_anyone_may_read_it(path):
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
