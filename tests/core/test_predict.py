@@ -278,7 +278,7 @@ def test_a_stop_cancels_what_waits_in_a_pool(random_members, monkeypatch):
         steps.close()
         assert time.monotonic() - began < 0.2
         block.result()
-    assert not ran
+    assert len(ran) <= 1  # the one that was waited for
 
 
 def test_an_error_in_a_task_arrives(random_members):
