@@ -107,6 +107,25 @@ def test_predict_then_evaluate_print_what_python_computes(folder, bundle, tmp_pa
     assert f"{report['coverage'][2]:.3f}" in text.splitlines()[3]
 
 
+def test_maps_in_a_zarr_are_written_tile_by_tile_and_kept(folder, bundle, tmp_path):
+    pytest.importorskip("zarr")
+    import napari_btn as btn
+    from napari_btn.io.images import read_image
+
+    out = tmp_path / "out.ome.zarr"
+    args = ("predict", bundle, f"{folder / 'both.npz'}:noisy", "--axes", "CYX", "-o", out)
+    result = call(*args)
+    assert result.exit_code == 0, result.output
+    expected = btn.load(bundle).predict(np.load(folder / "both.npz")["noisy"], "CYX")
+    for name in ("lower", "median", "upper", "width", "spread"):
+        image = read_image(f"{out}:{name}")
+        assert (image.axes, image.channel_names) == ("CYX", ("Si", "Al", "Fe"))
+        np.testing.assert_array_equal(image.data[...], getattr(expected, name))
+    assert "--force" in refused(call(*args))
+    assert call(*args, "--force").exit_code == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["out.ome.zarr"]
+
+
 def test_info_says_what_the_bundle_is(bundle):
     text = call("info", bundle)
     assert text.exit_code == 0

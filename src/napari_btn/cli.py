@@ -339,12 +339,18 @@ def predict(bundle: Path, image: str, output: Path, axes: str | None, force: boo
         )
     _ready(output, force)
     denoiser = load(bundle)
-    prediction = _predict(denoiser, *_open(image, axes, "the image"))
-    write_prediction(prediction, output, overwrite=force)
+    tiled = output.suffix.lower() == ".zarr"
+    prediction = _predict(
+        denoiser, *_open(image, axes, "the image"), out=output if tiled else None, overwrite=force
+    )
+    if not tiled:
+        write_prediction(prediction, output, overwrite=force)
     click.echo(f"{output}: {1 - prediction.alpha:g} intervals of the {prediction.covers} image")
 
 
-def _predict(denoiser: Denoiser, image: Image, axes: str) -> Prediction:
+def _predict(
+    denoiser: Denoiser, image: Image, axes: str, *, out: Path | None = None, overwrite: bool = False
+) -> Prediction:
     """Prediction of an image, after saying where it differs from what the bundle was trained on."""
     names, size = image.channel_names, image.pixel_size
     if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
@@ -353,7 +359,8 @@ def _predict(denoiser: Denoiser, image: Image, axes: str) -> Prediction:
     known = denoiser.pixel_size
     if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
         say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
-    return drain(denoiser.predict_steps(image.data, axes=axes))
+    step = denoiser.predict_steps(image.data, axes=axes, out=out, overwrite=overwrite, quantiles=False)
+    return drain(step)
 
 
 @main.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -33,9 +34,10 @@ from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes
 from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
 from napari_btn.core.report import Report, report
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
+from napari_btn.io.maps import open_maps, zarr_maps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -526,12 +528,31 @@ class Denoiser:
 
     # ---------------------------------------------------------------- prediction
 
-    def predict(self, noisy: Any, axes: str | None = None, *, executor: Executor | None = None) -> Prediction:
+    def predict(
+        self,
+        noisy: Any,
+        axes: str | None = None,
+        *,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+        quantiles: bool = True,
+        executor: Executor | None = None,
+    ) -> Prediction:
         """Return calibrated maps of an image. See `predict_steps`."""
-        return _drain(self.predict_steps(noisy, axes, executor=executor))
+        steps = self.predict_steps(
+            noisy, axes, out=out, overwrite=overwrite, quantiles=quantiles, executor=executor
+        )
+        return _drain(steps)
 
     def predict_steps(
-        self, noisy: Any, axes: str | None = None, *, executor: Executor | None = None
+        self,
+        noisy: Any,
+        axes: str | None = None,
+        *,
+        out: str | Path | None = None,
+        overwrite: bool = False,
+        quantiles: bool = True,
+        executor: Executor | None = None,
     ) -> Step[Prediction]:
         """Calibrated maps of an image, tile by tile; a step.
 
@@ -542,11 +563,26 @@ class Denoiser:
             not finite are read as zero.
         axes : str, optional
             The axes of training by default, less S and T where the image has fewer dimensions.
+        out : str or Path, optional
+            ``.ome.zarr`` or ``.zarr``: maps go there tile by tile, and the result reads them from there
+            where asked, so that neither image nor maps need fit in memory. It appears when it is whole.
+        overwrite : bool
+            Replace what ``out`` names.
+        quantiles : bool
+            Keep the ensemble's quantiles, which `Prediction.exceedance` needs: as large as the other maps
+            together.
+        executor : concurrent.futures.Executor, optional
+            Where tasks run; local processes by default.
 
         Returns
         -------
         Prediction
             Maps in the axes of the input, in the units of the training target.
+
+        Raises
+        ------
+        ValueError
+            When the image doesn't fit the networks, or ``out`` is taken or names no zarr.
         """
         from napari_btn.core.predict import Prediction, predict_steps
 
@@ -554,22 +590,29 @@ class Denoiser:
         view = View(noisy, axes or _axes_like(fitted.axes, noisy), "image")
         self._check_view(view, fitted)
         notes = (*fitted.report.warnings, *drift_notes(fitted.profile, view, fitted.channel_names))
-        shape = tuple(view.array.shape)
-        maps = {name: np.empty(shape, np.float32) for name in _MAPS}
-        maps["quantiles"] = np.empty((len(self.levels), *shape), np.float32)
+        caption = {**self._caption(fitted), "warnings": [n.to_dict() for n in notes]}
         pool, _, device = self._where(executor)
-        yield from predict_steps(
-            view,
-            fitted.members,
-            fitted.blueprint,
-            fitted.calibration,
-            maps,
-            tiles=self.tiles,
-            executor=pool if executor is not None else None,
-            device=device,
-        )
+        shape = tuple(view.array.shape)
+        with self._maps(fitted, view.axes, shape, caption, out, overwrite, quantiles) as maps:
+            yield from predict_steps(
+                view,
+                fitted.members,
+                fitted.blueprint,
+                fitted.calibration,
+                maps,
+                tiles=self.tiles,
+                executor=pool if executor is not None else None,
+                device=device,
+            )
+        if out is not None:
+            maps = open_maps(out, view.axes)
         return Prediction(
-            **maps,
+            lower=maps["lower"],
+            median=maps["median"],
+            upper=maps["upper"],
+            spread=maps["spread"],
+            quantiles=maps.get("quantiles"),
+            stored_width=maps.get("width"),
             levels=self.levels,
             axes=view.axes,
             channel_names=fitted.channel_names,
@@ -577,11 +620,41 @@ class Denoiser:
             unit=fitted.unit,
             alpha=fitted.calibration.alpha,
             covers=fitted.covers,
-            provenance={**self._caption(fitted), "warnings": [n.to_dict() for n in notes]},
+            provenance=caption,
             notes=notes,
             distribution=fitted.distribution,
             held_out=fitted.held_out,
         )
+
+    @contextmanager
+    def _maps(
+        self,
+        fitted: _Fitted,
+        axes: str,
+        shape: tuple[int, ...],
+        caption: dict[str, Any],
+        out: str | Path | None,
+        overwrite: bool,
+        quantiles: bool,
+    ) -> Iterator[dict[str, Any]]:
+        """Arrays for the maps: in memory, or on disk, where the width is kept as well."""
+        names = (*_MAPS, "quantiles") if quantiles else _MAPS
+        if out is None:
+            sizes = {"quantiles": (len(self.levels), *shape)}
+            yield {name: np.empty(sizes.get(name, shape), np.float32) for name in names}
+            return
+        with zarr_maps(
+            out,
+            (*names, "width"),
+            shape,
+            axes=axes,
+            channel_names=fitted.channel_names,
+            pixel_size=fitted.pixel_size,
+            unit=fitted.unit,
+            provenance={"levels": list(self.levels), **caption},
+            overwrite=overwrite,
+        ) as maps:
+            yield maps
 
     # ---------------------------------------------------------------- where coverage holds
 

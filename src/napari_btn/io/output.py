@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MissingPackageError",
+    "create_quantiles",
+    "create_zarr",
     "write_npz",
     "write_tiff",
     "write_zarr",
@@ -128,27 +130,100 @@ def write_zarr(maps: Mapping[str, Any], path: Path, meta: Meta, provenance: Mapp
     ValueError
         If zarr isn't installed.
     """
+    arrays = create_zarr(
+        path, {name: (values.shape, values.dtype) for name, values in maps.items()}, meta, provenance
+    )
+    for name, values in maps.items():
+        array = arrays[name]
+        for where, slab in _slabs(values, meta.axes or "", array.shape, array.chunks[:-1]):
+            array[where] = slab
+
+
+def create_zarr(
+    path: Path,
+    maps: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
+    meta: Meta,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Empty arrays of one OME-NGFF 0.5 image group per map, to be filled.
+
+    Parameters
+    ----------
+    path : Path
+        Folder to write.
+    maps : mapping of str to (shape, dtype)
+        What each map will hold, the shape in the order of the axes of ``meta``.
+    meta : Meta
+        Axes and the rest.
+    provenance : mapping
+        How the maps come about.
+
+    Returns
+    -------
+    dict of str to zarr.Array
+        Axes in the order T, S, C, Z, Y, X.
+
+    Raises
+    ------
+    ValueError
+        If zarr isn't installed.
+    """
     zarr = zarr_package(path)
     root = zarr.open_group(path, mode="w-", zarr_format=3)
     # the layout by which viewers find all images of one folder
     root.attrs["ome"] = {"version": "0.5", "bioformats2raw.layout": 3}
     root.create_group("OME").attrs["ome"] = {"version": "0.5", "series": list(maps)}
-    for name, values in maps.items():
-        told, shape = _ordered(meta, values.shape, name)
-        chunks = _chunks(told.axes or "", shape)
+    made = {}
+    for name, (own_shape, dtype) in maps.items():
+        told, shape = _ordered(meta, own_shape, name)
         group = root.create_group(name)
         group.attrs.update(
             metadata.to_ngff(told, json.loads(metadata.to_json(metadata.to_note(told, shape, provenance))))
         )
-        level = group.create_array(
+        made[name] = group.create_array(
             "0",
             shape=shape,
-            chunks=chunks,
-            dtype=values.dtype,
+            chunks=_chunks(told.axes or "", shape),
+            dtype=dtype,
             dimension_names=[a.lower() for a in told.axes or ""],
         )
-        for where, slab in _slabs(values, meta.axes or "", shape, chunks[:-1]):
-            level[where] = slab
+    return made
+
+
+def create_quantiles(path: Path, shape: tuple[int, ...], meta: Meta, provenance: Mapping[str, Any]) -> Any:
+    """Empty float32 array (L, T, S, C, Z, Y, X) beside the maps of a folder, which viewers pass over.
+
+    Parameters
+    ----------
+    path : Path
+        Folder that `create_zarr` made.
+    shape : tuple of int
+        Shape of a map, in the order of the axes of ``meta``.
+    meta : Meta
+        Axes and the rest.
+    provenance : mapping
+        Its "levels" are those of the first axis.
+
+    Returns
+    -------
+    zarr.Array
+        float32.
+    """
+    told, stored = _ordered(meta, shape, "quantiles")
+    levels = [float(v) for v in provenance["levels"]]
+    array = (
+        zarr_package(path)
+        .open_group(path, mode="r+")
+        .create_array(
+            "quantiles",
+            shape=(len(levels), *stored),
+            chunks=(1, *_chunks(told.axes or "", stored)),
+            dtype=np.float32,
+            dimension_names=["level", *(a.lower() for a in told.axes or "")],
+        )
+    )
+    array.attrs["levels"] = levels
+    return array
 
 
 def _ordered(meta: Meta, shape: Sequence[int], name: str) -> tuple[Meta, tuple[int, ...]]:
