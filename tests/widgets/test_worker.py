@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from qtpy.QtCore import QTimer
 
 from napari_btn.core.config import Progress
 from napari_btn.widgets.worker import Run, StepError, Timing, _Clock, run_step
@@ -144,8 +147,11 @@ def test_a_run_left_before_its_thread_started_does_no_work(qtbot: QtBot) -> None
         made.append(1)
         return failing(ValueError("never"))
 
-    run = run_step(make, on_result=made.append, on_error=made.append)
-    assert run.leave(wait=2)
+    def start_and_leave() -> None:
+        # In an event loop, as a click is, superqt starts a thread a millisecond later.
+        assert run_step(make, on_result=made.append, on_error=made.append).leave(wait=2)
+
+    QTimer.singleShot(0, start_and_leave)
     qtbot.wait(100)
     assert made == []
 
@@ -197,3 +203,19 @@ def test_the_clock_estimates_from_the_rate_and_leaves_pauses_out() -> None:
     now[0] = 125.0
     assert clock.read(Progress(50, 110)) == (Timing(25.0, 30.0))
     assert clock.read(Progress(0, 7)).remaining is None
+
+
+def test_libraries_loaded_ahead_make_the_import_brief_and_harmless() -> None:
+    code = (
+        "import sys\n"
+        "from napari_btn.widgets.worker import load_ahead\n"
+        "load_ahead()\n"
+        "assert 'torch' not in sys.modules\n"
+        "load_ahead('no_such_package')\n"
+        "import torch\n"
+        "assert float(torch.ones(3).sum()) == 3\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr

@@ -18,7 +18,7 @@ from napari_btn.widgets.layers import KEY, LayerImage, add_image
 from napari_btn.widgets.pairing import PairInputs, differences, in_order_of
 from napari_btn.widgets.panels import losses_of
 from napari_btn.widgets.results import is_ours, show_prediction_steps, show_preview
-from napari_btn.widgets.worker import run_step, sentence_of
+from napari_btn.widgets.worker import load_ahead, run_step, sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -316,8 +316,13 @@ class DenoiseWidget(DenoiseView):
             self._runs.pop("work", None)
             self.progress.finish(f"{title} was stopped.{kept}")
 
+        def prepared() -> Step[Any]:
+            """Step whose libraries are there."""
+            load_ahead()
+            return make_step()
+
         run = run_step(
-            make_step,
+            prepared,
             title=f"napari-btn: {title}",
             on_progress=tell,
             on_result=done,
