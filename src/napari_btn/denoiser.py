@@ -616,7 +616,7 @@ class Denoiser:
             levels=self.levels,
             axes=view.axes,
             channel_names=fitted.channel_names,
-            pixel_size=fitted.pixel_size,
+            pixel_size=_sizes_along(view.axes, fitted),
             unit=fitted.unit,
             alpha=fitted.calibration.alpha,
             covers=fitted.covers,
@@ -821,7 +821,7 @@ class Denoiser:
             "rule": fitted.calibration.rule,
             "n_blocks": fitted.calibration.n_blocks,
             "channel_names": list(fitted.channel_names),
-            "coverage": [float(v) for v in fitted.report.coverage],
+            "coverage": fitted.report.to_dict()["coverage"],
             "warnings": [n.to_dict() for n in fitted.report.warnings],
         }
 
@@ -950,8 +950,13 @@ def load_partial(path: str | Path, *, device: str = "auto") -> tuple[Denoiser, t
     bundle = read_bundle(path)
     if bundle.values.get("kind") != "partial":
         raise ValueError(f"{path} is not an interrupted training; load it as a bundle instead.")
-    denoiser = Denoiser.from_settings(bundle.values["settings"], device=device)
-    return denoiser, _members_from(bundle.values, bundle.arrays)
+    try:
+        denoiser = Denoiser.from_settings(bundle.values["settings"], device=device)
+        return denoiser, _members_from(bundle.values, bundle.arrays)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} lacks a part of a bundle ({error}); it is damaged. Start the training anew."
+        ) from error
 
 
 def _pair(
@@ -988,6 +993,14 @@ def _axes_like(axes: str, image: Any) -> str:
     return canonical_axes(axes, ndim)
 
 
+def _sizes_along(axes: str, fitted: _Fitted) -> tuple[float, ...] | None:
+    """Pixel size along the space axes of an image, in their order."""
+    if fitted.pixel_size is None:
+        return None
+    size = dict(zip((a for a in fitted.axes if a in "ZYX"), fitted.pixel_size, strict=True))
+    return tuple(size[a] for a in axes if a in size)
+
+
 def _distribution(held_out: HeldOut, calibration: Calibration) -> Exceedance | None:
     """Return the recalibration into probabilities, where the levels make a distribution."""
     return exceedance_from(held_out, calibration.rule) if len(held_out.levels) > 1 else None
@@ -1000,12 +1013,11 @@ def _weights_to_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:
 def _members_from(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple[Member, ...]:
     from napari_btn.core.predict import Member
 
-    members = []
-    for number, attempt in values["members"]:
-        prefix = f"member.{number}."
-        weights = {k[len(prefix) :]: v for k, v in arrays.items() if k.startswith(prefix)}
-        members.append(Member(number, attempt, weights))
-    return tuple(members)
+    names = sorted({k.split(".", 2)[2] for k in arrays if k.startswith("member.")})
+    return tuple(
+        Member(number, attempt, {name: arrays[f"member.{number}.{name}"] for name in names})
+        for number, attempt in values["members"]
+    )
 
 
 def _tokens_from(arrays: dict[str, NDArray[Any]]) -> TokenModel | None:

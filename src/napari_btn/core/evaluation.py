@@ -38,7 +38,8 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
         prediction.channel_names,
         valid=valid,
     )
-    scenes = pair.scenes
+    scenes = pair.views
+    scenes.limits()
     lower, upper = View(prediction.lower, prediction.axes), View(prediction.upper, prediction.axes)
     quantiles = prediction.quantiles
     levels = prediction.levels if quantiles is not None else ()

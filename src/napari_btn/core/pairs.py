@@ -186,6 +186,18 @@ class Pair:
         ValueError
             With what came, what is needed and what to do.
         """
+        self.views.check()
+        return self.views
+
+    @cached_property
+    def views(self) -> Scenes:
+        """Views of the images, checked as to their shapes but not their values.
+
+        Raises
+        ------
+        ValueError
+            With what came, what is needed and what to do.
+        """
         noisy = View(self.noisy, self.axes, "noisy")
         if self.clean is None:
             raise ValueError("Clean is missing; give the slow, clean image of the same scene.")
@@ -213,9 +225,7 @@ class Pair:
                 f"Pixel size has {len(self.pixel_size)} values, the image has the space axes {noisy.space_axes}; "
                 "give one value for each."
             )
-        scenes = Scenes(noisy, clean, tuple(names), _valid_view(self.valid, clean))
-        scenes.check()
-        return scenes
+        return Scenes(noisy, clean, tuple(names), _valid_view(self.valid, clean))
 
 
 def _valid_view(valid: Any, clean: View) -> View | None:
@@ -297,19 +307,7 @@ class Scenes:
             raise ValueError(
                 "Noisy and clean are the same image; pick the clean (slow) acquisition as clean."
             )
-        equal = True
-        low = {"noisy": np.inf, "clean": np.inf}
-        high = {"noisy": -np.inf, "clean": -np.inf}
-        for scene in range(self.noisy.n_scenes):
-            for box in _slabs(self.noisy.space, self.noisy.n_channels):
-                noisy, clean = self.noisy.read(scene, box), self.clean.read(0 if self.repeats else scene, box)
-                counts = np.broadcast_to(self.read_valid(scene, box), clean.shape)
-                for name, values in (("noisy", noisy), ("clean", clean)):
-                    _check_finite(name, values, counts, self.valid is not None)
-                    inside = values[counts]
-                    if inside.size:
-                        low[name], high[name] = min(low[name], inside.min()), max(high[name], inside.max())
-                equal = equal and np.array_equal(noisy[counts], clean[counts])
+        low, high, equal = self.limits()
         for name in ("noisy", "clean"):
             if not high[name] > low[name]:
                 came = (
@@ -325,6 +323,29 @@ class Scenes:
                 "Noisy and clean hold the same values; pick the clean (slow) acquisition as clean: "
                 "an image can't be its own target."
             )
+
+    def limits(self) -> tuple[dict[str, float], dict[str, float], bool]:
+        """Lowest and highest counted values of both images, and whether the two are equal.
+
+        Raises
+        ------
+        ValueError
+            When a counted value is not finite.
+        """
+        equal = True
+        low = {"noisy": np.inf, "clean": np.inf}
+        high = {"noisy": -np.inf, "clean": -np.inf}
+        for scene in range(self.noisy.n_scenes):
+            for box in _slabs(self.noisy.space, self.noisy.n_channels):
+                noisy, clean = self.noisy.read(scene, box), self.clean.read(0 if self.repeats else scene, box)
+                counts = np.broadcast_to(self.read_valid(scene, box), clean.shape)
+                for name, values in (("noisy", noisy), ("clean", clean)):
+                    _check_finite(name, values, counts, self.valid is not None)
+                    inside = values[counts]
+                    if inside.size:
+                        low[name], high[name] = min(low[name], inside.min()), max(high[name], inside.max())
+                equal = equal and np.array_equal(noisy[counts], clean[counts])
+        return low, high, equal
 
 
 def _slabs(space: Sequence[int], channels: int) -> Iterator[tuple[slice, ...]]:
