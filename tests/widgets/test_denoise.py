@@ -10,6 +10,7 @@ import pytest
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
 from napari_btn.core.conformal import Note
+from napari_btn.widgets.pair_form import open_image
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,13 +78,13 @@ def test_coverage_is_set_as_a_fraction_or_a_percentage(dock: DenoiseWidget) -> N
 
 
 def test_the_obvious_layers_are_picked(ready: DenoiseWidget) -> None:
-    assert ready.noisy.combo.currentText() == "soil noisy"
-    assert ready.clean.combo.currentText() == "soil clean"
-    assert ready.axes.text() == "CYX"
-    assert ready.guessed.isHidden()
+    assert ready.pair.noisy.combo.currentText() == "soil noisy"
+    assert ready.pair.clean.combo.currentText() == "soil clean"
+    assert ready.pair.axes.text() == "CYX"
+    assert ready.pair.guessed.isHidden()
     assert ready.train.isEnabled()
-    assert "Si, Al, Fe" in ready.shape.text()
-    assert "0.5" in ready.shape.text()
+    assert "Si, Al, Fe" in ready.pair.shape.text()
+    assert "0.5" in ready.pair.shape.text()
 
 
 def test_an_empty_viewer_says_what_is_missing(dock: DenoiseWidget) -> None:
@@ -273,18 +274,18 @@ def refused(dock: DenoiseWidget) -> str:
 
 def test_an_rgb_layer_is_refused_beside_its_picker(ready: DenoiseWidget, viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((40, 50, 3), np.uint8), name="photo", rgb=True)
-    ready.noisy.pick(viewer.layers["photo"])
+    ready.pair.noisy.pick(viewer.layers["photo"])
     assert "RGB" in refused(ready)
-    assert "RGB" in ready.noisy.note.notes[0][1]
-    ready.noisy.pick(viewer.layers["soil noisy"])
+    assert "RGB" in ready.pair.noisy.note.notes[0][1]
+    ready.pair.noisy.pick(viewer.layers["soil noisy"])
     assert ready.train.isEnabled()
-    assert not ready.noisy.note.notes
+    assert not ready.pair.noisy.note.notes
 
 
 def test_noisy_as_its_own_clean_is_refused(ready: DenoiseWidget, viewer: ViewerModel) -> None:
-    ready.clean.pick(viewer.layers["soil noisy"])
+    ready.pair.clean.pick(viewer.layers["soil noisy"])
     assert "same image" in refused(ready)
-    assert "same image" in ready.note.notes[0][1]
+    assert "same image" in ready.pair.note.notes[0][1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -309,10 +310,10 @@ def test_shapes_that_differ_are_refused(ready: DenoiseWidget, viewer: ViewerMode
 
 @pytest.mark.parametrize("axes", ["", "YX", "CQX", "YYX", "SCYX"])
 def test_wrong_axes_are_refused_and_right_ones_train(ready: DenoiseWidget, axes: str) -> None:
-    ready.axes.setText(axes)
+    ready.pair.axes.setText(axes)
     assert refused(ready)
-    assert ready.note.notes
-    ready.axes.setText("cyx")
+    assert ready.pair.note.notes
+    ready.pair.axes.setText("cyx")
     assert ready.train.isEnabled()
 
 
@@ -331,11 +332,11 @@ def test_a_shift_is_noted_and_align_adds_a_moved_layer(
     denoiser_class.notes_of_check = (Note("amber", "Clean lies Y -3.1 px from noisy."),)
     denoiser_class.shift = (-3.1, 1.4)
     ready.form.seed.setValue(3)
-    qtbot.waitUntil(lambda: bool(ready.note.notes))
+    qtbot.waitUntil(lambda: bool(ready.pair.note.notes))
     assert ready.train.isEnabled()
-    assert not ready.align.isHidden()
-    ready.align.click()
-    assert ready.clean.combo.currentText() == "soil clean aligned"
+    assert not ready.pair.align.isHidden()
+    ready.pair.align.click()
+    assert ready.pair.clean.combo.currentText() == "soil clean aligned"
     np.testing.assert_allclose(viewer.layers["soil clean aligned"].scale, (1, 0.5, 0.5))
 
 
@@ -344,10 +345,10 @@ def test_axes_are_guessed_with_a_badge_where_a_layer_says_nothing(
 ) -> None:
     viewer.add_image(pair[0], name="raw")
     viewer.add_image(pair[1], name="truth")
-    assert dock.axes.text() == "CYX"
-    assert not dock.guessed.isHidden()
-    dock.axes.setText("ZYX")
-    assert dock.guessed.isHidden()
+    assert dock.pair.axes.text() == "CYX"
+    assert not dock.pair.guessed.isHidden()
+    dock.pair.axes.setText("ZYX")
+    assert dock.pair.guessed.isHidden()
     assert dock.train.isEnabled()
 
 
@@ -359,20 +360,20 @@ def test_layers_are_stacked_as_channels(
     for name, c in (("Si", 0), ("Al", 1), ("Fe", 2)):
         viewer.add_image(pair[0][c], name=f"{name} fast", scale=(0.5, 0.5), units=("um", "um"))
         viewer.add_image(pair[1][c], name=f"{name} slow", scale=(0.5, 0.5), units=("um", "um"))
-    for picker, word in ((dock.noisy, "fast"), (dock.clean, "slow")):
+    for picker, word in ((dock.pair.noisy, "fast"), (dock.pair.clean, "slow")):
         picker.many.setChecked(True)
         for row in range(picker.list.count()):
             item = picker.list.item(row)
             item.setCheckState(Qt.CheckState.Checked if word in item.text() else Qt.CheckState.Unchecked)
-    assert dock.axes.text() == "CYX"
+    assert dock.pair.axes.text() == "CYX"
     assert dock.train.isEnabled(), dock.train.toolTip()
     run(dock, qtbot)
     [median] = [layer for layer in viewer.layers if layer.name.endswith(" median")]
     assert median.data.shape == (3, 40, 50)
     np.testing.assert_allclose(median.scale, (1, 0.5, 0.5))
     assert median.metadata["napari_btn"]["channel_names"] == ["Si fast", "Al fast", "Fe fast"]
-    dock.noisy.stack_as.setCurrentText("repeats")
-    assert dock.axes.text() == "SYX"
+    dock.pair.noisy.stack_as.setCurrentText("repeats")
+    assert dock.pair.axes.text() == "SYX"
 
 
 def test_repeats_train_against_one_clean_layer(
@@ -380,7 +381,7 @@ def test_repeats_train_against_one_clean_layer(
 ) -> None:
     viewer.add_image(np.stack([pair[0], pair[0] + 1]), name="noisy", axis_labels=("s", "c", "y", "x"))
     viewer.add_image(pair[1], name="clean", axis_labels=("c", "y", "x"))
-    assert dock.axes.text() == "SCYX"
+    assert dock.pair.axes.text() == "SCYX"
     assert dock.train.isEnabled(), dock.train.toolTip()
     run(dock, qtbot)
     assert viewer.layers["noisy median"].data.shape == (2, 3, 40, 50)
@@ -392,8 +393,8 @@ def test_clean_in_another_order_is_turned(
     viewer.add_image(pair[0], name="noisy", axis_labels=("c", "y", "x"))
     viewer.add_image(np.moveaxis(pair[1], 0, 2), name="clean", axis_labels=("y", "x", "c"), rgb=False)
     assert dock.train.isEnabled(), dock.train.toolTip()
-    assert dock._inputs is not None
-    np.testing.assert_array_equal(dock._inputs.clean.data, pair[1])
+    assert dock.pair.inputs is not None
+    np.testing.assert_array_equal(dock.pair.inputs.clean.data, pair[1])
 
 
 def test_a_file_is_read_added_and_picked(
@@ -404,23 +405,23 @@ def test_a_file_is_read_added_and_picked(
     tmp_path: Path,
 ) -> None:
     np.savez(tmp_path / "soil.npz", noisy=pair[0], clean=pair[1])
-    for picker in (dock.noisy, dock.clean):
-        dock.open_file(picker, tmp_path / "soil.npz")
+    for picker in (dock.pair.noisy, dock.pair.clean):
+        open_image(viewer, picker, tmp_path / "soil.npz", dock._runs)
         qtbot.waitUntil(lambda picker=picker: bool(picker.layers))
-    assert dock.noisy.combo.currentText() == "soil noisy"
-    assert dock.clean.combo.currentText() == "soil clean"
+    assert dock.pair.noisy.combo.currentText() == "soil noisy"
+    assert dock.pair.clean.combo.currentText() == "soil clean"
     assert dock.train.isEnabled(), dock.train.toolTip()
     (tmp_path / "broken.tif").write_bytes(b"no image")
-    dock.open_file(dock.noisy, tmp_path / "broken.tif")
-    qtbot.waitUntil(lambda: bool(dock.noisy.note.notes))
+    open_image(viewer, dock.pair.noisy, tmp_path / "broken.tif", dock._runs)
+    qtbot.waitUntil(lambda: bool(dock.pair.noisy.note.notes))
     assert len(viewer.layers) == 2
 
 
 def test_renamed_and_removed_layers_are_followed(ready: DenoiseWidget, viewer: ViewerModel) -> None:
     viewer.layers["soil noisy"].name = "fast scan"
-    assert ready.noisy.combo.currentText() == "fast scan"
+    assert ready.pair.noisy.combo.currentText() == "fast scan"
     viewer.layers.remove("fast scan")
-    assert ready.noisy.combo.currentIndex() == -1
+    assert ready.pair.noisy.combo.currentIndex() == -1
     assert "No noisy image" in ready.train.toolTip()
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import ref
 
 from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QFileDialog
@@ -14,8 +12,9 @@ from qtpy.QtWidgets import QFileDialog
 from napari_btn.core.config import Progress
 from napari_btn.session import session_of
 from napari_btn.widgets.denoise_view import TRAIN_HELP, DenoiseView
-from napari_btn.widgets.layers import KEY, LayerImage, add_image
-from napari_btn.widgets.pairing import PairInputs, differences, in_order_of
+from napari_btn.widgets.layers import KEY
+from napari_btn.widgets.pair_form import ask_for_image
+from napari_btn.widgets.pairing import differences
 from napari_btn.widgets.panels import losses_of
 from napari_btn.widgets.results import is_ours, show_prediction_steps, show_preview
 from napari_btn.widgets.worker import load_ahead, run_step, sentence_of
@@ -30,17 +29,14 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import Step
     from napari_btn.core.predict import Prediction
-    from napari_btn.denoiser import Denoiser, PairCheck
-    from napari_btn.widgets.pickers import LayerPicker
+    from napari_btn.denoiser import Denoiser
+    from napari_btn.widgets.layers import LayerImage
+    from napari_btn.widgets.pairing import PairInputs
     from napari_btn.widgets.worker import Run, Timing
 
 __all__ = ["DenoiseWidget"]
 
 _BUNDLES = "Trained networks (*.btn);;All files (*)"
-_IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
-_NOISY_NAMES = ("noisy", "raw", "fast", "short", "low")
-_CLEAN_NAMES = ("clean", "target", "slow", "long", "truth", "high")
-_CHECK_AFTER_MS = 200
 _PREVIEW_EVERY = 2.0
 _CLOSE_WAIT = 2.0
 
@@ -63,34 +59,24 @@ class DenoiseWidget(DenoiseView):
 
     def __init__(self, napari_viewer: Any) -> None:
         self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        super().__init__(self.viewer)
+        super().__init__(self.viewer, lambda: engine())
         self.session = session_of(self.viewer)
-        self._runs: dict[str, Run[Any]] = {}
-        self._inputs: PairInputs | None = None
         self._source: LayerImage | None = None
         self._started: PairInputs | None = None
         self._kept: tuple[Any, Any] | None = None
-        self._found: tuple[Any, tuple[tuple[str, str], ...], str, tuple[float, ...] | None] | None = None
-        self._axes_for: object = None
         self._previews = True
         self._showing: Iterator[Any] | None = None
         self._left = False
-        self._check_later = QTimer(self)
-        self._check_later.setSingleShot(True)
-        self._check_later.setInterval(_CHECK_AFTER_MS)
         self._connect()
         self._on_layers_changed()
         self._on_session_changed("denoiser")
 
     def _connect(self) -> None:
         """Join signals and handlers."""
-        for picker in (self.noisy, self.clean, self.apply_to):
-            picker.changed.connect(self._refresh)
-            picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
-        self.axes.textChanged.connect(self._refresh)
+        self.pair.changed.connect(self._refresh)
+        self.apply_to.changed.connect(self._refresh)
+        self.apply_to.file_wanted.connect(lambda: ask_for_image(self, self.viewer, self.apply_to, self._runs))
         self.form.changed.connect(self._refresh)
-        self._check_later.timeout.connect(self._start_check)
-        self.align.clicked.connect(self._on_user_align)
         self.train.clicked.connect(self._on_user_train)
         self.pause.clicked.connect(self._on_user_pause)
         self.stop.clicked.connect(self._on_user_stop)
@@ -117,127 +103,16 @@ class DenoiseWidget(DenoiseView):
         """Read what is picked, say what is wrong with it, and set the buttons."""
         if self._left or self.busy:
             return
-        reason = self._read_inputs()
-        if self._inputs is not None and not reason:
-            reason = self._known_or_later(self._inputs)
+        reason = self.pair.read(self.form.settings)
         self._show_estimate()
         self._set_buttons(reason)
-
-    def _read_inputs(self) -> str:
-        """Read the pickers into the inputs; returns why they can't be trained on, if so."""
-        self._inputs = None
-        self.align.hide()
-        self.note.say()
-        noisy, clean = self._read(self.noisy), self._read(self.clean)
-        if noisy is not None:
-            noisy = self._with_axes(noisy)
-        else:
-            self.shape.clear()
-        self.guessed.setVisible(noisy is not None and noisy.guessed)
-        for picker in (self.noisy, self.clean):
-            if picker.note.notes:
-                return picker.note.notes[0][1]
-        if noisy is None or clean is None:
-            missing = "noisy" if noisy is None else "clean"
-            return f"No {missing} image is picked. Pick a layer, or open a file."
-        try:
-            layer = self.clean.layer
-            inputs = PairInputs(
-                noisy,
-                in_order_of(noisy.axes, clean),
-                self.form.settings(),
-                None if layer is None else ref(layer),
-            )
-            known = self._found is not None and self._found[0] == inputs.key()
-            inputs.check(engine(), values=not known and inputs.quick_to_read)
-            self._inputs = inputs
-        except ValueError as error:
-            self.note.say(("red", str(error)))
-            return str(error)
-        return ""
-
-    @staticmethod
-    def _read(picker: LayerPicker) -> LayerImage | None:
-        """What a picker holds; what is wrong with it stands under it."""
-        picker.note.say()
-        try:
-            return picker.read()
-        except ValueError as error:
-            picker.note.say(("red", str(error)))
-            return None
-
-    def _with_axes(self, noisy: LayerImage) -> LayerImage:
-        """Noisy with the axes in the line, which starts anew with another layer."""
-        picked = (tuple(id(layer) for layer in self.noisy.layers), noisy.axes, noisy.shape)
-        if picked != self._axes_for:
-            self._axes_for = picked
-            self.axes.blockSignals(True)
-            self.axes.setText(noisy.axes)
-            self.axes.blockSignals(False)
-        parts = [" x ".join(str(n) for n in noisy.shape)]
-        text = self.axes.text().strip()
-        if text.upper() != noisy.axes:
-            noisy = noisy.with_axes(text)
-        if noisy.channel_names:
-            parts.append(", ".join(noisy.channel_names))
-        if noisy.pixel_size:
-            sizes = dict.fromkeys(f"{v:.4g}" for v in noisy.pixel_size)
-            parts.append(f"{' x '.join(sizes)}\N{NO-BREAK SPACE}{noisy.unit}")
-        self.shape.setText(" · ".join(parts))
-        return noisy
-
-    def _known_or_later(self, inputs: PairInputs) -> str:
-        """Show what the whole check has found, or start it soon; returns why not to train, if known."""
-        if self._found is None or self._found[0] != inputs.key():
-            self._check_later.start()
-            return ""
-        _, notes, reason, shift = self._found
-        self.note.say(*notes)
-        layer = self.clean.layer
-        moved = shift is not None and max(abs(v) for v in shift) > 0.5
-        self.align.setVisible(moved and layer is not None and inputs.quick_to_read)
-        return reason
-
-    def _start_check(self) -> None:
-        """Run the whole check (registration, split) in a thread."""
-        inputs = self._inputs
-        if inputs is None or self._left or self.busy:
-            return
-        if "check" in self._runs:
-            self._check_later.start()
-            return
-        denoiser = engine().Denoiser(**inputs.settings)
-
-        def step() -> Step[PairCheck]:
-            """Check, as a step."""
-            yield Progress(0, 1, "Checking")
-            return denoiser.check(**inputs.pair())
-
-        def found(check: PairCheck) -> None:
-            """Keep what was found."""
-            notes = tuple((note.level, note.text) for note in check.notes)
-            self._found = (inputs.key(), notes, "", check.shift)
-
-        def failed(error: Exception) -> None:
-            """Keep what was wrong."""
-            text = sentence_of(error)
-            self._found = (inputs.key(), (("red", text),), text, None)
-
-        def over() -> None:
-            """Show it."""
-            self._runs.pop("check", None)
-            self._refresh()
-
-        self._runs["check"] = run_step(
-            step, title="Checking images", on_result=found, on_error=failed, on_finished=over
-        )
 
     def _show_estimate(self) -> None:
         """Say how long training will take."""
         text = ""
-        if self._inputs is not None:
-            noisy = self._inputs.noisy
-            denoiser = engine().Denoiser(**self._inputs.settings)
+        if self.pair.inputs is not None:
+            noisy = self.pair.inputs.noisy
+            denoiser = engine().Denoiser(**self.pair.inputs.settings)
             try:
                 text = denoiser.estimate(noisy.shape, noisy.axes).note
             except ValueError:
@@ -248,7 +123,7 @@ class DenoiseWidget(DenoiseView):
     def _set_buttons(self, reason: str) -> None:
         """Enable what can be done now; ``reason`` is why Train can't."""
         denoiser, busy = self.session.denoiser, self.busy
-        for part in (self.noisy, self.clean, self.axes, self.form, self.apply_to, self.align, self.load):
+        for part in (self.pair, self.form, self.apply_to, self.load):
             part.setEnabled(not busy)
         self.train.setEnabled(not busy and not reason)
         self.train.setToolTip("Busy; stop first, or wait." if busy else reason or TRAIN_HELP)
@@ -261,7 +136,7 @@ class DenoiseWidget(DenoiseView):
         self.save.setToolTip(
             "Save networks, calibration and report as one file." if denoiser else "Nothing is trained yet."
         )
-        image = None if busy else self._read(self.apply_to)
+        image = None if busy else self.apply_to.try_read()
         can = denoiser is not None and not busy and image is not None
         self.apply.setEnabled(can)
         self.apply.setToolTip(
@@ -335,7 +210,7 @@ class DenoiseWidget(DenoiseView):
 
     def _checkpoint(self) -> Any:
         """Finished members of a stopped training that fit what is picked now."""
-        if self._kept is None or self._inputs is None or self._kept[0] != self._inputs.key():
+        if self._kept is None or self.pair.inputs is None or self._kept[0] != self.pair.inputs.key():
             return None
         return self._kept[1]
 
@@ -350,7 +225,7 @@ class DenoiseWidget(DenoiseView):
     def _on_user_train(self) -> None:
         """Train on what is picked."""
         self._refresh()
-        inputs = self._inputs
+        inputs = self.pair.inputs
         if inputs is None or not self.train.isEnabled():
             return
         denoiser = engine().Denoiser(**inputs.settings)
@@ -454,7 +329,7 @@ class DenoiseWidget(DenoiseView):
 
     def _on_user_apply(self) -> None:
         """Denoise another layer."""
-        image = self._read(self.apply_to)
+        image = self.apply_to.try_read()
         if image is not None and self.session.denoiser is not None:
             self._denoise(image, None if image.guessed else image.axes)
 
@@ -471,63 +346,6 @@ class DenoiseWidget(DenoiseView):
             self._denoise(self._source, self._source.axes)
         else:
             self.progress.finish("Calibrated.")
-
-    def _on_user_align(self) -> None:
-        """Add a clean layer moved onto noisy, and pick it."""
-        from napari_btn.core.registration import align
-
-        inputs, layer = self._inputs, self.clean.layer
-        if inputs is None or layer is None or self._found is None or self._found[3] is None:
-            return
-        moved = align(inputs.clean.data, inputs.clean.axes, self._found[3])
-        placement = inputs.clean.placement.onto(inputs.clean.axes).to_layer()
-        name = f"{layer.name} aligned"
-        added = self.viewer.add_image(
-            moved, name=name, metadata=dict(layer.metadata), colormap=layer.colormap, rgb=False, **placement
-        )
-        self.clean.pick(added)
-
-    def _on_user_wants_file(self, picker: LayerPicker) -> None:
-        """Ask for an image file."""
-        path, _ = QFileDialog.getOpenFileName(self, "Open image", "", _IMAGES)
-        if path:
-            self.open_file(picker, path)
-
-    def open_file(self, picker: LayerPicker, path: str | Path) -> None:
-        """Read an image file, add it as a layer, and pick that.
-
-        Parameters
-        ----------
-        picker : LayerPicker
-            ``noisy``, ``clean`` or ``apply_to``.
-        path : str or Path
-            An image file.
-        """
-        role = picker.combo.objectName()
-
-        def step() -> Step[Any]:
-            """Read, as a step."""
-            from napari_btn.io.images import read_image
-
-            yield Progress(0, 1, "Reading")
-            if Path(path).suffix == ".npz":
-                try:
-                    return replace(read_image(f"{path}:{role}"), name=f"{Path(path).stem} {role}")
-                except ValueError:
-                    pass
-            return read_image(path)
-
-        def read(image: Any) -> None:
-            """Add and pick."""
-            layer = add_image(self.viewer, image)
-            picker.pick(layer)
-            picker.by_user = True
-
-        def failed(error: Exception) -> None:
-            """Say why not."""
-            picker.note.say(("red", sentence_of(error)))
-
-        self._runs[f"read {role}"] = run_step(step, title=f"Reading {path}", on_result=read, on_error=failed)
 
     def _on_user_save(self) -> None:
         """Ask where to save."""
@@ -594,15 +412,8 @@ class DenoiseWidget(DenoiseView):
         if removed and event.value.metadata[KEY].get("map") == "preview":
             # The user doesn't want it: it must not come back with the next progress.
             self._previews = False
-        for picker in (self.noisy, self.clean, self.apply_to):
-            picker.refresh(layers)
-        own = [layer for layer in layers if not is_ours(layer)]
-        for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
-            if picker.layers or picker.by_user or self.busy:
-                continue
-            named = [layer for layer in own if any(name in layer.name.lower() for name in names)]
-            if named or len(own) == 2:
-                picker.pick(named[0] if named else own[place])
+        self.pair.offer(layers, choose=not self.busy)
+        self.apply_to.refresh(layers)
         self._refresh()
 
     def _on_session_changed(self, slot: str) -> None:
@@ -646,10 +457,9 @@ class DenoiseWidget(DenoiseView):
         if self._left:
             return
         self._left = True
-        self._check_later.stop()
         _leave_all(self._runs)
-        for picker in (self.noisy, self.clean, self.apply_to):
-            picker.leave()
+        self.pair.leave()
+        self.apply_to.leave()
         events = self.viewer.layers.events
         for event in (events.inserted, events.removed, events.reordered, events.renamed):
             event.disconnect(self._on_layers_changed)

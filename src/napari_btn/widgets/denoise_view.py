@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
@@ -10,18 +10,23 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QLineEdit,
     QPushButton,
     QScrollArea,
-    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
 
 from napari_btn.widgets.charts import LossChart
+from napari_btn.widgets.pair_form import PairForm
 from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ReportPanel, Theme
 from napari_btn.widgets.pickers import LayerPicker
 from napari_btn.widgets.training_form import TrainingForm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    from napari_btn.widgets.worker import Run
 
 __all__ = ["DenoiseView"]
 
@@ -34,41 +39,22 @@ class DenoiseView(QWidget):
     Parameters
     ----------
     viewer : napari.Viewer
-        Gives the theme.
+        Gives the theme and the layers.
+    engine : callable
+        Returns the module of the denoiser.
     """
 
-    def __init__(self, viewer: Any) -> None:
+    def __init__(self, viewer: Any, engine: Callable[[], ModuleType]) -> None:
         super().__init__()
         self._theme = Theme(viewer)
-        self._build()
+        self._engine = engine
+        self._runs: dict[str, Run[Any]] = {}
+        self._build(viewer)
 
-    def _build(self) -> None:
+    def _build(self, viewer: Any) -> None:
         """Make the parts and lay them out."""
         self.setObjectName("napari_btn_denoise")
-        self.noisy = LayerPicker("noisy", "The fast, noisy acquisition.", self._theme)
-        self.clean = LayerPicker("clean", "The slow, clean acquisition of the same field.", self._theme)
-        self.axes = QLineEdit()
-        self.axes.setObjectName("axes")
-        self.axes.setMaximumWidth(64)
-        self.axes.setToolTip(
-            "One letter per dimension of noisy: S scene or repeat, T time, C channel, Z Y X space. "
-            "Clean has the same, or lacks S and T."
-        )
-        self.axes.setAccessibleName("Axes")
-        self.guessed = QLabel("guessed")
-        self.guessed.setObjectName("axes_guessed")
-        self.guessed.setToolTip(
-            "The layer doesn't name its axes; these are guessed from its shape. Correct them here."
-        )
-        self.shape = QLabel()
-        self.shape.setObjectName("shape")
-        self.shape.setWordWrap(True)
-        self.shape.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-        self.note = NoteLabel(self._theme, "pair_note")
-        self.align = QPushButton("Align")
-        self.align.setObjectName("align")
-        self.align.setToolTip("Add a copy of clean, moved onto noisy, and use that.")
-        self.align.hide()
+        self.pair = PairForm(viewer, self._theme, self._runs, self._engine)
         self.form = TrainingForm({"auto": "auto", "cpu": "cpu"}, "CPU: no GPU is used yet")
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")
@@ -111,20 +97,7 @@ class DenoiseView(QWidget):
         column = QVBoxLayout(inside)
         column.setContentsMargins(4, 4, 4, 4)
         column.setSpacing(6)
-        form = QFormLayout()
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Noisy", self.noisy)
-        form.addRow("Clean", self.clean)
-        axes = QHBoxLayout()
-        axes.addWidget(self.axes)
-        axes.addWidget(self.guessed)
-        axes.addWidget(self.shape, 1)
-        form.addRow("Axes", axes)
-        column.addLayout(form)
-        pair = QHBoxLayout()
-        pair.addWidget(self.note, 1)
-        pair.addWidget(self.align, 0, Qt.AlignmentFlag.AlignTop)
-        column.addLayout(pair)
+        column.addWidget(self.pair)
         column.addWidget(_line())
         column.addWidget(self.form)
         column.addWidget(self.estimate)
@@ -157,9 +130,7 @@ class DenoiseView(QWidget):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for picker in (self.noisy, self.clean, self.apply_to):
-            picker.note.redraw()
-        for part in (self.note, self.message, self.report):
+        for part in (self.pair, self.apply_to.note, self.message, self.report):
             part.redraw()
         self.chart.set_colours(self._theme.colours())
 

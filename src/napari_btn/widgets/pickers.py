@@ -151,6 +151,21 @@ class LayerPicker(QWidget):
             [read_layer(layer) for layer in picked], _AXES_OF_STACK[self.stack_as.currentText()]
         )
 
+    def try_read(self) -> LayerImage | None:
+        """What is picked, as one image; what is wrong with it stands under the picker.
+
+        Returns
+        -------
+        LayerImage or None
+            None when nothing is picked, or it can't be used.
+        """
+        self.note.say()
+        try:
+            return self.read()
+        except ValueError as error:
+            self.note.say(("red", str(error)))
+            return None
+
     def pick(self, layer: ImageLayer | None) -> None:
         """Pick a layer of the list without taking it for the user's choice.
 

@@ -1,0 +1,358 @@
+"""Pick a noisy and a clean image: pickers, axes, and what is wrong with the pair or worth knowing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QFileDialog,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.core.config import Progress
+from napari_btn.widgets.layers import LayerImage, add_image
+from napari_btn.widgets.pairing import PairInputs, in_order_of
+from napari_btn.widgets.panels import NoteLabel, Theme
+from napari_btn.widgets.pickers import LayerPicker
+from napari_btn.widgets.results import is_ours
+from napari_btn.widgets.worker import run_step, sentence_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+    from napari.layers import Image as ImageLayer
+
+    from napari_btn.core.config import Step
+    from napari_btn.widgets.worker import Run
+
+__all__ = ["PairForm", "open_image"]
+
+_IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
+_NOISY_NAMES = ("noisy", "raw", "fast", "short", "low")
+_CLEAN_NAMES = ("clean", "target", "slow", "long", "truth", "high")
+_CHECK_AFTER_MS = 200
+_MOVED_PX = 0.5
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the whole check has found for the inputs with this key."""
+
+    key: tuple[Any, ...]
+    notes: tuple[tuple[str, str], ...]
+    reason: str = ""
+    shift: tuple[float, ...] | None = None
+
+
+class PairForm(QWidget):
+    """Form that ends in a pair to train on, or in a sentence that says why not.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose layers are offered.
+    theme : Theme
+        Colours of the notes.
+    runs : dict of str to Run
+        Where runs of this form are kept, so that they are stopped with the others.
+    engine : callable
+        Returns the module of the denoiser.
+    """
+
+    changed = Signal()
+    """What is picked, or what is known of it, is another."""
+
+    def __init__(
+        self, viewer: Any, theme: Theme, runs: dict[str, Run[Any]], engine: Callable[[], ModuleType]
+    ) -> None:
+        super().__init__()
+        self._viewer, self._runs, self._engine = viewer, runs, engine
+        self._found: _Found | None = None
+        self._axes_for: object = None
+        self.inputs: PairInputs | None = None
+        """The pair and settings as last read; None where they won't do."""
+        self._build(theme)
+        self._check_later = QTimer(self)
+        self._check_later.setSingleShot(True)
+        self._check_later.setInterval(_CHECK_AFTER_MS)
+        self._check_later.timeout.connect(self._start_check)
+        for picker in (self.noisy, self.clean):
+            picker.changed.connect(self.changed)
+            picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
+        self.axes.textChanged.connect(lambda _: self.changed.emit())
+        self.align.clicked.connect(self._on_user_align)
+
+    def _build(self, theme: Theme) -> None:
+        """Make the parts and lay them out."""
+        self.noisy = LayerPicker("noisy", "The fast, noisy acquisition.", theme)
+        self.clean = LayerPicker("clean", "The slow, clean acquisition of the same field.", theme)
+        self.axes = QLineEdit()
+        self.axes.setObjectName("axes")
+        self.axes.setMaximumWidth(64)
+        self.axes.setToolTip(
+            "One letter per dimension of noisy: S scene or repeat, T time, C channel, Z Y X space. "
+            "Clean has the same, or lacks S and T."
+        )
+        self.axes.setAccessibleName("Axes")
+        self.guessed = QLabel("guessed")
+        self.guessed.setObjectName("axes_guessed")
+        self.guessed.setToolTip(
+            "The layer doesn't name its axes; these are guessed from its shape. Correct them here."
+        )
+        self.shape = QLabel()
+        self.shape.setObjectName("shape")
+        self.shape.setWordWrap(True)
+        self.shape.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.note = NoteLabel(theme, "pair_note")
+        self.align = QPushButton("Align")
+        self.align.setObjectName("align")
+        self.align.setToolTip("Add a copy of clean, moved onto noisy, and use that.")
+        self.align.setAccessibleName("Align clean with noisy")
+        self.align.hide()
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Noisy", self.noisy)
+        form.addRow("Clean", self.clean)
+        axes = QHBoxLayout()
+        axes.addWidget(self.axes)
+        axes.addWidget(self.guessed)
+        axes.addWidget(self.shape, 1)
+        form.addRow("Axes", axes)
+        below = QHBoxLayout()
+        below.addWidget(self.note, 1)
+        below.addWidget(self.align, 0, Qt.AlignmentFlag.AlignTop)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addLayout(form)
+        layout.addLayout(below)
+
+    # ---------------------------------------------------------------- reading
+
+    def offer(self, layers: Sequence[ImageLayer], *, choose: bool) -> None:
+        """Offer layers, and pick the obvious ones where nothing is picked.
+
+        Parameters
+        ----------
+        layers : sequence of napari.layers.Image
+            In the viewer's order.
+        choose : bool
+            Whether to pick.
+        """
+        for picker in (self.noisy, self.clean):
+            picker.refresh(list(layers))
+        own = [layer for layer in layers if not is_ours(layer)]
+        for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
+            if not choose or picker.layers or picker.by_user:
+                continue
+            named = [layer for layer in own if any(name in layer.name.lower() for name in names)]
+            if named or len(own) == 2:
+                picker.pick(named[0] if named else own[place])
+
+    def read(self, settings: Callable[[], dict[str, Any]]) -> str:
+        """Why what is picked can't be trained on; empty where it can, and ``inputs`` then hold it.
+
+        Parameters
+        ----------
+        settings : callable
+            Returns the arguments for the denoiser; may raise ``ValueError``.
+
+        Returns
+        -------
+        str
+            A sentence, shown beside its control too.
+        """
+        self.inputs = None
+        self.align.hide()
+        self.note.say()
+        noisy, clean = self.noisy.try_read(), self.clean.try_read()
+        if noisy is not None:
+            noisy = self._with_axes(noisy)
+        else:
+            self.shape.clear()
+        self.guessed.setVisible(noisy is not None and noisy.guessed)
+        for picker in (self.noisy, self.clean):
+            if picker.note.notes:
+                return picker.note.notes[0][1]
+        if noisy is None or clean is None:
+            missing = "noisy" if noisy is None else "clean"
+            return f"No {missing} image is picked. Pick a layer, or open a file."
+        try:
+            inputs = self._checked(noisy, clean, settings())
+        except ValueError as error:
+            self.note.say(("red", str(error)))
+            return str(error)
+        self.inputs = inputs
+        return self._known_or_later(inputs)
+
+    def _checked(self, noisy: LayerImage, clean: LayerImage, settings: dict[str, Any]) -> PairInputs:
+        """Inputs that passed what can be checked at once."""
+        layer = self.clean.layer
+        clean = in_order_of(noisy.axes, clean)
+        inputs = PairInputs(noisy, clean, settings, None if layer is None else ref(layer))
+        known = self._found is not None and self._found.key == inputs.key()
+        inputs.check(self._engine(), values=not known and inputs.quick_to_read)
+        return inputs
+
+    def _with_axes(self, noisy: LayerImage) -> LayerImage:
+        """Noisy with the axes in the line, which starts anew with another layer."""
+        picked = (tuple(id(layer) for layer in self.noisy.layers), noisy.axes, noisy.shape)
+        if picked != self._axes_for:
+            self._axes_for = picked
+            self.axes.blockSignals(True)
+            self.axes.setText(noisy.axes)
+            self.axes.blockSignals(False)
+        text = self.axes.text().strip()
+        if text.upper() != noisy.axes:
+            noisy = noisy.with_axes(text)
+        parts = [" x ".join(str(n) for n in noisy.shape)]
+        if noisy.channel_names:
+            parts.append(", ".join(noisy.channel_names))
+        if noisy.pixel_size:
+            sizes = dict.fromkeys(f"{v:.4g}" for v in noisy.pixel_size)
+            parts.append(f"{' x '.join(sizes)}\N{NO-BREAK SPACE}{noisy.unit}")
+        self.shape.setText(" · ".join(parts))
+        return noisy
+
+    # ---------------------------------------------------------------- the whole check
+
+    def _known_or_later(self, inputs: PairInputs) -> str:
+        """Show what the whole check has found, or start it soon; returns why not to train, if known."""
+        found = self._found
+        if found is None or found.key != inputs.key():
+            self._check_later.start()
+            return ""
+        self.note.say(*found.notes)
+        moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
+        self.align.setVisible(moved and self.clean.layer is not None and inputs.quick_to_read)
+        return found.reason
+
+    def _start_check(self) -> None:
+        """Run the whole check (registration, split) in a thread."""
+        inputs = self.inputs
+        if inputs is None or "work" in self._runs:
+            return
+        if "check" in self._runs:
+            self._check_later.start()
+            return
+        denoiser = self._engine().Denoiser(**inputs.settings)
+
+        def step() -> Step[Any]:
+            """Check, as a step."""
+            yield Progress(0, 1, "Checking")
+            return denoiser.check(**inputs.pair())
+
+        def found(check: Any) -> None:
+            """Keep what was found."""
+            notes = tuple((note.level, note.text) for note in check.notes)
+            self._found = _Found(inputs.key(), notes, shift=check.shift)
+
+        def failed(error: Exception) -> None:
+            """Keep what was wrong."""
+            text = sentence_of(error)
+            self._found = _Found(inputs.key(), (("red", text),), text)
+
+        def over() -> None:
+            """Show it."""
+            self._runs.pop("check", None)
+            self.changed.emit()
+
+        self._runs["check"] = run_step(
+            step, title="napari-btn: checking images", on_result=found, on_error=failed, on_finished=over
+        )
+
+    def _on_user_align(self) -> None:
+        """Add a clean layer moved onto noisy, and pick it."""
+        from napari_btn.core.registration import align
+
+        inputs, layer, found = self.inputs, self.clean.layer, self._found
+        if inputs is None or layer is None or found is None or found.shift is None:
+            return
+        added = self._viewer.add_image(
+            align(inputs.clean.data, inputs.clean.axes, found.shift),
+            name=f"{layer.name} aligned",
+            metadata=dict(layer.metadata),
+            colormap=layer.colormap,
+            rgb=False,
+            **inputs.clean.placement.onto(inputs.clean.axes).to_layer(),
+        )
+        self.clean.pick(added)
+        self.clean.by_user = True
+
+    def _on_user_wants_file(self, picker: LayerPicker) -> None:
+        """Ask for an image file."""
+        ask_for_image(self, self._viewer, picker, self._runs)
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        for note in (self.noisy.note, self.clean.note, self.note):
+            note.redraw()
+
+    def leave(self) -> None:
+        """Check and listen no more."""
+        self._check_later.stop()
+        for picker in (self.noisy, self.clean):
+            picker.leave()
+
+
+def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, runs: dict[str, Run[Any]]) -> None:
+    """Ask for an image file and open it for a picker."""
+    path, _ = QFileDialog.getOpenFileName(parent, "Open image", "", _IMAGES)
+    if path:
+        open_image(viewer, picker, path, runs)
+
+
+def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[str, Run[Any]]) -> None:
+    """Read an image file in a thread, add it as a layer, and pick that.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    picker : LayerPicker
+        Picks it, or says why the file can't be read.
+    path : str or Path
+        An image file.
+    runs : dict of str to Run
+        Where the run is kept.
+    """
+    role = picker.combo.objectName()
+
+    def step() -> Step[Any]:
+        """Read, as a step."""
+        from napari_btn.io.images import read_image
+
+        yield Progress(0, 1, "Reading")
+        if Path(path).suffix == ".npz":
+            # A file of both often names its arrays as the pickers are named.
+            try:
+                return replace(read_image(f"{path}:{role}"), name=f"{Path(path).stem} {role}")
+            except ValueError:
+                pass
+        return read_image(path)
+
+    def read(image: Any) -> None:
+        """Add and pick."""
+        picker.pick(add_image(viewer, image))
+        picker.by_user = True
+
+    def failed(error: Exception) -> None:
+        """Say why not."""
+        picker.note.say(("red", sentence_of(error)))
+
+    runs[f"read {role}"] = run_step(
+        step, title=f"napari-btn: reading {path}", on_result=read, on_error=failed
+    )
