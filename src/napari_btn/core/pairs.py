@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import CalibrationSettings
 
-__all__ = ["Box", "Pair", "Scenes", "Split", "View", "canonical_axes", "draw_patches", "split"]
+__all__ = ["Box", "Pair", "Scenes", "Split", "View", "canonical_axes", "draw_patches", "split", "split_axis"]
 
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
@@ -423,16 +423,27 @@ def split(scenes: Scenes, rf_px: int, settings: CalibrationSettings, *, seed: in
     return parts
 
 
-def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> Split:
-    """Train | gap | held out, along one axis."""
-    space, names = scenes.noisy.space, scenes.noisy.space_axes
-    axis = (
-        int(np.argmax(space)) if settings.split_axis == "longest" else names.find(settings.split_axis.upper())
-    )
-    if axis < 0:
+def split_axis(scenes: Scenes, settings: CalibrationSettings) -> int:
+    """Number of the space axis along which one field is split.
+
+    Raises
+    ------
+    ValueError
+        When the image lacks the axis.
+    """
+    names = scenes.noisy.space_axes
+    if settings.split_axis == "longest":
+        return int(np.argmax(scenes.noisy.space))
+    if settings.split_axis.upper() not in names:
         raise ValueError(
             f"split_axis is {settings.split_axis!r}, but the image has the axes {names}; choose one."
         )
+    return names.index(settings.split_axis.upper())
+
+
+def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> Split:
+    """Train | gap | held out, along one axis."""
+    space, names, axis = scenes.noisy.space, scenes.noisy.space_axes, split_axis(scenes, settings)
     length, notes = space[axis], []
     gap = 2 * rf_px
     if int((length - gap) * settings.train_fraction) < min(0.4, settings.train_fraction * 2 / 3) * length:

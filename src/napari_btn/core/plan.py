@@ -12,7 +12,7 @@ from napari_btn.core.conformal import Note
 from napari_btn.core.families import Blueprint
 from napari_btn.core.graph import draw_dilations, receptive_field
 from napari_btn.core.held_out import HELD_OUT_PIXELS
-from napari_btn.core.pairs import Scenes, Split, View, split
+from napari_btn.core.pairs import Scenes, Split, View, split, split_axis
 from napari_btn.core.registration import shift_of
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def plan_training(
             )
         )
     wanted = draw_dilations(network, ndim=scenes.noisy.ndim)
-    limit = None if not scenes.repeats else max(scenes.noisy.space) // 4
+    limit = scenes.noisy.space[split_axis(scenes, calibration)] // 4 if scenes.repeats else None
     dilations = draw_dilations(network, ndim=scenes.noisy.ndim, limit_px=limit)
     if dilations != wanted:
         notes.append(
