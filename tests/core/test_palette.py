@@ -88,12 +88,26 @@ def test_merges_cost_more_and_more(palette: Palette) -> None:
 
 
 @pytest.mark.parametrize("k", [2, 3, 7, 16])
-def test_points_go_to_the_nearest_node_of_each_cut(palette: Palette, k: int) -> None:
-    points = np.random.default_rng(5).normal(0, 6, (500, 6)).astype(np.float32)
-    nodes = palette.cut(k)
-    far = np.square(points[:, None] - palette.centres[nodes]).sum(-1)
+def test_points_go_to_the_nearest_centre_of_each_cut(palette: Palette, k: int) -> None:
+    points = np.random.default_rng(5).normal(0, 6, (3000, 6)).astype(np.float32)
+    first = sum(range(2, k))
+    far = np.square(points[:, None] - palette.polished[first : first + k]).sum(-1)
     found = palette.assign(points)[k - 2]
-    assert np.mean(found == nodes[far.argmin(1)]) > 0.998
+    assert np.mean(found == palette.cut(k)[far.argmin(1)]) > 0.999
+
+
+def test_polished_cuts_fit_better_than_the_tree(palette: Palette) -> None:
+    points, _ = clouds(n=1500)
+
+    def inertia(centres: NDArray[np.float32]) -> float:
+        return float(np.square(points[:, None] - centres).sum(-1).min(1).sum())
+
+    for k in range(2, 17):
+        first = sum(range(2, k))
+        assert (
+            inertia(palette.polished[first : first + k]) <= inertia(palette.centres[palette.cut(k)]) * 1.0001
+        )
+    assert len(palette.polished) == sum(range(2, 17))
 
 
 def test_the_base_cut_is_ordered_by_a_channel(palette: Palette) -> None:

@@ -1,12 +1,13 @@
 """A palette of tokens: clusters of latent points, and the tree that merges them one by one.
 
 Leaves are numbered 0 to n - 1; node n + i is what merge i makes. A cut into k tokens takes k
-nodes, and each point goes to the nearest of their centres (one Lloyd step from the cut).
+nodes; Lloyd's steps from their centres polish the cut, and each point goes to the nearest of
+the polished centres.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +26,10 @@ __all__ = ["Palette", "adjusted_rand", "aligned", "fit_palette"]
 
 _STABLE: Final = 0.8
 _RESTARTS: Final = 10
-_ARRAYS: Final = ("centres", "weights", "merges", "agreement", "order")
+_LLOYD_STEPS: Final = 20
+_COARSE: Final = 12  # cuts into so many tokens or fewer are compared between seeds
+_CHUNK: Final = 1024
+_ARRAYS: Final = ("centres", "weights", "merges", "polished", "agreement", "order")
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,11 +39,13 @@ class Palette:
     Parameters
     ----------
     centres : ndarray of float32, (2 n - 1, D)
-        Mean of each node's points, the n leaves first.
+        Mean of each node's points, the n leaves first; they make colours and the tree.
     weights : ndarray of float64, (2 n - 1,)
         Share of the points in each node.
     merges : ndarray of int, (n - 1, 2)
         The two children of node n + i.
+    polished : ndarray of float32, (2 + 3 + ... + n, D)
+        Centres of the tokens of each cut, from 2 tokens to n, in the order of `cut`.
     agreement : ndarray of float64, (n - 1,)
         Adjusted Rand index between seeds when cut into 2, 3, ..., n tokens; NaN if unknown.
     order : ndarray of float32, (C, 2 n - 1)
@@ -49,6 +55,7 @@ class Palette:
     centres: NDArray[np.float32]
     weights: NDArray[np.float64]
     merges: NDArray[np.intp]
+    polished: NDArray[np.float32]
     agreement: NDArray[np.float64]
     order: NDArray[np.float32]
 
@@ -162,30 +169,18 @@ class Palette:
         ndarray of uint8, (n - 1, m)
             Row k - 2 holds the nearest node of the cut into k tokens.
         """
-        # squared distances but for the points' own squares, which no comparison needs
-        square = np.square(self.centres).sum(1)
-        far = square[:, None] - 2 * (self.centres @ np.ascontiguousarray(points.T))
-        out = np.empty((len(self.merges), len(points)), dtype=np.uint8)
-        if not len(self.merges):
-            return out
-        nodes = self.cut(2)
-        best = nodes[np.argmin(far[nodes], axis=0)]
-        least = np.take_along_axis(far, best[None], 0)[0]
-        out[0] = best
-        for k in range(3, self.size + 1):
-            # from k - 1 to k tokens one node falls into its two children
-            gone = 2 * self.size - k
-            nodes = self.cut(k)
-            lost = np.flatnonzero(best == gone)
-            for child in self.merges[gone - self.size]:
-                nearer = far[child] < least
-                nearer[lost] = False
-                np.copyto(best, child, where=nearer)
-                np.copyto(least, far[child], where=nearer)
-            part = far[np.ix_(nodes, lost)]
-            best[lost] = nodes[np.argmin(part, axis=0)]
-            least[lost] = part.min(axis=0)
-            out[k - 2] = best
+        cuts = [(k, self.cut(k), _rows(k)) for k in range(2, self.size + 1)]
+        square = np.square(self.polished).sum(1)
+        out = np.empty((len(cuts), len(points)), dtype=np.uint8)
+        # in pieces that stay in the processor's cache
+        for first in range(0, len(points), _CHUNK):
+            piece = slice(first, first + _CHUNK)
+            # squared distances but for the points' own squares, which no comparison needs
+            far = points[piece] @ self.polished.T
+            far *= -2
+            far += square
+            for k, nodes, rows in cuts:
+                out[k - 2, piece] = nodes[np.argmin(far[:, rows], axis=1)]
         return out
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
@@ -219,7 +214,8 @@ def fit_palette(
     Returns
     -------
     Palette
-        Agreement is the mean over all pairs of seeds, on all points.
+        Of the seed whose coarse cuts fit the points best, so that the outcome depends little on
+        the first seed. Agreement is the mean over all pairs of single seeds, on all points.
 
     References
     ----------
@@ -238,19 +234,23 @@ def fit_palette(
     count = int(min(count, len(np.unique(coarse, axis=0))))
     seeds = np.random.SeedSequence(seed).generate_state(replicates + 1)
     found: list[Palette] = []
-    labels: list[NDArray[np.uint8]] = []
+    inertia = np.zeros((len(seeds), max(count - 1, 0)))
     for i, s in enumerate(seeds):
-        yield Progress(i, len(seeds), "Clustering" if i == 0 else "Clustering with another seed")
-        found.append(_tree(x, channels, _clusters(x, count, int(s))))
-        labels.append(found[-1].assign(x))
+        yield Progress(2 * i, 2 * len(seeds), "Clustering" if i == 0 else "Clustering with another seed")
+        tree = _tree(x, channels, _clusters(x, count, int(s)))
+        yield Progress(2 * i + 1, 2 * len(seeds), "Polishing the clusters")
+        palette, inertia[i] = _polish(x, tree)
+        found.append(palette)
+    best = _best_of(x, found, inertia)
     if replicates < 1 or count < 2:
-        return found[0]
+        return best
+    labels = [palette.assign(x) for palette in found]
     agreement = np.empty(count - 1)
     for k in range(count - 1):
         pairs = [adjusted_rand(labels[a][k], labels[b][k]) for b in range(len(labels)) for a in range(b)]
         agreement[k] = np.mean(pairs)
     yield Progress(len(seeds), len(seeds), "Clustered")
-    return Palette(**{**found[0].to_arrays(), "agreement": agreement})
+    return replace(best, agreement=agreement)
 
 
 def _clusters(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.intp]:
@@ -288,12 +288,62 @@ def _tree(points: NDArray[np.float32], values: NDArray[np.float32], cluster: NDA
         centre.astype(np.float32),
         size / len(points),
         merges,
+        np.zeros((0, points.shape[1]), dtype=np.float32),
         np.full(n - 1, np.nan),
         np.zeros((len(values), 2 * n - 1), dtype=np.float32),
     )
     for node, leaves in enumerate(palette.leaves):
         palette.order[:, node] = np.median(values[:, leaves[cluster]], axis=1)
     return palette
+
+
+def _polish(points: NDArray[np.float32], palette: Palette) -> tuple[Palette, NDArray[np.float64]]:
+    """The palette with polished cuts, and the inertia of each."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    polished, inertia = [], []
+    with threadpool_limits(limits=1):
+        for k in range(2, palette.size + 1):
+            start = palette.centres[palette.cut(k)]
+            # fine cuts are near their optimum already, and there are many
+            steps = _LLOYD_STEPS if k <= _COARSE else _LLOYD_STEPS // 4
+            means = KMeans(k, init=start, n_init=1, max_iter=steps).fit(points)
+            polished.append(np.asarray(means.cluster_centers_, dtype=np.float32))
+            inertia.append(float(means.inertia_))
+    rows = np.concatenate(polished) if polished else palette.polished
+    return replace(palette, polished=rows), np.array(inertia)
+
+
+def _best_of(points: NDArray[np.float32], found: list[Palette], inertia: NDArray[np.float64]) -> Palette:
+    """The palette whose coarse cuts fit best; where another's cut fits better still, with that cut's centres.
+
+    Trees of different seeds fall into different optima of a coarse cut; the best of them is what
+    most seeds agree on.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    coarse = np.log(np.maximum(inertia[:, : _COARSE - 1], 1e-30))
+    palette = found[int(np.argmin(coarse.sum(axis=1)))]
+    polished = palette.polished.copy()
+    for k in range(2, min(palette.size, _COARSE) + 1):
+        other = found[int(np.argmin(inertia[:, k - 2]))]
+        if other is palette:
+            continue
+        rows = _rows(k)
+        mine, theirs = (
+            np.argmin(np.square(c).sum(1) - 2 * points @ c.T, axis=1)
+            for c in (palette.polished[rows], other.polished[rows])
+        )
+        overlap = np.bincount(mine * k + theirs, minlength=k * k).reshape(k, k)
+        order = linear_sum_assignment(overlap, maximize=True)[1]
+        polished[rows] = other.polished[rows][order]
+    return replace(palette, polished=polished)
+
+
+def _rows(k: int) -> slice:
+    """Rows of the polished centres that belong to the cut into k tokens."""
+    return slice(k * (k - 1) // 2 - 1, k * (k + 1) // 2 - 1)
 
 
 def adjusted_rand(a: ArrayLike, b: ArrayLike) -> float:
