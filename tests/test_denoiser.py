@@ -690,13 +690,13 @@ def test_real_maps_are_covered_and_denoised(data_dir, monkeypatch):
     with np.load(data_dir / "edx_top" / "edx_top.npz") as file:
         noisy, clean = file["noisy"], file["clean"]
     cut = 2 * noisy.shape[2] // 3
-    denoiser = btn.Denoiser(members=2, train=btn.TrainSettings(steps=120), seed=0)
+    denoiser = btn.Denoiser(members=1, train=btn.TrainSettings(steps=80), seed=0)
     denoiser.fit(noisy[:, :, :cut], clean[:, :, :cut], axes="CYX", channel_names=NAMES)
-    report = btn.evaluate(denoiser.predict(noisy[:, :, cut:]), clean[:, :, cut:])
-    assert (report.coverage >= 0.8).all()
-    assert (report.coverage <= 0.97).all()
-    raw = [
-        np.corrcoef(n.ravel(), c.ravel())[0, 1]
-        for n, c in zip(noisy[:, :, cut:], clean[:, :, cut:], strict=True)
-    ]
+    assert denoiser.report.coverage == pytest.approx([0.9] * 3, abs=0.02)
+    noisy, clean = noisy[:, :, cut:], clean[:, :, cut:]
+    report = btn.evaluate(denoiser.predict(noisy), clean)
+    # far from what the presets reach, which is measured elsewhere; but honest already
+    assert report.coverage == pytest.approx([0.9] * 3, abs=0.05)
+    assert (report.correlation > [0.85, 0.6, 0.25]).all()
+    raw = [np.corrcoef(n.ravel(), c.ravel())[0, 1] for n, c in zip(noisy, clean, strict=True)]
     assert (report.correlation > np.asarray(raw) + 0.05).all()
