@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QVBoxLayout, QWidget
+from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -152,6 +152,7 @@ class _Chart(QWidget):
     name = ""
     help_text = ""
     height = 150
+    grows = False
 
     def __init__(self, colours: Mapping[str, QColor], parent: QWidget | None = None) -> None:
         import pyqtgraph as pg
@@ -164,7 +165,11 @@ class _Chart(QWidget):
         self._plot.setMenuEnabled(False)
         self._plot.setMouseEnabled(x=False, y=False)
         self._plot.hideButtons()
-        self.setFixedHeight(self.height)
+        # A plot asks for 480 pixels; it takes what there is.
+        self._plot.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Ignored)
+        self.setMinimumHeight(self.height)
+        if not self.grows:
+            self.setMaximumHeight(self.height)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self._plot)
@@ -213,6 +218,7 @@ class LineChart(_Chart):
         "(band), truth where one is picked (dashes), threshold (dots)."
     )
     height = 190
+    grows = True
 
     def _items(self) -> None:
         """Make the curves."""
@@ -269,6 +275,8 @@ class LineChart(_Chart):
         ):
             item.setData(distance, curves[name]) if name in curves else item.setData([], [])
         self._plot.setLabel("bottom", f"distance ({unit})")
+        low, high = _range_of(curves)
+        self._plot.setYRange(low, high, padding=0.05)
         self._threshold.setVisible(threshold is not None)
         if threshold is not None:
             self._threshold.setValue(threshold)
@@ -390,3 +398,16 @@ class CoverageChart(_Chart):
         if at is not None and shown:
             x, low, high = at
             self._bar.setData(x=np.array([x]), y=np.array([(low + high) / 2]), height=np.array([high - low]))
+
+
+def _range_of(curves: Mapping[str, NDArray[np.float64]]) -> tuple[float, float]:
+    """Range of what matters: all of the band and the truth, nine tenths of the observed points."""
+    ends = []
+    for name, values in curves.items():
+        known = values[np.isfinite(values)]
+        if known.size:
+            ends.append(np.percentile(known, (5, 95) if name == "observed" else (0, 100)))
+    if not ends:
+        return 0.0, 1.0
+    low, high = float(np.min(ends)), float(np.max(ends))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)

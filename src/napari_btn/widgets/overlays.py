@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,8 +51,10 @@ def our_layer(viewer: Any, name: str, kind: str) -> Any:
     napari.layers.Layer or None
         The layer.
     """
-    layer = viewer.layers[name] if name in viewer.layers else None
-    record = None if layer is None else layer.metadata.get(KEY)
+    if name not in viewer.layers:
+        return None
+    layer = viewer.layers[name]
+    record = layer.metadata.get(KEY)
     return layer if isinstance(record, Mapping) and record.get("map") == kind else None
 
 
@@ -216,7 +220,7 @@ def line_layer(viewer: Any, name: str, shape: tuple[int, int], placement: Placem
 
 
 def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
-    """Show only these layers, in one row, in this order.
+    """Show only these layers, in one row (wide ones in one column), in this order.
 
     Parameters
     ----------
@@ -233,11 +237,18 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
     before = {layer.name: layer.visible for layer in viewer.layers}
     for layer in viewer.layers:
         layer.visible = layer in layers
-    grid = _grid(viewer)
-    # The grid fills from the top of the list.
-    for place, layer in enumerate(reversed(layers)):
-        viewer.layers.move(viewer.layers.index(layer), len(viewer.layers) - len(layers) + place)
-    grid.stride, grid.shape, grid.enabled = 1, (1, len(layers)), True
+    for left, right in pairwise(layers):
+        if viewer.layers.index(right) < viewer.layers.index(left):
+            viewer.layers.move(viewer.layers.index(right), viewer.layers.index(left) + 1)
+    rows, columns = layers[0].data.shape[-2:]
+    grid, n = _grid(viewer), len(layers)
+    # Wide images are larger one above the other.
+    grid.stride, grid.shape, grid.enabled = 1, (n, 1) if columns > 1.2 * rows else (1, n), True
+    if grid.position(viewer.layers.index(layers[0]), len(viewer.layers) if _old(grid) else viewer.layers) != (
+        0,
+        0,
+    ):
+        grid.stride = -1
     viewer.reset_view()
     return before
 
@@ -261,6 +272,11 @@ def as_before(viewer: Any, before: Mapping[str, bool]) -> None:
 def _grid(viewer: Any) -> Any:
     """The viewer's grid, which moved in napari 0.9."""
     return (viewer.canvas if "canvas" in type(viewer).model_fields else viewer).grid
+
+
+def _old(grid: Any) -> bool:
+    """Whether the grid counts hidden layers too, as before napari 0.9."""
+    return "nlayers" in signature(grid.position).parameters
 
 
 def truths(viewer: Any, shape: tuple[int, ...], axes: str) -> list[ImageLayer]:
