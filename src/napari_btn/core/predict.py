@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -355,15 +355,18 @@ def tile_quantiles(
     todo = iter(plan)
     done = 0
 
-    def send(scene: int, tile: Tile) -> Iterator[Future[Any]]:
+    def send(scene: int, tile: Tile, first: int = 0) -> Iterator[Future[Any]]:
         x = np.nan_to_num(source.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
-        for member in members:
+        for member in members[first:]:
             yield pool.submit(_member_quantiles, blueprint, member, x, tile.keep, device)
 
     try:
         for scene, tile in plan:
-            while len(pending) < ahead and (job := next(todo, None)) is not None:
-                pending.append((*job, deque(send(*job))))
+            try:
+                while len(pending) < ahead and (job := next(todo, None)) is not None:
+                    pending.append((*job, deque(send(*job))))
+            except BrokenExecutor as error:
+                pool, ahead = _without_workers(executor, error), 0
             # inline, a member runs when its turn comes, so that a stop waits for one member alone
             futures = pending[0][2] if pending else send(scene, tile)
             for k in range(n):
@@ -373,7 +376,11 @@ def tile_quantiles(
                 while not future.done():
                     wait([future], timeout=0.2)
                     yield Progress(done, total, note), None
-                q = future.result()
+                try:
+                    q = future.result()
+                except BrokenExecutor as error:
+                    pool, ahead = _without_workers(executor, error), 0
+                    q = next(send(scene, tile, k)).result()
                 done += 1
                 median = q[blueprint.levels.index(0.5)]
                 if k == 0:
@@ -393,6 +400,16 @@ def tile_quantiles(
         for _, _, futures in pending:
             for future in futures:
                 future.cancel()
+
+
+def _without_workers(given: Executor | None, error: BrokenExecutor) -> Executor:
+    """Where the rest is predicted after a worker of the local pool died: here, which takes less memory."""
+    if given is None:
+        return Inline()
+    raise RuntimeError(
+        "A worker process died while predicting, most likely for lack of memory. "
+        "Use smaller tiles, or close other programs."
+    ) from error
 
 
 def predict_steps(
