@@ -346,8 +346,8 @@ def tile_quantiles(
     side = max(settings.tile_px or round(_TILE_PIXELS ** (1 / source.ndim)), 3 * halo)
     plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
     work = len(members) * sum(box.size for box in regions)
-    pool = executor
-    if pool is None:
+    pool: Executor = Inline() if executor is None else executor
+    if executor is None:
         pool = Inline() if device != "cpu" or work < _INLINE_WORK else process_pool()
     total, n = len(plan) * len(members), len(members)
     ahead = 0 if isinstance(pool, Inline) else 2
