@@ -83,7 +83,7 @@ def test_the_obvious_layers_are_picked(ready: DenoiseWidget) -> None:
     assert ready.pair.axes.text() == "CYX"
     assert ready.pair.guessed.isHidden()
     assert ready.train.isEnabled()
-    assert "Si, Al, Fe" in ready.pair.shape.text()
+    assert ready.pair.channels.text() == "Si, Al, Fe"
     assert "0.5" in ready.pair.shape.text()
 
 
@@ -314,6 +314,18 @@ def test_wrong_axes_are_refused_and_right_ones_train(ready: DenoiseWidget, axes:
     assert refused(ready)
     assert ready.pair.note.notes
     ready.pair.axes.setText("cyx")
+    assert ready.train.isEnabled()
+
+
+def test_channels_can_be_named(ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot) -> None:
+    ready.pair.channels.setText("Ca, Ti")
+    assert "2 channel names came" in refused(ready)
+    ready.pair.channels.setText("Ca, Ti , Mn")
+    assert ready.train.isEnabled()
+    run(ready, qtbot)
+    assert viewer.layers["soil noisy median"].metadata["napari_btn"]["channel_names"] == ["Ca", "Ti", "Mn"]
+    ready.pair.axes.setText("ZYX")
+    assert ready.pair.channels.isHidden()
     assert ready.train.isEnabled()
 
 

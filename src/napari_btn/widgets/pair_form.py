@@ -93,6 +93,7 @@ class PairForm(QWidget):
             picker.changed.connect(self.changed)
             picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
         self.axes.textChanged.connect(lambda _: self.changed.emit())
+        self.channels.textChanged.connect(lambda _: self.changed.emit())
         self.align.clicked.connect(self._on_user_align)
 
     def _build(self, theme: Theme) -> None:
@@ -116,6 +117,11 @@ class PairForm(QWidget):
         self.shape.setObjectName("shape")
         self.shape.setWordWrap(True)
         self.shape.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.channels = QLineEdit()
+        self.channels.setObjectName("channel_names")
+        self.channels.setPlaceholderText("0, 1, 2, …")
+        self.channels.setToolTip("Names of the channels in order, with commas: Si, Al, Fe.")
+        self.channels.setAccessibleName("Channel names")
         self.note = NoteLabel(theme, "pair_note")
         self.align = QPushButton("Align")
         self.align.setObjectName("align")
@@ -131,6 +137,8 @@ class PairForm(QWidget):
         axes.addWidget(self.guessed)
         axes.addWidget(self.shape, 1)
         form.addRow("Axes", axes)
+        form.addRow("Channels", self.channels)
+        self._form = form
         below = QHBoxLayout()
         below.addWidget(self.note, 1)
         below.addWidget(self.align, 0, Qt.AlignmentFlag.AlignTop)
@@ -183,13 +191,17 @@ class PairForm(QWidget):
             noisy = self._with_axes(noisy)
         else:
             self.shape.clear()
+        self._form.setRowVisible(self.channels, noisy is not None and "C" in noisy.axes)
         self.guessed.setVisible(noisy is not None and noisy.guessed)
         for picker in (self.noisy, self.clean):
             if picker.note.notes:
                 return picker.note.notes[0][1]
         if noisy is None or clean is None:
             missing = "noisy" if noisy is None else "clean"
-            return f"No {missing} image is picked. Pick a layer, or open a file."
+            text = f"No {missing} image is picked. Pick a layer, or open a file."
+            hint = " File > Open Sample > Behind the Noise has examples." if not self._viewer.layers else ""
+            self.note.say(("info", text + hint))
+            return text
         try:
             inputs = self._checked(noisy, clean, settings())
         except ValueError as error:
@@ -208,19 +220,24 @@ class PairForm(QWidget):
         return inputs
 
     def _with_axes(self, noisy: LayerImage) -> LayerImage:
-        """Noisy with the axes in the line, which starts anew with another layer."""
+        """Noisy with the axes and channel names in the lines, which start anew with another layer."""
         picked = (tuple(id(layer) for layer in self.noisy.layers), noisy.axes, noisy.shape)
         if picked != self._axes_for:
             self._axes_for = picked
-            self.axes.blockSignals(True)
-            self.axes.setText(noisy.axes)
-            self.axes.blockSignals(False)
+            for line, start in (
+                (self.axes, noisy.axes),
+                (self.channels, ", ".join(noisy.channel_names or ())),
+            ):
+                line.blockSignals(True)
+                line.setText(start)
+                line.blockSignals(False)
         text = self.axes.text().strip()
         if text.upper() != noisy.axes:
             noisy = noisy.with_axes(text)
+        if "C" in noisy.axes:
+            names = tuple(name.strip() for name in self.channels.text().split(",") if name.strip())
+            noisy = replace(noisy, channel_names=names or None)
         parts = [" x ".join(str(n) for n in noisy.shape)]
-        if noisy.channel_names:
-            parts.append(", ".join(noisy.channel_names))
         if noisy.pixel_size:
             sizes = dict.fromkeys(f"{v:.4g}" for v in noisy.pixel_size)
             parts.append(f"{' x '.join(sizes)}\N{NO-BREAK SPACE}{noisy.unit}")

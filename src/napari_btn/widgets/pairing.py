@@ -46,11 +46,12 @@ class PairInputs:
 
     def pair(self) -> dict[str, Any]:
         """Arguments for the denoiser's ``fit_steps`` and ``check``."""
+        names = self.noisy.channel_names or self.clean.channel_names
         return {
             "noisy": self.noisy.data,
             "clean": self.clean.data,
             "axes": self.noisy.axes,
-            "channel_names": self.noisy.channel_names or self.clean.channel_names,
+            "channel_names": names if "C" in self.noisy.axes else None,
             "pixel_size": self.noisy.pixel_size,
             "unit": self.noisy.unit,
         }
