@@ -97,6 +97,24 @@ def test_a_pixel_depends_on_its_receptive_field_alone(random_members, ndim, chan
     assert not torch.equal(module(inside)[centre], before[centre])
 
 
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize(("ndim", "channels", "network"), SHAPES)
+@torch.inference_mode()
+def test_a_kept_part_is_cut_from_the_whole(random_members, members, ndim, channels, network):
+    blueprint, made = random_members(members, ndim=ndim, channels=channels, **network)
+    module, x = loaded(blueprint, scalings_alike(made)), inputs_of(ndim, channels)
+    whole = module(x)
+    features = list(module.latents(x))
+    # in the middle, at a border, and all of it
+    for keep in ((5, 8), (0, 3), (0, None)):
+        part = tuple(slice(keep[0], keep[1] or n) for n in x.shape[2:])
+        cut = (..., *part)
+        scale = float(whole.abs().max())
+        np.testing.assert_allclose(module(x, part), whole[cut], atol=1e-5 * scale)
+        for kept, feature in zip(module.latents(x, part), features, strict=True):
+            np.testing.assert_allclose(kept, feature[cut], atol=1e-5 * float(feature.abs().max()))
+
+
 @given(
     st.integers(1, 9).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n - 1))),
     st.integers(0, 2**31),

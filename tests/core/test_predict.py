@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 
 import dask.array as da
 import numpy as np
@@ -148,7 +149,7 @@ def test_large_work_goes_to_processes_of_itself(random_members, monkeypatch):
     source = View(image(0, 30, 30), "YX")
     stitched(blueprint, members, source)
     assert not asked
-    monkeypatch.setattr(predict, "_INLINE_WORK", 1000)
+    monkeypatch.setitem(predict.INLINE_WORK, 2, 1000)
     stitched(blueprint, members, source)
     assert asked
 
@@ -286,6 +287,39 @@ def test_an_error_in_a_task_arrives(random_members):
     broken = predict.Member(0, 0, {k: v for k, v in members[0].weights.items() if k != "out_bias"})
     with pytest.raises(RuntimeError, match="out_bias"):
         stitched(blueprint, [broken], View(image(0, 20, 20), "YX"))
+
+
+class Deadly(Executor):
+    """A pool whose worker dies at the given submission; then it is broken, as a real one."""
+
+    def __init__(self, death):
+        self.death, self.count = death, 0
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.count += 1
+        if self.count > self.death:
+            raise BrokenProcessPool("it is broken")
+        if self.count < self.death:
+            return Inline().submit(fn, *args, **kwargs)
+        future = Future()
+        future.set_exception(BrokenProcessPool("a process died"))
+        return future
+
+
+@pytest.mark.parametrize("death", [1, 2, 3, 5, 6, 11])
+def test_a_dead_worker_changes_no_bit(random_members, monkeypatch, death):
+    blueprint, members = random_members(3)
+    source = View(image(0, 61, 47), "YX")
+    options = {"tiles": TileSettings(tile_px=36)}
+    reference = stitched(blueprint, members, source, executor=Inline(), **options)
+    monkeypatch.setitem(predict.INLINE_WORK, 2, 0)
+    pool = Deadly(death)
+    monkeypatch.setattr(predict, "process_pool", lambda: pool)
+    for a, b in zip(reference, stitched(blueprint, members, source, **options), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert pool.count >= death
+    with pytest.raises(RuntimeError, match="died while predicting, most likely for lack of memory"):
+        stitched(blueprint, members, source, executor=Deadly(death), **options)
 
 
 def test_a_prediction_knows_its_width_and_channels():

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from napari_btn.core.gradients import noncrossing_pinball, sparse_hidden
+from napari_btn.core.gradients import convolve, noncrossing_pinball, sparse_hidden
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,10 +33,30 @@ def _conv(
 ) -> torch.Tensor:
     """Grouped same-size convolution; ``weight`` is (M, out, in, *kernel), ``x`` is (B, M * in, *space)."""
     members, out, _, *kernel = weight.shape
+    if members == 1:
+        return convolve(x, weight[0], None if bias is None else bias[0], dilation)
     conv = (F.conv1d, F.conv2d, F.conv3d)[len(kernel) - 1]
     padding = tuple(dilation * (k // 2) for k in kernel)
     flat_bias = None if bias is None else bias.reshape(-1)
     return conv(x, weight.reshape(members * out, *weight.shape[2:]), flat_bias, 1, padding, dilation, members)
+
+
+def _cut(x: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
+    """View of a part of the space of (B, C, *space)."""
+    view: torch.Tensor = x[(slice(None), slice(None), *part)]
+    return view
+
+
+def _grown(part: Sequence[slice], margin: int, space: Sequence[int]) -> tuple[slice, ...]:
+    """A part of the space with a margin, as far as there is space."""
+    return tuple(
+        slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(part, space, strict=True)
+    )
+
+
+def _inside(part: Sequence[slice], whole: Sequence[slice]) -> tuple[slice, ...]:
+    """Where a part of the space lies in a larger one."""
+    return tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, whole, strict=True))
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
@@ -51,8 +71,8 @@ class Trunk(Protocol):
     widths: tuple[int, ...]
     """Channels of each feature that ``forward`` yields, per member."""
 
-    def forward(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield features (B, M * width, *space); ``x`` is (B, M * C, *space)."""
+    def forward(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> Iterator[torch.Tensor]:
+        """Yield features (B, M * width, *kept); ``x`` is (B, M * C, *space), of which ``keep`` is wanted."""
         ...
 
     def weights(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
@@ -108,8 +128,18 @@ class SparseMixedScale(nn.Module):
         for t in range(len(self.widths)):
             yield self.get_parameter(f"node{t}_weight"), self.get_parameter(f"node{t}_bias")
 
-    def forward(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield each node's features (B, M * width, *space), freeing chunks after their last use."""
+    def forward(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> Iterator[torch.Tensor]:
+        """Yield each node's features (B, M * width, *kept), freeing chunks after their last use.
+
+        Where only a part is to be kept, each node is computed on that part and what later nodes
+        still see around it: the halo of a tile shrinks from node to node.
+        """
+        space = x.shape[2:]
+        dilations = self.graphs[0].dilations
+        part_kept = tuple(slice(0, n) for n in space) if keep is None else tuple(keep)
+        margin = sum(dilations)
+        area = _grown(part_kept, margin, space)
+        x = _cut(x, area)
         chunks: dict[tuple[int, int], torch.Tensor] = {}
         for m, part in enumerate(x.split(x.shape[1] // self.members, 1)):
             pad = part.new_zeros(part.shape[0], self.input_pad, *part.shape[2:])
@@ -117,15 +147,21 @@ class SparseMixedScale(nn.Module):
             chunks[m, 0] = _channels_last(torch.cat([part, pad], 1))
         for t, (weight, bias) in enumerate(self.weights()):
             read = torch.cat(list(self._read(chunks, t, weight.shape[2])), 1)
-            out = F.relu(_conv(read, weight, bias, self.graphs[0].dilations[t]))
+            out = F.relu_(_conv(read, weight, bias, dilations[t]))
             del read
+            margin -= dilations[t]
+            smaller = _grown(part_kept, margin, space)
+            if smaller != area:
+                inner, area = _inside(smaller, area), smaller
+                out = _cut(out, inner)
+                chunks = {key: _cut(part, inner) for key, part in chunks.items()}
             per_node = self.widths[t] // self.chunk
             for i, part in enumerate(out.split(self.chunk, 1)):
                 key = i // per_node, 1 + t * per_node + i % per_node
                 if self._last_use.get(key, -1) > t:
                     chunks[key] = part
             chunks = {key: part for key, part in chunks.items() if self._last_use[key] > t}
-            yield out
+            yield _cut(out, _inside(part_kept, area))
 
     def hidden(self, x: torch.Tensor, heads: Sequence[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
         """Hidden layer of a lone member, (B, *space, units), by hand-written gradients; none goes to ``x``.
@@ -255,10 +291,12 @@ class Ensemble(nn.Module):
             x = x.repeat(1, self.members, *(1,) * self.ndim)
         return x
 
-    def forward_scaled(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantiles in scaled units, (B, M, C, L, *space), of a raw input (B, n_in, *space)."""
+    def forward_scaled(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> torch.Tensor:
+        """Quantiles in scaled units, (B, M, C, L, *kept), of a raw input (B, n_in, *space)."""
         x = self._input(x)
-        raw = self._point(F.relu(self._hidden(x)), self.out_weight, self.out_bias)
+        raw = self._point(F.relu(self._hidden(x, keep)), self.out_weight, self.out_bias)
+        if keep is not None:
+            x = _cut(x, keep)
         raw = (raw + self._point(self._rows(x), self.skip_weight)).flatten(-2).movedim(-1, 1)
         raw = raw.contiguous().unflatten(1, (self.members * self.n_out, len(self.levels)))
         made: torch.Tensor = quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
@@ -286,35 +324,48 @@ class Ensemble(nn.Module):
             total = total + noncrossing_pinball(raw, target, self.levels, self.middle)
         return total
 
-    def _hidden(self, x: torch.Tensor) -> torch.Tensor:
-        """Hidden layer before its ReLU, (B, *space, M, units)."""
+    def _hidden(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> torch.Tensor:
+        """Hidden layer before its ReLU, (B, *kept, M, units)."""
         weights: list[torch.Tensor] = [
             self.get_parameter(f"head{t}_weight") for t in range(len(self.trunk.widths))
         ]
         if torch.is_grad_enabled():
             lone = self.members == 1 and isinstance(self.trunk, SparseMixedScale)
-            if lone and x.device.type == "cpu" and not x.requires_grad:
+            if lone and keep is None and x.device.type == "cpu" and not x.requires_grad:
                 heads = [weight[0] for weight in weights]
                 made: torch.Tensor = self.trunk.hidden(x, heads, self.hidden_bias[0])
                 return made.unsqueeze(-2)
             # gradients keep every feature anyway, and one wide product is faster than many thin ones
-            rows = torch.cat([self._rows(f) for f in self.trunk(x)], -1)
+            rows = torch.cat([self._rows(f) for f in self.trunk(x, keep)], -1)
             return self._point(rows, torch.cat(weights, 2), self.hidden_bias)
         hidden = x.new_zeros(())
-        for t, feature in enumerate(self.trunk(x)):
-            hidden = hidden + self._point(
-                self._rows(feature), weights[t], self.hidden_bias if t == 0 else None
-            )
+        for t, feature in enumerate(self.trunk(x, keep)):
+            rows = self._rows(feature)
+            if t == 0:
+                hidden = self.hidden_bias.expand(*rows.shape[:-1], -1).contiguous()
+            if self.members == 1:
+                # added in place: at 32 units a pass over the sums costs as much as the product
+                hidden.view(-1, hidden.shape[-1]).addmm_(rows.reshape(-1, rows.shape[-1]), weights[t][0].t())
+            else:
+                hidden += self._point(rows, weights[t])
         return hidden
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Quantiles in the target's units, (B, M, C, L, *space), of (B, n_in, *space)."""
-        shape = (1, 1, self.n_out, 1, *(1,) * self.ndim)
-        return self.forward_scaled(x) * self.y_scale.reshape(shape) + self.y_loc.reshape(shape)
+    def forward(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> torch.Tensor:
+        """Quantiles in the target's units, (B, M, C, L, *kept), of (B, n_in, *space).
 
-    def latents(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the latent features (B, M, width, *space) one layer at a time, in the trunk's order."""
-        for feature in self.trunk(self._input(x)):
+        Parameters
+        ----------
+        x : Tensor, (B, n_in, *space)
+            In raw units.
+        keep : sequence of slice, optional
+            The part of the space that is wanted; the rest is computed only as far as that part sees it.
+        """
+        shape = (1, 1, self.n_out, 1, *(1,) * self.ndim)
+        return self.forward_scaled(x, keep) * self.y_scale.reshape(shape) + self.y_loc.reshape(shape)
+
+    def latents(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> Iterator[torch.Tensor]:
+        """Yield the latent features (B, M, width, *kept) one layer at a time, in the trunk's order."""
+        for feature in self.trunk(self._input(x), keep):
             yield feature.unflatten(1, (self.members, -1))
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Executor, Future, wait
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from napari_btn.core.config import Progress, TileSettings
 from napari_btn.core.families import Blueprint, build
 from napari_btn.core.latent import Projected
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.predict import Inline, Member, one_thread, process_pool
+from napari_btn.core.predict import INLINE_WORK, Inline, Member, one_thread, process_pool, tile_side
 from napari_btn.core.tiles import Tile, plan_tiles
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from napari_btn.core.ensemble import Ensemble
 
 __all__ = ["EnsembleLatents"]
-
-_TILE_PIXELS: Final = 384 * 384
-_INLINE_WORK: Final = 1_500_000  # member-pixels under which starting processes costs more than it saves
 
 
 class EnsembleLatents:
@@ -155,7 +152,7 @@ class EnsembleLatents:
         halo = margin + (
             self._blueprint.receptive_field if self._tiles.halo_px is None else self._tiles.halo_px
         )
-        side = self._tiles.tile_px or max(round(_TILE_PIXELS ** (1 / len(self.space))), 3 * halo)
+        side = tile_side(self._tiles, halo, len(self.space))
         for box in boxes:
             for tile in plan_tiles(self.space, side, halo, box.slices):
                 yield int(box.scene), tile
@@ -170,7 +167,9 @@ class EnsembleLatents:
         work = self.members * self.scenes * int(np.prod(self.space))
         pool = self._executor
         if pool is None:
-            pool = Inline() if self._device != "cpu" or work < _INLINE_WORK else process_pool()
+            pool = (
+                Inline() if self._device != "cpu" or work < INLINE_WORK[len(self.space)] else process_pool()
+            )
         ahead = 1 if isinstance(pool, Inline) else 2 * max(getattr(pool, "_max_workers", 2), 1)
         waiting: deque[Future[Any]] = deque()
         try:
@@ -220,8 +219,8 @@ def _projected(
         w = torch.from_numpy(np.array(weight)).to(device)
         total: torch.Tensor | None = None
         first = 0
-        for feature in _module(blueprint, member, device).latents(image):
-            kept = feature[0, 0][(slice(None), *keep)]
+        for feature in _module(blueprint, member, device).latents(image, keep):
+            kept = feature[0, 0]
             part = torch.tensordot(w[first : first + len(kept)].T, kept, dims=1)
             total = part if total is None else total.add_(part)
             first += len(kept)

@@ -29,8 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Member", "Prediction", "TileQuantiles", "predict_steps", "tile_quantiles"]
 
-_TILE_PIXELS = 384 * 384  # input pixels of a tile: about a third of a second a member, small in memory
-_INLINE_WORK = 1_500_000  # member-pixels under which starting processes costs more than it saves
+# Input pixels of a tile: a third of a second a member and small in memory, in 3D a second, because halos
+# there cost more than anything else.
+_TILE_PIXELS = {2: 384**2, 3: 96**3}
+# Member-pixels under which starting processes costs more than it saves.
+INLINE_WORK = {2: 1_500_000, 3: 200_000}
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,6 +309,12 @@ class Inline(Executor):
         return future
 
 
+def tile_side(settings: TileSettings, halo: int, ndim: int) -> int:
+    """Side of a tile in pixels, halo included."""
+    # a tile keeps at least a third of its side: one pixel at a time would take for ever
+    return max(settings.tile_px or round(_TILE_PIXELS[ndim] ** (1 / ndim)), 3 * halo)
+
+
 def _member_quantiles(
     blueprint: Blueprint, member: Member, x: NDArray[np.float32], keep: tuple[slice, ...], device: str
 ) -> NDArray[np.float32]:
@@ -313,9 +322,8 @@ def _member_quantiles(
     with one_thread(), torch.inference_mode():
         module = build(blueprint, [(member.number, member.attempt)])
         module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
-        q = module.to(device)(torch.from_numpy(np.array(x[None], order="C")).to(device))[0, 0]
-        kept = q[(slice(None), slice(None), *keep)].transpose(0, 1)
-        return np.ascontiguousarray(kept.cpu().numpy())
+        q = module.to(device)(torch.from_numpy(np.array(x[None], order="C")).to(device), keep)[0, 0]
+        return np.ascontiguousarray(q.transpose(0, 1).cpu().numpy())
 
 
 def tile_quantiles(
@@ -342,13 +350,12 @@ def tile_quantiles(
     """
     settings = tiles or TileSettings()
     halo = blueprint.receptive_field if settings.halo_px is None else settings.halo_px
-    # a tile keeps at least a third of its side: one pixel at a time would take for ever
-    side = max(settings.tile_px or round(_TILE_PIXELS ** (1 / source.ndim)), 3 * halo)
+    side = tile_side(settings, halo, source.ndim)
     plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
     work = len(members) * sum(box.size for box in regions)
     pool: Executor = Inline() if executor is None else executor
     if executor is None:
-        pool = Inline() if device != "cpu" or work < _INLINE_WORK else process_pool()
+        pool = Inline() if device != "cpu" or work < INLINE_WORK[source.ndim] else process_pool()
     total, n = len(plan) * len(members), len(members)
     ahead = 0 if isinstance(pool, Inline) else 2
     pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
