@@ -7,6 +7,7 @@ functions do the same arithmetic in fewer passes; tests hold them to autograd's 
 
 from __future__ import annotations
 
+import math
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def weight_gradient(
     dilation : int
         In pixels.
     """
-    batch, *space, out = grad.shape
+    space, out = grad.shape[1:-1], grad.shape[-1]
     channels = read.shape[-1]
     # the taps along the last axis lie side by side, so that one product makes them all
     row = read.new_empty(*read.shape[:-1], kernel[-1], channels)
@@ -76,8 +77,12 @@ def weight_gradient(
     taps = []
     for offsets in product(*([dilation * (i - k // 2) for i in range(k)] for k in kernel[:-1])):
         cuts = [_overlap(n, o) for n, o in zip(space, offsets, strict=False)]
-        left = grad[(slice(None), *(to for to, _ in cuts))].reshape(batch, -1, out)
-        right = row[(slice(None), *(of for _, of in cuts))].reshape(batch, -1, row.shape[-1])
+        left = grad[(slice(None), *(to for to, _ in cuts))]
+        right = row[(slice(None), *(of for _, of in cuts))]
+        # the last two axes of space make one long product without a copy; in a volume, one for each plane
+        pixels = math.prod(left.shape[1:-1][-2:])
+        planes = math.prod(left.shape[:-1]) // max(pixels, 1)
+        left, right = left.reshape(planes, pixels, out), right.reshape(planes, pixels, row.shape[-1])
         taps.append(torch.bmm(left.transpose(1, 2), right).sum(0))
     made = torch.stack(taps).unflatten(-1, (kernel[-1], channels))
     gradient: torch.Tensor = made.permute(1, 3, 0, 2).reshape(out, channels, *kernel)
