@@ -767,7 +767,7 @@ class Denoiser:
         known = order_by in names if isinstance(order_by, str) else 0 <= order_by < len(names)
         _need(known, "order_by", order_by, f"a channel: {', '.join(names)}, or its number from 0")
         if prediction is None:
-            prediction = yield from self.predict_steps(noisy, view.axes, executor=executor)
+            prediction = yield from self.predict_steps(noisy, view.axes, quantiles=False, executor=executor)
         elif tuple(prediction.median.shape) != tuple(view.array.shape) or prediction.axes != view.axes:
             raise ValueError(
                 f"The prediction has axes {prediction.axes} {tuple(prediction.median.shape)}, the image {view.axes} "
@@ -799,7 +799,7 @@ class Denoiser:
         return replace(
             tokens,
             channel_names=names,
-            pixel_size=fitted.pixel_size,
+            pixel_size=_sizes_along(view.axes, fitted),
             unit=fitted.unit,
             provenance={
                 **self._caption(fitted),
