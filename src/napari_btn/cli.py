@@ -1,4 +1,4 @@
-"""The command line: train, calibrate, predict, evaluate, info, demo.
+"""The command line: train, calibrate, predict, evaluate, tokens, regions, info, demo.
 
 Results go to stdout, progress and notes to stderr. Exit code 0: done. 2: the input or the call
 is wrong, in one line. 130: interrupted; finished members are kept and ``--resume`` goes on.
@@ -333,11 +333,7 @@ def predict(bundle: Path, image: str, output: Path, axes: str | None, force: boo
     from napari_btn.denoiser import load
     from napari_btn.io.images import write_prediction
 
-    if not output.name.lower().endswith(OUTPUTS):
-        raise ValueError(
-            f"{output.name} names no format that can be written; end it with .ome.tif, .ome.zarr or .npz."
-        )
-    _ready(output, force)
+    _ready_image(output, force)
     denoiser = load(bundle)
     tiled = output.suffix.lower() == ".zarr"
     prediction = _predict(
@@ -349,7 +345,13 @@ def predict(bundle: Path, image: str, output: Path, axes: str | None, force: boo
 
 
 def _predict(
-    denoiser: Denoiser, image: Image, axes: str, *, out: Path | None = None, overwrite: bool = False
+    denoiser: Denoiser,
+    image: Image,
+    axes: str,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    quantiles: bool = False,
 ) -> Prediction:
     """Prediction of an image, after saying where it differs from what the bundle was trained on."""
     names, size = image.channel_names, image.pixel_size
@@ -359,7 +361,7 @@ def _predict(
     known = denoiser.pixel_size
     if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
         say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
-    step = denoiser.predict_steps(image.data, axes=axes, out=out, overwrite=overwrite, quantiles=False)
+    step = denoiser.predict_steps(image.data, axes=axes, out=out, overwrite=overwrite, quantiles=quantiles)
     return drain(step)
 
 
@@ -385,6 +387,161 @@ def evaluate(bundle: Path, noisy: str, clean: str, axes: str | None, as_json: bo
         )
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))
+
+
+@main.command()
+@_bundle
+@click.argument("image")
+@_to_file
+@_axes
+@click.option(
+    "-n", "--n-tokens", type=click.IntRange(1, 120), default=20, show_default=True, help="How many."
+)
+@click.option("--table", "rows", type=click.Path(path_type=Path), help="CSV file: one row per token.")
+@click.option("--order-by", help="Channel whose median numbers the tokens; default: the first.")
+@click.option("--refit", is_flag=True, help="Learn the palette anew from this image.")
+@click.option("--keep", is_flag=True, help="Store a palette that was learned in MODEL.btn.")
+@_force
+def tokens(
+    bundle: Path,
+    image: str,
+    output: Path,
+    axes: str | None,
+    n_tokens: int,
+    rows: Path | None,
+    order_by: str | None,
+    refit: bool,
+    keep: bool,
+    force: bool,
+) -> None:
+    """Write IMAGE as tokens: labels of what the networks see in each pixel, none of them drawn by hand.
+
+    A bundle that holds a palette gives the same token the same number in every image.
+    """
+    from napari_btn.denoiser import load
+    from napari_btn.io.images import write_images
+    from napari_btn.io.tables import write_table
+
+    _ready_image(output, force)
+    if rows:
+        _ready(rows, force)
+    denoiser = load(bundle)
+    opened, letters = _open(image, axes, "the image")
+    prediction = _predict(denoiser, opened, letters)
+    step = denoiser.tokens_steps(
+        opened.data, n_tokens, letters, refit=refit, order_by=_number(order_by or "0"), prediction=prediction
+    )
+    found = drain(step)
+    size, unit = _scale(opened, prediction)
+    write_images({"tokens": found.labels}, output, axes=found.axes, pixel_size=size, unit=unit,
+                 provenance=found.provenance, overwrite=force)  # fmt: skip
+    if rows:
+        write_table(found.table, rows, overwrite=force)
+    if keep:
+        _save(denoiser, bundle)
+    click.echo(
+        f"{output}: {n_tokens} tokens; seeds agree on them to {found.stability:.2f}, to 0.8 on up to "
+        f"{found.suggested}"
+    )
+
+
+@main.command()
+@_bundle
+@click.argument("image")
+@_to_file
+@_axes
+@click.option("--channel", help="Channel that is scored; default: all together.")
+@click.option("--threshold", type=float, help="Where it is undecided whether the channel exceeds this.")
+@click.option("--dwell", type=float, help="Where this many times the dwell would narrow the interval most.")
+@click.option(
+    "--window", type=click.IntRange(1), nargs=2, default=(64, 64), show_default=True, help="Rows, columns."
+)
+@click.option("--planes", type=click.IntRange(1), help="Planes of the window in a volume; default: all.")
+@click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="How many at most.")
+@click.option("--margin", type=click.IntRange(0), default=0, help="Pixels kept free along the border.")
+@click.option("--scene", type=click.IntRange(0), help="Which scene, where the image has several.")
+@_json
+@_force
+def regions(
+    bundle: Path,
+    image: str,
+    output: Path,
+    axes: str | None,
+    channel: str | None,
+    threshold: float | None,
+    dwell: float | None,
+    window: tuple[int, int],
+    planes: int | None,
+    count: int,
+    margin: int,
+    scene: int | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Write fields of view of IMAGE to measure again, best first.
+
+    OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold and --dwell, where the
+    interval is wide for the signal.
+    """
+    from napari_btn.core.regions import propose_regions
+    from napari_btn.core.remeasure import score_map
+    from napari_btn.denoiser import load
+    from napari_btn.io.regions import REGION_ENDINGS, write_regions
+
+    if output.suffix.lower() not in REGION_ENDINGS:
+        raise ValueError(
+            f"{output.name} has no ending for regions; choose one of {', '.join(REGION_ENDINGS)}."
+        )
+    _ready(output, force)
+    denoiser = load(bundle)
+    if threshold is not None and channel is None and len(denoiser.channel_names) > 1:
+        names = ", ".join(denoiser.channel_names)
+        raise ValueError(f"A threshold belongs to one channel; give --channel, one of {names}.")
+    opened, letters = _open(image, axes, "the image")
+    prediction = _predict(denoiser, opened, letters, quantiles=threshold is not None)
+    score = score_map(
+        prediction, channel=_number(channel), threshold=threshold, dwell_ratio=dwell, scene=scene
+    )
+    size, unit = _scale(opened, prediction)
+    if size is not None:
+        space = [a for a in prediction.axes if a in "ZYX"]
+        size = tuple(size[space.index(a)] for a in "ZYX" if a in space)
+    shown = window if score.ndim == 2 else (planes or score.shape[0], *window)
+    found = propose_regions(score, shown, count, size, unit, margin=margin)
+    write_regions(found, output, provenance=prediction.provenance, overwrite=force)
+    if not found:
+        say("Note: no pixel has a score; there is nothing to measure again by this measure.")
+    if as_json:
+        keys = ("y", "x", "height", "width", "z", "depth", "score", "centre", "unit")
+        click.echo(json.dumps([{k: getattr(r, k) for k in keys} for r in found]))
+        return
+    for k, r in enumerate(found, start=1):
+        at = ", ".join(f"{v:.6g}" for v in r.centre)
+        click.echo(
+            f"{k}: rows {r.y}-{r.y + r.height - 1}, columns {r.x}-{r.x + r.width - 1}, centre {at} {unit}"
+        )
+    click.echo(str(output))
+
+
+def _number(channel: str | None) -> Any:
+    """A channel by name, or by number where it is one."""
+    return int(channel) if channel is not None and channel.isdigit() else channel
+
+
+def _scale(image: Image, prediction: Prediction) -> tuple[tuple[float, ...] | None, str]:
+    """Pixel size and unit of the image, else those that the bundle was trained at."""
+    if image.pixel_size:
+        return image.pixel_size, image.unit or "px"
+    return prediction.pixel_size, prediction.unit
+
+
+def _ready_image(output: Path, force: bool) -> Path:
+    """The path, if an image may be written there."""
+    if not output.name.lower().endswith(OUTPUTS):
+        raise ValueError(
+            f"{output.name} names no format that can be written; end it with .ome.tif, .ome.zarr or .npz."
+        )
+    return _ready(output, force)
 
 
 @main.command()

@@ -92,8 +92,9 @@ def drain(steps: Any) -> Any:
 def _few_pixels() -> Iterator[None]:
     """Sample fewer pixels than is right for real images, so that tests take seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 4000)
-        patch.setattr("napari_btn.core.palette._RESTARTS", 3)
+        patch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 2500)
+        patch.setattr("napari_btn.core.palette._RESTARTS", 1)
+        patch.setattr("napari_btn.core.palette._LLOYD_STEPS", 4)
         yield
 
 

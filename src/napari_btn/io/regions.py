@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
     from napari_btn.core.stage import StageAffine
 
-__all__ = ["read_regions", "write_regions"]
+__all__ = ["REGION_ENDINGS", "read_regions", "write_regions"]
+
+REGION_ENDINGS: Final = (".csv", ".geojson", ".json", ".roi", ".zip")
+"""Endings of files that hold regions."""
 
 _KINDS: Final = ".csv, .geojson, .roi (one region) or .zip (ImageJ ROIs)"
 
@@ -113,7 +116,7 @@ def read_regions(path: str | Path) -> list[Region]:
 def _kind(path: Path) -> str:
     """Format by the name's ending."""
     kind = {".json": ".geojson"}.get(path.suffix.lower(), path.suffix.lower())
-    if kind not in (".csv", ".geojson", ".roi", ".zip"):
+    if kind not in REGION_ENDINGS:
         raise ValueError(f"{path.name} has no ending that regions are kept in; choose {_KINDS}.")
     return kind
 

@@ -13,10 +13,14 @@ from napari_btn.io.atomic import MissingInputError, written_whole
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
 __all__ = ["read_table", "write_table"]
 
 
-def write_table(columns: Mapping[str, Sequence[Any]], path: str | Path, *, overwrite: bool = False) -> None:
+def write_table(
+    columns: Mapping[str, Sequence[Any] | NDArray[Any]], path: str | Path, *, overwrite: bool = False
+) -> None:
     """Write named columns of one length as CSV (UTF-8, a header line, a point for decimals).
 
     Parameters

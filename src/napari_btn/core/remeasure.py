@@ -1,0 +1,89 @@
+"""From a prediction to one score per pixel: how much it deserves another measurement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_btn.core.scores import ambiguity, combine_channels, relative_width, width_reduction
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_btn.core.predict import Prediction
+
+__all__ = ["score_map"]
+
+
+def score_map(
+    prediction: Prediction,
+    *,
+    channel: str | int | None = None,
+    threshold: float | None = None,
+    dwell_ratio: float | None = None,
+    scene: int | None = None,
+) -> NDArray[np.float32]:
+    """Score of each pixel of a prediction, for `regions.propose_regions`.
+
+    With a threshold, how undecided ``P(signal > threshold)`` is; with a dwell, how much narrower
+    the interval is expected to become; else the width of the interval relative to the signal.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Calibrated maps.
+    channel : str or int, optional
+        Name or number; by default all channels, each replaced by its ranks and averaged.
+    threshold : float, optional
+        In the units of the maps.
+    dwell_ratio : float, optional
+        Dwell of the new measurement over that of the old one.
+    scene : int, optional
+        Which scene, where the maps have several.
+
+    Returns
+    -------
+    ndarray of float32, (Y, X) or (Z, Y, X)
+        Larger is more deserving.
+
+    Raises
+    ------
+    ValueError
+        If the scene or the channel is missing, or both a threshold and a dwell are given.
+    """
+    if threshold is not None and dwell_ratio is not None:
+        raise ValueError(
+            "A threshold and a dwell both came; the score is made from one of them. Leave one out."
+        )
+    names = prediction.channel_names
+    numbers = range(len(names)) if channel is None else [prediction.channel_number(channel)]
+    axes = prediction.axes.replace("C", "")
+    maps = []
+    for c in numbers:
+        if threshold is not None:
+            one = ambiguity(prediction.exceedance(threshold, c))
+        else:
+            at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
+            width = np.asarray(prediction.width[at], np.float32)
+            if dwell_ratio is not None:
+                one = width_reduction(width, dwell_ratio)
+            else:
+                one = relative_width(width, np.asarray(prediction.median[at], np.float32))
+        maps.append(_one_scene(one, axes, scene))
+    return maps[0] if len(maps) == 1 else combine_channels(np.stack(maps))
+
+
+def _one_scene(values: NDArray[np.float32], axes: str, scene: int | None) -> NDArray[np.float32]:
+    """One scene of a map, its axes in the order Z, Y, X."""
+    space = [a for a in "ZYX" if a in axes]
+    stack = values.transpose([axes.index(a) for a in "STZYX" if a in axes])
+    stack = stack.reshape(-1, *stack.shape[stack.ndim - len(space) :])
+    if scene is None and len(stack) > 1:
+        raise ValueError(
+            f"The maps have {len(stack)} scenes; regions are proposed in one. Give scene=0, 1, ..."
+        )
+    number = scene or 0
+    if not 0 <= number < len(stack):
+        raise ValueError(f"scene is {number}; the maps have {len(stack)}, counted from 0.")
+    return np.ascontiguousarray(stack[number])

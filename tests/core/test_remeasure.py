@@ -1,0 +1,69 @@
+"""One score per pixel from a prediction."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from napari_btn.core.predict import Prediction
+from napari_btn.core.remeasure import score_map
+
+RNG = np.random.default_rng(0)
+
+
+def made(axes: str = "CYX", shape: tuple[int, ...] = (2, 12, 15)) -> Prediction:
+    """Maps with a width that grows with the signal."""
+    median = RNG.gamma(2, 1, shape).astype(np.float32)
+    names = ("Si", "Fe")[: shape[axes.index("C")] if "C" in axes else 1]
+    return Prediction(
+        0.5 * median, median, 2 * median, 0 * median, None, (0.5,), axes, names, None, "px", 0.1, "clean"
+    )
+
+
+def test_one_channel_is_the_relative_width() -> None:
+    p = made()
+    score = score_map(p, channel="Fe")
+    assert score.shape == (12, 15)
+    bright = p.median[1] > np.quantile(p.median[1], 0.95)
+    np.testing.assert_allclose(score[bright], 1.5, rtol=1e-5)
+    assert (score <= 1.5001).all()
+    np.testing.assert_array_equal(score, score_map(p, channel=1))
+
+
+def test_all_channels_are_combined_by_rank() -> None:
+    p = made()
+    score = score_map(p)
+    assert score.shape == (12, 15)
+    assert 0 <= score.min() < score.max() <= 1
+
+
+def test_a_dwell_asks_for_the_reduction() -> None:
+    p = made()
+    np.testing.assert_allclose(score_map(p, channel=0, dwell_ratio=3), 0.5 * p.width[0], rtol=1e-5)
+    with pytest.raises(ValueError, match="Leave one out"):
+        score_map(p, channel=0, dwell_ratio=3, threshold=1)
+
+
+@pytest.mark.parametrize("axes", ["CZYX", "XYZC", "ZCXY"])
+def test_volumes_come_in_order(axes: str) -> None:
+    size = {"C": 2, "Z": 3, "Y": 4, "X": 5}
+    assert score_map(made(axes, tuple(size[a] for a in axes)), channel=1).shape == (3, 4, 5)
+
+
+def test_scenes_are_chosen() -> None:
+    p = made("YXSC", (12, 15, 3, 2))
+    with pytest.raises(ValueError, match="3 scenes"):
+        score_map(p)
+    score = score_map(p, channel=1, scene=2)
+    np.testing.assert_array_equal(
+        score.argmax(),
+        (
+            p.width[..., 2, 1] / np.maximum(p.median[..., 2, 1], max(np.quantile(p.median[..., 1], 0.9), 0))
+        ).argmax(),
+    )
+    with pytest.raises(ValueError, match="counted from 0"):
+        score_map(p, scene=3)
+
+
+def test_images_without_channels() -> None:
+    assert score_map(made("YX", (12, 15))).shape == (12, 15)

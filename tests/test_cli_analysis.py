@@ -1,0 +1,129 @@
+"""The command line after training: tokens and regions as files."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import napari_btn as btn
+from napari_btn.cli import main
+from napari_btn.io.images import read_image, write_images
+from napari_btn.io.regions import read_regions
+from napari_btn.io.tables import read_table
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a bundle and images."""
+    folder = tmp_path_factory.mktemp("analysis")
+    pair = btn.samples.edx(seed=1, size=(48, 176))
+    denoiser = btn.Denoiser(
+        members=2, network=btn.NetworkSettings(depth=3), train=btn.TrainSettings(steps=6), device="cpu"
+    )
+    denoiser.fit(
+        pair.noisy, pair.clean, axes="CYX", channel_names=("Si", "Al", "Fe"), pixel_size=(0.5, 0.5), unit="um"
+    )
+    denoiser.save(folder / "edx.btn")
+    write_images(
+        {"noisy": pair.noisy}, folder / "noisy.ome.tif", axes="CYX", pixel_size=(0.25, 0.25), unit="um"
+    )
+    np.save(folder / "other.npy", btn.samples.edx(seed=2, size=(40, 60)).noisy)
+    return folder
+
+
+def call(*args):
+    """Run the command line in this process."""
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def test_tokens_are_labels_with_a_table(folder):
+    out, rows = folder / "tokens.ome.tif", folder / "tokens.csv"
+    result = call("tokens", folder / "edx.btn", folder / "noisy.ome.tif", "-n", 6, "-o", out, "--table", rows,
+                  "--order-by", "Fe", "--keep")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "6 tokens" in result.stdout
+    image = read_image(out)
+    assert image.axes == "YX"
+    assert image.pixel_size == pytest.approx((0.25, 0.25))
+    labels = np.asarray(image.data)
+    assert set(np.unique(labels)) == set(range(1, 7))
+    table = read_table(rows)
+    assert table["pixels"] == [int((labels == k).sum()) for k in range(1, 7)]
+    assert table["Fe median"] == sorted(table["Fe median"])
+    # the palette was kept, and gives the same labels from a script
+    denoiser = btn.load(folder / "edx.btn")
+    tokens = denoiser.tokens(np.asarray(read_image(folder / "noisy.ome.tif").data), 6, order_by="Fe")
+    np.testing.assert_array_equal(tokens.labels, labels)
+    again = call(
+        "tokens", folder / "edx.btn", folder / "other.npy", "--axes", "CYX", "-n", 4, "-o", folder / "o.npz"
+    )
+    assert again.exit_code == 0, again.output
+    assert np.load(folder / "o.npz")["tokens"].shape == (40, 60)
+
+
+@pytest.mark.parametrize("ending", ["csv", "geojson", "zip"])
+def test_regions_are_files_in_physical_units(folder, ending):
+    out = folder / f"regions.{ending}"
+    result = call("regions", folder / "edx.btn", folder / "noisy.ome.tif", "--channel", "Fe", "--window", 16, 24,
+                  "--count", 3, "-o", out, "--json")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    found = read_regions(out)
+    told = json.loads(result.stdout)
+    assert [(r.y, r.x, r.height, r.width) for r in found] == [
+        (t["y"], t["x"], t["height"], t["width"]) for t in told
+    ]
+    assert len(found) == 3
+    assert found[0].unit == "um"
+    assert found[0].pixel_size == pytest.approx((0.25, 0.25))
+
+
+def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
+    base = ("regions", folder / "edx.btn", folder / "noisy.ome.tif", "--window", 16, 16, "--force")
+    out = ("-o", folder / "r.csv")
+    for more in (
+        (),
+        ("--dwell", 10),
+        ("--channel", "Si", "--threshold", 0.3),
+        ("--channel", 1, "--margin", 4),
+    ):
+        result = call(*base, *out, *more)
+        assert result.exit_code == 0, result.output
+        assert "r.csv" in result.stdout
+    image = np.asarray(read_image(folder / "noisy.ome.tif").data)
+    prediction = btn.load(folder / "edx.btn").predict(image)
+    p = prediction.exceedance(0.3, channel="Si")
+    call(*base, *out, "--channel", "Si", "--threshold", 0.3)
+    best = read_regions(folder / "r.csv")
+    from_script = btn.propose_regions(4 * p * (1 - p), window=(16, 16), count=5)
+    assert [(r.y, r.x) for r in best] == [(r.y, r.x) for r in from_script]
+
+
+@pytest.mark.parametrize(
+    ("command", "more", "words"),
+    [
+        ("tokens", ("-o", "t.xyz"), "names no format"),
+        ("tokens", ("-o", "t.npz", "--order-by", "Zn"), "order_by is 'Zn'"),
+        ("regions", ("-o", "r.csv", "--window", "400", "4"), "smaller window"),
+        ("regions", ("-o", "r.csv", "--channel", "Zn"), "Si, Al, Fe"),
+        ("regions", ("-o", "r.csv", "--threshold", "1"), "--channel"),
+        (
+            "regions",
+            (
+                "-o",
+                "r.xyz",
+            ),
+            "ending",
+        ),
+        ("regions", ("-o", "r.csv", "--channel", "Fe", "--threshold", "1", "--dwell", "2"), "Leave one out"),
+    ],
+)
+def test_wrong_calls_are_refused_in_one_line(folder, tmp_path, monkeypatch, command, more, words):
+    monkeypatch.chdir(tmp_path)
+    result = call(command, folder / "edx.btn", folder / "noisy.ome.tif", *more)
+    assert result.exit_code == 2, result.output
+    assert words in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.output
+    assert list(tmp_path.iterdir()) == []
