@@ -32,6 +32,7 @@ from napari_btn.core.held_out import (
 )
 from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes
 from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
+from napari_btn.core.redraw import against_overfitting
 from napari_btn.core.report import Report, report
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.maps import open_maps, zarr_maps
@@ -260,9 +261,7 @@ class Denoiser:
         return PairCheck(plan.notes, plan.shift, plan.blueprint.receptive_field)
 
     def _plan(self, scenes: Scenes) -> Plan:
-        return plan_training(
-            scenes, self.network, self.train, self.calibration_settings, self.levels, self.seed
-        )
+        return plan_training(scenes, self.network, self.calibration_settings, self.levels, self.seed)
 
     def estimate(self, shape: Sequence[int], axes: str = "YX") -> Estimate:
         """Return time and memory that training will take on this machine, to a factor of about two."""
@@ -350,16 +349,18 @@ class Denoiser:
         scenes = pair.scenes
         plan = self._plan(scenes)
         pool, workers, device = self._where(executor)
+        train, redraw = against_overfitting(scenes, plan.split.train, self.train)
         trained = yield from train_steps(
             scenes,
             plan.split.train,
             plan.blueprint,
-            plan.train,
+            train,
             members=self.members,
             executor=pool,
             workers=workers,
             resume=resume,
             preview_every=preview_every,
+            redraw=redraw,
         )
         boxes = spread_boxes(plan.split.held_out, scenes.noisy.ndim)
         held_out, block_px = yield from held_out_steps(
@@ -397,7 +398,7 @@ class Denoiser:
             ),
             self.alpha,
         )
-        total = self.members * plan.train.steps
+        total = self.members * train.steps
         yield Progress(total, total, "Calibrated")
         self._fitted = fitted
         return self

@@ -152,10 +152,10 @@ class TrainSettings(_Settings):
     Attributes
     ----------
     steps : int
-        Optimiser steps per member, at most.
+        Optimiser steps per member.
     passes : float
-        Times that a training pixel is seen, at most: a small image trains for fewer steps, because
-        members learn its noise by heart after about a hundred passes.
+        Times that a training pixel may be seen with its own noise. In a smaller image noise is drawn anew
+        from pixels that look alike; where neighbouring noise is correlated, steps are cut instead.
     batch_size : int
         Patches per step.
     patch_px : int

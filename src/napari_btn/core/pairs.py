@@ -11,11 +11,13 @@ import numpy as np
 from napari_btn.core.conformal import Note
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from napari_btn.core.config import CalibrationSettings
+
+    Redraw = Callable[[int, Sequence[slice], NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
 
 __all__ = ["Box", "Pair", "Scenes", "Split", "View", "canonical_axes", "draw_patches", "split", "split_axis"]
 
@@ -490,11 +492,13 @@ def draw_patches(
     patch_px: int,
     augment: bool,
     rng: np.random.Generator,
+    redraw: Redraw | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Random patches, (count, C, *patch) noisy and clean, flipped and turned alike.
 
     All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
-    Boxes are drawn with odds of their size; a patch without a counted pixel is drawn again.
+    Boxes are drawn with odds of their size; ``redraw`` may draw a patch's noise anew, given the number of
+    its box, its crop and its own noisy values; a patch without a counted pixel is drawn again.
     """
     sides = tuple(min(patch_px, *(b.shape[a] for b in boxes)) for a in range(scenes.noisy.ndim))
     odds = np.array([b.size for b in boxes], float)
@@ -506,6 +510,8 @@ def draw_patches(
             if scenes.valid is None or np.isfinite(y).any():
                 break
         x = scenes.read_noisy(boxes[index].scene, crop)
+        if redraw is not None:
+            x = redraw(int(index), crop, x, rng)
         if augment:
             x, y = _turned(x, y, rng)
         noisy.append(x)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_btn.core.config import CalibrationSettings, NetworkSettings, TrainSettings
-
-_FEWEST_STEPS = 100  # an image of any size deserves these
 
 __all__ = ["Estimate", "PairCheck", "Plan", "estimate_training", "plan_training"]
 
@@ -70,7 +68,6 @@ class Plan:
 
     blueprint: Blueprint
     split: Split
-    train: TrainSettings
     shift: tuple[float, ...] | None
     notes: tuple[Note, ...]
 
@@ -78,7 +75,6 @@ class Plan:
 def plan_training(
     scenes: Scenes,
     network: NetworkSettings,
-    train: TrainSettings,
     calibration: CalibrationSettings,
     levels: tuple[float, ...],
     seed: int,
@@ -115,15 +111,7 @@ def plan_training(
         seed,
     )
     parts = split(scenes, blueprint.receptive_field, calibration, seed=seed)
-    pixels = sum(box.size for box in parts.train)
-    return Plan(blueprint, parts, _enough(train, scenes.noisy.space, pixels), shift, (*notes, *parts.notes))
-
-
-def _enough(train: TrainSettings, space: Sequence[int], pixels: float) -> TrainSettings:
-    """Fewer steps where a training part of so many pixels would be seen too often."""
-    batch = train.batch_size * math.prod(min(train.patch_px, n) for n in space)
-    allowed = max(round(train.passes * pixels / batch), _FEWEST_STEPS)
-    return replace(train, steps=min(train.steps, allowed))
+    return Plan(blueprint, parts, shift, (*notes, *parts.notes))
 
 
 def estimate_training(
@@ -131,7 +119,6 @@ def estimate_training(
 ) -> Estimate:
     """Return time and memory that training will take on this machine, to a factor of about two."""
     view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
-    train = _enough(train, view.space, 0.5 * float(np.prod(view.space)) * view.n_scenes)
     pixels = train.batch_size * math.prod(min(train.patch_px, n) for n in view.space)
     width = network.channels * network.inputs
     # forward and backward of one 3^d convolution per node; a core does about 3e10 of these a second

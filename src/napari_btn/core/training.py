@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step, TrainSettings
+    from napari_btn.core.redraw import NoiseRedraw
 
 __all__ = ["Scaling", "Trained", "scaling_of", "train_steps"]
 
@@ -210,11 +211,13 @@ class _Trainer:
         blueprint: Blueprint,
         settings: TrainSettings,
         executor: Executor | None,
+        redraw: NoiseRedraw | None = None,
     ) -> None:
         self.scenes, self.boxes, self.blueprint, self.settings = scenes, boxes, blueprint, settings
         self.scaling = scaling_of(scenes, boxes, blueprint.levels, seed=blueprint.seed)
         self.given = executor
         self.executor = executor
+        self.redraw = redraw
         self.losses: dict[int, list[float]] = {}
         self.fresh: list[tuple[int, int, float]] = []
         self.notes: list[Note] = []
@@ -224,7 +227,13 @@ class _Trainer:
 
     def _draw(self, rng: np.random.Generator, *, count: int, augment: bool) -> tuple[Any, Any]:
         return draw_patches(
-            self.scenes, self.boxes, count=count, patch_px=self.settings.patch_px, augment=augment, rng=rng
+            self.scenes,
+            self.boxes,
+            count=count,
+            patch_px=self.settings.patch_px,
+            augment=augment,
+            rng=rng,
+            redraw=self.redraw.patch if self.redraw and augment else None,
         )
 
     def batch(self, run: _Run, step: int) -> tuple[Any, Any]:
@@ -347,6 +356,7 @@ def train_steps(
     workers: int,
     resume: Sequence[Member] = (),
     preview_every: float = 0.0,
+    redraw: NoiseRedraw | None = None,
 ) -> Step[Trained]:
     """Train members, several at a time; a step that returns `Trained`.
 
@@ -367,8 +377,10 @@ def train_steps(
         Members already trained with the same blueprint and settings.
     preview_every : float
         Seconds between previews of the median; 0 for none.
+    redraw : NoiseRedraw, optional
+        Draws the noise of small images anew.
     """
-    trainer = _Trainer(scenes, boxes, blueprint, settings, executor)
+    trainer = _Trainer(scenes, boxes, blueprint, settings, executor, redraw)
     finished = {m.number: m for m in _fitting(resume, blueprint) if m.number < members}
     waiting = [_Run(k) for k in range(members) if k not in finished]
     running: list[_Run] = []

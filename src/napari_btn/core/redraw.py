@@ -1,0 +1,135 @@
+"""Draw a small image's noise anew, so that members can't learn it by heart.
+
+Where a training pixel is seen hundreds of times, members remember its noise. A pixel's noisy values
+are then replaced, in most patches, by those of another pixel whose clean neighbourhood looks alike:
+a bootstrap of the noise given the signal, which needs no noise model.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+from scipy.spatial import cKDTree
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.config import TrainSettings
+    from napari_btn.core.pairs import Box, Scenes
+
+__all__ = ["NoiseRedraw", "against_overfitting"]
+
+_ALIKE = 24  # pixels to draw from
+_SHARE = 0.7  # of the patches; the others keep their own noise, and with it its correlation
+_CORRELATED = 0.5  # lag-1 correlation of the noise from which drawing pixel by pixel would falsify it
+_FEWEST_STEPS = 100  # an image of any size deserves these
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseRedraw:
+    """Noisy values of training pixels, and for each the pixels that look alike when clean.
+
+    Parameters
+    ----------
+    first : tuple of int
+        Number of the first pixel of each box.
+    boxes : tuple of Box
+        The training boxes; their pixels are numbered box by box, in raster order.
+    noisy : ndarray of float32, (C, n)
+    alike : ndarray of int32, (n, k)
+        Numbers of pixels that may stand in; a pixel that doesn't count has only itself.
+    """
+
+    first: tuple[int, ...]
+    boxes: tuple[Box, ...]
+    noisy: NDArray[np.float32]
+    alike: NDArray[np.int32]
+
+    def patch(
+        self, box: int, crop: Sequence[slice], own: NDArray[np.float32], rng: np.random.Generator
+    ) -> NDArray[np.float32]:
+        """Noisy patch (C, *patch) of a crop of a box: its own, or with its noise drawn anew."""
+        if rng.random() >= _SHARE:
+            return own
+        shape, slices = self.boxes[box].shape, self.boxes[box].slices
+        index = np.zeros((), np.int64)
+        for cut, whole, n in zip(crop, slices, shape, strict=True):
+            index = index[..., None] * n + np.arange(cut.start - whole.start, cut.stop - whole.start)
+        index = index + self.first[box]
+        drawn = self.alike[index, rng.integers(0, self.alike.shape[1], index.shape)]
+        return self.noisy[:, drawn]
+
+
+def against_overfitting(
+    scenes: Scenes, boxes: Sequence[Box], train: TrainSettings
+) -> tuple[TrainSettings, NoiseRedraw | None]:
+    """Settings and noise to train with: as they are where there are many pixels.
+
+    Where a pixel would be seen more than ``train.passes`` times, its noise is drawn anew; where the
+    noise is correlated from pixel to pixel, so that this would falsify it, steps are cut instead.
+
+    Parameters
+    ----------
+    scenes, boxes
+        What is trained on.
+    train : TrainSettings
+    """
+    pixels = sum(box.size for box in boxes)
+    sides = [min(train.patch_px, *(b.shape[a] for b in boxes)) for a in range(scenes.noisy.ndim)]
+    batch = train.batch_size * math.prod(sides)
+    allowed = max(round(train.passes * pixels / batch), _FEWEST_STEPS)
+    if train.steps <= allowed:
+        return train, None
+    redraw, correlation = _alike(scenes, boxes)
+    if correlation > _CORRELATED:
+        return replace(train, steps=allowed), None
+    return train, redraw
+
+
+def _alike(scenes: Scenes, boxes: Sequence[Box]) -> tuple[NoiseRedraw, float]:
+    """Pixels that look alike, and the largest lag-1 correlation of what noise is left between them."""
+    noisy = [scenes.read_noisy(b.scene, b.slices) for b in boxes]
+    clean = [scenes.read_clean(b.scene, b.slices) for b in boxes]
+    scale = np.nanstd(np.concatenate([c.reshape(len(c), -1) for c in clean], 1), axis=1)
+    scale = np.where(scale > 0, scale, 1.0)
+    looks = []
+    for c in clean:
+        filled = np.nan_to_num(c) / scale.reshape(-1, *(1,) * (c.ndim - 1))
+        around = ndimage.gaussian_filter(filled, (0, *(1.5,) * (c.ndim - 1)))
+        looks.append(np.concatenate([filled, 0.5 * around]).reshape(2 * len(c), -1))
+    features = np.concatenate(looks, 1).T
+    # pixels that look just alike, as in a flat background, would all find the same few
+    features = features + 0.01 * np.random.default_rng(0).standard_normal(features.shape)
+    counts = np.concatenate([np.isfinite(c).all(0).ravel() for c in clean])
+    known = np.flatnonzero(counts)
+    k = min(_ALIKE, len(known))
+    alike = np.repeat(np.arange(len(features), dtype=np.int32)[:, None], k, 1)
+    found = cKDTree(features[known]).query(features[known], k=list(range(1, k + 1)))[1]
+    alike[known] = known[found]
+    first = np.cumsum([0] + [b.size for b in boxes[:-1]])
+    flat = np.concatenate([x.reshape(len(x), -1) for x in noisy], 1)
+    redraw = NoiseRedraw(tuple(int(i) for i in first), tuple(boxes), flat, alike)
+    largest = max(range(len(boxes)), key=lambda i: boxes[i].size)
+    part = slice(int(first[largest]), int(first[largest]) + boxes[largest].size)
+    rest = noisy[largest] - flat[:, alike[part]].mean(2).reshape(noisy[largest].shape)
+    return redraw, _lag_one(rest)
+
+
+def _lag_one(rest: NDArray[np.float32]) -> float:
+    """Largest correlation of a pixel's noise with its neighbour's, over channels and axes."""
+    values = [0.0]
+    for channel in rest:
+        variance = float(channel.var())
+        for axis in range(channel.ndim):
+            pairs = np.take(channel, range(channel.shape[axis] - 1), axis) * np.take(
+                channel, range(1, channel.shape[axis]), axis
+            )
+            if variance > 0 and pairs.size:
+                values.append(float(pairs.mean()) / variance)
+    return max(values)

@@ -1,0 +1,102 @@
+"""Noise drawn anew keeps its law given the signal, and only where that is right."""
+
+import numpy as np
+import pytest
+
+from napari_btn.core.config import TrainSettings
+from napari_btn.core.pairs import Box, Pair
+from napari_btn.core.redraw import NoiseRedraw, against_overfitting
+
+MANY = TrainSettings(steps=1000, patch_px=16)
+
+
+def scenes_of(noisy, clean, **kwargs):
+    return Pair(noisy.astype(np.float32), clean.astype(np.float32), axes="CYX", **kwargs).scenes
+
+
+@pytest.fixture
+def steps_of_counts():
+    """Two channels on vertical stripes of four rates; Poisson counts."""
+    rng = np.random.default_rng(0)
+    rates = np.array([[0.5, 2.0, 5.0, 9.0], [4.0, 1.0, 8.0, 2.0]])
+    clean = np.repeat(np.repeat(rates[:, None], 61, 1), 13, 2)
+    return scenes_of(rng.poisson(clean), clean), clean
+
+
+def whole(scenes):
+    return scenes.whole()
+
+
+def test_many_pixels_keep_their_noise_and_their_steps(steps_of_counts):
+    scenes, _ = steps_of_counts
+    few = TrainSettings(steps=100, patch_px=16)
+    assert against_overfitting(scenes, whole(scenes), few) == (few, None)
+
+
+def test_redrawn_noise_keeps_mean_and_variance_given_the_signal(steps_of_counts):
+    scenes, clean = steps_of_counts
+    train, redraw = against_overfitting(scenes, whole(scenes), MANY)
+    assert train == MANY
+    assert redraw is not None
+    own = scenes.read_noisy(0)
+    crop = whole(scenes)[0].slices
+    drawn = np.stack([redraw.patch(0, crop, own, np.random.default_rng(i)) for i in range(60)])
+    changed = [not np.array_equal(d, own) for d in drawn]
+    assert 30 <= sum(changed) <= 54  # 70 % of 60, within 3.4 standard deviations
+    for c in range(2):
+        for rate in np.unique(clean[c]):
+            there = clean[c] == rate
+            values = drawn[changed][:, c, there]
+            # stripes of at least 61 x 13 pixels are the population that is drawn from
+            n = there.sum()
+            assert values.mean() == pytest.approx(rate, abs=4 * np.sqrt(rate / n) + 0.02 * rate)
+            assert values.var() == pytest.approx(rate, rel=4 * np.sqrt(2 / n) + 0.1)
+
+
+def test_redrawn_channels_of_a_pixel_stay_together():
+    rng = np.random.default_rng(1)
+    clean = np.repeat(rng.uniform(1, 4, (1, 40, 37)), 2, 0)
+    noise = rng.normal(size=(1, 40, 37))
+    scenes = scenes_of(clean + np.concatenate([noise, noise]), clean)
+    _, redraw = against_overfitting(scenes, whole(scenes), MANY)
+    assert redraw is not None
+    drawn = redraw.noisy[:, redraw.alike[:, -1]]
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+
+
+def test_correlated_noise_is_not_redrawn_but_steps_are_cut():
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(2)
+    clean = gaussian_filter(rng.normal(size=(1, 64, 80)), (0, 6, 6)) * 20
+    noise = gaussian_filter(rng.normal(size=clean.shape), (0, 2, 2)) * 5
+    scenes = scenes_of(clean + noise, clean)
+    train, redraw = against_overfitting(scenes, whole(scenes), MANY)
+    assert redraw is None
+    assert 100 <= train.steps < MANY.steps
+
+
+def test_crops_of_several_boxes_find_their_own_pixels():
+    rng = np.random.default_rng(3)
+    noisy = rng.normal(size=(1, 30, 41)).astype(np.float32)
+    scenes = scenes_of(noisy, rng.normal(size=(1, 30, 41)))
+    boxes = (Box(0, (slice(0, 11), slice(3, 40))), Box(0, (slice(15, 30), slice(0, 41))))
+    flat = np.concatenate([noisy[0][b.slices].ravel() for b in boxes])[None]
+    itself = np.arange(flat.shape[1], dtype=np.int32)[:, None]
+    redraw = NoiseRedraw((0, boxes[0].size), boxes, flat, itself)
+    for i, crop in ((0, (slice(2, 9), slice(5, 31))), (1, (slice(17, 30), slice(1, 40)))):
+        for seed in range(6):
+            drawn = redraw.patch(i, crop, noisy[:, *crop], np.random.default_rng(seed))
+            np.testing.assert_array_equal(drawn, noisy[:, *crop])
+
+
+def test_pixels_that_do_not_count_stand_in_for_none():
+    rng = np.random.default_rng(4)
+    clean = rng.uniform(1, 4, (1, 33, 29))
+    valid = rng.random((33, 29)) > 0.2
+    noisy = np.where(valid, clean[0] + rng.normal(size=(33, 29)), 1e6)[None]
+    scenes = scenes_of(noisy, clean, valid=valid)
+    _, redraw = against_overfitting(scenes, whole(scenes), MANY)
+    assert redraw is not None
+    assert np.isin(redraw.alike[valid.ravel()], np.flatnonzero(valid)).all()
+    np.testing.assert_array_equal(redraw.alike[~valid.ravel(), 0], np.flatnonzero(~valid))
