@@ -126,6 +126,29 @@ def test_maps_in_a_zarr_are_written_tile_by_tile_and_kept(folder, bundle, tmp_pa
     assert [p.name for p in tmp_path.iterdir()] == ["out.ome.zarr"]
 
 
+def test_a_volume_from_training_to_maps(tmp_path):
+    pytest.importorskip("zarr")
+    from napari_btn.io.images import read_image, write_images
+
+    pair = samples.xct(seed=0, size=(16, 24, 48))
+    for name in ("noisy", "clean"):
+        write_images({name: getattr(pair, name)}, tmp_path / f"{name}.ome.zarr", axes="ZYX",
+                     pixel_size=pair.pixel_size, unit=pair.unit)  # fmt: skip
+    model, out = tmp_path / "xct.btn", tmp_path / "maps.ome.zarr"
+    result = call("train", tmp_path / "noisy.ome.zarr", tmp_path / "clean.ome.zarr", "-o", model, *TINY)
+    assert result.exit_code == 0, result.output
+    result = call("predict", model, tmp_path / "noisy.ome.zarr", "-o", out)
+    assert result.exit_code == 0, result.output
+    image = read_image(f"{out}:median")
+    assert (image.axes, image.data.shape, image.pixel_size, image.unit) == (
+        "ZYX",
+        (16, 24, 48),
+        (2, 2, 2),
+        "um",
+    )
+    assert call("evaluate", model, tmp_path / "noisy.ome.zarr", tmp_path / "clean.ome.zarr").exit_code == 0
+
+
 def test_info_says_what_the_bundle_is(bundle):
     text = call("info", bundle)
     assert text.exit_code == 0

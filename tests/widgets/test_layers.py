@@ -14,6 +14,7 @@ from napari_btn.widgets.layers import (
     read_layer,
     sample_blobs,
     sample_edx,
+    sample_xct,
     stack_images,
 )
 
@@ -197,3 +198,11 @@ def test_contrast_limits_are_apart(values: np.ndarray) -> None:
     low, high = limits_of(values, 99.5)
     assert np.isfinite([low, high]).all()
     assert low < high
+
+
+def test_the_volume_sample_is_placed_in_the_world() -> None:
+    noisy, clean = sample_xct()
+    assert noisy[1]["axis_labels"] == clean[1]["axis_labels"] == ("z", "y", "x")
+    assert noisy[1]["scale"] == (2.0, 2.0, 2.0)
+    assert noisy[1]["units"] == ("um", "um", "um")
+    assert noisy[0].shape == clean[0].shape == (32, 128, 128)

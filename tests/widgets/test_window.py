@@ -89,6 +89,35 @@ def test_a_walk_with_real_networks_from_a_dask_and_a_multiscale_layer(
     assert pixels[..., :3].std() > 1
 
 
+def test_a_walk_with_a_volume(make_napari_viewer: Callable[..., Any], qtbot: QtBot) -> None:
+    from napari_btn import samples
+    from napari_btn.widgets.layers import pair_layers
+
+    viewer = make_napari_viewer()
+    for data, arguments, _ in pair_layers(samples.xct(seed=0, size=(18, 28, 64))):
+        viewer.add_image(data, **arguments)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
+    assert dock.train.isEnabled(), dock.train.toolTip()
+    dock.form.preset.setCurrentText("quick")
+    dock.form.members.setValue(1)
+    dock.form.steps.setValue(60)
+    dock.form.depth.setValue(3)
+    dock.train.click()
+    qtbot.waitUntil(lambda: "xct noisy preview" in viewer.layers or not dock.busy, timeout=60_000)
+    preview = viewer.layers["xct noisy preview"]
+    assert preview.data.shape == (18, 28, 64)
+    qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
+    assert not dock.message.notes or dock.message.notes[0][0] != "red", dock.message.notes
+    noisy, median = viewer.layers["xct noisy"], viewer.layers["xct noisy median"]
+    assert median.data.shape == (18, 28, 64)
+    np.testing.assert_array_equal(median.scale, noisy.scale)
+    assert median.units == noisy.units
+    assert (viewer.layers["xct noisy upper"].data >= median.data).all()
+    assert viewer.dims.ndim == 3
+    assert viewer.dims.nsteps[0] == 18
+    assert dock.session.denoiser.pixel_size == (2.0, 2.0, 2.0)
+
+
 def test_opening_the_dock_loads_no_torch() -> None:
     code = (
         "import sys, napari_btn.widgets.denoise, napari_btn.widgets.layers as layers\n"

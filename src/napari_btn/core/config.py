@@ -6,7 +6,7 @@ the tooltip and the command line as its help, so it is written for the microscop
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 
 if TYPE_CHECKING:
@@ -155,11 +155,11 @@ class TrainSettings(_Settings):
         Optimiser steps per member.
     passes : float
         Times that a training pixel may be seen with its own noise. In a smaller image noise is drawn anew
-        from pixels that look alike; where neighbouring noise is correlated, steps are cut instead.
+        from pixels that look alike, for twice as many; steps beyond that are cut.
     batch_size : int
-        Patches per step.
+        Patches per step (at most 2 in 3D).
     patch_px : int
-        Side of a training patch in pixels (smaller where the image is smaller).
+        Side of a training patch in pixels (at most 32 in 3D; smaller where the image is smaller).
     learning_rate : float
         Peak learning rate of the one-cycle schedule.
     augment : bool
@@ -179,6 +179,18 @@ class TrainSettings(_Settings):
         _need(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
         _need(self.patch_px >= 4, "patch_px", self.patch_px, "4 or more")
         _need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+
+    def in_space(self, ndim: int) -> TrainSettings:
+        """The settings as they are for images of so many space axes: steps on volumes stay affordable.
+
+        Parameters
+        ----------
+        ndim : int
+            2 or 3.
+        """
+        if ndim < 3:
+            return self
+        return replace(self, batch_size=min(self.batch_size, 2), patch_px=min(self.patch_px, 32))
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ def estimate_training(
 ) -> Estimate:
     """Return time and memory that training will take on this machine, to a factor of about two."""
     view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
+    train = train.in_space(view.ndim)
     pixels = train.batch_size * math.prod(min(train.patch_px, n) for n in view.space)
     width = network.channels * network.inputs
     # forward and backward of one 3^d convolution per node; a core does about 3e10 of these a second

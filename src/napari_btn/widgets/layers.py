@@ -29,6 +29,7 @@ __all__ = [
     "read_layer",
     "sample_blobs",
     "sample_edx",
+    "sample_xct",
     "stack_images",
 ]
 
@@ -400,6 +401,19 @@ def sample_edx() -> list[tuple[Any, dict[str, Any], str]]:
     from napari_btn import samples
 
     return pair_layers(samples.edx(seed=0))
+
+
+def sample_xct() -> list[tuple[Any, dict[str, Any], str]]:
+    """A fast tomogram of grains, voids and cracks, and the volume behind it, as layers.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.xct(seed=0))
 
 
 def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
