@@ -48,8 +48,8 @@ class Palette:
         Centres of the tokens of each cut, from 2 tokens to n, in the order of `cut`.
     agreement : ndarray of float64, (n - 1,)
         Adjusted Rand index between seeds when cut into 2, 3, ..., n tokens; NaN if unknown.
-    order : ndarray of float32, (C, 2 n - 1)
-        Median of each channel in each node, by which tokens can be ordered.
+    order : ndarray of float32, (C, 2 + 3 + ... + n)
+        Median of each channel in each token of each cut, by which tokens can be ordered.
     """
 
     centres: NDArray[np.float32]
@@ -127,7 +127,8 @@ class Palette:
         """
         number = np.zeros(2 * self.size - 1, dtype=np.intp)
         nodes = self.cut(base)
-        number[nodes[np.lexsort((nodes, self.order[channel, nodes]))]] = np.arange(1, base + 1)
+        median = self.order[channel, _rows(base)] if base > 1 else np.zeros(1)
+        number[nodes[np.lexsort((nodes, median))]] = np.arange(1, base + 1)
         self.cut(k)
         for made in range(base + 1, k + 1):
             parent = 2 * self.size - made
@@ -237,11 +238,12 @@ def fit_palette(
     inertia = np.zeros((len(seeds), max(count - 1, 0)))
     for i, s in enumerate(seeds):
         yield Progress(2 * i, 2 * len(seeds), "Clustering" if i == 0 else "Clustering with another seed")
-        tree = _tree(x, channels, _clusters(x, count, int(s)))
+        tree = _tree(x, _clusters(x, count, int(s)))
         yield Progress(2 * i + 1, 2 * len(seeds), "Polishing the clusters")
         palette, inertia[i] = _polish(x, tree)
         found.append(palette)
     best = _best_of(x, found, inertia)
+    best = replace(best, order=_medians(best.assign(x), channels, best))
     if replicates < 1 or count < 2:
         return best
     labels = [palette.assign(x) for palette in found]
@@ -264,7 +266,20 @@ def _clusters(points: NDArray[np.float32], count: int, seed: int) -> NDArray[np.
         return np.asarray(means.fit_predict(points), dtype=np.intp)
 
 
-def _tree(points: NDArray[np.float32], values: NDArray[np.float32], cluster: NDArray[np.intp]) -> Palette:
+def _medians(
+    assigned: NDArray[np.uint8], values: NDArray[np.float32], palette: Palette
+) -> NDArray[np.float32]:
+    """Median of each channel in each token of each cut; NaN for a token without points."""
+    out = np.full((len(values), len(palette.polished)), np.nan, dtype=np.float32)
+    for k in range(2, palette.size + 1):
+        for row, node in zip(range(_rows(k).start, _rows(k).stop), palette.cut(k), strict=True):
+            here = values[:, assigned[k - 2] == node]
+            if here.shape[1]:
+                out[:, row] = np.median(here, axis=1)
+    return out
+
+
+def _tree(points: NDArray[np.float32], cluster: NDArray[np.intp]) -> Palette:
     """Size-weighted Ward tree over clusters."""
     names, cluster = np.unique(cluster, return_inverse=True)
     n = len(names)
@@ -284,17 +299,14 @@ def _tree(points: NDArray[np.float32], values: NDArray[np.float32], cluster: NDA
         size[n + i] = size[a] + size[b]
         centre[n + i] = (size[a] * centre[a] + size[b] * centre[b]) / size[n + i]
         alive = [j for j in alive if j not in (a, b)] + [n + i]
-    palette = Palette(
+    return Palette(
         centre.astype(np.float32),
         size / len(points),
         merges,
         np.zeros((0, points.shape[1]), dtype=np.float32),
         np.full(n - 1, np.nan),
-        np.zeros((len(values), 2 * n - 1), dtype=np.float32),
+        np.zeros((1, 0), dtype=np.float32),
     )
-    for node, leaves in enumerate(palette.leaves):
-        palette.order[:, node] = np.median(values[:, leaves[cluster]], axis=1)
-    return palette
 
 
 def _polish(points: NDArray[np.float32], palette: Palette) -> tuple[Palette, NDArray[np.float64]]:
