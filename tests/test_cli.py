@@ -107,6 +107,17 @@ def test_predict_then_evaluate_print_what_python_computes(folder, bundle, tmp_pa
     assert f"{report['coverage'][2]:.3f}" in text.splitlines()[3]
 
 
+def test_evaluate_writes_a_page_once(folder, bundle, tmp_path):
+    pytest.importorskip("matplotlib")
+    page = tmp_path / "report.html"
+    given = ("evaluate", bundle, folder / "noisy.npy", folder / "clean.npy", "--axes", "CYX", "--html", page)
+    result = call(*given)
+    assert result.exit_code == 0, result.output
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert call(*given).exit_code == 2
+    assert call(*given, "--force").exit_code == 0
+
+
 def test_maps_in_a_zarr_are_written_tile_by_tile_and_kept(folder, bundle, tmp_path):
     pytest.importorskip("zarr")
     import napari_btn as btn

@@ -21,7 +21,8 @@ PACKAGE = Path(napari_btn.__file__).parent
 BINDINGS = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
 WINDOW = BINDINGS | {"napari", "vispy", "qtpy", "superqt", "magicgui", "pyqtgraph"}
 # The rooms where numbers are torch tensors.
-TORCH = {"families", "ensemble", "optimiser", "training", "predict", "latent", "filters", "draws"}
+TORCH = {"draws", "ensemble", "families", "features", "filters", "gradients", "latent"}
+TORCH |= {"optimiser", "predict", "training"}
 
 BLOCK = """
 import importlib, json, sys

@@ -18,7 +18,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from napari_btn.core.config import PRESETS, NetworkSettings
-from napari_btn.terminal import Commands, Interrupted, drain, say, say_notes, sentence, table, write_json
+from napari_btn.terminal import (
+    Commands,
+    Interrupted,
+    drain,
+    say,
+    say_notes,
+    sentence,
+    table,
+    write_json,
+    write_text,
+)
 
 if TYPE_CHECKING:
     from napari_btn.core.pairs import Pair
@@ -371,22 +381,38 @@ def _predict(
 @click.argument("clean")
 @_axes
 @_json
-def evaluate(bundle: Path, noisy: str, clean: str, axes: str | None, as_json: bool) -> None:
+@click.option("--html", type=click.Path(path_type=Path), help="HTML file: one page with figures.")
+@_force
+def evaluate(
+    bundle: Path, noisy: str, clean: str, axes: str | None, as_json: bool, html: Path | None, force: bool
+) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
     from napari_btn.core.held_out import fingerprints
     from napari_btn.denoiser import evaluate as measure
     from napari_btn.denoiser import load
 
+    if html is not None:
+        _ready(html, force)
     denoiser = load(bundle)
     pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
     prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes))
     report = measure(prediction, pair.clean)
+    drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
+    report = replace(report, warnings=(*report.warnings, *drift))
     if set(fingerprints(pair.scenes).values()) & set(denoiser.provenance["images"].values()):
         say(
             "Note: a part of this image trained the networks, which flatters them; see info for held-out blocks."
         )
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))
+    if html is not None:
+        from napari_btn.page import report_page
+
+        about = {"noisy": noisy, "clean": clean, "networks": str(bundle)}
+        title = f"Coverage of {bundle.name} on {Path(noisy).name}"
+        write_text(
+            report_page(report, title=title, prediction=prediction, clean=pair.clean, about=about), html
+        )
 
 
 @main.command()

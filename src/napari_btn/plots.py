@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
     from napari_btn.core.report import Report
 
-__all__ = ["coverage", "line_cut", "losses", "maps"]
+__all__ = [
+    "coverage",
+    "coverage_by_width",
+    "line_cut",
+    "losses",
+    "maps",
+    "missed_blocks",
+    "places",
+    "width_and_spread",
+]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -249,6 +258,133 @@ def maps(
     grid[0].set_ylabel(f"({unit})", fontsize=8)
     figure.suptitle(title)
     return figure
+
+
+def places(report: Report) -> Figure:
+    """Figure of where the truth falls in the predicted distributions, before calibration; flat is right.
+
+    Parameters
+    ----------
+    report : Report
+        With the quantiles known.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel per channel.
+
+    Raises
+    ------
+    ValueError
+        If the report knows no quantiles.
+    """
+    share = np.asarray(report.pit)
+    if not share.size or np.isnan(share).all():
+        raise ValueError("The report knows no quantiles; predict with them to see where the truth falls.")
+    figure, panels = _panels(len(report.channel_names))
+    bins = share.shape[1]
+    at = (np.arange(bins) + 0.5) / bins
+    for axes, name, row in zip(panels, report.channel_names, share, strict=True):
+        axes.bar(at, row * bins, width=1 / bins, color=_COLOURS[0], alpha=0.6, edgecolor="white")
+        axes.axhline(1, color="0.4", linestyle="--", linewidth=1)
+        axes.set(title=name, xlabel="place in the predicted distribution", xlim=(0, 1))
+    panels[0].set_ylabel("density")
+    return figure
+
+
+def coverage_by_width(report: Report) -> Figure:
+    """Figure of the coverage of narrow and of wide intervals.
+
+    Parameters
+    ----------
+    report : Report
+        As measured.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel per channel: coverage of each tenth of the pixels against its mean width.
+
+    Raises
+    ------
+    ValueError
+        If the report has no widths.
+    """
+    if not report.bin_coverage.size:
+        raise ValueError("The report has no coverage by width; measure it on images with a truth.")
+    figure, panels = _panels(len(report.channel_names))
+    for axes, name, width, share in zip(
+        panels, report.channel_names, report.bin_width, report.bin_coverage, strict=True
+    ):
+        axes.axhline(1 - report.alpha, color="0.4", linestyle="--", linewidth=1)
+        axes.plot(width, share, color=_COLOURS[0], marker="o")
+        axes.set(title=name, xlabel="width of the interval", ylim=(min(0.5, float(np.nanmin(share))), 1.01))
+    panels[0].set_ylabel("share inside")
+    return figure
+
+
+def missed_blocks(shares: Mapping[str, NDArray[np.floating]], *, alpha: float, block_px: int) -> Figure:
+    """Figure of the share of missed pixels of each block.
+
+    Parameters
+    ----------
+    shares : mapping of str to (Y, X) ndarray
+        By channel name; NaN where there is no truth.
+    alpha : float
+        Miscoverage asked for.
+    block_px : int
+        Side of a block in pixels.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel per channel, white at the share asked for.
+    """
+    figure, panels = _panels(len(shares))
+    top = max(3 * alpha, 0.05)
+    for axes, (name, image) in zip(panels, shares.items(), strict=True):
+        extent = (0, image.shape[1] * block_px, image.shape[0] * block_px, 0)
+        # Two slopes, so that white is what was asked for.
+        scaled = np.where(image <= alpha, image / alpha - 1, (image - alpha) / (top - alpha))
+        drawn = axes.imshow(scaled, vmin=-1, vmax=1, cmap="RdBu_r", extent=extent, interpolation="nearest")
+        axes.set(title=name, xlabel="px")
+    bar = figure.colorbar(drawn, ax=list(panels), shrink=0.8)
+    bar.set_ticks([-1, 0, 1], labels=["0", f"{alpha:g}", f"{top:g} or more"])
+    bar.set_label("share missed")
+    return figure
+
+
+def width_and_spread(width: Mapping[str, ArrayLike], spread: Mapping[str, ArrayLike]) -> Figure:
+    """Figure of the interval's width against the members' spread.
+
+    Parameters
+    ----------
+    width, spread : mapping of str to array_like
+        By channel name, values of the same pixels.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel per channel, shaded by the number of pixels. The spread says where networks
+        disagree, the width where the target is uncertain; they needn't agree.
+    """
+    figure, panels = _panels(len(width))
+    for axes, name in zip(panels, width, strict=True):
+        x, y = (np.asarray(v[name], dtype=float).ravel() for v in (spread, width))
+        known = np.isfinite(x) & np.isfinite(y)
+        x, y = x[known], y[known]
+        reach = [(0.0, float(np.percentile(v, 99.5)) or 1.0) if v.size else (0.0, 1.0) for v in (x, y)]
+        counts, x_edges, y_edges = np.histogram2d(x, y, bins=60, range=reach)
+        axes.pcolormesh(x_edges, y_edges, np.log1p(counts.T), cmap="Blues")
+        axes.set(title=name, xlabel="spread of the members")
+    panels[0].set_ylabel("width of the interval")
+    return figure
+
+
+def _panels(n: int) -> tuple[Figure, Sequence[Axes]]:
+    """Figure with panels in a row."""
+    figure = _figure(3.2 * n + 0.6, 2.9)
+    return figure, list(figure.subplots(1, n, squeeze=False)[0])
 
 
 def _figure(width: float, height: float) -> Figure:

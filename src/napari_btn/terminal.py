@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from napari_btn.core.conformal import Note
     from napari_btn.core.report import Report
 
-__all__ = ["Commands", "Interrupted", "drain", "say", "say_notes", "sentence", "table", "write_json"]
+__all__ = [
+    "Commands",
+    "Interrupted",
+    "drain",
+    "say",
+    "say_notes",
+    "sentence",
+    "table",
+    "write_json",
+    "write_text",
+]
 
 T = TypeVar("T")
 
@@ -163,7 +173,12 @@ def _numbers(values: Iterable[float], form: str) -> list[str]:
 
 def write_json(values: dict[str, Any], path: Path) -> None:
     """Write JSON under its name only when it is whole, in the place of what was there."""
+    write_text(json.dumps(values, indent=2) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write text under its name only when it is whole, in the place of what was there."""
     from napari_btn.io.atomic import written_whole
 
     with written_whole(path, overwrite=True) as rough:
-        rough.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        rough.write_text(text, encoding="utf-8")

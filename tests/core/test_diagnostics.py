@@ -9,7 +9,14 @@ import pytest
 from scipy.stats import norm
 
 from napari_btn.core.conformal import HeldOut
-from napari_btn.core.diagnostics import by_group, by_width, coverage_curve, miscoverage_map, places
+from napari_btn.core.diagnostics import (
+    block_shares,
+    by_group,
+    by_width,
+    coverage_curve,
+    miscoverage_map,
+    places,
+)
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -69,3 +76,16 @@ def test_places_show_which_side_is_too_narrow():
     assert histogram.shape == (2, 20)
     np.testing.assert_allclose(histogram.sum(axis=1), 1)
     assert (histogram[:, [0, -1]] > 0.06).all()
+
+
+@pytest.mark.parametrize(("shape", "side"), [((17, 23), 5), ((4, 9), 16), ((20, 20), 10)])
+def test_block_shares_weigh_back_to_the_whole(shape, side):
+    rng = np.random.default_rng(0)
+    miss, valid = rng.random(shape) < 0.3, rng.random(shape) < 0.8
+    shares = block_shares(miss, side, valid)
+    assert shares.shape == tuple(-(-n // side) for n in shape)
+    first = valid[:side, :side]
+    assert shares[0, 0] == pytest.approx((miss[:side, :side] & first).sum() / first.sum())
+    whole = np.kron(np.nan_to_num(shares), np.ones((side, side)))[: shape[0], : shape[1]]
+    assert whole[valid].sum() == pytest.approx((miss & valid).sum())
+    assert np.isnan(block_shares(miss, side, np.zeros(shape, bool))).all()

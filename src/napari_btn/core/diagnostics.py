@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import CalibrationSettings
 
-__all__ = ["by_group", "by_width", "coverage_curve", "miscoverage_map", "places"]
+__all__ = ["block_shares", "by_group", "by_width", "coverage_curve", "miscoverage_map", "places"]
 
 WIDTH_BINS = 10
 PIT_BINS = 20
@@ -134,6 +134,36 @@ def miscoverage_map(
     out = np.full((len(miss), *shape), np.nan, dtype=np.float32)
     for plane, row in zip(out, miss, strict=True):
         plane[where] = (np.bincount(held_out.block, row) / counts)[held_out.block]
+    return out
+
+
+def block_shares(
+    miss: NDArray[np.bool_], side: int, valid: NDArray[np.bool_] | None = None
+) -> NDArray[np.float64]:
+    """Share of missed pixels of each square of a plane.
+
+    Parameters
+    ----------
+    miss : ndarray of bool, shape (Y, X)
+        True where an interval missed.
+    side : int
+        Side of a square in pixels; squares at the far edges may be smaller.
+    valid : ndarray of bool, shape (Y, X), optional
+        True where a pixel counts.
+
+    Returns
+    -------
+    ndarray of float64, shape (ceil(Y / side), ceil(X / side))
+        0 to 1; NaN where no pixel counts.
+    """
+    known = np.ones(miss.shape, bool) if valid is None else valid
+    edges = [np.arange(0, n, side) for n in miss.shape]
+    missed, counted = (
+        np.add.reduceat(np.add.reduceat(a.astype(np.float64), edges[0], 0), edges[1], 1)
+        for a in (miss & known, known)
+    )
+    out = np.full(missed.shape, np.nan)
+    np.divide(missed, counted, out=out, where=counted > 0)
     return out
 
 

@@ -1,0 +1,84 @@
+"""The HTML report stands for itself, says what is true, and escapes what it was given."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+pytest.importorskip("matplotlib", reason="figures need matplotlib, an extra")
+
+from napari_btn import plots
+from napari_btn.core.cases import Note
+from napari_btn.core.evaluation import evaluate
+from napari_btn.core.predict import Prediction
+from napari_btn.page import report_page
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+Z = norm.ppf(LEVELS).astype(np.float32)
+
+
+def measured(shape=(2, 64, 80), axes="CYX"):
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=shape).astype(np.float32)
+    clean = centre + rng.normal(size=shape).astype(np.float32)
+    quantiles = centre + Z.reshape(-1, *([1] * len(shape)))
+    names = ("Si", "Fe <b>")
+    spread = rng.random(shape).astype(np.float32)
+    prediction = Prediction(
+        quantiles[0], centre, quantiles[-1], spread, quantiles, LEVELS, axes, names, None, "px", 0.1, "clean"
+    )
+    return prediction, clean, evaluate(prediction, clean)
+
+
+def test_the_page_has_numbers_notes_and_figures_and_loads_nothing():
+    from dataclasses import replace
+
+    prediction, clean, report = measured()
+    report = replace(report, warnings=(Note("red", "Overlap of <x>."),))
+    page = report_page(report, title="soil & co", prediction=prediction, clean=clean, about={"noisy": "a<b"})
+    assert page.startswith("<!doctype html>")
+    assert "soil &amp; co" in page
+    assert "Fe &lt;b&gt;" in page
+    assert "Overlap of &lt;x&gt;." in page
+    assert "a&lt;b" in page
+    assert f"{report.coverage[0]:.3f}" in page
+    assert "of a single pixel it says nothing" in page
+    assert "nan" not in re.sub(r"base64,[^']*", "", page)
+    assert len(re.findall(r"<img alt='[^']+' src='data:image/png;base64,", page)) == 7
+    assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
+
+
+def test_a_report_alone_makes_a_page():
+    page = report_page(measured()[2], title="soil")
+    assert page.count("<img") == 3
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((3, 2, 40, 48), "SCYX"), ((2, 3, 24, 30), "CZYX")])
+def test_scenes_and_volumes(shape, axes):
+    prediction, clean, report = measured(shape, axes)
+    assert report_page(report, title="x", prediction=prediction, clean=clean).count("<img") == 7
+
+
+def test_figures_draw_what_they_are_given():
+    _, _, report = measured()
+    figure = plots.coverage_by_width(report)
+    np.testing.assert_allclose(figure.axes[0].lines[-1].get_ydata(), report.bin_coverage[0])
+    figure = plots.places(report)
+    heights = [bar.get_height() for bar in figure.axes[1].patches]
+    np.testing.assert_allclose(np.mean(heights), 1)
+    shares = {"Si": np.array([[0.0, 0.1], [np.nan, 0.9]])}
+    image = plots.missed_blocks(shares, alpha=0.1, block_px=16).axes[0].images[0]
+    np.testing.assert_allclose(image.get_array()[0], [-1, 0])
+
+
+def test_what_is_unknown_is_no_figure():
+    from dataclasses import replace
+
+    report = measured()[2]
+    with pytest.raises(ValueError, match="no quantiles"):
+        plots.places(replace(report, pit=np.full((2, 20), np.nan)))
+    with pytest.raises(ValueError, match="by width"):
+        plots.coverage_by_width(replace(report, bin_coverage=np.empty((0, 0))))
