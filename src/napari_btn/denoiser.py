@@ -349,7 +349,7 @@ class Denoiser:
         scenes = pair.scenes
         plan = self._plan(scenes)
         pool, workers, device = self._where(executor)
-        train, redraw = against_overfitting(scenes, plan.split.train, self.train.in_space(scenes.noisy.ndim))
+        train, redraw = yield from against_overfitting(scenes, plan.split.train, self.train.in_space(scenes.noisy.ndim))
         trained = yield from train_steps(
             scenes,
             plan.split.train,

@@ -5,7 +5,8 @@ import pytest
 
 from napari_btn.core.config import TrainSettings
 from napari_btn.core.pairs import Box, Pair
-from napari_btn.core.redraw import NoiseRedraw, against_overfitting
+from napari_btn.core.redraw import NoiseRedraw
+from napari_btn.core.redraw import against_overfitting as steps_against_overfitting
 
 MANY = TrainSettings(steps=1000, patch_px=16)
 
@@ -25,6 +26,15 @@ def steps_of_counts():
 
 def whole(scenes):
     return scenes.whole()
+
+
+def against_overfitting(*given):
+    steps = steps_against_overfitting(*given)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def test_many_pixels_keep_their_noise_and_their_steps(steps_of_counts):

@@ -15,12 +15,14 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from napari_btn.core.config import Progress
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.config import TrainSettings
+    from napari_btn.core.config import Step, TrainSettings
     from napari_btn.core.pairs import Box, Scenes
 
 __all__ = ["NoiseRedraw", "against_overfitting"]
@@ -28,6 +30,7 @@ __all__ = ["NoiseRedraw", "against_overfitting"]
 _ALIKE = 24  # pixels to draw from
 _SHARE = 0.7  # of the patches; the others keep their own noise, and with it its correlation
 _CORRELATED = 0.5  # lag-1 correlation of the noise from which drawing pixel by pixel would falsify it
+_ASKED = 10_000  # pixels looked up between two yields: half a second on a busy core
 _FEWEST_STEPS = 100  # an image of any size deserves these
 
 
@@ -68,8 +71,8 @@ class NoiseRedraw:
 
 def against_overfitting(
     scenes: Scenes, boxes: Sequence[Box], train: TrainSettings
-) -> tuple[TrainSettings, NoiseRedraw | None]:
-    """Settings and noise to train with: as they are where there are many pixels.
+) -> Step[tuple[TrainSettings, NoiseRedraw | None]]:
+    """Settings and noise to train with, as they are where there are many pixels; a step.
 
     Where a pixel would be seen more than ``train.passes`` times, its noise is drawn anew; where the
     noise is correlated from pixel to pixel, so that this would falsify it, steps are cut instead.
@@ -86,13 +89,13 @@ def against_overfitting(
     allowed = max(round(train.passes * pixels / batch), _FEWEST_STEPS)
     if train.steps <= allowed:
         return train, None
-    redraw, correlation = _alike(scenes, boxes)
+    redraw, correlation = yield from _alike(scenes, boxes)
     if correlation > _CORRELATED:
         return replace(train, steps=allowed), None
     return train, redraw
 
 
-def _alike(scenes: Scenes, boxes: Sequence[Box]) -> tuple[NoiseRedraw, float]:
+def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, float]]:
     """Pixels that look alike, and the largest lag-1 correlation of what noise is left between them."""
     noisy = [scenes.read_noisy(b.scene, b.slices) for b in boxes]
     clean = [scenes.read_clean(b.scene, b.slices) for b in boxes]
@@ -110,8 +113,11 @@ def _alike(scenes: Scenes, boxes: Sequence[Box]) -> tuple[NoiseRedraw, float]:
     known = np.flatnonzero(counts)
     k = min(_ALIKE, len(known))
     alike = np.repeat(np.arange(len(features), dtype=np.int32)[:, None], k, 1)
-    found = cKDTree(features[known]).query(features[known], k=list(range(1, k + 1)))[1]
-    alike[known] = known[found]
+    tree, nearest = cKDTree(features[known]), list(range(1, k + 1))
+    for start in range(0, len(known), _ASKED):
+        yield Progress(0, 1, "Looking for pixels that look alike")
+        asked = known[start : start + _ASKED]
+        alike[asked] = known[tree.query(features[asked], k=nearest)[1]]
     first = np.cumsum([0] + [b.size for b in boxes[:-1]])
     flat = np.concatenate([x.reshape(len(x), -1) for x in noisy], 1)
     redraw = NoiseRedraw(tuple(int(i) for i in first), tuple(boxes), flat, alike)
