@@ -112,6 +112,10 @@ def test_a_volume_in_tiles_is_the_whole_and_survives_a_bundle(volume, tmp_path):
     denoiser.save(tmp_path / "xct.btn")
     again = load(tmp_path / "xct.btn")
     assert (again.axes, again.pixel_size, again.unit) == ("ZYX", (4, 2, 2), "um")
+    # planes lie two pixels apart
+    blueprint = again._need_fitted().blueprint
+    assert blueprint.flat == (False, True, False)
+    assert blueprint.reach == (2, 4, 4)
     again.tiles = TileSettings(tile_px=200)
     whole = again.predict(pair.noisy, executor=Inline())
     scale = float(np.ptp(whole.median))

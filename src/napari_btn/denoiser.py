@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -17,11 +17,9 @@ from napari_btn.core.config import (
     TileSettings,
     TrainSettings,
 )
-from napari_btn.core.conformal import Calibration, HeldOut, Note, calibrate, cross_fitted
+from napari_btn.core.conformal import Calibration, Note, calibrate, cross_fitted
 from napari_btn.core.diagnostics import coverage_curve, miscoverage_map
-from napari_btn.core.drift import Profile
 from napari_btn.core.evaluation import evaluate
-from napari_btn.core.exceedance import exceedance_from
 from napari_btn.core.held_out import (
     covers,
     drift_notes,
@@ -34,6 +32,7 @@ from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes
 from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
 from napari_btn.core.redraw import against_overfitting
 from napari_btn.core.report import Report, report
+from napari_btn.fitted import Fitted, distribution_of, from_bundle, member_arrays, members_of, to_bundle
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.maps import open_maps, zarr_maps
 
@@ -45,9 +44,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
-    from napari_btn.core.exceedance import Exceedance
-    from napari_btn.core.families import Blueprint
-    from napari_btn.core.latent import TokenModel
     from napari_btn.core.predict import Member, Prediction
     from napari_btn.core.tokens import Tokens
 
@@ -57,29 +53,6 @@ __all__ = ["Denoiser", "Estimate", "PairCheck", "evaluate", "load", "load_partia
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _MAPS = ("lower", "median", "upper", "spread")
-
-
-@dataclass(frozen=True, eq=False)
-class _Fitted:
-    """All that training and calibration made; replaced as a whole, never changed."""
-
-    blueprint: Blueprint
-    members: tuple[Member, ...]
-    losses: dict[int, tuple[float, ...]]
-    held_out: HeldOut
-    block_px: int
-    calibration: Calibration
-    report: Report
-    notes: tuple[Note, ...]
-    axes: str
-    channel_names: tuple[str, ...]
-    pixel_size: tuple[float, ...] | None
-    unit: str
-    covers: str
-    provenance: dict[str, Any]
-    tokens: TokenModel | None = None
-    profile: Profile | None = None
-    distribution: Exceedance | None = None
 
 
 class Denoiser:
@@ -141,7 +114,7 @@ class Denoiser:
         self.train = train or PRESETS[preset]
         self.calibration_settings = calibration or CalibrationSettings()
         self.tiles = tiles or TileSettings()
-        self._fitted: _Fitted | None = None
+        self._fitted: Fitted | None = None
 
     # ---------------------------------------------------------------- what is known
 
@@ -150,7 +123,7 @@ class Denoiser:
         """Whether `fit` has finished or a bundle was loaded."""
         return self._fitted is not None
 
-    def _need_fitted(self) -> _Fitted:
+    def _need_fitted(self) -> Fitted:
         if self._fitted is None:
             raise ValueError(
                 "This denoiser is not trained yet; call fit(noisy, clean) or load a bundle first."
@@ -379,13 +352,13 @@ class Denoiser:
         covered, noise_notes = covers(scenes, boxes, held_out)
         notes += noise_notes
         fitted = self._calibrated(
-            _Fitted(
+            Fitted(
                 plan.blueprint,
                 trained.members,
                 trained.losses,
                 held_out,
                 block_px,
-                _NO_CALIBRATION,
+                NO_CALIBRATION,
                 _NO_REPORT,
                 notes,
                 scenes.noisy.axes,
@@ -425,7 +398,7 @@ class Denoiser:
             "images": fingerprints(scenes),
         }
 
-    def _calibrated(self, fitted: _Fitted, alpha: float) -> _Fitted:
+    def _calibrated(self, fitted: Fitted, alpha: float) -> Fitted:
         """Offsets and report at ``alpha`` from stored held-out scores."""
         calibration = calibrate(fitted.held_out, alpha=alpha, settings=self.calibration_settings)
         made = report(
@@ -438,7 +411,7 @@ class Denoiser:
             seed=self.seed,
             notes=fitted.notes,
         )
-        distribution = _distribution(fitted.held_out, calibration)
+        distribution = distribution_of(fitted.held_out, calibration)
         return replace(fitted, calibration=calibration, report=made, distribution=distribution)
 
     # ---------------------------------------------------------------- calibration
@@ -630,7 +603,7 @@ class Denoiser:
     @contextmanager
     def _maps(
         self,
-        fitted: _Fitted,
+        fitted: Fitted,
         axes: str,
         shape: tuple[int, ...],
         caption: dict[str, Any],
@@ -813,7 +786,7 @@ class Denoiser:
             },
         )
 
-    def _caption(self, fitted: _Fitted) -> dict[str, Any]:
+    def _caption(self, fitted: Fitted) -> dict[str, Any]:
         """What a map must carry to be read rightly."""
         return {
             **fitted.provenance,
@@ -826,7 +799,7 @@ class Denoiser:
             "warnings": [n.to_dict() for n in fitted.report.warnings],
         }
 
-    def _check_view(self, view: View, fitted: _Fitted) -> None:
+    def _check_view(self, view: View, fitted: Fitted) -> None:
         if view.n_channels != fitted.blueprint.n_in:
             raise ValueError(
                 f"The image has {view.n_channels} channels (axes {view.axes}, shape {tuple(view.array.shape)}); these "
@@ -842,37 +815,8 @@ class Denoiser:
 
     def save(self, path: str | Path) -> None:
         """Save as a bundle; the file appears only when it is whole."""
-        fitted = self._need_fitted()
-        arrays = _weights_to_arrays(fitted.members)
-        for k, loss in fitted.losses.items():
-            arrays[f"loss.{k}"] = np.asarray(loss, np.float32)
-        for name in ("quantiles", "target", "block", "observed", "position"):
-            value = getattr(fitted.held_out, name)
-            if value is not None:
-                arrays[f"held_out.{name}"] = value
-        if fitted.tokens is not None:
-            arrays |= {f"tokens.{name}": value for name, value in fitted.tokens.to_arrays().items()}
-        values = {
-            "kind": "trained",
-            "settings": {**self.settings(), "alpha": self.alpha},
-            "dilations": list(fitted.blueprint.dilations),
-            "n_in": fitted.blueprint.n_in,
-            "n_out": fitted.blueprint.n_out,
-            "ndim": fitted.blueprint.ndim,
-            "members": [[m.number, m.attempt] for m in fitted.members],
-            "block_px": fitted.block_px,
-            "calibration": fitted.calibration.to_dict(),
-            "report": fitted.report.to_dict(),
-            "notes": [n.to_dict() for n in fitted.notes],
-            "axes": fitted.axes,
-            "channel_names": list(fitted.channel_names),
-            "pixel_size": None if fitted.pixel_size is None else list(fitted.pixel_size),
-            "unit": fitted.unit,
-            "covers": fitted.covers,
-            "provenance": fitted.provenance,
-            "profile": None if fitted.profile is None else fitted.profile.to_dict(),
-        }
-        write_bundle(Bundle(values, arrays), path)
+        settings = {**self.settings(), "alpha": self.alpha}
+        write_bundle(to_bundle(self._need_fitted(), settings), path)
 
     def save_partial(self, path: str | Path, checkpoint: Sequence[Member]) -> None:
         """Save the members that an interrupted run has finished, for `load_partial`."""
@@ -881,7 +825,7 @@ class Denoiser:
             "settings": self.settings(),
             "members": [[m.number, m.attempt] for m in checkpoint],
         }
-        write_bundle(Bundle(values, _weights_to_arrays(checkpoint)), path)
+        write_bundle(Bundle(values, member_arrays(checkpoint)), path)
 
 
 def load(path: str | Path, *, device: str = "auto") -> Denoiser:
@@ -892,53 +836,12 @@ def load(path: str | Path, *, device: str = "auto") -> Denoiser:
     ValueError
         When the file is damaged, newer, not a bundle, or of an interrupted training.
     """
-    from napari_btn.core.families import Blueprint
-
     bundle = read_bundle(path)
-    values, arrays = bundle.values, bundle.arrays
-    if values.get("kind") != "trained":
+    if bundle.values.get("kind") != "trained":
         raise ValueError(f"{path} is an interrupted training; go on with it (--resume) before using it.")
     try:
-        denoiser = Denoiser.from_settings(values["settings"], device=device)
-        blueprint = Blueprint(
-            denoiser.network,
-            tuple(values["dilations"]),
-            values["n_in"],
-            values["n_out"],
-            values["ndim"],
-            denoiser.levels,
-            denoiser.seed,
-        )
-        held_out = HeldOut(
-            arrays["held_out.quantiles"],
-            arrays["held_out.target"],
-            arrays["held_out.block"],
-            denoiser.levels,
-            arrays.get("held_out.observed"),
-            arrays.get("held_out.position"),
-        )
-        members = _members_from(values, arrays)
-        calibration = Calibration.from_dict(values["calibration"])
-        known = values.get("profile")
-        denoiser._fitted = _Fitted(
-            blueprint,
-            members,
-            {m.number: tuple(float(v) for v in arrays.get(f"loss.{m.number}", ())) for m in members},
-            held_out,
-            values["block_px"],
-            calibration,
-            Report.from_dict(values["report"]),
-            tuple(Note.from_dict(n) for n in values["notes"]),
-            values["axes"],
-            tuple(values["channel_names"]),
-            None if values["pixel_size"] is None else tuple(values["pixel_size"]),
-            values["unit"],
-            values["covers"],
-            values["provenance"],
-            _tokens_from(arrays),
-            None if known is None else Profile.from_dict(known),
-            _distribution(held_out, calibration),
-        )
+        denoiser = Denoiser.from_settings(bundle.values["settings"], device=device)
+        denoiser._fitted = from_bundle(bundle, denoiser.network, denoiser.levels, denoiser.seed)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} lacks a part of a bundle ({error}); it is damaged. Save it again."
@@ -953,7 +856,7 @@ def load_partial(path: str | Path, *, device: str = "auto") -> tuple[Denoiser, t
         raise ValueError(f"{path} is not an interrupted training; load it as a bundle instead.")
     try:
         denoiser = Denoiser.from_settings(bundle.values["settings"], device=device)
-        return denoiser, _members_from(bundle.values, bundle.arrays)
+        return denoiser, members_of(bundle.values, bundle.arrays)
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} lacks a part of a bundle ({error}); it is damaged. Start the training anew."
@@ -994,38 +897,12 @@ def _axes_like(axes: str, image: Any) -> str:
     return canonical_axes(axes, ndim)
 
 
-def _sizes_along(axes: str, fitted: _Fitted) -> tuple[float, ...] | None:
+def _sizes_along(axes: str, fitted: Fitted) -> tuple[float, ...] | None:
     """Pixel size along the space axes of an image, in their order."""
     if fitted.pixel_size is None:
         return None
     size = dict(zip((a for a in fitted.axes if a in "ZYX"), fitted.pixel_size, strict=True))
     return tuple(size[a] for a in axes if a in size)
-
-
-def _distribution(held_out: HeldOut, calibration: Calibration) -> Exceedance | None:
-    """Return the recalibration into probabilities, where the levels make a distribution."""
-    return exceedance_from(held_out, calibration.rule) if len(held_out.levels) > 1 else None
-
-
-def _weights_to_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:
-    return {f"member.{m.number}.{name}": value for m in members for name, value in m.weights.items()}
-
-
-def _members_from(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple[Member, ...]:
-    from napari_btn.core.predict import Member
-
-    names = sorted({k.split(".", 2)[2] for k in arrays if k.startswith("member.")})
-    return tuple(
-        Member(number, attempt, {name: arrays[f"member.{number}.{name}"] for name in names})
-        for number, attempt in values["members"]
-    )
-
-
-def _tokens_from(arrays: dict[str, NDArray[Any]]) -> TokenModel | None:
-    from napari_btn.core.latent import TokenModel
-
-    found = {k.removeprefix("tokens."): v for k, v in arrays.items() if k.startswith("tokens.")}
-    return TokenModel.from_arrays(found) if found else None
 
 
 def _valid_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
@@ -1060,5 +937,5 @@ def _need(ok: bool, name: str, value: object, needed: str) -> None:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
 
 
-_NO_CALIBRATION: Any = None
+NO_CALIBRATION: Any = None
 _NO_REPORT: Any = None

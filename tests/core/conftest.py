@@ -11,13 +11,15 @@ from napari_btn.core.graph import draw_dilations
 from napari_btn.core.predict import Member
 
 
-def _random_members(n=2, *, channels=1, ndim=2, n_out=None, levels=(0.05, 0.5, 0.95), seed=0, **network):
+def _random_members(
+    n=2, *, channels=1, ndim=2, n_out=None, levels=(0.05, 0.5, 0.95), seed=0, flat=(), **network
+):
     """(blueprint, members) of small networks, initialised on noise."""
     import torch
 
     settings = NetworkSettings(**{"depth": 4, "channels": 2, "inputs": 3, "max_dilation": 3} | network)
     dilations = draw_dilations(settings, ndim=ndim)
-    blueprint = Blueprint(settings, dilations, channels, n_out or channels, ndim, levels, seed)
+    blueprint = Blueprint(settings, dilations, channels, n_out or channels, ndim, levels, seed, flat)
     x, y = (
         torch.from_numpy(_noise(s, (4, c, *(12,) * ndim))) for s, c in ((1, channels), (2, blueprint.n_out))
     )

@@ -97,6 +97,25 @@ def test_a_pixel_depends_on_its_receptive_field_alone(random_members, ndim, chan
     assert not torch.equal(module(inside)[centre], before[centre])
 
 
+@torch.inference_mode()
+def test_kernels_of_one_plane_see_their_own_plane(random_members):
+    flat = (False, True, True, False)
+    blueprint, members = random_members(2, ndim=3, dilations=(1, 2, 2, 1), flat=flat)
+    assert blueprint.reach == (2, 6, 6)
+    x = noise(3, 1, 1, 9, 17, 15)
+    changed = x.clone()
+    changed[:, :, :2] += 5
+    changed[:, :, 7:] += 5
+    for member in members:
+        module = loaded(blueprint, [member])
+        whole = module(x)
+        assert torch.equal(whole[..., 4, :, :], module(changed)[..., 4, :, :])
+        assert not torch.equal(whole[..., 3, :, :], module(changed)[..., 3, :, :])
+        keep = (slice(3, 6), slice(7, 9), slice(0, 4))
+        scale = float(whole.abs().max())
+        np.testing.assert_allclose(module(x, keep), whole[(..., *keep)], atol=1e-5 * scale)
+
+
 @pytest.mark.parametrize("members", [1, 3])
 @pytest.mark.parametrize(("ndim", "channels", "network"), SHAPES)
 @torch.inference_mode()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from napari_btn.core.config import NetworkSettings
 from napari_btn.core.families import Blueprint, graph_of, member_rng
-from napari_btn.core.graph import Graph, draw_dilations, draw_graph, receptive_field
+from napari_btn.core.graph import Graph, draw_dilations, draw_graph, flat_nodes, receptive_field
 
 SETTINGS = st.builds(
     NetworkSettings,
@@ -95,3 +95,17 @@ def test_members_draw_from_seeds_of_their_own():
         for u in range(20)
     }
     assert len(draws) == 4 * 3 * 20
+
+
+def test_far_planes_are_seen_no_farther_than_pixels():
+    dilations = (1, 2, 3, 4, 1, 2, 3, 4, 1, 2)
+    assert flat_nodes(dilations, 1.0) == flat_nodes(dilations, 1.9) == ()
+    for z_step in (2.0, 3.0, 5.0, 40.0):
+        flat = flat_nodes(dilations, z_step)
+        deep = [d for d, f in zip(dilations, flat, strict=True) if not f]
+        assert deep
+        assert sum(deep) <= max(sum(dilations) / z_step, 1)
+        assert max(deep) <= min(d for d, f in zip(dilations, flat, strict=True) if f)
+        blueprint = Blueprint(NetworkSettings(), dilations, 1, 1, 3, (0.5,), 0, flat)
+        assert blueprint.reach == (sum(deep), 23, 23)
+        assert blueprint.receptive_field == 23

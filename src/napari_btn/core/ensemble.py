@@ -47,10 +47,10 @@ def _cut(x: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
     return view
 
 
-def _grown(part: Sequence[slice], margin: int, space: Sequence[int]) -> tuple[slice, ...]:
+def _grown(part: Sequence[slice], margin: Sequence[int], space: Sequence[int]) -> tuple[slice, ...]:
     """A part of the space with a margin, as far as there is space."""
     return tuple(
-        slice(max(s.start - margin, 0), min(s.stop + margin, n)) for s, n in zip(part, space, strict=True)
+        slice(max(s.start - m, 0), min(s.stop + m, n)) for s, m, n in zip(part, margin, space, strict=True)
     )
 
 
@@ -95,13 +95,24 @@ class SparseMixedScale(nn.Module):
         Chunks that a node makes.
     ndim : int
         Spatial dimensions, 1 to 3.
+    flat : sequence of bool
+        Nodes whose kernels are one plane thick along the first axis; empty for none.
 
     References
     ----------
     Roberts et al., DLSIA, arXiv 2308.02559; fused by node rather than run edge by edge.
     """
 
-    def __init__(self, graphs: Sequence[Graph], *, n_in: int, channels: int, inputs: int, ndim: int) -> None:
+    def __init__(
+        self,
+        graphs: Sequence[Graph],
+        *,
+        n_in: int,
+        channels: int,
+        inputs: int,
+        ndim: int,
+        flat: Sequence[bool] = (),
+    ) -> None:
         super().__init__()
         self.graphs = tuple(graphs)
         self.members = len(self.graphs)
@@ -113,7 +124,8 @@ class SparseMixedScale(nn.Module):
         self.input_pad = self.input_width - n_in
         for t in range(len(self.widths)):
             others = channels * min(inputs - 1, t * inputs)
-            shape = (self.members, width, self.input_width + others, *(3,) * ndim)
+            kernel = (1 if flat and flat[t] else 3, *(3,) * (ndim - 1))
+            shape = (self.members, width, self.input_width + others, *kernel)
             self.register_parameter(f"node{t}_weight", nn.Parameter(torch.empty(shape)))
             self.register_parameter(f"node{t}_bias", nn.Parameter(torch.zeros(self.members, width)))
         self._last_use = {
@@ -137,7 +149,11 @@ class SparseMixedScale(nn.Module):
         space = x.shape[2:]
         dilations = self.graphs[0].dilations
         part_kept = tuple(slice(0, n) for n in space) if keep is None else tuple(keep)
-        margin = sum(dilations)
+        steps = [
+            [d * (k // 2) for k in weight.shape[3:]]
+            for (weight, _), d in zip(self.weights(), dilations, strict=True)
+        ]
+        margin = [sum(axis) for axis in zip(*steps, strict=True)]
         area = _grown(part_kept, margin, space)
         x = _cut(x, area)
         chunks: dict[tuple[int, int], torch.Tensor] = {}
@@ -149,7 +165,7 @@ class SparseMixedScale(nn.Module):
             read = torch.cat(list(self._read(chunks, t, weight.shape[2])), 1)
             out = F.relu_(_conv(read, weight, bias, dilations[t]))
             del read
-            margin -= dilations[t]
+            margin = [m - step for m, step in zip(margin, steps[t], strict=True)]
             smaller = _grown(part_kept, margin, space)
             if smaller != area:
                 inner, area = _inside(smaller, area), smaller

@@ -37,6 +37,8 @@ class Blueprint:
         Quantile levels.
     seed : int
         The ensemble's seed; member ``k`` draws its graph from child ``k``.
+    flat : tuple of bool
+        Nodes with kernels of one plane, see `flat_nodes`; empty for none.
     """
 
     settings: NetworkSettings
@@ -46,11 +48,21 @@ class Blueprint:
     ndim: int
     levels: tuple[float, ...]
     seed: int
+    flat: tuple[bool, ...] = ()
 
     @property
     def receptive_field(self) -> int:
-        """Half-width in pixels."""
+        """Half-width in pixels, along the axis where it is largest."""
         return FAMILIES[self.settings.family].receptive_field(self.dilations)
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """Half-width of the receptive field along each space axis."""
+        whole = self.receptive_field
+        if not any(self.flat):
+            return (whole,) * self.ndim
+        deep = [d for d, flat in zip(self.dilations, self.flat, strict=True) if not flat]
+        return (receptive_field(deep), *(whole,) * (self.ndim - 1))
 
 
 def member_rng(seed: int, member: int, *, attempt: int = 0, use: int = 0) -> np.random.Generator:
@@ -87,6 +99,7 @@ def _sms(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> SparseMixe
         channels=settings.channels,
         inputs=settings.inputs,
         ndim=blueprint.ndim,
+        flat=blueprint.flat,
     )
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import NetworkSettings
 
-__all__ = ["Graph", "draw_dilations", "draw_graph", "receptive_field"]
+__all__ = ["Graph", "draw_dilations", "draw_graph", "flat_nodes", "receptive_field"]
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,30 @@ def draw_dilations(settings: NetworkSettings, *, ndim: int, limit_px: int | None
         if top == 1 or limit_px is None or receptive_field(schedule) <= limit_px:
             return schedule
         top -= 1
+
+
+def flat_nodes(dilations: Sequence[int], z_step: float) -> tuple[bool, ...]:
+    """Which nodes of a volume's networks don't look along Z; empty where all do.
+
+    Where planes lie far apart, the nodes of the largest dilations get kernels of one plane, until the
+    receptive field is no longer along Z than across, in units of length.
+
+    Parameters
+    ----------
+    dilations : sequence of int
+        The ensemble's schedule.
+    z_step : float
+        Distance of two planes, in pixels of Y and X; under two nothing is flat.
+    """
+    if z_step < 2:
+        return ()
+    wanted = max(sum(dilations) / z_step, 1)
+    flat = [False] * len(dilations)
+    for node in sorted(range(len(dilations)), key=lambda t: -dilations[t]):
+        if sum(d for d, f in zip(dilations, flat, strict=True) if not f) <= wanted:
+            break
+        flat[node] = True
+    return tuple(flat)
 
 
 def draw_graph(rng: np.random.Generator, settings: NetworkSettings, dilations: tuple[int, ...]) -> Graph:

@@ -227,7 +227,14 @@ class Pair:
                 f"Pixel size has {len(self.pixel_size)} values, the image has the space axes {noisy.space_axes}; "
                 "give one value for each."
             )
-        return Scenes(noisy, clean, tuple(names), _valid_view(self.valid, clean))
+        return Scenes(noisy, clean, tuple(names), _valid_view(self.valid, clean), self._z_step(noisy))
+
+    def _z_step(self, noisy: View) -> float:
+        """Distance of two planes in pixels of Y and X; one where nothing is known."""
+        if self.pixel_size is None or noisy.ndim < 3 or min(self.pixel_size) <= 0:
+            return 1.0
+        size = dict(zip((a for a in noisy.axes if a in SPACE), self.pixel_size, strict=True))
+        return float(size["Z"] / max(size["Y"], size["X"]))
 
 
 def _valid_view(valid: Any, clean: View) -> View | None:
@@ -248,12 +255,16 @@ def _valid_view(valid: Any, clean: View) -> View | None:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Views of noisy and clean images of S scenes; one clean scene may serve all noisy ones."""
+    """Views of noisy and clean images of S scenes; one clean scene may serve all noisy ones.
+
+    ``z_step`` is the distance of two planes of a volume, in pixels of Y and X.
+    """
 
     noisy: View
     clean: View
     channel_names: tuple[str, ...]
     valid: View | None = None
+    z_step: float = 1.0
 
     @property
     def repeats(self) -> bool:

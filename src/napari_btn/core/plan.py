@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_btn.core.conformal import Note
 from napari_btn.core.families import Blueprint
-from napari_btn.core.graph import draw_dilations, receptive_field
+from napari_btn.core.graph import draw_dilations, flat_nodes, receptive_field
 from napari_btn.core.held_out import HELD_OUT_PIXELS
 from napari_btn.core.pairs import Scenes, Split, View, split, split_axis
 from napari_btn.core.registration import shift_of
@@ -109,6 +109,7 @@ def plan_training(
         scenes.noisy.ndim,
         levels,
         seed,
+        flat_nodes(dilations, scenes.z_step) if scenes.noisy.ndim == 3 else (),
     )
     parts = split(scenes, blueprint.receptive_field, calibration, seed=seed)
     return Plan(blueprint, parts, shift, (*notes, *parts.notes))

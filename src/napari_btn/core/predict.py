@@ -354,8 +354,8 @@ def tile_quantiles(
         What to predict; halos read beyond it.
     """
     settings = tiles or TileSettings()
-    halo = blueprint.receptive_field if settings.halo_px is None else settings.halo_px
-    side = tile_side(settings, halo, source.ndim)
+    halo = blueprint.reach if settings.halo_px is None else (settings.halo_px,) * source.ndim
+    side = tile_side(settings, max(halo), source.ndim)
     plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
     work = len(members) * sum(box.size for box in regions)
     pool: Executor = Inline() if executor is None else executor
