@@ -1,0 +1,158 @@
+"""All that training and calibration made, and the same as the contents of a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.conformal import Calibration, HeldOut, Note
+from napari_btn.core.drift import Profile
+from napari_btn.core.exceedance import exceedance_from
+from napari_btn.core.families import Blueprint
+from napari_btn.core.report import Report
+from napari_btn.io.bundle import Bundle
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.config import NetworkSettings
+    from napari_btn.core.exceedance import Exceedance
+    from napari_btn.core.latent import TokenModel
+    from napari_btn.core.predict import Member
+
+__all__ = ["Fitted", "distribution_of", "from_bundle", "member_arrays", "members_of", "to_bundle"]
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """All that training and calibration made; replaced as a whole, never changed."""
+
+    blueprint: Blueprint
+    members: tuple[Member, ...]
+    losses: dict[int, tuple[float, ...]]
+    held_out: HeldOut
+    block_px: int
+    calibration: Calibration
+    report: Report
+    notes: tuple[Note, ...]
+    axes: str
+    channel_names: tuple[str, ...]
+    pixel_size: tuple[float, ...] | None
+    unit: str
+    covers: str
+    provenance: dict[str, Any]
+    tokens: TokenModel | None = None
+    profile: Profile | None = None
+    distribution: Exceedance | None = None
+
+
+def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
+    """Contents of the bundle that `from_bundle` reads."""
+    arrays = member_arrays(fitted.members)
+    for k, loss in fitted.losses.items():
+        arrays[f"loss.{k}"] = np.asarray(loss, np.float32)
+    for name in ("quantiles", "target", "block", "observed", "position"):
+        value = getattr(fitted.held_out, name)
+        if value is not None:
+            arrays[f"held_out.{name}"] = value
+    if fitted.tokens is not None:
+        arrays |= {f"tokens.{name}": value for name, value in fitted.tokens.to_arrays().items()}
+    values = {
+        "kind": "trained",
+        "settings": settings,
+        "dilations": list(fitted.blueprint.dilations),
+        "flat": list(fitted.blueprint.flat),
+        "n_in": fitted.blueprint.n_in,
+        "n_out": fitted.blueprint.n_out,
+        "ndim": fitted.blueprint.ndim,
+        "members": [[m.number, m.attempt] for m in fitted.members],
+        "block_px": fitted.block_px,
+        "calibration": fitted.calibration.to_dict(),
+        "report": fitted.report.to_dict(),
+        "notes": [n.to_dict() for n in fitted.notes],
+        "axes": fitted.axes,
+        "channel_names": list(fitted.channel_names),
+        "pixel_size": None if fitted.pixel_size is None else list(fitted.pixel_size),
+        "unit": fitted.unit,
+        "covers": fitted.covers,
+        "provenance": fitted.provenance,
+        "profile": None if fitted.profile is None else fitted.profile.to_dict(),
+    }
+    return Bundle(values, arrays)
+
+
+def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, ...], seed: int) -> Fitted:
+    """Return what a bundle holds; ``KeyError`` or ``TypeError`` where it lacks a part."""
+    values, arrays = bundle.values, bundle.arrays
+    blueprint = Blueprint(
+        network,
+        tuple(values["dilations"]),
+        values["n_in"],
+        values["n_out"],
+        values["ndim"],
+        levels,
+        seed,
+        tuple(values.get("flat", ())),
+    )
+    held_out = HeldOut(
+        arrays["held_out.quantiles"],
+        arrays["held_out.target"],
+        arrays["held_out.block"],
+        levels,
+        arrays.get("held_out.observed"),
+        arrays.get("held_out.position"),
+    )
+    members = members_of(values, arrays)
+    calibration = Calibration.from_dict(values["calibration"])
+    known = values.get("profile")
+    return Fitted(
+        blueprint,
+        members,
+        {m.number: tuple(float(v) for v in arrays.get(f"loss.{m.number}", ())) for m in members},
+        held_out,
+        values["block_px"],
+        calibration,
+        Report.from_dict(values["report"]),
+        tuple(Note.from_dict(n) for n in values["notes"]),
+        values["axes"],
+        tuple(values["channel_names"]),
+        None if values["pixel_size"] is None else tuple(values["pixel_size"]),
+        values["unit"],
+        values["covers"],
+        values["provenance"],
+        _tokens_from(arrays),
+        None if known is None else Profile.from_dict(known),
+        distribution_of(held_out, calibration),
+    )
+
+
+def member_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:
+    """Weights as a bundle's arrays."""
+    return {f"member.{m.number}.{name}": value for m in members for name, value in m.weights.items()}
+
+
+def members_of(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple[Member, ...]:
+    """Members of a bundle."""
+    from napari_btn.core.predict import Member
+
+    names = sorted({k.split(".", 2)[2] for k in arrays if k.startswith("member.")})
+    return tuple(
+        Member(number, attempt, {name: arrays[f"member.{number}.{name}"] for name in names})
+        for number, attempt in values["members"]
+    )
+
+
+def _tokens_from(arrays: dict[str, NDArray[Any]]) -> TokenModel | None:
+    from napari_btn.core.latent import TokenModel
+
+    found = {k.removeprefix("tokens."): v for k, v in arrays.items() if k.startswith("tokens.")}
+    return TokenModel.from_arrays(found) if found else None
+
+
+def distribution_of(held_out: HeldOut, calibration: Calibration) -> Exceedance | None:
+    """Return the recalibration into probabilities, where the levels make a distribution."""
+    return exceedance_from(held_out, calibration.rule) if len(held_out.levels) > 1 else None
