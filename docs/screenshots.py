@@ -80,6 +80,31 @@ def show(viewer: napari.Viewer, *names: str) -> None:
     viewer.reset_view()
 
 
+def uncertainty(viewer: napari.Viewer) -> None:
+    """Look at the result: a threshold, a line cut, a pixel, the coverage."""
+    from qtpy.QtWidgets import QWidget
+
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
+
+    def part(name: str) -> QWidget:
+        """Control by its object name."""
+        return dock.findChild(QWidget, name)
+
+    viewer.canvas.grid.enabled = False
+    part("channel").setCurrentIndex(part("channel").findText("Fe"))
+    part("threshold").setValue(0.25)
+    part("confidence").setValue(0.6)
+    part("line_cut").click()
+    viewer.layers["edx noisy line cut"].data = [[[104, 5], [104, 250]]]
+    pause(1)
+    viewer.reset_view()
+    shoot(viewer, "uncertainty")
+    part("closer").setCurrentIndex(2)
+    pause(2)
+    part("side_by_side").click()
+    shoot(viewer, "coverage")
+
+
 def main() -> None:
     """Walk from two layers to a result, as a user does."""
     import napari
@@ -115,6 +140,8 @@ def main() -> None:
     wait_until(lambda: "edx noisy median" in viewer.layers and part("train").isEnabled(), 1200)
     show(viewer, "edx noisy", "edx clean", "edx noisy median", "edx noisy width")
     shoot(viewer, "denoise")
+    viewer.window.remove_dock_widget(dock)
+    uncertainty(viewer)
     viewer.close()
 
 

@@ -39,15 +39,43 @@ def run_commands(text):
             assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
-def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys, in_a_hurry):
-    pytest.importorskip("matplotlib", reason="the guide draws a figure")
-    monkeypatch.chdir(tmp_path)
+def run_guide(name):
+    """Run a guide's code from top to bottom."""
     names = {}
-    for language, text in blocks(ROOT / "docs" / "guide_first_pair.md", "python", "sh"):
+    for language, text in blocks(ROOT / "docs" / name, "python", "sh"):
         if language == "sh":
             run_commands(text)
         else:
-            exec(compile(text, "guide_first_pair.md", "exec"), names)
+            exec(compile(text, name, "exec"), names)
+
+
+def test_the_guide_of_calibration_runs(tmp_path, monkeypatch, capsys, in_a_hurry):
+    pytest.importorskip("matplotlib", reason="the guide draws figures")
+    monkeypatch.chdir(tmp_path)
+    run_guide("guide_calibration.md")
+    assert "pixels claimed > 0.25" in capsys.readouterr().out
+    assert (tmp_path / "report.html").stat().st_size > 100_000
+
+
+def test_object_names_in_the_guide_of_calibration_are_the_docks(qtbot):
+    from napari.components import ViewerModel
+    from qtpy.QtWidgets import QWidget
+
+    from napari_btn.widgets.uncertainty import UncertaintyWidget
+
+    dock = UncertaintyWidget(ViewerModel())
+    qtbot.addWidget(dock)
+    text = (ROOT / "docs" / "guide_calibration.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| control \|.*?(?=^$)", text, flags=re.M | re.S)
+    for name in re.findall(r"`(\w+)`", table.partition("|---|---|")[2]):
+        assert dock.findChild(QWidget, name) is not None, name
+    dock.leave()
+
+
+def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys, in_a_hurry):
+    pytest.importorskip("matplotlib", reason="the guide draws a figure")
+    monkeypatch.chdir(tmp_path)
+    run_guide("guide_first_pair.md")
     assert "Si: " in capsys.readouterr().out
     assert (tmp_path / "line_cut.png").stat().st_size > 5000
 

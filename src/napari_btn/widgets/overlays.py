@@ -234,14 +234,18 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
     dict
         How it was before, for `as_before`.
     """
-    before = {layer.name: layer.visible for layer in viewer.layers}
+    grid = _grid(viewer)
+    before = {
+        "visible": {layer.name: layer.visible for layer in viewer.layers},
+        "grid": {"stride": grid.stride, "shape": tuple(grid.shape), "enabled": grid.enabled},
+    }
     for layer in viewer.layers:
         layer.visible = layer in layers
     for left, right in pairwise(layers):
         if viewer.layers.index(right) < viewer.layers.index(left):
             viewer.layers.move(viewer.layers.index(right), viewer.layers.index(left) + 1)
     rows, columns = layers[0].data.shape[-2:]
-    grid, n = _grid(viewer), len(layers)
+    n = len(layers)
     # Wide images are larger one above the other.
     grid.stride, grid.shape, grid.enabled = 1, (n, 1) if columns > 1.2 * rows else (1, n), True
     if grid.position(viewer.layers.index(layers[0]), len(viewer.layers) if _old(grid) else viewer.layers) != (
@@ -253,19 +257,21 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
     return before
 
 
-def as_before(viewer: Any, before: Mapping[str, bool]) -> None:
-    """Leave the row: one canvas again, with the layers that were shown before.
+def as_before(viewer: Any, before: Mapping[str, Any]) -> None:
+    """Leave the row: canvas and layers as they were shown before.
 
     Parameters
     ----------
     viewer : napari.Viewer
         Whose layers.
-    before : mapping of str to bool
+    before : mapping
         What `side_by_side` returned.
     """
-    _grid(viewer).enabled = False
+    grid = _grid(viewer)
+    for name, value in before["grid"].items():
+        setattr(grid, name, value)
     for layer in viewer.layers:
-        layer.visible = before.get(layer.name, layer.visible)
+        layer.visible = before["visible"].get(layer.name, layer.visible)
     viewer.reset_view()
 
 

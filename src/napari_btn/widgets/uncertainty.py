@@ -48,7 +48,7 @@ class UncertaintyWidget(CloserLook):
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(getattr(napari_viewer, "__wrapped__", napari_viewer))
-        self._before: dict[str, bool] | None = None
+        self._before: dict[str, Any] | None = None
         self._selection = ""
         self._draw_later, self._settle = QTimer(self), QTimer(self)
         for timer, interval in ((self._draw_later, _DRAW_AFTER_MS), (self._settle, _SETTLE_AFTER_MS)):
