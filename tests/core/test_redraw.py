@@ -46,7 +46,7 @@ def test_many_pixels_keep_their_noise_and_their_steps(steps_of_counts):
 def test_redrawn_noise_keeps_mean_and_variance_given_the_signal(steps_of_counts):
     scenes, clean = steps_of_counts
     train, redraw = against_overfitting(scenes, whole(scenes), MANY)
-    assert train == MANY
+    assert 200 <= train.steps < MANY.steps
     assert redraw is not None
     own = scenes.read_noisy(0)
     crop = whole(scenes)[0].slices
@@ -89,7 +89,6 @@ def test_correlated_noise_is_not_redrawn_but_steps_are_cut():
 def test_crops_of_several_boxes_find_their_own_pixels():
     rng = np.random.default_rng(3)
     noisy = rng.normal(size=(1, 30, 41)).astype(np.float32)
-    scenes = scenes_of(noisy, rng.normal(size=(1, 30, 41)))
     boxes = (Box(0, (slice(0, 11), slice(3, 40))), Box(0, (slice(15, 30), slice(0, 41))))
     flat = np.concatenate([noisy[0][b.slices].ravel() for b in boxes])[None]
     itself = np.arange(flat.shape[1], dtype=np.int32)[:, None]

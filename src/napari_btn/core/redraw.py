@@ -30,6 +30,7 @@ __all__ = ["NoiseRedraw", "against_overfitting"]
 _ALIKE = 24  # pixels to draw from
 _SHARE = 0.7  # of the patches; the others keep their own noise, and with it its correlation
 _CORRELATED = 0.5  # lag-1 correlation of the noise from which drawing pixel by pixel would falsify it
+_LONGER = 2  # times as many passes: then members begin to remember the signal itself
 _ASKED = 10_000  # pixels looked up between two yields: half a second on a busy core
 _FEWEST_STEPS = 100  # an image of any size deserves these
 
@@ -74,8 +75,9 @@ def against_overfitting(
 ) -> Step[tuple[TrainSettings, NoiseRedraw | None]]:
     """Settings and noise to train with, as they are where there are many pixels; a step.
 
-    Where a pixel would be seen more than ``train.passes`` times, its noise is drawn anew; where the
-    noise is correlated from pixel to pixel, so that this would falsify it, steps are cut instead.
+    Where a pixel would be seen more than ``train.passes`` times, its noise is drawn anew, and it may
+    be seen twice as often; where the noise is correlated from pixel to pixel, so that this would
+    falsify it, steps are cut instead.
 
     Parameters
     ----------
@@ -92,7 +94,7 @@ def against_overfitting(
     redraw, correlation = yield from _alike(scenes, boxes)
     if correlation > _CORRELATED:
         return replace(train, steps=allowed), None
-    return train, redraw
+    return replace(train, steps=min(train.steps, _LONGER * allowed)), redraw
 
 
 def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, float]]:
