@@ -206,6 +206,9 @@ class CalibrationSettings(_Settings):
         "symmetric" (one offset for both sides), "asymmetric", or "scaled" (by the predicted width).
     train_fraction : float
         Share of the field, without the gap, that trains; the rest is held out.
+    split : str
+        How one field is split: "auto" (in two, along an axis) or "checkerboard" (macro-blocks that train and
+        are held out in turn).
     split_axis : str
         Axis along which one field is split: "longest", "y", "x" or "z".
     block_px : int, optional
@@ -221,6 +224,7 @@ class CalibrationSettings(_Settings):
     unit: Unit = "auto"
     score: Score = "symmetric"
     train_fraction: float = 0.6
+    split: Literal["auto", "checkerboard"] = "auto"
     split_axis: Literal["longest", "y", "x", "z"] = "longest"
     block_px: int | None = None
     folds: int = 5
@@ -232,6 +236,7 @@ class CalibrationSettings(_Settings):
         _need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
         _need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
         _need(0.1 <= self.train_fraction <= 0.9, "train_fraction", self.train_fraction, "0.1 to 0.9")
+        _need(self.split in ("auto", "checkerboard"), "split", self.split, '"auto" or "checkerboard"')
         _need(
             self.split_axis in ("longest", "y", "x", "z"),
             "split_axis",

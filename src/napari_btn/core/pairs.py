@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.conformal import Note
+from napari_btn.core.layouts import checkerboard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -455,7 +456,9 @@ def split_axis(scenes: Scenes, settings: CalibrationSettings) -> int:
 
 
 def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> Split:
-    """Train | gap | held out, along one axis."""
+    """Train | gap | held out, along one axis or in a checkerboard."""
+    if settings.split == "checkerboard":
+        return _split_checkerboard(scenes, rf_px)
     space, names, axis = scenes.noisy.space, scenes.noisy.space_axes, split_axis(scenes, settings)
     length, notes = space[axis], []
     gap = 2 * rf_px
@@ -481,6 +484,31 @@ def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> S
         return tuple(Box(s, cut) for s in range(scenes.noisy.n_scenes))
 
     return Split(boxes(slice(0, train_px)), boxes(slice(train_px + gap, length)), gap, False, tuple(notes))
+
+
+def _split_checkerboard(scenes: Scenes, rf_px: int) -> Split:
+    """Macro-blocks that train and are held out in turn."""
+    space, notes = scenes.noisy.space, []
+    gap = 2 * rf_px
+    train, held_out = checkerboard(space, gap)
+    if len(held_out) < 2:
+        gap = rf_px
+        train, held_out = checkerboard(space, gap)
+        text = (
+            f"The image is short for a checkerboard: training and held-out parts are {gap} px apart, one receptive "
+            "field instead of two."
+        )
+        notes.append(Note("amber", text))
+    if len(held_out) < 2:
+        raise ValueError(
+            f"The image has {' x '.join(map(str, space))} px; a checkerboard with gaps of {gap} px needs at least "
+            f"{2 * gap + 40} px along Y and X. Split along an axis, or use a network with smaller dilations."
+        )
+
+    def boxes(parts: list[tuple[slice, ...]]) -> tuple[Box, ...]:
+        return tuple(Box(s, part) for s in range(scenes.noisy.n_scenes) for part in parts)
+
+    return Split(boxes(train), boxes(held_out), gap, False, tuple(notes))
 
 
 def _split_scenes(scenes: Scenes, settings: CalibrationSettings, seed: int) -> Split:
