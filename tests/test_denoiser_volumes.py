@@ -140,3 +140,17 @@ def test_a_volume_of_channels(tmp_path):
     flat = replace(samples.edx(seed=0, size=(32, 40)), name="")
     with pytest.raises(ValueError, match="Give a 3D image"):
         denoiser.predict(flat.noisy[:2], "CYX")
+
+
+def test_what_more_members_bring_and_how_they_are_connected(volume):
+    pair, denoiser = volume
+    other = samples.xct(seed=1, size=(20, 32, 40))
+    gain = denoiser.ensemble_gain(other.noisy, other.clean, executor=Inline())
+    assert gain.sizes == (1, 2)
+    assert np.isfinite(gain.width).all()
+    with pytest.raises(ValueError, match="trained the members"):
+        denoiser.ensemble_gain(pair.noisy, pair.clean, executor=Inline())
+    assert denoiser.graph(1).dilations == (1, 2, 1)
+    assert denoiser.graph(1) != denoiser.graph(0)
+    with pytest.raises(ValueError, match="0 to 1"):
+        denoiser.graph(2)

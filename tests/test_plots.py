@@ -123,3 +123,25 @@ def test_maps_take_a_constant_image_and_missing_values():
 def test_maps_refuse_what_is_no_image(images):
     with pytest.raises(ValueError, match="take one channel and one slice"):
         plots.maps(images)
+
+
+def test_ensemble_gain_has_a_panel_for_each_figure():
+    from napari_btn.core.gain import EnsembleGain
+
+    table = np.linspace(0.5, 1, 6).reshape(3, 2)
+    figure = plots.ensemble_gain(EnsembleGain((1, 2, 5), table, table, table, 0.1, ("Si", "Fe")))
+    assert [axes.get_title() for axes in figure.axes] == ["correlation", "coverage", "width"]
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1", "2", "5"]
+    assert picture(figure).std() > 0.01
+
+
+def test_a_graph_is_drawn_with_an_arc_for_each_node_read():
+    from napari_btn.core.graph import Graph
+
+    graph = Graph(((0,), (0, 1, 2), (1, 4, 5), (0, 6, 9)), (1, 2, 4, 1))
+    figure = plots.graph_figure(graph, flat=(False, False, True, False))
+    (axes,) = figure.axes
+    # nodes read: the input; the input and node 1; nodes 1 and 2; the input, node 2 and node 3
+    assert len(axes.patches) == 1 + 2 + 2 + 3
+    assert [text.get_text() for text in axes.texts] == ["input", "1", "2", "4", "1"]
+    assert picture(figure).std() > 0.01

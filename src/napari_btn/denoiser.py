@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
+    from napari_btn.core.gain import EnsembleGain
+    from napari_btn.core.graph import Graph
     from napari_btn.core.predict import Member, Prediction
     from napari_btn.core.tokens import Tokens
 
@@ -322,7 +324,9 @@ class Denoiser:
         scenes = pair.scenes
         plan = self._plan(scenes)
         pool, workers, device = self._where(executor)
-        train, redraw = yield from against_overfitting(scenes, plan.split.train, self.train.in_space(scenes.noisy.ndim))
+        train, redraw = yield from against_overfitting(
+            scenes, plan.split.train, self.train.in_space(scenes.noisy.ndim)
+        )
         trained = yield from train_steps(
             scenes,
             plan.split.train,
@@ -467,11 +471,7 @@ class Denoiser:
             )
             scenes = pair.scenes
             self._check_view(scenes.noisy, fitted)
-            if set(fingerprints(scenes).values()) & set(fitted.provenance.get("images", {}).values()):
-                raise ValueError(
-                    "These images trained the members; coverage measured on them would be too good. "
-                    "Give images they never saw, or call calibrate(alpha=...) to use the held-out part."
-                )
+            self._need_unseen(scenes, fitted)
             pool, _, device = self._where(executor)
             boxes = spread_boxes(scenes.whole(), scenes.noisy.ndim)
             held_out, block_px = yield from held_out_steps(
@@ -660,6 +660,85 @@ class Denoiser:
             fitted.held_out, fitted.calibration, folds=self.calibration_settings.folds, seed=self.seed
         )
         return miscoverage_map(fitted.held_out, lower, upper, shape)
+
+    # ---------------------------------------------------------------- members
+
+    def graph(self, member: int = 0) -> Graph:
+        """Return a member's random connections, for `plots.graph_figure`.
+
+        Parameters
+        ----------
+        member : int
+            Its number, from 0.
+
+        Raises
+        ------
+        ValueError
+            When there is no such member.
+        """
+        from napari_btn.core.families import graph_of
+
+        fitted = self._need_fitted()
+        _need(0 <= member < len(fitted.members), "member", member, f"0 to {len(fitted.members) - 1}")
+        found = fitted.members[member]
+        return graph_of(fitted.blueprint, found.number, found.attempt)
+
+    def ensemble_gain(
+        self,
+        noisy: Any,
+        clean: Any,
+        *,
+        axes: str | None = None,
+        sizes: Sequence[int] = (1, 2, 5, 10, 25),
+        executor: Executor | None = None,
+    ) -> EnsembleGain:
+        """Return what so many of the members reach: correlation, coverage and width by their number.
+
+        Parameters
+        ----------
+        noisy, clean : array
+            Images that the members never trained on.
+        axes : str, optional
+            As in `predict`.
+        sizes : sequence of int
+            Numbers of members; those above `members` are left out.
+        executor : concurrent.futures.Executor, optional
+            Where tasks run; local processes by default.
+
+        Raises
+        ------
+        ValueError
+            When the images don't fit the networks or trained them.
+        """
+        from napari_btn.core.gain import gain_steps
+
+        fitted = self._need_fitted()
+        axes = axes or _axes_like(fitted.axes, noisy)
+        scenes = _pair(noisy, clean, axes, fitted.channel_names, None, "px", None).scenes
+        self._check_view(scenes.noisy, fitted)
+        self._need_unseen(scenes, fitted)
+        steps = gain_steps(
+            scenes,
+            fitted.members,
+            fitted.blueprint,
+            alpha=self.alpha,
+            sizes=sizes,
+            settings=self.calibration_settings,
+            tiles=self.tiles,
+            executor=executor,
+            device=self._where(executor)[2],
+            seed=self.seed,
+        )
+        return _drain(steps)
+
+    @staticmethod
+    def _need_unseen(scenes: Scenes, fitted: Fitted) -> None:
+        """Raise for images that trained the members."""
+        if set(fingerprints(scenes).values()) & set(fitted.provenance.get("images", {}).values()):
+            raise ValueError(
+                "These images trained the members; coverage measured on them would be too good. "
+                "Give images they never saw, or call calibrate(alpha=...) to use the held-out part."
+            )
 
     # ---------------------------------------------------------------- tokens
 

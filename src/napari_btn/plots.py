@@ -18,11 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike, NDArray
 
+    from napari_btn.core.gain import EnsembleGain
+    from napari_btn.core.graph import Graph
     from napari_btn.core.report import Report
 
 __all__ = [
     "coverage",
     "coverage_by_width",
+    "ensemble_gain",
+    "graph_figure",
     "line_cut",
     "losses",
     "maps",
@@ -378,6 +382,84 @@ def width_and_spread(width: Mapping[str, ArrayLike], spread: Mapping[str, ArrayL
         axes.pcolormesh(x_edges, y_edges, np.log1p(counts.T), cmap="Blues")
         axes.set(title=name, xlabel="spread of the members")
     panels[0].set_ylabel("width of the interval")
+    return figure
+
+
+def ensemble_gain(gain: EnsembleGain) -> Figure:
+    """Figure of what more members bring.
+
+    Parameters
+    ----------
+    gain : EnsembleGain
+        From `napari_btn.core.gain`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Three panels over the number of members: correlation with the truth, coverage, mean width.
+    """
+    figure = _figure(10.0, 3.4)
+    names = ("correlation", "coverage", "width")
+    at = np.arange(len(gain.sizes))
+    for axes, name in zip(figure.subplots(1, 3), names, strict=True):
+        if name == "coverage":
+            axes.axhline(1 - gain.alpha, color="0.4", linestyle="--", linewidth=1)
+        for c, channel in enumerate(gain.channel_names):
+            look = {"color": _COLOURS[c % len(_COLOURS)], "marker": _MARKERS[c % len(_MARKERS)]}
+            axes.plot(at, getattr(gain, name)[:, c], label=channel, **look)
+        axes.set_xticks(at, [str(size) for size in gain.sizes])
+        axes.set(xlabel="members", title=name)
+        if name == "width":
+            axes.set_ylim(bottom=0)
+            axes.legend(frameon=False)
+    return figure
+
+
+def graph_figure(graph: Graph, *, flat: Sequence[bool] = ()) -> Figure:
+    """Figure of a member's random connections: an arc for each node that a node reads.
+
+    Parameters
+    ----------
+    graph : Graph
+        From `napari_btn.core.families.graph_of`.
+    flat : sequence of bool
+        Nodes whose kernels are one plane thick, drawn as squares; empty for none.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The input at the left, then the nodes in their order, each with its dilation; the thicker an arc, the
+        more chunks are read. Every node feeds the heads as well.
+
+    References
+    ----------
+    Roberts et al., DLSIA, arXiv 2308.02559 (sparse mixed-scale networks).
+    """
+    from matplotlib.patches import Arc
+
+    depth = len(graph.dilations)
+    figure = _figure(max(4.0, 0.8 * (depth + 1)), 0.6 + 0.24 * (depth + 2))
+    axes = figure.subplots()
+    inputs = max(len(source) for source in graph.sources)
+    shades = {d: _COLOURS[i % len(_COLOURS)] for i, d in enumerate(sorted(set(graph.dilations)))}
+    for node, source in enumerate(graph.sources):
+        owners = [0 if chunk == 0 else 1 + (chunk - 1) // inputs for chunk in source]
+        for owner in sorted(set(owners)):
+            span, thick = node + 1 - owner, 0.9 * owners.count(owner)
+            middle = ((node + 1 + owner) / 2, 0.0)
+            colour = shades[graph.dilations[node]]
+            axes.add_patch(
+                Arc(middle, span, 0.6 * span, theta2=180, color=colour, linewidth=thick, alpha=0.8)
+            )
+    axes.text(0, -0.35, "input", ha="center", va="top")
+    axes.plot(0, 0, "o", color="0.4", markersize=12)
+    for node, dilation in enumerate(graph.dilations):
+        mark = "s" if flat and flat[node] else "o"
+        axes.plot(node + 1, 0, mark, color=shades[dilation], markersize=14)
+        axes.annotate(str(dilation), (node + 1, 0), ha="center", va="center", color="white", fontsize=8)
+    axes.set(xlim=(-0.6, depth + 0.6), ylim=(-0.8, 0.3 * depth + 0.4))
+    axes.set_title("Connections of one member; numbers are dilations in pixels", fontsize=9)
+    axes.set_axis_off()
     return figure
 
 
