@@ -1,0 +1,54 @@
+"""The benchmarks still run: their smallest settings, and nothing of their speed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+if not (ROOT / "benchmarks").is_dir():
+    pytest.skip("benchmarks are in the repository only", allow_module_level=True)
+pytest.importorskip("psutil", reason="benchmarks watch processes")
+
+
+@pytest.fixture(autouse=True)
+def _on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+def test_every_benchmark_that_is_named_can_be_run():
+    for name in importlib.import_module("benchmarks.__main__").NAMES:
+        assert callable(importlib.import_module(f"benchmarks.{name}").run), name
+
+
+@pytest.mark.parametrize(("ndim", "shape"), [(2, (2, 3, 16, 16)), (3, (1, 3, 8, 8, 8))])
+def test_the_reference_has_as_many_weights_as_ours(ndim, shape):
+    result = importlib.import_module("benchmarks.reference").compare(ndim, shape, 1)
+    weights = {row["execution"]: row["weights"] for row in result.rows}
+    assert all(0.95 < n / weights["ours"] < 1.05 for n in weights.values()), weights
+
+
+def test_results_are_written_with_the_machine_and_which_bars_are_met(tmp_path):
+    table = importlib.import_module("benchmarks.table")
+    result = table.Result(
+        "Speed", bars=[table.Bar("fast", 2.0, 3.0), table.Bar("small", 2.0, 3.0, above=False)]
+    )
+    result.add({"what": "a", "s": 0.12345})
+    read = json.loads(table.write([result], "speed", tiny=True, out=tmp_path).read_text(encoding="utf-8"))
+    assert [bar["met"] for bar in read["results"][0]["bars"]] == [False, True]
+    assert read["machine"]["cores"] >= 1
+    assert read["machine"]["versions"]["torch"]
+    assert "| a | 0.1235 |" in result.markdown()
+
+
+def test_the_peers_choose_what_is_best_on_the_training_images():
+    peers = importlib.import_module("benchmarks.peers")
+    samples = importlib.import_module("napari_btn.samples")
+    pair = samples.blobs(seed=0, n=3)
+    sigma, made = peers.best(peers.gaussian, (0.5, 2.0, 6.0), pair.noisy, pair.clean)
+    assert 1.5 < sigma < 3.0
+    assert peers.scores(pair.clean, made, data_range=4.0)["PSNR"] > 25
