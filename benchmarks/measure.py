@@ -108,9 +108,9 @@ def peak_memory(interval: float = 0.05) -> Iterator[Peak]:
 
 def close_pool() -> None:
     """End the local pool, so that the next block pays for starting its own."""
-    from joblib.externals.loky import get_reusable_executor
+    from napari_btn.core.predict import process_pool
 
-    get_reusable_executor(max_workers=1).shutdown(wait=True)
+    process_pool().shutdown(wait=True)
 
 
 def machine() -> dict[str, Any]:

@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import dask.array as da
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -140,6 +141,17 @@ def test_pools_change_no_bit(random_members):
                 reference, stitched(blueprint, members, source, executor=pool, **options), strict=True
             ):
                 np.testing.assert_array_equal(a, b)
+
+
+def test_the_pool_is_nobody_elses():
+    """Another plugin, or the user's own script, may use joblib's pool at the same time."""
+    pool = predict.process_pool()
+    assert pool.submit(abs, -3).result() == 3
+    assert predict.process_pool() is pool
+    assert joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
+    assert pool.submit(abs, -4).result() == 4
+    pool.shutdown()
+    assert predict.process_pool().submit(abs, -5).result() == 5
 
 
 def test_large_work_goes_to_processes_of_itself(random_members, monkeypatch):

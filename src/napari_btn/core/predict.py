@@ -7,6 +7,7 @@ from collections import deque
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,6 +36,9 @@ __all__ = ["Member", "Prediction", "TileQuantiles", "predict_steps", "tile_quant
 _TILE_PIXELS = {2: 384**2, 3: 96**3}
 # Member-pixels under which starting processes costs more than it saves.
 INLINE_WORK = {2: 1_500_000, 3: 200_000}
+
+_POOL: list[Executor] = []
+_POOL_LOCK = Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,8 +292,11 @@ def one_thread() -> Iterator[None]:
 
 
 def process_pool() -> Executor:
-    """Return the local pool: one process per core, started without importing the user's script again."""
-    from joblib.externals.loky import cpu_count, get_reusable_executor
+    """Return the local pool: one process per core, started without importing the user's script again.
+
+    It is not joblib's own one, which every other user of joblib in this process would trip over.
+    """
+    from joblib.externals.loky import ProcessPoolExecutor, cpu_count
 
     env = {
         "OMP_NUM_THREADS": "1",
@@ -297,8 +304,19 @@ def process_pool() -> Executor:
         # huge pages: a training step walks through tens of megabytes, and takes 7 % less time; only glibc reads it
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
     }
-    pool: Executor = get_reusable_executor(max_workers=cpu_count(), timeout=120, env=env)
-    return pool
+    with _POOL_LOCK:
+        if not (_POOL and _accepts(_POOL[0])):
+            _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env)]
+        return _POOL[0]
+
+
+def _accepts(pool: Executor) -> bool:
+    """Whether a pool is neither broken nor shut down."""
+    try:
+        pool.submit(int)
+    except RuntimeError:
+        return False
+    return True
 
 
 class Inline(Executor):
