@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -28,10 +29,11 @@ from napari_btn.core.held_out import (
     profile_of,
     spread_boxes,
 )
+from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
 from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes
 from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
 from napari_btn.core.redraw import against_overfitting
-from napari_btn.core.report import Report, report
+from napari_btn.core.report import Report, report, report_on
 from napari_btn.fitted import Fitted, distribution_of, from_bundle, member_arrays, members_of, to_bundle
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.maps import open_maps, zarr_maps
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_btn.core.cases import HeldOut
     from napari_btn.core.config import Step
     from napari_btn.core.gain import EnsembleGain
     from napari_btn.core.graph import Graph
@@ -223,6 +226,7 @@ class Denoiser:
         pixel_size: Sequence[float] | None = None,
         unit: str = "px",
         valid: Any = None,
+        regions: Any = None,
     ) -> PairCheck:
         """Return what is known of a pair before training, without training.
 
@@ -232,11 +236,18 @@ class Denoiser:
             With one sentence: what came, what is needed, what to do.
         """
         scenes = _pair(noisy, clean, axes, channel_names, pixel_size, unit, valid).scenes
-        plan = self._plan(scenes)
+        plan = self._plan(scenes, regions)
         return PairCheck(plan.notes, plan.shift, plan.blueprint.receptive_field)
 
-    def _plan(self, scenes: Scenes) -> Plan:
-        return plan_training(scenes, self.network, self.calibration_settings, self.levels, self.seed)
+    def _plan(self, scenes: Scenes, regions: Any = None) -> Plan:
+        return plan_training(
+            scenes,
+            self.network,
+            self.calibration_settings,
+            self.levels,
+            self.seed,
+            None if regions is None else np.asarray(regions),
+        )
 
     def estimate(self, shape: Sequence[int], axes: str = "YX") -> Estimate:
         """Return time and memory that training will take on this machine, to a factor of about two."""
@@ -254,6 +265,7 @@ class Denoiser:
         pixel_size: Sequence[float] | None = None,
         unit: str = "px",
         valid: Any = None,
+        regions: Any = None,
         executor: Executor | None = None,
     ) -> Self:
         """Train, calibrate and report; return itself. See `fit_steps`."""
@@ -265,6 +277,7 @@ class Denoiser:
             pixel_size=pixel_size,
             unit=unit,
             valid=valid,
+            regions=regions,
             executor=executor,
         )
         _drain(steps)
@@ -280,6 +293,7 @@ class Denoiser:
         pixel_size: Sequence[float] | None = None,
         unit: str = "px",
         valid: Any = None,
+        regions: Any = None,
         executor: Executor | None = None,
         resume: Sequence[Member] = (),
         preview_every: float = 0.0,
@@ -300,6 +314,9 @@ class Denoiser:
             One per space axis, in ``unit``.
         valid : array of bool, optional
             True where a pixel counts.
+        regions : array of int, optional
+            Painted areas over the space axes, instead of the split: 1 trains, 2 calibrates, 3 (where there
+            is any) is what the report is measured on, anything else is left out.
         executor : concurrent.futures.Executor, optional
             Where tasks run; local processes by default.
         resume : sequence of Member
@@ -322,13 +339,14 @@ class Denoiser:
         yield Progress(0, self.members * self.train.steps, "Checking the images")
         pair = _pair(noisy, clean, axes, channel_names, pixel_size, unit, valid)
         scenes = pair.scenes
-        plan = self._plan(scenes)
+        plan = self._plan(scenes, regions)
+        learnt, judged = (scenes.within(plan.split.regions, label) for label in (TRAIN, CALIBRATE))
         pool, workers, device = self._where(executor)
         train, redraw = yield from against_overfitting(
-            scenes, plan.split.train, self.train.in_space(scenes.noisy.ndim)
+            learnt, plan.split.train, self.train.in_space(scenes.noisy.ndim)
         )
         trained = yield from train_steps(
-            scenes,
+            learnt,
             plan.split.train,
             plan.blueprint,
             train,
@@ -339,12 +357,10 @@ class Denoiser:
             preview_every=preview_every,
             redraw=redraw,
         )
-        boxes = spread_boxes(plan.split.held_out, scenes.noisy.ndim)
-        held_out, block_px = yield from held_out_steps(
-            scenes,
-            boxes,
-            trained.members,
-            plan.blueprint,
+        measure = partial(
+            held_out_steps,
+            members=trained.members,
+            blueprint=plan.blueprint,
             by_scene=plan.split.by_scene,
             alpha=self.alpha,
             settings=self.calibration_settings,
@@ -352,8 +368,14 @@ class Denoiser:
             executor=pool,
             device=device,
         )
+        boxes = spread_boxes(plan.split.held_out, scenes.noisy.ndim)
+        held_out, block_px = yield from measure(judged, boxes)
+        reported = None
+        if plan.split.report:
+            apart = scenes.within(plan.split.regions, REPORT)
+            reported, _ = yield from measure(apart, spread_boxes(plan.split.report, scenes.noisy.ndim))
         notes = (*plan.notes, *trained.notes)
-        covered, noise_notes = covers(scenes, boxes, held_out)
+        covered, noise_notes = covers(judged, boxes, held_out)
         notes += noise_notes
         fitted = self._calibrated(
             Fitted(
@@ -372,6 +394,7 @@ class Denoiser:
                 covered,
                 self._provenance(scenes, plan),
                 profile=profile_of(scenes.noisy),
+                reported=reported,
             ),
             self.alpha,
         )
@@ -415,6 +438,18 @@ class Denoiser:
             seed=self.seed,
             notes=fitted.notes,
         )
+        if fitted.reported is not None:
+            made = report_on(
+                fitted.reported,
+                *calibration.interval(fitted.reported.quantiles),
+                alpha=alpha,
+                rule=calibration.rule,
+                channel_names=fitted.channel_names,
+                covers=fitted.covers,
+                block_px=fitted.block_px,
+                seed=self.seed,
+                notes=(*fitted.notes, *calibration.notes),
+            )
         distribution = distribution_of(fitted.held_out, calibration)
         return replace(fitted, calibration=calibration, report=made, distribution=distribution)
 
@@ -494,6 +529,7 @@ class Denoiser:
                 covers=covered,
                 notes=notes,
                 profile=profile_of(scenes.noisy),
+                reported=None,
             )
         made = self._calibrated(fitted, alpha)
         yield Progress(1, 1, "Calibrated")
@@ -662,6 +698,18 @@ class Denoiser:
         return miscoverage_map(fitted.held_out, lower, upper, shape)
 
     # ---------------------------------------------------------------- members
+
+    @property
+    def parameters(self) -> int:
+        """Weights of one member."""
+        buffers = ("x_loc", "x_scale", "y_loc", "y_scale")
+        weights = self._need_fitted().members[0].weights
+        return sum(int(value.size) for name, value in weights.items() if name not in buffers)
+
+    @property
+    def held_out(self) -> HeldOut:
+        """What the calibration comes from: quantiles and targets of pixels that no member trained on."""
+        return self._need_fitted().held_out
 
     def graph(self, member: int = 0) -> Graph:
         """Return a member's random connections, for `plots.graph_figure`.

@@ -48,6 +48,7 @@ class Fitted:
     tokens: TokenModel | None = None
     profile: Profile | None = None
     distribution: Exceedance | None = None
+    reported: HeldOut | None = None
 
 
 def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
@@ -55,10 +56,11 @@ def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
     arrays = member_arrays(fitted.members)
     for k, loss in fitted.losses.items():
         arrays[f"loss.{k}"] = np.asarray(loss, np.float32)
-    for name in ("quantiles", "target", "block", "observed", "position"):
-        value = getattr(fitted.held_out, name)
-        if value is not None:
-            arrays[f"held_out.{name}"] = value
+    for part in ("held_out", "reported"):
+        for name in ("quantiles", "target", "block", "observed", "position"):
+            value = getattr(getattr(fitted, part), name, None)
+            if value is not None:
+                arrays[f"{part}.{name}"] = value
     if fitted.tokens is not None:
         arrays |= {f"tokens.{name}": value for name, value in fitted.tokens.to_arrays().items()}
     values = {
@@ -98,14 +100,7 @@ def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, .
         seed,
         tuple(values.get("flat", ())),
     )
-    held_out = HeldOut(
-        arrays["held_out.quantiles"],
-        arrays["held_out.target"],
-        arrays["held_out.block"],
-        levels,
-        arrays.get("held_out.observed"),
-        arrays.get("held_out.position"),
-    )
+    held_out = _held_out_from("held_out", arrays, levels)
     members = members_of(values, arrays)
     calibration = Calibration.from_dict(values["calibration"])
     known = values.get("profile")
@@ -127,6 +122,19 @@ def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, .
         _tokens_from(arrays),
         None if known is None else Profile.from_dict(known),
         distribution_of(held_out, calibration),
+        _held_out_from("reported", arrays, levels) if "reported.target" in arrays else None,
+    )
+
+
+def _held_out_from(part: str, arrays: dict[str, NDArray[Any]], levels: tuple[float, ...]) -> HeldOut:
+    """Held-out scores of a bundle's part."""
+    return HeldOut(
+        arrays[f"{part}.quantiles"],
+        arrays[f"{part}.target"],
+        arrays[f"{part}.block"],
+        levels,
+        arrays.get(f"{part}.observed"),
+        arrays.get(f"{part}.position"),
     )
 
 

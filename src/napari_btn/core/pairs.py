@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_btn.core.conformal import Note
-from napari_btn.core.layouts import checkerboard
+from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN, checkerboard, painted_gap, region_box
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -285,6 +285,15 @@ class Scenes:
             return np.ones_like(self.clean.read(0 if self.repeats else scene, box), bool)
         return self.valid.read(0 if self.valid.n_scenes == 1 else scene, box) > 0
 
+    def within(self, regions: NDArray[Any] | None, label: int) -> Scenes:
+        """The same scenes where only pixels painted with a label count; all where nothing is painted."""
+        if regions is None:
+            return self
+        mask = regions == label
+        if self.valid is not None:
+            mask = mask & (self.valid.read(0)[0] > 0)
+        return replace(self, valid=View(mask, self.noisy.space_axes, "regions"))
+
     def read_noisy(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
         """Noisy values (C, *space); zero where a pixel isn't finite and doesn't count."""
         crop = self.noisy.read(scene, box)
@@ -396,6 +405,10 @@ class Split:
     by_scene : bool
         Whether whole scenes are held out; then a scene is one calibration block.
     notes : tuple of Note
+    report : tuple of Box
+        What only the report is measured on; none where it is cross-fitted on ``held_out``.
+    regions : ndarray of int, (*space), optional
+        Painted areas: only pixels of 1 train, of 2 calibrate, of 3 report.
     """
 
     train: tuple[Box, ...]
@@ -403,9 +416,18 @@ class Split:
     gap_px: int
     by_scene: bool
     notes: tuple[Note, ...] = field(default=())
+    report: tuple[Box, ...] = ()
+    regions: NDArray[Any] | None = None
 
 
-def split(scenes: Scenes, rf_px: int, settings: CalibrationSettings, *, seed: int) -> Split:
+def split(
+    scenes: Scenes,
+    rf_px: int,
+    settings: CalibrationSettings,
+    *,
+    seed: int,
+    regions: NDArray[Any] | None = None,
+) -> Split:
     """Split scenes, or one field with a guard gap, into training and held-out parts.
 
     Several scenes with their own targets are split by scene. One field (also a volume, or
@@ -419,12 +441,16 @@ def split(scenes: Scenes, rf_px: int, settings: CalibrationSettings, *, seed: in
         Half-width of the receptive field.
     seed : int
         Draws which scenes train.
+    regions : ndarray of int, (*space), optional
+        Painted areas, instead: 1 trains, 2 calibrates, 3 reports.
 
     Raises
     ------
     ValueError
         When the field is too small for the gap, or no pixel of a part counts.
     """
+    if regions is not None:
+        return _split_painted(scenes, rf_px, regions)
     parts = _split_field(scenes, rf_px, settings) if scenes.repeats else _split_scenes(scenes, settings, seed)
     for boxes, what in ((parts.train, "training"), (parts.held_out, "held-out")):
         if scenes.valid is not None and not any(
@@ -509,6 +535,38 @@ def _split_checkerboard(scenes: Scenes, rf_px: int) -> Split:
         return tuple(Box(s, part) for s in range(scenes.noisy.n_scenes) for part in parts)
 
     return Split(boxes(train), boxes(held_out), gap, False, tuple(notes))
+
+
+def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
+    """Areas that a person painted."""
+    space = scenes.noisy.space
+    if not scenes.repeats or tuple(regions.shape) != space:
+        raise ValueError(
+            f"Regions have shape {tuple(regions.shape)}; they need {space}, the space axes of one field, and can't "
+            "split several scenes with targets of their own. Paint a layer of that shape, or leave regions out."
+        )
+    if scenes.valid is not None and (scenes.valid.n_scenes > 1 or scenes.valid.n_channels > 1):
+        raise ValueError(
+            f"valid has the axes {scenes.valid.axes}; with painted regions it must be one mask over the space axes. "
+            "Give it as that, or leave pixels unpainted instead."
+        )
+    gap, notes = painted_gap(regions), []
+    if gap < rf_px:
+        raise ValueError(
+            f"The area painted for training comes within {gap} px of one that is held out; the networks see {rf_px} px "
+            f"to each side, so {rf_px} px at least must lie between. Erase a strip, or use smaller dilations."
+        )
+    if gap < 2 * rf_px:
+        text = f"Painted areas are {gap} px apart; {2 * rf_px} px, two receptive fields, would be safe."
+        notes.append(Note("amber", text))
+
+    def boxes(label: int) -> tuple[Box, ...]:
+        mask = regions == label
+        if not mask.any():
+            return ()
+        return tuple(Box(s, region_box(mask)) for s in range(scenes.noisy.n_scenes))
+
+    return Split(boxes(TRAIN), boxes(CALIBRATE), gap, False, tuple(notes), boxes(REPORT), regions)
 
 
 def _split_scenes(scenes: Scenes, settings: CalibrationSettings, seed: int) -> Split:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from napari_btn.core.registration import shift_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from numpy.typing import NDArray
 
     from napari_btn.core.config import CalibrationSettings, NetworkSettings, TrainSettings
 
@@ -78,6 +80,7 @@ def plan_training(
     calibration: CalibrationSettings,
     levels: tuple[float, ...],
     seed: int,
+    regions: NDArray[Any] | None = None,
 ) -> Plan:
     """Decide schedule and split, and look for a shift between the two images."""
     notes: list[Note] = []
@@ -111,7 +114,7 @@ def plan_training(
         seed,
         flat_nodes(dilations, scenes.z_step) if scenes.noisy.ndim == 3 else (),
     )
-    parts = split(scenes, blueprint.receptive_field, calibration, seed=seed)
+    parts = split(scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions)
     return Plan(blueprint, parts, shift, (*notes, *parts.notes))
 
 
