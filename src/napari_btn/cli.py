@@ -601,6 +601,73 @@ def info(bundle: Path, as_json: bool) -> None:
         say_notes(report.warnings)
 
 
+def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+    """Whole numbers from ``5,10,20``."""
+    try:
+        numbers = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise click.BadParameter(
+            f"{value!r} must be whole numbers above 0 with commas between, such as 5,10,20."
+        )
+    return numbers
+
+
+@main.command()
+@click.argument("noisy")
+@click.argument("clean")
+@_axes
+@_channels
+@click.option("--depths", default="5,10,20", show_default=True, callback=_numbers, help="Nodes per network.")
+@click.option("--widths", default="4", show_default=True, callback=_numbers, help="Channels of a chunk.")
+@click.option("--dilations", default="4,8", show_default=True, callback=_numbers, help="Largest dilations.")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="quick", show_default=True, help="How long."
+)
+@click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
+@click.option(
+    "--members", type=click.IntRange(1), default=1, show_default=True, help="Networks of each kind."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Picture of score against size: .png, .svg, .pdf."
+)
+@_json
+@_force
+def scan(
+    noisy: str,
+    clean: str,
+    axes: str | None,
+    channels: tuple[str, ...] | None,
+    depths: tuple[int, ...],
+    widths: tuple[int, ...],
+    dilations: tuple[int, ...],
+    preset: str,
+    steps: int | None,
+    members: int,
+    seed: int,
+    plot: Path | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Compare depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
+    from napari_btn.scan import scan_steps
+
+    if plot:
+        _ready(plot, force)
+    pair = _open_pair(noisy, clean, axes, channels)
+    result = drain(scan_steps(pair, depths=depths, channels=widths, dilations=dilations, preset=preset,
+                              members=members, steps=steps, seed=seed))  # fmt: skip
+    if plot:
+        from napari_btn import plots
+        from napari_btn.io.atomic import written_whole
+
+        with written_whole(plot, overwrite=force) as rough:
+            plots.scan(result.rows).savefig(rough)
+    click.echo(json.dumps(result.to_dict()) if as_json else result.table())
+
+
 @main.command()
 @click.option("--headless", is_flag=True, envvar="HEADLESS", help="Write files instead of opening napari.")
 @click.option(

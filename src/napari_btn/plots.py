@@ -7,7 +7,7 @@ apart for colour-blind readers, and no curve is told by its colour alone.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,7 @@ __all__ = [
     "maps",
     "missed_blocks",
     "places",
+    "scan",
     "width_and_spread",
 ]
 
@@ -460,6 +461,48 @@ def graph_figure(graph: Graph, *, flat: Sequence[bool] = ()) -> Figure:
     axes.set(xlim=(-0.6, depth + 0.6), ylim=(-0.8, 0.3 * depth + 0.4))
     axes.set_title("Connections of one member; numbers are dilations in pixels", fontsize=9)
     axes.set_axis_off()
+    return figure
+
+
+def scan(rows: Sequence[Any]) -> Figure:
+    """Figure of a scan: score against the number of weights.
+
+    Parameters
+    ----------
+    rows : sequence of ScanRow
+        From `napari_btn.scan`.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        One panel; a curve for each largest dilation and number of channels, with a point per depth.
+
+    References
+    ----------
+    Zwart et al., "Behind the Noise", arXiv 2505.08176, figure 1-B.
+    """
+    figure = _figure(6.4, 4.4)
+    axes = figure.subplots()
+    kinds = sorted({(row.max_dilation, row.channels) for row in rows})
+    for k, kind in enumerate(kinds):
+        mine = sorted(
+            (row for row in rows if (row.max_dilation, row.channels) == kind), key=lambda row: row.parameters
+        )
+        x, y = [row.parameters for row in mine], [row.crps for row in mine]
+        axes.plot(
+            x,
+            y,
+            color=_COLOURS[k % len(_COLOURS)],
+            marker=_MARKERS[k % len(_MARKERS)],
+            label=f"dilation to {kind[0]}, {_count(kind[1], 'channel')}",
+        )
+        for row in mine:
+            axes.annotate(
+                str(row.depth), (row.parameters, row.crps), xytext=(4, 4), textcoords="offset points"
+            )
+    axes.set_xscale("log")
+    axes.set(xlabel="weights of a member", ylabel="CRPS / SD of the target", title="Numbers are depths")
+    axes.legend(frameon=False)
     return figure
 
 
