@@ -59,16 +59,18 @@ def test_a_prediction_without_its_origin_is_refused() -> None:
         session.prediction = object()
 
 
-@given(st.lists(st.sampled_from(["denoiser", "source", "prediction"]), max_size=12))
+@given(st.lists(st.sampled_from(["denoiser", "source", "prediction", "tokens"]), max_size=12))
 def test_after_any_order_of_steps_nothing_stale_is_visible(order: list[str]) -> None:
     session: Any = Session()
-    age = {"denoiser": -1, "source": -1, "prediction": -1}
+    age = {"denoiser": -1, "source": -1, "prediction": -1, "tokens": -1}
     for now, slot in enumerate(order):
-        if slot != "prediction" or (session.denoiser and session.source):
+        if slot not in ("prediction", "tokens") or (session.denoiser and session.source):
             setattr(session, slot, object())
             age[slot] = now
         if session.prediction is not None:
             assert age["prediction"] > max(age["denoiser"], age["source"])
+        if session.tokens is not None:
+            assert age["tokens"] > max(age["denoiser"], age["source"], age["prediction"])
 
 
 def test_a_viewer_has_one_session_that_goes_with_it() -> None:

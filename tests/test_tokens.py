@@ -62,6 +62,23 @@ def test_tokens_are_labels_from_one(tokens):
     assert tokens.cut(5).labels.max() == 5
 
 
+def test_painted_labels_are_described_like_tokens(tokens):
+    labels = tokens.labels.copy()
+    labels[:10] = 15
+    painted = tokens.painted(labels)
+    assert len(painted.table["index"]) == 15
+    assert painted.table["pixels"][14] == 10 * 192
+    np.testing.assert_allclose(
+        painted.table["Si median"][14], np.median(tokens.median[0][:10]), atol=0.02 * np.ptp(tokens.median[0])
+    )
+    np.testing.assert_array_equal(painted.colours[:13], tokens.colours)
+    np.testing.assert_array_equal(painted.cut(5).labels, tokens.cut(5).labels)
+    with pytest.raises(ValueError, match="needed"):
+        tokens.painted(labels[1:])
+    kept = dict(zip(tokens.identities, range(1, 13), strict=True))
+    assert len(set(kept) & set(tokens.cut(11).identities)) == 10
+
+
 def test_the_first_call_learns_and_later_ones_assign(denoiser, tokens):
     same = denoiser.tokens(PAIR.noisy, n_tokens=12)
     np.testing.assert_array_equal(same.labels, tokens.labels)

@@ -14,14 +14,17 @@ from psygnal import Signal
 
 if TYPE_CHECKING:
     from napari_btn.core.predict import Prediction
+    from napari_btn.core.regions import Region
+    from napari_btn.core.tokens import Tokens
     from napari_btn.denoiser import Denoiser
     from napari_btn.io.images import Image
 
 __all__ = ["Session", "Threshold", "session_of"]
 
 _STALE_AFTER: dict[str, tuple[str, ...]] = {
-    "denoiser": ("prediction",),
-    "source": ("prediction",),
+    "denoiser": ("prediction", "tokens", "regions"),
+    "source": ("prediction", "tokens", "regions"),
+    "prediction": ("tokens", "regions"),
 }
 """What each slot clears when it is set, because it was made from it."""
 
@@ -65,11 +68,13 @@ class Session:
         self._denoiser: Denoiser | None = None
         self._source: Image | None = None
         self._prediction: Prediction | None = None
+        self._tokens: Tokens | None = None
         self._threshold: Threshold | None = None
+        self._regions: tuple[Region, ...] | None = None
 
     @property
     def denoiser(self) -> Denoiser | None:
-        """Trained or loaded denoiser; setting it clears the prediction."""
+        """Trained or loaded denoiser; setting it clears prediction and tokens."""
         return self._denoiser
 
     @denoiser.setter
@@ -78,7 +83,7 @@ class Session:
 
     @property
     def source(self) -> Image | None:
-        """Image that was last given to the denoiser; setting it clears the prediction."""
+        """Image that was last given to the denoiser; setting it clears prediction and tokens."""
         return self._source
 
     @source.setter
@@ -87,7 +92,7 @@ class Session:
 
     @property
     def prediction(self) -> Prediction | None:
-        """Quantile maps of the source by the denoiser."""
+        """Quantile maps of the source by the denoiser; setting it clears the tokens that it describes."""
         return self._prediction
 
     @prediction.setter
@@ -99,6 +104,19 @@ class Session:
         self._set("prediction", prediction)
 
     @property
+    def tokens(self) -> Tokens | None:
+        """Tokens of the source by the denoiser, in the number that is looked at."""
+        return self._tokens
+
+    @tokens.setter
+    def tokens(self, tokens: Tokens | None) -> None:
+        if tokens is not None and (self._denoiser is None or self._source is None):
+            raise ValueError(
+                "Tokens came without their denoiser and source; they need both. Set those first."
+            )
+        self._set("tokens", tokens)
+
+    @property
     def threshold(self) -> Threshold | None:
         """Thresholds of the channels, once a person or a dock has set them; they outlive a prediction."""
         return self._threshold
@@ -106,6 +124,15 @@ class Session:
     @threshold.setter
     def threshold(self, threshold: Threshold | None) -> None:
         self._set("threshold", threshold)
+
+    @property
+    def regions(self) -> tuple[Region, ...] | None:
+        """Where to measure the source again, in the order of a visit; a new prediction clears it."""
+        return self._regions
+
+    @regions.setter
+    def regions(self, regions: tuple[Region, ...] | None) -> None:
+        self._set("regions", regions)
 
     def _set(self, slot: str, value: Any) -> None:
         """Store a value, clear what was made from the old one, tell once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
@@ -84,6 +85,8 @@ class Tokens:
     @property
     def stability(self) -> float:
         """Agreement between seeds at this number of tokens: adjusted Rand index, 1 at best."""
+        if self.k > self.palette.size:
+            return float("nan")
         return float(self.palette.agreement[self.k - 2]) if self.k > 1 else 1.0
 
     @property
@@ -91,7 +94,15 @@ class Tokens:
         """Largest number of tokens on which seeds agree to 0.8."""
         return self.palette.suggested
 
-    @property
+    @cached_property
+    def identities(self) -> NDArray[np.intp]:
+        """Node of the palette behind each token, (k,): the same node is the same token in any cut."""
+        number = self.palette.numbers(self.k, self.base, self.order_by)
+        nodes = np.flatnonzero(number)
+        out: NDArray[np.intp] = nodes[np.argsort(number[nodes])]
+        return out
+
+    @cached_property
     def colours(self) -> NDArray[np.float32]:
         """Colour of each token, (k + 1, 4) RGBA 0 to 1; the first, for label 0, is transparent."""
         out = np.zeros((self.k + 1, 4), dtype=np.float32)
@@ -123,6 +134,39 @@ class Tokens:
         made = replace(self, k=int(k))
         # cached on the object rather than kept as a field, so that it is made once for all cuts
         made.__dict__.update({n: self.__dict__[n] for n in ("_binned",) if n in self.__dict__})
+        return made
+
+    def painted(self, labels: ArrayLike) -> Tokens:
+        """The same image under labels that were merged or painted by hand; `cut` goes back to the palette's.
+
+        Parameters
+        ----------
+        labels : array_like of int, (*image)
+            0 for nothing. Numbers that are no token get a colour of their own.
+
+        Returns
+        -------
+        Tokens
+            Its table and histograms have a row for every number up to the largest.
+
+        Raises
+        ------
+        ValueError
+            If the labels do not fit the image.
+        """
+        drawn = np.asarray(labels)
+        if drawn.shape != self.labels.shape or drawn.min(initial=0) < 0:
+            raise ValueError(
+                f"Labels {drawn.shape} came; labels of the image {self.labels.shape}, none below 0, are needed."
+            )
+        made = replace(self, k=max(int(drawn.max(initial=0)), 1))
+        known = self.colours[: made.k + 1]
+        colours = np.ones((made.k + 1, 4), dtype=np.float32)
+        for number in range(len(known), made.k + 1):
+            # steps of the golden ratio keep the hues of neighbours apart
+            colours[number, :3] = hsv_to_rgb(number * 0.618034 % 1, 0.55, 0.9)
+        colours[: len(known)] = known
+        made.__dict__.update(labels=drawn.astype(np.int32), colours=colours, _binned=self._binned)
         return made
 
     def ordered(self, channel: int) -> Tokens:

@@ -1,0 +1,615 @@
+"""The Tokens dock: what the networks tell apart, as labels that can be picked, merged, named and painted."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import QEvent, QObject, QTimer
+from qtpy.QtWidgets import QFileDialog
+
+from napari_btn.core.config import Progress
+from napari_btn.session import session_of
+from napari_btn.widgets.layers import limits_of
+from napari_btn.widgets.token_layer import TokenLayer
+from napari_btn.widgets.tokens_view import NAME_COLUMN, TokensView
+from napari_btn.widgets.worker import load_ahead, run_step, sentence_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from qtpy.QtWidgets import QTableWidgetItem
+
+    from napari_btn.core.config import Step
+    from napari_btn.core.tokens import Tokens
+    from napari_btn.widgets.worker import Run, Timing
+
+__all__ = ["TokensWidget"]
+
+_DESCRIBE_AFTER_MS = 80
+_LOOK_AFTER_MS = 250
+_LOOKED_AT = 30_000_000
+_CLOSE_WAIT = 2.0
+_BY_TOKEN = "token"
+_PICKED = "Picked:"
+_LABELS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr)"
+_NOTHING_YET = (
+    "Nothing is denoised yet. Train in the Denoise dock, or apply loaded networks to a layer there."
+)
+_GONE = "The layer with the tokens was removed; Find tokens makes it again."
+
+
+class TokensWidget(TokensView):
+    """Dock that paints an image's tokens as labels.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Viewer to work in.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        super().__init__(self.viewer)
+        self.session = session_of(self.viewer)
+        self.shown: TokenLayer | None = None
+        """The layer with the session's tokens, and its edits."""
+        self._watched: Any = None
+        self._runs: dict[str, Run[Any]] = {}
+        self._own = False
+        self._left = False
+        self._describe_later, self._look_later = QTimer(self), QTimer(self)
+        for timer, interval in (
+            (self._describe_later, _DESCRIBE_AFTER_MS),
+            (self._look_later, _LOOK_AFTER_MS),
+        ):
+            timer.setSingleShot(True)
+            timer.setInterval(interval)
+        self._connect()
+        self._on_tokens()
+
+    def _connect(self) -> None:
+        """Join signals and handlers."""
+        self.find.clicked.connect(self._on_user_find)
+        self.stop.clicked.connect(self._on_user_stop)
+        self.slider.valueChanged.connect(self.n_tokens.setValue)
+        self.n_tokens.valueChanged.connect(self.slider.setValue)
+        self.n_tokens.valueChanged.connect(self._on_user_cut)
+        self.suggest.clicked.connect(self._on_user_suggest)
+        self.table.itemSelectionChanged.connect(self._on_user_pick)
+        self.table.itemChanged.connect(self._on_user_name)
+        self.merge.clicked.connect(self._on_user_merge)
+        self.rename.clicked.connect(self._on_user_rename)
+        self.undo.clicked.connect(self._on_user_undo)
+        self.export.clicked.connect(self._on_user_export)
+        self.alone.toggled.connect(self._recolour)
+        self.colour_by.currentIndexChanged.connect(self._on_user_colours)
+        self.channel.currentIndexChanged.connect(self._draw_chart)
+        self._describe_later.timeout.connect(self._describe)
+        self._look_later.timeout.connect(self._look)
+        self.viewer.layers.events.removed.connect(self._on_layers_changed)
+        self.viewer.events.theme.connect(self._on_theme_changed)
+        self.viewer.mouse_drag_callbacks.append(self._on_mouse)
+        self.session.changed.connect(self._on_session_changed)
+        # The window goes without asking its children, and may be gone before a handler of ours could run.
+        self.destroyed.connect(partial(_leave_all, self._runs))
+
+    # ---------------------------------------------------------------- the session
+
+    @property
+    def busy(self) -> bool:
+        """Whether the dock searches or exports."""
+        return bool(self._runs)
+
+    def _on_session_changed(self, slot: str) -> None:
+        """Show what the session knows now."""
+        if self._left or slot not in ("denoiser", "source", "prediction", "tokens"):
+            return
+        if self.shown is not None and self.session.tokens is self.shown.tokens:
+            return
+        if slot != "tokens" and "find" in self._runs:
+            # what is being found belongs to an image or networks that are no longer looked at
+            self._runs.pop("find").leave(wait=0)
+            self.progress.finish("The search was stopped: the image or the networks are others now.")
+        self._on_tokens()
+
+    def _on_tokens(self) -> None:
+        """Start anew with the session's tokens, or without any."""
+        tokens, source = self.session.tokens, self.session.source
+        self._watch(None)
+        self.shown = None
+        if tokens is not None and source is not None:
+            with self._quiet():
+                self.shown = TokenLayer(self.viewer, tokens, source.name)
+            self._watch(self.shown.layer)
+            self._offer(tokens)
+            self.table.pick([])
+        else:
+            self.table.clear_table()
+            self.chart.hide()
+        self._describe()
+
+    def _offer(self, tokens: Tokens) -> None:
+        """Offer the numbers of tokens and the channels that there are."""
+        for part in (self.slider, self.n_tokens):
+            part.blockSignals(True)
+            part.setRange(2, max(tokens.palette.size, 2))
+            part.setValue(tokens.k)
+            part.blockSignals(False)
+        names = _channels(tokens)
+        for combo, entries in ((self.colour_by, [_BY_TOKEN, *names]), (self.channel, names)):
+            if entries != [combo.itemText(i) for i in range(combo.count())]:
+                combo.blockSignals(True)
+                combo.clear()
+                combo.addItems(entries)
+                combo.blockSignals(False)
+
+    def _show_state(self) -> None:
+        """Enable what can be done now, and say what can't and why."""
+        known = self.session.denoiser is not None and self.session.source is not None
+        there = self.shown is not None and self.shown.layer is not None
+        gone = self.shown is not None and not there
+        self.hint.say(("info", _NOTHING_YET if not known else _GONE if gone else ""))
+        self.find.setEnabled(known and not self.busy)
+        self.stop.setEnabled("find" in self._runs)
+        self.refit.setEnabled(known and not self.busy)
+        picked = self.table.picked()
+        for part in (self.slider, self.n_tokens):
+            part.setEnabled(not self.busy and (there or (known and self.shown is None)))
+        for part in (self.table, self.colour_by, self.channel, self.alone):
+            part.setEnabled(there)
+        self.export.setEnabled(there and not self.busy)
+        self.merge.setEnabled(there and len(picked) > 1)
+        self.rename.setEnabled(there and len(picked) == 1)
+        what = "" if self.shown is None else self.shown.undoable
+        self.undo.setEnabled(there and bool(what))
+        self.undo.setToolTip(f"Take back {what}." if what else "Nothing to take back yet.")
+        self._show_stability()
+
+    def _show_stability(self) -> None:
+        """Say how far the tokens can be trusted."""
+        tokens = None if self.shown is None else self.shown.tokens
+        if tokens is None or self.shown is None or self.shown.layer is None:
+            self.stability.say()
+            self.suggest.hide()
+            return
+        best, value = tokens.suggested, tokens.stability
+        self.suggest.setText(f"Use {best}")
+        self.suggest.setAccessibleName(f"Use {best} tokens, the suggested number")
+        self.suggest.setVisible(True)
+        self.suggest.setEnabled(tokens.k != best and not self.busy)
+        if not np.isfinite(value):
+            self.stability.say(("info", "How well seeds agree is unknown for this palette."))
+            return
+        text = f"Seeds agree to {value:.2f} on {tokens.k} tokens (1 is best). "
+        if value >= 0.8:
+            more = "That is stable." if tokens.k >= best else f"Stable up to {best}."
+        else:
+            more = (
+                f"More a palette than classes; stable up to {best}."
+                if tokens.k > best
+                else f"Suggested: {best}."
+            )
+        self.stability.say(("amber" if value < 0.8 else "info", text + more))
+
+    # ---------------------------------------------------------------- finding
+
+    def _on_user_find(self) -> None:
+        """Find the tokens of the session's source."""
+        denoiser, source = self.session.denoiser, self.session.source
+        if denoiser is None or source is None or self.busy:
+            return
+        prediction, k, refit = self.session.prediction, self.n_tokens.value(), self.refit.isChecked()
+        axes = source.axes if prediction is None else prediction.axes
+
+        def step() -> Step[Tokens]:
+            """Find them, and sum them up while the window lives."""
+            load_ahead()
+            found = yield from denoiser.tokens_steps(source.data, k, axes, refit=refit, prediction=prediction)
+            yield Progress(1, 1, "Summing up")
+            _ = found.table
+            return found
+
+        def done(tokens: Tokens) -> None:
+            """Show them."""
+            self._runs.pop("find", None)
+            self.progress.finish(
+                f"Done: '{source.name} tokens' is a layer now. Pick rows, or click the image."
+            )
+            self.session.tokens = tokens
+
+        self.shown = None if self.shown is None or self.shown.layer is None else self.shown
+        self._launch("find", "Finding tokens", step, done)
+
+    def _launch(
+        self, name: str, title: str, step: Callable[[], Step[Any]], done: Callable[[Any], None]
+    ) -> None:
+        """Run a step with its progress shown; what goes wrong is said in the dock."""
+        self.status.say()
+        self.progress.start(title)
+
+        def tell(progress: Progress, timing: Timing) -> None:
+            """Show progress."""
+            self.progress.tell(progress, timing)
+
+        def failed(error: Exception) -> None:
+            """Say what went wrong."""
+            self._runs.pop(name, None)
+            self.progress.hide()
+            self.status.say(("red", f"{title} failed. {sentence_of(error)}"))
+
+        def stopped() -> None:
+            """Say that it was stopped."""
+            self._runs.pop(name, None)
+            self.progress.finish(f"{title} was stopped.")
+
+        self._runs[name] = run_step(
+            step, title=f"napari-btn: {title}", on_progress=tell, on_result=done, on_error=failed,
+            on_stopped=stopped, on_finished=self._show_state,
+        )  # fmt: skip
+        self._show_state()
+
+    def _on_user_stop(self) -> None:
+        """End the search."""
+        if "find" in self._runs:
+            self._runs["find"].stop()
+            self.stop.setEnabled(False)
+            self.progress.line.setText("Stopping…")
+
+    # ---------------------------------------------------------------- the cut
+
+    def _on_user_cut(self, k: int) -> None:
+        """Another number of tokens: the image follows at once, the table when the slider rests."""
+        shown = self.shown
+        if shown is None or shown.layer is None:
+            return
+        self._look()
+        edited = shown.edited
+        with self._quiet():
+            shown.cut(k)
+        self.session.tokens = shown.tokens
+        # a token that was picked may not be there in another cut
+        self.table.pick([])
+        if edited:
+            self.status.say(("info", "The palette was cut anew. Undo brings merged and painted labels back."))
+        self._describe_later.start()
+
+    def _on_user_suggest(self) -> None:
+        """Take the suggested number."""
+        if self.shown is not None:
+            self.n_tokens.setValue(self.shown.tokens.suggested)
+
+    # ---------------------------------------------------------------- table, chart and colours
+
+    def _describe(self) -> None:
+        """Bring table, chart, features and colours up to date with the layer."""
+        if self._left:
+            return
+        shown = self.shown
+        if shown is not None and shown.layer is not None:
+            table = shown.describe()
+            self.table.show_table(table, _channels(shown.view), self._colours())
+            with self._quiet():
+                shown.set_features(table)
+        elif shown is not None:
+            self.table.clear_table()
+        self._recolour()
+        self._draw_chart()
+        self._show_state()
+
+    def _colours(self) -> NDArray[np.float32]:
+        """Colour of each number: its own, or of a channel's median."""
+        from napari.utils.colormaps import ensure_colormap
+
+        assert self.shown is not None
+        view = self.shown.view
+        colours, by = view.colours, self.colour_by.currentText()
+        if by in ("", _BY_TOKEN) or f"{by} median" not in view.table:
+            return colours
+        values = view.table[f"{by} median"]
+        low, high = limits_of(values[np.isfinite(values)], 100.0)
+        share = np.nan_to_num(np.clip((values - low) / max(high - low, 1e-12), 0, 1))
+        mapped = np.asarray(ensure_colormap("viridis").map(share), dtype=np.float32)
+        return np.concatenate([colours[:1], mapped])
+
+    def _recolour(self, value: object = None) -> None:
+        """Colour the layer; what is picked stands out."""
+        del value
+        if self.shown is not None and self.shown.layer is not None:
+            with self._quiet():
+                self.shown.colour(self._colours(), self.table.picked(), alone=self.alone.isChecked())
+
+    def _on_user_colours(self, index: int) -> None:
+        """Colour by something else."""
+        del index
+        self._describe()
+
+    def _draw_chart(self, value: object = None) -> None:
+        """Draw the values of a channel, token by token."""
+        del value
+        shown, c = self.shown, self.channel.currentIndex()
+        drawn = shown is not None and shown.layer is not None and shown.tokens.median is not None and c >= 0
+        self.chart.setVisible(drawn)
+        if not drawn or shown is None:
+            return
+        name = self.channel.currentText()
+        edges, counts = shown.view.histogram(c, 48)
+        medians = np.asarray(shown.view.table[f"{name} median"])
+        self.chart.show_tokens(edges, counts, medians, self._colours()[1:], name)
+        self.chart.show_picked(self.table.picked())
+
+    # ---------------------------------------------------------------- picking
+
+    def _on_user_pick(self) -> None:
+        """Other rows are picked: they stand out in the image."""
+        if self._left:
+            return
+        picked = self.table.picked()
+        self._recolour()
+        self.chart.show_picked(picked)
+        if self.shown is not None and (layer := self.shown.layer) is not None and len(picked) == 1:
+            with self._quiet():
+                layer.selected_label = picked[0]
+        self._show_state()
+        if picked or (self.status.notes[:1] and self.status.notes[0][1].startswith(_PICKED)):
+            self.status.say(("info", self._told(picked)))
+
+    def _told(self, picked: list[int]) -> str:
+        """What is picked, in words."""
+        if self.shown is None or not picked:
+            return ""
+        table, names = self.shown.view.table, self.shown.names
+        known = [n for n in picked if n <= len(table["share"])]
+        share = 100 * sum(float(table["share"][n - 1]) for n in known)
+        called = ", ".join(f"{n} ({names[n]})" if n in names else str(n) for n in known)
+        return f"{_PICKED} {called}; {share:.1f} % of the pixels."
+
+    def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
+        """Pick the token that was clicked, unless the mouse was dragged or draws."""
+        from napari.layers import Image, Labels
+
+        del viewer
+        start = tuple(event.pos) if getattr(event, "pos", None) is not None else None
+        yield
+        while event.type == "mouse_move":
+            if start is not None and np.hypot(*(np.asarray(event.pos) - start)) > 3:
+                return
+            yield
+        layer = None if self.shown is None else self.shown.layer
+        active = self.viewer.layers.selection.active
+        free = isinstance(active, Image | Labels) and str(active.mode) in ("pan_zoom", "Mode.PAN_ZOOM")
+        if self._left or layer is None or not layer.visible or not (active is None or free):
+            return
+        value = layer.get_value(event.position, world=True)
+        more = {str(m) for m in getattr(event, "modifiers", ())} & {"Shift", "Control"}
+        self.pick(int(value or 0), more=bool(more))
+
+    def pick(self, number: int, *, more: bool = False) -> None:
+        """Pick a token, as a click on it does.
+
+        Parameters
+        ----------
+        number : int
+            Its number; 0 for none.
+        more : bool
+            Beside those that are picked, or no longer where it is.
+        """
+        before = self.table.picked() if more else []
+        self.table.pick([n for n in before if n != number] + ([number] if number not in before else []))
+
+    def _on_layer_picked(self, event: Any = None) -> None:
+        """Napari's own picker took a label: it is picked here too."""
+        del event
+        layer = None if self.shown is None else self.shown.layer
+        if not self._own and layer is not None and str(layer.mode) in ("pick", "Mode.PICK"):
+            self.pick(int(layer.selected_label))
+
+    # ---------------------------------------------------------------- edits
+
+    def _on_user_merge(self) -> None:
+        """Make the picked tokens one."""
+        if self.shown is None:
+            return
+        self._look()
+        try:
+            with self._quiet():
+                target = self.shown.merge(self.table.picked())
+        except ValueError as error:
+            self.status.say(("amber", str(error)))
+            return
+        self._describe()
+        self.table.pick([target])
+
+    def _on_user_rename(self) -> None:
+        """Let the name of the picked token be typed."""
+        picked = self.table.picked()
+        if picked:
+            self.table.editItem(self.table.item(self.table.row_of(picked[0]), NAME_COLUMN))
+
+    def _on_user_name(self, item: QTableWidgetItem) -> None:
+        """A name was typed."""
+        if self.shown is None or item.column() != NAME_COLUMN:
+            return
+        self.shown.rename(self.table.number_at(item.row()), item.text().strip())
+        # the cell's editor is still open here
+        self._describe_later.start()
+
+    def _on_user_undo(self) -> None:
+        """Take the last edit back."""
+        if self.shown is None:
+            return
+        with self._quiet():
+            what = self.shown.undo()
+        for part in (self.slider, self.n_tokens):
+            part.blockSignals(True)
+            part.setValue(self.shown.tokens.k)
+            part.blockSignals(False)
+        self.session.tokens = self.shown.tokens
+        self._describe()
+        self.status.say(("info", f"Took back {what}." if what else ""))
+
+    # ---------------------------------------------------------------- export
+
+    def _on_user_export(self) -> None:
+        """Ask where to write."""
+        if self.shown is None:
+            return
+        suggested = f"{self.shown.source} tokens.ome.tif"
+        path, _ = QFileDialog.getSaveFileName(self, "Export tokens", suggested, _LABELS)
+        if path:
+            # the dialog has asked already
+            self.export_to(path, overwrite=True)
+
+    def export_to(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write labels, table and provenance, in a thread.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends in .ome.tif or .ome.zarr; .csv and .json take its name.
+        overwrite : bool
+            Replace what is there.
+        """
+        if self.shown is None or self.busy:
+            return
+        self._look()
+        shown, tokens = self.shown, self.shown.tokens
+        labels, table = shown.labels.copy(), shown.describe()
+        source = self.session.source
+        size = tokens.pixel_size if source is None or source.pixel_size is None else source.pixel_size
+        unit = tokens.unit if source is None or source.pixel_size is None else source.unit
+        provenance = {
+            **tokens.provenance,
+            "tokens": {
+                **tokens.provenance.get("tokens", {}),
+                "n_tokens": tokens.k,
+                "stability": tokens.stability,
+                "edited": shown.edited,
+                "names": {str(n): name for n, name in shown.names.items()},
+            },
+        }
+
+        def step() -> Step[tuple[Path, ...]]:
+            """Write, as a step."""
+            from napari_btn.io.labels import write_labels
+
+            yield Progress(0, 1, "Writing")
+            return write_labels(
+                labels, table, path, axes=tokens.axes, pixel_size=size, unit=unit, provenance=provenance,
+                overwrite=overwrite,
+            )  # fmt: skip
+
+        def done(written: tuple[Path, ...]) -> None:
+            """Say where."""
+            self._runs.pop("export", None)
+            self.progress.hide()
+            image, *others = written
+            beside = " and ".join(file.name for file in others)
+            self.status.say(("info", f"Written: {image}, with {beside} beside it."))
+
+        self._launch("export", "Exporting", step, done)
+
+    # ---------------------------------------------------------------- what happens around the dock
+
+    @contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Take what the layer says meanwhile for our own doing."""
+        before, self._own = self._own, True
+        try:
+            yield
+        finally:
+            self._own = before
+
+    def _watch(self, layer: Any) -> None:
+        """Hear of strokes and picks in a layer, and of no other's."""
+        if self._watched is not None:
+            events = self._watched.events
+            for event in (events.paint, events.labels_update, events.set_data, events.data):
+                event.disconnect(self._on_painted)
+            events.selected_label.disconnect(self._on_layer_picked)
+        self._watched = layer
+        if layer is not None:
+            # Napari's own undo says no more than that it drew anew.
+            for event in (
+                layer.events.paint,
+                layer.events.labels_update,
+                layer.events.set_data,
+                layer.events.data,
+            ):
+                event.connect(self._on_painted)
+            layer.events.selected_label.connect(self._on_layer_picked)
+
+    def _on_painted(self, event: Any = None) -> None:
+        """The layer was painted, or drawn anew: look soon, once for a whole stroke."""
+        if self._left or self._own or self.shown is None:
+            return
+        drawn_anew = getattr(event, "type", "") == "set_data"
+        if not drawn_anew or self.shown.tokens.labels.size <= _LOOKED_AT:
+            self._look_later.start()
+
+    def _look(self) -> None:
+        """Take over what was painted."""
+        if not self._left and self.shown is not None and self.shown.look():
+            self._describe()
+
+    def _on_layers_changed(self, event: Any = None) -> None:
+        """A layer went."""
+        if not self._left and self.shown is not None and getattr(event, "value", None) is self._watched:
+            self._describe()
+
+    def _on_theme_changed(self, event: Any = None) -> None:
+        """Draw in other colours."""
+        del event
+        if not self._left:
+            self.redraw()
+
+    def event(self, event: QEvent | None) -> bool:
+        """Leave when the dock lets go of this widget."""
+        if event is not None and event.type() == QEvent.Type.ParentChange:
+            if self.parent() is None:
+                self.leave()
+            else:
+                self.window().installEventFilter(self)
+        return bool(super().event(event))
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
+        """Leave when the window closes: it hides without the window system asking for it."""
+        if event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous():
+            self.leave()
+        return bool(super().eventFilter(watched, event))
+
+    def leave(self) -> None:
+        """Stop what runs, wait for it, and listen to nothing any more."""
+        if self._left:
+            return
+        self._left = True
+        self._describe_later.stop()
+        self._look_later.stop()
+        _leave_all(self._runs)
+        self._watch(None)
+        self.viewer.layers.events.removed.disconnect(self._on_layers_changed)
+        self.viewer.events.theme.disconnect(self._on_theme_changed)
+        if self._on_mouse in self.viewer.mouse_drag_callbacks:
+            self.viewer.mouse_drag_callbacks.remove(self._on_mouse)
+        self.session.changed.disconnect(self._on_session_changed)
+
+
+def _channels(tokens: Tokens) -> list[str]:
+    """Channels that the tokens have values of."""
+    n = 0 if tokens.median is None else len(tokens.median)
+    names = tokens.channel_names
+    return [names[c] if c < len(names) else str(c) for c in range(n)]
+
+
+def _leave_all(runs: dict[str, Run[Any]], widget: object = None) -> None:
+    """Stop runs and wait for them, all together."""
+    del widget
+    for run in runs.values():
+        run.leave(wait=0)
+    for run in runs.values():
+        run.leave(wait=_CLOSE_WAIT)
+    runs.clear()
