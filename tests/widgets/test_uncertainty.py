@@ -294,6 +294,33 @@ def test_a_click_shows_interval_distribution_and_spread(make_dock, report, viewe
     assert "y 10, x 20" in part(dock, "pixel").text()
 
 
+def test_after_drawing_a_line_a_pixel_can_be_clicked(make_dock, report, viewer):
+    dock = make_dock(make_prediction(), report)
+    part(dock, "line_cut").click()
+    event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
+    next(click := dock._on_mouse(viewer, event))
+    event.type = "mouse_release"
+    next(click, None)
+    assert "Click a pixel" in part(dock, "pixel").text()
+    dock.tabs.setCurrentIndex(1)
+    event.type = "mouse_press"
+    next(click := dock._on_mouse(viewer, event))
+    event.type = "mouse_release"
+    next(click, None)
+    assert "y 10, x 20" in part(dock, "pixel").text()
+
+
+def test_the_token_of_a_pixel_is_named_where_there_are_tokens(make_dock, report, viewer, monkeypatch):
+    dock = make_dock(make_prediction(), report)
+    labels = np.zeros((40, 56), int)
+    labels[3, 4] = 17
+    tokens = SimpleNamespace(axes="YX", labels=labels)
+    monkeypatch.setattr(type(session_of(viewer)), "tokens", tokens, raising=False)
+    dock.show_pixel(3, 4)
+    assert "token" in part(dock, "pixel").text()
+    assert "<b>17</b>" in part(dock, "pixel").text()
+
+
 def test_a_drag_is_no_click(make_dock, report, viewer):
     dock = make_dock(make_prediction(), report)
     event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))

@@ -54,6 +54,7 @@ class CloserLook(UncertaintyView):
         self._clicked: tuple[int, int] | None = None
         self._curve: tuple[object, NDArray[np.float64]] | None = None
         self._scale: tuple[object, tuple[float, float]] | None = None
+        self._labels: tuple[object, NDArray[Any]] | None = None
         self._line: Any = None
 
     def _later(self, value: object = None) -> None:
@@ -218,8 +219,6 @@ class CloserLook(UncertaintyView):
 
     def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
         """Show the pixel that was clicked, unless the mouse was dragged or draws."""
-        from napari.layers import Image, Labels
-
         active = self.viewer.layers.selection.active
         del viewer
         start = tuple(event.pos) if getattr(event, "pos", None) is not None else None
@@ -229,7 +228,7 @@ class CloserLook(UncertaintyView):
             if moved:
                 return
             yield
-        free = isinstance(active, Image | Labels) and str(active.mode) in ("pan_zoom", "Mode.PAN_ZOOM")
+        free = active is not None and str(active.mode) in ("pan_zoom", "Mode.PAN_ZOOM")
         anchor = self._anchor()
         if self._left or anchor is None or not (active is None or free):
             return
@@ -307,11 +306,13 @@ class CloserLook(UncertaintyView):
             value = np.asarray(image.data[tuple(at.get(a, 0) for a in image.axes)])
             rows.append(("truth", f"{float(value):.4g}"))
         tokens = getattr(self.session, "tokens", None)
-        labels = None if tokens is None else np.asarray(tokens.labels)
-        if labels is not None and self._prediction is not None:
-            axes = [a for a in self._prediction.axes if a != "C"]
-            if len(axes) == labels.ndim:
-                rows.append(("token", str(int(labels[tuple(at[a] for a in axes)]))))
+        if tokens is not None and self._prediction is not None:
+            # Labels are looked up anew on every call, for the whole image.
+            if self._labels is None or self._labels[0] is not tokens:
+                self._labels = (tokens, np.asarray(tokens.labels))
+            labels = self._labels[1]
+            if len(tokens.axes) == labels.ndim and set(tokens.axes) <= set(at):
+                rows.append(("token", str(int(labels[tuple(at[a] for a in tokens.axes)]))))
         return rows
 
     # ---------------------------------------------------------------- coverage
@@ -320,6 +321,9 @@ class CloserLook(UncertaintyView):
         """Measure the reliability when it is looked at."""
         del index
         denoiser = self.session.denoiser
+        if self.tabs.currentIndex() == _TABS.index("pixel") and self._line is not None:
+            # Who looks at pixels clicks them, and no longer draws.
+            self._line.mode = "pan_zoom"
         looked_at = self.tabs.currentIndex() == _TABS.index("coverage")
         self.missed.setEnabled(denoiser is not None and self._prediction is not None)
         if not looked_at or denoiser is None or "reliability" in self._runs:

@@ -92,6 +92,8 @@ class UncertaintyWidget(CloserLook):
         if slot == "threshold":
             self._on_session_threshold()
             return
+        if slot == "tokens":
+            self._later()
         if slot == "denoiser":
             denoiser = self.session.denoiser
             self.report.show_report(None if denoiser is None else denoiser.report)
