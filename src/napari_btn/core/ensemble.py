@@ -71,8 +71,8 @@ class Trunk(Protocol):
     widths: tuple[int, ...]
     """Channels of each feature that ``forward`` yields, per member."""
 
-    def forward(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> Iterator[torch.Tensor]:
-        """Yield features (B, M * width, *kept); ``x`` is (B, M * C, *space), of which ``keep`` is wanted."""
+    def forward(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield features (B, M * width, *space); ``x`` is (B, M * C, *space)."""
         ...
 
     def weights(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
@@ -340,6 +340,16 @@ class Ensemble(nn.Module):
             total = total + noncrossing_pinball(raw, target, self.levels, self.middle)
         return total
 
+    def _features(self, x: torch.Tensor, keep: Sequence[slice] | None) -> Iterator[torch.Tensor]:
+        """Yield the trunk's features (B, M * width, *kept)."""
+        if keep is None:
+            yield from self.trunk(x)
+        elif isinstance(self.trunk, SparseMixedScale):
+            yield from self.trunk(x, keep)
+        else:
+            for feature in self.trunk(x):
+                yield _cut(feature, keep)
+
     def _hidden(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> torch.Tensor:
         """Hidden layer before its ReLU, (B, *kept, M, units)."""
         weights: list[torch.Tensor] = [
@@ -352,10 +362,10 @@ class Ensemble(nn.Module):
                 made: torch.Tensor = self.trunk.hidden(x, heads, self.hidden_bias[0])
                 return made.unsqueeze(-2)
             # gradients keep every feature anyway, and one wide product is faster than many thin ones
-            rows = torch.cat([self._rows(f) for f in self.trunk(x, keep)], -1)
+            rows = torch.cat([self._rows(f) for f in self._features(x, keep)], -1)
             return self._point(rows, torch.cat(weights, 2), self.hidden_bias)
         hidden = x.new_zeros(())
-        for t, feature in enumerate(self.trunk(x, keep)):
+        for t, feature in enumerate(self._features(x, keep)):
             rows = self._rows(feature)
             if t == 0:
                 hidden = self.hidden_bias.expand(*rows.shape[:-1], -1).contiguous()
@@ -381,7 +391,7 @@ class Ensemble(nn.Module):
 
     def latents(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> Iterator[torch.Tensor]:
         """Yield the latent features (B, M, width, *kept) one layer at a time, in the trunk's order."""
-        for feature in self.trunk(self._input(x), keep):
+        for feature in self._features(self._input(x), keep):
             yield feature.unflatten(1, (self.members, -1))
 
     @torch.no_grad()
