@@ -10,15 +10,14 @@ import numpy as np
 from qtpy.QtCore import QEvent, QObject, QTimer
 
 from napari_btn.core.config import Progress
-from napari_btn.session import Threshold
 from napari_btn.widgets.closer_look import CloserLook, point_of
 from napari_btn.widgets.layers import KEY, limits_of
 from napari_btn.widgets.live_maps import LiveMaps
 from napari_btn.widgets.overlays import as_before, map_layer, our_layer, placement_of, side_by_side, truths
+from napari_btn.widgets.thresholds import first_threshold
 
 if TYPE_CHECKING:
     from napari_btn.core.config import Step
-    from napari_btn.core.predict import Prediction
     from napari_btn.widgets.worker import Run
 
 __all__ = ["UncertaintyWidget"]
@@ -126,7 +125,7 @@ class UncertaintyWidget(CloserLook):
         self.channel.clear()
         self.channel.addItems(names)
         self.channel.blockSignals(False)
-        self._asked = self._first_threshold(prediction, len(names))
+        self._asked = first_threshold(prediction, self.session.threshold)
         self._on_layers_changed()
         self._on_dims_changed()
         for kind in _LIVE:
@@ -134,19 +133,6 @@ class UncertaintyWidget(CloserLook):
                 self._show(kind)
         self._show_controls()
         self._watch_line()
-
-    def _first_threshold(self, prediction: Prediction, n: int) -> Threshold:
-        """Thresholds of the session where they fit, else the 90th percentile of each channel's median."""
-        known = self.session.threshold
-        if known is not None and len(known.values) == n:
-            return known
-        axes = prediction.axes
-        values = []
-        for c in range(n):
-            index = tuple(c if a == "C" else slice(None, None, 4) for a in axes)
-            plane = np.asarray(prediction.median[index], dtype=np.float32)
-            values.append(float(f"{np.nanpercentile(plane, 90):.2g}"))
-        return Threshold(tuple(values))
 
     def _on_session_threshold(self) -> None:
         """Another dock, or a script, set the threshold."""

@@ -1,0 +1,316 @@
+"""What the Re-measure dock is made of, and how it is laid out; it does nothing yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QSpinBox,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_btn.core.regions import Region
+
+__all__ = ["EXPORT_HELP", "PROPOSE_HELP", "SCORES", "RemeasureView", "short_unit"]
+
+SCORES = {
+    "ambiguity": (
+        "undecided at the threshold, 4p(1 - p)",
+        "How open it is whether the signal exceeds the threshold: 1 where it is even, 0 where it is settled.",
+    ),
+    "relative width": (
+        "relative width",
+        "Width of the interval over the signal; faint background counts as the brighter tenth of the image does.",
+    ),
+    "width": (
+        "width",
+        "Narrowing of the interval to expect when the same dwell is measured again: proportional to its width.",
+    ),
+}
+PROPOSE_HELP = "Find the windows that collect the most score, and add them as rectangles that can be edited."
+EXPORT_HELP = "Write the rectangles as they are now: CSV table, GeoJSON (QuPath) or ImageJ ROIs."
+_WIDTH = 400
+_UNITS = {"um": "µm", "pixel": "px"}
+
+
+def short_unit(unit: str) -> str:
+    """Unit as it is written in a window.
+
+    Parameters
+    ----------
+    unit : str
+        Of a pixel size.
+
+    Returns
+    -------
+    str
+        "µm" for "um"; others as they are.
+    """
+    return _UNITS.get(unit, unit)
+
+
+class RemeasureView(QWidget):
+    """Parts of the Re-measure dock.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gives the theme.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self.setObjectName("napari_btn_remeasure")
+        self._theme = Theme(viewer)
+        self._build_choice()
+        self._build_window()
+        self._build_results()
+        self._arrange()
+
+    def _build_choice(self) -> None:
+        """Make what chooses the score."""
+        self.hint = NoteLabel(self._theme, "hint")
+        self.score = self._combo("score", "What makes a pixel worth another measurement.")
+        for kind, (text, help_text) in SCORES.items():
+            self.score.addItem(text, kind)
+            self.score.setItemData(self.score.count() - 1, help_text, Qt.ItemDataRole.ToolTipRole)
+        self.channel = self._combo(
+            "channel",
+            "Channel that is scored; all channels are combined by their ranks, so units don't matter.",
+        )
+        self.threshold = QDoubleSpinBox()
+        self.threshold.setRange(-1e12, 1e12)
+        self.threshold.setObjectName("threshold")
+        self.threshold.setAccessibleName("Threshold")
+        self.threshold.setKeyboardTracking(False)
+        self.threshold.setToolTip(
+            "What the signal must exceed, in the units of the median; the same as in the Uncertainty dock."
+        )
+        self.thresholds = QLabel()
+        self.thresholds.setObjectName("thresholds")
+        self.thresholds.setWordWrap(True)
+        self.thresholds.setToolTip(
+            "Threshold of each channel; set them in the Uncertainty dock, or here one by one."
+        )
+        self.thresholds.setAccessibleName("Thresholds of all channels")
+
+    def _build_window(self) -> None:
+        """Make what says how large, and how many."""
+        self.window_height = self._number(
+            "window_height", "Height of a window: the field of view, from above to below."
+        )
+        self.window_width = self._number(
+            "window_width", "Width of a window: the field of view, from left to right."
+        )
+        self.window_depth = QSpinBox()
+        self.window_depth.setObjectName("window_depth")
+        self.window_depth.setRange(1, 1_000_000)
+        self.window_depth.setSuffix(" planes")
+        self.window_depth.setToolTip("Planes of a window; 1 measures single planes again.")
+        self.window_depth.setAccessibleName("Window depth in planes")
+        self.window_unit = self._combo("window_unit", "Unit of the window's size.")
+        self.window_unit.setMinimumContentsLength(2)
+        self.count = QSpinBox()
+        self.count.setObjectName("count")
+        self.count.setRange(1, 1000)
+        self.count.setValue(5)
+        self.count.setToolTip("How many windows to propose; they don't overlap.")
+        self.count.setAccessibleName("Number of windows")
+        self.pixels = QLabel()
+        self.pixels.setObjectName("window_pixels")
+        self.problem = NoteLabel(self._theme, "problem")
+        self.propose = self._button("propose", "Propose", PROPOSE_HELP)
+        self.stop = self._button("stop", "Stop", "Stop the search; the rectangles stay as they are.")
+        self.stop.hide()
+        self.progress = ProgressPanel(self._theme)
+
+    def _build_results(self) -> None:
+        """Make the table and what is under it."""
+        self.table = QTableWidget(0, 0)
+        self.table.setObjectName("regions")
+        self.table.setAccessibleName("Regions to measure again")
+        self.table.setToolTip(
+            "Select a row to go to its rectangle; the numbers follow when you edit rectangles."
+        )
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setAlternatingRowColors(False)
+        self.table.setMinimumHeight(110)
+        rows, heads = self.table.verticalHeader(), self.table.horizontalHeader()
+        if rows is not None and heads is not None:
+            rows.hide()
+            rows.setDefaultSectionSize(24)
+            heads.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+            heads.setStretchLastSection(True)
+        self.summary = QLabel()
+        self.summary.setObjectName("summary")
+        self.summary.setWordWrap(True)
+        self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.summary.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.export = self._button("export", "Export…", EXPORT_HELP)
+        self.message = NoteLabel(self._theme, "message")
+
+    def _arrange(self) -> None:
+        """Lay the parts out, little enough for a laptop."""
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.setSpacing(4)
+        column.addWidget(self.hint)
+        self.form = QFormLayout()
+        self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.form.setVerticalSpacing(4)
+        self.form.addRow("Score", self.score)
+        self.form.addRow("Channel", self.channel)
+        self.threshold_row = self._row(self.threshold, self.thresholds)
+        self.form.addRow("Threshold", self.threshold_row)
+        size = self._row(self.window_height, QLabel("x"), self.window_width, self.window_unit)
+        self.form.addRow("Window", size)
+        self.form.addRow("", self.pixels)
+        self.form.addRow("Depth", self.window_depth)
+        self.form.addRow("How many", self.count)
+        column.addLayout(self.form)
+        column.addWidget(self.problem)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.propose, 1)
+        buttons.addWidget(self.stop)
+        column.addLayout(buttons)
+        column.addWidget(self.progress)
+        column.addWidget(self.table, 1)
+        column.addWidget(self.summary)
+        column.addWidget(self.export)
+        column.addWidget(self.message)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        # Napari adds a stretch below what doesn't want to be tall.
+        inside.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        layout.addWidget(inside)
+        self.setMinimumWidth(max(inside.minimumSizeHint().width(), _WIDTH))
+
+    def show_row(self, part: QWidget, shown: bool) -> None:
+        """Show or hide a row of the form, with its label."""
+        part.setVisible(shown)
+        label = self.form.labelForField(part)
+        if label is not None:
+            label.setVisible(shown)
+
+    def show_regions(self, regions: Sequence[Region], unknown: Sequence[bool]) -> None:
+        """Fill the table.
+
+        Parameters
+        ----------
+        regions : sequence of Region
+            One row each.
+        unknown : sequence of bool
+            True where a region's score isn't known.
+        """
+        table = self.table
+        unit = short_unit(regions[0].unit) if regions else "px"
+        volume = bool(regions) and regions[0].z is not None
+        heads = ["#", "score", "mean", f"height x width / {unit}", f"centre y, x / {unit}"]
+        helps = [
+            "Rank when proposed; it is the number in the viewer, and stays with the rectangle.",
+            "Score summed over the window, as it lies now.",
+            "Mean score of its pixels.",
+            "Size of the window.",
+            "Centre, from the outer corner of the first pixel.",
+        ]
+        if volume:
+            heads.insert(3, "planes")
+            helps.insert(3, "First and last plane, from 0.")
+        table.setColumnCount(len(heads))
+        table.setRowCount(len(regions))
+        for k, (head, text) in enumerate(zip(heads, helps, strict=True)):
+            item = QTableWidgetItem(head)
+            item.setToolTip(text)
+            table.setHorizontalHeaderItem(k, item)
+        for row, (region, blank) in enumerate(zip(regions, unknown, strict=True)):
+            for k, text in enumerate(_cells(row, region, blank, volume)):
+                item = QTableWidgetItem(text)
+                item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+                table.setItem(row, k, item)
+
+    @staticmethod
+    def _row(*parts: QWidget) -> QWidget:
+        """Parts beside each other."""
+        box = QWidget()
+        row = QHBoxLayout(box)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
+        for part in parts:
+            row.addWidget(part, 0 if isinstance(part, QLabel) else 1)
+        return box
+
+    @staticmethod
+    def _number(name: str, help_text: str) -> QDoubleSpinBox:
+        """Box for a size in pixels or in units."""
+        made = QDoubleSpinBox()
+        made.setObjectName(name)
+        made.setRange(0.0, 1e9)
+        made.setDecimals(0)
+        made.setValue(64)
+        made.setToolTip(help_text)
+        made.setAccessibleName(name.replace("_", " ").capitalize())
+        made.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
+        made.setKeyboardTracking(False)
+        made.setMinimumWidth(64)
+        return made
+
+    @staticmethod
+    def _combo(name: str, help_text: str) -> QComboBox:
+        """Combo box with its names, no wider than it needs to be."""
+        made = QComboBox()
+        made.setObjectName(name)
+        made.setToolTip(help_text)
+        made.setAccessibleName(name.replace("_", " ").capitalize())
+        made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        made.setMinimumContentsLength(6)
+        return made
+
+    @staticmethod
+    def _button(name: str, text: str, help_text: str) -> QPushButton:
+        """Push button with its names."""
+        made = QPushButton(text)
+        made.setObjectName(name)
+        made.setToolTip(help_text)
+        made.setAccessibleName(text.rstrip("…"))
+        return made
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        for part in (self.hint, self.problem, self.message):
+            part.redraw()
+
+
+def _cells(row: int, region: Region, blank: bool, volume: bool) -> list[str]:
+    """Texts of one row of the table."""
+    height, width = (n * p for n, p in zip(region.size[-2:], region.pixel_size[-2:], strict=True))
+    y, x = region.centre[-2:]
+    cells = [
+        str(row + 1),
+        "…" if blank else f"{region.score:.4g}",
+        "…" if blank else f"{region.mean_score:.3g}",
+    ]
+    if volume and region.z is not None and region.depth is not None:
+        last = region.z + region.depth - 1
+        cells.append(str(region.z) if region.depth == 1 else f"{region.z} to {last}")
+    return [*cells, f"{height:.4g} x {width:.4g}", f"{y:.4g}, {x:.4g}"]

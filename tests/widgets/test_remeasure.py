@@ -1,0 +1,430 @@
+"""The Re-measure dock: proposed windows, rectangles and table that follow each other, export."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget, QWidget
+from scipy.stats import norm
+
+from napari_btn.core.cases import HeldOut
+from napari_btn.core.exceedance import exceedance_from
+from napari_btn.core.predict import Prediction
+from napari_btn.core.regions import propose_regions
+from napari_btn.core.remeasure import score_map
+from napari_btn.io.images import Image
+from napari_btn.io.regions import read_regions
+from napari_btn.session import Threshold, session_of
+
+LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
+Z = norm.ppf(LEVELS).astype(np.float32)
+NAMES = ("Si", "Al", "Fe")
+
+
+def make_prediction(shape=(3, 40, 56), axes="CYX"):
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=shape).astype(np.float32)
+    wide = (1 + np.arange(shape[-1], dtype=np.float32) / shape[-1]) ** 2
+    quantiles = centre + Z.reshape(-1, *([1] * len(shape))) * wide
+    n, c = 2000, shape[axes.index("C")] if "C" in axes else 1
+    held_out = HeldOut(
+        np.broadcast_to(Z[:, None, None], (len(Z), c, n)).copy(),
+        rng.normal(size=(c, n)).astype(np.float32),
+        np.arange(n) // 50,
+        LEVELS,
+    )
+    space = [a for a in axes if a in "ZYX"]
+    return Prediction(
+        quantiles[0], centre, quantiles[-1], np.full(shape, 0.2, np.float32), quantiles, LEVELS, axes,
+        NAMES[:c], (0.5,) * len(space), "um", 0.1, "clean", provenance={"seed": 0},
+        distribution=exceedance_from(held_out), held_out=held_out,
+    )  # fmt: skip
+
+
+def fill(viewer, prediction, name="soil"):
+    """What the Denoise dock leaves behind."""
+    scale = tuple(0.5 if a in "ZYX" else 1.0 for a in prediction.axes)
+    labels = tuple(prediction.axes.lower())
+    if name not in viewer.layers:
+        viewer.add_image(
+            prediction.median, name=name, scale=scale, axis_labels=labels, contrast_limits=(-3, 3)
+        )
+    session = session_of(viewer)
+    session.denoiser = SimpleNamespace(report=None)
+    session.source = Image(prediction.median, prediction.axes, NAMES, None, "um", name)
+    session.prediction = prediction
+    return session
+
+
+@pytest.fixture
+def make_dock(viewer, qtbot):
+    docks = []
+
+    def make(prediction=None):
+        from napari_btn.widgets.remeasure import RemeasureWidget
+
+        if prediction is not None:
+            fill(viewer, prediction)
+        dock = RemeasureWidget(viewer)
+        qtbot.addWidget(dock)
+        docks.append(dock)
+        return dock
+
+    yield make
+    for dock in docks:
+        dock.leave()
+
+
+def part(dock, name):
+    return dock.findChild(QWidget, name)
+
+
+def settled(dock, qtbot):
+    qtbot.waitUntil(
+        lambda: not (dock._read_later.isActive() or dock._score_later.isActive() or dock._runs), timeout=10000
+    )
+
+
+def propose(dock, height=8, width=10, count=4):
+    part(dock, "window_height").setValue(height)
+    part(dock, "window_width").setValue(width)
+    part(dock, "count").setValue(count)
+    part(dock, "propose").click()
+
+
+def places(regions):
+    return [(r.y, r.x, r.height, r.width) for r in regions]
+
+
+def test_an_empty_dock_says_what_to_do_first(make_dock):
+    dock = make_dock()
+    assert "Train" in dock.hint.notes[0][1]
+    assert not part(dock, "propose").isEnabled()
+    assert "Nothing is denoised" in part(dock, "propose").toolTip()
+    assert "no regions yet" in part(dock, "export").toolTip()
+
+
+def test_every_control_has_a_tooltip_and_a_name(make_dock):
+    dock = make_dock(make_prediction())
+    for kind in (QAbstractButton, QComboBox, QAbstractSpinBox, QTableWidget):
+        for control in dock.findChildren(kind):
+            if not control.objectName() or control.objectName().startswith("qt_"):
+                continue
+            assert control.toolTip(), control.objectName()
+            assert control.accessibleName(), control.objectName()
+    for name in ("score", "window_height", "window_width", "count", "propose", "export"):
+        assert part(dock, name) is not None
+
+
+def test_proposals_are_those_of_the_core_placed_as_the_source(make_dock, viewer):
+    prediction = make_prediction()
+    dock = make_dock(prediction)
+    session = session_of(viewer)
+    session.threshold = Threshold((0.1, 0.2, 0.3), channel=2)
+    part(dock, "channel").setCurrentText("Fe")
+    propose(dock)
+    wanted = propose_regions(score_map(prediction, channel=2, threshold=0.3), (8, 10), 4, (0.5, 0.5), "um")
+    assert list(session.regions) == wanted
+    layer = viewer.layers["soil regions"]
+    assert layer.nshapes == 4
+    np.testing.assert_allclose(layer.scale, (0.5, 0.5))
+    first = wanted[0]
+    np.testing.assert_allclose(layer.data[0].min(0), (first.y - 0.5, first.x - 0.5))
+    np.testing.assert_allclose(np.ptp(layer.data[0], axis=0), (8, 10))
+    assert list(layer.features["rank"]) == [1, 2, 3, 4]
+    np.testing.assert_allclose(layer.features["centre_y"], [r.centre[0] for r in wanted])
+    np.testing.assert_allclose(layer.features["score"], [r.score for r in wanted], rtol=1e-5)
+    record = layer.metadata["napari_btn"]
+    assert (record["map"], record["score"], record["channels"]) == ("regions", "ambiguity", ["Fe"])
+    assert record["thresholds"] == [0.3]
+    assert part(dock, "regions").rowCount() == 4
+    assert "of the score" in part(dock, "summary").text()
+
+
+@pytest.mark.parametrize("kind", ["ambiguity", "relative width", "width"])
+def test_all_channels_count_each_at_its_own_threshold(make_dock, kind, viewer):
+    dock = make_dock(make_prediction())
+    part(dock, "score").setCurrentIndex(part(dock, "score").findData(kind))
+    part(dock, "channel").setCurrentIndex(0)
+    assert "all channels" in part(dock, "channel").currentText()
+    propose(dock, count=2)
+    regions = session_of(viewer).regions
+    assert len(regions) == 2
+    assert 0 < regions[0].mean_score <= 1  # ranks
+    assert part(dock, "threshold").isHidden()
+
+
+def test_a_width_is_proposed_where_it_is_wide(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    part(dock, "score").setCurrentIndex(part(dock, "score").findData("width"))
+    part(dock, "channel").setCurrentText("Si")
+    propose(dock, count=1)
+    assert session_of(viewer).regions[0].x == 56 - 10
+
+
+def test_physical_units_are_pixels_too(make_dock):
+    dock = make_dock(make_prediction())
+    propose(dock, 8, 10)
+    unit = part(dock, "window_unit")
+    assert [unit.itemText(i) for i in range(unit.count())] == ["px", "µm"]
+    unit.setCurrentIndex(1)
+    assert part(dock, "window_height").value() == 4.0
+    assert part(dock, "window_width").value() == 5.0
+    part(dock, "window_height").setValue(6.0)
+    assert dock._window() == (12, 10)
+    assert "12 x 10 px" in part(dock, "window_pixels").text()
+
+
+def test_a_window_larger_than_the_image_is_refused_beside_the_control(make_dock):
+    dock = make_dock(make_prediction())
+    part(dock, "window_height").setValue(41)
+    assert not part(dock, "propose").isEnabled()
+    assert dock.problem.notes[0][0] == "red"
+    assert "40 x 56" in part(dock, "propose").toolTip()
+    part(dock, "window_height").setValue(40)
+    assert part(dock, "propose").isEnabled()
+    assert dock.problem.notes == ()
+
+
+def test_maps_without_levels_have_widths_only(make_dock):
+    prediction = replace(make_prediction(), distribution=None, quantiles=None)
+    dock = make_dock(prediction)
+    assert part(dock, "score").currentData() == "relative width"
+    assert part(dock, "propose").isEnabled()
+    part(dock, "score").setCurrentIndex(0)
+    assert not part(dock, "propose").isEnabled()
+    assert "quantiles" in part(dock, "propose").toolTip()
+
+
+def test_the_table_follows_edits(make_dock, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction)
+    part(dock, "channel").setCurrentText("Al")
+    propose(dock)
+    layer = viewer.layers["soil regions"]
+    data = [d.copy() for d in layer.data]
+    data[1] = np.array([[2, 3], [2, 15], [9, 15], [9, 3]]) - 0.5
+    layer.data = data
+    settled(dock, qtbot)
+    region = session_of(viewer).regions[1]
+    assert places([region]) == [(2, 3, 7, 12)]
+    score = score_map(prediction, channel=1, threshold=dock._asked.values[1])
+    assert region.score == pytest.approx(score[2:9, 3:15].sum(), rel=1e-5)
+    assert layer.features["score"][1] == pytest.approx(region.score)
+    layer.add(np.array([[30, 40], [30, 70], [36, 70], [36, 40]]), shape_type="rectangle")
+    settled(dock, qtbot)
+    assert part(dock, "regions").rowCount() == 5
+    assert places(session_of(viewer).regions)[-1] == (30, 40, 6, 16)
+    assert list(layer.features["rank"]) == [1, 2, 3, 4, 5]
+    assert any("border" in text for _, text in dock.message.notes)
+    layer.selected_data = {4, 0}
+    layer.remove_selected()
+    settled(dock, qtbot)
+    assert len(session_of(viewer).regions) == 3
+    assert not any("border" in text for _, text in dock.message.notes)
+    viewer.layers.remove(layer)
+    assert session_of(viewer).regions is None
+    assert part(dock, "regions").rowCount() == 0
+    assert not part(dock, "export").isEnabled()
+
+
+def test_another_threshold_scores_the_rectangles_anew(make_dock, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction)
+    part(dock, "channel").setCurrentText("Si")
+    propose(dock)
+    before = [r.score for r in session_of(viewer).regions]
+    part(dock, "threshold").setValue(1.5)
+    assert session_of(viewer).threshold.values[0] == 1.5
+    assert part(dock, "summary").text() == ""  # nothing stale in sight
+    settled(dock, qtbot)
+    after = session_of(viewer).regions
+    assert [r.score for r in after] != before
+    score = score_map(prediction, channel=0, threshold=1.5)
+    assert [r.score for r in after] == pytest.approx([score[r.slices].sum() for r in after], rel=1e-5)
+
+
+def test_proposing_again_keeps_what_was_edited(make_dock, viewer, qtbot):
+    dock = make_dock(make_prediction())
+    propose(dock)
+    layer = viewer.layers["soil regions"]
+    propose(dock, count=3)
+    assert viewer.layers["soil regions"] is layer
+    assert layer.nshapes == 3
+    layer.data = [d + 1 for d in layer.data]
+    settled(dock, qtbot)
+    propose(dock, count=2)
+    assert viewer.layers["soil regions"].nshapes == 2
+    assert not viewer.layers["soil regions (before)"].visible
+    assert viewer.layers["soil regions (before)"].nshapes == 3
+
+
+def test_rows_and_rectangles_select_each_other(make_dock, viewer, qtbot):
+    from napari_btn.widgets.region_editor import _camera
+
+    dock = make_dock(make_prediction())
+    propose(dock)
+    settled(dock, qtbot)
+    layer, table = viewer.layers["soil regions"], part(dock, "regions")
+    table.selectRow(2)
+    assert set(layer.selected_data) == {2}
+    assert viewer.layers.selection.active is layer
+    corner = 0.25  # napari counts from the centre of the first pixel
+    centre = np.array(session_of(viewer).regions[2].centre) - corner
+    np.testing.assert_allclose(_camera(viewer).center[-2:], centre)
+    layer.selected_data = {0, 3}
+    assert sorted(i.row() for i in table.selectionModel().selectedRows()) == [0, 3]
+
+
+def test_a_volume_has_its_rectangles_on_their_planes(make_dock, viewer, qtbot):
+    prediction = make_prediction((2, 6, 30, 40), "CZYX")
+    dock = make_dock(prediction)
+    assert not part(dock, "window_depth").isHidden()
+    part(dock, "channel").setCurrentText("Al")
+    propose(dock, 10, 12, 3)
+    regions = session_of(viewer).regions
+    layer = viewer.layers["soil regions"]
+    assert layer.ndim == 3
+    assert [set(d[:, 0]) for d in layer.data] == [{float(r.z)} for r in regions]
+    assert all(r.depth == 1 for r in regions)
+    part(dock, "regions").selectRow(1)
+    assert viewer.dims.point[1] == pytest.approx(0.5 * regions[1].z)
+    part(dock, "window_depth").setValue(3)
+    propose(dock, 10, 12, 1)
+    (region,) = session_of(viewer).regions
+    assert region.depth == 3
+    assert set(layer.data[0][:, 0]) == {region.z + 1.0}
+    layer.data = [d + np.array([0, 1, 1]) for d in layer.data]
+    settled(dock, qtbot)
+    (moved,) = session_of(viewer).regions
+    assert (moved.z, moved.depth, moved.y) == (region.z, 3, region.y + 1)
+    part(dock, "window_depth").setValue(7)
+    assert not part(dock, "propose").isEnabled()
+
+
+def test_channels_between_planes_leave_the_rectangles_in_sight(make_dock, viewer, qtbot):
+    dock = make_dock(make_prediction((4, 3, 30, 40), "ZCYX"))
+    propose(dock, 10, 12, 2)
+    layer, regions = viewer.layers["soil regions"], session_of(viewer).regions
+    for c in range(3):
+        viewer.dims.set_current_step((0, 1), (regions[0].z, c))
+        assert layer._data_view._displayed[0]
+    assert [r.z for r in regions] == [d[0, 0] for d in layer.data]
+    settled(dock, qtbot)
+    assert places(session_of(viewer).regions) == places(regions)
+
+
+def test_scenes_have_rectangles_of_their_own(make_dock, viewer, qtbot):
+    prediction = make_prediction((2, 30, 40), "SYX")
+    prediction.median[1, :, :10] += 5
+    viewer.dims.set_current_step(0, 1)
+    dock = make_dock(prediction)
+    viewer.dims.set_current_step(0, 1)
+    propose(dock, 8, 8, 2)
+    layer = viewer.layers["soil regions"]
+    assert all((d[:, 0] == 1).all() for d in layer.data)
+    wanted = propose_regions(
+        score_map(prediction, channel=0, threshold=dock._asked.value, scene=1), (8, 8), 2
+    )
+    assert places(session_of(viewer).regions) == places(wanted)
+
+
+@pytest.mark.parametrize("ending", ["csv", "geojson", "zip"])
+def test_export_is_what_is_in_sight(make_dock, viewer, tmp_path, ending):
+    dock = make_dock(make_prediction())
+    propose(dock)
+    path = tmp_path / f"regions.{ending}"
+    part(dock, "export").setToolTip("")
+    dock.export_to(path)
+    assert places(read_regions(path)) == places(session_of(viewer).regions)
+    assert read_regions(path)[0].unit == "um"
+    assert dock.message.notes[0][0] == "info"
+    dock.export_to(tmp_path / "missing" / f"regions.{ending}")
+    assert dock.message.notes[0][0] == "red"
+
+
+def test_export_asks_only_on_a_click(make_dock, tmp_path, monkeypatch):
+    from qtpy.QtWidgets import QFileDialog
+
+    answer = (str(tmp_path / "out"), "ImageJ ROIs (*.zip)")
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: answer)
+    dock = make_dock(make_prediction())
+    propose(dock)
+    part(dock, "export").click()
+    assert (tmp_path / "out.zip").is_file()
+
+
+def test_a_large_image_is_searched_in_a_thread(make_dock, viewer, qtbot, monkeypatch):
+    monkeypatch.setattr("napari_btn.widgets.remeasure._AT_ONCE", 0)
+    dock = make_dock(make_prediction())
+    propose(dock)
+    assert "propose" in dock._runs
+    assert not part(dock, "propose").isEnabled()
+    settled(dock, qtbot)
+    assert part(dock, "regions").rowCount() == 4
+    assert part(dock, "propose").isEnabled()
+    propose(dock)
+    session_of(viewer).prediction = make_prediction()  # while it runs
+    settled(dock, qtbot)
+    assert len(session_of(viewer).regions) == 4  # the rectangles that were there, scored by the new maps
+
+
+def test_a_reopened_dock_goes_on(make_dock, viewer, qtbot):
+    dock = make_dock(make_prediction())
+    propose(dock)
+    regions = session_of(viewer).regions
+    dock.leave()
+    again = make_dock()
+    settled(again, qtbot)
+    assert part(again, "regions").rowCount() == 4
+    assert places(session_of(viewer).regions) == places(regions)
+    again.leave()
+    viewer.layers.remove("soil regions")
+    last = make_dock()
+    assert places(session_of(viewer).regions) == places(regions)
+    assert viewer.layers["soil regions"].nshapes == 4
+    settled(last, qtbot)
+
+
+def test_nothing_to_measure_is_said(make_dock, viewer):
+    prediction = make_prediction()
+    dock = make_dock(replace(prediction, lower=prediction.median, upper=prediction.median))
+    part(dock, "score").setCurrentIndex(part(dock, "score").findData("width"))
+    part(dock, "channel").setCurrentText("Si")
+    propose(dock)
+    assert dock.message.notes[0][0] == "amber"
+    assert "soil regions" not in viewer.layers
+
+
+def test_a_dock_that_left_listens_to_nothing(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    propose(dock)
+    dock.leave()
+    session_of(viewer).prediction = None
+    viewer.layers.remove("soil regions")
+    assert part(dock, "regions").rowCount() == 4
+
+
+def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, tmp_path):
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1366, 768)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Re-measure")
+    fill(viewer, make_prediction((3, 120, 160)))
+    qtbot.wait(50)
+    assert dock.minimumSizeHint().height() <= 620
+    propose(dock, 24, 32, 5)
+    settled(dock, qtbot)
+    layer = viewer.layers["soil regions"]
+    part(dock, "regions").selectRow(1)
+    layer.data = [d + 2 for d in layer.data]
+    settled(dock, qtbot)
+    dock.export_to(tmp_path / "regions.csv")
+    assert len(read_regions(tmp_path / "regions.csv")) == 5
+    assert viewer.screenshot(canvas_only=True, flash=False)[..., :3].std() > 1
+    viewer.theme = "light"
+    qtbot.wait(50)
+    viewer.window.remove_dock_widget(dock)
+    assert dock._left
