@@ -107,6 +107,13 @@ def test_predict_then_evaluate_print_what_python_computes(folder, bundle, tmp_pa
     assert f"{report['coverage'][2]:.3f}" in text.splitlines()[3]
 
 
+def test_predict_says_where_an_image_differs_from_the_calibrated_one(folder, bundle, tmp_path):
+    np.save(tmp_path / "brighter.npy", 4 * np.load(folder / "noisy.npy"))
+    result = call("predict", bundle, tmp_path / "brighter.npy", "--axes", "CYX", "-o", tmp_path / "out.npz")
+    assert result.exit_code == 0, result.output
+    assert "The coverage may not hold" in result.stderr
+
+
 def test_evaluate_writes_a_page_once(folder, bundle, tmp_path):
     pytest.importorskip("matplotlib")
     page = tmp_path / "report.html"

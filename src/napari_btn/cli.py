@@ -372,7 +372,9 @@ def _predict(
     if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
         say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
     step = denoiser.predict_steps(image.data, axes=axes, out=out, overwrite=overwrite, quantiles=quantiles)
-    return drain(step)
+    prediction = drain(step)
+    say_notes(note for note in prediction.notes if note not in denoiser.notes)
+    return prediction
 
 
 @main.command()
