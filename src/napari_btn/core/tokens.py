@@ -263,7 +263,9 @@ class Tokens:
         values = self.median[channel].ravel()
         low, high = np.nanquantile(values[:: max(values.size // 200_000, 1)], (0.001, 0.999))
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-        code = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, bins - 1)
+        # the bins are even, so that a search among the edges would cost ten times as much
+        place = (values - np.float32(edges[0])) * np.float32(bins / (edges[-1] - edges[0]))
+        code = np.clip(np.nan_to_num(place, copy=False), 0, bins - 1).astype(np.intp)
         joint = np.bincount(self.labels.ravel() * bins + code, minlength=(self.k + 1) * bins)
         return edges, joint.reshape(self.k + 1, bins)[1:]
 
