@@ -199,6 +199,13 @@ def test_maps_without_levels_have_widths_only(make_dock):
     assert "quantiles" in part(dock, "propose").toolTip()
 
 
+def test_a_score_that_was_picked_stays_for_the_next_image(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    part(dock, "score").setCurrentIndex(part(dock, "score").findData("width"))
+    session_of(viewer).prediction = make_prediction()
+    assert part(dock, "score").currentData() == "width"
+
+
 def test_the_table_follows_edits(make_dock, viewer, qtbot):
     prediction = make_prediction()
     dock = make_dock(prediction)
@@ -337,7 +344,6 @@ def test_export_is_what_is_in_sight(make_dock, viewer, tmp_path, ending):
     dock = make_dock(make_prediction())
     propose(dock)
     path = tmp_path / f"regions.{ending}"
-    part(dock, "export").setToolTip("")
     dock.export_to(path)
     assert places(read_regions(path)) == places(session_of(viewer).regions)
     assert read_regions(path)[0].unit == "um"

@@ -59,14 +59,14 @@ class RemeasureWidget(RegionEditor):
         super().__init__(getattr(napari_viewer, "__wrapped__", napari_viewer))
         self._asked = Threshold((0.0,))
         self._runs: dict[str, Run[Any]] = {}
-        self._sized = False
+        self._sized = self._picked = False
         self._unit_size: tuple[float, float] = (1.0, 1.0)
         self._connect()
         self._on_prediction()
 
     def _connect(self) -> None:
         """Join signals and handlers."""
-        self.score.currentIndexChanged.connect(self._on_user_choice)
+        self.score.currentIndexChanged.connect(self._on_user_score)
         self.channel.currentIndexChanged.connect(self._on_user_choice)
         self.threshold.valueChanged.connect(self._on_user_threshold)
         for box in (self.window_height, self.window_width, self.window_depth):
@@ -138,7 +138,7 @@ class RemeasureWidget(RegionEditor):
         self.channel.setCurrentIndex(self._asked.channel + 1 if looked_at else 0)
         if before in [name for name, _ in offered]:
             self.channel.setCurrentText(before)
-        if not self._sized:
+        if not self._picked:
             self.score.setCurrentIndex(
                 self.score.findData("ambiguity" if self._has_levels() else "relative width")
             )
@@ -262,6 +262,11 @@ class RemeasureWidget(RegionEditor):
         """Another score, or another channel."""
         del index
         self._on_choice()
+
+    def _on_user_score(self, index: int) -> None:
+        """Another score, which stays for other images."""
+        self._picked = True
+        self._on_user_choice(index)
 
     def _on_choice(self) -> None:
         """The score is another: those in the table go until they are made anew."""
