@@ -140,6 +140,7 @@ def test_an_untrained_one_says_so(tmp_path):
         ({"levels": ()}, "levels is"),
         ({"supervision": "magic"}, "supervision is 'magic'"),
         ({"seed": -1}, "seed is -1"),
+        ({"device": "cuda"}, "computes on the CPU"),
     ],
 )
 def test_settings_that_make_no_sense(options, words):

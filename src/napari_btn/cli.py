@@ -140,7 +140,7 @@ _channels = click.option("--channels", callback=_split_names, help="Names of the
 _alpha = click.FloatRange(0, 1, min_open=True, max_open=True)
 _force = click.option("--force", is_flag=True, help="Replace existing files.")
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
+_device = click.option("--device", default="auto", show_default=True, help="auto or cpu.")
 _bundle = click.argument("bundle", metavar="MODEL.btn", type=click.Path(path_type=Path))
 
 

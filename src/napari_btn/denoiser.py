@@ -78,7 +78,7 @@ class Denoiser:
     seed : int
         The same seed, data and settings give the same pixels on the CPU.
     device : str
-        "auto", "cpu", "cuda", "cuda:1" or "mps".
+        "auto" or "cpu"; this version computes on the CPU, whatever graphics card there is.
     network, train, calibration, tiles : settings, optional
         Replace the defaults, and for ``train`` the preset's.
 
@@ -113,6 +113,9 @@ class Denoiser:
         _need(ok, "levels", levels, "rising numbers between 0 and 1, with 0.5 among them")
         _need(supervision == "pair", "supervision", supervision, '"pair"')
         _need(isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number of at least 0")
+        _need(
+            device in ("auto", "cpu"), "device", device, '"auto" or "cpu"; this version computes on the CPU'
+        )
         self.preset, self.members, self.alpha, self.levels = preset, int(members), float(alpha), levels
         self.supervision, self.seed, self.device = supervision, int(seed), device
         self.network = network or NetworkSettings()
