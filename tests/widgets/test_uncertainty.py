@@ -489,3 +489,17 @@ def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, report):
     qtbot.wait(50)
     viewer.window.remove_dock_widget(dock)
     assert dock._left
+
+
+def test_a_dock_behind_the_tab_of_another_goes_on(make_napari_viewer, qtbot, report):
+    viewer = make_napari_viewer(show=True)
+    _, first = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
+    viewer.window.add_dock_widget(QWidget(), name="another", tabify=True)
+    qtbot.wait(100)
+    assert not first._left
+    fill(viewer, make_prediction(), FakeDenoiser(report))
+    part(first, "threshold").setValue(0.25)
+    drawn(first, qtbot)
+    assert "soil P(> t)" in viewer.layers
+    viewer.close()
+    assert first._left

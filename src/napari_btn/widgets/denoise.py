@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QEvent, QObject, QTimer
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QFileDialog, QMainWindow
 
 from napari_btn.core.config import Progress
 from napari_btn.session import session_of
@@ -442,13 +442,15 @@ class DenoiseWidget(DenoiseView):
         if event is not None and event.type() == QEvent.Type.ParentChange:
             if self.parent() is None:
                 self.leave()
-            else:
-                self.window().installEventFilter(self)
+        elif event is not None and event.type() == QEvent.Type.Show:
+            self.window().installEventFilter(self)
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
         """Leave when the window closes: it hides without the window system asking for it."""
-        if event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous():
+        hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
+        # A dock hides, too, when the tab of another one is picked.
+        if hidden and isinstance(watched, QMainWindow):
             self.leave()
         return bool(super().eventFilter(watched, event))
 

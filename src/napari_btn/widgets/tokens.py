@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QFileDialog
+from qtpy.QtWidgets import QFileDialog, QMainWindow
 
 from napari_btn.core.config import Progress
 from napari_btn.widgets.token_editor import BY_TOKEN, TokenEditor, channels_of
@@ -337,13 +337,15 @@ class TokensWidget(TokenEditor):
         if event is not None and event.type() == QEvent.Type.ParentChange:
             if self.parent() is None:
                 self.leave()
-            else:
-                self.window().installEventFilter(self)
+        elif event is not None and event.type() == QEvent.Type.Show:
+            self.window().installEventFilter(self)
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
         """Leave when the window closes: it hides without the window system asking for it."""
-        if event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous():
+        hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
+        # A dock hides, too, when the tab of another one is picked.
+        if hidden and isinstance(watched, QMainWindow):
             self.leave()
         return bool(super().eventFilter(watched, event))
 
