@@ -81,8 +81,10 @@ def against_overfitting(
 
     Parameters
     ----------
-    scenes, boxes
-        What is trained on.
+    scenes : Scenes
+        Noisy and clean images.
+    boxes : sequence of Box
+        Their parts that train.
     train : TrainSettings
     """
     pixels = sum(box.size for box in boxes)

@@ -50,10 +50,10 @@ class SlidingBox(QWidget):
     ----------
     box : QDoubleSpinBox
         Holds the number.
-    help_text : str
-        Tooltip of both.
     name : str
         Object name of the box, and accessible name of both.
+    help_text : str
+        Tooltip of both.
     """
 
     changed = Signal(float)
