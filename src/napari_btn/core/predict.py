@@ -306,8 +306,19 @@ def process_pool() -> Executor:
     }
     with _POOL_LOCK:
         if not (_POOL and _accepts(_POOL[0])):
-            _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env)]
+            _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)]
         return _POOL[0]
+
+
+def _keep_worker() -> None:
+    """Let a worker live although its memory grows, as it does with the first tile of a volume.
+
+    loky takes 300 MB more for a leak and replaces the worker in the middle of the work, which was
+    seen to wait for ever.
+    """
+    from joblib.externals.loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE = 2**62
 
 
 def _accepts(pool: Executor) -> bool:
