@@ -9,7 +9,7 @@ import numpy as np
 from napari_btn.core.config import Progress
 from napari_btn.core.distribution import density
 from napari_btn.core.line import along, points_between, to_scale
-from napari_btn.session import Threshold, session_of
+from napari_btn.session import Threshold
 from napari_btn.widgets.layers import read_layer
 from napari_btn.widgets.overlays import line_layer, map_layer, our_layer, placement_of, plane_of
 from napari_btn.widgets.uncertainty_view import UncertaintyView
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from napari_btn.core.predict import Prediction
     from napari_btn.io.images import Image
     from napari_btn.widgets.live_maps import LiveMaps
-    from napari_btn.widgets.worker import Run
 
 __all__ = ["CloserLook", "point_of"]
 
@@ -37,20 +36,16 @@ class CloserLook(UncertaintyView):
 
     Parameters
     ----------
-    viewer : napari.Viewer
+    napari_viewer : napari.Viewer
         Viewer to work in.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer)
-        self.viewer = viewer
-        self.session = session_of(viewer)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self.live: LiveMaps | None = None
         self._prediction: Prediction | None = None
         self._source: Image | None = None
         self._asked = Threshold((0.0,))
-        self._runs: dict[str, Run[Any]] = {}
-        self._left = False
         self._clicked: tuple[int, int] | None = None
         self._curve: tuple[object, NDArray[np.float64]] | None = None
         self._scale: tuple[object, tuple[float, float]] | None = None

@@ -6,11 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, QTimer
-from qtpy.QtWidgets import QFileDialog, QMainWindow
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog
 
 from napari_btn.core.config import Progress
-from napari_btn.session import session_of
 from napari_btn.widgets.denoise_view import TRAIN_HELP, DenoiseView
 from napari_btn.widgets.layers import KEY
 from napari_btn.widgets.pair_form import ask_for_image
@@ -38,7 +37,6 @@ __all__ = ["DenoiseWidget"]
 
 _BUNDLES = "Trained networks (*.btn);;All files (*)"
 _PREVIEW_EVERY = 2.0
-_CLOSE_WAIT = 2.0
 
 
 def engine() -> ModuleType:
@@ -58,15 +56,12 @@ class DenoiseWidget(DenoiseView):
     """
 
     def __init__(self, napari_viewer: Any) -> None:
-        self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
-        super().__init__(self.viewer, lambda: engine())
-        self.session = session_of(self.viewer)
+        super().__init__(napari_viewer, lambda: engine())
         self._source: LayerImage | None = None
         self._started: PairInputs | None = None
         self._kept: tuple[Any, Any] | None = None
         self._previews = True
         self._showing: Iterator[Any] | None = None
-        self._left = False
         self._connect()
         self._on_layers_changed()
         self._on_session_changed("denoiser")
@@ -85,12 +80,9 @@ class DenoiseWidget(DenoiseView):
         self.load.clicked.connect(self._on_user_load)
         self.recalibrate.clicked.connect(self._on_user_recalibrate)
         events = self.viewer.layers.events
-        for event in (events.inserted, events.removed, events.reordered, events.renamed):
-            event.connect(self._on_layers_changed)
-        self.viewer.events.theme.connect(self._on_theme_changed)
-        self.session.changed.connect(self._on_session_changed)
-        # The window goes without asking its children, and may be gone before a handler of ours could run.
-        self.destroyed.connect(partial(_leave_all, self._runs))
+        layer_events = (events.inserted, events.removed, events.reordered, events.renamed)
+        self._hear(self._on_layers_changed, *layer_events)
+        self._hear(self._on_session_changed, self.session.changed)
 
     # ---------------------------------------------------------------- what is picked, and whether it will do
 
@@ -431,49 +423,7 @@ class DenoiseWidget(DenoiseView):
             self.chart.setVisible(bool(losses))
         self._refresh()
 
-    def _on_theme_changed(self, event: Any = None) -> None:
-        """Draw in other colours."""
-        del event
-        if not self._left:
-            self.redraw()
-
-    def event(self, event: QEvent | None) -> bool:
-        """Leave when the dock lets go of this widget."""
-        if event is not None and event.type() == QEvent.Type.ParentChange:
-            if self.parent() is None:
-                self.leave()
-        elif event is not None and event.type() == QEvent.Type.Show:
-            self.window().installEventFilter(self)
-        return bool(super().event(event))
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
-        """Leave when the window closes: it hides without the window system asking for it."""
-        hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
-        # A dock hides, too, when the tab of another one is picked.
-        if hidden and isinstance(watched, QMainWindow):
-            self.leave()
-        return bool(super().eventFilter(watched, event))
-
-    def leave(self) -> None:
-        """Stop what runs, wait for it, and listen to nothing any more."""
-        if self._left:
-            return
-        self._left = True
-        _leave_all(self._runs)
+    def _let_go(self) -> None:
+        """Let go of the layers that are picked."""
         self.pair.leave()
         self.apply_to.leave()
-        events = self.viewer.layers.events
-        for event in (events.inserted, events.removed, events.reordered, events.renamed):
-            event.disconnect(self._on_layers_changed)
-        self.viewer.events.theme.disconnect(self._on_theme_changed)
-        self.session.changed.disconnect(self._on_session_changed)
-
-
-def _leave_all(runs: dict[str, Run[Any]], widget: object = None) -> None:
-    """Stop runs and wait for them, all together."""
-    del widget
-    for run in runs.values():
-        run.leave(wait=0)
-    for run in runs.values():
-        run.leave(wait=_CLOSE_WAIT)
-    runs.clear()

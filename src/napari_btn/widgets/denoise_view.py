@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.widgets.charts import LossChart
+from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.pair_form import PairForm
 from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ReportPanel, Theme
 from napari_btn.widgets.pickers import LayerPicker
@@ -26,35 +27,32 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
-    from napari_btn.widgets.worker import Run
-
 __all__ = ["DenoiseView"]
 
 TRAIN_HELP = "Train on the two images, calibrate, and add lower, median, upper and width as layers."
 
 
-class DenoiseView(QWidget):
+class DenoiseView(Dock):
     """Parts of the Denoise dock.
 
     Parameters
     ----------
-    viewer : napari.Viewer
+    napari_viewer : napari.Viewer
         Gives the theme and the layers.
     engine : callable
         Returns the module of the denoiser.
     """
 
-    def __init__(self, viewer: Any, engine: Callable[[], ModuleType]) -> None:
-        super().__init__()
-        self._theme = Theme(viewer)
+    def __init__(self, napari_viewer: Any, engine: Callable[[], ModuleType]) -> None:
+        super().__init__(napari_viewer)
+        self._theme = Theme(self.viewer)
         self._engine = engine
-        self._runs: dict[str, Run[Any]] = {}
-        self._build(viewer)
+        self._build()
 
-    def _build(self, viewer: Any) -> None:
+    def _build(self) -> None:
         """Make the parts and lay them out."""
         self.setObjectName("napari_btn_denoise")
-        self.pair = PairForm(viewer, self._theme, self._runs, self._engine)
+        self.pair = PairForm(self.viewer, self._theme, self._runs, self._engine)
         self.form = TrainingForm({"auto": "auto", "cpu": "cpu"}, "CPU: no GPU is used yet")
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")

@@ -6,9 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
 
-from napari_btn.session import session_of
 from napari_btn.widgets.layers import KEY
 from napari_btn.widgets.overlays import our_layer, placement_of
 from napari_btn.widgets.proposal import Choice, scored
@@ -35,25 +33,20 @@ class RegionEditor(RemeasureView):
 
     Parameters
     ----------
-    viewer : napari.Viewer
+    napari_viewer : napari.Viewer
         Viewer to work in.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer)
-        self.viewer = viewer
-        self.session = session_of(viewer)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self._prediction: Prediction | None = None
         self._source: Image | None = None
         self._frame: Frame | None = None
         self._layer: Any = None
         self._regions: tuple[Region, ...] = ()
         self._scored: tuple[Choice, NDArray[np.float32], float] | None = None
-        self._own = self._left = False
-        self._read_later, self._score_later = QTimer(self), QTimer(self)
-        for timer, interval in ((self._read_later, _READ_AFTER_MS), (self._score_later, _SCORE_AFTER_MS)):
-            timer.setSingleShot(True)
-            timer.setInterval(interval)
+        self._own = False
+        self._read_later, self._score_later = self._timer(_READ_AFTER_MS), self._timer(_SCORE_AFTER_MS)
         self._read_later.timeout.connect(self._read)
         self.table.itemSelectionChanged.connect(self._on_user_row)
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QFileDialog, QMainWindow
+from qtpy.QtWidgets import QFileDialog
 
 from napari_btn.io.regions import write_regions
 from napari_btn.session import Threshold
@@ -26,12 +25,10 @@ if TYPE_CHECKING:
     from napari_btn.core.config import Step
     from napari_btn.core.predict import Prediction
     from napari_btn.widgets.proposal import Proposal
-    from napari_btn.widgets.worker import Run
 
 __all__ = ["RemeasureWidget"]
 
 _AT_ONCE = 400_000
-_CLOSE_WAIT = 2.0
 _ALL = -1
 _FILES = {
     "CSV table (*.csv)": ".csv",
@@ -56,9 +53,8 @@ class RemeasureWidget(RegionEditor):
     """
 
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(getattr(napari_viewer, "__wrapped__", napari_viewer))
+        super().__init__(napari_viewer)
         self._asked = Threshold((0.0,))
-        self._runs: dict[str, Run[Any]] = {}
         self._sized = self._picked = False
         self._unit_size: tuple[float, float] = (1.0, 1.0)
         self._connect()
@@ -77,14 +73,9 @@ class RemeasureWidget(RegionEditor):
         self.export.clicked.connect(self._on_user_export)
         self._score_later.timeout.connect(self._rescore)
         events = self.viewer.layers.events
-        events.inserted.connect(self._on_layers_changed)
-        events.removed.connect(self._on_layers_changed)
-        self.viewer.dims.events.current_step.connect(self._on_dims_changed)
-        self.viewer.events.theme.connect(self._on_theme_changed)
-        self.session.changed.connect(self._on_session_changed)
-        # The window goes without asking its children, and may be gone before a handler of ours could run.
-        runs = self._runs
-        self.destroyed.connect(lambda: _leave_all(runs))
+        self._hear(self._on_layers_changed, events.inserted, events.removed)
+        self._hear(self._on_dims_changed, self.viewer.dims.events.current_step)
+        self._hear(self._on_session_changed, self.session.changed)
 
     # ---------------------------------------------------------------- the session
 
@@ -358,8 +349,7 @@ class RemeasureWidget(RegionEditor):
         """Run a step: at once where that is quick, else in a thread."""
         prediction = self._prediction
         assert prediction is not None
-        if name in self._runs:
-            self._runs.pop(name).leave(wait=0)
+        self._drop(name)
 
         def failed(error: Exception) -> None:
             """Say what went wrong."""
@@ -401,7 +391,7 @@ class RemeasureWidget(RegionEditor):
     def _stop_runs(self) -> None:
         """Let go of what runs; its results would be of another image."""
         for name in list(self._runs):
-            self._runs.pop(name).leave(wait=0)
+            self._drop(name)
         self._score_later.stop()
         self._read_later.stop()
         self.progress.hide()
@@ -451,44 +441,9 @@ class RemeasureWidget(RegionEditor):
 
     # ---------------------------------------------------------------- what happens around the dock
 
-    def _on_theme_changed(self, event: Any = None) -> None:
-        """Draw in other colours."""
-        del event
-        if not self._left:
-            self.redraw()
-
-    def event(self, event: QEvent | None) -> bool:
-        """Leave when the dock lets go of this widget."""
-        if event is not None and event.type() == QEvent.Type.ParentChange:
-            if self.parent() is None:
-                self.leave()
-        elif event is not None and event.type() == QEvent.Type.Show:
-            self.window().installEventFilter(self)
-        return bool(super().event(event))
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
-        """Leave when the window closes: it hides without the window system asking for it."""
-        hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
-        # A dock hides, too, when the tab of another one is picked.
-        if hidden and isinstance(watched, QMainWindow):
-            self.leave()
-        return bool(super().eventFilter(watched, event))
-
-    def leave(self) -> None:
-        """Stop what runs, wait for it, and listen to nothing any more."""
-        if self._left:
-            return
-        self._left = True
-        self._read_later.stop()
-        self._score_later.stop()
-        _leave_all(self._runs)
+    def _let_go(self) -> None:
+        """Let go of the rectangles."""
         self._watch(None)
-        events = self.viewer.layers.events
-        events.inserted.disconnect(self._on_layers_changed)
-        events.removed.disconnect(self._on_layers_changed)
-        self.viewer.dims.events.current_step.disconnect(self._on_dims_changed)
-        self.viewer.events.theme.disconnect(self._on_theme_changed)
-        self.session.changed.disconnect(self._on_session_changed)
 
 
 def _drained(step: Step[Proposal]) -> Proposal:
@@ -499,12 +454,3 @@ def _drained(step: Step[Proposal]) -> Proposal:
         except StopIteration as end:
             proposal: Proposal = end.value
             return proposal
-
-
-def _leave_all(runs: dict[str, Run[Any]]) -> None:
-    """Stop runs and wait for them, all together."""
-    for run in runs.values():
-        run.leave(wait=0)
-    for run in runs.values():
-        run.leave(wait=_CLOSE_WAIT)
-    runs.clear()

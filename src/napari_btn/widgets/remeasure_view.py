@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme
 
 if TYPE_CHECKING:
@@ -67,19 +68,19 @@ def short_unit(unit: str) -> str:
     return _UNITS.get(unit, unit)
 
 
-class RemeasureView(QWidget):
+class RemeasureView(Dock):
     """Parts of the Re-measure dock.
 
     Parameters
     ----------
-    viewer : napari.Viewer
+    napari_viewer : napari.Viewer
         Gives the theme.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__()
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self.setObjectName("napari_btn_remeasure")
-        self._theme = Theme(viewer)
+        self._theme = Theme(self.viewer)
         self._build_choice()
         self._build_window()
         self._build_results()

@@ -6,9 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QTimer
 
-from napari_btn.session import session_of
 from napari_btn.widgets.layers import limits_of
 from napari_btn.widgets.tokens_view import NAME_COLUMN, TokensView
 
@@ -35,26 +33,18 @@ class TokenEditor(TokensView):
 
     Parameters
     ----------
-    viewer : napari.Viewer
+    napari_viewer : napari.Viewer
         Viewer to work in.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__(viewer)
-        self.viewer = viewer
-        self.session = session_of(viewer)
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self.shown: TokenLayer | None = None
         """The layer with the session's tokens, and its edits."""
         self._watched: Any = None
         self._own = False
-        self._left = False
-        self._describe_later, self._look_later = QTimer(self), QTimer(self)
-        for timer, interval in (
-            (self._describe_later, _DESCRIBE_AFTER_MS),
-            (self._look_later, _LOOK_AFTER_MS),
-        ):
-            timer.setSingleShot(True)
-            timer.setInterval(interval)
+        self._describe_later = self._timer(_DESCRIBE_AFTER_MS)
+        self._look_later = self._timer(_LOOK_AFTER_MS)
 
     def _show_state(self) -> None:
         """Enable what can be done now."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QObject
-from qtpy.QtWidgets import QFileDialog, QMainWindow
+from qtpy.QtWidgets import QFileDialog
 
 from napari_btn.core.config import Progress
 from napari_btn.widgets.token_editor import BY_TOKEN, TokenEditor, channels_of
@@ -20,11 +18,10 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import Step
     from napari_btn.core.tokens import Tokens
-    from napari_btn.widgets.worker import Run, Timing
+    from napari_btn.widgets.worker import Timing
 
 __all__ = ["TokensWidget"]
 
-_CLOSE_WAIT = 2.0
 _LABELS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr)"
 _NOTHING_YET = (
     "Nothing is denoised yet. Train in the Denoise dock, or apply loaded networks to a layer there."
@@ -42,8 +39,7 @@ class TokensWidget(TokenEditor):
     """
 
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(getattr(napari_viewer, "__wrapped__", napari_viewer))
-        self._runs: dict[str, Run[Any]] = {}
+        super().__init__(napari_viewer)
         self._connect()
         self._on_tokens()
 
@@ -66,12 +62,9 @@ class TokensWidget(TokenEditor):
         self.channel.currentIndexChanged.connect(self._draw_chart)
         self._describe_later.timeout.connect(self._describe)
         self._look_later.timeout.connect(self._look)
-        self.viewer.layers.events.removed.connect(self._on_layers_changed)
-        self.viewer.events.theme.connect(self._on_theme_changed)
+        self._hear(self._on_layers_changed, self.viewer.layers.events.removed)
         self.viewer.mouse_drag_callbacks.append(self._on_mouse)
-        self.session.changed.connect(self._on_session_changed)
-        # The window goes without asking its children, and may be gone before a handler of ours could run.
-        self.destroyed.connect(partial(_leave_all, self._runs))
+        self._hear(self._on_session_changed, self.session.changed)
 
     # ---------------------------------------------------------------- the session
 
@@ -86,9 +79,8 @@ class TokensWidget(TokenEditor):
             return
         if self.shown is not None and self.session.tokens is self.shown.tokens:
             return
-        if slot != "tokens" and "find" in self._runs:
-            # what is being found belongs to an image or networks that are no longer looked at
-            self._runs.pop("find").leave(wait=0)
+        # what is being found belongs to an image or networks that are no longer looked at
+        if slot != "tokens" and self._drop("find"):
             self.progress.finish("The search was stopped: the image or the networks are others now.")
         self._on_tokens()
 
@@ -326,50 +318,8 @@ class TokensWidget(TokenEditor):
         if not self._left and self.shown is not None and getattr(event, "value", None) is self._watched:
             self._describe()
 
-    def _on_theme_changed(self, event: Any = None) -> None:
-        """Draw in other colours."""
-        del event
-        if not self._left:
-            self.redraw()
-
-    def event(self, event: QEvent | None) -> bool:
-        """Leave when the dock lets go of this widget."""
-        if event is not None and event.type() == QEvent.Type.ParentChange:
-            if self.parent() is None:
-                self.leave()
-        elif event is not None and event.type() == QEvent.Type.Show:
-            self.window().installEventFilter(self)
-        return bool(super().event(event))
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
-        """Leave when the window closes: it hides without the window system asking for it."""
-        hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
-        # A dock hides, too, when the tab of another one is picked.
-        if hidden and isinstance(watched, QMainWindow):
-            self.leave()
-        return bool(super().eventFilter(watched, event))
-
-    def leave(self) -> None:
-        """Stop what runs, wait for it, and listen to nothing any more."""
-        if self._left:
-            return
-        self._left = True
-        self._describe_later.stop()
-        self._look_later.stop()
-        _leave_all(self._runs)
+    def _let_go(self) -> None:
+        """Let go of the layer, and of the mouse."""
         self._watch(None)
-        self.viewer.layers.events.removed.disconnect(self._on_layers_changed)
-        self.viewer.events.theme.disconnect(self._on_theme_changed)
         if self._on_mouse in self.viewer.mouse_drag_callbacks:
             self.viewer.mouse_drag_callbacks.remove(self._on_mouse)
-        self.session.changed.disconnect(self._on_session_changed)
-
-
-def _leave_all(runs: dict[str, Run[Any]], widget: object = None) -> None:
-    """Stop runs and wait for them, all together."""
-    del widget
-    for run in runs.values():
-        run.leave(wait=0)
-    for run in runs.values():
-        run.leave(wait=_CLOSE_WAIT)
-    runs.clear()

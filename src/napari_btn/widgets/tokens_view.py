@@ -25,6 +25,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.widgets.charts import TokenChart
+from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme
 
 if TYPE_CHECKING:
@@ -206,19 +207,19 @@ def _swatch(rgba: NDArray[Any]) -> QIcon:
     return icon
 
 
-class TokensView(QWidget):
+class TokensView(Dock):
     """Parts of the Tokens dock.
 
     Parameters
     ----------
-    viewer : napari.Viewer
+    napari_viewer : napari.Viewer
         Gives the theme.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__()
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self.setObjectName("napari_btn_tokens")
-        self._theme = Theme(viewer)
+        self._theme = Theme(self.viewer)
         self._build_top()
         self._build_table()
         self._arrange()

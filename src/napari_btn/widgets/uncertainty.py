@@ -7,8 +7,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QEvent, QObject, QTimer
-from qtpy.QtWidgets import QMainWindow
 
 from napari_btn.core.config import Progress
 from napari_btn.widgets.closer_look import CloserLook, point_of
@@ -19,14 +17,12 @@ from napari_btn.widgets.thresholds import first_threshold
 
 if TYPE_CHECKING:
     from napari_btn.core.config import Step
-    from napari_btn.widgets.worker import Run
 
 __all__ = ["UncertaintyWidget"]
 
 _DRAW_AFTER_MS = 10
 _SETTLE_AFTER_MS = 250
 _AT_ONCE = 2_000_000
-_CLOSE_WAIT = 2.0
 _TRUTH_NAMES = ("clean", "target", "slow", "long", "truth")
 _LIVE = ("exceedance", "claim")
 _NOTHING_YET = (
@@ -47,13 +43,10 @@ class UncertaintyWidget(CloserLook):
     """
 
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(getattr(napari_viewer, "__wrapped__", napari_viewer))
+        super().__init__(napari_viewer)
         self._before: dict[str, Any] | None = None
         self._selection = ""
-        self._draw_later, self._settle = QTimer(self), QTimer(self)
-        for timer, interval in ((self._draw_later, _DRAW_AFTER_MS), (self._settle, _SETTLE_AFTER_MS)):
-            timer.setSingleShot(True)
-            timer.setInterval(interval)
+        self._draw_later, self._settle = self._timer(_DRAW_AFTER_MS), self._timer(_SETTLE_AFTER_MS)
         self._connect()
         self._on_session_changed("denoiser")
 
@@ -74,14 +67,10 @@ class UncertaintyWidget(CloserLook):
         self._draw_later.timeout.connect(self._draw)
         self._settle.timeout.connect(self._on_settled)
         events = self.viewer.layers.events
-        for event in (events.inserted, events.removed, events.renamed):
-            event.connect(self._on_layers_changed)
-        self.viewer.dims.events.current_step.connect(self._on_dims_changed)
-        self.viewer.events.theme.connect(self._on_theme_changed)
+        self._hear(self._on_layers_changed, events.inserted, events.removed, events.renamed)
+        self._hear(self._on_dims_changed, self.viewer.dims.events.current_step)
         self.viewer.mouse_drag_callbacks.append(self._on_mouse)
-        self.session.changed.connect(self._on_session_changed)
-        # The window goes without asking its children, and may be gone before a handler of ours could run.
-        self.destroyed.connect(partial(_leave_all, self._runs))
+        self._hear(self._on_session_changed, self.session.changed)
 
     # ---------------------------------------------------------------- the session
 
@@ -108,8 +97,7 @@ class UncertaintyWidget(CloserLook):
         prediction = self._prediction
         self.live, self._clicked, self._scale, self._selection = None, None, None, ""
         for run in ("rest", "select"):
-            if run in self._runs:
-                self._runs.pop(run).leave(wait=0)
+            self._drop(run)
         known = prediction is not None and self._source is not None
         for part in (self.channel, self.line_cut, self.grid, self.truth):
             part.setEnabled(known)
@@ -346,8 +334,7 @@ class UncertaintyWidget(CloserLook):
         keys = live.rest(kinds, asked.channel, asked.value, asked.confidence)
         if not keys:
             return
-        if "rest" in self._runs:
-            self._runs.pop("rest").leave(wait=0)
+        self._drop("rest")
 
         def done(made: Any) -> None:
             """Show them, unless the sliders went on."""
@@ -376,8 +363,7 @@ class UncertaintyWidget(CloserLook):
                 self._selection = selection.caption
                 self.caption.setText(self._sentence())
 
-        if "select" in self._runs:
-            self._runs.pop("select").leave(wait=0)
+        self._drop("select")
         self._run("select", step, done)
 
     # ---------------------------------------------------------------- layers
@@ -480,55 +466,10 @@ class UncertaintyWidget(CloserLook):
 
     # ---------------------------------------------------------------- what happens around the dock
 
-    def _on_theme_changed(self, event: Any = None) -> None:
-        """Draw in other colours."""
-        del event
-        if not self._left:
-            self.redraw()
-
-    def event(self, event: QEvent | None) -> bool:
-        """Leave when the dock lets go of this widget."""
-        if event is not None and event.type() == QEvent.Type.ParentChange:
-            if self.parent() is None:
-                self.leave()
-        elif event is not None and event.type() == QEvent.Type.Show:
-            self.window().installEventFilter(self)
-        return bool(super().event(event))
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
-        """Leave when the window closes: it hides without the window system asking for it."""
-        hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
-        # A dock hides, too, when the tab of another one is picked.
-        if hidden and isinstance(watched, QMainWindow):
-            self.leave()
-        return bool(super().eventFilter(watched, event))
-
-    def leave(self) -> None:
-        """Stop what runs, wait for it, and listen to nothing any more."""
-        if self._left:
-            return
-        self._left = True
-        self._draw_later.stop()
-        self._settle.stop()
-        _leave_all(self._runs)
+    def _let_go(self) -> None:
+        """Let go of the line, the layers and the mouse."""
         self._leave_line()
-        events = self.viewer.layers.events
-        for event in (events.inserted, events.removed, events.renamed):
-            event.disconnect(self._on_layers_changed)
         for layer in self.viewer.layers:
             layer.events.visible.disconnect(self._show_toggles)
-        self.viewer.dims.events.current_step.disconnect(self._on_dims_changed)
-        self.viewer.events.theme.disconnect(self._on_theme_changed)
         if self._on_mouse in self.viewer.mouse_drag_callbacks:
             self.viewer.mouse_drag_callbacks.remove(self._on_mouse)
-        self.session.changed.disconnect(self._on_session_changed)
-
-
-def _leave_all(runs: dict[str, Run[Any]], widget: object = None) -> None:
-    """Stop runs and wait for them, all together."""
-    del widget
-    for run in runs.values():
-        run.leave(wait=0)
-    for run in runs.values():
-        run.leave(wait=_CLOSE_WAIT)
-    runs.clear()

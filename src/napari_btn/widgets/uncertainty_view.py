@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.widgets.charts import CoverageChart, DensityChart, LineChart
+from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.panels import NoteLabel, PercentBox, ReportPanel, Theme
 
 __all__ = ["TOGGLES", "UncertaintyView"]
@@ -112,19 +113,19 @@ class SlidingBox(QWidget):
         self.changed.emit(value)
 
 
-class UncertaintyView(QWidget):
+class UncertaintyView(Dock):
     """Parts of the Uncertainty dock.
 
     Parameters
     ----------
-    viewer : napari.Viewer
+    napari_viewer : napari.Viewer
         Gives the theme.
     """
 
-    def __init__(self, viewer: Any) -> None:
-        super().__init__()
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
         self.setObjectName("napari_btn_uncertainty")
-        self._theme = Theme(viewer)
+        self._theme = Theme(self.viewer)
         self._build_top()
         self._build_tabs()
         self._arrange()
