@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from napari_btn.core.config import PRESETS, NetworkSettings
+from napari_btn.core.config import PRESETS, CalibrationSettings, NetworkSettings
 from napari_btn.terminal import (
     Commands,
     Interrupted,
@@ -141,6 +141,12 @@ _alpha = click.FloatRange(0, 1, min_open=True, max_open=True)
 _force = click.option("--force", is_flag=True, help="Replace existing files.")
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 _device = click.option("--device", default="auto", show_default=True, help="auto or cpu.")
+_groups = click.option(
+    "--groups",
+    type=click.IntRange(0, 40),
+    help="Tokens that are calibrated apart, for rare phases; 0 for none.",
+)
+_mask = click.option("--mask", help="Image of groups calibrated apart, painted from 1; 0 belongs to none.")
 _bundle = click.argument("bundle", metavar="MODEL.btn", type=click.Path(path_type=Path))
 
 
@@ -177,6 +183,7 @@ def main(traceback: bool) -> None:
 @_device
 @click.option("--depth", type=click.IntRange(1), help="Nodes per network.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
+@_groups
 @click.option("--valid", help="Image that is not zero where a pixel counts.")
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the coverage report.")
 @click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
@@ -195,6 +202,7 @@ def train(
     device: str,
     depth: int | None,
     steps: int | None,
+    groups: int | None,
     valid: str | None,
     report: Path | None,
     resume: bool,
@@ -219,6 +227,7 @@ def train(
         device=device,
         network=NetworkSettings(depth=depth) if depth else None,
         train=replace(PRESETS[preset], steps=steps) if steps else None,
+        calibration=CalibrationSettings(groups=_tokens(groups)),
     )
     measured = _fit(denoiser, pair, output, resume=resume, force=force)
     if report:
@@ -299,6 +308,8 @@ def _save(denoiser: Denoiser, output: Path) -> None:
 @_to_file
 @_axes
 @click.option("--alpha", type=_alpha, help="Miscoverage; default: that of the bundle.")
+@_groups
+@_mask
 @_force
 def calibrate(
     bundle: Path,
@@ -307,21 +318,32 @@ def calibrate(
     output: Path,
     axes: str | None,
     alpha: float | None,
+    groups: int | None,
+    mask: str | None,
     force: bool,
 ) -> None:
-    """Calibrate MODEL.btn to another miscoverage, or on the pair NOISY CLEAN; nothing is trained."""
+    """Calibrate MODEL.btn to another miscoverage, or on the pair NOISY CLEAN; nothing is trained.
+
+    With --groups, NOISY alone is the image that MODEL.btn was trained on: its tokens are calibrated apart.
+    """
     from napari_btn.denoiser import load
 
     _ready(output, force)
+    if groups is not None and mask is not None:
+        raise ValueError("--groups and --mask came; pixels belong to tokens or to a mask's groups. Give one.")
     denoiser = load(bundle)
     level = denoiser.alpha if alpha is None else alpha
+    apart = _tokens(groups) if groups is not None else _masked(mask)
     if noisy is None:
-        drain(denoiser.calibrate_steps(alpha=level))
+        drain(denoiser.calibrate_steps(alpha=level, groups=apart))
     elif clean is None:
-        raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
+        if groups is None:
+            raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
+        image, letters = _open(noisy, axes, "the image")
+        drain(denoiser.calibrate_steps(image.data, axes=letters, alpha=level, groups=apart))
     else:
         pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
-        drain(denoiser.calibrate_steps(pair.noisy, pair.clean, axes=pair.axes, alpha=level))
+        drain(denoiser.calibrate_steps(pair.noisy, pair.clean, axes=pair.axes, alpha=level, groups=apart))
     _save(denoiser, output)
     if denoiser.report is not None:
         say_notes(denoiser.report.warnings)
@@ -329,13 +351,28 @@ def calibrate(
     click.echo(str(output))
 
 
+def _tokens(groups: int | None) -> int:
+    """Number of tokens, none where it isn't given."""
+    if groups == 1:
+        raise ValueError("--groups is 1; give 2 or more to calibrate tokens apart, or 0 for none.")
+    return groups or 0
+
+
+def _masked(mask: str | None) -> Any:
+    """Groups of a file."""
+    from napari_btn.io.images import read_image
+
+    return None if mask is None else read_image(mask).data
+
+
 @main.command()
 @_bundle
 @click.argument("image")
 @_to_file
 @_axes
+@_mask
 @_force
-def predict(bundle: Path, image: str, output: Path, axes: str | None, force: bool) -> None:
+def predict(bundle: Path, image: str, output: Path, axes: str | None, mask: str | None, force: bool) -> None:
     """Write lower, median, upper, width and spread of IMAGE.
 
     OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map).
@@ -347,7 +384,11 @@ def predict(bundle: Path, image: str, output: Path, axes: str | None, force: boo
     denoiser = load(bundle)
     tiled = output.suffix.lower() == ".zarr"
     prediction = _predict(
-        denoiser, *_open(image, axes, "the image"), out=output if tiled else None, overwrite=force
+        denoiser,
+        *_open(image, axes, "the image"),
+        out=output if tiled else None,
+        overwrite=force,
+        groups=_masked(mask),
     )
     if not tiled:
         write_prediction(prediction, output, overwrite=force)
@@ -362,6 +403,7 @@ def _predict(
     out: Path | None = None,
     overwrite: bool = False,
     quantiles: bool = False,
+    groups: Any = None,
 ) -> Prediction:
     """Prediction of an image, after saying where it differs from what the bundle was trained on."""
     names, size = image.channel_names, image.pixel_size
@@ -371,7 +413,9 @@ def _predict(
     known = denoiser.pixel_size
     if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
         say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
-    step = denoiser.predict_steps(image.data, axes=axes, out=out, overwrite=overwrite, quantiles=quantiles)
+    step = denoiser.predict_steps(
+        image.data, axes=axes, out=out, overwrite=overwrite, quantiles=quantiles, groups=groups
+    )
     prediction = drain(step)
     say_notes(note for note in prediction.notes if note not in denoiser.notes)
     return prediction
@@ -384,9 +428,17 @@ def _predict(
 @_axes
 @_json
 @click.option("--html", type=click.Path(path_type=Path), help="HTML file: one page with figures.")
+@_mask
 @_force
 def evaluate(
-    bundle: Path, noisy: str, clean: str, axes: str | None, as_json: bool, html: Path | None, force: bool
+    bundle: Path,
+    noisy: str,
+    clean: str,
+    axes: str | None,
+    as_json: bool,
+    html: Path | None,
+    mask: str | None,
+    force: bool,
 ) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
     from napari_btn.core.held_out import fingerprints
@@ -397,7 +449,7 @@ def evaluate(
         _ready(html, force)
     denoiser = load(bundle)
     pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
-    prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes))
+    prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes, groups=_masked(mask)))
     report = measure(prediction, pair.clean)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
     report = replace(report, warnings=(*report.warnings, *drift))

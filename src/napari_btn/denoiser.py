@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
+from napari_btn.calibration import by_mask, by_tokens_steps, calibrated, held_out_intervals, labels_steps
 from napari_btn.core.config import (
     PRESETS,
     CalibrationSettings,
@@ -18,7 +19,6 @@ from napari_btn.core.config import (
     TileSettings,
     TrainSettings,
 )
-from napari_btn.core.conformal import Calibration, Note, calibrate, cross_fitted
 from napari_btn.core.diagnostics import coverage_curve, miscoverage_map
 from napari_btn.core.evaluation import evaluate
 from napari_btn.core.held_out import (
@@ -33,8 +33,7 @@ from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
 from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes
 from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
 from napari_btn.core.redraw import against_overfitting
-from napari_btn.core.report import Report, report, report_on
-from napari_btn.fitted import Fitted, distribution_of, from_bundle, member_arrays, members_of, to_bundle
+from napari_btn.fitted import Fitted, from_bundle, member_arrays, members_of, to_bundle
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.maps import open_maps, zarr_maps
 
@@ -47,9 +46,11 @@ if TYPE_CHECKING:
 
     from napari_btn.core.cases import HeldOut
     from napari_btn.core.config import Step
+    from napari_btn.core.conformal import Calibration, Note
     from napari_btn.core.gain import EnsembleGain
     from napari_btn.core.graph import Graph
     from napari_btn.core.predict import Member, Prediction
+    from napari_btn.core.report import Report
     from napari_btn.core.tokens import Tokens
 
 T = TypeVar("T")
@@ -380,27 +381,28 @@ class Denoiser:
         notes = (*plan.notes, *trained.notes)
         covered, noise_notes = covers(judged, boxes, held_out)
         notes += noise_notes
-        fitted = self._calibrated(
-            Fitted(
-                plan.blueprint,
-                trained.members,
-                trained.losses,
-                held_out,
-                block_px,
-                NO_CALIBRATION,
-                _NO_REPORT,
-                notes,
-                scenes.noisy.axes,
-                scenes.channel_names,
-                pair.pixel_size,
-                pair.unit,
-                covered,
-                self._provenance(scenes, plan),
-                profile=profile_of(scenes.noisy),
-                reported=reported,
-            ),
-            self.alpha,
+        fitted = Fitted(
+            plan.blueprint,
+            trained.members,
+            trained.losses,
+            held_out,
+            block_px,
+            NO_CALIBRATION,
+            _NO_REPORT,
+            notes,
+            scenes.noisy.axes,
+            scenes.channel_names,
+            pair.pixel_size,
+            pair.unit,
+            covered,
+            self._provenance(scenes, plan),
+            profile=profile_of(scenes.noisy),
+            reported=reported,
         )
+        settings = self.calibration_settings
+        if settings.groups:
+            fitted = yield from self._by_tokens(fitted, scenes.noisy, settings.groups, executor)
+        fitted = calibrated(fitted, self.alpha, settings, self.seed)
         total = self.members * train.steps
         yield Progress(total, total, "Calibrated")
         self._fitted = fitted
@@ -428,34 +430,6 @@ class Denoiser:
             "images": fingerprints(scenes),
         }
 
-    def _calibrated(self, fitted: Fitted, alpha: float) -> Fitted:
-        """Offsets and report at ``alpha`` from stored held-out scores."""
-        calibration = calibrate(fitted.held_out, alpha=alpha, settings=self.calibration_settings)
-        made = report(
-            fitted.held_out,
-            self.calibration_settings,
-            alpha,
-            fitted.channel_names,
-            fitted.covers,
-            block_px=fitted.block_px,
-            seed=self.seed,
-            notes=fitted.notes,
-        )
-        if fitted.reported is not None:
-            made = report_on(
-                fitted.reported,
-                *calibration.interval(fitted.reported.quantiles),
-                alpha=alpha,
-                rule=calibration.rule,
-                channel_names=fitted.channel_names,
-                covers=fitted.covers,
-                block_px=fitted.block_px,
-                seed=self.seed,
-                notes=(*fitted.notes, *calibration.notes),
-            )
-        distribution = distribution_of(fitted.held_out, calibration)
-        return replace(fitted, calibration=calibration, report=made, distribution=distribution)
-
     # ---------------------------------------------------------------- calibration
 
     def calibrate(
@@ -466,6 +440,7 @@ class Denoiser:
         axes: str | None = None,
         alpha: float | None = None,
         valid: Any = None,
+        groups: Any = None,
         executor: Executor | None = None,
     ) -> Self:
         """Calibrate at another level from the stored scores, or on other data; never trains.
@@ -473,16 +448,31 @@ class Denoiser:
         Parameters
         ----------
         noisy, clean : array, optional
-            Images that the members never trained on; all of them calibrate.
+            Images that the members never trained on; all of them calibrate. ``noisy`` alone is the image
+            that the stored scores come from, where ``groups`` needs it.
+        axes : str, optional
+            As in `predict`.
         alpha : float, optional
             Miscoverage; the present one by default.
+        valid : array of bool, optional
+            True where a pixel counts.
+        groups : int or array of int, optional
+            What is calibrated apart, so that a rare phase is covered as well as the rest: so many tokens; or
+            the group of each pixel from 1, 0 for none, over the space axes or all axes but C. 0 calibrates
+            all pixels together. The settings' by default.
+
+            Groups must not be drawn by what is known of the target.
+        executor : concurrent.futures.Executor, optional
+            Where tasks run; local processes by default.
 
         Raises
         ------
         ValueError
-            When the members trained on these images.
+            When the members trained on these images, or groups can't be told.
         """
-        steps = self.calibrate_steps(noisy, clean, axes=axes, alpha=alpha, valid=valid, executor=executor)
+        steps = self.calibrate_steps(
+            noisy, clean, axes=axes, alpha=alpha, valid=valid, groups=groups, executor=executor
+        )
         _drain(steps)
         return self
 
@@ -494,6 +484,7 @@ class Denoiser:
         axes: str | None = None,
         alpha: float | None = None,
         valid: Any = None,
+        groups: Any = None,
         executor: Executor | None = None,
     ) -> Step[Self]:
         """`calibrate`, as a step."""
@@ -502,42 +493,105 @@ class Denoiser:
         _need(
             0 < alpha < 1, "alpha", alpha, "between 0 and 1: the share of pixels that the intervals may miss"
         )
+        settings = self.calibration_settings
+        if isinstance(groups, int | np.integer):
+            settings = replace(settings, groups=int(groups))
+        elif groups is not None:
+            settings = replace(settings, groups=0)
+        view = None
         if noisy is not None:
             yield Progress(0, 1, "Checking the images")
-            pair = _pair(
-                noisy, clean, axes or _axes_like(fitted.axes, noisy), fitted.channel_names, None, "px", valid
-            )
-            scenes = pair.scenes
-            self._check_view(scenes.noisy, fitted)
-            self._need_unseen(scenes, fitted)
-            pool, _, device = self._where(executor)
-            boxes = spread_boxes(scenes.whole(), scenes.noisy.ndim)
-            held_out, block_px = yield from held_out_steps(
-                scenes,
-                boxes,
-                fitted.members,
-                fitted.blueprint,
-                by_scene=not scenes.repeats,
-                alpha=alpha,
-                settings=self.calibration_settings,
-                tiles=self.tiles,
-                executor=pool,
-                device=device,
-            )
-            covered, notes = covers(scenes, boxes, held_out)
-            fitted = replace(
-                fitted,
-                held_out=held_out,
-                block_px=block_px,
-                covers=covered,
-                notes=notes,
-                profile=profile_of(scenes.noisy),
-                reported=None,
-            )
-        made = self._calibrated(fitted, alpha)
+            view = View(noisy, axes or _axes_like(fitted.axes, noisy), "image")
+            self._check_view(view, fitted)
+            if clean is not None or groups is None:
+                self._need_groups(fitted, groups)
+                fitted = yield from self._measured_on(fitted, noisy, clean, view.axes, alpha, valid, executor)
+            else:
+                _need_same(view, fitted.held_out)
+        fitted = yield from self._grouped(fitted, view, groups, settings.groups, executor)
+        made = calibrated(fitted, alpha, settings, self.seed)
         yield Progress(1, 1, "Calibrated")
-        self._fitted, self.alpha = made, alpha
+        self._fitted, self.alpha, self.calibration_settings = made, alpha, settings
         return self
+
+    def _measured_on(
+        self,
+        fitted: Fitted,
+        noisy: Any,
+        clean: Any,
+        axes: str,
+        alpha: float,
+        valid: Any,
+        executor: Executor | None,
+    ) -> Step[Fitted]:
+        """The same with held-out scores of other images, all of their pixels in one group."""
+        scenes = _pair(noisy, clean, axes, fitted.channel_names, None, "px", valid).scenes
+        self._need_unseen(scenes, fitted)
+        pool, _, device = self._where(executor)
+        boxes = spread_boxes(scenes.whole(), scenes.noisy.ndim)
+        held_out, block_px = yield from held_out_steps(
+            scenes,
+            boxes,
+            fitted.members,
+            fitted.blueprint,
+            by_scene=not scenes.repeats,
+            alpha=alpha,
+            settings=self.calibration_settings,
+            tiles=self.tiles,
+            executor=pool,
+            device=device,
+        )
+        covered, notes = covers(scenes, boxes, held_out)
+        return replace(
+            fitted,
+            held_out=held_out,
+            block_px=block_px,
+            covers=covered,
+            notes=notes,
+            profile=profile_of(scenes.noisy),
+            reported=None,
+            grouping=None,
+        )
+
+    @staticmethod
+    def _need_groups(fitted: Fitted, groups: Any) -> None:
+        """Raise where groups were painted, and other images come without theirs."""
+        if groups is None and fitted.grouping is not None and fitted.grouping.model is None:
+            raise ValueError(
+                "Groups of a mask are calibrated apart; give groups of these images as well, or groups=0 to "
+                "calibrate all pixels together."
+            )
+
+    def _grouped(
+        self, fitted: Fitted, view: View | None, groups: Any, count: int, executor: Executor | None
+    ) -> Step[Fitted]:
+        """The same with its held-out pixels in these groups; a step."""
+        known = fitted.grouping
+        if groups is not None and not isinstance(groups, int | np.integer):
+            axes = fitted.axes if view is None else view.axes
+            return by_mask(fitted, _over_space(groups, axes, "groups"))
+        if not count:
+            return replace(fitted, grouping=known if groups is None else None)
+        if view is not None:
+            return (yield from self._by_tokens(fitted, view, count, executor))
+        if known is None or known.model is None:
+            raise ValueError(
+                f"groups is {count}, and the tokens of the held-out pixels are unknown; give the image that they come "
+                f"from: calibrate(noisy, groups={count})."
+            )
+        return replace(fitted, grouping=replace(known, count=min(count, known.model.palette.size)))
+
+    def _by_tokens(self, fitted: Fitted, view: View, count: int, executor: Executor | None) -> Step[Fitted]:
+        pool, _, device = self._where(executor)
+        return by_tokens_steps(
+            fitted,
+            view,
+            count,
+            seed=self.seed,
+            tiles=self.tiles,
+            executor=pool if executor is not None else None,
+            device=device,
+        )
 
     # ---------------------------------------------------------------- prediction
 
@@ -549,11 +603,12 @@ class Denoiser:
         out: str | Path | None = None,
         overwrite: bool = False,
         quantiles: bool = True,
+        groups: Any = None,
         executor: Executor | None = None,
     ) -> Prediction:
         """Return calibrated maps of an image. See `predict_steps`."""
         steps = self.predict_steps(
-            noisy, axes, out=out, overwrite=overwrite, quantiles=quantiles, executor=executor
+            noisy, axes, out=out, overwrite=overwrite, quantiles=quantiles, groups=groups, executor=executor
         )
         return _drain(steps)
 
@@ -565,6 +620,7 @@ class Denoiser:
         out: str | Path | None = None,
         overwrite: bool = False,
         quantiles: bool = True,
+        groups: Any = None,
         executor: Executor | None = None,
     ) -> Step[Prediction]:
         """Calibrated maps of an image, tile by tile; a step.
@@ -584,6 +640,8 @@ class Denoiser:
         quantiles : bool
             Keep the ensemble's quantiles, which `Prediction.exceedance` needs: as large as the other maps
             together.
+        groups : array of int, optional
+            Group of each pixel, where groups of a mask were calibrated apart; tokens need none.
         executor : concurrent.futures.Executor, optional
             Where tasks run; local processes by default.
 
@@ -602,9 +660,15 @@ class Denoiser:
         fitted = self._need_fitted()
         view = View(noisy, axes or _axes_like(fitted.axes, noisy), "image")
         self._check_view(view, fitted)
-        notes = (*fitted.report.warnings, *drift_notes(fitted.profile, view, fitted.channel_names))
-        caption = {**self._caption(fitted), "warnings": [n.to_dict() for n in notes]}
         pool, _, device = self._where(executor)
+        mask = None if groups is None else _over_space(groups, view.axes, "groups")
+        given = pool if executor is not None else None
+        group, group_notes = yield from labels_steps(
+            fitted, view, mask, tiles=self.tiles, executor=given, device=device
+        )
+        drift = drift_notes(fitted.profile, view, fitted.channel_names)
+        notes = (*fitted.report.warnings, *group_notes, *drift)
+        caption = {**self._caption(fitted), "warnings": [n.to_dict() for n in notes]}
         shape = tuple(view.array.shape)
         with self._maps(fitted, view.axes, shape, caption, out, overwrite, quantiles) as maps:
             yield from predict_steps(
@@ -613,8 +677,9 @@ class Denoiser:
                 fitted.blueprint,
                 fitted.calibration,
                 maps,
+                groups=None if group is None or fitted.groups is None else (fitted.groups, group),
                 tiles=self.tiles,
-                executor=pool if executor is not None else None,
+                executor=given,
                 device=device,
             )
         if out is not None:
@@ -637,6 +702,7 @@ class Denoiser:
             notes=notes,
             distribution=fitted.distribution,
             held_out=fitted.held_out,
+            groups=None if group is None else _like_axes(group + 1, view),
         )
 
     @contextmanager
@@ -673,7 +739,17 @@ class Denoiser:
 
     def coverage_curve(self, alphas: Sequence[float] = (0.5, 0.32, 0.2, 0.1, 0.05)) -> NDArray[np.float64]:
         """Cross-fitted coverage after calibration at several levels, (C, A). See `core.diagnostics`."""
-        return coverage_curve(self._need_fitted().held_out, self.calibration_settings, alphas, seed=self.seed)
+        fitted = self._need_fitted()
+        grouping = fitted.grouping
+        group = None if grouping is None else grouping.groups(grouping.held_out).astype(np.int64)
+        return coverage_curve(
+            fitted.held_out,
+            self.calibration_settings,
+            alphas,
+            group=group,
+            parents=None if grouping is None else grouping.parents,
+            seed=self.seed,
+        )
 
     def miscoverage(self, shape: Sequence[int]) -> NDArray[np.float32]:
         """Share of missed pixels of each held-out block, painted where the block lies; cross-fitted.
@@ -695,9 +771,7 @@ class Denoiser:
             When the held-out pixels don't lie within the shape.
         """
         fitted = self._need_fitted()
-        lower, _, upper = cross_fitted(
-            fitted.held_out, fitted.calibration, folds=self.calibration_settings.folds, seed=self.seed
-        )
+        lower, _, upper = held_out_intervals(fitted, self.alpha, self.calibration_settings, self.seed)
         return miscoverage_map(fitted.held_out, lower, upper, shape)
 
     # ---------------------------------------------------------------- members
@@ -923,6 +997,7 @@ class Denoiser:
             "alpha": fitted.calibration.alpha,
             "covers": fitted.covers,
             "rule": fitted.calibration.rule,
+            **({} if fitted.grouping is None else {"grouped_by": fitted.grouping.name}),
             "n_blocks": fitted.calibration.n_blocks,
             "channel_names": list(fitted.channel_names),
             "coverage": fitted.report.to_dict()["coverage"],
@@ -1050,6 +1125,43 @@ def _valid_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
         )
     scenes = [mask.read(s if mask.n_scenes > 1 else 0)[0] > 0 for s in range(view.n_scenes)]
     return np.stack(scenes)
+
+
+def _over_space(mask: Any, axes: str, name: str) -> View:
+    """Mask over the space axes of an image, or over all of its axes but C."""
+    mask = mask if hasattr(mask, "shape") else np.asarray(mask)
+    left = axes.replace("C", "")
+    if len(mask.shape) != len(left):
+        left = "".join(a for a in left if a in "ZYX")
+    return View(mask, left, name)
+
+
+def _like_axes(scenes: NDArray[Any], view: View) -> NDArray[Any]:
+    """Map (S, *space) in the axes of an image without C."""
+    size = dict(zip(view.axes, view.array.shape, strict=True))
+    left = view.axes.replace("C", "")
+    out = np.empty([size[a] for a in left], scenes.dtype)
+    target = View(out, left, "groups")
+    for s, one in enumerate(scenes):
+        target.write(s, tuple(slice(0, n) for n in view.space), one[None])
+    return out
+
+
+def _need_same(view: View, held_out: HeldOut) -> None:
+    """Raise where an image is not the one that held-out scores come from."""
+    from napari_btn.core.latent import values_at
+
+    position, observed = held_out.position, held_out.observed
+    if position is None or observed is None:
+        raise ValueError("The held-out pixels have no positions; calibrate on images of their own again.")
+    inside = (
+        position.shape[1] == 1 + view.ndim and (position.max(axis=0) < (view.n_scenes, *view.space)).all()
+    )
+    if not inside or not np.array_equal(np.nan_to_num(values_at(view, position)), np.nan_to_num(observed)):
+        raise ValueError(
+            "This image is not the one that the held-out scores come from, so its tokens are not theirs; give that "
+            "one, or calibrate(noisy, clean, groups=...) on a pair of its own."
+        )
 
 
 def _drain(steps: Step[T]) -> T:

@@ -11,6 +11,7 @@ from napari_btn.core.conformal import Calibration, HeldOut, Note
 from napari_btn.core.drift import Profile
 from napari_btn.core.exceedance import exceedance_from
 from napari_btn.core.families import Blueprint
+from napari_btn.core.groups import GroupCalibration
 from napari_btn.core.report import Report
 from napari_btn.io.bundle import Bundle
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import NetworkSettings
     from napari_btn.core.exceedance import Exceedance
+    from napari_btn.core.grouping import Grouping
     from napari_btn.core.latent import TokenModel
     from napari_btn.core.predict import Member
 
@@ -49,6 +51,8 @@ class Fitted:
     profile: Profile | None = None
     distribution: Exceedance | None = None
     reported: HeldOut | None = None
+    grouping: Grouping | None = None
+    groups: GroupCalibration | None = None
 
 
 def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
@@ -63,6 +67,8 @@ def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
                 arrays[f"{part}.{name}"] = value
     if fitted.tokens is not None:
         arrays |= {f"tokens.{name}": value for name, value in fitted.tokens.to_arrays().items()}
+    if fitted.grouping is not None:
+        arrays |= _grouping_arrays(fitted.grouping)
     values = {
         "kind": "trained",
         "settings": settings,
@@ -74,6 +80,7 @@ def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
         "members": [[m.number, m.attempt] for m in fitted.members],
         "block_px": fitted.block_px,
         "calibration": fitted.calibration.to_dict(),
+        "groups": None if fitted.groups is None else fitted.groups.to_dict(),
         "report": fitted.report.to_dict(),
         "notes": [n.to_dict() for n in fitted.notes],
         "axes": fitted.axes,
@@ -103,7 +110,7 @@ def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, .
     held_out = _held_out_from("held_out", arrays, levels)
     members = members_of(values, arrays)
     calibration = Calibration.from_dict(values["calibration"])
-    known = values.get("profile")
+    known, groups = values.get("profile"), values.get("groups")
     return Fitted(
         blueprint,
         members,
@@ -119,10 +126,12 @@ def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, .
         values["unit"],
         values["covers"],
         values["provenance"],
-        _tokens_from(arrays),
+        _tokens_from("tokens", arrays),
         None if known is None else Profile.from_dict(known),
         distribution_of(held_out, calibration),
         _held_out_from("reported", arrays, levels) if "reported.target" in arrays else None,
+        _grouping_from(arrays),
+        None if groups is None else GroupCalibration.from_dict(groups),
     )
 
 
@@ -154,11 +163,34 @@ def members_of(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple
     )
 
 
-def _tokens_from(arrays: dict[str, NDArray[Any]]) -> TokenModel | None:
+def _tokens_from(part: str, arrays: dict[str, NDArray[Any]]) -> TokenModel | None:
     from napari_btn.core.latent import TokenModel
 
-    found = {k.removeprefix("tokens."): v for k, v in arrays.items() if k.startswith("tokens.")}
+    found = {k.removeprefix(f"{part}."): v for k, v in arrays.items() if k.startswith(f"{part}.")}
     return TokenModel.from_arrays(found) if found else None
+
+
+def _grouping_arrays(grouping: Grouping) -> dict[str, NDArray[Any]]:
+    """Groups of the held-out pixels, and the palette that made them: the bundle's own may be learned anew."""
+    arrays = {"grouping.count": np.array([grouping.count]), "grouping.held_out": grouping.held_out}
+    if grouping.reported is not None:
+        arrays["grouping.reported"] = grouping.reported
+    if grouping.model is not None:
+        arrays |= {f"grouped_by.{name}": value for name, value in grouping.model.to_arrays().items()}
+    return arrays
+
+
+def _grouping_from(arrays: dict[str, NDArray[Any]]) -> Grouping | None:
+    from napari_btn.core.grouping import Grouping
+
+    if "grouping.count" not in arrays:
+        return None
+    return Grouping(
+        int(arrays["grouping.count"][0]),
+        arrays["grouping.held_out"],
+        _tokens_from("grouped_by", arrays),
+        arrays.get("grouping.reported"),
+    )
 
 
 def distribution_of(held_out: HeldOut, calibration: Calibration) -> Exceedance | None:

@@ -92,6 +92,8 @@ def report_page(
                 f"Coverage of narrow and of wide intervals, a tenth of the pixels each. Least covered: {worst}.",
             )
         )
+    if report.group_coverage.size:
+        parts.append(_groups(report))
     if report.pit.size and not np.isnan(report.pit).all():
         text = "Where the truth falls in the predicted distribution, before calibration: flat is right, a hump in "
         text += "the middle means too wide, high ends too narrow, a slope a bias."
@@ -130,6 +132,21 @@ def _summary(report: Report) -> str:
         f"{of}. This holds on average over images like the calibration data; of a single pixel it says nothing.</p>"
         f"<table><tr>{head}</tr>{table}</table>"
     )
+
+
+def _groups(report: Report) -> str:
+    """Table of the groups that are calibrated apart."""
+    name = report.group_name
+    head = "".join(f"<th>{escape(h)}</th>" for h in (name, "share", *report.channel_names))
+    lines = []
+    for g, share in enumerate(report.group_share):
+        bounds = zip(
+            report.group_coverage[:, g], report.group_low[:, g], report.group_high[:, g], strict=True
+        )
+        cells = (f"{v:.3f} ({a:.3f} to {b:.3f})" if v == v else "-" for v, a, b in bounds)
+        row = "".join(f"<td>{cell}</td>" for cell in (str(g + 1), f"{share:.1%}", *cells))
+        lines.append(f"<tr>{row}</tr>")
+    return f"<h2>Inside, by {name}</h2><table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
 def _columns(report: Report) -> list[tuple[Any, str]]:

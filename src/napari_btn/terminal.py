@@ -161,9 +161,26 @@ def table(report: Report) -> str:
     known = [column for column in cells if set(column[1:]) != {"-"}]
     padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in known]
     lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+    lines += _group_lines(report)
     blocks = f"{report.n_blocks[0]} blocks" + (f" of {report.block_px} px" if report.block_px else "")
     aim = f"{1 - report.alpha:.0%} of the {report.covers} image's pixels should lie inside, on average over"
     return "\n".join([*lines, f"{aim} {blocks}; of a single pixel this says nothing"])
+
+
+def _group_lines(report: Report) -> list[str]:
+    """Coverage of each group that is calibrated apart."""
+    if not report.group_coverage.size:
+        return []
+    head = [report.group_name, "share", *report.channel_names]
+    rows = [
+        [str(g + 1), f"{share:.1%}", *_numbers(report.group_coverage[:, g], ".3f")]
+        for g, share in enumerate(report.group_share)
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
 
 
 def _numbers(values: Iterable[float], form: str) -> list[str]:

@@ -73,7 +73,7 @@ def test_small_groups_climb_to_the_first_parent_with_enough_blocks():
     assert made.fallback == (0, 1)
     assert made.n_blocks.tolist() == [20, 20, 20, 20]
     assert made.offset_lower[0] == made.offset_lower[1]
-    assert "Tokens 1, 2 lie in fewer than 19" in made.notes[-1].text
+    assert "Tokens 1, 2: in fewer than 19" in made.notes[-1].text
     without = calibrate_groups(data, np.where(group == 0, 0, 1))
     assert without.node.tolist() == [-1, 1]
     np.testing.assert_array_equal(without.offset_lower[0], without.base.offset_lower)

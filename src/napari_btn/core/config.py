@@ -219,6 +219,9 @@ class CalibrationSettings(_Settings):
         Lowest value that the signal can have; intervals are clipped there.
     delta : float
         Share of new images that may be covered less ("image"), or chance that the coverage is less ("risk").
+    groups : int
+        Tokens that are calibrated apart, so that a rare phase is covered as well as the rest; 0 calibrates
+        all pixels together.
     """
 
     unit: Unit = "auto"
@@ -230,6 +233,7 @@ class CalibrationSettings(_Settings):
     folds: int = 5
     minimum: float | None = None
     delta: float = 0.1
+    groups: int = 0
 
     def __post_init__(self) -> None:
         _need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block", "pixel", "image" or "risk"')
@@ -245,6 +249,9 @@ class CalibrationSettings(_Settings):
         )
         _need(self.block_px is None or self.block_px >= 2, "block_px", self.block_px, "2 or more")
         _need(self.folds >= 2, "folds", self.folds, "2 or more")
+        _need(
+            self.groups == 0 or 2 <= self.groups <= 40, "groups", self.groups, "0 for none, or 2 to 40 tokens"
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_btn.core.conformal import HeldOut, calibrate, cross_fitted
 from napari_btn.core.distribution import cdf
+from napari_btn.core.groups import cross_fitted_groups
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -172,6 +173,8 @@ def coverage_curve(
     settings: CalibrationSettings | None = None,
     alphas: Sequence[float] = (0.5, 0.32, 0.2, 0.1, 0.05),
     *,
+    group: NDArray[np.int64] | None = None,
+    parents: Sequence[int] | None = None,
     seed: int = 0,
 ) -> NDArray[np.float64]:
     """Cross-fitted coverage after calibration at several levels, for a reliability plot.
@@ -184,6 +187,10 @@ def coverage_curve(
         Unit, score, folds and minimum; the defaults if left out.
     alphas : sequence of float
         The A miscoverages wanted.
+    group : ndarray of int64, shape (n,), optional
+        Group of each pixel, where groups are calibrated apart.
+    parents : sequence of int, optional
+        The groups' tree.
     seed : int
         Seed of the folds.
 
@@ -195,8 +202,13 @@ def coverage_curve(
     folds = 5 if settings is None else settings.folds
     curve = []
     for alpha in alphas:
-        calibration = calibrate(held_out, alpha=alpha, settings=settings)
-        lower, _, upper = cross_fitted(held_out, calibration, folds=folds, seed=seed)
+        if group is None:
+            calibration = calibrate(held_out, alpha=alpha, settings=settings)
+            lower, _, upper = cross_fitted(held_out, calibration, folds=folds, seed=seed)
+        else:
+            lower, _, upper = cross_fitted_groups(
+                held_out, group, parents=parents, alpha=alpha, settings=settings, seed=seed
+            )
         inside = np.mean((lower <= held_out.target) & (held_out.target <= upper), axis=-1)
         curve.append(np.where(np.isnan(lower).any(axis=-1), np.nan, inside))
     return np.asarray(curve, dtype=np.float64).T

@@ -61,6 +61,10 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
         block[known],
         levels,
     )
+    group = None
+    if prediction.groups is not None:
+        left = View(prediction.groups, prediction.axes.replace("C", ""), "groups")
+        group = np.stack([left.read(s)[0] for s in range(lower.n_scenes)])[known].astype(np.int64) - 1
     return report_on(
         held_out,
         flat(low),
@@ -71,6 +75,8 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
         channel_names=prediction.channel_names,
         covers=prediction.covers,
         block_px=side,
+        group=group,
+        group_name=str(prediction.provenance.get("grouped_by", "token")),
         seed=seed,
         ssim=_ssim(truth, median, known),
     )

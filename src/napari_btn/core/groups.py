@@ -129,6 +129,7 @@ def calibrate_groups(
     parents: Sequence[int] | None = None,
     alpha: float = 0.1,
     settings: CalibrationSettings | None = None,
+    name: str = "token",
 ) -> GroupCalibration:
     """Offsets that make the interval cover ``1 - alpha`` within each group.
 
@@ -146,6 +147,8 @@ def calibrate_groups(
         Miscoverage, between 0 and 1.
     settings : CalibrationSettings, optional
         Unit, score and minimum; the defaults if left out.
+    name : str
+        What a group is called in notes.
 
     Returns
     -------
@@ -194,7 +197,7 @@ def calibrate_groups(
         n_blocks=np.asarray([n for _, n in used], dtype=np.int64),
         notes=base.notes,
     )
-    return replace(made, notes=(*base.notes, *_fallback_notes(made, least)))
+    return replace(made, notes=(*base.notes, *_fallback_notes(made, least, name)))
 
 
 def cross_fitted_groups(
@@ -277,18 +280,20 @@ def _climb(
     return -1
 
 
-def _fallback_notes(made: GroupCalibration, least: int) -> tuple[Note, ...]:
-    """Note that names the groups calibrated with others."""
-    if not made.fallback:
-        return ()
-    named = ", ".join(str(g + 1) for g in made.fallback)
-    return (
-        Note(
-            "amber",
-            f"Tokens {named} lie in fewer than {least} held-out blocks and are calibrated together with their "
-            "neighbours in the tree; their own coverage may differ. Hold out more, or merge them.",
-        ),
-    )
+def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note, ...]:
+    """Notes that name the groups calibrated with others."""
+    notes = []
+    for with_all, with_what in ((False, "their neighbours in the tree"), (True, "all pixels")):
+        numbers = [str(g + 1) for g in made.fallback if (made.node[g] == -1) == with_all]
+        if not numbers:
+            continue
+        who = f"{name.capitalize()}{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+        text = (
+            f"{who}: in fewer than {least} held-out blocks, so calibrated together with {with_what}; the coverage "
+            f"there may differ. Hold out more, or calibrate fewer {name}s apart."
+        )
+        notes.append(Note("amber", text))
+    return tuple(notes)
 
 
 def _plain(value: float) -> float | str:

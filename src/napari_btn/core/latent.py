@@ -7,6 +7,7 @@ pixels; after that each member adds its own projection to a tile, and only the s
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -32,6 +33,7 @@ __all__ = [
     "assign_steps",
     "fit_steps",
     "tokens_steps",
+    "values_at",
 ]
 
 _PCA_PIXELS: Final = 50_000
@@ -318,16 +320,14 @@ def tokens_steps(
         raise ValueError(f"{k} tokens are asked for; 1 to {_MOST} are possible.")
     view = View(median, axes, "median")
     if model is None:
-
-        def values(positions: NDArray[np.intp]) -> NDArray[np.float32]:
-            out = np.empty((view.n_channels, len(positions)), dtype=np.float32)
-            for s in np.unique(positions[:, 0]):
-                rows = positions[:, 0] == s
-                out[:, rows] = view.read(int(s))[(slice(None), *positions[rows, 1:].T)]
-            return out
-
         model = yield from fit_steps(
-            source, values, valid=valid, base=max(k, 2), count=max(k, 40), smooth_px=smooth_px, seed=seed
+            source,
+            partial(values_at, view),
+            valid=valid,
+            base=max(k, 2),
+            count=max(k, 40),
+            smooth_px=smooth_px,
+            seed=seed,
         )
     model.palette.cut(k)
     left = axes.replace("C", "")
@@ -351,6 +351,28 @@ def tokens_steps(
 
     first, second = channels_first(median), None if width is None else channels_first(width)
     return model, Tokens(model.palette, nodes, k, model.base, left, first, second, order_by=order_by)
+
+
+def values_at(view: View, position: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
+    """Values of an image at some pixels.
+
+    Parameters
+    ----------
+    view : View
+        The image.
+    position : ndarray of int, (n, 1 + ndim)
+        Scene and index of each pixel.
+
+    Returns
+    -------
+    ndarray of float32, (C, n)
+        In the order of the positions.
+    """
+    out = np.empty((view.n_channels, len(position)), dtype=np.float32)
+    for s in np.unique(position[:, 0]):
+        rows = position[:, 0] == s
+        out[:, rows] = view.read(int(s))[(slice(None), *position[rows, 1:].T)]
+    return out
 
 
 def _principal(

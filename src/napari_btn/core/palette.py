@@ -184,6 +184,28 @@ class Palette:
                 out[k - 2, piece] = nodes[np.argmin(far[:, rows], axis=1)]
         return out
 
+    def finest(self, points: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """Leaf of each point: the last row of `assign`.
+
+        Parameters
+        ----------
+        points : ndarray of float32, (m, D)
+            Points in latent components.
+
+        Returns
+        -------
+        ndarray of uint8, (m,)
+            Leaf numbers.
+        """
+        out = np.zeros(len(points), dtype=np.uint8)
+        if self.size > 1:
+            centres = self.polished[_rows(self.size)]
+            square = np.square(centres).sum(1)
+            for first in range(0, len(points), _CHUNK):
+                piece = slice(first, first + _CHUNK)
+                out[piece] = np.argmin(square - 2 * (points[piece] @ centres.T), axis=1)
+        return out
+
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """All of it as named arrays, for `from_arrays`."""
         return {name: np.asarray(getattr(self, name)) for name in _ARRAYS}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from napari_btn.core.config import Step
     from napari_btn.core.conformal import Calibration, HeldOut, Note
     from napari_btn.core.exceedance import Exceedance, Selection
+    from napari_btn.core.groups import GroupCalibration
 
 __all__ = ["Member", "Prediction", "TileQuantiles", "predict_steps", "tile_quantiles"]
 
@@ -94,6 +95,9 @@ class Prediction:
         What the calibration comes from, for `select`.
     stored_width : array of float32, optional
         The width where it is kept on disk, to be read part by part as well.
+    groups : ndarray of int, optional
+        Group of each pixel, in the axes of the maps without C, where groups are calibrated apart: tokens, or
+        numbers of a mask, from 1; 0 for none.
     """
 
     lower: Any
@@ -113,6 +117,7 @@ class Prediction:
     distribution: Exceedance | None = None
     held_out: HeldOut | None = None
     stored_width: Any = None
+    groups: NDArray[np.integer[Any]] | None = None
 
     @property
     def width(self) -> Any:
@@ -460,6 +465,7 @@ def predict_steps(
     calibration: Calibration,
     maps: dict[str, Any],
     *,
+    groups: tuple[GroupCalibration, NDArray[np.integer[Any]]] | None = None,
     tiles: TileSettings | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
@@ -473,6 +479,8 @@ def predict_steps(
     maps : dict of str to array
         Writable arrays in the axes of the source, under any of "lower", "median", "upper",
         "width", "spread", and "quantiles" with the levels first.
+    groups : tuple of GroupCalibration, ndarray of int (S, *space), optional
+        Offsets by group, and the group of each pixel from 0, instead of the calibration's.
     """
     views = {k: View(v, source.axes, k) for k, v in maps.items() if k != "quantiles"}
     if "quantiles" in maps:
@@ -482,7 +490,11 @@ def predict_steps(
     results = tile_quantiles(source, whole, members, blueprint, tiles=tiles, executor=executor, device=device)
     for progress, result in results:
         if result is not None:
-            lower, median, upper = calibration.interval(result.quantiles)
+            if groups is None:
+                lower, median, upper = calibration.interval(result.quantiles)
+            else:
+                here = groups[1][result.scene][result.write]
+                lower, median, upper = groups[0].interval(result.quantiles, here)
             made = {
                 "lower": lower,
                 "median": median,

@@ -27,7 +27,7 @@ FEW_INDEPENDENT = 225
 _ARRAYS = (
     *("coverage", "coverage_low", "coverage_high", "below", "above", "width", "width_median", "width_ratio"),
     *("winkler", "correlation", "psnr", "ssim", "pinball", "crps", "reliability", "n_eff"),
-    *("bin_width", "bin_coverage", "pit", "group_coverage", "group_share"),
+    *("bin_width", "bin_coverage", "pit", "group_coverage", "group_low", "group_high", "group_share"),
 )
 
 
@@ -87,8 +87,12 @@ class Report:
         Share of targets by their place in the predicted distribution before calibration; ideally flat.
     group_coverage : ndarray of float64, shape (C, G)
         Coverage of each token (or mask); empty where there are none.
+    group_low, group_high : ndarray of float64, shape (C, G)
+        95 % interval of `group_coverage`, from a block bootstrap.
     group_share : ndarray of float64, shape (G,)
         Share of the pixels in each token.
+    group_name : str
+        What a group is called: "token" or "group".
     """
 
     channel_names: tuple[str, ...]
@@ -120,13 +124,20 @@ class Report:
     bin_coverage: NDArray[np.float64] = field(default_factory=_none)
     pit: NDArray[np.float64] = field(default_factory=_none)
     group_coverage: NDArray[np.float64] = field(default_factory=_none)
+    group_low: NDArray[np.float64] = field(default_factory=_none)
+    group_high: NDArray[np.float64] = field(default_factory=_none)
     group_share: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    group_name: str = "token"
 
     @property
     def worst(self) -> tuple[str, ...]:
         """The part of each channel that is covered least, in words."""
         return tuple(
-            _worst(self.bin_coverage[c], self.group_coverage[c] if self.group_coverage.size else ())
+            _worst(
+                self.bin_coverage[c],
+                self.group_coverage[c] if self.group_coverage.size else (),
+                self.group_name,
+            )
             for c in range(len(self.bin_coverage))
         )
 
@@ -224,6 +235,7 @@ def report_on(
     block_px: int = 0,
     ssim: NDArray[np.float64] | None = None,
     group: NDArray[np.int64] | None = None,
+    group_name: str = "token",
     seed: int = 0,
     notes: Sequence[Note] = (),
 ) -> Report:
@@ -249,6 +261,8 @@ def report_on(
         Structural similarity of the median, which needs the whole image.
     group : ndarray of int64, shape (n,), optional
         Token (or mask) of each pixel, from 0; -1 for none.
+    group_name : str
+        What a group is called: "token" or "group".
     seed : int
         Seed of the bootstrap.
     notes : sequence of Note
@@ -281,6 +295,7 @@ def report_on(
     width = upper.astype(np.float64) - lower
     bin_width, bin_coverage = by_width(width, miss)
     group_coverage, group_share = by_group(miss, group)
+    group_low, group_high = _group_bounds(miss, group, held_out, block_px, seed)
     losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
     return Report(
         channel_names=names,
@@ -312,14 +327,34 @@ def report_on(
         bin_coverage=bin_coverage + blank[:, None],
         pit=places(held_out),
         group_coverage=group_coverage + blank[:, None],
+        group_low=group_low + blank[:, None],
+        group_high=group_high + blank[:, None],
         group_share=group_share,
+        group_name=group_name,
     )
 
 
-def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float64]) -> str:
+def _group_bounds(
+    miss: NDArray[np.bool_], group: NDArray[np.int64] | None, held_out: HeldOut, block_px: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bounds of each group's coverage, (C, G): 0 and 1 where it has too few blocks to tell."""
+    group = np.full(miss.shape[1], -1) if group is None else group
+    n_groups = int(group.max(initial=-1)) + 1
+    low, high = np.zeros((len(miss), n_groups)), np.ones((len(miss), n_groups))
+    for g in range(n_groups):
+        inside: NDArray[np.bool_] = group == g
+        if inside.any():
+            place = None if held_out.position is None else held_out.position[inside]
+            low[:, g], high[:, g], _ = coverage_interval(
+                miss[:, inside], held_out.block[inside], place, block_px=block_px, seed=seed
+            )
+    return low, high
+
+
+def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float64], name: str) -> str:
     """The least covered tenth by width, or token, in words."""
     parts = [(float(v), f"tenth {i + 1} of {len(bins)} by width") for i, v in enumerate(bins)]
-    parts += [(float(v), f"token {i + 1}") for i, v in enumerate(groups)]
+    parts += [(float(v), f"{name} {i + 1}") for i, v in enumerate(groups)]
     known = [part for part in parts if not math.isnan(part[0])]
     if not known:
         return "unknown"

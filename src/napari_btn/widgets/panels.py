@@ -295,7 +295,25 @@ def _report_html(report: Report) -> str:
             ("corr.", ""),
         )
     )
-    return f"{head}<table cellspacing='2'><tr>{titles}</tr>{rows}</table>"
+    return f"{head}<table cellspacing='2'><tr>{titles}</tr>{rows}</table>{_groups_html(report)}"
+
+
+def _groups_html(report: Report) -> str:
+    """Table of the groups that are calibrated apart."""
+    if not report.group_coverage.size:
+        return ""
+    titles = (f"{report.group_name}&nbsp;", "share&nbsp;", *(escape(n) for n in report.channel_names))
+    head = "".join(f"<td>{title}&nbsp;</td>" for title in titles)
+    rows = "".join(
+        f"<tr><td>{g + 1}</td><td align='right'>{100 * share:.1f} %&nbsp;&nbsp;</td>"
+        + "".join(
+            f"<td align='right'><b>{100 * v:.1f} %</b>&nbsp;</td>" if v == v else "<td>&ndash;</td>"
+            for v in report.group_coverage[:, g]
+        )
+        + "</tr>"
+        for g, share in enumerate(report.group_share)
+    )
+    return f"<div>Inside, by {report.group_name}:</div><table cellspacing='2'><tr>{head}</tr>{rows}</table>"
 
 
 def _range(low: float, high: float) -> str:
