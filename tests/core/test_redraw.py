@@ -50,15 +50,15 @@ def test_redrawn_noise_keeps_mean_and_variance_given_the_signal(steps_of_counts)
     assert redraw is not None
     own = scenes.read_noisy(0)
     crop = whole(scenes)[0].slices
-    drawn = np.stack([redraw.patch(0, crop, own, np.random.default_rng(i)) for i in range(60)])
-    changed = [not np.array_equal(d, own) for d in drawn]
+    drawn = [redraw.patch(0, crop, (own, clean), np.random.default_rng(i)) for i in range(60)]
+    noisy, signal = (np.stack([d[i] for d in drawn]) for i in range(2))
+    changed = [not np.array_equal(x, own) for x in noisy]
     assert 30 <= sum(changed) <= 54  # 70 % of 60, within 3.4 standard deviations
     for c in range(2):
         for rate in np.unique(clean[c]):
-            there = clean[c] == rate
-            values = drawn[changed][:, c, there]
+            values = noisy[changed, c][signal[changed, c] == rate]
             # stripes of at least 61 x 13 pixels are the population that is drawn from
-            n = there.sum()
+            n = (clean[c] == rate).sum()
             assert values.mean() == pytest.approx(rate, abs=4 * np.sqrt(rate / n) + 0.02 * rate)
             assert values.var() == pytest.approx(rate, rel=4 * np.sqrt(2 / n) + 0.1)
 
@@ -92,11 +92,35 @@ def test_crops_of_several_boxes_find_their_own_pixels():
     boxes = (Box(0, (slice(0, 11), slice(3, 40))), Box(0, (slice(15, 30), slice(0, 41))))
     flat = np.concatenate([noisy[0][b.slices].ravel() for b in boxes])[None]
     itself = np.arange(flat.shape[1], dtype=np.int32)[:, None]
-    redraw = NoiseRedraw((0, boxes[0].size), boxes, flat, itself)
+    redraw = NoiseRedraw((0, boxes[0].size), boxes, flat, -flat, itself)
     for i, crop in ((0, (slice(2, 9), slice(5, 31))), (1, (slice(17, 30), slice(1, 40)))):
-        for seed in range(6):
-            drawn = redraw.patch(i, crop, noisy[:, *crop], np.random.default_rng(seed))
-            np.testing.assert_array_equal(drawn, noisy[:, *crop])
+        own = noisy[:, *crop]
+        in_place = 0
+        for seed in range(20):
+            x, y = redraw.patch(i, crop, (own, -own), np.random.default_rng(seed))
+            np.testing.assert_array_equal(x, -y)
+            assert np.isin(x, noisy[0][boxes[i].slices]).all()
+            in_place += np.array_equal(x, own)
+        assert 6 <= in_place <= 19  # all but 35 % of 20, which are turned; 3.3 standard deviations
+
+
+def test_turned_patches_keep_their_middle_and_their_scale():
+    from napari_btn.core.redraw import _warped
+
+    at = np.stack(np.meshgrid(np.arange(40, 61), np.arange(50, 71), indexing="ij"), -1)
+    rng = np.random.default_rng(5)
+    areas = []
+    for _ in range(200):
+        there = _warped(at, (101, 121), rng)
+        np.testing.assert_array_equal(there[10, 10], at[10, 10])
+        first, second = (there[-1, 10] - there[0, 10]) / 20, (there[10, -1] - there[10, 0]) / 20
+        assert abs(first @ second) < 0.15  # right angles stay, but for rounding to whole pixels
+        areas.append(np.sqrt((first @ first) * (second @ second)))
+    assert 0.58 < min(areas) < 0.75  # 1.22 either way, ends rounded by half a pixel of 20
+    assert 1.35 < max(areas) < 1.62
+    corner = _warped(at[:11, :11] - [40, 50], (101, 121), rng)
+    assert corner.min() >= 0
+    assert (corner < (101, 121)).all()
 
 
 def test_pixels_that_do_not_count_stand_in_for_none():

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import CalibrationSettings
 
-    Redraw = Callable[[int, Sequence[slice], NDArray[np.float32], np.random.Generator], NDArray[np.float32]]
+    Patch = tuple[NDArray[np.float32], NDArray[np.float32]]
+    Redraw = Callable[[int, Sequence[slice], Patch, np.random.Generator], Patch]
 
 __all__ = ["Box", "Pair", "Scenes", "Split", "View", "canonical_axes", "draw_patches", "split", "split_axis"]
 
@@ -594,8 +595,8 @@ def draw_patches(
     """Random patches, (count, C, *patch) noisy and clean, flipped and turned alike.
 
     All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
-    Boxes are drawn with odds of their size; ``redraw`` may draw a patch's noise anew, given the number of
-    its box, its crop and its own noisy values; a patch without a counted pixel is drawn again.
+    Boxes are drawn with odds of their size; ``redraw`` may draw a patch anew, given the number of its
+    box, its crop and its own noisy and clean values; a patch without a counted pixel is drawn again.
     """
     sides = tuple(min(patch_px, *(b.shape[a] for b in boxes)) for a in range(scenes.noisy.ndim))
     odds = np.array([b.size for b in boxes], float)
@@ -603,12 +604,11 @@ def draw_patches(
     for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):
         for _ in range(_TRIES):
             crop = boxes[index].crop(sides, rng)
-            y = scenes.read_clean(boxes[index].scene, crop)
+            x, y = (read(boxes[index].scene, crop) for read in (scenes.read_noisy, scenes.read_clean))
+            if redraw is not None:
+                x, y = redraw(int(index), crop, (x, y), rng)
             if scenes.valid is None or np.isfinite(y).any():
                 break
-        x = scenes.read_noisy(boxes[index].scene, crop)
-        if redraw is not None:
-            x = redraw(int(index), crop, x, rng)
         if augment:
             x, y = _turned(x, y, rng)
         noisy.append(x)

@@ -2,7 +2,9 @@
 
 Where a training pixel is seen hundreds of times, members remember its noise. A pixel's noisy values
 are then replaced, in most patches, by those of another pixel whose clean neighbourhood looks alike:
-a bootstrap of the noise given the signal, which needs no noise model.
+a bootstrap of the noise given the signal, which needs no noise model. Noise that is drawn pixel by
+pixel doesn't mind where its pixel lies, so half of those patches are also turned by any angle and
+stretched a little: then members don't learn the few objects of a small image by heart either.
 """
 
 from __future__ import annotations
@@ -30,6 +32,8 @@ __all__ = ["NoiseRedraw", "against_overfitting"]
 _ALIKE = 24  # pixels to draw from
 _SHARE = 0.7  # of the patches; the others keep their own noise, and with it its correlation
 _CORRELATED = 0.5  # lag-1 correlation of the noise from which drawing pixel by pixel would falsify it
+_WARPED = 0.5  # of the patches with new noise
+_STRETCH = math.log(1.22)  # at most, to either side: grains differ in size by more
 _LONGER = 2  # times as many passes: then members begin to remember the signal itself
 _ASKED = 10_000  # pixels looked up between two yields: half a second on a busy core
 _FEWEST_STEPS = 100  # an image of any size deserves these
@@ -37,7 +41,7 @@ _FEWEST_STEPS = 100  # an image of any size deserves these
 
 @dataclass(frozen=True, eq=False)
 class NoiseRedraw:
-    """Noisy values of training pixels, and for each the pixels that look alike when clean.
+    """Noisy and clean values of training pixels, and for each the pixels that look alike when clean.
 
     Parameters
     ----------
@@ -45,7 +49,8 @@ class NoiseRedraw:
         Number of the first pixel of each box.
     boxes : tuple of Box
         The training boxes; their pixels are numbered box by box, in raster order.
-    noisy : ndarray of float32, (C, n)
+    noisy, clean : ndarray of float32, (C, n)
+        Clean values that don't count are NaN.
     alike : ndarray of int32, (n, k)
         Numbers of pixels that may stand in; a pixel that doesn't count has only itself.
     """
@@ -53,21 +58,43 @@ class NoiseRedraw:
     first: tuple[int, ...]
     boxes: tuple[Box, ...]
     noisy: NDArray[np.float32]
+    clean: NDArray[np.float32]
     alike: NDArray[np.int32]
 
     def patch(
-        self, box: int, crop: Sequence[slice], own: NDArray[np.float32], rng: np.random.Generator
-    ) -> NDArray[np.float32]:
-        """Noisy patch (C, *patch) of a crop of a box: its own, or with its noise drawn anew."""
+        self,
+        box: int,
+        crop: Sequence[slice],
+        own: tuple[NDArray[np.float32], NDArray[np.float32]],
+        rng: np.random.Generator,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Noisy and clean patch (C, *patch) of a crop of a box: its own, or with its noise drawn anew."""
         if rng.random() >= _SHARE:
             return own
-        shape, slices = self.boxes[box].shape, self.boxes[box].slices
-        index = np.zeros((), np.int64)
-        for cut, whole, n in zip(crop, slices, shape, strict=True):
-            index = index[..., None] * n + np.arange(cut.start - whole.start, cut.stop - whole.start)
-        index = index + self.first[box]
+        whole = self.boxes[box]
+        starts = np.array([part.start for part in whole.slices])
+        at = np.stack(np.meshgrid(*(np.arange(c.start, c.stop) for c in crop), indexing="ij"), -1) - starts
+        if rng.random() < _WARPED:
+            at = _warped(at, whole.shape, rng)
+        index = np.ravel_multi_index(tuple(np.moveaxis(at, -1, 0)), whole.shape) + self.first[box]
         drawn = self.alike[index, rng.integers(0, self.alike.shape[1], index.shape)]
-        return self.noisy[:, drawn]
+        return self.noisy[:, drawn], self.clean[:, index]
+
+
+def _warped(at: NDArray[np.int64], shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Nearest pixels (*patch, ndim) to a patch turned in its last plane and stretched about its middle.
+
+    What would lie beyond the box is mirrored at its edge.
+    """
+    ndim = len(shape)
+    angle, stretch = rng.uniform(-np.pi, np.pi), np.exp(rng.uniform(-_STRETCH, _STRETCH))
+    turn = np.eye(ndim)
+    turn[-2:, -2:] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    middle = at.reshape(-1, ndim).mean(0)
+    nearest = np.rint((at - middle) @ (stretch * turn).T + middle).astype(np.int64)
+    period = 2 * np.array(shape)
+    around: NDArray[np.int64] = nearest % period
+    return np.minimum(around, period - 1 - around)
 
 
 def against_overfitting(
@@ -75,9 +102,9 @@ def against_overfitting(
 ) -> Step[tuple[TrainSettings, NoiseRedraw | None]]:
     """Settings and noise to train with, as they are where there are many pixels; a step.
 
-    Where a pixel would be seen more than ``train.passes`` times, its noise is drawn anew, and it may
-    be seen twice as often; where the noise is correlated from pixel to pixel, so that this would
-    falsify it, steps are cut instead.
+    Where a pixel would be seen more than ``train.passes`` times, its noise is drawn anew and its
+    surroundings are turned and stretched, and it may be seen twice as often; where the noise is
+    correlated from pixel to pixel, so that this would falsify it, steps are cut instead.
 
     Parameters
     ----------
@@ -124,7 +151,13 @@ def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, floa
         alike[asked] = known[tree.query(features[asked], k=nearest)[1]]
     first = np.cumsum([0] + [b.size for b in boxes[:-1]])
     flat = np.concatenate([x.reshape(len(x), -1) for x in noisy], 1)
-    redraw = NoiseRedraw(tuple(int(i) for i in first), tuple(boxes), flat, alike)
+    redraw = NoiseRedraw(
+        tuple(int(i) for i in first),
+        tuple(boxes),
+        flat,
+        np.concatenate([c.reshape(len(c), -1) for c in clean], 1),
+        alike,
+    )
     largest = max(range(len(boxes)), key=lambda i: boxes[i].size)
     part = slice(int(first[largest]), int(first[largest]) + boxes[largest].size)
     rest = noisy[largest] - flat[:, alike[part]].mean(2).reshape(noisy[largest].shape)
