@@ -81,6 +81,7 @@ def report():
         correlation=0.9 * ones,
         n_blocks=np.full(len(NAMES), 24),
         block_px=16,
+        group_coverage=np.empty((3, 0)),
         worst=("the widest tenth (80 %)",) * 3,
         warnings=(Note("amber", "Few blocks."), Note("red", "Overlap.")),
     )
