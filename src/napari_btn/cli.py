@@ -392,7 +392,7 @@ def predict(bundle: Path, image: str, output: Path, axes: str | None, mask: str 
     )
     if not tiled:
         write_prediction(prediction, output, overwrite=force)
-    click.echo(f"{output}: {1 - prediction.alpha:g} intervals of the {prediction.covers} image")
+    click.echo(f"{output}: {100 * (1 - prediction.alpha):g}% intervals of the {prediction.covers}")
 
 
 def _predict(
