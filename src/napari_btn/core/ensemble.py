@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from napari_btn.core.gradients import convolve, noncrossing_pinball, sparse_hidden
+from napari_btn.core.grouped import gathers, grouped_hidden, grouped_pinball
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,6 +129,7 @@ class SparseMixedScale(nn.Module):
             shape = (self.members, width, self.input_width + others, *kernel)
             self.register_parameter(f"node{t}_weight", nn.Parameter(torch.empty(shape)))
             self.register_parameter(f"node{t}_bias", nn.Parameter(torch.zeros(self.members, width)))
+        self._gathers: dict[torch.device, list[torch.Tensor]] = {}
         self._last_use = {
             (m, s): t
             for m, graph in enumerate(self.graphs)
@@ -198,6 +200,35 @@ class SparseMixedScale(nn.Module):
         biases = [bias[0] for _, bias in self.weights()]
         return sparse_hidden(rows, graph.sources, graph.dilations, self.chunk, bias, kernels, biases, heads)
 
+    def grouped_hidden(
+        self, x: torch.Tensor, heads: Sequence[torch.Tensor], bias: torch.Tensor
+    ) -> torch.Tensor:
+        """Hidden layers of all members, (B, M, units, N), each on a batch of its own; no gradient goes to ``x``.
+
+        Parameters
+        ----------
+        x : Tensor, (B, M, C, *space), float32
+        heads : sequence of Tensor, (M, units, width)
+            One per node.
+        bias : Tensor, (M, units)
+        """
+        weights = list(self.weights())
+        if x.device not in self._gathers:
+            read = [weight.shape[2] for weight, _ in weights]
+            found = gathers(
+                self.graphs,
+                n_in=self.input_width - self.input_pad,
+                chunk=self.chunk,
+                inputs=self.widths[0] // self.chunk,
+                widths=read,
+            )
+            self._gathers[x.device] = [rows.to(x.device) for rows in found]
+        kernels, biases = [weight for weight, _ in weights], [b for _, b in weights]
+        dilations = self.graphs[0].dilations
+        return grouped_hidden(
+            x, self._gathers[x.device], dilations, bias, torch.cat(list(heads), 2), kernels, biases
+        )
+
     def _read(
         self, chunks: dict[tuple[int, int], torch.Tensor], node: int, width: int
     ) -> Iterator[torch.Tensor]:
@@ -251,6 +282,7 @@ class Ensemble(nn.Module):
         Spatial dimensions.
     """
 
+    level_values: torch.Tensor
     x_loc: torch.Tensor
     x_scale: torch.Tensor
     y_loc: torch.Tensor
@@ -279,6 +311,7 @@ class Ensemble(nn.Module):
         self.out_weight = nn.Parameter(torch.empty(members, outputs, head_units))
         self.out_bias = nn.Parameter(torch.zeros(members, outputs))
         self.skip_weight = nn.Parameter(torch.zeros(members, outputs, n_in))
+        self.register_buffer("level_values", torch.tensor(levels), persistent=False)
         for name, n in (("x_loc", n_in), ("x_scale", n_in), ("y_loc", n_out), ("y_scale", n_out)):
             fill = torch.ones if name.endswith("scale") else torch.zeros
             self.register_buffer(name, fill(n))
@@ -339,6 +372,27 @@ class Ensemble(nn.Module):
             raw = raw.unflatten(0, (self.n_out, len(self.levels)))
             total = total + noncrossing_pinball(raw, target, self.levels, self.middle)
         return total
+
+    def losses(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Mean pinball loss in scaled units of each member on a batch of its own, (M,); NaN targets don't count.
+
+        Parameters
+        ----------
+        x, y : Tensor, (B, M, n_in, *space), (B, M, n_out, *space)
+            Batches in raw units.
+        """
+        heads = [self.get_parameter(f"head{t}_weight") for t in range(len(self.trunk.widths))]
+        scaled = (x - self._column(self.x_loc)[:, None]) / self._column(self.x_scale)[:, None]
+        target = ((y - self._column(self.y_loc)[:, None]) / self._column(self.y_scale)[:, None]).flatten(3)
+        hidden = F.relu(self.trunk.grouped_hidden(scaled, heads, self.hidden_bias))
+        raw = torch.matmul(self.out_weight, hidden) + self.out_bias[..., None]
+        raw = raw + torch.matmul(self.skip_weight, scaled.flatten(3))
+        raw = raw.unflatten(2, (self.n_out, len(self.levels))).flatten(1, 2)
+        quantiles = quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
+        known = torch.isfinite(target)
+        return grouped_pinball(
+            quantiles, torch.where(known, target, 0.0), self.level_values, known.to(x.dtype)
+        )
 
     def _features(self, x: torch.Tensor, keep: Sequence[slice] | None) -> Iterator[torch.Tensor]:
         """Yield the trunk's features (B, M * width, *kept)."""

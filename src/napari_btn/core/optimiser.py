@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import TrainSettings
 
-__all__ = ["Optimiser", "one_cycle"]
+__all__ = ["GroupOptimiser", "Optimiser", "bias_correction", "one_cycle"]
 
 _DECAY = 0.1  # decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101)
 
@@ -30,6 +30,11 @@ def one_cycle(step: int, settings: TrainSettings) -> float:
         return settings.learning_rate * (0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * at / rise)))
     fall = (at - rise) / (1 - rise)
     return settings.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+def bias_correction(step: int) -> float:
+    """Factor by which Adam's moments of the first steps are too small; ``step`` counts from 0."""
+    return math.sqrt(1 - 0.99 ** (step + 1)) / (1 - 0.9 ** (step + 1))
 
 
 class Optimiser:
@@ -63,9 +68,93 @@ class Optimiser:
                 v = self.moments.setdefault(f"{name}/v", torch.zeros_like(p))
                 m.lerp_(g, 0.1)
                 v.lerp_(g * g, 0.01)
-                scale = math.sqrt(1 - 0.99 ** (step + 1)) / (1 - 0.9 ** (step + 1))
-                p.addcdiv_(m, v.sqrt().add_(1e-8), value=-rate * scale)
+                p.addcdiv_(m, v.sqrt().add_(1e-8), value=-rate * bias_correction(step))
             p.grad = None
+
+
+class GroupOptimiser:
+    """`Optimiser` for the members of a group, in a dozen kernels, without a wait for the device.
+
+    Parameters of one treatment are made to lie side by side in memory, with their gradients and
+    moments, so that one operation moves them all. The module's parameters are views of them then.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        On its device.
+    moments : mapping of str to Tensor
+        Of `state`, stacked along the members; empty at the start.
+    """
+
+    def __init__(self, module: torch.nn.Module, moments: Mapping[str, torch.Tensor]) -> None:
+        named = sorted(module.named_parameters(), key=lambda item: _treatment(item[0], item[1].shape))
+        kernels = [(n, p) for n, p in named if _treatment(n, p.shape)[0] == 0]
+        others = [(n, p) for n, p in named if _treatment(n, p.shape)[0] > 0]
+        self._kernels, self._others = _side_by_side(kernels), _side_by_side(others)
+        self._decayed = sum(p.numel() for n, p in others if _treatment(n, p.shape)[0] == 1)
+        self._momentum = torch.zeros_like(self._kernels[0])
+        self._first, self._second = (torch.zeros_like(self._others[0]) for _ in range(2))
+        self.moments = _views(kernels, self._momentum, "m")
+        self.moments |= _views(others, self._first, "m") | _views(others, self._second, "v")
+        for name, value in moments.items():
+            self.moments[name].copy_(value)
+        self._alike: list[tuple[slice, torch.Size]] = []
+        start = 0
+        for shape in dict.fromkeys(p.shape for _, p in kernels):
+            stop = start + sum(p.numel() for _, p in kernels if p.shape == shape)
+            self._alike.append((slice(start, stop), shape))
+            start = stop
+
+    @torch.no_grad()
+    def step(self, rate: torch.Tensor, correction: torch.Tensor) -> None:
+        """Move every parameter along its gradient and clear that.
+
+        Parameters
+        ----------
+        rate, correction : Tensor, ()
+            Learning rate, and `bias_correction` of the step.
+        """
+        decay = 1 - rate * _DECAY
+        values, gradient = self._kernels
+        values.mul_(decay)
+        self._momentum.mul_(0.95).add_(gradient)
+        gradient.add_(self._momentum, alpha=0.95)
+        for part, shape in self._alike:
+            matrices = gradient[part].view(-1, shape[1], shape[2:].numel())
+            values[part].sub_((orthogonalised(matrices) * rate).reshape(-1))
+        gradient.zero_()
+        values, gradient = self._others
+        values[: self._decayed].mul_(decay)
+        self._first.lerp_(gradient, 0.1)
+        self._second.lerp_(gradient * gradient, 0.01)
+        values.sub_(self._first / self._second.sqrt().add_(1e-8) * (rate * correction))
+        gradient.zero_()
+
+
+def _treatment(name: str, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
+    """0 for kernels that Muon moves, 1 for other weights, 2 for biases, which don't decay; then the shape."""
+    if name.endswith("_bias"):
+        return 2, ()
+    return (0, tuple(shape)) if name.startswith("trunk.") and name.endswith("_weight") else (1, ())
+
+
+def _side_by_side(named: list[tuple[str, torch.nn.Parameter]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values and gradients of parameters as one long tensor each, of which they become views."""
+    values = torch.cat([p.detach().flatten() for _, p in named])
+    gradients = torch.zeros_like(values)
+    for (_, p), value, gradient in zip(
+        named, _views(named, values, "").values(), _views(named, gradients, "").values(), strict=True
+    ):
+        p.data, p.grad = value, gradient
+    return values, gradients
+
+
+def _views(
+    named: list[tuple[str, torch.nn.Parameter]], flat: torch.Tensor, moment: str
+) -> dict[str, torch.Tensor]:
+    """Parts of a long tensor in the shapes of parameters, by name and moment."""
+    parts = flat.split([p.numel() for _, p in named])
+    return {f"{n}/{moment}": part.view(p.shape) for (n, p), part in zip(named, parts, strict=True)}
 
 
 def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
