@@ -140,7 +140,7 @@ def test_an_untrained_one_says_so(tmp_path):
         ({"levels": ()}, "levels is"),
         ({"supervision": "magic"}, "supervision is 'magic'"),
         ({"seed": -1}, "seed is -1"),
-        ({"device": "cuda"}, "computes on the CPU"),
+        ({"device": "tpu"}, "device is .tpu.; it must be"),
     ],
 )
 def test_settings_that_make_no_sense(options, words):
@@ -701,3 +701,32 @@ def test_real_maps_are_covered_and_denoised(data_dir, monkeypatch):
     assert (report.correlation > [0.85, 0.6, 0.25]).all()
     raw = [np.corrcoef(n.ravel(), c.ravel())[0, 1] for n, c in zip(noisy, clean, strict=True)]
     assert (report.correlation > np.asarray(raw) + 0.05).all()
+
+
+# ---------------------------------------------------------------- where it computes
+
+
+def test_a_card_that_torch_can_not_use_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("napari_btn.denoiser.device_for", lambda wanted: "cuda")
+    monkeypatch.setattr("napari_btn.denoiser.works", lambda device: False)
+    with pytest.raises(ValueError, match=r"PyTorch can't use 'cuda', most likely .* older"):
+        btn.Denoiser(device="cuda")._where(None)
+    assert btn.Denoiser(device="auto")._where(None)[2] == "cpu"
+
+
+def test_a_card_trains_members_together(monkeypatch):
+    asked = []
+
+    def together(*given, device, **options):
+        asked.append((device, options["members"]))
+        raise ArithmeticError("that is far enough")
+        yield
+
+    monkeypatch.setattr("napari_btn.denoiser.device_for", lambda wanted: "cuda:1")
+    monkeypatch.setattr("napari_btn.denoiser.works", lambda device: True)
+    monkeypatch.setattr("napari_btn.core.together.train_together_steps", together)
+    denoiser = btn.Denoiser("quick", members=3, device="cuda:1")
+    assert denoiser.estimate(PAIR.noisy.shape, PAIR.axes).note.endswith("GB on cuda:1")
+    with pytest.raises(ArithmeticError, match="far enough"):
+        denoiser.fit(PAIR.noisy, PAIR.clean, axes=PAIR.axes)
+    assert asked == [("cuda:1", 3)]

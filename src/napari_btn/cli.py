@@ -140,7 +140,7 @@ _channels = click.option("--channels", callback=_split_names, help="Names of the
 _alpha = click.FloatRange(0, 1, min_open=True, max_open=True)
 _force = click.option("--force", is_flag=True, help="Replace existing files.")
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-_device = click.option("--device", default="auto", show_default=True, help="auto or cpu.")
+_device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps.")
 _groups = click.option(
     "--groups",
     type=click.IntRange(0, 40),
@@ -310,6 +310,7 @@ def _save(denoiser: Denoiser, output: Path) -> None:
 @click.option("--alpha", type=_alpha, help="Miscoverage; default: that of the bundle.")
 @_groups
 @_mask
+@_device
 @_force
 def calibrate(
     bundle: Path,
@@ -320,6 +321,7 @@ def calibrate(
     alpha: float | None,
     groups: int | None,
     mask: str | None,
+    device: str,
     force: bool,
 ) -> None:
     """Calibrate MODEL.btn to another miscoverage, or on the pair NOISY CLEAN; nothing is trained.
@@ -331,7 +333,7 @@ def calibrate(
     _ready(output, force)
     if groups is not None and mask is not None:
         raise ValueError("--groups and --mask came; pixels belong to tokens or to a mask's groups. Give one.")
-    denoiser = load(bundle)
+    denoiser = load(bundle, device=device)
     level = denoiser.alpha if alpha is None else alpha
     apart = _tokens(groups) if groups is not None else _masked(mask)
     if noisy is None:
@@ -371,8 +373,11 @@ def _masked(mask: str | None) -> Any:
 @_to_file
 @_axes
 @_mask
+@_device
 @_force
-def predict(bundle: Path, image: str, output: Path, axes: str | None, mask: str | None, force: bool) -> None:
+def predict(
+    bundle: Path, image: str, output: Path, axes: str | None, mask: str | None, device: str, force: bool
+) -> None:
     """Write lower, median, upper, width and spread of IMAGE.
 
     OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map).
@@ -381,7 +386,7 @@ def predict(bundle: Path, image: str, output: Path, axes: str | None, mask: str 
     from napari_btn.io.images import write_prediction
 
     _ready_image(output, force)
-    denoiser = load(bundle)
+    denoiser = load(bundle, device=device)
     tiled = output.suffix.lower() == ".zarr"
     prediction = _predict(
         denoiser,
@@ -429,6 +434,7 @@ def _predict(
 @_json
 @click.option("--html", type=click.Path(path_type=Path), help="HTML file: one page with figures.")
 @_mask
+@_device
 @_force
 def evaluate(
     bundle: Path,
@@ -438,6 +444,7 @@ def evaluate(
     as_json: bool,
     html: Path | None,
     mask: str | None,
+    device: str,
     force: bool,
 ) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
@@ -447,7 +454,7 @@ def evaluate(
 
     if html is not None:
         _ready(html, force)
-    denoiser = load(bundle)
+    denoiser = load(bundle, device=device)
     pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
     prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes, groups=_masked(mask)))
     report = measure(prediction, pair.clean)
@@ -481,6 +488,7 @@ def evaluate(
 @click.option("--order-by", help="Channel whose median numbers the tokens; default: the first.")
 @click.option("--refit", is_flag=True, help="Learn the palette anew from this image.")
 @click.option("--keep", is_flag=True, help="Store a palette that was learned in MODEL.btn.")
+@_device
 @_force
 def tokens(
     bundle: Path,
@@ -492,6 +500,7 @@ def tokens(
     order_by: str | None,
     refit: bool,
     keep: bool,
+    device: str,
     force: bool,
 ) -> None:
     """Write IMAGE as tokens: labels of what the networks see in each pixel, none of them drawn by hand.
@@ -505,7 +514,7 @@ def tokens(
     _ready_image(output, force)
     if rows:
         _ready(rows, force)
-    denoiser = load(bundle)
+    denoiser = load(bundle, device=device)
     opened, letters = _open(image, axes, "the image")
     prediction = _predict(denoiser, opened, letters)
     step = denoiser.tokens_steps(
@@ -541,6 +550,7 @@ def tokens(
 @click.option("--margin", type=click.IntRange(0), default=0, help="Pixels kept free along the border.")
 @click.option("--scene", type=click.IntRange(0), help="Which scene, where the image has several.")
 @_json
+@_device
 @_force
 def regions(
     bundle: Path,
@@ -556,6 +566,7 @@ def regions(
     margin: int,
     scene: int | None,
     as_json: bool,
+    device: str,
     force: bool,
 ) -> None:
     """Write fields of view of IMAGE to measure again, best first.
@@ -573,7 +584,7 @@ def regions(
             f"{output.name} has no ending for regions; choose one of {', '.join(REGION_ENDINGS)}."
         )
     _ready(output, force)
-    denoiser = load(bundle)
+    denoiser = load(bundle, device=device)
     if threshold is not None and channel is None and len(denoiser.channel_names) > 1:
         names = ", ".join(denoiser.channel_names)
         raise ValueError(f"A threshold belongs to one channel; give --channel, one of {names}.")
@@ -687,6 +698,7 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Picture of score against size: .png, .svg, .pdf."
 )
+@_device
 @_json
 @_force
 def scan(
@@ -701,6 +713,7 @@ def scan(
     steps: int | None,
     members: int,
     seed: int,
+    device: str,
     plot: Path | None,
     as_json: bool,
     force: bool,
@@ -712,7 +725,7 @@ def scan(
         _ready(plot, force)
     pair = _open_pair(noisy, clean, axes, channels)
     result = drain(scan_steps(pair, depths=depths, channels=widths, dilations=dilations, preset=preset,
-                              members=members, steps=steps, seed=seed))  # fmt: skip
+                              members=members, steps=steps, seed=seed, device=device))  # fmt: skip
     if plot:
         from napari_btn import plots
         from napari_btn.io.atomic import written_whole

@@ -19,6 +19,7 @@ from napari_btn.core.config import (
     TileSettings,
     TrainSettings,
 )
+from napari_btn.core.device import device_for, works
 from napari_btn.core.diagnostics import coverage_curve, miscoverage_map
 from napari_btn.core.evaluation import evaluate
 from napari_btn.core.held_out import (
@@ -38,7 +39,7 @@ from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.maps import open_maps, zarr_maps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Executor
     from pathlib import Path
 
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from napari_btn.core.predict import Member, Prediction
     from napari_btn.core.report import Report
     from napari_btn.core.tokens import Tokens
+    from napari_btn.core.training import Trained
 
 T = TypeVar("T")
 
@@ -79,7 +81,8 @@ class Denoiser:
     seed : int
         The same seed, data and settings give the same pixels on the CPU.
     device : str
-        "auto" or "cpu"; this version computes on the CPU, whatever graphics card there is.
+        "auto", "cpu", "cuda", "cuda:1" or "mps": where members train and predict. "auto" is the first
+        NVIDIA card, else the CPU.
     network, train, calibration, tiles : settings, optional
         Replace the defaults, and for ``train`` the preset's.
 
@@ -114,9 +117,7 @@ class Denoiser:
         _need(ok, "levels", levels, "rising numbers between 0 and 1, with 0.5 among them")
         _need(supervision == "pair", "supervision", supervision, '"pair"')
         _need(isinstance(seed, int | np.integer) and seed >= 0, "seed", seed, "a whole number of at least 0")
-        _need(
-            device in ("auto", "cpu"), "device", device, '"auto" or "cpu"; this version computes on the CPU'
-        )
+        device_for(device)
         self.preset, self.members, self.alpha, self.levels = preset, int(members), float(alpha), levels
         self.supervision, self.seed, self.device = supervision, int(seed), device
         self.network = network or NetworkSettings()
@@ -255,7 +256,8 @@ class Denoiser:
 
     def estimate(self, shape: Sequence[int], axes: str = "YX") -> Estimate:
         """Return time and memory that training will take on this machine, to a factor of about two."""
-        return estimate_training(shape, axes, self.network, self.train, self.members)
+        device = device_for(self.device)
+        return estimate_training(shape, axes, self.network, self.train, self.members, device=device)
 
     # ---------------------------------------------------------------- training
 
@@ -338,8 +340,6 @@ class Denoiser:
         ValueError
             With what came, what is needed and what to do.
         """
-        from napari_btn.core.training import train_steps
-
         yield Progress(0, self.members * self.train.steps, "Checking the images")
         pair = _pair(noisy, clean, axes, channel_names, pixel_size, unit, valid)
         scenes = pair.scenes
@@ -349,13 +349,12 @@ class Denoiser:
         train, redraw = yield from against_overfitting(
             learnt, plan.split.train, self.train.in_space(scenes.noisy.ndim)
         )
-        trained = yield from train_steps(
+        trained = yield from self._trainer(pool, device)(
             learnt,
             plan.split.train,
             plan.blueprint,
             train,
             members=self.members,
-            executor=pool,
             workers=workers,
             resume=resume,
             preview_every=preview_every,
@@ -414,7 +413,26 @@ class Denoiser:
             return executor, max(getattr(executor, "_max_workers", 2), 1), "cpu"
         from joblib.externals.loky import cpu_count
 
-        return None, max(min(cpu_count(), self.members), 1), "cpu"
+        device = device_for(self.device)
+        if not works(device):
+            if self.device != "auto":
+                raise ValueError(
+                    f"PyTorch can't use {self.device!r}, most likely because the graphics driver is older than it "
+                    'needs; update the driver, or give device="cpu".'
+                )
+            device = "cpu"
+        return None, max(min(cpu_count(), self.members), 1), device
+
+    @staticmethod
+    def _trainer(pool: Executor | None, device: str) -> Callable[..., Step[Trained]]:
+        """The step that trains on a device: members in processes of their own, or together on a card."""
+        if device == "cpu":
+            from napari_btn.core.training import train_steps
+
+            return partial(train_steps, executor=pool)
+        from napari_btn.core.together import train_together_steps
+
+        return partial(train_together_steps, device=device)
 
     def _provenance(self, scenes: Scenes, plan: Plan) -> dict[str, Any]:
         import torch
@@ -671,7 +689,7 @@ class Denoiser:
         caption = {**self._caption(fitted), "warnings": [n.to_dict() for n in notes]}
         shape = tuple(view.array.shape)
         with self._maps(fitted, view.axes, shape, caption, out, overwrite, quantiles) as maps:
-            yield from predict_steps(
+            said = yield from predict_steps(
                 view,
                 fitted.members,
                 fitted.blueprint,
@@ -699,7 +717,7 @@ class Denoiser:
             alpha=fitted.calibration.alpha,
             covers=fitted.covers,
             provenance=caption,
-            notes=notes,
+            notes=(*notes, *said),
             distribution=fitted.distribution,
             held_out=fitted.held_out,
             groups=None if group is None else _like_axes(group + 1, view),

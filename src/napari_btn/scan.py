@@ -104,6 +104,7 @@ def scan_steps(
     members: int = 1,
     steps: int | None = None,
     seed: int = 0,
+    device: str = "auto",
     executor: Executor | None = None,
 ) -> Step[Scan]:
     """Train every kind of network of a grid for as many steps, and compare them; a step.
@@ -122,6 +123,8 @@ def scan_steps(
         Training steps instead of the preset's.
     seed : int
         The same for all.
+    device : str
+        Where they train, as `Denoiser` takes it.
     executor : concurrent.futures.Executor, optional
         Where tasks run; local processes by default.
 
@@ -150,7 +153,7 @@ def scan_steps(
         )
     made: list[tuple[Denoiser, float]] = []
     for k, network in enumerate(grid):
-        denoiser = Denoiser(preset, members=members, seed=seed, network=network, train=train)
+        denoiser = Denoiser(preset, members=members, seed=seed, device=device, network=network, train=train)
         began = time.perf_counter()
         inner = denoiser.fit_steps(
             pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,

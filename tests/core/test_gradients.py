@@ -7,7 +7,7 @@ from napari_btn.core.config import NetworkSettings
 from napari_btn.core.ensemble import Ensemble, quantiles_from_raw
 from napari_btn.core.families import Blueprint, build
 from napari_btn.core.gradients import noncrossing_pinball, sparse_hidden, weight_gradient
-from napari_btn.core.training import pinball
+from napari_btn.core.member import pinball
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 

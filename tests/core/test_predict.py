@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from napari_btn.core import predict
 from napari_btn.core.config import TileSettings
 from napari_btn.core.conformal import Calibration
+from napari_btn.core.device import devices
 from napari_btn.core.families import build
 from napari_btn.core.pairs import Box, View
 from napari_btn.core.predict import Inline, Prediction, predict_steps, tile_quantiles
@@ -342,3 +343,59 @@ def test_a_prediction_knows_its_width_and_channels():
     for wrong in ("Al", 2, -1):
         with pytest.raises(ValueError, match="Si, Fe"):
             made.channel_number(wrong)
+
+
+# ---------------------------------------------------------------- on a graphics card
+
+
+def on_a_card(monkeypatch, room=2**62):
+    """Let the name of a card stand for the CPU, with so many pixels of memory."""
+    real = predict._quantiles_of
+    asked = []
+
+    def quantiles_of(module, x, keep, device):
+        asked.append((device, x[0].size))
+        if device != "cpu" and x[0].size > room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(module, x, keep, "cpu")
+
+    monkeypatch.setattr(predict, "_quantiles_of", quantiles_of)
+    monkeypatch.setattr(predict, "release", lambda device: asked.append(("released", device)))
+    monkeypatch.setattr(predict, "loaded", lambda b, m, device="cpu", real=predict.loaded: real(b, m))
+    return asked
+
+
+@pytest.mark.parametrize("room", [2**62, 400, 1])
+def test_a_card_gives_what_the_cpu_gives_with_any_memory(random_members, monkeypatch, room):
+    blueprint, members = random_members(2, channels=2, dilations=(1, 2, 1, 1))
+    source = View(image(0, 2, 41, 29), "CYX")
+    expected, spread = stitched(blueprint, members, source)
+    asked, notes = on_a_card(monkeypatch, room), []
+    made, other = stitched(blueprint, members, source, device="cuda", notes=notes)
+    np.testing.assert_allclose(made, expected, atol=1e-5 * np.ptp(expected))
+    np.testing.assert_allclose(other, spread, atol=1e-4 * np.ptp(expected))
+    assert len(notes) == (room < 2**62)
+    assert ("cpu" in [a for a, _ in asked]) == (room == 1)
+    assert asked[-1] == ("released", "cuda")
+
+
+def test_a_real_card_gives_what_the_cpu_gives(random_members):
+    if "cuda" not in devices().names:
+        pytest.skip(f"there is no CUDA card here: {devices().reason}")
+    blueprint, members = random_members(2, channels=3, depth=6)
+    source = View(image(0, 3, 90, 70), "CYX")
+    expected, _ = stitched(blueprint, members, source)
+    made, _ = stitched(blueprint, members, source, device="cuda")
+    np.testing.assert_allclose(made, expected, atol=1e-4 * np.ptp(expected))
+
+
+def test_a_closed_step_frees_the_card(random_members, monkeypatch):
+    asked = on_a_card(monkeypatch)
+    blueprint, members = random_members(3)
+    steps = tile_quantiles(
+        View(image(0, 30, 30), "YX"), [Box(0, (slice(0, 30),) * 2)], members, blueprint, device="cuda"
+    )
+    next(steps)
+    next(steps)
+    steps.close()
+    assert asked[-1] == ("released", "cuda")

@@ -50,6 +50,17 @@ def test_the_names_that_scripts_drive_are_there(ready: DenoiseWidget) -> None:
     assert [preset.itemText(i) for i in range(preset.count())] == ["quick", "standard", "thorough"]
 
 
+def test_the_devices_of_this_machine_are_offered_or_why_there_is_none(dock: DenoiseWidget) -> None:
+    from napari_btn.core.device import devices
+
+    shown = [dock.form.device.itemText(i) for i in range(dock.form.device.count())]
+    assert [text.split(":")[0] for text in shown] == ["auto", *(n.split(":")[0] for n in devices().names)]
+    assert dock.form.settings()["device"] == "auto"
+    dock.form.device.setCurrentIndex(dock.form.device.count() - 1)
+    assert dock.form.settings()["device"] == devices().names[-1]
+    assert devices().reason in dock.form.device_reason.text()
+
+
 def test_every_control_has_a_tooltip_and_an_accessible_name(ready: DenoiseWidget) -> None:
     from qtpy.QtWidgets import QAbstractSpinBox, QListWidget
 

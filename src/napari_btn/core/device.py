@@ -13,10 +13,23 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+import numpy as np
 
-__all__ = ["Devices", "device_for", "devices", "exact_arithmetic", "free_bytes", "release"]
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Devices",
+    "device_for",
+    "devices",
+    "exact_arithmetic",
+    "free_bytes",
+    "lacks_memory",
+    "release",
+    "works",
+]
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,81 @@ def free_bytes(device: str) -> int:
     if device == "mps":
         return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
     return 4 * 2**30
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that a device's memory is used up: only CUDA has a class for that.
+
+    Parameters
+    ----------
+    error : Exception
+    """
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in str(error)
+
+
+def in_memory(
+    task: Callable[[NDArray[np.float32], tuple[slice, ...], str], NDArray[np.float32]],
+    x: NDArray[np.float32],
+    keep: tuple[slice, ...],
+    reach: Sequence[int],
+    device: str,
+) -> tuple[NDArray[np.float32], bool]:
+    """What a task makes of a tile, in halves where the device's memory is too small, at last on the CPU.
+
+    Parameters
+    ----------
+    task : callable
+        Of a tile (C, *space), the part to keep and a device; returns an array that ends in that part's axes.
+    x : ndarray of float32, (C, *space)
+        With its halo.
+    keep : tuple of slice
+        The part that is wanted.
+    reach : sequence of int
+        How far a pixel sees, along each axis.
+    device : str
+        Torch's name.
+
+    Returns
+    -------
+    result : ndarray of float32
+    whole : bool
+        Whether the device had room for the tile as it was.
+    """
+    try:
+        return task(x, keep, device), True
+    except RuntimeError as error:
+        if not lacks_memory(error) or device == "cpu":
+            raise
+    release(device)
+    axis = max(range(len(keep)), key=lambda a: keep[a].stop - keep[a].start)
+    start, stop = keep[axis].start, keep[axis].stop
+    if stop - start <= 2 * reach[axis]:
+        return task(x, keep, "cpu"), False
+    middle = (start + stop) // 2
+    made = []
+    for first, last in ((start, middle), (middle, stop)):
+        low, high = max(first - reach[axis], 0), min(last + reach[axis], x.shape[1 + axis])
+        part = x[(slice(None),) * (1 + axis) + (slice(low, high),)]
+        inner = (*keep[:axis], slice(first - low, last - low), *keep[axis + 1 :])
+        made.append(in_memory(task, part, inner, reach, device)[0])
+    return np.concatenate(made, axis - len(keep)), False
+
+
+def works(device: str) -> bool:
+    """Whether torch itself can compute on a device that the driver shows; it loads torch.
+
+    Parameters
+    ----------
+    device : str
+        Torch's name.
+    """
+    import torch
+
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_available())
+    return device == "cpu" or bool(torch.backends.mps.is_available())
 
 
 def release(device: str) -> None:

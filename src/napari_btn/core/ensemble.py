@@ -216,7 +216,7 @@ class SparseMixedScale(nn.Module):
         if x.device not in self._gathers:
             read = [weight.shape[2] for weight, _ in weights]
             found = gathers(
-                self.graphs,
+                [graph.sources for graph in self.graphs],
                 n_in=self.input_width - self.input_pad,
                 chunk=self.chunk,
                 inputs=self.widths[0] // self.chunk,

@@ -10,10 +10,19 @@ import numpy as np
 import torch
 
 from napari_btn.core.config import Progress, TileSettings
+from napari_btn.core.device import exact_arithmetic, in_memory, release
 from napari_btn.core.families import Blueprint, build
 from napari_btn.core.latent import Projected
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.predict import INLINE_WORK, Inline, Member, one_thread, process_pool, tile_side
+from napari_btn.core.predict import (
+    INLINE_WORK,
+    Inline,
+    Member,
+    loaded,
+    one_thread,
+    process_pool,
+    tile_side,
+)
 from napari_btn.core.tiles import Tile, plan_tiles
 
 if TYPE_CHECKING:
@@ -21,7 +30,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.ensemble import Ensemble
 
 __all__ = ["EnsembleLatents"]
 
@@ -185,23 +193,18 @@ class EnsembleLatents:
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _module(blueprint: Blueprint, member: Member, device: str) -> Ensemble:
-    """One member with its weights."""
-    module = build(blueprint, [(member.number, member.attempt)])
-    module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
-    return module.to(device)
+            if self._device != "cpu":
+                release(self._device)
 
 
 def _latents_at(
     blueprint: Blueprint, member: Member, x: NDArray[np.float32], index: NDArray[np.intp], device: str
 ) -> NDArray[np.float32]:
     """Task: latents (n, F) at pixels of a tile (C, *space)."""
-    with one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode(), exact_arithmetic():
         at: Any = (slice(None), *(torch.from_numpy(i.copy()).to(device) for i in index.T))
         image = torch.from_numpy(np.array(x[None], order="C")).to(device)
-        found = [f[0, 0][at].T for f in _module(blueprint, member, device).latents(image)]
+        found = [f[0, 0][at].T for f in loaded(blueprint, member, device).latents(image)]
         return np.ascontiguousarray(torch.cat(found, 1).cpu().numpy())
 
 
@@ -214,12 +217,13 @@ def _projected(
     device: str,
 ) -> NDArray[np.float32]:
     """Task: the projection (D, *kept) of a tile's latents, layer by layer so that none is kept."""
-    with one_thread(), torch.inference_mode():
+
+    def task(x: NDArray[np.float32], keep: tuple[slice, ...], device: str) -> NDArray[np.float32]:
         image = torch.from_numpy(np.array(x[None], order="C")).to(device)
         w = torch.from_numpy(np.array(weight)).to(device)
         total: torch.Tensor | None = None
         first = 0
-        for feature in _module(blueprint, member, device).latents(image, keep):
+        for feature in loaded(blueprint, member, device).latents(image, keep):
             kept = feature[0, 0]
             part = torch.tensordot(w[first : first + len(kept)].T, kept, dims=1)
             total = part if total is None else total.add_(part)
@@ -227,3 +231,6 @@ def _projected(
         if total is None:
             raise ValueError("A member without features has no latents; train with a depth of at least 1.")
         return np.ascontiguousarray(total.cpu().numpy())
+
+    with one_thread(), torch.inference_mode(), exact_arithmetic():
+        return in_memory(task, x, keep, blueprint.reach, device)[0]

@@ -15,13 +15,11 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_btn.core.graph import Graph
-
 __all__ = ["gathers", "grouped_hidden", "grouped_pinball"]
 
 
 def gathers(
-    graphs: Sequence[Graph], *, n_in: int, chunk: int, inputs: int, widths: Sequence[int]
+    sources: Sequence[Sequence[Sequence[int]]], *, n_in: int, chunk: int, inputs: int, widths: Sequence[int]
 ) -> list[torch.Tensor]:
     """For each node, which channels of the feature tensor all members read, (M * width,) int64.
 
@@ -30,8 +28,8 @@ def gathers(
 
     Parameters
     ----------
-    graphs : sequence of Graph
-        One per member.
+    sources : sequence
+        Per member and node, the chunks that it reads, rising.
     n_in : int
         Channels of the input, which is chunk 0, padded with zeros to a chunk.
     chunk : int
@@ -45,9 +43,9 @@ def gathers(
     made = []
     for t, width in enumerate(widths):
         rows: list[int] = []
-        for m, graph in enumerate(graphs):
+        for m, nodes in enumerate(sources):
             read: list[int] = []
-            for source in graph.sources[t]:
+            for source in nodes[t]:
                 first = n_in + 1 + (source - 1) * chunk
                 padded = [*range(n_in), *[n_in] * max(chunk - n_in, 0)]
                 read += range(first, first + chunk) if source else padded
@@ -89,7 +87,7 @@ class _GroupedHidden(torch.autograd.Function):
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         features, heads, *kernels = ctx.saved_tensors
         reads, dilations = ctx.plan
-        batch, members, _, *space = features.shape
+        members, space = features.shape[1], features.shape[3:]
         width = kernels[0].shape[1]
         n_in = features.shape[2] - 1 - len(reads) * width
         (grad,) = grads

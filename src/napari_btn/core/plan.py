@@ -119,9 +119,27 @@ def plan_training(
 
 
 def estimate_training(
-    shape: Sequence[int], axes: str, network: NetworkSettings, train: TrainSettings, members: int
+    shape: Sequence[int],
+    axes: str,
+    network: NetworkSettings,
+    train: TrainSettings,
+    members: int,
+    *,
+    device: str = "cpu",
 ) -> Estimate:
-    """Return time and memory that training will take on this machine, to a factor of about two."""
+    """Time and memory that training will take on this machine, to a factor of about two.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the noisy image.
+    axes : str
+        One letter per dimension.
+    network, train : settings
+    members : int
+    device : str
+        Torch's name. How fast a graphics card is isn't known; its seconds are those of a modest one.
+    """
     view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
     train = train.in_space(view.ndim)
     pixels = train.batch_size * math.prod(min(train.patch_px, n) for n in view.space)
@@ -130,6 +148,8 @@ def estimate_training(
     work = 6 * network.depth * width**2 * 3**view.ndim * pixels
     from joblib.externals.loky import cpu_count
 
+    if device != "cpu":
+        return _on_card(view, network, train, members, pixels, device)
     workers = min(members, cpu_count())
     rounds = -(-members // workers)
     held = min(0.4 * float(np.prod(view.space)) * view.n_scenes, HELD_OUT_PIXELS)
@@ -138,3 +158,18 @@ def estimate_training(
     minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     note = f"About {minutes} and {memory / 1e9:.1f} GB on {workers} CPU core{'s' if workers > 1 else ''}"
     return Estimate(seconds, int(memory), note)
+
+
+def _on_card(
+    view: View, network: NetworkSettings, train: TrainSettings, members: int, pixels: int, device: str
+) -> Estimate:
+    """What training takes on a graphics card: bound by the memory that each step walks through."""
+    width = network.channels * network.inputs
+    channels = view.n_channels
+    features = channels + 1 + network.depth * width
+    floats = pixels * (2 * features + 6 * width + 4 * network.head_units + 80 * channels)
+    # each float is written and read a few times, at 2e11 bytes a second; a step is never under a millisecond
+    seconds = 10 + train.steps * max(1e-3, members * floats * 4 * 4 / 2e11)
+    memory = 5e8 + members * floats * 4
+    minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return Estimate(seconds, int(memory), f"About {minutes} and {memory / 1e9:.1f} GB on {device}")

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 
 from napari_btn.core.config import Progress, TileSettings
+from napari_btn.core.conformal import Note
+from napari_btn.core.device import exact_arithmetic, in_memory, release
 from napari_btn.core.exceedance import select
 from napari_btn.core.families import Blueprint, Weights, build
 from napari_btn.core.pairs import Box, View
@@ -26,11 +28,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
-    from napari_btn.core.conformal import Calibration, HeldOut, Note
+    from napari_btn.core.conformal import Calibration, HeldOut
+    from napari_btn.core.ensemble import Ensemble
     from napari_btn.core.exceedance import Exceedance, Selection
     from napari_btn.core.groups import GroupCalibration
 
-__all__ = ["Member", "Prediction", "TileQuantiles", "predict_steps", "tile_quantiles"]
+__all__ = ["Member", "Prediction", "TileQuantiles", "loaded", "predict_steps", "tile_quantiles"]
 
 # Input pixels of a tile: a third of a second a member and small in memory, in 3D a second, because halos
 # there cost more than anything else.
@@ -354,15 +357,60 @@ def tile_side(settings: TileSettings, halo: int, ndim: int) -> int:
     return max(settings.tile_px or round(_TILE_PIXELS[ndim] ** (1 / ndim)), 3 * halo)
 
 
+def loaded(blueprint: Blueprint, member: Member, device: str = "cpu") -> Ensemble:
+    """One trained member as a module on a device."""
+    module = build(blueprint, [(member.number, member.attempt)])
+    module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
+    return module.to(device)
+
+
+def _quantiles_of(
+    module: Ensemble, x: NDArray[np.float32], keep: tuple[slice, ...], device: str
+) -> NDArray[np.float32]:
+    """Quantiles (L, C, *kept) of a tile (C, *space) from a module of one member."""
+    with one_thread(), torch.inference_mode(), exact_arithmetic():
+        q = module(torch.from_numpy(np.array(x[None], order="C")).to(device), keep)[0, 0]
+        return np.ascontiguousarray(q.transpose(0, 1).cpu().numpy())
+
+
 def _member_quantiles(
-    blueprint: Blueprint, member: Member, x: NDArray[np.float32], keep: tuple[slice, ...], device: str
+    blueprint: Blueprint, member: Member, x: NDArray[np.float32], keep: tuple[slice, ...]
 ) -> NDArray[np.float32]:
     """Task: one member's quantiles (L, C, *kept) of a tile (C, *space)."""
-    with one_thread(), torch.inference_mode():
-        module = build(blueprint, [(member.number, member.attempt)])
-        module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
-        q = module.to(device)(torch.from_numpy(np.array(x[None], order="C")).to(device), keep)[0, 0]
-        return np.ascontiguousarray(q.transpose(0, 1).cpu().numpy())
+    with one_thread():
+        return _quantiles_of(loaded(blueprint, member), x, keep, "cpu")
+
+
+class _Card:
+    """Members on a graphics card, each brought there once, and what became of its memory."""
+
+    def __init__(self, blueprint: Blueprint, device: str) -> None:
+        self.blueprint, self.device = blueprint, device
+        self.modules: dict[int, Ensemble] = {}
+        self.lacked = False
+
+    def quantiles(
+        self, member: Member, x: NDArray[np.float32], keep: tuple[slice, ...]
+    ) -> NDArray[np.float32]:
+        """One member's quantiles (L, C, *kept) of a tile (C, *space)."""
+
+        def task(x: NDArray[np.float32], keep: tuple[slice, ...], device: str) -> NDArray[np.float32]:
+            if device == "cpu" != self.device:
+                return _member_quantiles(self.blueprint, member, x, keep)
+            if member.number not in self.modules:
+                self.modules[member.number] = loaded(self.blueprint, member, device)
+            return _quantiles_of(self.modules[member.number], x, keep, device)
+
+        made, whole = in_memory(task, x, keep, self.blueprint.reach, self.device)
+        self.lacked |= not whole
+        return made
+
+    def notes(self) -> tuple[Note, ...]:
+        """What to say for a person."""
+        if not self.lacked:
+            return ()
+        text = f"{self.device} had too little free memory for tiles of this size; smaller ones took longer."
+        return (Note("amber", text),)
 
 
 def tile_quantiles(
@@ -374,6 +422,7 @@ def tile_quantiles(
     tiles: TileSettings | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
+    notes: list[Note] | None = None,
 ) -> Iterator[tuple[Progress, TileQuantiles | None]]:
     """Yield the ensemble's quantiles tile by tile, and ``None`` in between so that a caller may stop.
 
@@ -386,15 +435,25 @@ def tile_quantiles(
         The noisy image.
     regions : sequence of Box
         What to predict; halos read beyond it.
+    members : sequence of Member
+    blueprint : Blueprint
+    tiles : TileSettings, optional
+    executor : concurrent.futures.Executor, optional
+        Where tasks run; local processes by default. On a graphics card nothing runs elsewhere.
+    device : str
+        Torch's name.
+    notes : list of Note, optional
+        Takes what there is to say of the device at the end.
     """
     settings = tiles or TileSettings()
     halo = blueprint.reach if settings.halo_px is None else (settings.halo_px,) * source.ndim
     side = tile_side(settings, max(halo), source.ndim)
     plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
     work = len(members) * sum(box.size for box in regions)
-    pool: Executor = Inline() if executor is None else executor
-    if executor is None:
-        pool = Inline() if device != "cpu" or work < INLINE_WORK[source.ndim] else process_pool()
+    card = None if device == "cpu" else _Card(blueprint, device)
+    pool: Executor = Inline() if executor is None or card is not None else executor
+    if executor is None and card is None:
+        pool = Inline() if work < INLINE_WORK[source.ndim] else process_pool()
     total, n = len(plan) * len(members), len(members)
     ahead = 0 if isinstance(pool, Inline) else 2
     pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
@@ -404,7 +463,10 @@ def tile_quantiles(
     def send(scene: int, tile: Tile, first: int = 0) -> Iterator[Future[Any]]:
         x = np.nan_to_num(source.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
         for member in members[first:]:
-            yield pool.submit(_member_quantiles, blueprint, member, x, tile.keep, device)
+            if card is not None:
+                yield pool.submit(card.quantiles, member, x, tile.keep)
+            else:
+                yield pool.submit(_member_quantiles, blueprint, member, x, tile.keep)
 
     try:
         for scene, tile in plan:
@@ -446,6 +508,11 @@ def tile_quantiles(
         for _, _, futures in pending:
             for future in futures:
                 future.cancel()
+        if card is not None:
+            if notes is not None:
+                notes += card.notes()
+            card.modules.clear()
+            release(device)
 
 
 def _without_workers(given: Executor | None, error: BrokenExecutor) -> Executor:
@@ -469,8 +536,8 @@ def predict_steps(
     tiles: TileSettings | None = None,
     executor: Executor | None = None,
     device: str = "cpu",
-) -> Step[None]:
-    """Write calibrated maps into arrays, tile by tile; a step.
+) -> Step[tuple[Note, ...]]:
+    """Write calibrated maps into arrays, tile by tile; a step that returns notes on the device.
 
     Parameters
     ----------
@@ -487,7 +554,10 @@ def predict_steps(
         levels = range(len(blueprint.levels))
         stack = [View(maps["quantiles"], source.axes, "quantiles", first=(i,)) for i in levels]
     whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.n_scenes)]
-    results = tile_quantiles(source, whole, members, blueprint, tiles=tiles, executor=executor, device=device)
+    notes: list[Note] = []
+    results = tile_quantiles(
+        source, whole, members, blueprint, tiles=tiles, executor=executor, device=device, notes=notes
+    )
     for progress, result in results:
         if result is not None:
             if groups is None:
@@ -508,3 +578,4 @@ def predict_steps(
                 for i, view in enumerate(stack):
                     view.write(result.scene, result.write, result.quantiles[i])
         yield progress
+    return tuple(notes)

@@ -11,20 +11,18 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from scipy import stats
 
-from napari_btn.core.collapse import Collapse, pinball_per_channel
+from napari_btn.core.collapse import Collapse
 from napari_btn.core.config import Progress
 from napari_btn.core.conformal import Note
-from napari_btn.core.families import Blueprint, Weights, build, member_rng
-from napari_btn.core.optimiser import Optimiser, one_cycle
+from napari_btn.core.families import Blueprint, build, member_rng
+from napari_btn.core.member import State, median_of, probe_member, scaling_of, start_member, train_member
 from napari_btn.core.pairs import Box, Scenes, draw_patches
-from napari_btn.core.predict import Member, one_thread, process_pool
+from napari_btn.core.predict import Member, process_pool
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,60 +32,11 @@ if TYPE_CHECKING:
     from napari_btn.core.config import Step, TrainSettings
     from napari_btn.core.redraw import NoiseRedraw
 
-__all__ = ["Scaling", "Trained", "scaling_of", "train_steps"]
+__all__ = ["Preview", "Run", "Trained", "Trainer", "fitting", "train_steps"]
 
 _TASK_S = 0.35  # wall time aimed at for one task: a cancel waits for no longer
 _MAX_ATTEMPTS = 3
-_PROBE, _FIRST_BATCH = 1, 16  # uses of a member's seed, see `member_rng`
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """Location and scale per channel that networks see, (C,) float32 each."""
-
-    x_loc: NDArray[np.float32]
-    x_scale: NDArray[np.float32]
-    y_loc: NDArray[np.float32]
-    y_scale: NDArray[np.float32]
-
-    def as_weights(self) -> Weights:
-        """Return the module buffers of these names."""
-        return {"x_loc": self.x_loc, "x_scale": self.x_scale, "y_loc": self.y_loc, "y_scale": self.y_scale}
-
-
-def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *, seed: int) -> Scaling:
-    """Mean and scale of training values, per channel.
-
-    A target's scale is the pinball loss of its constant quantiles, made to equal the standard
-    deviation of normal values. So a rare bright phase, whose standard deviation is all in a few
-    pixels, counts as much in the loss as the other channels.
-    """
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 1)))
-    x, y = scenes.sample(boxes, rng)
-
-    x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
-    constant = np.nanquantile(y, levels, axis=1).T
-    loss = pinball_per_channel(constant[None, :, :, None], y[None], levels)
-    normal = np.mean(stats.norm.pdf(stats.norm.ppf(levels)))
-    spread_x, spread_y = np.nanstd(x, 1), loss / normal
-    spread_y = np.where(spread_y > 0.1 * np.nanstd(y, 1), spread_y, np.nanstd(y, 1))
-    return Scaling(
-        np.nanmean(x, 1).astype(np.float32),
-        np.where(spread_x > 0, spread_x, 1.0).astype(np.float32),
-        np.nanmean(y, 1).astype(np.float32),
-        np.where(spread_y > 0, spread_y, 1.0).astype(np.float32),
-    )
-
-
-@dataclass(frozen=True)
-class _State:
-    """A member in training, between two tasks."""
-
-    member: int
-    attempt: int
-    step: int
-    weights: Weights
-    moments: Weights = field(default_factory=dict)
+_FIRST_BATCH = 16  # first use of a member's seed for batches, see `member_rng`
 
 
 @dataclass(frozen=True)
@@ -109,90 +58,13 @@ class Trained:
     notes: tuple[Note, ...]
 
 
-def pinball(quantiles: torch.Tensor, target: torch.Tensor, levels: Sequence[float]) -> torch.Tensor:
-    """Mean pinball loss (M,) of (B, M, C, L, *space) against (B, C, *space); NaN targets don't count.
-
-    References
-    ----------
-    Koenker & Bassett, Econometrica 46 (1978) 33.
-    """
-    level = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
-    level = level.reshape(1, 1, 1, -1, *(1,) * (quantiles.ndim - 4))
-    diff = target[:, None, :, None] - quantiles
-    # one multiplication a value: its slope is the level above the quantile and level - 1 below
-    slope = (level - (diff < 0).to(diff.dtype)).detach()
-    counts = torch.isfinite(target)
-    if bool(counts.all()):
-        return (slope * diff).flatten(2).mean(2).mean(0)
-    known = counts[:, None, :, None].expand_as(diff)
-    loss = torch.where(known, slope * torch.where(known, diff, 0.0), 0.0).transpose(0, 1).flatten(1)
-    return loss.sum(1) / known.transpose(0, 1).flatten(1).sum(1).clamp_min(1)
-
-
-def _start(blueprint: Blueprint, scaling: Scaling, member: int, attempt: int, x: Any, y: Any) -> _State:
-    """Task: initialise a member from one batch."""
-    with one_thread():
-        module = build(blueprint, [(member, attempt)])
-        for name, value in scaling.as_weights().items():
-            getattr(module, name).copy_(torch.from_numpy(value))
-        rng = member_rng(blueprint.seed, member, attempt=attempt, use=2)
-        module.initialise(torch.from_numpy(x), torch.from_numpy(y), rng=rng)
-        return _State(member, attempt, 0, _to_numpy(module.state_dict()))
-
-
-def _to_numpy(tensors: dict[str, torch.Tensor]) -> Weights:
-    return {k: v.detach().cpu().contiguous().numpy().copy() for k, v in tensors.items()}
-
-
-def _train(
-    blueprint: Blueprint, settings: TrainSettings, state: _State, batches: list[tuple[Any, Any]]
-) -> tuple[_State, list[float], float]:
-    """Task: some optimiser steps on one member; returns it with the losses and the seconds taken."""
-    began = time.perf_counter()
-    with one_thread():
-        module = build(blueprint, [(state.member, state.attempt)])
-        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
-        optimiser = Optimiser(module, state.moments)
-        losses = []
-        for i, (x, y) in enumerate(batches):
-            loss = module.loss(torch.from_numpy(x), torch.from_numpy(y))
-            if not torch.isfinite(loss):
-                raise ArithmeticError(
-                    f"The loss of member {state.member + 1} is {float(loss)} at step {state.step + i}; "
-                    "lower the learning rate."
-                )
-            loss.backward()
-            optimiser.step(one_cycle(state.step + i, settings), state.step + i)
-            losses.append(loss.item())
-        new = replace(
-            state,
-            step=state.step + len(batches),
-            weights=_to_numpy(module.state_dict()),
-            moments=_to_numpy(optimiser.moments),
-        )
-    return new, losses, time.perf_counter() - began
-
-
-def _probe_quality(
-    blueprint: Blueprint, state: _State, x: Any, y: Any
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Task: pinball per channel and SD of the median per channel, in scaled units."""
-    with one_thread(), torch.inference_mode():
-        module = build(blueprint, [(state.member, state.attempt)])
-        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
-        q = module(torch.from_numpy(x))[:, 0].numpy()
-    return pinball_per_channel(q, y, blueprint.levels), q[:, :, module.middle].std(
-        axis=(0, *range(2, x.ndim))
-    )
-
-
 @dataclass
-class _Run:
+class Run:
     """One member on its way: its state, the task under way and the batches of the next one."""
 
     member: int
     attempt: int = 0
-    state: _State | None = None
+    state: State | None = None
     task: Future[Any] | None = None
     kind: str = ""
     ready: list[tuple[Any, Any]] = field(default_factory=list)
@@ -201,7 +73,7 @@ class _Run:
     deaths: int = 0
 
 
-class _Trainer:
+class Trainer:
     """Hands out tasks for a set of members and takes their results."""
 
     def __init__(
@@ -236,21 +108,23 @@ class _Trainer:
             redraw=self.redraw.patch if self.redraw and augment else None,
         )
 
-    def batch(self, run: _Run, step: int) -> tuple[Any, Any]:
+    def batch(self, run: Run, step: int) -> tuple[Any, Any]:
         """Batch of one step, from the member's own seed."""
         rng = member_rng(self.blueprint.seed, run.member, attempt=run.attempt, use=_FIRST_BATCH + step)
         return self._draw(rng, count=self.settings.batch_size, augment=self.settings.augment)
 
-    def submit(self, run: _Run) -> None:
+    def submit(self, run: Run) -> None:
         """Send a member's next task; then draw the batches of the one after, while that runs."""
         if run.state is None:
             x, y = self.batch(run, 0)
-            self._send(run, "start", _start, self.blueprint, self.scaling, run.member, run.attempt, x, y)
+            self._send(
+                run, "start", start_member, self.blueprint, self.scaling, run.member, run.attempt, x, y
+            )
             return
         step = run.state.step
         if not run.checked and step and step in (self.settings.steps // 2, self.settings.steps):
             self._send(
-                run, "probe", _probe_quality, self.blueprint, run.state, self.collapse.x, self.collapse.y
+                run, "probe", probe_member, self.blueprint, run.state, self.collapse.x, self.collapse.y
             )
             return
         half = self.settings.steps // 2
@@ -259,12 +133,12 @@ class _Trainer:
         while len(run.ready) < count:
             run.ready.append(self.batch(run, step + len(run.ready)))
         now, run.ready = run.ready[:count], run.ready[count:]
-        self._send(run, "train", _train, self.blueprint, self.settings, run.state, now)
+        self._send(run, "train", train_member, self.blueprint, self.settings, run.state, now)
         ahead = step + count
         while len(run.ready) < min(run.chunk, self.settings.steps - ahead):
             run.ready.append(self.batch(run, ahead + len(run.ready)))
 
-    def _send(self, run: _Run, kind: str, *call: Any) -> None:
+    def _send(self, run: Run, kind: str, *call: Any) -> None:
         run.kind = kind
         if self.executor is None:
             self.executor = process_pool()
@@ -275,7 +149,7 @@ class _Trainer:
             run.task = Future()
             run.task.set_exception(error)
 
-    def receive(self, run: _Run) -> bool:
+    def receive(self, run: Run) -> bool:
         """Take a task's result; True when the member is trained."""
         assert run.task is not None
         try:
@@ -286,7 +160,7 @@ class _Trainer:
         if run.kind == "start":
             run.state = result
         elif run.kind == "probe":
-            return self._judge(run, *result)
+            return self.judge(run, *result)
         else:
             run.state, losses, seconds = result
             run.checked = False
@@ -296,7 +170,7 @@ class _Trainer:
             run.chunk = max(1, min(round(_TASK_S * len(losses) / max(seconds, 1e-6)), 200))
         return False
 
-    def _judge(self, run: _Run, loss: NDArray[np.float64], sd: NDArray[np.float64]) -> bool:
+    def judge(self, run: Run, loss: NDArray[np.float64], sd: NDArray[np.float64]) -> bool:
         """Train a collapsed member again from a child of its seed; True when it is done and well."""
         assert run.state is not None
         end = run.state.step == self.settings.steps
@@ -325,7 +199,7 @@ class _Trainer:
         run.attempt, run.state, run.ready, run.checked = run.attempt + 1, None, [], False
         return False
 
-    def _replace_worker(self, run: _Run) -> None:
+    def _replace_worker(self, run: Run) -> None:
         """Start a new pool after a worker died, once per member; the task is sent again."""
         run.deaths += 1
         if run.deaths > 1 or self.given is not None:
@@ -380,11 +254,11 @@ def train_steps(
     redraw : NoiseRedraw, optional
         Draws the noise of small images anew.
     """
-    trainer = _Trainer(scenes, boxes, blueprint, settings, executor, redraw)
-    finished = {m.number: m for m in _fitting(resume, blueprint) if m.number < members}
-    waiting = [_Run(k) for k in range(members) if k not in finished]
-    running: list[_Run] = []
-    preview = _Preview(scenes, blueprint, preview_every)
+    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw)
+    finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
+    waiting = [Run(k) for k in range(members) if k not in finished]
+    running: list[Run] = []
+    preview = Preview(scenes, blueprint, preview_every)
     total = members * settings.steps
     try:
         while waiting or running:
@@ -418,8 +292,8 @@ def train_steps(
     return Trained(tuple(finished[k] for k in sorted(finished)), losses, tuple(trainer.notes))
 
 
-def _fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:
-    """Return the members of a checkpoint, which must have the shapes of the blueprint."""
+def fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:
+    """Members of a checkpoint, which must have the shapes of the blueprint."""
     wanted = {k: tuple(v.shape) for k, v in build(blueprint, [(0, 0)]).state_dict().items()} if resume else {}
     for member in resume:
         if {k: v.shape for k, v in member.weights.items()} != wanted:
@@ -430,7 +304,7 @@ def _fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]
     return resume
 
 
-def _note(running: Sequence[_Run], settings: TrainSettings, members: int) -> str:
+def _note(running: Sequence[Run], settings: TrainSettings, members: int) -> str:
     """Say for a person what is being trained."""
     if not running:
         return f"Trained {members} members"
@@ -444,20 +318,11 @@ def _note(running: Sequence[_Run], settings: TrainSettings, members: int) -> str
     )
 
 
-def _median_of(blueprint: Blueprint, state: _State, x: Any) -> NDArray[np.float32]:
-    """Task: one member's median (C, *space)."""
-    with one_thread(), torch.inference_mode():
-        module = build(blueprint, [(state.member, state.attempt)])
-        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
-        return np.ascontiguousarray(
-            module(torch.from_numpy(np.array(x[None])))[0, 0, :, module.middle].numpy()
-        )
-
-
-class _Preview:
+class Preview:
     """The median so far, of the middle of the first scene, every few seconds."""
 
-    def __init__(self, scenes: Scenes, blueprint: Blueprint, every: float) -> None:
+    def __init__(self, scenes: Scenes, blueprint: Blueprint, every: float, device: str = "cpu") -> None:
+        self.device = device
         side = round(262_144 ** (1 / scenes.noisy.ndim))
         self.box = tuple(
             slice(max(n - side, 0) // 2, max(n - side, 0) // 2 + min(n, side)) for n in scenes.noisy.space
@@ -469,7 +334,13 @@ class _Preview:
         self.medians: dict[int, NDArray[np.float32]] = {}
         self.task: tuple[int, Future[Any]] | None = None
 
-    def make(self, trainer: _Trainer, running: Sequence[_Run]) -> NDArray[np.float32] | None:
+    @property
+    def due(self) -> bool:
+        """Whether it is time to ask for the next one."""
+        waited = time.monotonic() - self.last >= self.every
+        return self.x is not None and self.task is None and waited
+
+    def make(self, trainer: Trainer, running: Sequence[Run]) -> NDArray[np.float32] | None:
         """Return a new preview when one is ready, and ask for the next when it is time."""
         if self.x is None:
             return None
@@ -482,9 +353,12 @@ class _Preview:
                 shown = [self.medians[m] for m in sorted(self.medians)]
                 ready = np.asarray(np.mean(shown, axis=0), np.float32)
         started = [r.state for r in running if r.state is not None and r.state.step > 0]
-        if self.task is None and started and time.monotonic() - self.last >= self.every and trainer.executor:
+        if self.due and started and trainer.executor:
             self.last = time.monotonic()
             state = max(started, key=lambda s: s.step)
             with suppress(BrokenExecutor):  # the trainer replaces the pool
-                self.task = state.member, trainer.executor.submit(_median_of, self.blueprint, state, self.x)
+                self.task = (
+                    state.member,
+                    trainer.executor.submit(median_of, self.blueprint, state, self.x, self.device),
+                )
         return ready

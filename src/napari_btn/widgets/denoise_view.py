@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_btn.core.device import devices
 from napari_btn.widgets.charts import LossChart
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.pair_form import PairForm
@@ -53,7 +54,10 @@ class DenoiseView(Dock):
         """Make the parts and lay them out."""
         self.setObjectName("napari_btn_denoise")
         self.pair = PairForm(self.viewer, self._theme, self._runs, self._engine)
-        self.form = TrainingForm({"auto": "auto", "cpu": "cpu"}, "CPU: no GPU is used yet")
+        here = devices()
+        shown = {name: name if name == "cpu" else f"{name}: {text}" for name, text in here.found}
+        # the card's name says enough; without a card, why there is none
+        self.form = TrainingForm({"auto": "auto", **shown}, f"No GPU: {here.reason}" if here.reason else "")
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")
         self.estimate.setWordWrap(True)

@@ -41,7 +41,7 @@ _HELP = {
     + ".",
     "members": "Networks in the ensemble; their quantiles are averaged. More are steadier and take longer.",
     "coverage": "Share of pixels whose clean value the interval from lower to upper shall hold, on average.",
-    "device": "Where the networks train.",
+    "device": "Where the networks train and denoise; auto takes the first NVIDIA card, else the CPU.",
     "seed": "The same seed, data and settings give the same pixels on the CPU.",
 }
 
@@ -75,10 +75,11 @@ class TrainingForm(QWidget):
         self.members.setValue(10)
         self.coverage = self._named(PercentBox(), "coverage", _HELP["coverage"])
         self.coverage.setValue(0.9)
-        self.device = self._named(QComboBox(), "device", f"{_HELP['device']} {reason}")
+        self.device = self._named(QComboBox(), "device", f"{_HELP['device']} {reason}".strip())
         self.device.addItems(list(devices.values()))
         self.device_reason = QLabel(reason)
         self.device_reason.setObjectName("device_reason")
+        self.device_reason.setToolTip(reason)
         self.device_reason.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.form = QFormLayout()
         self.form.setContentsMargins(0, 0, 0, 0)
