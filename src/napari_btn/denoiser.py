@@ -19,6 +19,7 @@ from napari_btn.core.config import (
     TileSettings,
     TrainSettings,
 )
+from napari_btn.core.conformal import Note
 from napari_btn.core.device import device_for, works
 from napari_btn.core.diagnostics import coverage_curve, miscoverage_map
 from napari_btn.core.evaluation import evaluate
@@ -31,12 +32,14 @@ from napari_btn.core.held_out import (
     spread_boxes,
 )
 from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
-from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes
+from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes, split
 from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
 from napari_btn.core.redraw import against_overfitting
+from napari_btn.core.windows import windows_of
 from napari_btn.fitted import Fitted, from_bundle, member_arrays, members_of, to_bundle
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.maps import open_maps, zarr_maps
+from napari_btn.refining import Refinement, gentler, plan_refining, split_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,9 +50,10 @@ if TYPE_CHECKING:
 
     from napari_btn.core.cases import HeldOut
     from napari_btn.core.config import Step
-    from napari_btn.core.conformal import Calibration, Note
+    from napari_btn.core.conformal import Calibration
     from napari_btn.core.gain import EnsembleGain
     from napari_btn.core.graph import Graph
+    from napari_btn.core.pairs import Split
     from napari_btn.core.predict import Member, Prediction
     from napari_btn.core.report import Report
     from napari_btn.core.tokens import Tokens
@@ -344,7 +348,7 @@ class Denoiser:
         pair = _pair(noisy, clean, axes, channel_names, pixel_size, unit, valid)
         scenes = pair.scenes
         plan = self._plan(scenes, regions)
-        learnt, judged = (scenes.within(plan.split.regions, label) for label in (TRAIN, CALIBRATE))
+        learnt = scenes.within(plan.split.regions, TRAIN)
         pool, workers, device = self._where(executor)
         train, redraw = yield from against_overfitting(
             learnt, plan.split.train, self.train.in_space(scenes.noisy.ndim)
@@ -360,52 +364,207 @@ class Denoiser:
             preview_every=preview_every,
             redraw=redraw,
         )
-        measure = partial(
-            held_out_steps,
-            members=trained.members,
-            blueprint=plan.blueprint,
-            by_scene=plan.split.by_scene,
-            alpha=self.alpha,
-            settings=self.calibration_settings,
-            tiles=self.tiles,
-            executor=pool,
-            device=device,
-        )
-        boxes = spread_boxes(plan.split.held_out, scenes.noisy.ndim)
-        held_out, block_px = yield from measure(judged, boxes)
-        reported = None
-        if plan.split.report:
-            apart = scenes.within(plan.split.regions, REPORT)
-            reported, _ = yield from measure(apart, spread_boxes(plan.split.report, scenes.noisy.ndim))
-        notes = (*plan.notes, *trained.notes)
-        covered, noise_notes = covers(judged, boxes, held_out)
-        notes += noise_notes
-        fitted = Fitted(
+        made = Fitted(
             plan.blueprint,
             trained.members,
             trained.losses,
-            held_out,
-            block_px,
-            NO_CALIBRATION,
-            _NO_REPORT,
-            notes,
+            _NOT_YET,
+            0,
+            _NOT_YET,
+            _NOT_YET,
+            (*plan.notes, *trained.notes),
             scenes.noisy.axes,
             scenes.channel_names,
             pair.pixel_size,
             pair.unit,
-            covered,
+            "",
             self._provenance(scenes, plan),
             profile=profile_of(scenes.noisy),
-            reported=reported,
         )
-        settings = self.calibration_settings
-        if settings.groups:
-            fitted = yield from self._by_tokens(fitted, scenes.noisy, settings.groups, executor)
-        fitted = calibrated(fitted, self.alpha, settings, self.seed)
+        fitted = yield from self._judged(made, scenes, plan.split, executor)
         total = self.members * train.steps
         yield Progress(total, total, "Calibrated")
         self._fitted = fitted
         return self
+
+    def refine(
+        self,
+        noisy: Any,
+        clean: Any,
+        *,
+        axes: str | None = None,
+        windows: Sequence[tuple[Any, Any]] = (),
+        image: Any = None,
+        train: TrainSettings | None = None,
+        valid: Any = None,
+        regions: Any = None,
+        executor: Executor | None = None,
+    ) -> Refinement:
+        """Go on training from the present members; return what that gained. See `refine_steps`."""
+        steps = self.refine_steps(
+            noisy,
+            clean,
+            axes=axes,
+            windows=windows,
+            image=image,
+            train=train,
+            valid=valid,
+            regions=regions,
+            executor=executor,
+        )
+        return _drain(steps)
+
+    def refine_steps(
+        self,
+        noisy: Any,
+        clean: Any,
+        *,
+        axes: str | None = None,
+        windows: Sequence[tuple[Any, Any]] = (),
+        image: Any = None,
+        train: TrainSettings | None = None,
+        valid: Any = None,
+        regions: Any = None,
+        executor: Executor | None = None,
+    ) -> Step[Refinement]:
+        """Go on training from the present members, then calibrate and report anew; a step.
+
+        With ``windows``, fields of view that were measured again train at their place, beside the pair
+        that the members were trained on. Without, members that were trained on one pair are fine-tuned
+        on another. Calibration and report come from the pair's held-out part alone, as in `fit_steps`:
+        windows are chosen where it is hard, so what they hold is no sample of the image, and held-out
+        pixels that a network would see beside a window are left out.
+
+        Parameters
+        ----------
+        noisy, clean : array
+            The pair of the first training, which is split as it was then; or another one, of the same
+            channels and pixel size.
+        axes : str, optional
+            As in `predict`.
+        windows : sequence of (Region or sequence of int, array)
+            Where each lies (a `Region`, or its first pixel along (Z,) Y, X), and what was measured
+            there, in the units of ``clean`` and the axes of ``image`` without S and T. All of them train.
+        image : array, optional
+            Noisy image that the windows lie in, of one scene; ``noisy`` by default. A field that is part
+            of ``noisy``, too, must be given as that, or calibration would not know of the windows.
+        train : TrainSettings, optional
+            By default the denoiser's own with half the steps at half the rate.
+        valid, regions : array, optional
+            As in `fit_steps`, for the pair.
+        executor : concurrent.futures.Executor, optional
+            Where tasks run; local processes by default.
+
+        Returns
+        -------
+        Refinement
+            Reports before and after, on the same held-out pixels. The denoiser is unchanged until then;
+            tokens are learned anew when they are asked for.
+
+        Raises
+        ------
+        ValueError
+            With what came, what is needed and what to do; also where pixels would calibrate that the
+            members were trained on.
+        """
+        from napari_btn.core.training import Start
+
+        fitted = self._need_fitted()
+        wanted = gentler(self.train) if train is None else train
+        yield Progress(0, self.members * wanted.steps, "Checking the images")
+        axes = axes or _axes_like(fitted.axes, noisy)
+        scenes = _pair(noisy, clean, axes, fitted.channel_names, None, "px", valid).scenes
+        self._check_view(scenes.noisy, fitted)
+        painted = None if regions is None else np.asarray(regions)
+        parts = split(
+            scenes,
+            fitted.blueprint.receptive_field,
+            self.calibration_settings,
+            seed=self.seed,
+            regions=painted,
+        )
+        seen = scenes.noisy if image is None else View(image, _axes_like(fitted.axes, image), "image")
+        self._check_view(seen, fitted)
+        plan = plan_refining(
+            scenes,
+            parts,
+            windows_of(windows, seen, fitted.channel_names),
+            seen,
+            fitted.provenance,
+            reach_px=fitted.blueprint.receptive_field,
+            patch_px=wanted.patch_px,
+        )
+        pool, workers, device = self._where(executor)
+        settings, redraw = yield from against_overfitting(
+            plan.learnt, plan.boxes, wanted.in_space(scenes.noisy.ndim)
+        )
+        trained = yield from self._trainer(pool, device)(
+            plan.learnt,
+            plan.boxes,
+            fitted.blueprint,
+            settings,
+            members=self.members,
+            workers=workers,
+            redraw=redraw,
+            start=Start(fitted.members, plan.first_draw),
+        )
+        now = replace(
+            fitted,
+            members=trained.members,
+            losses={k: (*fitted.losses.get(k, ()), *v) for k, v in trained.losses.items()},
+            notes=(*plan.notes, *trained.notes, *_mask_note(fitted)),
+            provenance=plan.provenance,
+            profile=profile_of(scenes.noisy),
+            tokens=None,
+        )
+        now = yield from self._judged(now, plan.counted, parts, executor)
+        before = yield from self._judged(replace(fitted, notes=plan.notes), plan.counted, parts, executor)
+        # the same blocks for both, so that they are told apart by the members alone
+        blocks = replace(before.held_out, block=now.held_out.block)
+        before = replace(before, held_out=blocks, block_px=now.block_px)
+        before = calibrated(before, self.alpha, self.calibration_settings, self.seed)
+        total = self.members * settings.steps
+        yield Progress(total, total, "Calibrated")
+        self._fitted = now
+        return Refinement(before.report, now.report, len(windows))
+
+    def _judged(
+        self, fitted: Fitted, scenes: Scenes, parts: Split, executor: Executor | None
+    ) -> Step[Fitted]:
+        """Members with the held-out part predicted, the calibration and the report that come from it."""
+        settings = self.calibration_settings
+        pool, _, device = self._where(executor)
+        measure = partial(
+            held_out_steps,
+            members=fitted.members,
+            blueprint=fitted.blueprint,
+            by_scene=parts.by_scene,
+            alpha=self.alpha,
+            settings=settings,
+            tiles=self.tiles,
+            executor=pool,
+            device=device,
+        )
+        judged = scenes.within(parts.regions, CALIBRATE)
+        boxes = spread_boxes(parts.held_out, scenes.noisy.ndim)
+        held_out, block_px = yield from measure(judged, boxes)
+        reported = None
+        if parts.report:
+            apart = scenes.within(parts.regions, REPORT)
+            reported, _ = yield from measure(apart, spread_boxes(parts.report, scenes.noisy.ndim))
+        covered, noise_notes = covers(judged, boxes, held_out)
+        made = replace(
+            fitted,
+            held_out=held_out,
+            block_px=block_px,
+            covers=covered,
+            notes=(*fitted.notes, *noise_notes),
+            reported=reported,
+            grouping=None,
+        )
+        if settings.groups:
+            made = yield from self._by_tokens(made, scenes.noisy, settings.groups, executor)
+        return calibrated(made, self.alpha, settings, self.seed)
 
     def _where(self, executor: Executor | None) -> tuple[Executor | None, int, str]:
         """Pool, members in training at a time, and torch's name of the device."""
@@ -439,13 +598,15 @@ class Denoiser:
 
         from napari_btn import __version__
 
+        prints = fingerprints(scenes)
         return {
             "napari_btn": __version__,
             "torch": torch.__version__,
             "settings": self.settings(),
             "receptive_field_px": plan.blueprint.receptive_field,
             "gap_px": plan.split.gap_px,
-            "images": fingerprints(scenes),
+            "images": prints,
+            "splits": [split_record(plan.split, list(prints.values()))],
         }
 
     # ---------------------------------------------------------------- calibration
@@ -1111,6 +1272,14 @@ def _pair(
     )
 
 
+def _mask_note(fitted: Fitted) -> tuple[Note, ...]:
+    """What to know where groups of a mask were calibrated apart, and new members are calibrated."""
+    if fitted.grouping is None or fitted.grouping.model is not None:
+        return ()
+    text = "Groups of a mask were calibrated apart before; now all pixels are together. Calibrate with groups again."
+    return (Note("amber", text),)
+
+
 def _axes_like(axes: str, image: Any) -> str:
     """Axes of training, less S and T where the image has fewer dimensions."""
     ndim = len(image.shape) if hasattr(image, "shape") else np.ndim(image)
@@ -1197,5 +1366,4 @@ def _need(ok: bool, name: str, value: object, needed: str) -> None:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
 
 
-NO_CALIBRATION: Any = None
-_NO_REPORT: Any = None
+_NOT_YET: Any = None

@@ -16,7 +16,7 @@ from napari_btn.core.families import Blueprint
 from napari_btn.core.pairs import Pair
 from napari_btn.core.predict import Inline
 from napari_btn.core.together import member_bytes, train_together_steps
-from napari_btn.core.training import train_steps
+from napari_btn.core.training import Start, train_steps
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 BLUEPRINT = Blueprint(
@@ -100,6 +100,16 @@ def test_members_of_a_card_are_those_of_the_cpu(device):
 
 def test_more_members_keep_the_earlier_ones():
     assert close(drain(steps_of(5))[1].members[:2], drain(steps_of(2))[1].members)
+
+
+def test_training_goes_on_from_given_weights(verdicts):
+    start = Start(alone(2).members, 1000)
+    made = drain(steps_of(2, start=start))[1]
+    assert close(made.members, alone(2, start=start).members)
+    assert not close(made.members, start.members)
+    verdicts["bad"] = lambda n: True
+    kept = drain(steps_of(2, start=start))[1]
+    assert close(kept.members, start.members, 0)
 
 
 def test_progress_grows_to_its_total_and_carries_every_loss_once():

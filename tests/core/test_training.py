@@ -17,7 +17,7 @@ from napari_btn.core.config import NetworkSettings, TrainSettings
 from napari_btn.core.families import Blueprint
 from napari_btn.core.pairs import Box, Pair
 from napari_btn.core.predict import Inline, Member, process_pool
-from napari_btn.core.training import train_steps
+from napari_btn.core.training import Start, train_steps
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -375,3 +375,39 @@ def test_members_hold_their_graph_and_all_weights(reference):
                 for m in reference.members}) == 3  # fmt: skip
     for member in reference.members:
         assert all(np.isfinite(v).all() and v.dtype == np.float32 for v in member.weights.values())
+
+
+# ---------------------------------------------------------------- going on
+
+
+def test_training_goes_on_from_given_weights_the_same_everywhere(reference):
+    on = train(3, start=Start(reference.members, 1000))
+    assert not same(on.members, reference.members)
+    assert same(train(1, start=Start(reference.members[:1], 1000)).members, on.members[:1])
+    with ThreadPoolExecutor(2) as pool:
+        assert same(train(3, start=Start(reference.members, 1000), executor=pool).members, on.members)
+    assert [len(v) for v in on.losses.values()] == [SETTINGS.steps] * 3
+
+
+def test_a_step_of_no_length_leaves_the_weights_as_they_were(reference):
+    still = TrainSettings(steps=3, batch_size=2, patch_px=12, learning_rate=1e-30)
+    assert same(train(3, start=Start(reference.members), settings=still).members, reference.members)
+
+
+def test_another_draw_shows_other_patches(reference):
+    a, b = (train(1, start=Start(reference.members, n)) for n in (0, 1000))
+    assert not same(a.members, b.members)
+
+
+def test_a_member_that_is_lost_while_going_on_is_kept_as_it_was(reference, verdicts):
+    verdicts["bad"] = lambda n: True
+    made = train(2, start=Start(reference.members))
+    assert same(made.members, reference.members[:2])
+    assert [note.level for note in made.notes] == ["amber", "amber"]
+    assert "kept as it had been" in made.notes[0].text
+
+
+def test_weights_of_another_shape_are_refused(reference):
+    other = Blueprint(**{**BLUEPRINT.__dict__, "n_out": 1})
+    with pytest.raises(ValueError, match="does not fit"):
+        train(1, start=Start(reference.members), blueprint=other)

@@ -23,7 +23,7 @@ from napari_btn.core.families import build
 from napari_btn.core.member import State, probe_member, start_member
 from napari_btn.core.optimiser import GroupOptimiser, bias_correction, one_cycle
 from napari_btn.core.predict import Inline, Member
-from napari_btn.core.training import Preview, Run, Trained, Trainer, fitting, train_steps
+from napari_btn.core.training import Preview, Run, Start, Trained, Trainer, fitting, train_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -269,11 +269,11 @@ class _Together:
                 quality = probe_member(
                     self.trainer.blueprint, run.state, self.trainer.collapse.x, self.trainer.collapse.y
                 )
-                state = run.state
-                if self.trainer.judge(run, *quality):
-                    self.finished[run.member] = Member(run.member, run.attempt, state.weights)
-                elif run.state is None:
+                done = self.trainer.judge(run, *quality)
+                if run.state is None:
                     again.append(run)
+                elif done:
+                    self.finished[run.member] = Member(run.member, run.attempt, run.state.weights)
         return again
 
 
@@ -289,6 +289,7 @@ def train_together_steps(
     resume: Sequence[Member] = (),
     preview_every: float = 0.0,
     redraw: NoiseRedraw | None = None,
+    start: Start | None = None,
 ) -> Step[Trained]:
     """Train as many members at a time as a device holds; a step that returns `Trained`.
 
@@ -314,11 +315,14 @@ def train_together_steps(
         Seconds between previews of the median; 0 for none.
     redraw : NoiseRedraw, optional
         Draws the noise of small images anew.
+    start : Start, optional
+        Weights to go on from.
     """
-    trainer = Trainer(scenes, boxes, blueprint, settings, Inline(), redraw)
+    start = start or Start()
+    trainer = Trainer(scenes, boxes, blueprint, settings, Inline(), redraw, start)
     work = _Together(trainer, device, Preview(scenes, blueprint, preview_every, device), members)
     work.finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
-    waiting = [Run(k) for k in range(members) if k not in work.finished]
+    waiting = [trainer.begin(k) for k in range(members) if k not in work.finished]
     fits = int(_SHARE * free_bytes(device)) // member_bytes(blueprint, settings)
     ladder = _Ladder(device, max(1, min(members, fits)), settings.batch_size)
     try:
@@ -342,7 +346,7 @@ def train_together_steps(
     if waiting:
         rest = yield from train_steps(
             scenes, boxes, blueprint, settings, members=members, workers=workers, resume=kept,
-            preview_every=preview_every, redraw=redraw,
+            preview_every=preview_every, redraw=redraw, start=start,
         )  # fmt: skip
         kept, notes = rest.members, [*notes, *rest.notes]
         losses |= rest.losses

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_btn.core.config import Step, TrainSettings
     from napari_btn.core.redraw import NoiseRedraw
 
-__all__ = ["Preview", "Run", "Trained", "Trainer", "fitting", "train_steps"]
+__all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_steps"]
 
 _TASK_S = 0.35  # wall time aimed at for one task: a cancel waits for no longer
 _MAX_ATTEMPTS = 3
@@ -56,6 +56,25 @@ class Trained:
     members: tuple[Member, ...]
     losses: dict[int, tuple[float, ...]]
     notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where training begins.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        Members whose weights it goes on from; others start from none.
+    first_draw : int
+        Number of the first batch's draw; another one than before shows other patches.
+    """
+
+    members: Sequence[Member] = ()
+    first_draw: int = 0
+
+
+_FROM_NONE = Start()
 
 
 @dataclass
@@ -84,7 +103,10 @@ class Trainer:
         settings: TrainSettings,
         executor: Executor | None,
         redraw: NoiseRedraw | None = None,
+        start: Start = _FROM_NONE,
     ) -> None:
+        self.start = {m.number: m for m in fitting(start.members, blueprint)}
+        self.first_draw = start.first_draw
         self.scenes, self.boxes, self.blueprint, self.settings = scenes, boxes, blueprint, settings
         self.scaling = scaling_of(scenes, boxes, blueprint.levels, seed=blueprint.seed)
         self.given = executor
@@ -110,8 +132,16 @@ class Trainer:
 
     def batch(self, run: Run, step: int) -> tuple[Any, Any]:
         """Batch of one step, from the member's own seed."""
-        rng = member_rng(self.blueprint.seed, run.member, attempt=run.attempt, use=_FIRST_BATCH + step)
+        use = _FIRST_BATCH + self.first_draw + step
+        rng = member_rng(self.blueprint.seed, run.member, attempt=run.attempt, use=use)
         return self._draw(rng, count=self.settings.batch_size, augment=self.settings.augment)
+
+    def begin(self, member: int) -> Run:
+        """Return a member on its way: from the weights that it has already, or from none."""
+        known = self.start.get(member)
+        if known is None:
+            return Run(member)
+        return Run(member, known.attempt, State(member, known.attempt, 0, known.weights))
 
     def submit(self, run: Run) -> None:
         """Send a member's next task; then draw the batches of the one after, while that runs."""
@@ -179,6 +209,12 @@ class Trainer:
         if not bad.size:
             return end
         names = ", ".join(self.scenes.channel_names[c] for c in bad)
+        if run.member in self.start:
+            if end:
+                text = f"Member {run.member + 1} lost {names} while training went on; it was kept as it had been."
+                self.notes.append(Note("amber", text))
+                run.state = replace(run.state, weights=self.start[run.member].weights)
+            return end
         if run.attempt + 1 == _MAX_ATTEMPTS:
             if end:
                 self.notes.append(
@@ -231,6 +267,7 @@ def train_steps(
     resume: Sequence[Member] = (),
     preview_every: float = 0.0,
     redraw: NoiseRedraw | None = None,
+    start: Start = _FROM_NONE,
 ) -> Step[Trained]:
     """Train members, several at a time; a step that returns `Trained`.
 
@@ -253,10 +290,12 @@ def train_steps(
         Seconds between previews of the median; 0 for none.
     redraw : NoiseRedraw, optional
         Draws the noise of small images anew.
+    start : Start
+        Weights to go on from, with a one-cycle of its own.
     """
-    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw)
+    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw, start)
     finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
-    waiting = [Run(k) for k in range(members) if k not in finished]
+    waiting = [trainer.begin(k) for k in range(members) if k not in finished]
     running: list[Run] = []
     preview = Preview(scenes, blueprint, preview_every)
     total = members * settings.steps
