@@ -258,6 +258,18 @@ class Denoiser:
             None if regions is None else np.asarray(regions),
         )
 
+    def prepare(self) -> None:
+        """Load what training needs, and start the processes that train, so that `fit` begins at once.
+
+        `fit` does the same when it was not done, which takes seconds. Processes that are idle for two
+        minutes end.
+        """
+        import napari_btn.core.training  # noqa: F401  (loaded here so that it isn't later)
+        from napari_btn.core.predict import process_pool
+
+        if self._where(None)[2] == "cpu":
+            process_pool()
+
     def estimate(self, shape: Sequence[int], axes: str = "YX") -> Estimate:
         """Return time and memory that training will take on this machine, to a factor of about two."""
         device = device_for(self.device)
@@ -332,7 +344,7 @@ class Denoiser:
         resume : sequence of Member
             A `Progress.checkpoint` of an earlier run with the same settings and data.
         preview_every : float
-            Seconds between previews of the median; 0 for none.
+            Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
 
         Returns
         -------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -10,6 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_btn.core import training
@@ -17,7 +20,7 @@ from napari_btn.core.config import NetworkSettings, TrainSettings
 from napari_btn.core.families import Blueprint
 from napari_btn.core.pairs import Box, Pair
 from napari_btn.core.predict import Inline, Member, process_pool
-from napari_btn.core.training import Start, train_steps
+from napari_btn.core.training import Start, middle_of, train_steps
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -78,14 +81,14 @@ def same(a, b):
 @pytest.fixture(autouse=True)
 def verdicts(monkeypatch):
     """Decide which members have collapsed, by the number of the judgement: none by default."""
-    given = {"bad": lambda n: False, "count": 0}
+    plan = {"bad": lambda n: False, "count": 0}
 
     def channels(self, loss, sd, *, end):
-        given["count"] += 1
-        return np.array([1]) if given["bad"](given["count"]) else np.array([], int)
+        plan["count"] += 1
+        return np.array([1]) if plan["bad"](plan["count"]) else np.array([], int)
 
     monkeypatch.setattr(training.Collapse, "channels", channels)
-    return given
+    return plan
 
 
 @pytest.fixture
@@ -215,7 +218,8 @@ def test_it_yields_at_least_every_half_second_or_so():
     assert np.median(gaps) < 0.5
 
 
-def test_previews_are_medians_of_the_middle(reference):
+def test_previews_are_medians_of_the_middle(reference, monkeypatch):
+    monkeypatch.setattr(training, "_PREVIEW_SHARE", np.inf)
     seen, made = drain(steps_of(2, executor=Inline(), preview_every=1e-9))
     shown = [p.preview for p in seen if p.preview is not None]
     assert len(shown) > 2
@@ -232,6 +236,36 @@ def test_the_preview_of_a_large_image_says_where_it_is():
     shown = next(p for p in seen if p.preview is not None)
     assert shown.preview.shape == (1, 512, 512)
     assert shown.preview_offset == (44, 24)
+
+
+@given(
+    st.lists(st.integers(1, 300), min_size=1, max_size=3),
+    st.integers(1, 20_000),
+)
+def test_the_middle_is_as_large_as_allowed_and_whole_along_short_sides(space, pixels):
+    box = middle_of(space, pixels)
+    sides = [b.stop - b.start for b in box]
+    assert math.prod(sides) <= pixels
+    for n, b in zip(space, box, strict=True):
+        assert 0 <= b.start <= n - b.stop <= b.start + 1
+    cut = [side for n, side in zip(space, sides, strict=True) if side < n]
+    assert max(cut, default=0) <= min(cut, default=0) + 1
+    assert all(side <= min(cut, default=side) for n, side in zip(space, sides, strict=True) if side == n)
+    if math.prod(space) <= pixels:
+        assert sides == space
+
+
+def test_previews_take_a_twentieth_of_the_time_at_most(monkeypatch):
+    asked = []
+
+    def slow(blueprint, state, x, device):
+        asked.append(state.step)
+        return np.zeros((2, 40, 56), np.float32), 3600.0
+
+    monkeypatch.setattr("napari_btn.core.training.median_of", slow)
+    seen, _ = drain(steps_of(2, executor=Inline(), preview_every=1e-9))
+    assert len(asked) == 1
+    assert sum(p.preview is not None for p in seen) == 1
 
 
 # ---------------------------------------------------------------- workers that die

@@ -55,6 +55,7 @@ class FakeDenoiser:
     notes_of_check: tuple[Note, ...] = ()
     shift: tuple[float, ...] | None = (0.0, 0.0)
     resumed: Any = None
+    prepared = 0
 
     def __init__(
         self,
@@ -82,6 +83,9 @@ class FakeDenoiser:
         if min(noisy.shape[-2:]) < 16:
             raise ValueError("The image is too small for the split. Give a larger one.")
         return SimpleNamespace(notes=self.notes_of_check, shift=self.shift, receptive_field=5)
+
+    def prepare(self) -> None:
+        type(self).prepared += 1
 
     def estimate(self, shape: tuple[int, ...], axes: str) -> SimpleNamespace:
         return SimpleNamespace(seconds=1.0, bytes=10, note=f"About 1 s for {axes}")

@@ -440,6 +440,31 @@ def test_a_file_is_read_added_and_picked(
     assert len(viewer.layers) == 2
 
 
+def test_workers_are_made_ready_once_while_the_user_looks_at_the_form(
+    ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    qtbot.waitUntil(lambda: denoiser_class.prepared == 1 and not ready._runs)
+    ready.form.members.setValue(3)
+    ready.form.seed.setValue(3)
+    qtbot.waitUntil(
+        lambda: ready.pair._found is not None and ready.pair._found.key == ready.pair.inputs.key()
+    )
+    assert denoiser_class.prepared == 1
+    ready.pair._prepared -= 100
+    ready.form.members.setValue(4)
+    qtbot.waitUntil(lambda: denoiser_class.prepared == 2 and not ready._runs)
+
+
+def test_no_workers_are_started_for_a_pair_that_will_not_do(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    for name in ("noisy", "clean"):
+        viewer.add_image(np.random.default_rng(0).random((8, 8), np.float32), name=name)
+    qtbot.waitUntil(lambda: not dock.train.isEnabled() and not dock._runs)
+    qtbot.wait(50)
+    assert denoiser_class.prepared == 0
+
+
 def test_renamed_and_removed_layers_are_followed(ready: DenoiseWidget, viewer: ViewerModel) -> None:
     viewer.layers["soil noisy"].name = "fast scan"
     assert ready.pair.noisy.combo.currentText() == "fast scan"

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import fft, ndimage, stats
+from scipy import fft, ndimage, special
 
 from napari_btn.core.pairs import SPACE, Scenes, canonical_axes
 
@@ -58,7 +58,7 @@ def _shift(parts: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> 
     if np.abs(shift).max() >= reach or error.max() > _TOLERANCE_PX:
         return None
     # few parts know their spread badly, so Student's quantile rather than the normal's
-    if (np.abs(shift) - stats.t.ppf(0.975, n - 1) * error).max() <= _TOLERANCE_PX:
+    if (np.abs(shift) - special.stdtrit(n - 1, 0.975) * error).max() <= _TOLERANCE_PX:
         return (0.0,) * len(shift)
     return tuple(float(s) for s in shift)
 

@@ -312,7 +312,7 @@ def train_together_steps(
     resume : sequence of Member
         Members already trained with the same blueprint and settings.
     preview_every : float
-        Seconds between previews of the median; 0 for none.
+        Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
     redraw : NoiseRedraw, optional
         Draws the noise of small images anew.
     start : Start, optional
@@ -320,7 +320,7 @@ def train_together_steps(
     """
     start = start or Start()
     trainer = Trainer(scenes, boxes, blueprint, settings, Inline(), redraw, start)
-    work = _Together(trainer, device, Preview(scenes, blueprint, preview_every, device), members)
+    work = _Together(trainer, device, Preview(scenes, blueprint, preview_every, device=device), members)
     work.finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
     waiting = [trainer.begin(k) for k in range(members) if k not in work.finished]
     fits = int(_SHARE * free_bytes(device)) // member_bytes(blueprint, settings)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_steps"]
 
 _TASK_S = 0.35  # wall time aimed at for one task: a cancel waits for no longer
+_PREVIEW_PIXELS, _PREVIEW_SHARE = 262_144, 0.05  # of a preview; of the workers' time, that previews may take
 _MAX_ATTEMPTS = 3
 _FIRST_BATCH = 16  # first use of a member's seed for batches, see `member_rng`
 
@@ -287,7 +288,7 @@ def train_steps(
     resume : sequence of Member
         Members already trained with the same blueprint and settings.
     preview_every : float
-        Seconds between previews of the median; 0 for none.
+        Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
     redraw : NoiseRedraw, optional
         Draws the noise of small images anew.
     start : Start
@@ -297,7 +298,7 @@ def train_steps(
     finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
     waiting = [trainer.begin(k) for k in range(members) if k not in finished]
     running: list[Run] = []
-    preview = Preview(scenes, blueprint, preview_every)
+    preview = Preview(scenes, blueprint, preview_every, workers)
     total = members * settings.steps
     try:
         while waiting or running:
@@ -357,18 +358,28 @@ def _note(running: Sequence[Run], settings: TrainSettings, members: int) -> str:
     )
 
 
+def middle_of(space: Sequence[int], pixels: int) -> tuple[slice, ...]:
+    """Middle part of an image with at most so many pixels, whole along the sides that are short."""
+    sides, left, rest = list(space), pixels, len(space)
+    for axis in sorted(range(len(space)), key=lambda a: space[a]):
+        # a rounded root may be a hair below the whole number that it stands for
+        sides[axis] = max(min(space[axis], int(left ** (1 / rest) + 1e-9)), 1)
+        left, rest = left // sides[axis], rest - 1
+    return tuple(slice((n - side) // 2, (n - side) // 2 + side) for n, side in zip(space, sides, strict=True))
+
+
 class Preview:
     """The median so far, of the middle of the first scene, every few seconds."""
 
-    def __init__(self, scenes: Scenes, blueprint: Blueprint, every: float, device: str = "cpu") -> None:
-        self.device = device
-        side = round(262_144 ** (1 / scenes.noisy.ndim))
-        self.box = tuple(
-            slice(max(n - side, 0) // 2, max(n - side, 0) // 2 + min(n, side)) for n in scenes.noisy.space
-        )
-        self.offset = tuple(s.start for s in self.box)
-        self.every, self.blueprint = every, blueprint
-        self.x = scenes.read_noisy(0, self.box) if every > 0 else None
+    def __init__(
+        self, scenes: Scenes, blueprint: Blueprint, every: float, workers: int = 1, device: str = "cpu"
+    ) -> None:
+        self.workers, self.device = workers, device
+        box = middle_of(scenes.noisy.space, _PREVIEW_PIXELS)
+        self.offset = tuple(s.start for s in box)
+        self.every = self.least = every
+        self.blueprint = blueprint
+        self.x = scenes.read_noisy(0, box) if every > 0 else None
         self.last = time.monotonic() - every
         self.medians: dict[int, NDArray[np.float32]] = {}
         self.task: tuple[int, Future[Any]] | None = None
@@ -388,7 +399,8 @@ class Preview:
             member, task = self.task
             self.task = None
             if not task.cancelled() and task.exception() is None:
-                self.medians[member] = task.result()
+                self.medians[member], seconds = task.result()
+                self.every = max(self.least, seconds / (_PREVIEW_SHARE * self.workers))
                 shown = [self.medians[m] for m in sorted(self.medians)]
                 ready = np.asarray(np.mean(shown, axis=0), np.float32)
         started = [r.state for r in running if r.state is not None and r.state.step > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +28,7 @@ from napari_btn.widgets.pairing import PairInputs, in_order_of
 from napari_btn.widgets.panels import NoteLabel, Theme
 from napari_btn.widgets.pickers import LayerPicker
 from napari_btn.widgets.results import is_ours
-from napari_btn.widgets.worker import run_step, sentence_of
+from napari_btn.widgets.worker import load_ahead, run_step, sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ _IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
 _NOISY_NAMES = ("noisy", "raw", "fast", "short", "low")
 _CLEAN_NAMES = ("clean", "target", "slow", "long", "truth", "high")
 _CHECK_AFTER_MS = 200
+_PREPARE_EVERY = 60.0
 _MOVED_PX = 0.5
 
 
@@ -82,6 +84,7 @@ class PairForm(QWidget):
         self._viewer, self._runs, self._engine = viewer, runs, engine
         self._found: _Found | None = None
         self._axes_for: object = None
+        self._prepared = -_PREPARE_EVERY
         self.inputs: PairInputs | None = None
         """The pair and settings as last read; None where they won't do."""
         self._build(theme)
@@ -255,7 +258,30 @@ class PairForm(QWidget):
         self.note.say(*found.notes)
         moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
         self.align.setVisible(moved and self.clean.layer is not None and inputs.quick_to_read)
+        if not found.reason:
+            self._prepare(inputs)
         return found.reason
+
+    def _prepare(self, inputs: PairInputs) -> None:
+        """Have the workers ready by the time that the user clicks Train; they rest when nobody does."""
+        if time.monotonic() - self._prepared < _PREPARE_EVERY or "prepare" in self._runs:
+            return
+        self._prepared = time.monotonic()
+        denoiser = self._engine().Denoiser(**inputs.settings)
+
+        def step() -> Step[None]:
+            """Load libraries and start workers, as a step."""
+            yield Progress(0, 1, "Preparing")
+            denoiser.prepare()
+
+        def over(error: object = None) -> None:
+            """Training says what is wrong, if it still is."""
+            del error
+            self._runs.pop("prepare", None)
+
+        self._runs["prepare"] = run_step(
+            step, title="napari-btn: starting workers", on_result=over, on_error=over, on_stopped=over
+        )
 
     def _start_check(self) -> None:
         """Run the whole check (registration, split) in a thread."""
@@ -269,6 +295,7 @@ class PairForm(QWidget):
 
         def step() -> Step[Any]:
             """Check, as a step."""
+            load_ahead()
             yield Progress(0, 1, "Checking")
             return denoiser.check(**inputs.pair())
 
@@ -370,6 +397,18 @@ def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[st
         """Say why not."""
         picker.note.say(("red", sentence_of(error)))
 
-    runs[f"read {role}"] = run_step(
-        step, title=f"napari-btn: reading {path}", on_result=read, on_error=failed
+    name = f"read {role}"
+    if name in runs:
+        runs.pop(name).leave(wait=0)
+
+    def over() -> None:
+        """Take the run down."""
+        runs.pop(name, None)
+
+    runs[name] = run_step(
+        step,
+        title=f"napari-btn: reading {path}",
+        on_result=read,
+        on_error=failed,
+        on_finished=over,
     )
