@@ -362,6 +362,9 @@ class Denoiser:
         plan = self._plan(scenes, regions)
         learnt = scenes.within(plan.split.regions, TRAIN)
         pool, workers, device = self._where(executor)
+        if executor is None:
+            # they start while the training is planned
+            self.prepare()
         train, redraw = yield from against_overfitting(
             learnt, plan.split.train, self.train.in_space(scenes.noisy.ndim)
         )
