@@ -108,6 +108,7 @@ class DenoiseView(Dock):
         column.addWidget(self.recalibrate)
         column.addWidget(_line())
         use = QFormLayout()
+        use.setContentsMargins(0, 0, 0, 0)
         use.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         use.addRow("Apply to", self.apply_to)
         column.addLayout(use)
@@ -122,13 +123,18 @@ class DenoiseView(Dock):
         run.addWidget(self.train, 2)
         run.addWidget(self.pause, 1)
         run.addWidget(self.stop, 1)
+        foot = QVBoxLayout()
+        foot.setContentsMargins(4, 0, 4, 4)
+        foot.setSpacing(4)
+        foot.addWidget(self.message)
+        foot.addWidget(self.progress)
+        foot.addLayout(run)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
         layout.addWidget(scroll, 1)
-        layout.addWidget(self.message)
-        layout.addWidget(self.progress)
-        layout.addLayout(run)
+        layout.addLayout(foot)
+        _in_one_column(self.pair.form, self.form.form, use)
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
@@ -161,6 +167,19 @@ class _Column(QScrollArea):
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
         return bool(super().eventFilter(watched, event))
+
+
+def _in_one_column(*forms: QFormLayout) -> None:
+    """Let the fields of several forms begin at the same place."""
+    labels = [
+        item.widget()
+        for form in forms
+        for row in range(form.rowCount())
+        if (item := form.itemAt(row, QFormLayout.ItemRole.LabelRole)) is not None
+    ]
+    width = max(label.sizeHint().width() for label in labels)
+    for label in labels:
+        label.setMinimumWidth(width)
 
 
 def _line() -> QFrame:

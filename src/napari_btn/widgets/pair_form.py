@@ -132,6 +132,7 @@ class PairForm(QWidget):
         self.align.setAccessibleName("Align clean with noisy")
         self.align.hide()
         form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Noisy", self.noisy)
         form.addRow("Clean", self.clean)
@@ -141,7 +142,7 @@ class PairForm(QWidget):
         axes.addWidget(self.shape, 1)
         form.addRow("Axes", axes)
         form.addRow("Channels", self.channels)
-        self._form = form
+        self.form = form
         below = QHBoxLayout()
         below.addWidget(self.note, 1)
         below.addWidget(self.align, 0, Qt.AlignmentFlag.AlignTop)
@@ -194,7 +195,7 @@ class PairForm(QWidget):
             noisy = self._with_axes(noisy)
         else:
             self.shape.clear()
-        self._form.setRowVisible(self.channels, noisy is not None and "C" in noisy.axes)
+        self.form.setRowVisible(self.channels, noisy is not None and "C" in noisy.axes)
         self.guessed.setVisible(noisy is not None and noisy.guessed)
         for picker in (self.noisy, self.clean):
             if picker.note.notes:

@@ -235,6 +235,10 @@ class ReportPanel(QLabel):
         self._theme = theme
         self._report: Report | None = None
         self.setObjectName("coverage_report")
+        self.setToolTip(
+            "Of each channel, on blocks that no network was trained on: share of pixels inside the interval, "
+            "mean width of the interval, and correlation of the median with the clean image."
+        )
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.RichText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)

@@ -12,8 +12,8 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QListWidgetItem,
+    QPushButton,
     QSizePolicy,
-    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -67,15 +67,14 @@ class LayerPicker(QWidget):
         self.combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.combo.setMinimumContentsLength(8)
         self.combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
-        self.many = QToolButton()
+        self.many = QPushButton("+")
         self.many.setObjectName(f"{role}_stack")
-        self.many.setText("+")
         self.many.setCheckable(True)
+        self.many.setFixedWidth(self.many.fontMetrics().horizontalAdvance("+") * 3)
         self.many.setToolTip("Pick several layers and stack them, as channels or as repeats of one field.")
         self.many.setAccessibleName(f"Stack several layers as {role}")
-        self.open = QToolButton()
+        self.open = QPushButton("Open file…")
         self.open.setObjectName(f"{role}_open")
-        self.open.setText("Open file…")
         self.open.setToolTip("Read an image: .tif, .ome.tif, .zarr, .ome.zarr, .npy or .npz.")
         self.open.setAccessibleName(f"Open a file as {role}")
         self.list = QListWidget()
