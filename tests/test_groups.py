@@ -191,3 +191,39 @@ def test_the_command_line_calibrates_and_reports_groups(bundle, tmp_path):
     done = run("calibrate", bundle, "--groups", "1", "-o", tmp_path / "one.btn")
     assert done.exit_code == 2
     assert "2 or more" in done.output
+
+
+def test_other_promises_need_no_training(apart, bundle, tmp_path):
+    loaded = btn.load(bundle)
+    loaded.calibrate(settings=btn.CalibrationSettings(unit="risk", delta=0.2, score="scaled", groups=0))
+    assert (loaded.calibration.rule, loaded.calibration.score, loaded.calibration.delta) == (
+        "risk",
+        "scaled",
+        0.2,
+    )
+    assert loaded.report.group_coverage.size == 0
+    out = tmp_path / "most.btn"
+    asked = ["--unit", "image", "--delta", "0.2", "--score", "asymmetric"]
+    done = CliRunner().invoke(main, ["calibrate", str(bundle), "-o", str(out), *asked])
+    assert done.exit_code == 0, done.output
+    calibration = btn.load(out).calibration
+    assert (calibration.rule, calibration.delta, calibration.score) == ("image", 0.2, "asymmetric")
+    assert "of 0.8 of new images" in calibration.caption()
+
+
+def test_the_command_line_splits_as_asked(tmp_path, monkeypatch):
+    pair = samples.edx(seed=0, size=(96, 160))
+    np.savez(tmp_path / "pair.npz", noisy=pair.noisy, clean=pair.clean)
+    painted = np.zeros((96, 160), np.uint8)
+    painted[:, :60], painted[:, 110:] = 1, 2
+    np.save(tmp_path / "painted.npy", painted)
+    noisy, clean = (f"{tmp_path / 'pair.npz'}:{name}" for name in ("noisy", "clean"))
+    small = ["--axes", "CYX", "--members", "1", "--steps", "3", "--depth", "3"]
+    for asked, check in (
+        (["--split", "y"], lambda place: place[:, 1].min() > 48),
+        (["--regions", str(tmp_path / "painted.npy")], lambda place: place[:, 2].min() >= 110),
+    ):
+        out = tmp_path / f"{asked[0][2:]}.btn"
+        done = CliRunner().invoke(main, ["train", noisy, clean, "-o", str(out), *small, *asked])
+        assert done.exit_code == 0, done.output
+        assert check(btn.load(out).held_out.position)

@@ -13,11 +13,11 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from napari_btn.core.config import PRESETS, CalibrationSettings, NetworkSettings
+from napari_btn.core.config import PRESETS, CalibrationSettings, NetworkSettings, Score, Unit
 from napari_btn.terminal import (
     Commands,
     Interrupted,
@@ -96,7 +96,7 @@ def _open_pair(
         channel_names=channels or first.channel_names or second.channel_names,
         pixel_size=first.pixel_size or second.pixel_size,
         unit=(first.unit if first.pixel_size else second.unit) or "px",
-        valid=read_image(valid).data if valid else None,
+        valid=valid if valid in (None, "finite") else read_image(valid).data,
         name=first.name,
     )
 
@@ -146,6 +146,29 @@ _groups = click.option(
     type=click.IntRange(0, 40),
     help="Tokens that are calibrated apart, for rare phases; 0 for none.",
 )
+_SPLITS = ("longest", "y", "x", "z", "checkerboard")
+
+
+def _promise(command: Command) -> Command:
+    """Options of what the coverage promises."""
+    for option in (
+        click.option("--delta", type=_alpha, help="What --unit image or risk leaves out; default: 0.1."),
+        click.option("--score", type=click.Choice(get_args(Score)), help="One offset, two, or by the width."),
+        click.option(
+            "--unit",
+            type=click.Choice(get_args(Unit)),
+            help="Whose coverage: all pixels', by block or pooled; of most new images (image); for certain (risk).",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _promised(known: CalibrationSettings, **asked: Any) -> CalibrationSettings:
+    """The settings with what was asked for."""
+    return replace(known, **{name: value for name, value in asked.items() if value is not None})
+
+
 _mask = click.option("--mask", help="Image of groups calibrated apart, painted from 1; 0 belongs to none.")
 _bundle = click.argument("bundle", metavar="MODEL.btn", type=click.Path(path_type=Path))
 
@@ -183,8 +206,15 @@ def main(traceback: bool) -> None:
 @_device
 @click.option("--depth", type=click.IntRange(1), help="Nodes per network.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
+@click.option(
+    "--split", type=click.Choice(_SPLITS), help="How one field is split; default: its longest axis."
+)
+@click.option(
+    "--regions", help="Image painted 1 where to train, 2 calibrate, 3 report, instead of the split."
+)
+@_promise
 @_groups
-@click.option("--valid", help="Image that is not zero where a pixel counts.")
+@click.option("--valid", help="Image that is not zero where a pixel counts; or: finite.")
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the coverage report.")
 @click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
 @_force
@@ -202,6 +232,11 @@ def train(
     device: str,
     depth: int | None,
     steps: int | None,
+    split: str | None,
+    regions: str | None,
+    unit: str | None,
+    score: str | None,
+    delta: float | None,
     groups: int | None,
     valid: str | None,
     report: Path | None,
@@ -227,26 +262,35 @@ def train(
         device=device,
         network=NetworkSettings(depth=depth) if depth else None,
         train=replace(PRESETS[preset], steps=steps) if steps else None,
-        calibration=CalibrationSettings(groups=_tokens(groups)),
+        calibration=_promised(
+            CalibrationSettings(groups=_tokens(groups)),
+            unit=unit,
+            score=score,
+            delta=delta,
+            split="checkerboard" if split == "checkerboard" else None,
+            split_axis=None if split == "checkerboard" else split,
+        ),
     )
-    measured = _fit(denoiser, pair, output, resume=resume, force=force)
+    painted = _masked(regions)
+    measured = _fit(denoiser, pair, output, regions=painted, resume=resume, force=force)
     if report:
         write_json(measured.to_dict(), report)
     click.echo(table(measured))
     click.echo(f"{output}: {_members(denoiser.members)}")
 
 
-def _fit(denoiser: Denoiser, pair: Pair, output: Path, *, resume: bool, force: bool) -> Report:
+def _fit(denoiser: Denoiser, pair: Pair, output: Path, *, regions: Any, resume: bool, force: bool) -> Report:
     """Report of a fit that is saved; on Ctrl-C the finished members are."""
     partial = output.with_name(output.name + ".partial")
     checkpoint = _checkpoint(partial, denoiser, resume=resume, force=force)
     check = denoiser.check(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
-                           pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid)  # fmt: skip
+                           pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
+                           regions=regions)  # fmt: skip
     say_notes(check.notes)
     say(f"{denoiser.estimate(pair.noisy.shape, pair.axes).note}.")
     step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                               pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
-                              resume=checkpoint)  # fmt: skip
+                              regions=regions, resume=checkpoint)  # fmt: skip
     try:
         report = drain(step).report
     except Interrupted as stop:
@@ -308,6 +352,7 @@ def _save(denoiser: Denoiser, output: Path) -> None:
 @_to_file
 @_axes
 @click.option("--alpha", type=_alpha, help="Miscoverage; default: that of the bundle.")
+@_promise
 @_groups
 @_mask
 @_device
@@ -319,6 +364,9 @@ def calibrate(
     output: Path,
     axes: str | None,
     alpha: float | None,
+    unit: str | None,
+    score: str | None,
+    delta: float | None,
     groups: int | None,
     mask: str | None,
     device: str,
@@ -334,18 +382,21 @@ def calibrate(
     if groups is not None and mask is not None:
         raise ValueError("--groups and --mask came; pixels belong to tokens or to a mask's groups. Give one.")
     denoiser = load(bundle, device=device)
-    level = denoiser.alpha if alpha is None else alpha
-    apart = _tokens(groups) if groups is not None else _masked(mask)
+    asked: dict[str, Any] = {
+        "alpha": denoiser.alpha if alpha is None else alpha,
+        "groups": _tokens(groups) if groups is not None else _masked(mask),
+        "settings": _promised(denoiser.calibration_settings, unit=unit, score=score, delta=delta),
+    }
     if noisy is None:
-        drain(denoiser.calibrate_steps(alpha=level, groups=apart))
+        drain(denoiser.calibrate_steps(**asked))
     elif clean is None:
         if groups is None:
             raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
         image, letters = _open(noisy, axes, "the image")
-        drain(denoiser.calibrate_steps(image.data, axes=letters, alpha=level, groups=apart))
+        drain(denoiser.calibrate_steps(image.data, axes=letters, **asked))
     else:
         pair = _open_pair(noisy, clean, axes, denoiser.channel_names)
-        drain(denoiser.calibrate_steps(pair.noisy, pair.clean, axes=pair.axes, alpha=level, groups=apart))
+        drain(denoiser.calibrate_steps(pair.noisy, pair.clean, axes=pair.axes, **asked))
     _save(denoiser, output)
     if denoiser.report is not None:
         say_notes(denoiser.report.warnings)

@@ -635,6 +635,7 @@ class Denoiser:
         alpha: float | None = None,
         valid: Any = None,
         groups: Any = None,
+        settings: CalibrationSettings | None = None,
         executor: Executor | None = None,
     ) -> Self:
         """Calibrate at another level from the stored scores, or on other data; never trains.
@@ -656,6 +657,9 @@ class Denoiser:
             all pixels together. The settings' by default.
 
             Groups must not be drawn by what is known of the target.
+        settings : CalibrationSettings, optional
+            Unit, score, minimum, folds, certainty and groups instead of the present ones; how the field was
+            split stays as it is.
         executor : concurrent.futures.Executor, optional
             Where tasks run; local processes by default.
 
@@ -665,7 +669,14 @@ class Denoiser:
             When the members trained on these images, or groups can't be told.
         """
         steps = self.calibrate_steps(
-            noisy, clean, axes=axes, alpha=alpha, valid=valid, groups=groups, executor=executor
+            noisy,
+            clean,
+            axes=axes,
+            alpha=alpha,
+            valid=valid,
+            groups=groups,
+            settings=settings,
+            executor=executor,
         )
         _drain(steps)
         return self
@@ -679,6 +690,7 @@ class Denoiser:
         alpha: float | None = None,
         valid: Any = None,
         groups: Any = None,
+        settings: CalibrationSettings | None = None,
         executor: Executor | None = None,
     ) -> Step[Self]:
         """`calibrate`, as a step."""
@@ -687,7 +699,9 @@ class Denoiser:
         _need(
             0 < alpha < 1, "alpha", alpha, "between 0 and 1: the share of pixels that the intervals may miss"
         )
-        settings = self.calibration_settings
+        if settings is not None and groups is None and settings.groups != self.calibration_settings.groups:
+            groups = settings.groups
+        settings = settings or self.calibration_settings
         if isinstance(groups, int | np.integer):
             settings = replace(settings, groups=int(groups))
         elif groups is not None:
@@ -699,7 +713,9 @@ class Denoiser:
             self._check_view(view, fitted)
             if clean is not None or groups is None:
                 self._need_groups(fitted, groups)
-                fitted = yield from self._measured_on(fitted, noisy, clean, view.axes, alpha, valid, executor)
+                fitted = yield from self._measured_on(
+                    fitted, noisy, clean, view.axes, alpha, settings, valid, executor
+                )
             else:
                 _need_same(view, fitted.held_out)
         fitted = yield from self._grouped(fitted, view, groups, settings.groups, executor)
@@ -715,6 +731,7 @@ class Denoiser:
         clean: Any,
         axes: str,
         alpha: float,
+        settings: CalibrationSettings,
         valid: Any,
         executor: Executor | None,
     ) -> Step[Fitted]:
@@ -730,7 +747,7 @@ class Denoiser:
             fitted.blueprint,
             by_scene=not scenes.repeats,
             alpha=alpha,
-            settings=self.calibration_settings,
+            settings=settings,
             tiles=self.tiles,
             executor=pool,
             device=device,
@@ -1274,7 +1291,8 @@ def _pair(
     """Gather what came into a `Pair`; lists become arrays."""
 
     def array(value: Any) -> Any:
-        return value if value is None or hasattr(value, "shape") else np.asarray(value)
+        given = value is None or isinstance(value, str) or hasattr(value, "shape")
+        return value if given else np.asarray(value)
 
     return Pair(
         array(noisy),

@@ -383,3 +383,23 @@ def test_every_patch_holds_a_counted_pixel():
         scenes, scenes.whole(), count=30, patch_px=16, augment=True, rng=np.random.default_rng(0)
     )
     assert np.isfinite(y).any(axis=(1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("axes", ["CYX", "SYX", "SCYX"])
+def test_finite_leaves_out_what_is_not(axes):
+    shape = {"CYX": (2, 6, 7), "SYX": (3, 6, 7), "SCYX": (3, 2, 6, 7)}[axes]
+    rng = np.random.default_rng(0)
+    noisy, clean = (rng.normal(size=shape).astype(np.float32) for _ in range(2))
+    noisy[..., 1, 2], clean[..., 3, 4] = np.nan, np.inf
+    with pytest.raises(ValueError, match='"finite"'):
+        _ = Pair(noisy, clean, axes).scenes
+    scenes = Pair(noisy, clean, axes, valid="finite").scenes
+    counted = scenes.read_valid(0)[0]
+    assert counted.shape == (6, 7)
+    assert set(zip(*np.nonzero(~counted), strict=True)) == {(1, 2), (3, 4)}
+    if axes == "SYX":
+        # Repeats of one field: a pixel counts where every repeat has a value.
+        repeats = Pair(noisy, rng.normal(size=(6, 7)).astype(np.float32), axes, valid="finite").scenes
+        assert (~repeats.read_valid(2)[0]).sum() == 1
+    with pytest.raises(ValueError, match="valid is 'infinite'"):
+        _ = Pair(noisy, clean, axes, valid="infinite").scenes

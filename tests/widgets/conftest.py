@@ -56,6 +56,8 @@ class FakeDenoiser:
     shift: tuple[float, ...] | None = (0.0, 0.0)
     resumed: Any = None
     prepared = 0
+    given: Any = None
+    calibrated: Any = None
 
     def __init__(
         self,
@@ -101,8 +103,9 @@ class FakeDenoiser:
         unit: str,
         resume: Any = (),
         preview_every: float = 0.0,
+        **given: Any,
     ) -> Generator[Progress, None, FakeDenoiser]:
-        type(self).resumed = resume
+        type(self).resumed, type(self).given = resume, given
         clean_array = np.asarray(clean, np.float32)
         for step in range(self.updates):
             time.sleep(self.pause_s)
@@ -124,9 +127,19 @@ class FakeDenoiser:
         self.losses = {0: tuple(1.0 / (s + 1) for s in range(self.updates))}
         return self
 
-    def calibrate_steps(self, *, alpha: float) -> Generator[Progress, None, FakeDenoiser]:
+    def calibrate_steps(
+        self,
+        noisy: Any = None,
+        clean: Any = None,
+        *,
+        alpha: float,
+        settings: CalibrationSettings,
+        axes: str | None = None,
+        **given: Any,
+    ) -> Generator[Progress, None, FakeDenoiser]:
         yield Progress(0, 1)
-        self.alpha = alpha
+        type(self).calibrated = {"noisy": noisy, "clean": clean, "axes": axes, **given}
+        self.alpha, self.calibration_settings = alpha, settings
         self.report = fake_report(alpha, self.channel_names)
         return self
 

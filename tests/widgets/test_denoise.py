@@ -495,3 +495,124 @@ def test_a_theme_changes_the_colours(ready: DenoiseWidget, viewer: ViewerModel, 
     assert ready.report.text() != dark
     viewer.theme = "dark"
     assert ready.report.text() == dark
+
+
+# ---------------------------------------------------------------- masks, splits, promises
+
+
+def by_name(dock: DenoiseWidget, name: str) -> Any:
+    found = dock.findChild(QWidget, name)
+    assert found is not None, name
+    return found
+
+
+def test_painted_parts_train_as_they_were_painted(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    labels = viewer.add_labels(np.zeros((3, 40, 50), np.uint8), name="parts")
+    regions = by_name(ready, "regions")
+    assert [regions.itemText(i) for i in range(regions.count())] == ["as split", "parts"]
+    regions.setCurrentText("parts")
+    before = ready.pair.inputs
+    # Napari's brush paints the channel in sight alone; the part is meant for all.
+    labels.data_setitem((np.zeros(800, int), *np.indices((40, 20)).reshape(2, -1)), 1)
+    labels.data_setitem((np.zeros(400, int), *np.mgrid[5:25, 30:50].reshape(2, -1)), 2)
+    labels.events.paint(value=[])
+    assert before is not None
+    assert ready.pair.inputs is not None
+    assert ready.pair.inputs.key() != before.key()
+    run(ready, qtbot)
+    painted = type(ready.session.denoiser).given["regions"]
+    assert painted.shape == (40, 50)
+    assert (painted[:, :20] == 1).all()
+    assert (painted[5:25, 30:] == 2).all()
+    assert painted.sum() == 800 + 2 * 400
+    viewer.layers.remove(labels)
+    assert regions.currentText() == "as split"
+
+
+def test_pixels_that_are_not_finite_can_be_left_out_on_screen(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    clean = viewer.layers["soil clean"].data.copy()
+    clean[1, 3, 4] = np.nan
+    viewer.layers["soil clean"].data = clean
+    assert "NaN or infinite" in refused(ready)
+    by_name(ready, "valid").setCurrentText("where finite")
+    assert ready.train.isEnabled(), ready.train.toolTip()
+    viewer.add_labels((np.isfinite(clean).all(0)).astype(int), name="counts")
+    by_name(ready, "valid").setCurrentText("counts")
+    assert ready.train.isEnabled(), ready.train.toolTip()
+    run(ready, qtbot)
+    valid = type(ready.session.denoiser).given["valid"]
+    assert valid.dtype == bool
+    assert valid.sum() == valid.size - 1
+    viewer.add_labels(np.ones((40, 49), int), name="too narrow")
+    by_name(ready, "valid").setCurrentText("too narrow")
+    assert "Layer 'too narrow' has 40 x 49 pixels, noisy has 40 x 50 along YX" in refused(ready)
+
+
+def test_results_are_no_masks(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    viewer.add_labels(np.ones((40, 50), int), name="ours", metadata={"napari_btn": {"map": "tokens"}})
+    assert by_name(ready, "valid").findText("ours") < 0
+    assert by_name(ready, "regions").findText("soil noisy") < 0
+
+
+@pytest.mark.parametrize(
+    ("shown", "split", "axis"),
+    [
+        ("along the longest axis", "auto", "longest"),
+        ("along Y", "auto", "y"),
+        ("checkerboard", "checkerboard", "longest"),
+    ],
+)
+def test_the_split_is_chosen(ready: DenoiseWidget, shown: str, split: str, axis: str) -> None:
+    by_name(ready, "split").setCurrentText(shown)
+    calibration = ready.form.settings()["calibration"]
+    assert (calibration.split, calibration.split_axis) == (split, axis)
+
+
+def test_other_promises_are_made_from_the_scores_that_there_are(ready: DenoiseWidget, qtbot: QtBot) -> None:
+    run(ready, qtbot)
+    assert ready.recalibrate.isHidden()
+    assert ready.calibrate_on.isHidden()
+    by_name(ready, "unit").setCurrentText("with certainty")
+    assert not by_name(ready, "delta").isHidden()
+    by_name(ready, "delta").setValue(0.05)
+    by_name(ready, "score").setCurrentText("scaled by the width")
+    by_name(ready, "groups").setValue(4)
+    assert ready.recalibrate.text() == "Recalibrate as set"
+    ready.recalibrate.click()
+    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    made = ready.session.denoiser
+    settings = made.calibration_settings
+    assert (settings.unit, settings.delta, settings.score, settings.groups) == ("risk", 0.05, "scaled", 4)
+    # Tokens come from the image that the scores come from.
+    assert made.calibrated["noisy"] is ready.pair.inputs.noisy.data
+    assert made.calibrated["clean"] is None
+    assert ready.recalibrate.isHidden()
+
+
+def test_another_pair_calibrates_trained_networks(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    ready.load_from(tmp_path / "a.btn")
+    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    assert not ready.calibrate_on.isHidden()
+    ready.calibrate_on.click()
+    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    given = type(ready.session.denoiser).calibrated
+    assert given["noisy"] is viewer.layers["soil noisy"].data
+    assert given["clean"] is viewer.layers["soil clean"].data
+    assert given["axes"] == "CYX"
+
+
+def test_a_bundles_promise_is_shown(ready: DenoiseWidget) -> None:
+    from napari_btn.core.config import CalibrationSettings
+
+    denoiser = type(ready)._wanted.__globals__["engine"]().Denoiser()
+    denoiser.calibration_settings = CalibrationSettings(
+        unit="image", score="asymmetric", split="checkerboard", delta=0.2, groups=5
+    )
+    ready.form.show_settings(denoiser)
+    assert ready.form.calibration() == denoiser.calibration_settings

@@ -158,8 +158,9 @@ class Pair:
         One per space axis in the order of ``axes``, in ``unit``.
     unit : str
         Unit of the pixel size.
-    valid : array of bool, optional
-        True where a pixel counts; the space axes alone, or the axes of ``clean``.
+    valid : array of bool, or "finite", optional
+        True where a pixel counts; the space axes alone, or the axes of ``clean``. "finite": where no channel
+        of either image is NaN or infinite.
     name : str
         For layers and files.
     """
@@ -229,7 +230,7 @@ class Pair:
                 f"Pixel size has {len(self.pixel_size)} values, the image has the space axes {noisy.space_axes}; "
                 "give one value for each."
             )
-        return Scenes(noisy, clean, tuple(names), _valid_view(self.valid, clean), self._z_step(noisy))
+        return Scenes(noisy, clean, tuple(names), _valid_view(self.valid, noisy, clean), self._z_step(noisy))
 
     def _z_step(self, noisy: View) -> float:
         """Distance of two planes in pixels of Y and X; one where nothing is known."""
@@ -239,10 +240,31 @@ class Pair:
         return float(size["Z"] / max(size["Y"], size["X"]))
 
 
-def _valid_view(valid: Any, clean: View) -> View | None:
+class _Finite(View):
+    """Mask over the space axes (and the scenes of clean): true where both images are finite in every channel."""
+
+    def __init__(self, noisy: View, clean: View) -> None:
+        super().__init__(clean.array, clean.axes, "valid")
+        self._noisy, self.n_channels = noisy, 1
+
+    def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """One scene, or a box of it, as (1, *space): 1 where a pixel counts."""
+        finite = np.isfinite(super().read(scene, box)).min(axis=0, keepdims=True)
+        for s in (scene,) if self.n_scenes > 1 else range(self._noisy.n_scenes):
+            finite = finite & np.isfinite(self._noisy.read(s, box)).min(axis=0, keepdims=True)
+        return np.asarray(finite, np.float32)
+
+
+def _valid_view(valid: Any, noisy: View, clean: View) -> View | None:
     """View of the mask of counted pixels."""
     if valid is None:
         return None
+    if isinstance(valid, str):
+        if valid != "finite":
+            raise ValueError(
+                f'valid is {valid!r}; give a mask, or "finite" to leave out NaN and infinite values.'
+            )
+        return _Finite(noisy, clean)
     ndim = len(valid.shape)
     axes = clean.axes if ndim == len(clean.axes) else "".join(a for a in clean.axes if a in SPACE)
     view = View(valid, axes, "valid")
@@ -389,7 +411,7 @@ def _check_finite(name: str, values: NDArray[np.float32], counts: NDArray[np.boo
         rest = "outside of `valid`'s exclusions" if masked else ""
         raise ValueError(
             f"{name.capitalize()} has {bad} NaN or infinite values {rest}".rstrip()
-            + "; give `valid` (True where a pixel counts) to leave them out, or fill them first."
+            + '; give `valid` (True where a pixel counts, or "finite") to leave them out, or fill them first.'
         )
 
 

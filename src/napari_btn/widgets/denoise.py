@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
 
-    from napari_btn.core.config import Step
+    from napari_btn.core.config import CalibrationSettings, Step
     from napari_btn.core.predict import Prediction
     from napari_btn.denoiser import Denoiser
     from napari_btn.widgets.layers import LayerImage
@@ -60,6 +61,8 @@ class DenoiseWidget(DenoiseView):
         self._source: LayerImage | None = None
         self._started: PairInputs | None = None
         self._kept: tuple[Any, Any] | None = None
+        self._scored: PairInputs | None = None
+        self._trained_on: tuple[int, ...] | None = None
         self._previews = True
         self._showing: Iterator[Any] | None = None
         self._connect()
@@ -79,6 +82,7 @@ class DenoiseWidget(DenoiseView):
         self.save.clicked.connect(self._on_user_save)
         self.load.clicked.connect(self._on_user_load)
         self.recalibrate.clicked.connect(self._on_user_recalibrate)
+        self.calibrate_on.clicked.connect(self._on_user_calibrate_on)
         events = self.viewer.layers.events
         layer_events = (events.inserted, events.removed, events.reordered, events.renamed)
         self._hear(self._on_layers_changed, *layer_events)
@@ -138,13 +142,29 @@ class DenoiseWidget(DenoiseView):
             if denoiser is None
             else "Pick a layer to apply to."
         )
-        other = denoiser is not None and abs(denoiser.alpha - self.form.alpha) > 1e-6
+        wanted = self._wanted()
+        other = denoiser is not None and wanted != (denoiser.alpha, denoiser.calibration_settings)
         self.recalibrate.setVisible(other and not busy)
         share = f"{100 * (1 - self.form.alpha):.4g} %"
-        self.recalibrate.setText(f"Recalibrate to {share}")
+        same = denoiser is None or abs(denoiser.alpha - self.form.alpha) < 1e-6
+        self.recalibrate.setText("Recalibrate as set" if same else f"Recalibrate to {share}")
         self.recalibrate.setToolTip(
-            f"Make the intervals hold {share} of the pixels, from the stored held-out scores; trains nothing."
+            f"Make the intervals hold {share} of the pixels, as set in Advanced, from the stored held-out scores; "
+            "trains nothing."
         )
+        inputs = self.pair.inputs
+        new = inputs is not None and self._trained_on != inputs.images()
+        self.calibrate_on.setVisible(denoiser is not None and not busy and not reason and new)
+
+    def _wanted(self) -> tuple[float, CalibrationSettings] | None:
+        """Miscoverage and calibration that the form asks for; how the field was split is past."""
+        denoiser = self.session.denoiser
+        if denoiser is None:
+            return None
+        known, asked = denoiser.calibration_settings, self.form.calibration()
+        alpha = denoiser.alpha if abs(denoiser.alpha - self.form.alpha) < 1e-6 else self.form.alpha
+        names = ("unit", "score", "minimum", "delta", "groups")
+        return alpha, replace(known, **{name: getattr(asked, name) for name in names})
 
     # ---------------------------------------------------------------- runs
 
@@ -250,6 +270,7 @@ class DenoiseWidget(DenoiseView):
         """Keep the denoiser and denoise what it was trained on."""
         started = self._started
         self._kept = None
+        self._scored, self._trained_on = started, None if started is None else started.images()
         self.session.denoiser = denoiser
         if started is not None:
             self._denoise(started.noisy, started.noisy.axes)
@@ -326,10 +347,39 @@ class DenoiseWidget(DenoiseView):
             self._denoise(image, None if image.guessed else image.axes)
 
     def _on_user_recalibrate(self) -> None:
-        """Calibrate at the coverage that is set."""
-        denoiser, alpha = self.session.denoiser, self.form.alpha
-        if denoiser is not None:
-            self._launch("Calibrating", lambda: denoiser.calibrate_steps(alpha=alpha), self._on_recalibrated)
+        """Calibrate as set, from the scores that there are."""
+        denoiser, wanted = self.session.denoiser, self._wanted()
+        if denoiser is None or wanted is None:
+            return
+        alpha, settings = wanted
+        given: dict[str, Any] = {}
+        if settings.groups and not denoiser.calibration_settings.groups and self._scored is not None:
+            # Tokens are a function of the image, which the stored scores don't hold.
+            given = {"noisy": self._scored.noisy.data, "axes": self._scored.noisy.axes}
+        self._launch(
+            "Calibrating",
+            lambda: denoiser.calibrate_steps(alpha=alpha, settings=settings, **given),
+            self._on_recalibrated,
+        )
+
+    def _on_user_calibrate_on(self) -> None:
+        """Calibrate on the pair that is picked."""
+        denoiser, inputs, wanted = self.session.denoiser, self.pair.inputs, self._wanted()
+        if denoiser is None or inputs is None or wanted is None:
+            return
+        alpha, settings = wanted
+        given = {k: v for k, v in inputs.pair().items() if k in ("noisy", "clean", "axes", "valid")}
+
+        def calibrated(denoiser: Denoiser) -> None:
+            """Keep what the scores come from now, and show the new intervals."""
+            self._scored = inputs
+            self._on_recalibrated(denoiser)
+
+        self._launch(
+            "Calibrating",
+            lambda: denoiser.calibrate_steps(alpha=alpha, settings=settings, **given),
+            calibrated,
+        )
 
     def _on_recalibrated(self, denoiser: Denoiser) -> None:
         """Show the new report, and the intervals of the last image."""
@@ -385,7 +435,7 @@ class DenoiseWidget(DenoiseView):
 
         def loaded(denoiser: Any) -> None:
             """Use it."""
-            self._started = None
+            self._started = self._scored = self._trained_on = None
             self.session.denoiser = denoiser
             self.progress.finish(f"Loaded {Path(path).name}.")
 

@@ -31,6 +31,10 @@ if TYPE_CHECKING:
 __all__ = ["DenoiseView"]
 
 TRAIN_HELP = "Train on the two images, calibrate, and add lower, median, upper and width as layers."
+CALIBRATE_HELP = (
+    "Calibrate the trained networks on the pair that is picked above, which they never saw, instead of the held-out "
+    "part of the field that they were trained on. Trains nothing."
+)
 
 
 class DenoiseView(Dock):
@@ -58,6 +62,8 @@ class DenoiseView(Dock):
         shown = {name: name if name == "cpu" else f"{name}: {text}" for name, text in here.found}
         # the card's name says enough; without a card, why there is none
         self.form = TrainingForm({"auto": "auto", **shown}, f"No GPU: {here.reason}" if here.reason else "")
+        self.form.add_advanced("Pixels count", self.pair.valid)
+        self.form.add_advanced("Painted parts", self.pair.regions)
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")
         self.estimate.setWordWrap(True)
@@ -92,6 +98,8 @@ class DenoiseView(Dock):
         self.load = button("load", "Load…", "Load networks that were saved before.")
         self.recalibrate = button("recalibrate", "Recalibrate", "")
         self.recalibrate.hide()
+        self.calibrate_on = button("calibrate_on", "Calibrate on this pair", CALIBRATE_HELP)
+        self.calibrate_on.hide()
 
     def _arrange(self) -> None:
         """Lay the parts out: what is set scrolls, what runs stays in sight."""
@@ -106,6 +114,7 @@ class DenoiseView(Dock):
         column.addWidget(self.chart)
         column.addWidget(self.report)
         column.addWidget(self.recalibrate)
+        column.addWidget(self.calibrate_on)
         column.addWidget(_line())
         use = QFormLayout()
         use.setContentsMargins(0, 0, 0, 0)

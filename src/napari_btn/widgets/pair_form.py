@@ -24,6 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_btn.core.config import Progress
 from napari_btn.widgets.layers import LayerImage, add_image
+from napari_btn.widgets.masks import MaskPicker, mask_over
 from napari_btn.widgets.pairing import PairInputs, in_order_of
 from napari_btn.widgets.panels import NoteLabel, Theme
 from napari_btn.widgets.pickers import LayerPicker
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
     from napari_btn.widgets.worker import Run
@@ -44,6 +46,13 @@ __all__ = ["PairForm", "open_image"]
 _IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
 _NOISY_NAMES = ("noisy", "raw", "fast", "short", "low")
 _CLEAN_NAMES = ("clean", "target", "slow", "long", "truth", "high")
+_VALID_HELP = (
+    "Where pixels count: everywhere; where no value is NaN or infinite; or where a layer isn't zero."
+)
+_REGIONS_HELP = (
+    "Labels layer painted over noisy, instead of the split: 1 trains, 2 calibrates, 3 (where there is any) is what "
+    "the report is measured on; the rest is left out. Between 1 and the others must lie a strip, as the note says."
+)
 _CHECK_AFTER_MS = 200
 _PREPARE_EVERY = 60.0
 _MOVED_PX = 0.5
@@ -85,6 +94,7 @@ class PairForm(QWidget):
         self._found: _Found | None = None
         self._axes_for: object = None
         self._prepared = -_PREPARE_EVERY
+        self._masked: tuple[tuple[Any, ...], dict[str, NDArray[Any]]] | None = None
         self.inputs: PairInputs | None = None
         """The pair and settings as last read; None where they won't do."""
         self._build(theme)
@@ -95,6 +105,8 @@ class PairForm(QWidget):
         for picker in (self.noisy, self.clean):
             picker.changed.connect(self.changed)
             picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
+        for mask in (self.valid, self.regions):
+            mask.changed.connect(self.changed)
         self.axes.textChanged.connect(lambda _: self.changed.emit())
         self.channels.textChanged.connect(lambda _: self.changed.emit())
         self.align.clicked.connect(self._on_user_align)
@@ -125,6 +137,8 @@ class PairForm(QWidget):
         self.channels.setPlaceholderText("0, 1, 2, …")
         self.channels.setToolTip("Names of the channels in order, with commas: Si, Al, Fe.")
         self.channels.setAccessibleName("Channel names")
+        self.valid = MaskPicker("valid", _VALID_HELP, ("everywhere", "where finite"), images=True)
+        self.regions = MaskPicker("regions", _REGIONS_HELP, ("as split",), images=False)
         self.note = NoteLabel(theme, "pair_note")
         self.align = QPushButton("Align")
         self.align.setObjectName("align")
@@ -166,6 +180,8 @@ class PairForm(QWidget):
         """
         for picker in (self.noisy, self.clean):
             picker.refresh(list(layers))
+        for mask in (self.valid, self.regions):
+            mask.refresh(list(self._viewer.layers))
         own = [layer for layer in layers if not is_ours(layer)]
         for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
             if not choose or picker.layers or picker.by_user:
@@ -218,10 +234,28 @@ class PairForm(QWidget):
         """Inputs that passed what can be checked at once."""
         layer = self.clean.layer
         clean = in_order_of(noisy.axes, clean)
-        inputs = PairInputs(noisy, clean, settings, None if layer is None else ref(layer))
+        masks, key = self._masks(noisy)
+        inputs = PairInputs(noisy, clean, settings, None if layer is None else ref(layer), masks, key)
         known = self._found is not None and self._found.key == inputs.key()
         inputs.check(self._engine(), values=not known and inputs.quick_to_read)
         return inputs
+
+    def _masks(self, noisy: LayerImage) -> tuple[dict[str, Any], tuple[Any, ...]]:
+        """Where pixels count, and which are painted to train, calibrate and report; and what names these masks."""
+        masks: dict[str, Any] = {}
+        if self.valid.choice > 0:
+            masks["valid"] = "finite"
+        key = [(p.choice, id(p.layer), p.version) for p in (self.valid, self.regions)]
+        known = (*key, noisy.axes, noisy.shape)
+        if self._masked is None or self._masked[0] != known:
+            painted = {}
+            for name, picker in (("valid", self.valid), ("regions", self.regions)):
+                if picker.layer is not None:
+                    painted[name] = mask_over(picker.layer, noisy.axes, noisy.shape)
+            self._masked = (known, painted)
+        for name, values in self._masked[1].items():
+            masks[name] = values != 0 if name == "valid" else values
+        return masks, tuple(key)
 
     def _with_axes(self, noisy: LayerImage) -> LayerImage:
         """Noisy with the axes and channel names in the lines, which start anew with another layer."""
@@ -349,7 +383,7 @@ class PairForm(QWidget):
     def leave(self) -> None:
         """Check and listen no more."""
         self._check_later.stop()
-        for picker in (self.noisy, self.clean):
+        for picker in (self.noisy, self.clean, self.valid, self.regions):
             picker.leave()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
     from weakref import ReferenceType
 
@@ -31,12 +32,18 @@ class PairInputs:
         Arguments for the denoiser.
     clean_layer : weak reference, optional
         The clean layer, to share its contrast with the results.
+    masks : mapping
+        ``valid`` and ``regions`` for the denoiser, where they are given.
+    masks_key : tuple
+        What tells these masks from others.
     """
 
     noisy: LayerImage
     clean: LayerImage
     settings: dict[str, Any]
     clean_layer: ReferenceType[ImageLayer] | None = None
+    masks: Mapping[str, Any] = field(default_factory=dict)
+    masks_key: tuple[Any, ...] = ()
 
     @property
     def quick_to_read(self) -> bool:
@@ -54,14 +61,18 @@ class PairInputs:
             "channel_names": names if "C" in self.noisy.axes else None,
             "pixel_size": self.noisy.pixel_size,
             "unit": self.noisy.unit,
+            **self.masks,
         }
+
+    def images(self) -> tuple[int, ...]:
+        """What tells these images from others."""
+        images = (self.noisy, self.clean)
+        return tuple(id(a) for image in images for a in getattr(image.data, "arrays", (image.data,)))
 
     def key(self) -> tuple[Any, ...]:
         """What must be the same for a check, or for finished members, to hold."""
-        images = (self.noisy, self.clean)
-        arrays = tuple(id(a) for image in images for a in getattr(image.data, "arrays", (image.data,)))
         settings = {k: v for k, v in self.settings.items() if k not in ("members", "alpha", "device")}
-        return (arrays, self.noisy.axes, self.noisy.channel_names, repr(settings))
+        return (self.images(), self.noisy.axes, self.noisy.channel_names, repr(settings), self.masks_key)
 
     def check(self, engine: ModuleType, *, values: bool) -> None:
         """Check axes and settings at once, and the values where that is quick.
@@ -83,7 +94,7 @@ class PairInputs:
         canonical_axes(self.noisy.axes, len(self.noisy.shape), "noisy")
         engine.Denoiser(**self.settings)
         if values:
-            _ = Pair(**self.pair()).scenes
+            _ = Pair(**{k: v for k, v in self.pair().items() if k != "regions"}).scenes
 
 
 def in_order_of(axes: str, clean: LayerImage) -> LayerImage:

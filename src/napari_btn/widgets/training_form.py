@@ -28,6 +28,25 @@ if TYPE_CHECKING:
 
 __all__ = ["TrainingForm"]
 
+_SPLITS = {
+    "along the longest axis": ("auto", "longest"),
+    "along Y": ("auto", "y"),
+    "along X": ("auto", "x"),
+    "along Z": ("auto", "z"),
+    "checkerboard": ("checkerboard", "longest"),
+}
+_UNITS = {
+    "on average": "auto",
+    "on average, by block": "block",
+    "on average, pixels pooled": "pixel",
+    "of most new images": "image",
+    "with certainty": "risk",
+}
+_SCORES = {
+    "symmetric": "symmetric",
+    "asymmetric": "asymmetric",
+    "scaled by the width": "scaled",
+}
 _SUPERVISION = {"pair": "pair: noisy and clean"}
 _PRESET_HELP = {
     "quick": "a first look",
@@ -135,7 +154,19 @@ class TrainingForm(QWidget):
         self.train_fraction.setSingleStep(0.05)
         self.train_fraction.setValue(CalibrationSettings().train_fraction)
         self.score = self._named(QComboBox(), "score", calibration["score"])
-        self.score.addItems(["symmetric", "asymmetric"])
+        self.score.addItems(list(_SCORES))
+        self.split = self._named(
+            QComboBox(), "split", f"{calibration['split']} Axis: {calibration['split_axis']}"
+        )
+        self.split.addItems(list(_SPLITS))
+        self.unit = self._named(QComboBox(), "unit", f"What the coverage promises. {calibration['unit']}")
+        self.unit.addItems(list(_UNITS))
+        self.delta = self._named(PercentBox(), "delta", calibration["delta"])
+        self.delta.setRange(0.01, 0.5)
+        self.delta.setValue(CalibrationSettings().delta)
+        self.groups = self._named(QSpinBox(), "groups", calibration["groups"])
+        self.groups.setRange(0, 40)
+        self.groups.setSpecialValueText("all together")
         self.has_minimum = self._named(QCheckBox(), "has_minimum", calibration["minimum"])
         self.minimum = self._named(QDoubleSpinBox(), "minimum", calibration["minimum"])
         self.minimum.setRange(-1e9, 1e9)
@@ -158,12 +189,37 @@ class TrainingForm(QWidget):
             ("Patch (px)", self.patch),
             ("Depth", self.depth),
             ("Trained on", self.train_fraction),
+            ("Split", self.split),
+            ("Coverage holds", self.unit),
+            ("Except for", self.delta),
             ("Score", self.score),
+            ("Tokens apart", self.groups),
             ("Lowest signal", lowest),
         ):
             form.addRow(label, field)
+        self._folded = form
+        form.setRowVisible(self.delta, False)
+        self.unit.currentIndexChanged.connect(self._on_unit_changed)
         folded.addWidget(inside)
         return folded
+
+    def add_advanced(self, label: str, field: QWidget) -> None:
+        """Add a control below the split, among the settings that most people leave alone.
+
+        Parameters
+        ----------
+        label : str
+            What stands before it.
+        field : QWidget
+            The control.
+        """
+        row, _ = self._folded.getWidgetPosition(self.unit)
+        self._folded.insertRow(row, label, field)
+
+    def _on_unit_changed(self, row: int) -> None:
+        """The share that a promise leaves out matters for two of them."""
+        del row
+        self._folded.setRowVisible(self.delta, _UNITS[self.unit.currentText()] in ("image", "risk"))
 
     @property
     def alpha(self) -> float:
@@ -191,12 +247,30 @@ class TrainingForm(QWidget):
             "device": self._devices[self.device.currentIndex()],
             "network": NetworkSettings(depth=self.depth.value()),
             "train": train,
-            "calibration": CalibrationSettings(
-                score=self.score.currentText(),
-                train_fraction=self.train_fraction.value(),
-                minimum=self.minimum.value() if self.has_minimum.isChecked() else None,
-            ),
+            "calibration": self.calibration(),
         }
+
+    def calibration(self) -> CalibrationSettings:
+        """How intervals shall be calibrated.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of its range.
+        """
+        split, axis = _SPLITS[self.split.currentText()]
+        return CalibrationSettings.from_dict(
+            {
+                "unit": _UNITS[self.unit.currentText()],
+                "score": _SCORES[self.score.currentText()],
+                "train_fraction": self.train_fraction.value(),
+                "split": split,
+                "split_axis": axis,
+                "minimum": self.minimum.value() if self.has_minimum.isChecked() else None,
+                "delta": round(self.delta.value(), 6),
+                "groups": self.groups.value(),
+            }
+        )
 
     def show_settings(self, denoiser: Any) -> None:
         """Show a denoiser's settings.
@@ -215,9 +289,17 @@ class TrainingForm(QWidget):
         self.steps.setValue(0 if denoiser.train.steps == preset_steps else denoiser.train.steps)
         self.patch.setValue(denoiser.train.patch_px)
         self.depth.setValue(denoiser.network.depth)
-        self.train_fraction.setValue(denoiser.calibration_settings.train_fraction)
-        self.score.setCurrentText(denoiser.calibration_settings.score)
-        minimum = denoiser.calibration_settings.minimum
+        known = denoiser.calibration_settings
+        self.train_fraction.setValue(known.train_fraction)
+        for box, names, value in (
+            (self.score, _SCORES, known.score),
+            (self.unit, _UNITS, known.unit),
+            (self.split, _SPLITS, (known.split, "longest" if known.split != "auto" else known.split_axis)),
+        ):
+            box.setCurrentText(next(name for name, meant in names.items() if meant == value))
+        self.delta.setValue(known.delta)
+        self.groups.setValue(known.groups)
+        minimum = known.minimum
         self.has_minimum.setChecked(minimum is not None)
         self.minimum.setValue(minimum or 0.0)
         del blocker
