@@ -33,7 +33,14 @@ from napari_btn.core.held_out import (
 )
 from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
 from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes, split
-from napari_btn.core.plan import Estimate, PairCheck, Plan, estimate_training, plan_training
+from napari_btn.core.plan import (
+    Estimate,
+    PairCheck,
+    Plan,
+    estimate_training,
+    plan_training,
+    validation_part,
+)
 from napari_btn.core.redraw import against_overfitting
 from napari_btn.core.windows import windows_of
 from napari_btn.fitted import Fitted, from_bundle, member_arrays, members_of, to_bundle
@@ -365,12 +372,14 @@ class Denoiser:
         if executor is None:
             # they start while the training is planned
             self.prepare()
-        train, redraw = yield from against_overfitting(
-            learnt, plan.split.train, self.train.in_space(scenes.noisy.ndim)
+        train = self.train.in_space(scenes.noisy.ndim)
+        own, validation = (
+            validation_part(plan.split.train) if train.early_stopping else (plan.split.train, ())
         )
+        train, redraw = yield from against_overfitting(learnt, own, train)
         trained = yield from self._trainer(pool, device)(
             learnt,
-            plan.split.train,
+            own,
             plan.blueprint,
             train,
             members=self.members,
@@ -378,6 +387,7 @@ class Denoiser:
             resume=resume,
             preview_every=preview_every,
             redraw=redraw,
+            validation=validation,
         )
         made = Fitted(
             plan.blueprint,

@@ -19,7 +19,9 @@ from napari_btn.core import training
 from napari_btn.core.config import NetworkSettings, TrainSettings
 from napari_btn.core.families import Blueprint
 from napari_btn.core.pairs import Box, Pair
+from napari_btn.core.plan import validation_part
 from napari_btn.core.predict import Inline, Member, process_pool
+from napari_btn.core.together import train_together_steps
 from napari_btn.core.training import Start, middle_of, train_steps
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -445,3 +447,89 @@ def test_weights_of_another_shape_are_refused(reference):
     other = Blueprint(**{**BLUEPRINT.__dict__, "n_out": 1})
     with pytest.raises(ValueError, match="does not fit"):
         train(1, start=Start(reference.members), blueprint=other)
+
+
+# ---------------------------------------------------------------- early stopping
+
+
+VALIDATION = [Box(0, (slice(0, 40), slice(0, 14)))]
+OWN = [Box(0, (slice(0, 40), slice(14, 56)))]
+LONG = TrainSettings(steps=20, batch_size=2, patch_px=12)
+
+
+def validated(monkeypatch, scores, members=1, together=False):
+    """Members whose loss on the validation block is as given, look by look; and what was looked at."""
+    looked = []
+
+    def probe(blueprint, state, x, y):
+        if x.shape == looked_shape[0]:
+            looked.append((state.member, state.step, {k: v.copy() for k, v in state.weights.items()}))
+            return np.full(2, scores[len([1 for m, *_ in looked if m == state.member]) - 1]), np.ones(2)
+        return np.zeros(2), np.ones(2)
+
+    looked_shape = []
+    real = training.Trainer.__init__
+
+    def init(self, *given):
+        real(self, *given)
+        looked_shape.append(self.validation[0].shape)
+
+    monkeypatch.setattr(training.Trainer, "__init__", init)
+    monkeypatch.setattr(training, "probe_member", probe)
+    monkeypatch.setattr("napari_btn.core.together.probe_member", probe)
+    if together:
+        steps = train_together_steps(
+            SCENES, OWN, BLUEPRINT, LONG, members=members, device="cpu", validation=VALIDATION
+        )
+    else:
+        steps = train_steps(
+            SCENES, OWN, BLUEPRINT, LONG, members=members, executor=Inline(), workers=2, validation=VALIDATION
+        )
+    return looked, drain(steps)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_member_that_gets_worse_ends_with_its_best_weights(monkeypatch, together):
+    looked, (seen, made) = validated(monkeypatch, [5, 4, 3, 3.5, 4, 1, 1, 1], 2, together)
+    assert [(m, step) for m, step, _ in sorted(looked, key=lambda x: x[:2])] == [
+        (k, step) for k in range(2) for step in (6, 8, 10, 12, 14)
+    ]
+    for member in made.members:
+        best = next(w for m, step, w in looked if (m, step) == (member.number, 10))
+        assert all(np.array_equal(member.weights[k], best[k]) for k in best)
+        assert len(made.losses[member.number]) == 14
+    done = [p.done for p in seen]
+    assert done == sorted(done)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_a_member_that_gets_better_is_trained_to_the_end(monkeypatch, together):
+    looked, (_, made) = validated(monkeypatch, [5, 4, 4.5, 3, 3.5, 2, 3, 1], 1, together)
+    assert looked[-1][1] == LONG.steps
+    assert all(np.array_equal(made.members[0].weights[k], v) for k, v in looked[-1][2].items())
+    looked, (_, made) = validated(monkeypatch, [5, 4, 4.5, 3, 3.5, 2, 3, 2.5], 1, together)
+    best = next(w for _, step, w in looked if step == 16)
+    assert all(np.array_equal(made.members[0].weights[k], v) for k, v in best.items())
+
+
+def test_validation_changes_nothing_else_and_no_seed_of_anybody():
+    options = {"members": 2, "executor": Inline(), "workers": 2}
+    plain = drain(train_steps(SCENES, OWN, BLUEPRINT, SETTINGS, **options))[1]
+    looked_at = drain(train_steps(SCENES, OWN, BLUEPRINT, SETTINGS, validation=VALIDATION, **options))[1]
+    assert looked_at.losses == plain.losses
+
+
+def test_the_validation_part_is_a_tenth_of_what_trains():
+    whole = [Box(0, (slice(5, 45), slice(10, 210)))]
+    own, validation = validation_part(whole)
+    assert validation == (Box(0, (slice(5, 45), slice(10, 30))),)
+    assert own == (Box(0, (slice(5, 45), slice(30, 210))),)
+    scenes = [Box(k, (slice(0, 8), slice(0, 8))) for k in range(30)]
+    own, validation = validation_part(scenes)
+    assert [b.scene for b in validation] == [5, 15, 25]
+    assert sorted(b.scene for b in (*own, *validation)) == list(range(30))
+    few = [Box(0, (slice(0, 8), slice(0, 8))), Box(1, (slice(0, 40), slice(0, 8)))]
+    own, validation = validation_part(few)
+    assert sum(b.size for b in (*own, *validation)) == sum(b.size for b in few)
+    assert validation[0].scene == 1
+    assert 0 < validation[0].size <= 48

@@ -164,6 +164,8 @@ class TrainSettings(_Settings):
         Peak learning rate of the one-cycle schedule.
     augment : bool
         Flip and turn patches (right angles).
+    early_stopping : bool
+        Set a tenth of what trains aside, stop a member that gets worse there, and keep its best weights.
     """
 
     steps: int = 1000
@@ -172,6 +174,7 @@ class TrainSettings(_Settings):
     patch_px: int = 64
     learning_rate: float = 2e-2
     augment: bool = True
+    early_stopping: bool = False
 
     def __post_init__(self) -> None:
         _need(self.steps >= 1, "steps", self.steps, "1 or more")

@@ -12,7 +12,7 @@ from napari_btn.core.conformal import Note
 from napari_btn.core.families import Blueprint
 from napari_btn.core.graph import draw_dilations, flat_nodes, receptive_field
 from napari_btn.core.held_out import HELD_OUT_PIXELS
-from napari_btn.core.pairs import Scenes, Split, View, split, split_axis
+from napari_btn.core.pairs import Box, Scenes, Split, View, split, split_axis
 from napari_btn.core.registration import shift_of
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import CalibrationSettings, NetworkSettings, TrainSettings
 
-__all__ = ["Estimate", "PairCheck", "Plan", "estimate_training", "plan_training"]
+__all__ = ["Estimate", "PairCheck", "Plan", "estimate_training", "plan_training", "validation_part"]
 
 
 @dataclass(frozen=True)
@@ -116,6 +116,34 @@ def plan_training(
     )
     parts = split(scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions)
     return Plan(blueprint, parts, shift, (*notes, *parts.notes))
+
+
+def validation_part(boxes: Sequence[Box], share: float = 0.1) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
+    """(training, validation) parts of the boxes that train: some of many, or a slab of a few.
+
+    Parameters
+    ----------
+    boxes : sequence of Box
+        What trains; nothing here looks at the held-out blocks.
+    share : float
+        Of the pixels that validate, about.
+    """
+    every = round(1 / share)
+    if len(boxes) >= every:
+        held = tuple(boxes[every // 2 :: every])
+        return tuple(box for i, box in enumerate(boxes) if i % every != every // 2), held
+    largest = max(range(len(boxes)), key=lambda i: boxes[i].size)
+    box = boxes[largest]
+    axis = max(range(len(box.shape)), key=lambda a: box.shape[a])
+    whole = box.slices[axis]
+    cut = whole.start + max(round(share * sum(b.size for b in boxes) * box.shape[axis] / box.size), 1)
+    if cut >= whole.stop:
+        return tuple(boxes), ()
+    parts = [
+        Box(box.scene, (*box.slices[:axis], part, *box.slices[axis + 1 :]))
+        for part in (slice(cut, whole.stop), slice(whole.start, cut))
+    ]
+    return (*boxes[:largest], parts[0], *boxes[largest + 1 :]), (parts[1],)
 
 
 def estimate_training(

@@ -257,24 +257,29 @@ class _Together:
     def through(self, runs: Sequence[Run]) -> Step[list[Run]]:
         """Train members to the end; returns those that have to be trained again."""
         yield from self.start(runs)
-        steps = self.trainer.settings.steps
         again: list[Run] = []
-        for stop in sorted({max(steps // 2, 1), steps}):
+        for stop in self.trainer.stops:
             on = [run for run in runs if run not in again]
             on = [run for run in on if run.state is not None and run.state.step < stop]
             if on:
                 yield from self.advance(on, stop)
             for run in on:
-                assert run.state is not None
-                quality = probe_member(
-                    self.trainer.blueprint, run.state, self.trainer.collapse.x, self.trainer.collapse.y
-                )
-                done = self.trainer.judge(run, *quality)
+                self.trainer.arrive(run)
+                self.look(run)
                 if run.state is None:
                     again.append(run)
-                elif done:
-                    self.finished[run.member] = Member(run.member, run.attempt, run.state.weights)
         return again
+
+    def look(self, run: Run) -> None:
+        """Validate and judge a member where that is due; keep it when it is done and well."""
+        trainer = self.trainer
+        while run.todo and run.state is not None:
+            if run.todo[0] == "check" and trainer.validation is not None:
+                trainer.validate(run, probe_member(trainer.blueprint, run.state, *trainer.validation)[0])
+                continue
+            quality = probe_member(trainer.blueprint, run.state, trainer.collapse.x, trainer.collapse.y)
+            if trainer.judge(run, *quality) and run.state is not None:
+                self.finished[run.member] = Member(run.member, run.attempt, run.state.weights)
 
 
 def train_together_steps(
@@ -290,6 +295,7 @@ def train_together_steps(
     preview_every: float = 0.0,
     redraw: NoiseRedraw | None = None,
     start: Start | None = None,
+    validation: Sequence[Box] = (),
 ) -> Step[Trained]:
     """Train as many members at a time as a device holds; a step that returns `Trained`.
 
@@ -317,9 +323,11 @@ def train_together_steps(
         Draws the noise of small images anew.
     start : Start, optional
         Weights to go on from.
+    validation : sequence of Box
+        What tells when a member gets worse, as in `train_steps`.
     """
     start = start or Start()
-    trainer = Trainer(scenes, boxes, blueprint, settings, Inline(), redraw, start)
+    trainer = Trainer(scenes, boxes, blueprint, settings, Inline(), redraw, start, validation)
     work = _Together(trainer, device, Preview(scenes, blueprint, preview_every, device=device), members)
     work.finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
     waiting = [trainer.begin(k) for k in range(members) if k not in work.finished]
@@ -346,7 +354,7 @@ def train_together_steps(
     if waiting:
         rest = yield from train_steps(
             scenes, boxes, blueprint, settings, members=members, workers=workers, resume=kept,
-            preview_every=preview_every, redraw=redraw, start=start,
+            preview_every=preview_every, redraw=redraw, start=start, validation=validation,
         )  # fmt: skip
         kept, notes = rest.members, [*notes, *rest.notes]
         losses |= rest.losses

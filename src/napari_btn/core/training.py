@@ -37,6 +37,9 @@ __all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_st
 _TASK_S = 0.35  # wall time aimed at for one task: a cancel waits for no longer
 _PREVIEW_PIXELS, _PREVIEW_SHARE = 262_144, 0.05  # of a preview; of the workers' time, that previews may take
 _MAX_ATTEMPTS = 3
+_CHECKS = range(3, 11)  # tenths of the steps after which members are validated; before that all get better
+_PATIENCE = 2  # such looks without a better one end a member
+_VALIDATION_PIXELS = 65_536
 _FIRST_BATCH = 16  # first use of a member's seed for batches, see `member_rng`
 
 
@@ -89,7 +92,9 @@ class Run:
     kind: str = ""
     ready: list[tuple[Any, Any]] = field(default_factory=list)
     chunk: int = 2
-    checked: bool = False
+    todo: list[str] = field(default_factory=list)
+    best: tuple[float, State] | None = None
+    worse: int = 0
     deaths: int = 0
 
 
@@ -105,6 +110,7 @@ class Trainer:
         executor: Executor | None,
         redraw: NoiseRedraw | None = None,
         start: Start = _FROM_NONE,
+        validation: Sequence[Box] = (),
     ) -> None:
         self.start = {m.number: m for m in fitting(start.members, blueprint)}
         self.first_draw = start.first_draw
@@ -119,11 +125,17 @@ class Trainer:
         probe_rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 2)))
         x, y = self._draw(probe_rng, count=min(16, 4 * settings.batch_size), augment=False)
         self.collapse = Collapse(x, y, blueprint.levels)
+        self.validation: tuple[Any, Any] | None = None
+        if validation:
+            count = max(_VALIDATION_PIXELS // settings.patch_px**scenes.noisy.ndim, 4)
+            self.validation = self._draw(probe_rng, count=count, augment=False, boxes=validation)
 
-    def _draw(self, rng: np.random.Generator, *, count: int, augment: bool) -> tuple[Any, Any]:
+    def _draw(
+        self, rng: np.random.Generator, *, count: int, augment: bool, boxes: Sequence[Box] = ()
+    ) -> tuple[Any, Any]:
         return draw_patches(
             self.scenes,
-            self.boxes,
+            boxes or self.boxes,
             count=count,
             patch_px=self.settings.patch_px,
             augment=augment,
@@ -144,6 +156,23 @@ class Trainer:
             return Run(member)
         return Run(member, known.attempt, State(member, known.attempt, 0, known.weights))
 
+    @property
+    def stops(self) -> list[int]:
+        """Steps after which a member is looked at."""
+        return sorted({*self._looks("probe"), *self._looks("check")})
+
+    def _looks(self, kind: str) -> set[int]:
+        """Steps after which a member is judged ("probe") or validated ("check")."""
+        steps = self.settings.steps
+        if kind == "probe":
+            return {max(steps // 2, 1), steps}
+        return {max(steps * k // 10, 1) for k in _CHECKS} if self.validation is not None else set()
+
+    def arrive(self, run: Run) -> None:
+        """Note what is to be done with a member before it goes on."""
+        assert run.state is not None
+        run.todo = [kind for kind in ("check", "probe") if run.state.step in self._looks(kind)]
+
     def submit(self, run: Run) -> None:
         """Send a member's next task; then draw the batches of the one after, while that runs."""
         if run.state is None:
@@ -152,14 +181,13 @@ class Trainer:
                 run, "start", start_member, self.blueprint, self.scaling, run.member, run.attempt, x, y
             )
             return
-        step = run.state.step
-        if not run.checked and step and step in (self.settings.steps // 2, self.settings.steps):
-            self._send(
-                run, "probe", probe_member, self.blueprint, run.state, self.collapse.x, self.collapse.y
-            )
+        if run.todo:
+            seen = self.validation if run.todo[0] == "check" else None
+            x, y = seen or (self.collapse.x, self.collapse.y)
+            self._send(run, run.todo[0], probe_member, self.blueprint, run.state, x, y)
             return
-        half = self.settings.steps // 2
-        stop = half if step < half else self.settings.steps
+        step = run.state.step
+        stop = next(s for s in self.stops if s > step)
         count = min(run.chunk, stop - step)
         while len(run.ready) < count:
             run.ready.append(self.batch(run, step + len(run.ready)))
@@ -192,20 +220,34 @@ class Trainer:
             run.state = result
         elif run.kind == "probe":
             return self.judge(run, *result)
+        elif run.kind == "check":
+            self.validate(run, result[0])
         else:
             run.state, losses, seconds = result
-            run.checked = False
+            self.arrive(run)
             history = self.losses.setdefault(run.member, [])
             self.fresh += [(run.member, len(history) + i, loss) for i, loss in enumerate(losses)]
             history += losses
             run.chunk = max(1, min(round(_TASK_S * len(losses) / max(seconds, 1e-6)), 200))
         return False
 
+    def validate(self, run: Run, loss: NDArray[np.float64]) -> None:
+        """Keep the best weights so far; end a member that the validation block says gets worse."""
+        assert run.state is not None
+        run.todo.remove("check")
+        score = float(np.mean(loss / self.scaling.y_scale))
+        run.worse += 1
+        if run.best is None or score < run.best[0]:
+            run.best, run.worse = (score, run.state), 0
+        steps = self.settings.steps
+        if run.worse >= _PATIENCE or run.state.step == steps:
+            run.state, run.ready, run.todo = replace(run.best[1], step=steps), [], ["probe"]
+
     def judge(self, run: Run, loss: NDArray[np.float64], sd: NDArray[np.float64]) -> bool:
         """Train a collapsed member again from a child of its seed; True when it is done and well."""
         assert run.state is not None
         end = run.state.step == self.settings.steps
-        run.checked = True
+        run.todo.remove("probe")
         bad = self.collapse.channels(loss, sd, end=end)
         if not bad.size:
             return end
@@ -233,7 +275,7 @@ class Trainer:
             )
         )
         self.losses[run.member] = []
-        run.attempt, run.state, run.ready, run.checked = run.attempt + 1, None, [], False
+        run.attempt, run.state, run.ready, run.best, run.worse = run.attempt + 1, None, [], None, 0
         return False
 
     def _replace_worker(self, run: Run) -> None:
@@ -269,6 +311,7 @@ def train_steps(
     preview_every: float = 0.0,
     redraw: NoiseRedraw | None = None,
     start: Start = _FROM_NONE,
+    validation: Sequence[Box] = (),
 ) -> Step[Trained]:
     """Train members, several at a time; a step that returns `Trained`.
 
@@ -293,8 +336,10 @@ def train_steps(
         Draws the noise of small images anew.
     start : Start
         Weights to go on from, with a one-cycle of its own.
+    validation : sequence of Box
+        What tells when a member gets worse, and which of its weights are best; none trains to the end.
     """
-    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw, start)
+    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw, start, validation)
     finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
     waiting = [trainer.begin(k) for k in range(members) if k not in finished]
     running: list[Run] = []
