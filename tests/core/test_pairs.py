@@ -132,7 +132,15 @@ def test_values_that_are_not_finite():
 def test_a_number_too_large_for_float32_is_infinite():
     large = image(0, 20, 20).astype(np.float64)
     large[0, 0] = 1e300
-    refuse("1 NaN or infinite", large, image(1, 20, 20))
+    refuse(r"1 NaN or infinite values \(or beyond 3.4e38", large, image(1, 20, 20))
+
+
+@pytest.mark.parametrize(("factor", "advice"), [(1e17, "Divide it by"), (1e-20, "Multiply it by")])
+def test_numbers_whose_squares_do_not_fit_are_refused_with_advice(factor, advice):
+    for dtype in (np.float32, np.float64):
+        assert refuse(advice, (image(0, 20, 20) * factor).astype(dtype), image(1, 20, 20)).startswith("Noisy")
+        assert refuse(advice, image(0, 20, 20), (image(1, 20, 20) * factor).astype(dtype)).startswith("Clean")
+    assert np.isfinite(Pair(image(0, 20, 20) * 1e14, image(1, 20, 20) * 1e-17).scenes.read_noisy(0)).all()
 
 
 def test_values_that_are_not_finite_may_be_left_out_but_not_others():

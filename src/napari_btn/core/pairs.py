@@ -26,6 +26,7 @@ __all__ = ["Box", "Pair", "Scenes", "Split", "View", "canonical_axes", "draw_pat
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
 _TRIES = 100  # draws of a patch that holds a counted pixel
+_LARGEST, _LEAST_SPAN = 1e15, 1e-18  # of values whose squares, summed over an image, float32 still holds
 _SAMPLED = 2_000_000  # values read for statistics; more change no digit that is shown
 
 
@@ -364,6 +365,13 @@ class Scenes:
                 raise ValueError(
                     f"{name.capitalize()} {came}; it must hold a signal. Check the layer or the file."
                 )
+            largest, span = max(abs(low[name]), abs(high[name])), high[name] - low[name]
+            if largest > _LARGEST or span < _LEAST_SPAN:
+                much = f"values up to {largest:.3g}" if largest > _LARGEST else f"a span of {span:.3g} only"
+                raise ValueError(
+                    f"{name.capitalize()} has {much}; squares of it don't fit 32-bit numbers. "
+                    f"{'Divide' if largest > _LARGEST else 'Multiply'} it by a constant, or take another unit."
+                )
         if equal:
             raise ValueError(
                 "Noisy and clean hold the same values; pick the clean (slow) acquisition as clean: "
@@ -386,7 +394,8 @@ class Scenes:
                 noisy, clean = self.noisy.read(scene, box), self.clean.read(0 if self.repeats else scene, box)
                 counts = np.broadcast_to(self.read_valid(scene, box), clean.shape)
                 for name, values in (("noisy", noisy), ("clean", clean)):
-                    _check_finite(name, values, counts, self.valid is not None)
+                    view = self.noisy if name == "noisy" else self.clean
+                    _check_finite(name, values, counts, view.array.dtype, self.valid is not None)
                     inside = values[counts]
                     if inside.size:
                         low[name], high[name] = min(low[name], inside.min()), max(high[name], inside.max())
@@ -402,15 +411,19 @@ def _slabs(space: Sequence[int], channels: int) -> Iterator[tuple[slice, ...]]:
         yield (slice(start, min(start + step, space[0])), *(slice(0, n) for n in space[1:]))
 
 
-def _check_finite(name: str, values: NDArray[np.float32], counts: NDArray[np.bool_], masked: bool) -> None:
+def _check_finite(
+    name: str, values: NDArray[np.float32], counts: NDArray[np.bool_], dtype: Any, masked: bool
+) -> None:
     with np.errstate(invalid="ignore"):
         if np.isfinite(values.sum(dtype=np.float64)):
             return
     bad = int((~np.isfinite(values) & counts).sum())
     if bad:
+        # float64 may hold finite values that are infinite in float32
+        wide = " (or beyond 3.4e38, too large for 32-bit numbers)" if np.dtype(dtype).itemsize > 4 else ""
         rest = "outside of `valid`'s exclusions" if masked else ""
         raise ValueError(
-            f"{name.capitalize()} has {bad} NaN or infinite values {rest}".rstrip()
+            f"{name.capitalize()} has {bad} NaN or infinite values{wide} {rest}".rstrip()
             + '; give `valid` (True where a pixel counts, or "finite") to leave them out, or fill them first.'
         )
 

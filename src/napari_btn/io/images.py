@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 _LAZY_BYTES: Final = 64 * 2**20
+_NPY: Final = b"\x93NUMPY"
 _KINDS: Final = ".tif, .ome.tif, .zarr, .ome.zarr, .npy or file.npz:key"
 _DAMAGED: Final = (
     ValueError,
@@ -115,7 +116,7 @@ def read_image(path: str | Path) -> Image:
     readers = {".npy": _read_npy, ".npz": _read_npz, ".tif": _read_tiff, ".zarr": _read_zarr}
     read = readers.get(_kind(file) or "")
     if read is None:
-        raise ValueError(f"{file.name} is no image file that can be read; give {_KINDS}.")
+        raise ValueError(f"{file.resolve().name} is no image file that can be read; give {_KINDS}.")
     if not file.exists():
         raise MissingInputError(f"There is no {file}; check the name and the folder.")
     try:
@@ -314,14 +315,20 @@ def _choose(keys: Sequence[str], key: str | None, file: Path) -> str:
         return keys[0]
     if key in keys:
         return str(key)
-    came = "was not told which" if key is None else f"has no {key}"
     example = f" Name one, as in {file.name}:{keys[0]}." if keys else ""
-    raise _Told(f"{file.name} {came}; it holds {', '.join(keys) or 'no image'}.{example}")
+    if key is None and keys:
+        raise _Told(f"{file.name} holds several images: {', '.join(keys)}.{example}")
+    came = "holds no image" if key is None else f"has no {key}; it holds {', '.join(keys) or 'no image'}"
+    raise _Told(f"{file.name} {came}.{example}")
 
 
 def _read_npy(file: Path, key: str | None) -> tuple[Any, Meta]:
     """A memory map."""
     del key
+    with file.open("rb") as stream:
+        # numpy takes all other files for pickles, and advises to open them as such
+        if stream.read(len(_NPY)) != _NPY:
+            raise ValueError("it doesn't begin as an npy file")
     return np.load(file, mmap_mode="r", allow_pickle=False), Meta()
 
 
