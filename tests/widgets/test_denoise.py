@@ -188,10 +188,14 @@ def test_pause_holds_and_resume_goes_on(ready: DenoiseWidget, qtbot: QtBot) -> N
     ready.train.click()
     ready.pause.click()
     assert ready.pause.text() == "Resume"
-    qtbot.wait(600)
+    qtbot.wait(200)
+    at = ready.progress.bar.value()
+    qtbot.wait(400)
+    assert ready.progress.bar.value() == at
+    assert ready.progress.line.text().startswith("Paused.")
     assert ready.busy
     ready.pause.click()
-    qtbot.waitUntil(lambda: not ready.busy)
+    qtbot.waitUntil(lambda: not ready.busy, timeout=20_000)
 
 
 def test_a_second_run_updates_in_place_and_keeps_the_first_as_one_backup(

@@ -64,12 +64,10 @@ def test_a_walk_with_real_networks_from_a_dask_and_a_multiscale_layer(
 ) -> None:
     da = pytest.importorskip("dask.array")
     viewer = make_napari_viewer(show=True)
-    used = time.process_time()
     (noisy, how, _), (clean, also, _) = small_edx()
     viewer.add_image(da.from_array(noisy, chunks=(1, 64, 64)), **how)
     viewer.add_image([clean, clean[:, ::2, ::2]], multiscale=True, **also)
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
-    assert time.process_time() - used < 2  # with two layers added; the dock alone takes a fifth of a second
     assert dock.train.isEnabled(), dock.train.toolTip()
     dock.form.preset.setCurrentText("quick")
     dock.form.members.setValue(1)

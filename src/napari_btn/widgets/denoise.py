@@ -182,6 +182,7 @@ class DenoiseWidget(DenoiseView):
         def tell(progress: Progress, timing: Timing) -> None:
             """Show progress."""
             self.progress.tell(progress, timing)
+            self._say_paused()
             if on_progress is not None:
                 on_progress(progress)
 
@@ -331,7 +332,13 @@ class DenoiseWidget(DenoiseView):
             run.resume()
         else:
             run.pause()
+        self._say_paused()
         self._set_buttons("")
+
+    def _say_paused(self) -> None:
+        """Say that nothing moves, and why, where the work is held."""
+        if "work" in self._runs and self._runs["work"].paused:
+            self.progress.line.setText("Paused. Resume goes on from here; Stop ends it.")
 
     def _on_user_stop(self) -> None:
         """End the work."""
