@@ -101,7 +101,7 @@ def test_crops_of_several_boxes_find_their_own_pixels():
             np.testing.assert_array_equal(x, -y)
             assert np.isin(x, noisy[0][boxes[i].slices]).all()
             in_place += np.array_equal(x, own)
-        assert 6 <= in_place <= 19  # all but 35 % of 20, which are turned; 3.3 standard deviations
+        assert 7 <= in_place <= 19  # all but 29 % of 20, which are turned; 3.3 standard deviations
 
 
 def test_turned_patches_keep_their_middle_and_their_scale():
@@ -116,7 +116,8 @@ def test_turned_patches_keep_their_middle_and_their_scale():
         first, second = (there[-1, 10] - there[0, 10]) / 20, (there[10, -1] - there[10, 0]) / 20
         assert abs(first @ second) < 0.15  # right angles stay, but for rounding to whole pixels
         areas.append(np.sqrt((first @ first) * (second @ second)))
-    assert 0.58 < min(areas) < 0.75  # 1.22 either way, ends rounded by half a pixel of 20
+    # a step of a half to 1.22 pixels along each side, its ends rounded by half a pixel of 20
+    assert 0.2 < min(areas) < 0.35
     assert 1.35 < max(areas) < 1.62
     corner = _warped(at[:11, :11] - [40, 50], (101, 121), rng)
     assert corner.min() >= 0

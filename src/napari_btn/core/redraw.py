@@ -32,8 +32,8 @@ __all__ = ["NoiseRedraw", "against_overfitting"]
 _ALIKE = 24  # pixels to draw from
 _SHARE = 0.7  # of the patches; the others keep their own noise, and with it its correlation
 _CORRELATED = 0.5  # lag-1 correlation of the noise from which drawing pixel by pixel would falsify it
-_WARPED = 0.5  # of the patches with new noise
-_STRETCH = math.log(1.22)  # at most, to either side: grains differ in size by more
+_WARPED = 0.42  # of the patches with new noise; more blurs fine texture, fewer leave large grains unknown
+_LARGER, _SMALLER = 0.7, math.log(1.22)  # natural logs, at most: objects twice as large, or four fifths
 _LONGER = 2  # times as many passes: then members begin to remember the signal itself
 _ASKED = 10_000  # pixels looked up between two yields: half a second on a busy core
 _FEWEST_STEPS = 100  # an image of any size deserves these
@@ -87,7 +87,7 @@ def _warped(at: NDArray[np.int64], shape: tuple[int, ...], rng: np.random.Genera
     What would lie beyond the box is mirrored at its edge.
     """
     ndim = len(shape)
-    angle, stretch = rng.uniform(-np.pi, np.pi), np.exp(rng.uniform(-_STRETCH, _STRETCH))
+    angle, stretch = rng.uniform(-np.pi, np.pi), np.exp(rng.uniform(-_LARGER, _SMALLER))
     turn = np.eye(ndim)
     turn[-2:, -2:] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     middle = at.reshape(-1, ndim).mean(0)
