@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
+from napari_btn.core.config import Progress
 from napari_btn.core.conformal import Note
+from napari_btn.scan import Scan, ScanRow
 from napari_btn.widgets.pair_form import open_image
 
 if TYPE_CHECKING:
@@ -620,3 +622,67 @@ def test_a_bundles_promise_is_shown(ready: DenoiseWidget) -> None:
     )
     ready.form.show_settings(denoiser)
     assert ready.form.calibration() == denoiser.calibration_settings
+
+
+# ---------------------------------------------------------------- networks compared
+
+
+def a_scan() -> Scan:
+    rows = [
+        ScanRow(d, c, r, 3 * d, 1000 * d * c, 1.5, 0.3 - 0.001 * d * (c == 4), 0.9, 0.91, 0.5)
+        for d in (5, 10)
+        for c in (4, 8)
+        for r in (4,)
+    ]
+    return Scan(tuple(rows))
+
+
+def test_networks_are_compared_and_the_best_is_taken(
+    ready: DenoiseWidget, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def steps(inputs, grid, common):
+        asked.append((inputs.noisy.name, grid, common))
+        yield Progress(0, 2, "Kind 1 of 4")
+        return a_scan()
+
+    monkeypatch.setattr("napari_btn.widgets.denoise._compared", steps)
+    ready.scan.lists["scan_depths"].setText("5,10")
+    ready.scan.start.click()
+    assert ready.busy
+    assert not ready.scan.start.isEnabled()
+    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    grid = {"depths": (5, 10), "channels": (4,), "dilations": (4, 8)}
+    assert asked == [("soil noisy", grid, {"seed": 0, "device": "auto"})]
+    table = ready.scan.table
+    assert table.rowCount() == 4
+    texts = [table.item(r, 3).text() for r in range(4)]
+    assert [text.endswith("best") for text in texts] == [False, False, True, False]
+    assert table.currentRow() == 2
+    assert len(ready.scan.chart.lines) == 2
+    assert "depth 10, 4 channels, dilation to 4" in ready.progress.line.text()
+    ready.scan.take.click()
+    network = ready.form.settings()["network"]
+    assert (network.depth, network.channels, network.max_dilation) == (10, 4, 4)
+    table.selectRow(1)
+    ready.scan.take.click()
+    assert ready.form.settings()["network"].channels == 8
+
+
+def test_a_list_that_is_none_is_said_and_nothing_starts(ready: DenoiseWidget) -> None:
+    ready.scan.lists["scan_dilations"].setText("4; 8")
+    ready.scan.start.click()
+    assert not ready.busy
+    assert "whole numbers with commas" in ready.scan.note.text()
+
+
+def test_without_images_networks_can_not_be_compared(dock: DenoiseWidget) -> None:
+    assert not dock.scan.start.isEnabled()
+    assert dock.scan.start.toolTip() == dock.train.toolTip()
+
+
+def test_early_stopping_is_asked_for(ready: DenoiseWidget) -> None:
+    assert not ready.form.settings()["train"].early_stopping
+    ready.form.early_stopping.setChecked(True)
+    assert ready.form.settings()["train"].early_stopping

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CoverageChart", "DensityChart", "LineChart", "LossChart", "TokenChart"]
+__all__ = ["CoverageChart", "DensityChart", "LineChart", "LossChart", "ScanChart", "TokenChart"]
 
 _DRAWN_POINTS = 400
 _MEAN_OVER = 25
@@ -192,6 +192,7 @@ class _Chart(QWidget):
         colours : mapping of str to QColor
             ``text``, ``background`` and ``accent``.
         """
+        self._colours = colours
         self._plot.setBackground(colours["background"])
         for side in ("bottom", "left"):
             axis = self._plot.getAxis(side)
@@ -513,3 +514,69 @@ class TokenChart(_Chart):
             item.setPen(self._pg.mkPen(self._accent if strong else faint, width=2 if strong else 1))
             item.setZValue(1 if strong else 0)
             self._medians[number].setPen(self._pg.mkPen(text, width=2 if strong else 1))
+
+
+class ScanChart(_Chart):
+    """Error of compared networks against their number of weights."""
+
+    name = "Networks compared"
+    help_text = (
+        "Error (CRPS over the target's SD) against the weights of a member: a line for each largest dilation "
+        "and number of channels, a point for each depth."
+    )
+    height = 190
+    _symbols = ("o", "s", "t", "d", "+", "x")
+
+    def _items(self) -> None:
+        """Make the legend and the axes; lines come with the rows."""
+        self._plot.setLogMode(x=True, y=False)
+        self._plot.setLabel("bottom", "weights of a member")
+        self._plot.setLabel("left", "error")
+        # room for the depths beside the points
+        self._plot.getViewBox().setDefaultPadding(0.12)
+        self._legend = self._plot.addLegend(offset=(-5, 5))
+        self.lines: list[Any] = []
+        self._labels: list[Any] = []
+
+    def _pens(self, text: QColor, accent: QColor, faint: QColor) -> None:
+        """Colour the lines; symbols tell them apart."""
+        self._text = text
+        self._legend.setLabelTextColor(text)
+        for k, line in enumerate(self.lines):
+            colour = accent if k % 2 == 0 else faint
+            line.setPen(self._pg.mkPen(colour, width=2))
+            line.setSymbolBrush(colour)
+            line.setSymbolPen(None)
+        for label in self._labels:
+            label.setColor(text)
+
+    def show_rows(self, rows: Sequence[Any]) -> None:
+        """Draw compared networks instead of the last ones.
+
+        Parameters
+        ----------
+        rows : sequence of ScanRow
+            From a `Scan`.
+        """
+        for item in (*self.lines, *self._labels):
+            self._plot.removeItem(item)
+        self._legend.clear()
+        self.lines, self._labels = [], []
+        for k, kind in enumerate(sorted({(row.max_dilation, row.channels) for row in rows})):
+            mine = sorted(
+                (row for row in rows if (row.max_dilation, row.channels) == kind),
+                key=lambda row: row.parameters,
+            )
+            line = self._plot.plot(
+                [row.parameters for row in mine],
+                [row.crps for row in mine],
+                symbol=self._symbols[k % len(self._symbols)],
+                name=f"dilation to {kind[0]}, {kind[1]} channels",
+            )
+            self.lines.append(line)
+            for row in mine:
+                label = self._pg.TextItem(str(row.depth), anchor=(0, 1))
+                label.setPos(float(np.log10(row.parameters)), row.crps)
+                self._plot.addItem(label)
+                self._labels.append(label)
+        self.set_colours(self._colours)

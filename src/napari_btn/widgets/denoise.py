@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from napari_btn.core.config import CalibrationSettings, Step
     from napari_btn.core.predict import Prediction
     from napari_btn.denoiser import Denoiser
+    from napari_btn.scan import Scan
     from napari_btn.widgets.layers import LayerImage
     from napari_btn.widgets.pairing import PairInputs
     from napari_btn.widgets.worker import Run, Timing
@@ -45,6 +46,15 @@ def engine() -> ModuleType:
     from napari_btn import denoiser
 
     return denoiser
+
+
+def _compared(inputs: PairInputs, grid: dict[str, Any], common: dict[str, Any]) -> Step[Scan]:
+    """Comparison of networks on a pair of layers, as a step."""
+    from napari_btn.core.pairs import Pair
+    from napari_btn.scan import scan_steps
+
+    given = {name: value for name, value in inputs.pair().items() if name != "regions"}
+    return scan_steps(Pair(**given), **grid, **common)
 
 
 class DenoiseWidget(DenoiseView):
@@ -76,6 +86,8 @@ class DenoiseWidget(DenoiseView):
         self.apply_to.file_wanted.connect(lambda: ask_for_image(self, self.viewer, self.apply_to, self._runs))
         self.form.changed.connect(self._refresh)
         self.train.clicked.connect(self._on_user_train)
+        self.scan.asked.connect(self._on_user_scan)
+        self.scan.chosen.connect(self.form.show_network)
         self.pause.clicked.connect(self._on_user_pause)
         self.stop.clicked.connect(self._on_user_stop)
         self.apply.clicked.connect(self._on_user_apply)
@@ -123,6 +135,7 @@ class DenoiseWidget(DenoiseView):
             part.setEnabled(not busy)
         self.train.setEnabled(not busy and not reason)
         self.train.setToolTip("Busy; stop first, or wait." if busy else reason or TRAIN_HELP)
+        self.scan.set_busy("Busy; stop first, or wait." if busy else reason)
         self.train.setText("Continue" if not busy and self._checkpoint() else "Train")
         self.stop.setEnabled("work" in self._runs)
         self.pause.setEnabled("work" in self._runs)
@@ -253,6 +266,28 @@ class DenoiseWidget(DenoiseView):
             self._on_trained,
             self._on_training,
         )
+
+    def _on_user_scan(self) -> None:
+        """Compare networks on what is picked."""
+        self._refresh()
+        inputs = self.pair.inputs
+        if inputs is None or not self.scan.start.isEnabled():
+            return
+        try:
+            grid = self.scan.grid()
+        except ValueError as error:
+            self.scan.note.say(("red", sentence_of(error)))
+            return
+        self.scan.note.say()
+        common = {name: inputs.settings[name] for name in ("seed", "device")}
+        self._launch("Comparing", lambda: _compared(inputs, grid, common), self._on_scanned)
+
+    def _on_scanned(self, scan: Scan) -> None:
+        """Show what the comparison found."""
+        self.scan.show_scan(scan)
+        best = scan.best
+        kind = f"depth {best.depth}, {best.channels} channels, dilation to {best.max_dilation}"
+        self.progress.finish(f"Compared {len(scan.rows)} kinds of networks; {kind} has the lowest error.")
 
     def _on_training(self, progress: Progress) -> None:
         """Draw what training has brought."""

@@ -22,6 +22,7 @@ from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.pair_form import PairForm
 from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ReportPanel, Theme
 from napari_btn.widgets.pickers import LayerPicker
+from napari_btn.widgets.scan_panel import ScanPanel
 from napari_btn.widgets.training_form import TrainingForm
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class DenoiseView(Dock):
         self.form = TrainingForm({"auto": "auto", **shown}, f"No GPU: {here.reason}" if here.reason else "")
         self.form.add_advanced("Pixels count", self.pair.valid)
         self.form.add_advanced("Painted parts", self.pair.regions)
+        self.scan = ScanPanel(self._theme)
+        self.form.add_below(self.scan)
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")
         self.estimate.setWordWrap(True)
@@ -147,7 +150,7 @@ class DenoiseView(Dock):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for part in (self.pair, self.apply_to.note, self.message, self.report):
+        for part in (self.pair, self.scan, self.apply_to.note, self.message, self.report):
             part.redraw()
         self.chart.set_colours(self._theme.colours())
 

@@ -124,6 +124,7 @@ class TrainingForm(QWidget):
             box.currentIndexChanged.connect(lambda _: self.changed.emit())
         for number in (*self.findChildren(QSpinBox), *self.findChildren(QDoubleSpinBox)):
             number.valueChanged.connect(lambda _: self.changed.emit())
+        self.early_stopping.toggled.connect(lambda _: self.changed.emit())
         self.has_minimum.toggled.connect(self._on_minimum_toggled)
 
     @staticmethod
@@ -149,6 +150,13 @@ class TrainingForm(QWidget):
         self.depth = self._named(QSpinBox(), "depth", network["depth"])
         self.depth.setRange(1, 100)
         self.depth.setValue(NetworkSettings().depth)
+        self.channels = self._named(QSpinBox(), "network_channels", network["channels"])
+        self.channels.setRange(1, 64)
+        self.channels.setValue(NetworkSettings().channels)
+        self.max_dilation = self._named(QSpinBox(), "max_dilation", network["max_dilation"])
+        self.max_dilation.setRange(1, 64)
+        self.max_dilation.setValue(NetworkSettings().max_dilation)
+        self.early_stopping = self._named(QCheckBox(), "early_stopping", train["early_stopping"])
         self.train_fraction = self._named(PercentBox(), "train_fraction", calibration["train_fraction"])
         self.train_fraction.setRange(0.1, 0.9)
         self.train_fraction.setSingleStep(0.05)
@@ -188,6 +196,9 @@ class TrainingForm(QWidget):
             ("Steps", self.steps),
             ("Patch (px)", self.patch),
             ("Depth", self.depth),
+            ("Channels", self.channels),
+            ("Dilation to", self.max_dilation),
+            ("Early stopping", self.early_stopping),
             ("Trained on", self.train_fraction),
             ("Split", self.split),
             ("Coverage holds", self.unit),
@@ -216,6 +227,16 @@ class TrainingForm(QWidget):
         row, _ = self._folded.getWidgetPosition(self.unit)
         self._folded.insertRow(row, label, field)
 
+    def add_below(self, part: QWidget) -> None:
+        """Add a part below all settings that most people leave alone.
+
+        Parameters
+        ----------
+        part : QWidget
+            As wide as the form.
+        """
+        self._folded.addRow(part)
+
     def _on_unit_changed(self, row: int) -> None:
         """The share that a promise leaves out matters for two of them."""
         del row
@@ -235,7 +256,8 @@ class TrainingForm(QWidget):
             If one is out of its range.
         """
         preset = self.preset.currentText().lower()
-        train = replace(PRESETS[preset], patch_px=self.patch.value())
+        early = self.early_stopping.isChecked()
+        train = replace(PRESETS[preset], patch_px=self.patch.value(), early_stopping=early)
         if self.steps.value():
             train = replace(train, steps=self.steps.value())
         return {
@@ -245,7 +267,11 @@ class TrainingForm(QWidget):
             "supervision": list(_SUPERVISION)[self.supervision.currentIndex()],
             "seed": self.seed.value(),
             "device": self._devices[self.device.currentIndex()],
-            "network": NetworkSettings(depth=self.depth.value()),
+            "network": NetworkSettings(
+                depth=self.depth.value(),
+                channels=self.channels.value(),
+                max_dilation=self.max_dilation.value(),
+            ),
             "train": train,
             "calibration": self.calibration(),
         }
@@ -272,6 +298,18 @@ class TrainingForm(QWidget):
             }
         )
 
+    def show_network(self, network: Any) -> None:
+        """Show what a member looks like.
+
+        Parameters
+        ----------
+        network : NetworkSettings or ScanRow
+            With depth, channels and largest dilation.
+        """
+        self.depth.setValue(network.depth)
+        self.channels.setValue(network.channels)
+        self.max_dilation.setValue(network.max_dilation)
+
     def show_settings(self, denoiser: Any) -> None:
         """Show a denoiser's settings.
 
@@ -288,7 +326,8 @@ class TrainingForm(QWidget):
         preset_steps = PRESETS[denoiser.preset].steps
         self.steps.setValue(0 if denoiser.train.steps == preset_steps else denoiser.train.steps)
         self.patch.setValue(denoiser.train.patch_px)
-        self.depth.setValue(denoiser.network.depth)
+        self.show_network(denoiser.network)
+        self.early_stopping.setChecked(denoiser.train.early_stopping)
         known = denoiser.calibration_settings
         self.train_fraction.setValue(known.train_fraction)
         for box, names, value in (
