@@ -1,0 +1,101 @@
+"""The command line: train, calibrate, predict, evaluate, tokens, regions, info, demo.
+
+Results go to stdout, progress and notes to stderr. Exit code 0: done. 2: the input or the call
+is wrong, in one line. 130: interrupted; finished members are kept and ``--resume`` goes on.
+Heavy packages are imported when a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from napari_btn.cli.applying import evaluate, predict, regions, tokens
+from napari_btn.cli.options import bundle_argument, force_option, json_option
+from napari_btn.cli.training import calibrate, scan, train
+from napari_btn.terminal import Commands, say_notes, table
+
+__all__ = ["main"]
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="napari-btn")
+@click.option("--traceback", is_flag=True, help="Show where an error arose, for a bug report.")
+def main(traceback: bool) -> None:
+    """Denoise images with intervals that hold a stated coverage.
+
+    Images: .tif, .ome.tif, .zarr, .ome.zarr, .npy, file.npz:key.
+    """
+
+
+@click.command()
+@bundle_argument
+@json_option
+def info(bundle: Path, as_json: bool) -> None:
+    """Print what MODEL.btn was trained on and how well its intervals hold."""
+    from napari_btn.denoiser import load
+
+    denoiser = load(bundle)
+    report = denoiser.report
+    about: dict[str, Any] = {
+        "channels": list(denoiser.channel_names or ()),
+        "axes": denoiser.axes,
+        "pixel size": list(denoiser.pixel_size or ()),
+        "unit": denoiser.unit,
+        "members": denoiser.members,
+        "preset": denoiser.preset,
+        "supervision": denoiser.supervision,
+        "coverage": 1 - denoiser.alpha,
+        "levels": list(denoiser.levels),
+        "seed": denoiser.seed,
+    }
+    if as_json:
+        click.echo(json.dumps({**about, "report": report.to_dict() if report else None}))
+        return
+    for name, value in about.items():
+        click.echo(f"{name + ':':<13}{', '.join(map(str, value)) if isinstance(value, list) else value}")
+    if report is not None:
+        click.echo(f"\n{table(report)}")
+        say_notes(report.warnings)
+
+
+@click.command()
+@click.option("--headless", is_flag=True, envvar="HEADLESS", help="Write files instead of opening napari.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for files; default: demo, without a window."
+)
+@click.option("--members", type=click.IntRange(1), default=4, show_default=True, help="Networks to train.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@force_option
+def demo(headless: bool, out: Path | None, members: int, seed: int, force: bool) -> None:
+    """Train, calibrate and predict on made-up maps of Si, Al and Fe; show the result.
+
+    Opens napari where there is a display; otherwise writes layers and pictures to a folder.
+    """
+    from napari_btn.demo import no_window, run_demo, show_demo, write_demo
+
+    reason = "--headless" if headless else no_window()
+    folder = out or (Path("demo") if reason else None)
+    if folder:
+        _demo_folder(folder, force)
+    result = run_demo(members, seed)
+    if folder:
+        write_demo(result, folder)
+        click.echo(f"Layers and pictures are in {folder}{os.sep}" + (f" ({reason})." if reason else "."))
+    if not reason:
+        show_demo(result)
+
+
+def _demo_folder(folder: Path, force: bool) -> None:
+    """Make the folder; one that holds anything but an earlier demo is left alone."""
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "edx.btn").exists() and not force:
+        raise ValueError(f"{folder} holds other files; give --force to write there, or another --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+for command in (train, calibrate, predict, evaluate, tokens, regions, info, scan, demo):
+    main.add_command(command)

@@ -1,0 +1,288 @@
+"""Commands that apply a bundle: predict, evaluate, tokens, regions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from napari_btn.cli.files import groups_of, open_image, open_pair, ready, ready_image, save_bundle
+from napari_btn.cli.options import (
+    axes_option,
+    bundle_argument,
+    device_option,
+    force_option,
+    json_option,
+    mask_option,
+    to_file,
+)
+from napari_btn.terminal import drain, say, say_notes, table, write_text
+
+if TYPE_CHECKING:
+    from napari_btn.core.predict import Prediction
+    from napari_btn.denoiser import Denoiser
+    from napari_btn.io.images import Image
+
+__all__ = ["evaluate", "predict", "regions", "tokens"]
+
+
+@click.command()
+@bundle_argument
+@click.argument("image")
+@to_file
+@axes_option
+@mask_option
+@device_option
+@force_option
+def predict(
+    bundle: Path, image: str, output: Path, axes: str | None, mask: str | None, device: str, force: bool
+) -> None:
+    """Write lower, median, upper, width and spread of IMAGE.
+
+    OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map).
+    """
+    from napari_btn.denoiser import load
+    from napari_btn.io.images import write_prediction
+
+    ready_image(output, force)
+    denoiser = load(bundle, device=device)
+    tiled = output.suffix.lower() == ".zarr"
+    prediction = _predict(
+        denoiser,
+        *open_image(image, axes, "the image"),
+        out=output if tiled else None,
+        overwrite=force,
+        groups=groups_of(mask),
+    )
+    if not tiled:
+        write_prediction(prediction, output, overwrite=force)
+    click.echo(f"{output}: {100 * (1 - prediction.alpha):g}% intervals of the {prediction.covers}")
+
+
+def _predict(
+    denoiser: Denoiser,
+    image: Image,
+    axes: str,
+    *,
+    out: Path | None = None,
+    overwrite: bool = False,
+    quantiles: bool = False,
+    groups: Any = None,
+) -> Prediction:
+    """Prediction of an image, after saying where it differs from what the bundle was trained on."""
+    names, size = image.channel_names, image.pixel_size
+    if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
+        trained = ", ".join(denoiser.channel_names)
+        say(f"Warning: the image's channels are {', '.join(names)}; the bundle was trained on {trained}.")
+    known = denoiser.pixel_size
+    if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
+        say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
+    step = denoiser.predict_steps(
+        image.data, axes=axes, out=out, overwrite=overwrite, quantiles=quantiles, groups=groups
+    )
+    prediction = drain(step)
+    say_notes(note for note in prediction.notes if note not in denoiser.notes)
+    return prediction
+
+
+@click.command()
+@bundle_argument
+@click.argument("noisy")
+@click.argument("clean")
+@axes_option
+@json_option
+@click.option("--html", type=click.Path(path_type=Path), help="HTML file: one page with figures.")
+@mask_option
+@device_option
+@force_option
+def evaluate(
+    bundle: Path,
+    noisy: str,
+    clean: str,
+    axes: str | None,
+    as_json: bool,
+    html: Path | None,
+    mask: str | None,
+    device: str,
+    force: bool,
+) -> None:
+    """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
+    from napari_btn.core.held_out import fingerprints
+    from napari_btn.denoiser import evaluate as measure
+    from napari_btn.denoiser import load
+
+    if html is not None:
+        ready(html, force)
+    denoiser = load(bundle, device=device)
+    pair = open_pair(noisy, clean, axes, denoiser.channel_names)
+    prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes, groups=groups_of(mask)))
+    report = measure(prediction, pair.clean)
+    drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
+    report = replace(report, warnings=(*report.warnings, *drift))
+    if set(fingerprints(pair.scenes).values()) & set(denoiser.provenance["images"].values()):
+        say(
+            "Note: a part of this image trained the networks, which flatters them; see info for held-out blocks."
+        )
+    say_notes(report.warnings)
+    click.echo(json.dumps(report.to_dict()) if as_json else table(report))
+    if html is not None:
+        from napari_btn.page import report_page
+
+        about = {"noisy": noisy, "clean": clean, "networks": str(bundle)}
+        title = f"Coverage of {bundle.name} on {Path(noisy).name}"
+        write_text(
+            report_page(report, title=title, prediction=prediction, clean=pair.clean, about=about), html
+        )
+
+
+@click.command()
+@bundle_argument
+@click.argument("image")
+@to_file
+@axes_option
+@click.option(
+    "-n", "--n-tokens", type=click.IntRange(1, 120), default=20, show_default=True, help="How many."
+)
+@click.option("--table", "rows", type=click.Path(path_type=Path), help="CSV file: one row per token.")
+@click.option("--order-by", help="Channel whose median numbers the tokens; default: the first.")
+@click.option("--refit", is_flag=True, help="Learn the palette anew from this image.")
+@click.option("--keep", is_flag=True, help="Store a palette that was learned in MODEL.btn.")
+@device_option
+@force_option
+def tokens(
+    bundle: Path,
+    image: str,
+    output: Path,
+    axes: str | None,
+    n_tokens: int,
+    rows: Path | None,
+    order_by: str | None,
+    refit: bool,
+    keep: bool,
+    device: str,
+    force: bool,
+) -> None:
+    """Write IMAGE as tokens: labels of what the networks see in each pixel, none of them drawn by hand.
+
+    A bundle that holds a palette gives the same token the same number in every image.
+    """
+    from napari_btn.denoiser import load
+    from napari_btn.io.images import write_images
+    from napari_btn.io.tables import write_table
+
+    ready_image(output, force)
+    if rows:
+        ready(rows, force)
+    denoiser = load(bundle, device=device)
+    opened, letters = open_image(image, axes, "the image")
+    prediction = _predict(denoiser, opened, letters)
+    step = denoiser.tokens_steps(
+        opened.data, n_tokens, letters, refit=refit, order_by=_number(order_by or "0"), prediction=prediction
+    )
+    found = drain(step)
+    size, unit = _scale(opened, prediction)
+    write_images({"tokens": found.labels}, output, axes=found.axes, pixel_size=size, unit=unit,
+                 provenance=found.provenance, overwrite=force)  # fmt: skip
+    if rows:
+        write_table(found.table, rows, overwrite=force)
+    if keep:
+        save_bundle(denoiser, bundle)
+    click.echo(
+        f"{output}: {n_tokens} tokens; seeds agree on them to {found.stability:.2f}, to 0.8 on up to "
+        f"{found.suggested}"
+    )
+
+
+@click.command()
+@bundle_argument
+@click.argument("image")
+@to_file
+@axes_option
+@click.option("--channel", help="Channel that is scored; default: all together.")
+@click.option("--threshold", type=float, help="Where it is undecided whether the channel exceeds this.")
+@click.option("--dwell", type=float, help="Where this many times the dwell would narrow the interval most.")
+@click.option(
+    "--window", type=click.IntRange(1), nargs=2, default=(64, 64), show_default=True, help="Rows, columns."
+)
+@click.option("--planes", type=click.IntRange(1), help="Planes of the window in a volume; default: all.")
+@click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="How many at most.")
+@click.option("--margin", type=click.IntRange(0), default=0, help="Pixels kept free along the border.")
+@click.option("--scene", type=click.IntRange(0), help="Which scene, where the image has several.")
+@json_option
+@device_option
+@force_option
+def regions(
+    bundle: Path,
+    image: str,
+    output: Path,
+    axes: str | None,
+    channel: str | None,
+    threshold: float | None,
+    dwell: float | None,
+    window: tuple[int, int],
+    planes: int | None,
+    count: int,
+    margin: int,
+    scene: int | None,
+    as_json: bool,
+    device: str,
+    force: bool,
+) -> None:
+    """Write fields of view of IMAGE to measure again, best first.
+
+    OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold and --dwell, where the
+    interval is wide for the signal.
+    """
+    from napari_btn.core.regions import propose_regions
+    from napari_btn.core.remeasure import score_map
+    from napari_btn.denoiser import load
+    from napari_btn.io.regions import REGION_ENDINGS, write_regions
+
+    if output.suffix.lower() not in REGION_ENDINGS:
+        raise ValueError(
+            f"{output.name} has no ending for regions; choose one of {', '.join(REGION_ENDINGS)}."
+        )
+    ready(output, force)
+    denoiser = load(bundle, device=device)
+    if threshold is not None and channel is None and len(denoiser.channel_names) > 1:
+        names = ", ".join(denoiser.channel_names)
+        raise ValueError(f"A threshold belongs to one channel; give --channel, one of {names}.")
+    opened, letters = open_image(image, axes, "the image")
+    prediction = _predict(denoiser, opened, letters, quantiles=threshold is not None)
+    score = score_map(
+        prediction, channel=_number(channel), threshold=threshold, dwell_ratio=dwell, scene=scene
+    )
+    size, unit = _scale(opened, prediction)
+    if size is not None:
+        space = [a for a in prediction.axes if a in "ZYX"]
+        size = tuple(size[space.index(a)] for a in "ZYX" if a in space)
+    shown = window if score.ndim == 2 else (planes or score.shape[0], *window)
+    found = propose_regions(score, shown, count, size, unit, margin=margin)
+    write_regions(found, output, provenance=prediction.provenance, overwrite=force)
+    if not found:
+        say("Note: no pixel has a score; there is nothing to measure again by this measure.")
+    if as_json:
+        keys = ("y", "x", "height", "width", "z", "depth", "score", "centre", "unit")
+        click.echo(json.dumps([{k: getattr(r, k) for k in keys} for r in found]))
+        return
+    for k, r in enumerate(found, start=1):
+        at = ", ".join(f"{v:.6g}" for v in r.centre)
+        click.echo(
+            f"{k}: rows {r.y}-{r.y + r.height - 1}, columns {r.x}-{r.x + r.width - 1}, centre {at} {unit}"
+        )
+    click.echo(str(output))
+
+
+def _number(channel: str | None) -> Any:
+    """A channel by name, or by number where it is one."""
+    return int(channel) if channel is not None and channel.isdigit() else channel
+
+
+def _scale(image: Image, prediction: Prediction) -> tuple[tuple[float, ...] | None, str]:
+    """Pixel size and unit of the image, else those that the bundle was trained at."""
+    if image.pixel_size:
+        return image.pixel_size, image.unit or "px"
+    return prediction.pixel_size, prediction.unit
