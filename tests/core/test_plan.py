@@ -83,6 +83,21 @@ def test_a_shift_is_said_with_its_size_and_what_to_do():
     assert [n.level for n in made.notes if "Align" in n.text] == ["amber"]
 
 
+def test_held_out_values_that_training_lacks_are_said_with_a_way_out():
+    rng = np.random.default_rng(3)
+    clean = rng.uniform(1, 3, (160, 301))
+    clean[40:90, 220:290] += 6
+    noisy = clean + rng.normal(size=clean.shape)
+
+    def notes(**calibration):
+        settings = btn.CalibrationSettings(**calibration)
+        return btn.Denoiser(calibration=settings)._plan(Pair(noisy, clean, "YX").scenes)
+
+    assert said(notes(), "as a checkerboard")
+    assert not said(notes(split="checkerboard"), "training part lacks")
+    assert not said(notes(split_axis="y"), "training part lacks")
+
+
 def test_an_estimate_counts_the_pixels_of_a_step():
     network = btn.NetworkSettings()
     small = btn.Denoiser(members=1, network=network, train=btn.TrainSettings(steps=500, patch_px=32))
