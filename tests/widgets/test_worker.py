@@ -140,6 +140,22 @@ def test_nobody_is_called_back_by_a_run_that_was_left(qtbot: QtBot) -> None:
     assert len(heard.progress) == told
 
 
+def test_signals_that_went_with_the_window_are_missed_by_nobody(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(worker: object) -> None:
+        raise RuntimeError("wrapped C/C++ object has been deleted")
+
+    closed, heard = threading.Event(), Heard()
+    run = heard.run(lambda: endless(closed, []))
+    qtbot.waitUntil(lambda: bool(heard.progress))
+    monkeypatch.setattr("napari.qt.threading.GeneratorWorker.run", gone, raising=False)
+    with pytest.raises(RuntimeError):
+        run._worker.run()
+    assert run.leave(wait=2)
+    run._worker.run()
+
+
 def test_a_run_left_before_its_thread_started_does_no_work(qtbot: QtBot) -> None:
     made: list[object] = []
 

@@ -133,6 +133,8 @@ class DenoiseWidget(DenoiseView):
         denoiser, busy = self.session.denoiser, self.busy
         for part in (self.pair, self.form, self.apply_to, self.load):
             part.setEnabled(not busy)
+        # the time left is said below while work runs
+        self.estimate.setVisible(bool(self.estimate.text()) and not busy)
         self.train.setEnabled(not busy and not reason)
         self.train.setToolTip("Busy; stop first, or wait." if busy else reason or TRAIN_HELP)
         self.scan.set_busy("Busy; stop first, or wait." if busy else reason)

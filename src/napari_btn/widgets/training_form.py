@@ -99,6 +99,7 @@ class TrainingForm(QWidget):
         self.device_reason = QLabel(reason)
         self.device_reason.setObjectName("device_reason")
         self.device_reason.setToolTip(reason)
+        self.device_reason.setWordWrap(True)
         self.device_reason.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.form = QFormLayout()
         self.form.setContentsMargins(0, 0, 0, 0)

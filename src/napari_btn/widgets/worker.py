@@ -109,6 +109,15 @@ class _StepWorker(GeneratorWorker):
 
     run_: Run[Any] | None = None
 
+    def run(self) -> None:
+        """Do the work, and tell."""
+        try:
+            super().run()
+        except RuntimeError:
+            # The window went while the step was still ending, and its signals with it.
+            if self.run_ is None or not self.run_.left:
+                raise
+
     def work(self) -> Any:
         """Result of the step."""
         try:
@@ -191,6 +200,11 @@ class Run(Generic[T]):
     def running(self) -> bool:
         """Whether the step has not finished yet."""
         return not self._closed.is_set()
+
+    @property
+    def left(self) -> bool:
+        """Whether nobody listens any more."""
+        return self._left
 
     @property
     def paused(self) -> bool:
