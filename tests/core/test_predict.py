@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import builtins
+import os
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +16,7 @@ import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from joblib.externals.loky import ProcessPoolExecutor
 
 from napari_btn.core import predict
 from napari_btn.core.config import TileSettings
@@ -153,6 +156,22 @@ def test_the_pool_is_nobody_elses():
     assert pool.submit(abs, -4).result() == 4
     pool.shutdown()
     assert predict.process_pool().submit(abs, -5).result() == 5
+
+
+def _hold(megabytes):
+    """Keep so much memory in the worker, and say which one it is."""
+    builtins.held = [*getattr(builtins, "held", []), np.ones(megabytes * 2**17)]
+    time.sleep(1.1)  # loky looks at a worker's memory once a second
+    return os.getpid()
+
+
+def test_a_worker_that_keeps_memory_is_not_replaced():
+    """Elsewise loky ends it in the middle of the work: without `_keep_worker` the last number is another one."""
+    pool = ProcessPoolExecutor(1, initializer=predict._keep_worker)
+    try:
+        assert len({pool.submit(_hold, megabytes).result(timeout=60) for megabytes in (1, 400, 1, 1)}) == 1
+    finally:
+        pool.shutdown(kill_workers=True)
 
 
 def test_large_work_goes_to_processes_of_itself(random_members, monkeypatch):
