@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.widgets.placement import Placement
+
 if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = [
     "KEY",
     "LayerImage",
-    "Placement",
     "add_image",
     "limits_of",
     "pair_layers",
@@ -47,115 +48,6 @@ _LETTER_OF = {
 _SHORT_UNIT = {"pixel": "px", "css_pixel": "px", "micrometer": "um", "nanometer": "nm", "millimeter": "mm"}
 _LONG_UNIT = {"px": "pixel", "µm": "um", "μm": "um", "": "pixel"}
 _SPACE = "ZYX"
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a layer's data stand in the world, per axis.
-
-    Parameters
-    ----------
-    axes : str
-        One letter per dimension.
-    scale, translate : tuple of float
-        One per dimension.
-    rotate, shear, affine : ndarray
-        Matrices of (n, n), (n, n) and (n + 1, n + 1).
-    units, labels : tuple of str
-        One per dimension.
-    """
-
-    axes: str
-    scale: tuple[float, ...]
-    translate: tuple[float, ...]
-    rotate: NDArray[np.float64]
-    shear: NDArray[np.float64]
-    affine: NDArray[np.float64]
-    units: tuple[str, ...]
-    labels: tuple[str, ...]
-
-    def onto(self, axes: str) -> Placement:
-        """The same placement for other axes: missing ones are dropped, new ones stand at the origin.
-
-        Parameters
-        ----------
-        axes : str
-            One letter per dimension of the data to place.
-
-        Returns
-        -------
-        Placement
-            For those axes, in that order.
-        """
-        kept = [(new, self.axes.index(letter)) for new, letter in enumerate(axes) if letter in self.axes]
-        n = len(axes)
-
-        def row(values: Sequence[Any], default: Any) -> tuple[Any, ...]:
-            """One value per new axis."""
-            out = [default] * n
-            for new, old in kept:
-                out[new] = values[old]
-            return tuple(out)
-
-        def square(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-            """Sub-matrix of the kept axes, identity elsewhere."""
-            out = np.eye(n)
-            for new, old in kept:
-                for other_new, other_old in kept:
-                    out[new, other_new] = matrix[old, other_old]
-            return out
-
-        affine = np.eye(n + 1)
-        affine[:n, :n] = square(self.affine[:-1, :-1])
-        affine[:n, n] = row(tuple(self.affine[:-1, -1]), 0.0)
-        labels = tuple(
-            self.labels[self.axes.index(a)] if a in self.axes and not self.default_labels else a.lower()
-            for a in axes
-        )
-        return Placement(
-            axes,
-            row(self.scale, 1.0),
-            row(self.translate, 0.0),
-            square(self.rotate),
-            square(self.shear),
-            affine,
-            row(self.units, "pixel"),
-            labels,
-        )
-
-    def cropped(self, start: Sequence[int]) -> Placement:
-        """The placement of a part of the data.
-
-        Parameters
-        ----------
-        start : sequence of int
-            First index of the part, one per dimension.
-
-        Returns
-        -------
-        Placement
-            With the translation that puts the part where it was.
-        """
-        moved = self.rotate @ self.shear @ (np.asarray(self.scale) * np.asarray(start, dtype=float))
-        translate = tuple(float(t + m) for t, m in zip(self.translate, moved, strict=True))
-        return replace(self, translate=translate)
-
-    @property
-    def default_labels(self) -> bool:
-        """Whether the labels are napari's numbers, which say nothing."""
-        return all(label.lstrip("-").isdigit() for label in self.labels)
-
-    def to_layer(self) -> dict[str, Any]:
-        """Keyword arguments for a new layer, in an order that also suits an old one."""
-        return {
-            "scale": self.scale,
-            "translate": self.translate,
-            "rotate": self.rotate,
-            "shear": self.shear,
-            "affine": self.affine,
-            "units": self.units,
-            "axis_labels": self.labels,
-        }
 
 
 @dataclass(frozen=True)

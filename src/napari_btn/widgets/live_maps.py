@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import Step
     from napari_btn.core.predict import Prediction
-    from napari_btn.widgets.layers import Placement
+    from napari_btn.widgets.placement import Placement
 
 __all__ = ["LiveMaps"]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari.layers import Labels, Layer, Shapes
     from numpy.typing import NDArray
 
-    from napari_btn.widgets.layers import Placement
+    from napari_btn.widgets.placement import Placement
 
 __all__ = [
     "as_before",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari.layers import Shapes
     from numpy.typing import NDArray
 
-    from napari_btn.widgets.layers import Placement
+    from napari_btn.widgets.placement import Placement
 
 __all__ = ["Frame", "add_rectangles", "features_of", "keep_before"]
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.predict import Prediction
-    from napari_btn.widgets.layers import LayerImage, Placement
+    from napari_btn.widgets.layers import LayerImage
+    from napari_btn.widgets.placement import Placement
 
 __all__ = ["is_ours", "show_prediction", "show_prediction_steps", "show_preview"]
 
