@@ -420,6 +420,7 @@ class Denoiser:
         axes: str | None = None,
         windows: Sequence[tuple[Any, Any]] = (),
         image: Any = None,
+        image_axes: str | None = None,
         train: TrainSettings | None = None,
         valid: Any = None,
         regions: Any = None,
@@ -432,6 +433,7 @@ class Denoiser:
             axes=axes,
             windows=windows,
             image=image,
+            image_axes=image_axes,
             train=train,
             valid=valid,
             regions=regions,
@@ -447,6 +449,7 @@ class Denoiser:
         axes: str | None = None,
         windows: Sequence[tuple[Any, Any]] = (),
         image: Any = None,
+        image_axes: str | None = None,
         train: TrainSettings | None = None,
         valid: Any = None,
         regions: Any = None,
@@ -472,7 +475,9 @@ class Denoiser:
             there, in the units of ``clean`` and the axes of ``image`` without S and T. All of them train.
         image : array, optional
             Noisy image that the windows lie in, of one scene; ``noisy`` by default. A field that is part
-            of ``noisy``, too, must be given as that, or calibration would not know of the windows.
+            of ``noisy``, or that ``noisy`` is part of, is found by its values.
+        image_axes : str, optional
+            As in `predict`.
         train : TrainSettings, optional
             By default the denoiser's own with half the steps at half the rate.
         valid, regions : array, optional
@@ -508,7 +513,9 @@ class Denoiser:
             seed=self.seed,
             regions=painted,
         )
-        seen = scenes.noisy if image is None else View(image, _axes_like(fitted.axes, image), "image")
+        seen = scenes.noisy
+        if image is not None:
+            seen = View(image, image_axes or _axes_like(fitted.axes, image), "image")
         self._check_view(seen, fitted)
         plan = plan_refining(
             scenes,

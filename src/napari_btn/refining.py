@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Refinement", "Refining", "gentler", "plan_refining", "split_record"]
 
 _STEPS, _RATE = 0.5, 0.5
+_MARGIN = 8  # of a patch around a window: more would show a window's middle more often than other pixels
 _DRAWS = 1_000_000  # batches that one training may draw
 
 
@@ -200,7 +201,7 @@ def plan_refining(
     for name, found in (*prints.items(), ("windows", now["image"])):
         if found is not None and found not in images.values():
             images[f"{len(earlier) + 1}: {name}"] = found
-    extra = window_scenes(image, windows, scenes.channel_names, patch_px // 4)
+    extra = window_scenes(image, windows, scenes.channel_names, patch_px // _MARGIN)
     return Refining(
         join([scenes.within(split.regions, TRAIN), *extra]),
         (*split.train, *boxes_of(extra, scenes.noisy.n_scenes)),

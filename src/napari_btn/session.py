@@ -13,13 +13,14 @@ from weakref import WeakKeyDictionary
 from psygnal import Signal
 
 if TYPE_CHECKING:
+    from napari_btn.core.pairs import Pair
     from napari_btn.core.predict import Prediction
     from napari_btn.core.regions import Region
     from napari_btn.core.tokens import Tokens
     from napari_btn.denoiser import Denoiser
     from napari_btn.io.images import Image
 
-__all__ = ["Session", "Threshold", "session_of"]
+__all__ = ["Session", "Threshold", "Training", "session_of"]
 
 _STALE_AFTER: dict[str, tuple[str, ...]] = {
     "denoiser": ("prediction", "tokens", "regions"),
@@ -53,6 +54,22 @@ class Threshold:
         return self.values[self.channel]
 
 
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What a denoiser was trained on.
+
+    Parameters
+    ----------
+    pair : Pair
+        Noisy and clean images.
+    regions : array of int, optional
+        Painted areas that trained and calibrated.
+    """
+
+    pair: Pair
+    regions: Any = None
+
+
 class Session:
     """What is known about one viewer's analysis.
 
@@ -70,6 +87,7 @@ class Session:
         self._prediction: Prediction | None = None
         self._tokens: Tokens | None = None
         self._threshold: Threshold | None = None
+        self._training: Training | None = None
         self._regions: tuple[Region, ...] | None = None
 
     @property
@@ -80,6 +98,15 @@ class Session:
     @denoiser.setter
     def denoiser(self, denoiser: Denoiser | None) -> None:
         self._set("denoiser", denoiser)
+
+    @property
+    def training(self) -> Training | None:
+        """Images that the denoiser was trained on; None where they are not known, as for a loaded one."""
+        return self._training
+
+    @training.setter
+    def training(self, training: Training | None) -> None:
+        self._set("training", training)
 
     @property
     def source(self) -> Image | None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from napari_btn.core.predict import Prediction
-from napari_btn.core.remeasure import score_map
+from napari_btn.core.regions import Region
+from napari_btn.core.remeasure import score_map, width_outside
 
 RNG = np.random.default_rng(0)
 
@@ -67,3 +68,18 @@ def test_scenes_are_chosen() -> None:
 
 def test_images_without_channels() -> None:
     assert score_map(made("YX", (12, 15))).shape == (12, 15)
+
+
+def test_the_width_outside_of_regions_leaves_them_out() -> None:
+    p = made()
+    regions = [Region(2, 3, 4, 5), Region(0, 0, 1, 1)]
+    outside = np.ones((12, 15), bool)
+    outside[2:6, 3:8] = outside[0, 0] = False
+    wanted = [float(w[outside].mean()) for w in p.width]
+    np.testing.assert_allclose(width_outside(p, regions), wanted, rtol=1e-6)
+    assert np.isnan(width_outside(p, [Region(0, 0, 12, 15)])).all()
+
+
+def test_the_width_outside_is_that_of_a_scene() -> None:
+    p = made("YXSC", (12, 15, 3, 2))
+    np.testing.assert_allclose(width_outside(p, [], 1), p.width[:, :, 1].mean((0, 1)), rtol=1e-6)

@@ -11,13 +11,15 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableW
 from scipy.stats import norm
 
 from napari_btn.core.cases import HeldOut
+from napari_btn.core.config import Progress
 from napari_btn.core.exceedance import exceedance_from
+from napari_btn.core.pairs import Pair
 from napari_btn.core.predict import Prediction
 from napari_btn.core.regions import propose_regions
 from napari_btn.core.remeasure import score_map
 from napari_btn.io.images import Image
 from napari_btn.io.regions import read_regions
-from napari_btn.session import Threshold, session_of
+from napari_btn.session import Threshold, Training, session_of
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 Z = norm.ppf(LEVELS).astype(np.float32)
@@ -434,3 +436,168 @@ def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, tmp_path):
     qtbot.wait(50)
     viewer.window.remove_dock_widget(dock)
     assert dock._left
+
+
+# ---------------------------------------------------------------- measured again
+
+
+def propose_two(dock):
+    part(dock, "score").setCurrentIndex(dock.score.findData("width"))
+    propose(dock, count=2)
+    return session_of(dock.viewer).regions
+
+
+def select(dock, *rows):
+    dock.table.clearSelection()
+    for row in rows:
+        dock.table.selectRow(row)
+
+
+def column(dock, head):
+    names = [dock.table.horizontalHeaderItem(k).text() for k in range(dock.table.columnCount())]
+    return [dock.table.item(r, names.index(head)).text() for r in range(dock.table.rowCount())]
+
+
+def test_without_anything_measured_training_cannot_go_on_and_it_says_why(make_dock):
+    dock = make_dock(make_prediction())
+    assert "no windows yet" in part(dock, "put").toolTip()
+    assert "Nothing is measured again" in part(dock, "continue_training").toolTip()
+    propose_two(dock)
+    assert part(dock, "continue_training").isEnabled() is False
+    session_of(dock.viewer).training = None
+    assert dock.loop._pair.isVisibleTo(dock.loop.folded)
+
+
+def test_a_patch_is_put_into_its_window_and_shown_there(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    _, second = propose_two(dock)
+    values = np.arange(3 * 8 * 10, dtype=np.float32).reshape(3, 8, 10)
+    patch = viewer.add_image(values, name="again", axis_labels=("c", "y", "x"))
+    dock.loop.measured.pick(patch)
+    assert part(dock, "put").isEnabled()
+    dock.table.clearSelection()
+    part(dock, "put").click()
+    assert "2 windows have 8 x 10 px" in dock.message.notes[0][1]
+    select(dock, 1)
+    part(dock, "put").click()
+    assert column(dock, "measured") == ["", "✓"]
+    ((region, kept),) = dock._windows()
+    assert region.start == second.start
+    np.testing.assert_array_equal(kept, values)
+    np.testing.assert_allclose(patch.translate[1:], np.multiply(second.start, 0.5))
+    np.testing.assert_allclose(patch.scale, (1, 0.5, 0.5))
+
+
+def test_an_image_of_the_whole_field_fills_all_windows_and_moving_one_empties_it(make_dock, viewer, qtbot):
+    dock = make_dock(make_prediction())
+    propose_two(dock)
+    whole = viewer.add_image(np.random.default_rng(1).random((3, 40, 56), np.float32), name="slow")
+    dock.loop.measured.pick(whole)
+    dock.table.clearSelection()
+    part(dock, "put").click()
+    assert column(dock, "measured") == ["✓", "✓"]
+    for region, values in dock._windows():
+        np.testing.assert_array_equal(values, whole.data[(slice(None), *region.slices)])
+    layer = viewer.layers["soil regions"]
+    corners = np.array(layer.data[0])
+    corners[:, 0] += 1 if corners[:, 0].max() < 38 else -1
+    layer.data = [corners, layer.data[1]]
+    settled(dock, qtbot)
+    assert sorted(column(dock, "measured")) == ["", "✓"]
+
+
+def test_an_image_of_another_size_is_refused(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    propose_two(dock)
+    dock.loop.measured.pick(viewer.add_image(np.ones((3, 9, 10), np.float32), name="odd"))
+    select(dock, 0)
+    part(dock, "put").click()
+    assert "9 x 10 px, the windows 8 x 10" in dock.message.notes[0][1]
+    assert dock._windows() == []
+
+
+class Continuing(SimpleNamespace):
+    """A denoiser that goes on training in no time; its intervals get half as wide."""
+
+    def refine_steps(self, noisy, clean, **given):
+        yield Progress(0, 1, "Training")
+        type(self).asked = (noisy, clean, given)
+        if self.fails:
+            raise ValueError("The windows leave nothing of the held-out part. Propose others.")
+        made = {"channel_names": NAMES, "coverage": np.full(3, 0.9)}
+        before, after = (SimpleNamespace(width=np.full(3, w), **made) for w in (2.0, 1.0))
+        return SimpleNamespace(before=before, after=after, windows=2)
+
+    def predict_steps(self, noisy, axes):
+        yield Progress(0, 1, "Tile 1 of 1")
+        old = self.prediction
+        return replace(old, lower=old.median - 0.1, upper=old.median + 0.1)
+
+
+@pytest.fixture
+def ready(make_dock, viewer):
+    """A dock with two windows measured again, and what the networks were trained on."""
+    prediction = make_prediction()
+    dock = make_dock(prediction)
+    session = session_of(viewer)
+    session.denoiser = Continuing(report=None, prediction=prediction, fails=False)
+    session.prediction = prediction
+    rng = np.random.default_rng(2)
+    session.training = Training(Pair(rng.random((3, 30, 30)), rng.random((3, 30, 30)), "CYX", NAMES))
+    propose_two(dock)
+    dock.loop.measured.pick(viewer.add_image(rng.random((3, 40, 56), np.float32), name="slow"))
+    dock.table.clearSelection()
+    part(dock, "put").click()
+    return dock, session
+
+
+def test_training_goes_on_with_the_windows_and_says_what_it_gained(ready, viewer, qtbot):
+    dock, session = ready
+    before = session.denoiser
+    windows = dock._windows()
+    assert part(dock, "continue_training").isEnabled(), part(dock, "continue_training").toolTip()
+    part(dock, "continue_training").click()
+    assert not part(dock, "propose").isEnabled()
+    settled(dock, qtbot)
+    noisy, clean, given = Continuing.asked
+    assert noisy is session.training.pair.noisy
+    assert clean is session.training.pair.clean
+    assert given["image_axes"] == "CYX"
+    np.testing.assert_array_equal(given["image"], session.source.data)
+    for (a, b), (c, d) in zip(given["windows"], windows, strict=True):
+        assert a == c
+        np.testing.assert_array_equal(b, d)
+    assert session.denoiser is not before
+    assert session.training is not None
+    np.testing.assert_allclose(session.prediction.width, 0.2, rtol=1e-4)
+    assert "soil median" in viewer.layers
+    told = [text for _, text in dock.loop.gain.notes]
+    assert len(told) == 4
+    assert told[1].startswith("Si: ")
+    assert "2 → 1 (-50.0%), 90.0%" in told[1]
+    assert column(dock, "measured") == ["✓", "✓"]
+
+
+def test_what_goes_wrong_is_said_and_nothing_changes(ready, qtbot):
+    dock, session = ready
+    session.denoiser.fails = True
+    before = session.denoiser
+    part(dock, "continue_training").click()
+    settled(dock, qtbot)
+    assert dock.message.notes[0][0] == "red"
+    assert "nothing of the held-out part" in dock.message.notes[0][1]
+    assert session.denoiser is before
+    assert part(dock, "continue_training").isEnabled()
+
+
+def test_images_of_the_training_are_picked_where_the_session_has_none(ready, viewer, qtbot):
+    dock, session = ready
+    session.training = None
+    assert "trained on" in part(dock, "continue_training").toolTip()
+    rng = np.random.default_rng(3)
+    for name, picker in (("fast", dock.loop.noisy), ("clean", dock.loop.clean)):
+        picker.pick(viewer.add_image(rng.random((3, 30, 30), np.float32), name=name))
+    assert part(dock, "continue_training").isEnabled()
+    part(dock, "continue_training").click()
+    settled(dock, qtbot)
+    np.testing.assert_array_equal(Continuing.asked[0], viewer.layers["fast"].data)

@@ -9,11 +9,14 @@ import numpy as np
 from napari_btn.core.scores import ambiguity, combine_channels, relative_width, width_reduction
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from napari_btn.core.predict import Prediction
+    from napari_btn.core.regions import Region
 
-__all__ = ["score_map"]
+__all__ = ["score_map", "width_outside"]
 
 
 def score_map(
@@ -72,6 +75,30 @@ def score_map(
                 one = relative_width(width, np.asarray(prediction.median[at], np.float32))
         maps.append(_one_scene(one, axes, scene))
     return maps[0] if len(maps) == 1 else combine_channels(np.stack(maps))
+
+
+def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int = 0) -> NDArray[np.float64]:
+    """Mean width of the intervals outside of regions, (C,): what measuring them again is good for elsewhere.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Calibrated maps.
+    regions : sequence of Region
+        Left out.
+    scene : int
+        Which scene, where the maps have several.
+    """
+    axes = prediction.axes.replace("C", "")
+    made = []
+    for c in range(max(len(prediction.channel_names), 1)):
+        at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
+        width = _one_scene(np.asarray(prediction.width[at], np.float32), axes, scene)
+        outside = np.ones(width.shape, bool)
+        for region in regions:
+            outside[region.slices][... if region.mask is None else region.mask] = False
+        made.append(float(width[outside].mean(dtype=np.float64)) if outside.any() else float("nan"))
+    return np.array(made)
 
 
 def _one_scene(values: NDArray[np.float32], axes: str, scene: int | None) -> NDArray[np.float32]:

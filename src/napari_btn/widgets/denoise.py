@@ -311,6 +311,7 @@ class DenoiseWidget(DenoiseView):
         self._scored, self._trained_on = started, None if started is None else started.images()
         self.session.denoiser = denoiser
         if started is not None:
+            self.session.training = started.training()
             self._denoise(started.noisy, started.noisy.axes)
 
     def _denoise(self, source: LayerImage, axes: str | None) -> None:
@@ -480,7 +481,7 @@ class DenoiseWidget(DenoiseView):
         def loaded(denoiser: Any) -> None:
             """Use it."""
             self._started = self._scored = self._trained_on = None
-            self.session.denoiser = denoiser
+            self.session.denoiser, self.session.training = denoiser, None
             self.progress.finish(f"Loaded {Path(path).name}.")
 
         self._launch("Loading", step, loaded)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from napari_btn.session import Training
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from types import ModuleType
@@ -63,6 +65,14 @@ class PairInputs:
             "unit": self.noisy.unit,
             **self.masks,
         }
+
+    def training(self) -> Training:
+        """What the session keeps of it, to go on from later."""
+        from napari_btn.core.pairs import Pair
+
+        given = self.pair()
+        regions = given.pop("regions", None)
+        return Training(Pair(**given, name=self.noisy.name), regions)
 
     def images(self) -> tuple[int, ...]:
         """What tells these images from others."""

@@ -45,6 +45,8 @@ class RegionEditor(RemeasureView):
         self._layer: Any = None
         self._regions: tuple[Region, ...] = ()
         self._scored: tuple[Choice, NDArray[np.float32], float] | None = None
+        self._blank: list[bool] = []
+        self._measured: dict[tuple[tuple[int, ...], ...], NDArray[np.float32]] = {}
         self._own = False
         self._read_later, self._score_later = self._timer(_READ_AFTER_MS), self._timer(_SCORE_AFTER_MS)
         self._read_later.timeout.connect(self._read)
@@ -53,6 +55,11 @@ class RegionEditor(RemeasureView):
     def _choice(self, scene: int = 0) -> Choice:
         """The score as it is chosen."""
         raise NotImplementedError
+
+    @staticmethod
+    def _key(region: Region) -> tuple[tuple[int, ...], ...]:
+        """Place of a window: what was measured there is nothing any more when it is moved."""
+        return region.start, region.size
 
     # ---------------------------------------------------------------- rectangles
 
@@ -177,7 +184,7 @@ class RegionEditor(RemeasureView):
         current = choice is not None and replace(choice, scene=0) == self._choice()
         blank = [not (current and choice is not None and frame.scene_of(d) == choice.scene) for d in data]
         regions = tuple(scored(r, None if b else score) for (r, _), b in zip(places, blank, strict=True))
-        before, self._regions = self._regions, regions
+        before, self._regions, self._blank = self._regions, regions, blank
         self._show_table(regions, blank)
         outside = [k + 1 for k, (_, inside) in enumerate(places) if not inside]
         self._say_outside(outside)
@@ -220,7 +227,7 @@ class RegionEditor(RemeasureView):
     def _show_table(self, regions: Sequence[Region], blank: Sequence[bool]) -> None:
         """Show the regions, and how much of the score they hold."""
         self.table.blockSignals(True)
-        self.show_regions(regions, blank)
+        self.show_regions(regions, blank, [self._key(r) in self._measured for r in regions])
         self.table.blockSignals(False)
         self._on_highlight()
         self.export.setEnabled(bool(regions))

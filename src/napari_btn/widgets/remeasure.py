@@ -14,7 +14,7 @@ from napari_btn.io.regions import write_regions
 from napari_btn.session import Threshold
 from napari_btn.widgets.proposal import Choice, pixel_size_of, propose_steps, sizes_of
 from napari_btn.widgets.rectangles import Frame
-from napari_btn.widgets.region_editor import RegionEditor
+from napari_btn.widgets.region_loop import RegionLoop
 from napari_btn.widgets.remeasure_view import EXPORT_HELP, PROPOSE_HELP, short_unit
 from napari_btn.widgets.thresholds import first_threshold
 from napari_btn.widgets.worker import run_step, sentence_of
@@ -43,7 +43,7 @@ _NO_LEVELS = (
 )
 
 
-class RemeasureWidget(RegionEditor):
+class RemeasureWidget(RegionLoop):
     """Dock that proposes where to measure again.
 
     Parameters
@@ -58,6 +58,7 @@ class RemeasureWidget(RegionEditor):
         self._sized = self._picked = False
         self._unit_size: tuple[float, float] = (1.0, 1.0)
         self._connect()
+        self._offer_layers()
         self._on_prediction()
 
     def _connect(self) -> None:
@@ -85,6 +86,8 @@ class RemeasureWidget(RegionEditor):
             return
         if slot in ("denoiser", "source", "prediction"):
             self._on_prediction()
+        elif slot == "training":
+            self._show_loop()
         elif slot == "threshold":
             self._on_session_threshold()
         elif slot == "regions" and not self._own and self.session.regions is not None:
@@ -189,7 +192,7 @@ class RemeasureWidget(RegionEditor):
 
     def _show_state(self) -> None:
         """Show what can be done, and why not."""
-        known, busy = self._prediction is not None, "propose" in self._runs
+        known, busy = self._prediction is not None, self._busy
         problem = self._problem()
         self.problem.say(*((("red", problem),) if known and problem else ()))
         self.propose.setEnabled(not problem and not busy)
@@ -203,6 +206,7 @@ class RemeasureWidget(RegionEditor):
         self.export.setToolTip(
             EXPORT_HELP if self._regions else "There are no regions yet; propose some first."
         )
+        self._show_loop()
         self._show_threshold()
         self.show_row(self.window_depth, self._frame is not None and "Z" in self._frame.space)
         self._show_pixels()
@@ -384,9 +388,10 @@ class RemeasureWidget(RegionEditor):
         self._show_state()
 
     def _on_user_stop(self) -> None:
-        """Stop the search."""
-        if "propose" in self._runs:
-            self._runs["propose"].stop()
+        """Stop the search, or the training."""
+        for name in ("propose", "continue"):
+            if name in self._runs:
+                self._runs[name].stop()
 
     def _stop_runs(self) -> None:
         """Let go of what runs; its results would be of another image."""
@@ -400,7 +405,10 @@ class RemeasureWidget(RegionEditor):
 
     def _on_layers_changed(self, event: Any) -> None:
         """A layer came or went."""
-        if self._left or self._own or self._frame is None:
+        if self._left:
+            return
+        self._offer_layers()
+        if self._own or self._frame is None:
             return
         if event.type == "removed" and event.value is self._layer:
             self._watch(None)
@@ -442,8 +450,9 @@ class RemeasureWidget(RegionEditor):
     # ---------------------------------------------------------------- what happens around the dock
 
     def _let_go(self) -> None:
-        """Let go of the rectangles."""
+        """Let go of the rectangles, and of the layers that are picked."""
         self._watch(None)
+        self.loop.leave()
 
 
 def _drained(step: Step[Proposal]) -> Proposal:

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.widgets.dock import Dock
+from napari_btn.widgets.measured import MeasuredPanel
 from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class RemeasureView(Dock):
             self.score.setItemData(self.score.count() - 1, help_text, Qt.ItemDataRole.ToolTipRole)
         self.channel = self._combo(
             "channel",
-            "Channel that is scored; all channels are combined by their ranks, so units don't matter.",
+            "Channel that is scored; all are combined by their ranks, widths in units of each one's mean.",
         )
         self.threshold = QDoubleSpinBox()
         self.threshold.setRange(-1e12, 1e12)
@@ -168,6 +169,7 @@ class RemeasureView(Dock):
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.summary.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.export = self._button("export", "Export…", EXPORT_HELP)
+        self.loop = MeasuredPanel(self.session, self._theme, self.viewer, self._runs)
         self.message = NoteLabel(self._theme, "message")
 
     def _arrange(self) -> None:
@@ -199,6 +201,7 @@ class RemeasureView(Dock):
         column.addWidget(self.table, 1)
         column.addWidget(self.summary)
         column.addWidget(self.export)
+        column.addWidget(self.loop)
         column.addWidget(self.message)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -214,7 +217,9 @@ class RemeasureView(Dock):
         if label is not None:
             label.setVisible(shown)
 
-    def show_regions(self, regions: Sequence[Region], unknown: Sequence[bool]) -> None:
+    def show_regions(
+        self, regions: Sequence[Region], unknown: Sequence[bool], measured: Sequence[bool]
+    ) -> None:
         """Fill the table.
 
         Parameters
@@ -223,6 +228,8 @@ class RemeasureView(Dock):
             One row each.
         unknown : sequence of bool
             True where a region's score isn't known.
+        measured : sequence of bool
+            True where it is known what was measured again; a column says so where there is any.
         """
         table = self.table
         unit = short_unit(regions[0].unit) if regions else "px"
@@ -238,6 +245,9 @@ class RemeasureView(Dock):
         if volume:
             heads.insert(3, "planes")
             helps.insert(3, "First and last plane, from 0.")
+        if any(measured):
+            heads.append("measured")
+            helps.append("Whether what was measured again is there; moving a rectangle takes it away.")
         table.setColumnCount(len(heads))
         table.setRowCount(len(regions))
         for k, (head, text) in enumerate(zip(heads, helps, strict=True)):
@@ -245,7 +255,8 @@ class RemeasureView(Dock):
             item.setToolTip(text)
             table.setHorizontalHeaderItem(k, item)
         for row, (region, blank) in enumerate(zip(regions, unknown, strict=True)):
-            for k, text in enumerate(_cells(row, region, blank, volume)):
+            cells = _cells(row, region, blank, volume)
+            for k, text in enumerate([*cells, "✓" if measured[row] else ""][: len(heads)]):
                 item = QTableWidgetItem(text)
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
                 table.setItem(row, k, item)
@@ -298,7 +309,7 @@ class RemeasureView(Dock):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for part in (self.hint, self.problem, self.message):
+        for part in (self.hint, self.problem, self.message, self.loop):
             part.redraw()
 
 

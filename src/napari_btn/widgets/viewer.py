@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_btn.session import session_of
+from napari_btn.session import Training, session_of
 from napari_btn.widgets.layers import pair_layers, read_layer
 from napari_btn.widgets.results import show_prediction
 
@@ -45,7 +45,7 @@ def open_result(
     viewer = napari.Viewer(title="napari-btn")
     noisy, clean = (viewer.add_layer(Layer.create(*layer)) for layer in pair_layers(pair))
     session = session_of(viewer)
-    session.denoiser = denoiser
+    session.denoiser, session.training = denoiser, Training(pair)
     viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
     show_prediction(viewer, prediction, read_layer(noisy), clean=clean)
     viewer.dims.set_current_step(0, 0)
