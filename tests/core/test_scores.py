@@ -50,6 +50,15 @@ def test_channels_are_combined_by_rank_not_by_unit() -> None:
     assert np.unravel_index(one.argmax(), one.shape) == np.unravel_index(scores[0].argmax(), one.shape)
 
 
+def test_channels_in_units_of_their_mean_keep_how_much_wider_one_pixel_is() -> None:
+    scores = np.random.default_rng(1).gamma(2, 1, (2, 8, 9))
+    scores[0, 3, 4] = 50.0
+    both = combine_channels(scores, by="mean")
+    np.testing.assert_allclose(both, (scores / scores.mean((1, 2), keepdims=True)).mean(0), rtol=1e-5)
+    np.testing.assert_allclose(combine_channels(scores * 7.0, by="mean"), both, rtol=1e-5)
+    assert (combine_channels(np.zeros((2, 4, 5)), by="mean") == 0).all()
+
+
 def test_ties_at_the_bottom_stay_at_zero() -> None:
     scores = np.zeros((1, 10, 10))
     scores[0, 0, 0] = 5

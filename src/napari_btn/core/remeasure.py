@@ -37,7 +37,8 @@ def score_map(
     prediction : Prediction
         Calibrated maps.
     channel : str or int, optional
-        Name or number; by default all channels, each replaced by its ranks and averaged.
+        Name or number; by default the average of all channels, each replaced by its ranks, or with a
+        dwell divided by its mean.
     threshold : float, optional
         In the units of the maps.
     dwell_ratio : float, optional
@@ -74,7 +75,33 @@ def score_map(
             else:
                 one = relative_width(width, np.asarray(prediction.median[at], np.float32))
         maps.append(_one_scene(one, axes, scene))
-    return maps[0] if len(maps) == 1 else combine_channels(np.stack(maps))
+    if len(maps) == 1:
+        return maps[0]
+    return combine_channels(np.stack(maps), by="rank" if dwell_ratio is None else "mean")
+
+
+def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int = 0) -> NDArray[np.float64]:
+    """Mean width of the intervals outside of regions, (C,): what measuring them again is good for elsewhere.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Calibrated maps.
+    regions : sequence of Region
+        Left out.
+    scene : int
+        Which scene, where the maps have several.
+    """
+    axes = prediction.axes.replace("C", "")
+    made = []
+    for c in range(max(len(prediction.channel_names), 1)):
+        at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
+        width = _one_scene(np.asarray(prediction.width[at], np.float32), axes, scene)
+        outside = np.ones(width.shape, bool)
+        for region in regions:
+            outside[region.slices][... if region.mask is None else region.mask] = False
+        made.append(float(width[outside].mean(dtype=np.float64)) if outside.any() else float("nan"))
+    return np.array(made)
 
 
 def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int = 0) -> NDArray[np.float64]:

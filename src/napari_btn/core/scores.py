@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -114,9 +114,13 @@ def width_reduction(
 
 
 def combine_channels(
-    scores: ArrayLike, weights: Sequence[float] | None = None, mask: ArrayLike | None = None
+    scores: ArrayLike,
+    weights: Sequence[float] | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    by: Literal["rank", "mean"] = "rank",
 ) -> NDArray[np.float32]:
-    """One score from several channels, each replaced by its ranks first.
+    """One score from several channels, each replaced by its ranks, or divided by its mean, first.
 
     Parameters
     ----------
@@ -126,12 +130,15 @@ def combine_channels(
         Weight of each channel; equal by default.
     mask : array_like of bool, (*space), optional
         Pixels that are ranked; the others get 0.
+    by : str
+        "rank" knows no units and no outliers. "mean" keeps how much more one pixel scores than
+        another, so that a few very wide intervals of a rare phase count for what they are.
 
     Returns
     -------
     ndarray of float32, (*space)
-        Weighted mean of the share of pixels that lie strictly below, 0 to 1. Ties at the bottom
-        (a score of zero over most of the image) stay at 0.
+        Weighted mean. By rank, of the share of pixels that lie strictly below, 0 to 1; ties at the
+        bottom (a score of zero over most of the image) stay at 0. By mean, 1 on average.
 
     Raises
     ------
@@ -150,6 +157,10 @@ def combine_channels(
     for values, w in zip(maps, share / share.sum(), strict=True):
         inside = values[chosen]
         _check_finite(inside)
+        if by == "mean":
+            mean = float(np.mean(inside, dtype=np.float64)) if inside.size else 0.0
+            out[chosen] += np.float32(w / mean if mean else 0) * inside
+            continue
         ranks = np.searchsorted(np.sort(inside), inside, side="left") / max(inside.size - 1, 1)
         out[chosen] += np.float32(w) * ranks.astype(np.float32)
     return out

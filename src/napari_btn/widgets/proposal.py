@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Choice:
     kind : str
         "ambiguity", "relative width" or "width".
     channels : tuple of int
-        From 0; several are combined by their ranks.
+        From 0; several are combined by their ranks, widths in units of their mean.
     thresholds : tuple of float
         One per channel of `channels`, for the ambiguity.
     scene : int
@@ -141,7 +141,8 @@ def propose_steps(
             maps.append(_score(prediction, choice, i, channel))
         stack = np.stack(maps)
         finite = np.isfinite(stack).all(0)
-        made = stack[0] if n == 1 else combine_channels(np.where(finite, stack, 0), mask=finite)
+        by: Literal["rank", "mean"] = "mean" if choice.kind == "width" else "rank"
+        made = stack[0] if n == 1 else combine_channels(np.where(finite, stack, 0), mask=finite, by=by)
         score = np.where(finite, made, 0).astype(np.float32)
     if not count:
         return Proposal(score)

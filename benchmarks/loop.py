@@ -1,0 +1,112 @@
+"""Close the loop: five proposed fields of view against five random ones, on simulated element maps.
+
+The left of a field is measured slowly and trains; five windows of the rest are measured again, as long
+for one choice as for the other; training goes on; the rest outside of all windows is judged by its truth.
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import napari_btn as btn
+from benchmarks.measure import spent
+from benchmarks.table import Bar, Result, main
+from napari_btn.core.config import TrainSettings
+from napari_btn.core.predict import Inline
+from napari_btn.core.regions import Region
+from napari_btn.core.remeasure import score_map
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+SEEDS, NEEDED = 20, 16
+HEIGHT, WIDTH, KNOWN, SIDE, COUNT = 192, 512, 192, 48, 5
+CHOICES = {"width": {"dwell_ratio": 1.0}, "relative width": {}}
+
+
+def random_windows(seed: int, size: tuple[int, int], side: int) -> list[Region]:
+    """Disjoint windows anywhere in the part that was not measured slowly."""
+    rng = np.random.default_rng(seed)
+    made: list[Region] = []
+    while len(made) < COUNT:
+        y, x = int(rng.integers(0, size[0] - side + 1)), int(rng.integers(KNOWN, size[1] - side + 1))
+        if all(abs(y - r.y) >= side or abs(x - r.x) >= side for r in made):
+            made.append(Region(y, x, side, side))
+    return made
+
+
+def judged(
+    prediction: btn.Prediction, clean: Any, where: NDArray[np.bool_]
+) -> dict[str, NDArray[np.float64]]:
+    """Mean width, error and coverage of each channel, where the truth was not measured again."""
+    width, error = prediction.width[:, where], (prediction.median - clean)[:, where]
+    inside = (prediction.lower <= clean) & (clean <= prediction.upper)
+    return {
+        "width": width.mean(1, dtype=np.float64),
+        "error": np.sqrt(np.square(error).mean(1, dtype=np.float64)),
+        "coverage": inside[:, where].mean(1),
+    }
+
+
+def one_seed(seed: int, size: tuple[int, int], side: int, train: TrainSettings | None) -> dict[str, Any]:
+    """Relative change of width and error by each choice, mean over the channels."""
+    pair = btn.samples.edx(seed=seed, size=size)
+    known = (slice(None), slice(None), slice(0, KNOWN))
+    noisy, clean = pair.noisy, np.asarray(pair.clean)
+    denoiser = btn.Denoiser("quick", members=1, seed=seed, train=train)
+    denoiser.fit(noisy[known], clean[known], axes="CYX", channel_names=pair.channel_names, executor=Inline())
+    before = denoiser.predict(noisy, axes="CYX")
+    free = np.zeros(size, bool)
+    free[:, KNOWN:] = True
+    choices: dict[str, Sequence[Region]] = {
+        name: btn.propose_regions(score_map(before, **how), (side, side), COUNT, mask=free)
+        for name, how in CHOICES.items()
+    }
+    choices["random"] = random_windows(seed, size, side)
+    outside = free.copy()
+    for regions in choices.values():
+        for region in regions:
+            outside[region.slices] = False
+    old, row = judged(before, clean, outside), {"seed": seed}
+    for name, regions in choices.items():
+        other = copy(denoiser)
+        windows = [(r, clean[(slice(None), *r.slices)]) for r in regions]
+        other.refine(noisy[known], clean[known], windows=windows, image=noisy, axes="CYX", executor=Inline())
+        new = judged(other.predict(noisy, axes="CYX"), clean, outside)
+        for what in ("width", "error"):
+            row[f"{what}, {name}"] = float(np.mean(new[what] / old[what] - 1))
+        row[f"coverage, {name}"] = float(np.mean(new["coverage"]))
+    return row
+
+
+def wins(rows: Sequence[Mapping[str, Any]], name: str, what: Sequence[str]) -> int:
+    """Seeds in which a choice lowers all of these figures more than random windows do."""
+    return sum(all(row[f"{w}, {name}"] < row[f"{w}, random"] for w in what) for row in rows)
+
+
+def run(tiny: bool) -> list[Result]:
+    """Compare windows proposed by two scores with random ones."""
+    size, side = ((96, KNOWN + 160), 24) if tiny else ((HEIGHT, WIDTH), SIDE)
+    train = TrainSettings(steps=6, batch_size=2, patch_px=32) if tiny else None
+    title = f"Closing the loop: {COUNT} windows of {side} x {side} px measured again, quick, one member"
+    result = Result(f"{title}; change of mean width and error outside of all windows")
+    with spent() as cost:
+        for seed in range(1 if tiny else SEEDS):
+            result.add(one_seed(seed, size, side, train))
+    for name in CHOICES:
+        for what in (("width",), ("error",), ("width", "error")):
+            label = f"seeds in which {name} lowers {' and '.join(what)} more than random windows"
+            result.bars.append(Bar(label, wins(result.rows, name, what), NEEDED if not tiny else 0))
+    means = {k: float(np.mean([row[k] for row in result.rows])) for k in result.rows[0] if k != "seed"}
+    result.add({"seed": "mean", **means})
+    result.notes.append(f"{cost.cpu:.0f} CPU-s in all.")
+    return [result]
+
+
+if __name__ == "__main__":
+    main("loop", run)
