@@ -37,9 +37,9 @@ CONTROLS: dict[str, dict[str, Any]] = {
         **dict.fromkeys(("merge", "rename", "export"), BUTTON),
     },
     "Re-measure": {
-        "score": PICKER,
+        **dict.fromkeys(("score", "measured"), PICKER),
         **dict.fromkeys(("window_height", "window_width", "count"), NUMBER),
-        **dict.fromkeys(("propose", "export"), BUTTON),
+        **dict.fromkeys(("propose", "export", "put", "continue_training"), BUTTON),
     },
 }
 COMMANDS = {

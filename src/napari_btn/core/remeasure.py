@@ -104,30 +104,6 @@ def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int 
     return np.array(made)
 
 
-def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int = 0) -> NDArray[np.float64]:
-    """Mean width of the intervals outside of regions, (C,): what measuring them again is good for elsewhere.
-
-    Parameters
-    ----------
-    prediction : Prediction
-        Calibrated maps.
-    regions : sequence of Region
-        Left out.
-    scene : int
-        Which scene, where the maps have several.
-    """
-    axes = prediction.axes.replace("C", "")
-    made = []
-    for c in range(max(len(prediction.channel_names), 1)):
-        at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
-        width = _one_scene(np.asarray(prediction.width[at], np.float32), axes, scene)
-        outside = np.ones(width.shape, bool)
-        for region in regions:
-            outside[region.slices][... if region.mask is None else region.mask] = False
-        made.append(float(width[outside].mean(dtype=np.float64)) if outside.any() else float("nan"))
-    return np.array(made)
-
-
 def _one_scene(values: NDArray[np.float32], axes: str, scene: int | None) -> NDArray[np.float32]:
     """One scene of a map, its axes in the order Z, Y, X."""
     space = [a for a in "ZYX" if a in axes]
