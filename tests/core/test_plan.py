@@ -98,6 +98,14 @@ def test_held_out_values_that_training_lacks_are_said_with_a_way_out():
     assert not said(notes(split_axis="y"), "training part lacks")
 
 
+def test_a_channel_without_a_signal_is_named():
+    rng = np.random.default_rng(4)
+    clean = np.stack([rng.uniform(1, 3, (160, 231)), np.full((160, 231), 2.0)])
+    scenes = Pair(clean + rng.normal(size=clean.shape), clean, "CYX", ("Si", "Fe")).scenes
+    (note,) = btn.Denoiser()._plan(scenes).notes
+    assert note.text.startswith("Clean is constant in Fe ")
+
+
 def test_an_estimate_counts_the_pixels_of_a_step():
     network = btn.NetworkSettings()
     small = btn.Denoiser(members=1, network=network, train=btn.TrainSettings(steps=500, patch_px=32))

@@ -117,38 +117,42 @@ def plan_training(
         flat_nodes(dilations, scenes.z_step) if scenes.noisy.ndim == 3 else (),
     )
     parts = split(scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions)
-    return Plan(blueprint, parts, shift, (*notes, *parts.notes, *_unknown_values(scenes, parts, seed)))
+    return Plan(blueprint, parts, shift, (*notes, *parts.notes, *_value_notes(scenes, parts, seed)))
 
 
-def _unknown_values(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
-    """Say where the held-out part holds clean values that the training part lacks."""
+def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
+    """Say where the training part holds nothing to learn, or lacks what the held-out part holds."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 3)))
     train, held_out = (
         np.where(np.isfinite(y), y, np.nan)
         for y in (scenes.sample(boxes, rng)[1] for boxes in (parts.train, parts.held_out))
     )
-    if not np.isfinite(train).any(1).all() or not np.isfinite(held_out).any(1).all():
+    known = np.isfinite(held_out).sum(1)
+    if not np.isfinite(train).any(1).all() or not known.all():
         return ()
+    notes = []
     low, high = np.nanquantile(train, (0.001, 0.999), axis=1, keepdims=True)
+    flat = np.nanmax(train, 1) == np.nanmin(train, 1)
+    if flat.any():
+        names = ", ".join(n for n, f in zip(scenes.channel_names, flat, strict=True) if f)
+        text = f"Clean is constant in {names} where members train; there is nothing to learn. Leave it out."
+        notes.append(Note("amber", text))
     margin = 0.1 * (high - low)
-    known = np.isfinite(held_out)
-    beyond = ((held_out > high + margin) | (held_out < low - margin)).sum(1) / known.sum(1)
+    beyond = ((held_out > high + margin) | (held_out < low - margin)).sum(1) / known
     worst = int(beyond.argmax())
-    if beyond[worst] < _UNKNOWN:
-        return ()
-    what = (
-        "let the scenes that train hold such pixels"
-        if parts.by_scene
-        else "split the field as a checkerboard, or paint the parts, so that some of them train"
-    )
-    return (
-        Note(
-            "amber",
+    if beyond[worst] >= _UNKNOWN:
+        what = (
+            "let the scenes that train hold such pixels"
+            if parts.by_scene
+            else "split the field as a checkerboard, or paint the parts, so that some of them train"
+        )
+        text = (
             f"{beyond[worst]:.0%} of the held-out pixels of {scenes.channel_names[worst]} are clean values that the "
             f"training part lacks ({low[worst, 0]:.3g} to {high[worst, 0]:.3g} there); networks don't know them, and "
-            f"intervals will be too wide everywhere else: {what}.",
-        ),
-    )
+            f"intervals will be too wide everywhere else: {what}."
+        )
+        notes.append(Note("amber", text))
+    return tuple(notes)
 
 
 def validation_part(boxes: Sequence[Box], share: float = 0.1) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
