@@ -208,7 +208,7 @@ def test_other_promises_need_no_training(apart, bundle, tmp_path):
     assert done.exit_code == 0, done.output
     calibration = btn.load(out).calibration
     assert (calibration.rule, calibration.delta, calibration.score) == ("image", 0.2, "asymmetric")
-    assert "of 0.8 of new images" in calibration.caption()
+    assert "90 % of the pixels of 80 % of new images" in calibration.caption()
 
 
 def test_the_command_line_splits_as_asked(tmp_path, monkeypatch):

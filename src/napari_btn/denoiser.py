@@ -979,7 +979,9 @@ class Denoiser:
             seed=self.seed,
         )
 
-    def miscoverage(self, shape: Sequence[int]) -> NDArray[np.float32]:
+    def miscoverage(
+        self, shape: Sequence[int], *, noisy: Any = None, axes: str | None = None
+    ) -> NDArray[np.float32]:
         """Share of missed pixels of each held-out block, painted where the block lies; cross-fitted.
 
         Parameters
@@ -987,6 +989,10 @@ class Denoiser:
         shape : sequence of int
             Shape of the field that was calibrated on, in pixels, one number per space axis in the
             order ZYX.
+        noisy : array, optional
+            Image that the map is meant for: it must be the one that was calibrated on.
+        axes : str, optional
+            Of ``noisy``, as in `predict`.
 
         Returns
         -------
@@ -996,9 +1002,11 @@ class Denoiser:
         Raises
         ------
         ValueError
-            When the held-out pixels don't lie within the shape.
+            When the held-out pixels don't lie within the shape, or come from another image than ``noisy``.
         """
         fitted = self._need_fitted()
+        if noisy is not None:
+            _need_same(View(noisy, axes or _axes_like(fitted.axes, noisy), "image"), fitted.held_out)
         lower, _, upper = held_out_intervals(fitted, self.alpha, self.calibration_settings, self.seed)
         return miscoverage_map(fitted.held_out, lower, upper, shape)
 
@@ -1396,8 +1404,8 @@ def _need_same(view: View, held_out: HeldOut) -> None:
     )
     if not inside or not np.array_equal(np.nan_to_num(values_at(view, position)), np.nan_to_num(observed)):
         raise ValueError(
-            "This image is not the one that the held-out scores come from, so its tokens are not theirs; give that "
-            "one, or calibrate(noisy, clean, groups=...) on a pair of its own."
+            "This image is not the one that the held-out scores come from, so nothing of them can be told by its "
+            "pixels. Take that one, or calibrate on a pair of its own."
         )
 
 

@@ -138,7 +138,7 @@ class TestCaption:
     def test_says_what_is_covered_by_which_rule_and_what_is_wrong(self):
         text = calibrate(held_out(500, n_blocks=60)).caption()
         assert text == (
-            "Covers the clean signal: 0.9 of pixels on average over images like the calibration data; "
+            "Covers the clean signal: 90 % of pixels on average over images like the calibration data; "
             "not per pixel. Held-out blocks: 60."
         )
         text = calibrate(held_out(500, n_blocks=5)).caption("long exposure")

@@ -101,7 +101,7 @@ def test_a_rare_token_climbs_to_its_neighbour(model):
     rare = int(group[0])
     assert made.fallback == (rare,)
     assert made.node[rare] == grouping.parents[rare]
-    assert f"Token {rare + 1}: in fewer than 19" in made.notes[-1].text
+    assert f"Token {rare + 1}: worth fewer than 19" in made.notes[-1].text
     assert "neighbours in the tree" in made.notes[-1].text
 
 

@@ -73,10 +73,24 @@ def test_small_groups_climb_to_the_first_parent_with_enough_blocks():
     assert made.fallback == (0, 1)
     assert made.n_blocks.tolist() == [20, 20, 20, 20]
     assert made.offset_lower[0] == made.offset_lower[1]
-    assert "Tokens 1, 2: in fewer than 19" in made.notes[-1].text
+    assert "Tokens 1, 2: worth fewer than 19" in made.notes[-1].text
     without = calibrate_groups(data, np.where(group == 0, 0, 1))
     assert without.node.tolist() == [-1, 1]
     np.testing.assert_array_equal(without.offset_lower[0], without.base.offset_lower)
+
+
+def test_a_group_that_fills_few_blocks_and_touches_many_climbs():
+    data, _ = phases(0, n_blocks=40)
+    group = (data.block < 5).astype(np.int64)
+    group[::400] = 1
+    assert np.unique(data.block[group == 1]).size == 40
+    made = calibrate_groups(data, group)
+    assert made.node.tolist() == [0, -1]
+    # Where every block counts the same, it counts.
+    assert calibrate_groups(data, group, settings=CalibrationSettings(unit="block")).node.tolist() == [0, 1]
+    assert (
+        "Token 2: worth fewer than 19 held-out blocks, so calibrated together with all" in made.notes[-1].text
+    )
 
 
 def test_pixels_of_no_group_get_the_offsets_of_all():

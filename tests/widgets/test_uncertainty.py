@@ -61,7 +61,9 @@ class FakeDenoiser:
     def coverage_curve(self, alphas):
         return 1 - np.tile(np.asarray(alphas), (3, 1))
 
-    def miscoverage(self, shape):
+    def miscoverage(self, shape, *, noisy, axes):
+        if noisy.mean() < -1e6:
+            raise ValueError("This image is not the one that the held-out scores come from.")
         painted = np.full((3, *shape), np.nan, np.float32)
         painted[..., : shape[-1] // 2] = 0.1
         return painted
@@ -428,6 +430,19 @@ def test_coverage_is_shown_and_missed_blocks_painted(make_dock, report, viewer, 
     layer = viewer.layers["soil miscoverage"]
     assert layer.data.shape == (3, 40, 56)
     np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))
+    assert "right on average" in part(dock, "missed_note").text()
+    assert "Covered least" in part(dock, "worst").text()
+
+
+def test_missed_blocks_are_not_painted_on_another_image(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    dock.tabs.setCurrentIndex(2)
+    drawn(dock, qtbot)
+    dock._source.data[:] = -1e7
+    part(dock, "miscoverage").click()
+    qtbot.waitUntil(lambda: "missed" not in dock._runs, timeout=10000)
+    assert "soil miscoverage" not in viewer.layers
+    assert "not the one" in part(dock, "missed_note").text()
 
 
 def test_a_dock_that_left_listens_to_nothing(make_dock, report, viewer, qtbot):

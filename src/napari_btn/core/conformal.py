@@ -201,7 +201,7 @@ class Calibration:
             Level, what is covered, over what, from how many blocks, and the warnings' number.
         """
         what = {"clean": "the clean signal", "long exposure": "a long exposure", "replicate": "a repeat"}
-        share, delta = f"{1 - self.alpha:.3g}", f"{1 - self.delta:.3g}"
+        share, delta = f"{100 * (1 - self.alpha):.4g} %", f"{100 * (1 - self.delta):.4g} %"
         alike = "images like the calibration data"
         promise = {
             "block": f"{share} of pixels on average over {alike}",

@@ -141,8 +141,8 @@ def calibrate_groups(
         Group of each pixel, 0 to G - 1, a function of the input alone; -1 for none.
     parents : sequence of int, optional
         Parent of each node of a tree whose first G nodes are the groups, -1 for the root. A group
-        with too few blocks climbs to the first parent that has enough. Without a tree it takes the
-        offsets of all pixels.
+        with too few blocks (where pixels are pooled, weighed by how many it has in each) climbs to the
+        first parent that has enough. Without a tree it takes the offsets of all pixels.
     alpha : float
         Miscoverage, between 0 and 1.
     settings : CalibrationSettings, optional
@@ -163,7 +163,7 @@ def calibrate_groups(
     References
     ----------
     Vovk, arXiv 1209.2673 (2012), on conditional validity; Ding et al., arXiv 2306.09335 (2023), on
-    groups with too few cases.
+    groups with too few cases; Kish, Survey Sampling (1965), on unequal weights.
     """
     members = np.asarray(group, dtype=np.int64)
     if members.shape != held_out.block.shape:
@@ -179,10 +179,13 @@ def calibrate_groups(
     # Twice the fewest: with an offset of its own, a group must also be worth its variance.
     least = needed_blocks(alpha, "asymmetric")
     leaves = _leaves(tree, n_groups)
+    worth = {
+        at: _worth(held_out.block[np.isin(members, under)], alpha, settings) for at, under in leaves.items()
+    }
     rows: dict[int, tuple[Calibration, int]] = {-1: (base, base.n_blocks)}
     node = np.empty(n_groups, dtype=np.int64)
     for g in range(n_groups):
-        node[g] = _climb(g, tree, leaves, members, held_out.block, least)
+        node[g] = _climb(g, tree, worth, least)
         if node[g] not in rows:
             part = held_out.take(np.isin(members, leaves[node[g]]))
             # A rare phase has fewer blocks than the field, so it may need the other rule.
@@ -266,18 +269,27 @@ def _leaves(tree: NDArray[np.int64], n_groups: int) -> dict[int, list[int]]:
 def _climb(
     group: int,
     tree: NDArray[np.int64],
-    leaves: Mapping[int, list[int]],
-    members: NDArray[np.int64],
-    block: NDArray[np.int64],
+    worth: Mapping[int, float],
     least: int,
 ) -> int:
     """First node from the group up with enough blocks; -1, all pixels, where there is none."""
     at = group
-    while at != -1:
-        if np.unique(block[np.isin(members, leaves[at])]).size >= least:
-            return at
+    while at != -1 and worth[at] < least:
         at = int(tree[at])
-    return -1
+    return at
+
+
+def _worth(block: NDArray[np.int64], alpha: float, settings: CalibrationSettings) -> float:
+    """Blocks that a group is worth.
+
+    Where pixels are pooled, blocks of equal size that say as much (Kish): a phase that fills three blocks
+    and touches twenty is worth three.
+    """
+    counts = np.bincount(block).astype(np.float64)
+    n_blocks = int(np.count_nonzero(counts))
+    if not n_blocks or choose_rule(n_blocks, alpha, settings)[0] != "pixel":
+        return n_blocks
+    return float(counts.sum() ** 2 / np.square(counts).sum())
 
 
 def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note, ...]:
@@ -289,7 +301,7 @@ def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note
             continue
         who = f"{name.capitalize()}{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
         text = (
-            f"{who}: in fewer than {least} held-out blocks, so calibrated together with {with_what}; the coverage "
+            f"{who}: worth fewer than {least} held-out blocks, so calibrated together with {with_what}; the coverage "
             f"there may differ. Hold out more, or calibrate fewer {name}s apart."
         )
         notes.append(Note("amber", text))

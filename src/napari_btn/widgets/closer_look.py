@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_btn.core.predict import Prediction
     from napari_btn.io.images import Image
     from napari_btn.widgets.live_maps import LiveMaps
+    from napari_btn.widgets.panels import NoteLabel
 
 __all__ = ["CloserLook", "point_of"]
 
@@ -84,13 +85,19 @@ class CloserLook(UncertaintyView):
         }
         return {**at, "C": self._asked.channel}
 
-    def _run(self, name: str, step: Callable[[], Step[Any]], done: Callable[[Any], None]) -> None:
-        """Run a step; what goes wrong is said on top."""
+    def _run(
+        self,
+        name: str,
+        step: Callable[[], Step[Any]],
+        done: Callable[[Any], None],
+        told: NoteLabel | None = None,
+    ) -> None:
+        """Run a step; what goes wrong is said on top, or beside the control that asked."""
 
         def failed(error: Exception) -> None:
             """Say what went wrong."""
             self._runs.pop(name, None)
-            self.hint.say(("red", sentence_of(error)))
+            (told or self.hint).say(("red", sentence_of(error)))
 
         self._runs[name] = run_step(step, title=f"napari-btn: {name}", on_result=done, on_error=failed)
 
@@ -300,6 +307,11 @@ class CloserLook(UncertaintyView):
             image = read_layer(self.viewer.layers[name])
             value = np.asarray(image.data[tuple(at.get(a, 0) for a in image.axes)])
             rows.append(("truth", f"{float(value):.4g}"))
+        groups = None if self._prediction is None else getattr(self._prediction, "groups", None)
+        if groups is not None and self._prediction is not None:
+            name = str(self._prediction.provenance.get("grouped_by", "token"))
+            number = int(groups[tuple(at[a] for a in self._prediction.axes if a != "C")])
+            rows.append(("calibrated with", f"{name} {number}" if number else "all pixels"))
         tokens = getattr(self.session, "tokens", None)
         if tokens is not None and self._prediction is not None:
             # Labels are looked up anew on every call, for the whole image.
@@ -362,7 +374,7 @@ class CloserLook(UncertaintyView):
         def step() -> Step[Any]:
             """Paint, as a step."""
             yield Progress(0, 1, "Painting missed blocks")
-            return denoiser.miscoverage([int(size[a]) for a in space])
+            return denoiser.miscoverage([int(size[a]) for a in space], noisy=source.data, axes=source.axes)
 
         def done(painted: Any) -> None:
             """Add the layer."""
@@ -382,15 +394,14 @@ class CloserLook(UncertaintyView):
             place = placement_of(self.viewer, source.name, axes)
             top = max(3 * prediction.alpha, 0.05)
             map_layer(self.viewer, f"{source.name} miscoverage", painted, place, record, (0.0, top))
-            self.worst.say(
-                (
-                    "info",
-                    f"Blocks of the field that was calibrated on: dark where few pixels are missed, "
-                    f"bright from {100 * top:.3g} %; {100 * prediction.alpha:.3g} % is right on average.",
-                )
+            text = (
+                f"Blocks of the field that was calibrated on: dark where few pixels are missed, "
+                f"bright from {100 * top:.3g} %; {100 * prediction.alpha:.3g} % is right on average."
             )
+            self.missed_note.say(("info", text))
 
-        self._run("missed", step, done)
+        self.missed_note.say()
+        self._run("missed", step, done, self.missed_note)
 
 
 def point_of(layer: Any, viewer: Any) -> NDArray[np.float64]:

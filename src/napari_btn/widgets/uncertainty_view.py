@@ -206,12 +206,13 @@ class UncertaintyView(Dock):
         self.report = ReportPanel(self._theme)
         self.report.setObjectName("report")
         self.worst = NoteLabel(self._theme, "worst")
+        self.missed_note = NoteLabel(self._theme, "missed_note")
         self.reliability = CoverageChart(colours)
         self.reliability.hide()
         self.missed = self._button(
             "miscoverage",
             "Show missed blocks",
-            "Add a layer with the share of missed pixels of each held-out block.",
+            "Add a layer with the share of missed pixels of each held-out block; for the image that was calibrated on.",
         )
         self.tabs = QTabWidget()
         self.tabs.setObjectName("closer")
@@ -241,7 +242,9 @@ class UncertaintyView(Dock):
         cut = [self._row(self.line_cut, QLabel("Truth"), self.truth), self.line_note, self.line_chart]
         self.tabs.addTab(_page(*cut), "Line cut")
         self.tabs.addTab(_page(self.pixel, self.density), "Pixel")
-        self.tabs.addTab(_page(self.report, self.worst, self.reliability, self.missed), "Coverage")
+        self.tabs.addTab(
+            _page(self.report, self.worst, self.reliability, self.missed, self.missed_note), "Coverage"
+        )
         column.addWidget(self.tabs, 1)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -302,7 +305,7 @@ class UncertaintyView(Dock):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for part in (self.hint, self.drift, self.line_note, self.report, self.worst):
+        for part in (self.hint, self.drift, self.line_note, self.report, self.worst, self.missed_note):
             part.redraw()
         colours = self._theme.colours()
         for chart in (self.line_chart, self.density, self.reliability):
@@ -317,8 +320,8 @@ def _page(*parts: QWidget) -> QScrollArea:
     column.setSpacing(4)
     for part in parts:
         column.addWidget(part, 1 if isinstance(part, LineChart) else 0)
-    if not any(isinstance(part, LineChart) for part in parts):
-        column.addStretch(1)
+    # Takes the room that a chart, as long as it is hidden, leaves to the others.
+    column.addStretch(0 if any(isinstance(part, LineChart) for part in parts) else 1)
     scroll = QScrollArea()
     scroll.setWidgetResizable(True)
     scroll.setFrameShape(QFrame.Shape.NoFrame)
