@@ -12,7 +12,10 @@ from benchmarks.measure import machine
 from benchmarks.table import OUT, Result, write
 
 # the ones that need an idle machine come first, while nobody has gone to do something else
-NAMES = ("screen", "scaling", "reference", "inference", "memory", "blobs", "coverage", "real", "unet", "loop")
+NAMES = (
+    "screen", "scaling", "reference", "inference", "memory", "blobs", "coverage", "real", "unet", "loop",
+    "ensemble", "lattice",
+)  # fmt: skip
 
 
 def run_all(names: list[str], out: Path, *, tiny: bool) -> bool:

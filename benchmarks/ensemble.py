@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from benchmarks.measure import close_pool, spent
-from benchmarks.table import Result, main
-from napari_btn import CalibrationSettings, Denoiser, samples
+from benchmarks.table import OUT, Result, main
+from napari_btn import CalibrationSettings, Denoiser, plots, samples
 from napari_btn.core.config import PRESETS
 
 
@@ -28,6 +28,8 @@ def run(tiny: bool) -> list[Result]:
     result = Result(f"Members of an ensemble: blobs, quick preset, {n_test} test images")
     for row in gain.rows():
         result.add({k: v for k, v in row.items() if k != "channel"})
+    OUT.mkdir(parents=True, exist_ok=True)
+    plots.ensemble_gain(gain).savefig(OUT / f"ensemble{'-tiny' if tiny else ''}.png", dpi=150)
     result.notes.append(f"Training took {cost.cpu / members:.3g} CPU-seconds a member.")
     close_pool()
     return [result]

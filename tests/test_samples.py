@@ -146,3 +146,40 @@ def test_samples_are_made_in_a_moment() -> None:
 def test_too_small_is_told_in_a_sentence(make, sentence: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=sentence):
         make()
+
+
+def test_a_lattice_repeats_itself_in_two_grains_below_a_surface() -> None:
+    pair = samples.lattice(seed=0)
+    assert pair.axes == "YX"
+    assert pair.unit == "nm"
+    assert pair.pixel_size == pytest.approx((0.02, 0.02))
+    assert pair.noisy.shape == pair.clean.shape == (256, 512)
+    assert pair.noisy.dtype == pair.clean.dtype == np.float32
+    # nothing above the surface
+    assert pair.clean[:5].max() == pytest.approx(0.1, abs=1e-6)
+    turns = []
+    for part in (pair.clean[100:, :180], pair.clean[100:, -180:]):
+        power = np.abs(np.fft.fft2(part - part.mean(), (512, 512)))
+        power[:8, :8] = power[-8:, :8] = power[:8, -8:] = power[-8:, -8:] = 0
+        y, x = np.unravel_index(power.argmax(), power.shape)
+        fy, fx = (f if f < 256 else f - 512 for f in (y, x))
+        # planes of a hexagonal lattice lie sqrt(3/4) of a period apart
+        assert 512 / np.hypot(fy, fx) == pytest.approx(10 * np.sqrt(0.75), rel=0.08)
+        turns.append(np.arctan2(fy, fx) % (np.pi / 3))
+    assert abs(turns[0] - turns[1]) > 0.1
+
+
+def test_lattice_counts_are_poisson_around_the_clean_rate() -> None:
+    pair = samples.lattice(seed=2, dose=0.5)
+    expected = 0.5 * pair.clean
+    assert ((pair.noisy - expected) ** 2 / expected).mean() == pytest.approx(1, abs=0.03)
+    assert (samples.lattice(seed=2, dose=0.5).noisy == pair.noisy).all()
+    assert (samples.lattice(seed=3, dose=0.5).noisy != pair.noisy).any()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"), [({"size": (16, 64)}, "size"), ({"period_px": 3}, "period_px"), ({"dose": 0}, "dose")]
+)
+def test_a_lattice_that_makes_no_sense_is_refused(given, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        samples.lattice(**given)

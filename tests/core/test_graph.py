@@ -109,3 +109,21 @@ def test_far_planes_are_seen_no_farther_than_pixels():
         blueprint = Blueprint(NetworkSettings(), dilations, 1, 1, 3, (0.5,), 0, flat)
         assert blueprint.reach == (sum(deep), 23, 23)
         assert blueprint.receptive_field == 23
+
+
+@given(st.integers(1, 30), st.integers(1, 200), st.sampled_from([2, 3]))
+def test_a_wanted_field_is_reached_with_the_smallest_dilations(depth, field, ndim):
+    settings = NetworkSettings(depth=depth)
+    made = draw_dilations(settings, ndim=ndim, field_px=field)
+    assert len(made) == depth
+    assert receptive_field(made) >= field or max(made) == 64
+    if max(made) > 1:
+        smaller = draw_dilations(settings, ndim=ndim, field_px=max(field - receptive_field(made), 0))
+        assert max(smaller) <= max(made)
+    limited = draw_dilations(settings, ndim=ndim, field_px=field, limit_px=depth + 5)
+    assert receptive_field(limited) <= depth + 5
+
+
+def test_nodes_that_do_not_suffice_step_wider():
+    assert draw_dilations(NetworkSettings(depth=5), ndim=2, field_px=45) == (1, 5, 9, 13, 17)
+    assert draw_dilations(NetworkSettings(), ndim=2, field_px=23) == (1, 2, 3, 4, 1, 2, 3, 4, 1, 2)

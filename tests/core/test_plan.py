@@ -117,3 +117,18 @@ def test_an_estimate_counts_the_pixels_of_a_step():
     assert large.estimate((2048, 2048)).bytes > small.estimate((2048, 2048)).bytes
     volume = btn.Denoiser(members=1, train=btn.TrainSettings(steps=500, patch_px=32))
     assert volume.estimate((256, 256, 256), "ZYX").seconds > 10 * a
+
+
+@pytest.mark.parametrize(("period", "field"), [(8, 20), (14, 35), (24, 60)])
+def test_networks_see_some_repeats_of_a_lattice_where_that_is_asked_for(period, field):
+    scenes = samples.lattice(seed=0, size=(256, 384), period_px=period, dose=0.5).scenes
+    network = btn.NetworkSettings(field_of_view="repeats")
+    made = btn.Denoiser(network=network)._plan(scenes).blueprint.receptive_field
+    assert field - 3 <= made <= 1.25 * field + 3
+    assert btn.Denoiser()._plan(scenes).blueprint.receptive_field == 39
+
+
+def test_what_does_not_repeat_itself_is_seen_as_ever():
+    network = btn.NetworkSettings(field_of_view="repeats")
+    scenes = samples.edx(seed=0).scenes
+    assert btn.Denoiser(network=network)._plan(scenes).blueprint.dilations == (1, 2, 3, 4, 5, 6, 7, 8, 1, 2)

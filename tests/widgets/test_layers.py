@@ -14,6 +14,7 @@ from napari_btn.widgets.layers import (
     read_layer,
     sample_blobs,
     sample_edx,
+    sample_lattice,
     sample_xct,
     stack_images,
 )
@@ -206,3 +207,10 @@ def test_the_volume_sample_is_placed_in_the_world() -> None:
     assert noisy[1]["scale"] == (2.0, 2.0, 2.0)
     assert noisy[1]["units"] == ("um", "um", "um")
     assert noisy[0].shape == clean[0].shape == (32, 128, 128)
+
+
+def test_the_lattice_sample_has_pixels_of_a_fraction_of_a_nanometre() -> None:
+    noisy, clean = sample_lattice()
+    assert noisy[1]["scale"] == pytest.approx((0.02, 0.02))
+    assert noisy[1]["units"] == clean[1]["units"] == ("nm", "nm")
+    assert noisy[0].shape == clean[0].shape == (256, 512)

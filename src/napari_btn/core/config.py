@@ -117,6 +117,9 @@ class NetworkSettings(_Settings):
         Dilation of each node; None draws a schedule from the image size.
     max_dilation : int
         Largest dilation of a drawn schedule (at most 4 in 3D).
+    field_of_view : str
+        "fixed" (follows from depth and dilations), or "repeats": where the image repeats itself, as a
+        lattice does, networks see two and a half repeats.
     skip_power : float
         How strongly a node prefers near predecessors: weight ``distance ** -skip_power``.
     head_units : int
@@ -129,6 +132,7 @@ class NetworkSettings(_Settings):
     inputs: int = 4
     dilations: tuple[int, ...] | None = None
     max_dilation: int = 8
+    field_of_view: Literal["fixed", "repeats"] = "fixed"
     skip_power: float = 0.5
     head_units: int = 32
 
@@ -138,6 +142,8 @@ class NetworkSettings(_Settings):
         _need(1 <= self.channels <= 64, "channels", self.channels, "1 to 64")
         _need(1 <= self.inputs <= 64, "inputs", self.inputs, "1 to 64")
         _need(1 <= self.max_dilation <= 64, "max_dilation", self.max_dilation, "1 to 64")
+        known = self.field_of_view in ("fixed", "repeats")
+        _need(known, "field_of_view", self.field_of_view, '"fixed" or "repeats"')
         _need(self.skip_power >= 0, "skip_power", self.skip_power, "0 or more")
         _need(1 <= self.head_units <= 1024, "head_units", self.head_units, "1 to 1024")
         if self.dilations is not None:

@@ -51,7 +51,9 @@ def receptive_field(dilations: Sequence[int]) -> int:
     return int(sum(dilations))
 
 
-def draw_dilations(settings: NetworkSettings, *, ndim: int, limit_px: int | None = None) -> tuple[int, ...]:
+def draw_dilations(
+    settings: NetworkSettings, *, ndim: int, limit_px: int | None = None, field_px: int | None = None
+) -> tuple[int, ...]:
     """Dilation of each node, one schedule for the whole ensemble.
 
     Dilations cycle through 1 to the largest, as in mixed-scale dense networks, so their sum,
@@ -65,6 +67,9 @@ def draw_dilations(settings: NetworkSettings, *, ndim: int, limit_px: int | None
         Number of spatial dimensions; 3D dilations stop at 4.
     limit_px : int, optional
         Largest receptive field that the image allows; the cycle is shortened to respect it.
+    field_px : int, optional
+        Receptive field that is wanted, instead of the one that follows from ``max_dilation``: the cycle
+        gets as long as it needs, and steps wider where the nodes don't suffice.
 
     References
     ----------
@@ -73,11 +78,22 @@ def draw_dilations(settings: NetworkSettings, *, ndim: int, limit_px: int | None
     if settings.dilations is not None:
         return settings.dilations
     top = min(settings.max_dilation, 4 if ndim == 3 else settings.max_dilation)
+    if field_px is not None:
+        top = 1
+        while receptive_field(_cycle(settings.depth, top)) < field_px and top < 64:
+            top += 1
     while True:
-        schedule = tuple(1 + t % top for t in range(settings.depth))
+        schedule = _cycle(settings.depth, top)
         if top == 1 or limit_px is None or receptive_field(schedule) <= limit_px:
             return schedule
         top -= 1
+
+
+def _cycle(depth: int, top: int) -> tuple[int, ...]:
+    """Dilations from 1 to ``top`` in turn; in equal steps where there are fewer nodes than that."""
+    if top <= depth:
+        return tuple(1 + t % top for t in range(depth))
+    return tuple(int(d) for d in np.linspace(1, top, depth).round())
 
 
 def flat_nodes(dilations: Sequence[int], z_step: float) -> tuple[bool, ...]:

@@ -14,6 +14,7 @@ from napari_btn.core.graph import draw_dilations, flat_nodes, receptive_field
 from napari_btn.core.held_out import HELD_OUT_PIXELS
 from napari_btn.core.pairs import Box, Scenes, Split, View, split, split_axis
 from napari_btn.core.registration import shift_of
+from napari_btn.core.repetition import middle_of_space, repetition_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["Estimate", "PairCheck", "Plan", "estimate_training", "plan_training", "validation_part"]
 
 _UNKNOWN = 0.01  # share of held-out pixels with values that training lacks, from which it is said
+
+_REPEATS = 2.5  # of a lattice that networks see to each side
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,10 @@ def plan_training(
                 f"Clean must move by {size} px to lie on noisy; the networks would learn the shift. Align them first.",
             )
         )
-    wanted = draw_dilations(network, ndim=scenes.noisy.ndim)
+    field = _field_of_repeats(scenes.noisy) if network.field_of_view == "repeats" else None
+    wanted = draw_dilations(network, ndim=scenes.noisy.ndim, field_px=field)
     limit = scenes.noisy.space[split_axis(scenes, calibration)] // 4 if scenes.repeats else None
-    dilations = draw_dilations(network, ndim=scenes.noisy.ndim, limit_px=limit)
+    dilations = draw_dilations(network, ndim=scenes.noisy.ndim, limit_px=limit, field_px=field)
     if dilations != wanted:
         notes.append(
             Note(
@@ -118,6 +122,12 @@ def plan_training(
     )
     parts = split(scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions)
     return Plan(blueprint, parts, shift, (*notes, *parts.notes, *_value_notes(scenes, parts, seed)))
+
+
+def _field_of_repeats(noisy: View) -> int | None:
+    """Receptive field that shows the repeats of the noisy image; None where it doesn't repeat itself."""
+    found = repetition_of(noisy.read(0, middle_of_space(noisy.space)))
+    return None if found is None else min(round(_REPEATS * found.period_px), found.reach_px)
 
 
 def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:

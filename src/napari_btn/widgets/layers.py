@@ -30,6 +30,7 @@ __all__ = [
     "read_layer",
     "sample_blobs",
     "sample_edx",
+    "sample_lattice",
     "sample_xct",
     "stack_images",
 ]
@@ -306,6 +307,19 @@ def sample_xct() -> list[tuple[Any, dict[str, Any], str]]:
     from napari_btn import samples
 
     return pair_layers(samples.xct(seed=0))
+
+
+def sample_lattice() -> list[tuple[Any, dict[str, Any], str]]:
+    """Electron counts of a crystal's atomic columns, and the rates behind them, as layers.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.lattice(seed=0))
 
 
 def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
