@@ -22,7 +22,7 @@ BINDINGS = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
 WINDOW = BINDINGS | {"napari", "vispy", "qtpy", "superqt", "magicgui", "pyqtgraph"}
 # The rooms where numbers are torch tensors.
 TORCH = {"draws", "ensemble", "families", "features", "filters", "gain", "gradients", "latent"}
-TORCH |= {"optimiser", "predict", "training"}
+TORCH |= {"grouped", "member", "optimiser", "predict", "together", "training"}
 
 BLOCK = """
 import importlib, json, sys
