@@ -950,6 +950,12 @@ class Denoiser:
             sizes = {"quantiles": (len(self.levels), *shape)}
             yield {name: np.empty(sizes.get(name, shape), np.float32) for name in names}
             return
+        from napari_btn.core.predict import written_steps
+
+        space = [a for a in axes if a in "ZYX"]
+        inner = written_steps(
+            fitted.blueprint, [shape[axes.index(a)] for a in sorted(space, reverse=True)], self.tiles
+        )
         with zarr_maps(
             out,
             (*names, "width"),
@@ -960,6 +966,7 @@ class Denoiser:
             unit=fitted.unit,
             provenance={"levels": list(self.levels), **caption},
             overwrite=overwrite,
+            steps=dict(zip(sorted(space, reverse=True), inner, strict=True)),
         ) as maps:
             yield maps
 

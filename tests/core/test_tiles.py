@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_btn.core.tiles import plan_tiles
+from napari_btn.core.tiles import plan_tiles, tile_steps
 
 SHAPES = st.lists(st.integers(1, 23), min_size=1, max_size=3)
 
@@ -87,3 +87,15 @@ def test_what_fits_in_one_tile_is_one_tile():
 def test_sizes_that_do_not_fit_the_shape_are_refused():
     with pytest.raises(ValueError, match="one number for each axis"):
         plan_tiles((10, 10), (5, 5, 5), 1)
+
+
+@given(st.lists(st.integers(1, 90), min_size=1, max_size=3), st.integers(1, 40), st.integers(0, 9))
+def test_every_tile_fills_a_chunk_of_its_step(shape, tile, halo):
+    steps = tile_steps(shape, tile, (halo,) * len(shape))
+    filled = set()
+    for part in plan_tiles(shape, tile, halo):
+        for w, step, n in zip(part.write, steps, shape, strict=True):
+            assert w.start % step == 0
+            assert w.stop == min(w.start + step, n)
+        filled.add(tuple(w.start // step for w, step in zip(part.write, steps, strict=True)))
+    assert len(filled) == np.prod([-(-n // step) for n, step in zip(shape, steps, strict=True)])

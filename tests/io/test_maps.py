@@ -101,3 +101,13 @@ def test_other_kinds_are_refused(tmp_path: Path) -> None:
         pytest.fail("opened")
     with pytest.raises(ValueError, match="There is no"):
         open_maps(tmp_path / "none.zarr", "YX")
+
+
+def test_chunks_are_as_long_as_the_steps_of_writing(tmp_path: Path) -> None:
+    path = tmp_path / "p.zarr"
+    known = {"levels": [0.5]}
+    with zarr_maps(path, NAMES, (3, 70, 90), axes="CYX", provenance=known, steps={"Y": 23, "X": 45}) as maps:
+        assert maps["lower"].chunks == (3, 23, 45)
+        assert maps["quantiles"].chunks == (1, 3, 23, 45)
+    with zarr_maps(tmp_path / "q.zarr", NAMES, (3, 70, 900), axes="CYX", provenance=known) as maps:
+        assert maps["lower"].chunks == (3, 70, 512)

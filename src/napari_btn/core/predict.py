@@ -19,7 +19,7 @@ from napari_btn.core.device import exact_arithmetic, in_memory, release
 from napari_btn.core.exceedance import select
 from napari_btn.core.families import Blueprint, Weights, build
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.tiles import Tile, plan_tiles
+from napari_btn.core.tiles import Tile, plan_tiles, tile_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from napari_btn.core.exceedance import Exceedance, Selection
     from napari_btn.core.groups import GroupCalibration
 
-__all__ = ["Member", "Prediction", "TileQuantiles", "loaded", "predict_steps", "tile_quantiles"]
+__all__ = [
+    "Member",
+    "Prediction",
+    "TileQuantiles",
+    "loaded",
+    "predict_steps",
+    "tile_quantiles",
+    "written_steps",
+]
 
 # Tensors of megabytes come and go in every layer. Huge pages, kept by a worker instead of handed back each
 # time, save a tenth to a quarter of the CPU-seconds. Only glibc reads this. What is kept is no leak: see
@@ -366,6 +374,17 @@ def tile_side(settings: TileSettings, halo: int, ndim: int) -> int:
     return max(settings.tile_px or round(_TILE_PIXELS[ndim] ** (1 / ndim)), 3 * halo)
 
 
+def written_steps(blueprint: Blueprint, space: Sequence[int], settings: TileSettings) -> tuple[int, ...]:
+    """Distance of the tiles in which an image is predicted, along each space axis."""
+    halo = _halo(blueprint, settings)
+    return tile_steps(space, tile_side(settings, max(halo), len(space)), halo)
+
+
+def _halo(blueprint: Blueprint, settings: TileSettings) -> tuple[int, ...]:
+    """Discarded margin along each space axis."""
+    return blueprint.reach if settings.halo_px is None else (settings.halo_px,) * blueprint.ndim
+
+
 def loaded(blueprint: Blueprint, member: Member, device: str = "cpu") -> Ensemble:
     """One trained member as a module on a device."""
     module = build(blueprint, [(member.number, member.attempt)])
@@ -455,7 +474,7 @@ def tile_quantiles(
         Takes what there is to say of the device at the end.
     """
     settings = tiles or TileSettings()
-    halo = blueprint.reach if settings.halo_px is None else (settings.halo_px,) * source.ndim
+    halo = _halo(blueprint, settings)
     side = tile_side(settings, max(halo), source.ndim)
     plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
     work = len(members) * sum(box.size for box in regions)

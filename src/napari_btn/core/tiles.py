@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Tile", "plan_tiles"]
+__all__ = ["Tile", "plan_tiles", "tile_steps"]
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,33 @@ def plan_tiles(
     ]
 
 
-def _cuts(n: int, part: slice, tile: int, halo: int) -> list[tuple[slice, slice, slice]]:
-    """(read, keep, write) along one axis, in pieces of nearly equal length."""
+def tile_steps(shape: Sequence[int], tile: int, halo: Sequence[int]) -> tuple[int, ...]:
+    """Distance of the tiles of a whole image along each axis: chunks of this size are written once each.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Spatial shape of the image.
+    tile : int
+        Side of a tile, halo included, in pixels.
+    halo : sequence of int
+        Discarded margin in pixels, one per axis.
+    """
+    return tuple(_step(n, slice(0, n), tile, h) for n, h in zip(shape, halo, strict=True))
+
+
+def _step(n: int, part: slice, tile: int, halo: int) -> int:
+    """Length of the pieces along one axis, the last of which may be a little shorter."""
     length = part.stop - part.start
     whole = min(part.stop + halo, n) - max(part.start - halo, 0) <= tile
     count = 1 if whole else -(-length // max(tile - 2 * halo, 1))
-    edges = [part.start + length * i // count for i in range(count + 1)]
+    return -(-length // count) if length else 1
+
+
+def _cuts(n: int, part: slice, tile: int, halo: int) -> list[tuple[slice, slice, slice]]:
+    """(read, keep, write) along one axis, in pieces of one length but the last."""
+    step = _step(n, part, tile, halo)
+    edges = [*range(part.start, part.stop, step), part.stop]
     cuts = []
     for start, stop in pairwise(edges):
         first = max(start - halo, 0)

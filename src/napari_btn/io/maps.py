@@ -34,6 +34,7 @@ def zarr_maps(
     unit: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    steps: Mapping[str, int] | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Writable maps on disk, under ``path`` once the block ends well; nothing is left when it doesn't.
 
@@ -58,6 +59,9 @@ def zarr_maps(
         How the maps come about.
     overwrite : bool
         Replace what is there.
+    steps : mapping of str to int, optional
+        Per axis letter, the steps in which it will be written: a chunk is then written once and not read
+        back for its next part.
 
     Yields
     ------
@@ -86,9 +90,9 @@ def zarr_maps(
     known = dict(provenance or {})
     with written_whole(path, overwrite=overwrite) as partial:
         images = {name: (tuple(shape), np.dtype(np.float32)) for name in names if name != _QUANTILES}
-        made = output.create_zarr(partial, images, meta, known)
+        made = output.create_zarr(partial, images, meta, known, steps)
         if _QUANTILES in names:
-            made[_QUANTILES] = output.create_quantiles(partial, tuple(shape), meta, known)
+            made[_QUANTILES] = output.create_quantiles(partial, tuple(shape), meta, known, steps)
         yield {name: _in_axes(array, meta.axes or "") for name, array in made.items()}
 
 

@@ -144,6 +144,7 @@ def create_zarr(
     maps: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]],
     meta: Meta,
     provenance: Mapping[str, Any],
+    steps: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Empty arrays of one OME-NGFF 0.5 image group per map, to be filled.
 
@@ -157,6 +158,8 @@ def create_zarr(
         Axes and the rest.
     provenance : mapping
         How the maps come about.
+    steps : mapping of str to int, optional
+        Per axis letter, the steps in which it will be written, to which chunks are fitted.
 
     Returns
     -------
@@ -183,14 +186,20 @@ def create_zarr(
         made[name] = group.create_array(
             "0",
             shape=shape,
-            chunks=_chunks(told.axes or "", shape),
+            chunks=_chunks(told.axes or "", shape, steps or {}),
             dtype=dtype,
             dimension_names=[a.lower() for a in told.axes or ""],
         )
     return made
 
 
-def create_quantiles(path: Path, shape: tuple[int, ...], meta: Meta, provenance: Mapping[str, Any]) -> Any:
+def create_quantiles(
+    path: Path,
+    shape: tuple[int, ...],
+    meta: Meta,
+    provenance: Mapping[str, Any],
+    steps: Mapping[str, int] | None = None,
+) -> Any:
     """Empty float32 array (L, T, S, C, Z, Y, X) beside the maps of a folder, which viewers pass over.
 
     Parameters
@@ -203,6 +212,8 @@ def create_quantiles(path: Path, shape: tuple[int, ...], meta: Meta, provenance:
         Axes and the rest.
     provenance : mapping
         Its "levels" are those of the first axis.
+    steps : mapping of str to int, optional
+        As in `create_zarr`.
 
     Returns
     -------
@@ -217,7 +228,7 @@ def create_quantiles(path: Path, shape: tuple[int, ...], meta: Meta, provenance:
         .create_array(
             "quantiles",
             shape=(len(levels), *stored),
-            chunks=(1, *_chunks(told.axes or "", stored)),
+            chunks=(1, *_chunks(told.axes or "", stored, steps or {})),
             dtype=np.float32,
             dimension_names=["level", *(a.lower() for a in told.axes or "")],
         )
@@ -238,12 +249,13 @@ def _ordered(meta: Meta, shape: Sequence[int], name: str) -> tuple[Meta, tuple[i
     return told, tuple(int(shape[came.index(a)]) for a in axes)
 
 
-def _chunks(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Chunks of about a megabyte, compact in space."""
+def _chunks(axes: str, shape: tuple[int, ...], steps: Mapping[str, int]) -> tuple[int, ...]:
+    """Chunks of about a megabyte, compact in space, or as long as the steps in which an axis is written."""
     side = 128 if "Z" in axes else 512
-    chunks = [min(n, side) for n in shape[-2:]]
-    for n in reversed(shape[:-2]):
-        chunks.insert(0, max(min(n, _CHUNK_PIXELS // math.prod(chunks)), 1))
+    chunks: list[int] = []
+    for axis, n in reversed(list(zip(axes, shape, strict=True))):
+        room = side if len(chunks) < 2 else max(_CHUNK_PIXELS // math.prod(chunks), 1)
+        chunks.insert(0, max(min(n, steps.get(axis, room)), 1))
     return tuple(chunks)
 
 
