@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import threading
 import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,7 +25,8 @@ from napari_btn.core.conformal import Calibration
 from napari_btn.core.device import devices
 from napari_btn.core.families import build
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.predict import Inline, Prediction, predict_steps, tile_quantiles
+from napari_btn.core.predict import Inline, Prediction, predict_steps, process_pool, tile_quantiles
+from napari_btn.core.stopping import StoppedError, StopSign
 
 
 def image(seed, *shape):
@@ -312,6 +314,57 @@ def test_a_stop_cancels_what_waits_in_a_pool(random_members, monkeypatch):
         assert time.monotonic() - began < 0.2
         block.result()
     assert len(ran) <= 1  # the one that was waited for
+
+
+def test_a_stop_ends_a_tile_between_two_layers(random_members, monkeypatch):
+    """What a worker has begun ends there, so that the pool is free for what comes next."""
+    blueprint, members = random_members(1, ndim=3, depth=6)
+    begun, go, layers = threading.Event(), threading.Event(), []
+    real = predict.loaded
+
+    def slow(blueprint, member):
+        module = real(blueprint, member)
+        forward = module.trunk.forward
+
+        def forward_slowly(*given):
+            for feature in forward(*given):
+                layers.append(1)
+                begun.set()
+                go.wait(10)
+                yield feature
+
+        module.trunk.forward = forward_slowly
+        return module
+
+    monkeypatch.setattr(predict, "loaded", slow)
+    source = View(image(0, 12, 13, 14), "ZYX")
+    with ThreadPoolExecutor(1) as pool:
+        steps = tile_quantiles(
+            source, [Box(0, tuple(slice(0, n) for n in source.space))], members, blueprint, executor=pool
+        )
+        next(steps)
+        assert begun.wait(10)
+        steps.close()
+        go.set()
+    assert len(layers) == 1
+
+
+def test_a_sign_travels_and_shows_itself_to_its_own_work_only():
+    sign, other = StopSign(), StopSign()
+    there = process_pool().submit(_looks_until_stopped, sign)
+    process_pool().submit(other.look).result()
+    sign.show()
+    assert there.result(timeout=60) == "stopped"
+    other.look()
+
+
+def _looks_until_stopped(sign):
+    while True:
+        try:
+            sign.look()
+        except StoppedError:
+            return "stopped"
+        time.sleep(0.01)
 
 
 def test_an_error_in_a_task_arrives(random_members):

@@ -20,7 +20,7 @@ from napari_btn.core.gradients import convolve, noncrossing_pinball, sparse_hidd
 from napari_btn.core.grouped import gathers, grouped_hidden, grouped_pinball
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -260,6 +260,10 @@ def quantiles_from_raw(raw: torch.Tensor, middle: int) -> torch.Tensor:
     return torch.cat(parts, 2)
 
 
+def _go_on() -> None:
+    """Do nothing between two layers."""
+
+
 class Ensemble(nn.Module):
     """Members that map a noisy image to quantiles of the clean one, pixel by pixel.
 
@@ -280,6 +284,11 @@ class Ensemble(nn.Module):
         Hidden units.
     ndim : int
         Spatial dimensions.
+
+    Attributes
+    ----------
+    between : callable
+        Called after each layer of a prediction; where it raises, the prediction ends.
     """
 
     level_values: torch.Tensor
@@ -302,6 +311,7 @@ class Ensemble(nn.Module):
         super().__init__()
         self.trunk = trunk
         self.members, self.n_in, self.n_out, self.ndim = members, n_in, n_out, ndim
+        self.between: Callable[[], None] = _go_on
         self.levels = levels
         self.middle = levels.index(0.5)
         outputs = n_out * len(levels)
@@ -420,6 +430,7 @@ class Ensemble(nn.Module):
             return self._point(rows, torch.cat(weights, 2), self.hidden_bias)
         hidden = x.new_zeros(())
         for t, feature in enumerate(self._features(x, keep)):
+            self.between()
             rows = self._rows(feature)
             if t == 0:
                 hidden = self.hidden_bias.expand(*rows.shape[:-1], -1).contiguous()

@@ -19,6 +19,7 @@ from napari_btn.core.device import exact_arithmetic, in_memory, release
 from napari_btn.core.exceedance import select
 from napari_btn.core.families import Blueprint, Weights, build
 from napari_btn.core.pairs import Box, View
+from napari_btn.core.stopping import StopSign
 from napari_btn.core.tiles import Tile, plan_tiles, tile_steps
 
 if TYPE_CHECKING:
@@ -402,11 +403,19 @@ def _quantiles_of(
 
 
 def _member_quantiles(
-    blueprint: Blueprint, member: Member, x: NDArray[np.float32], keep: tuple[slice, ...]
+    blueprint: Blueprint,
+    member: Member,
+    x: NDArray[np.float32],
+    keep: tuple[slice, ...],
+    stop: StopSign | None = None,
 ) -> NDArray[np.float32]:
     """Task: one member's quantiles (L, C, *kept) of a tile (C, *space)."""
     with one_thread():
-        return _quantiles_of(loaded(blueprint, member), x, keep, "cpu")
+        module = loaded(blueprint, member)
+        if stop is not None:
+            # a tile of a volume takes seconds, one of its layers a fraction of one
+            module.between = stop.look
+        return _quantiles_of(module, x, keep, "cpu")
 
 
 class _Card:
@@ -486,7 +495,7 @@ def tile_quantiles(
     ahead = 0 if isinstance(pool, Inline) else 2
     pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
     todo = iter(plan)
-    done = 0
+    done, stop = 0, StopSign()
 
     def send(scene: int, tile: Tile, first: int = 0) -> Iterator[Future[Any]]:
         x = np.nan_to_num(source.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
@@ -494,7 +503,7 @@ def tile_quantiles(
             if card is not None:
                 yield pool.submit(card.quantiles, member, x, tile.keep)
             else:
-                yield pool.submit(_member_quantiles, blueprint, member, x, tile.keep)
+                yield pool.submit(_member_quantiles, blueprint, member, x, tile.keep, stop)
 
     try:
         for scene, tile in plan:
@@ -536,6 +545,8 @@ def tile_quantiles(
         for _, _, futures in pending:
             for future in futures:
                 future.cancel()
+        if pending:
+            stop.show()
         if card is not None:
             if notes is not None:
                 notes += card.notes()
