@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from colorsys import hsv_to_rgb
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,17 +12,197 @@ import numpy as np
 
 from napari_btn.io import metadata
 from napari_btn.io.atomic import OutputExistsError, written_whole
-from napari_btn.io.images import write_images
-from napari_btn.io.tables import write_table
+from napari_btn.io.images import read_image, write_images
+from napari_btn.io.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["write_labels"]
+__all__ = ["LabelMap", "read_labels", "write_labels", "write_outlines"]
 
 _SUFFIXES: Final = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".ome.zarr", ".zarr", ".csv", ".json")
+
+
+@dataclass(frozen=True, eq=False)
+class LabelMap:
+    """Labels as they were written, with what belongs to them.
+
+    Parameters
+    ----------
+    labels : ndarray of int32, (*axes)
+        0 for nothing.
+    features : dict of str to list
+        One row per label, with the column "index"; empty where no table is beside the image.
+    names : dict of int to str
+        Of the labels that have one.
+    colours : dict of int to tuple of float
+        RGB, 0 to 1, of the labels whose colour is known.
+    axes : str
+        One letter per dimension.
+    pixel_size : tuple of float, optional
+        One per space axis, in `unit`.
+    unit : str
+        Unit of the pixel size.
+    provenance : dict
+        How the labels came about; empty where no record is beside the image.
+    """
+
+    labels: NDArray[np.int32]
+    features: dict[str, list[Any]]
+    names: dict[int, str]
+    colours: dict[int, tuple[float, float, float]]
+    axes: str
+    pixel_size: tuple[float, ...] | None = None
+    unit: str = "px"
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+def read_labels(path: str | Path) -> LabelMap:
+    """Labels with names and colours, as `write_labels` left them, or from any label image.
+
+    Parameters
+    ----------
+    path : str or Path
+        The image; a table (.csv) and a record (.json) of the same name are read where they are there.
+
+    Returns
+    -------
+    LabelMap
+        With the numbers, names and colours that were written.
+
+    Raises
+    ------
+    ValueError
+        If the image doesn't hold whole numbers from 0, or a file beside it is damaged.
+    """
+    path = Path(path)
+    image = read_image(path)
+    values = np.asarray(image.data)
+    if values.dtype.kind not in "biu" or (values.size and values.min() < 0):
+        raise ValueError(
+            f"{path.name} holds values of type {values.dtype}; labels are whole numbers from 0. Give a label image."
+        )
+    table, record = (path.with_name(f"{_stem(path)}{s}") for s in (".csv", ".json"))
+    features = read_table(table) if table.is_file() else {}
+    provenance: dict[str, Any] = {}
+    if record.is_file():
+        try:
+            provenance = json.loads(record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(
+                f"{record.name} is no JSON: {error}. Move it away, or write it again."
+            ) from error
+    rows = features.get("index", [])
+    empty = [None] * len(rows)
+    names = {int(n): str(v) for n, v in zip(rows, features.get("name", empty), strict=True) if v is not None}
+    colours = {
+        int(n): _rgb(v) for n, v in zip(rows, features.get("colour", empty), strict=True) if v is not None
+    }
+    return LabelMap(
+        values.astype(np.int32),
+        features,
+        names,
+        colours,
+        image.axes or "",
+        image.pixel_size,
+        image.unit or "px",
+        provenance,
+    )
+
+
+def _rgb(text: str) -> tuple[float, float, float]:
+    """Colour of "#rrggbb"."""
+    r, g, b = (int(str(text).lstrip("#")[i : i + 2], 16) / 255 for i in (0, 2, 4))
+    return r, g, b
+
+
+def _stem(path: Path) -> str:
+    """Name without the suffix of an image, table or record."""
+    suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), "")
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def write_outlines(
+    labels: ArrayLike,
+    features: Mapping[str, Sequence[Any] | NDArray[Any]],
+    path: str | Path,
+    *,
+    least_px: int = 1,
+    overwrite: bool = False,
+) -> Path:
+    """Write labels as GeoJSON, one annotation with all its polygons per label, as QuPath imports it.
+
+    Parameters
+    ----------
+    labels : array_like of int, (Y, X)
+        0 for nothing.
+    features : mapping of str to sequence
+        One row per label with the column "index"; "name" and "colour" ("#rrggbb") where known, numbers
+        become measurements.
+    path : str or Path
+        Ends in .geojson.
+    least_px : int
+        Smaller patches are left out.
+    overwrite : bool
+        Replace what is there.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    ValueError
+        If the labels are no plane, or the file exists and may not be replaced.
+
+    References
+    ----------
+    Butler et al., "The GeoJSON Format", RFC 7946; coordinates are pixels, as QuPath has them.
+    """
+    from napari_btn.core.outlines import polygons
+
+    values = np.asarray(labels)
+    if values.ndim != 2:
+        raise ValueError(
+            f"Labels have {values.ndim} dimensions; polygons are drawn in a plane. Give one plane."
+        )
+    rows = {int(n): k for k, n in enumerate(features["index"])}
+    made = []
+    for number in (int(n) for n in np.unique(values) if n):
+        shapes = polygons(values == number, least_px)
+        if not shapes:
+            continue
+        row = rows.get(number)
+        about = {} if row is None else {name: column[row] for name, column in features.items()}
+        name = str(about.get("name") or f"Token {number}")
+        colour = (
+            _rgb(about["colour"]) if about.get("colour") else hsv_to_rgb(number * 0.618034 % 1, 0.55, 0.9)
+        )
+        measured = {
+            k: float(v)
+            for k, v in about.items()
+            if k != "index" and isinstance(v, int | float | np.number) and np.isfinite(v)
+        }
+        made.append(
+            {
+                "type": "Feature",
+                "id": str(number),
+                "geometry": {"type": "MultiPolygon", "coordinates": shapes},
+                "properties": {
+                    "objectType": "annotation",
+                    "name": name,
+                    "classification": {"name": name, "color": [round(255 * c) for c in colour]},
+                    "measurements": measured,
+                },
+            }
+        )
+    path = Path(path)
+    with written_whole(path, overwrite=overwrite) as temporary:
+        temporary.write_text(json.dumps({"type": "FeatureCollection", "features": made}), encoding="utf-8")
+    return path
 
 
 def write_labels(
@@ -69,7 +252,7 @@ def write_labels(
     """
     path = Path(path)
     suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), "")
-    stem = path.name[: len(path.name) - len(suffix)]
+    stem = _stem(path)
     image = path if suffix and suffix not in (".csv", ".json") else path.with_name(f"{stem}.ome.tif")
     table, record = path.with_name(f"{stem}.csv"), path.with_name(f"{stem}.json")
     there = [file.name for file in (image, table, record) if file.exists()]

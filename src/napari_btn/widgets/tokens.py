@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TokensWidget"]
 
-_LABELS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr)"
+_LABELS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr);;GeoJSON polygons, for QuPath (*.geojson)"
 _NOTHING_YET = (
     "Nothing is denoised yet. Train in the Denoise dock, or apply loaded networks to a layer there."
 )
@@ -268,7 +268,7 @@ class TokensWidget(TokenEditor):
         Parameters
         ----------
         path : str or Path
-            Ends in .ome.tif or .ome.zarr; .csv and .json take its name.
+            Ends in .ome.tif or .ome.zarr; .csv and .json take its name. Or in .geojson, for polygons.
         overwrite : bool
             Replace what is there.
         """
@@ -293,9 +293,11 @@ class TokensWidget(TokenEditor):
 
         def step() -> Step[tuple[Path, ...]]:
             """Write, as a step."""
-            from napari_btn.io.labels import write_labels
+            from napari_btn.io.labels import write_labels, write_outlines
 
             yield Progress(0, 1, "Writing")
+            if str(path).lower().endswith(".geojson"):
+                return (write_outlines(labels, table, path, overwrite=overwrite),)
             return write_labels(
                 labels, table, path, axes=tokens.axes, pixel_size=size, unit=unit, provenance=provenance,
                 overwrite=overwrite,
@@ -307,7 +309,7 @@ class TokensWidget(TokenEditor):
             self.progress.hide()
             image, *others = written
             beside = " and ".join(file.name for file in others)
-            self.status.say(("info", f"Written: {image}, with {beside} beside it."))
+            self.status.say(("info", f"Written: {image}{f', with {beside} beside it' * bool(others)}."))
 
         self._launch("export", "Exporting", step, done)
 

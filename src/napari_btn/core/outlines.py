@@ -1,0 +1,109 @@
+"""Outlines of masks along the edges of their pixels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import ndimage
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["polygons"]
+
+Ring = list[list[int]]
+
+
+def polygons(mask: NDArray[np.bool_], least_px: int = 1) -> list[list[Ring]]:
+    """Polygons of a mask: for each patch its outer ring, then its holes; exact, pixel edges at whole numbers.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, (Y, X)
+        Pixels that touch by an edge belong to one patch.
+    least_px : int
+        Smaller patches are left out.
+
+    Returns
+    -------
+    list of list of ring
+        A ring is a closed list of [x, y], the first point repeated at the end; outer rings turn one
+        way, holes the other.
+    """
+    if not mask.any():
+        return []
+    patches, _ = ndimage.label(mask)
+    area = np.bincount(patches.ravel())
+    found = []
+    for number, box in enumerate(ndimage.find_objects(patches), 1):
+        if box is None or area[number] < least_px:
+            continue
+        rings = _rings(patches[box] == number)
+        y, x = box[0].start, box[1].start
+        rings.sort(key=lambda ring: -abs(_area(ring)))
+        found.append([[[px + x, py + y] for px, py in ring] for ring in rings])
+    return found
+
+
+def _rings(patch: NDArray[np.bool_]) -> list[Ring]:
+    """Closed rings around one patch, the patch on the left of every step."""
+    padded = np.pad(patch, 1)
+    after: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    # an edge lies between a pixel that is in and one that isn't, and runs so that the first is on its left
+    for (dy, dx), (start, end) in {
+        (-1, 0): ((0, 1), (0, 0)),
+        (1, 0): ((1, 0), (1, 1)),
+        (0, -1): ((0, 0), (1, 0)),
+        (0, 1): ((1, 1), (0, 1)),
+    }.items():
+        beyond = np.roll(padded, (-dy, -dx), (0, 1))
+        for y, x in np.argwhere(padded & ~beyond) - 1:
+            first = int(y) + start[0], int(x) + start[1]
+            after.setdefault(first, []).append((int(y) + end[0], int(x) + end[1]))
+    rings = []
+    while after:
+        begin = point = next(iter(after))
+        ring, before = [point], None
+        while True:
+            point, before = _next(after, point, before), point
+            # a corner only where the direction changes
+            if len(ring) > 1 and _straight(ring[-2], ring[-1], point):
+                ring[-1] = point
+            else:
+                ring.append(point)
+            if point == begin:
+                break
+        if len(ring) > 3 and _straight(ring[-2], ring[0], ring[1]):
+            ring = [*ring[1:-1], ring[1]]
+        rings.append([[x, y] for y, x in ring])
+    return rings
+
+
+def _next(
+    after: dict[tuple[int, int], list[tuple[int, int]]],
+    point: tuple[int, int],
+    before: tuple[int, int] | None,
+) -> tuple[int, int]:
+    """The end of an edge from a point, taken out; where two pixels touch by a corner, the one that turns left."""
+    ends = after[point]
+    chosen = ends[0]
+    if len(ends) > 1 and before is not None:
+        dy, dx = point[0] - before[0], point[1] - before[1]
+        # patches are joined by edges alone, so the way stays with its own pixel
+        chosen = next(e for e in ends if (e[0] - point[0], e[1] - point[1]) == (-dx, dy))
+    ends.remove(chosen)
+    if not ends:
+        del after[point]
+    return chosen
+
+
+def _straight(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
+    """Whether b lies between a and c on one line."""
+    return (b[0] - a[0]) * (c[1] - b[1]) == (b[1] - a[1]) * (c[0] - b[0])
+
+
+def _area(ring: Ring) -> float:
+    """Signed area of a closed ring."""
+    x, y = np.array(ring, dtype=float).T
+    return float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
