@@ -17,6 +17,7 @@ from napari_btn.core.pairs import Pair
 from napari_btn.core.predict import Prediction
 from napari_btn.core.regions import propose_regions
 from napari_btn.core.remeasure import score_map
+from napari_btn.core.stage import travel_order
 from napari_btn.io.images import Image
 from napari_btn.io.regions import read_regions
 from napari_btn.session import Threshold, Training, session_of
@@ -603,3 +604,36 @@ def test_images_of_the_training_are_picked_where_the_session_has_none(ready, vie
     part(dock, "continue_training").click()
     settled(dock, qtbot)
     np.testing.assert_array_equal(Continuing.asked[0], viewer.layers["fast"].data)
+
+
+# ---------------------------------------------------------------- margin and order
+
+
+def test_a_margin_keeps_windows_off_the_border_and_off_each_other(make_dock, viewer):
+    prediction = make_prediction()
+    dock = make_dock(prediction)
+    part(dock, "score").setCurrentIndex(dock.score.findData("width"))
+    part(dock, "margin").setValue(3)
+    propose(dock)
+    regions = session_of(viewer).regions
+    assert list(regions) == propose_regions(
+        score_map(prediction, dwell_ratio=1.0), (8, 10), 4, (0.5, 0.5), "um", margin=3, spacing=3
+    )
+    assert all(3 <= r.y <= 40 - 8 - 3 and 3 <= r.x <= 56 - 10 - 3 for r in regions)
+    part(dock, "margin").setValue(17)
+    assert not part(dock, "propose").isEnabled()
+    assert "margins of 17 px" in part(dock, "propose").toolTip()
+
+
+def test_windows_are_listed_as_the_stage_travels(make_dock, viewer):
+    prediction = make_prediction()
+    dock = make_dock(prediction)
+    part(dock, "score").setCurrentIndex(dock.score.findData("width"))
+    propose(dock, 6, 6, 8)
+    best = session_of(viewer).regions
+    part(dock, "travel_order").setChecked(True)
+    propose(dock, 6, 6, 8)
+    route = session_of(viewer).regions
+    assert set(places(route)) == set(places(best))
+    assert places(route) == places(travel_order(list(best)))
+    assert list(viewer.layers["soil regions"].features["rank"]) == list(range(1, 9))

@@ -11,6 +11,7 @@ from napari_btn.core.config import Progress
 from napari_btn.core.regions import propose_regions, rescore
 from napari_btn.core.remeasure import score_map
 from napari_btn.core.scores import combine_channels
+from napari_btn.core.stage import travel_order
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -107,6 +108,9 @@ def propose_steps(
     window: Sequence[int] = (),
     count: int = 0,
     score: NDArray[np.float32] | None = None,
+    *,
+    margin: int = 0,
+    travel: bool = False,
 ) -> Step[Proposal]:
     """Score the image, then search it; a step.
 
@@ -122,6 +126,10 @@ def propose_steps(
         How many windows at most; with 0, only the score is made.
     score : ndarray of float32, optional
         The score of that choice where it is known already.
+    margin : int
+        Pixels kept free along the border and between windows.
+    travel : bool
+        In an order of short travel, from the best one on.
 
     Returns
     -------
@@ -148,7 +156,8 @@ def propose_steps(
         return Proposal(score)
     yield Progress(n, n + 1, "Searching windows")
     size, unit = pixel_size_of(prediction)
-    return Proposal(score, tuple(propose_regions(score, window, count, size, unit)))
+    found = propose_regions(score, window, count, size, unit, margin=margin, spacing=margin)
+    return Proposal(score, tuple(travel_order(found) if travel else found))
 
 
 def scored(region: Region, score: NDArray[np.float32] | None) -> Region:

@@ -68,6 +68,7 @@ class RemeasureWidget(RegionLoop):
         self.threshold.valueChanged.connect(self._on_user_threshold)
         for box in (self.window_height, self.window_width, self.window_depth):
             box.valueChanged.connect(self._on_user_window)
+        self.margin.valueChanged.connect(self._show_state)
         self.window_unit.currentIndexChanged.connect(self._on_user_unit)
         self.propose.clicked.connect(self._on_user_propose)
         self.stop.clicked.connect(self._on_user_stop)
@@ -184,10 +185,11 @@ class RemeasureWidget(RegionLoop):
             return _NOTHING_YET
         if self.score.currentData() == "ambiguity" and not self._has_levels():
             return _NO_LEVELS
-        window = self._window()
-        if any(w > n for w, n in zip(window, frame.shape, strict=True)):
+        window, margin = self._window(), self.margin.value()
+        if any(w + 2 * margin > n for w, n in zip(window, frame.shape, strict=True)):
             sizes = (" x ".join(str(n) for n in side) for side in (window, frame.shape))
-            return "The window is {} px, the image only {} px. Choose a smaller window.".format(*sizes)
+            text = "The window is {} px, the image only {} px".format(*sizes)
+            return f"{text}{f', with margins of {margin} px' * bool(margin)}. Choose a smaller window."
         return ""
 
     def _show_state(self) -> None:
@@ -200,7 +202,7 @@ class RemeasureWidget(RegionLoop):
         self.stop.setVisible(busy)
         for part in (self.score, self.channel, self.threshold, self.window_unit):
             part.setEnabled(known)
-        for box in (self.window_height, self.window_width, self.window_depth, self.count):
+        for box in (self.window_height, self.window_width, self.window_depth, self.count, self.margin):
             box.setEnabled(known)
         self.export.setEnabled(bool(self._regions))
         self.export.setToolTip(
@@ -318,7 +320,8 @@ class RemeasureWidget(RegionLoop):
 
         self.message.say()
         self._score_later.stop()
-        self._start("propose", lambda: propose_steps(prediction, choice, window, count, score), done)
+        how: dict[str, Any] = {"margin": self.margin.value(), "travel": self.travel.isChecked()}
+        self._start("propose", lambda: propose_steps(prediction, choice, window, count, score, **how), done)
 
     def _say_found(self, found: int, count: int) -> None:
         """Say where fewer windows were found than wanted."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
+    QCheckBox,
     QComboBox,
     QDoubleSpinBox,
     QFormLayout,
@@ -136,6 +137,18 @@ class RemeasureView(Dock):
         self.count.setValue(5)
         self.count.setToolTip("How many windows to propose; they don't overlap.")
         self.count.setAccessibleName("Number of windows")
+        self.margin = QSpinBox()
+        self.margin.setObjectName("margin")
+        self.margin.setRange(0, 100_000)
+        self.margin.setSuffix(" px")
+        self.margin.setToolTip("Pixels kept free along the image's border, and between windows.")
+        self.margin.setAccessibleName("Margin in pixels")
+        self.travel = QCheckBox("travel order")
+        self.travel.setObjectName("travel_order")
+        self.travel.setToolTip(
+            "List proposed windows in an order of short travel, rather than the best first."
+        )
+        self.travel.setAccessibleName("Travel order")
         self.pixels = QLabel()
         self.pixels.setObjectName("window_pixels")
         self.problem = NoteLabel(self._theme, "problem")
@@ -190,7 +203,8 @@ class RemeasureView(Dock):
         self.form.addRow("Window", size)
         self.form.addRow("", self.pixels)
         self.form.addRow("Depth", self.window_depth)
-        self.form.addRow("How many", self.count)
+        self.form.addRow("How many", self._row(self.count, self.travel))
+        self.form.addRow("Margin", self.margin)
         column.addLayout(self.form)
         column.addWidget(self.problem)
         buttons = QHBoxLayout()
@@ -236,7 +250,7 @@ class RemeasureView(Dock):
         volume = bool(regions) and regions[0].z is not None
         heads = ["#", "score", "mean", f"height x width / {unit}", f"centre y, x / {unit}"]
         helps = [
-            "Rank when proposed; it is the number in the viewer, and stays with the rectangle.",
+            "Rank, or place on the way, when proposed; it is the number in the viewer.",
             "Score summed over the window, as it lies now.",
             "Mean score of its pixels.",
             "Size of the window.",
@@ -246,8 +260,8 @@ class RemeasureView(Dock):
             heads.insert(3, "planes")
             helps.insert(3, "First and last plane, from 0.")
         if any(measured):
-            heads.append("measured")
-            helps.append("Whether what was measured again is there; moving a rectangle takes it away.")
+            heads.insert(1, "measured")
+            helps.insert(1, "Whether what was measured again is there; moving a rectangle takes it away.")
         table.setColumnCount(len(heads))
         table.setRowCount(len(regions))
         for k, (head, text) in enumerate(zip(heads, helps, strict=True)):
@@ -256,7 +270,9 @@ class RemeasureView(Dock):
             table.setHorizontalHeaderItem(k, item)
         for row, (region, blank) in enumerate(zip(regions, unknown, strict=True)):
             cells = _cells(row, region, blank, volume)
-            for k, text in enumerate([*cells, "✓" if measured[row] else ""][: len(heads)]):
+            if any(measured):
+                cells.insert(1, "✓" if measured[row] else "")
+            for k, text in enumerate(cells):
                 item = QTableWidgetItem(text)
                 item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
                 table.setItem(row, k, item)
