@@ -71,7 +71,9 @@ class LossChart(QWidget):
         self._plot.setBackground(colours["background"])
         for side in ("bottom", "left"):
             axis = self._plot.getAxis(side)
-            axis.enableAutoSIPrefix(False)
+            # asked a second time, pyqtgraph scales by a prefix once more, and shows thousandths as whole numbers
+            if axis.autoSIPrefix:
+                axis.enableAutoSIPrefix(False)
             axis.setPen(colours["text"])
             axis.setTextPen(colours["text"])
         faint = QColor(colours["text"])
@@ -196,7 +198,9 @@ class _Chart(QWidget):
         self._plot.setBackground(colours["background"])
         for side in ("bottom", "left"):
             axis = self._plot.getAxis(side)
-            axis.enableAutoSIPrefix(False)
+            # asked a second time, pyqtgraph scales by a prefix once more, and shows thousandths as whole numbers
+            if axis.autoSIPrefix:
+                axis.enableAutoSIPrefix(False)
             axis.setPen(colours["text"])
             axis.setTextPen(colours["text"])
         faint = QColor(colours["text"])

@@ -134,7 +134,9 @@ class TokenTable(QTableWidget):
             item.setIcon(_swatch(colours[int(number)]))
         if titles != self._titles:
             self.resizeColumnsToContents()
-            self.setColumnWidth(NAME_COLUMN, 90)
+            self.setColumnWidth(NAME_COLUMN, 80)
+            # the style's margins aren't counted in
+            self.setColumnWidth(NAME_COLUMN + 1, self.columnWidth(NAME_COLUMN + 1) + 12)
             self._titles = titles
         self.setSortingEnabled(True)
         self.blockSignals(False)
