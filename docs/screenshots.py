@@ -105,6 +105,66 @@ def uncertainty(viewer: napari.Viewer) -> None:
     shoot(viewer, "coverage")
 
 
+def both_themes(viewer: napari.Viewer, name: str) -> None:
+    """Write the picture in the dark theme and in the light one."""
+    shoot(viewer, name)
+    viewer.theme = "light"
+    shoot(viewer, f"{name}_light")
+    viewer.theme = "dark"
+    pause(0.5)
+
+
+def tokens(viewer: napari.Viewer) -> None:
+    """Find tokens and pick one of them."""
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Tokens")
+    dock.find.click()
+    wait_until(lambda: dock.shown is not None and not dock.busy, 1200)
+    dock.n_tokens.setValue(8)
+    dock.channel.setCurrentIndex(dock.channel.findText("Fe"))
+    pause(1)
+    viewer.canvas.grid.enabled = False
+    for shown in viewer.layers:
+        shown.visible = shown.name == "edx noisy tokens"
+    viewer.layers["edx noisy tokens"].opacity = 1
+    viewer.reset_view()
+    both_themes(viewer, "tokens")
+    viewer.window.remove_dock_widget(dock)
+
+
+def remeasure(viewer: napari.Viewer) -> None:
+    """Denoise a field that is known nowhere, propose windows, measure them again and go on training."""
+    from napari_btn import samples
+
+    field = samples.edx(seed=7, size=(160, 320))
+    place = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("c", "y", "x")}
+    layer = viewer.add_image(field.noisy, name="field", **place)
+    slow = viewer.add_image(field.clean, name="slow scan", visible=False, **place)
+    _, train = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
+    train.apply_to.pick(layer)
+    train.apply.click()
+    wait_until(lambda: "field width" in viewer.layers and not train.busy, 1200)
+    viewer.window.remove_dock_widget(train)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Re-measure")
+    dock.score.setCurrentIndex(dock.score.findData("width"))
+    dock.window_unit.setCurrentIndex(0)
+    for box in (dock.window_height, dock.window_width):
+        box.setValue(40)
+    dock.propose.click()
+    wait_until(lambda: dock.table.rowCount() == 5, 60)
+    dock.loop.folded.expand(animate=False)
+    dock.loop.measured.pick(slow)
+    dock.table.clearSelection()
+    dock.loop.put.click()
+    dock.loop.go.click()
+    wait_until(lambda: bool(dock.loop.gain.notes), 1200)
+    for shown in viewer.layers:
+        shown.visible = shown.name in ("field median", "field regions")
+    pause(0.5)
+    viewer.reset_view()
+    both_themes(viewer, "remeasure")
+    viewer.window.remove_dock_widget(dock)
+
+
 def main() -> None:
     """Walk from two layers to a result, as a user does."""
     import napari
@@ -142,6 +202,9 @@ def main() -> None:
     shoot(viewer, "denoise")
     viewer.window.remove_dock_widget(dock)
     uncertainty(viewer)
+    viewer.window.remove_dock_widget("all")
+    tokens(viewer)
+    remeasure(viewer)
     viewer.close()
 
 

@@ -72,6 +72,37 @@ def test_object_names_in_the_guide_of_calibration_are_the_docks(qtbot):
     dock.leave()
 
 
+@pytest.mark.parametrize("name", ["guide_tokens.md", "guide_remeasure.md"])
+def test_the_guides_of_tokens_and_of_measuring_again_run(name, tmp_path, monkeypatch, capsys, in_a_hurry):
+    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
+    monkeypatch.setattr("napari_btn.core.palette._RESTARTS", 1)
+    monkeypatch.chdir(tmp_path)
+    run_guide(name)
+    told = {"guide_tokens.md": "suggested:", "guide_remeasure.md": "mean width"}
+    assert told[name] in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "widget"),
+    [("guide_tokens.md", "tokens", "TokensWidget"), ("guide_remeasure.md", "remeasure", "RemeasureWidget")],
+)
+def test_object_names_in_the_guides_are_the_docks(name, module, widget, qtbot):
+    from importlib import import_module
+
+    from napari.components import ViewerModel
+    from qtpy.QtWidgets import QWidget
+
+    dock = getattr(import_module(f"napari_btn.widgets.{module}"), widget)(ViewerModel())
+    qtbot.addWidget(dock)
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    (table,) = re.findall(r"^\| control \|.*?(?=^$|\Z)", text, flags=re.M | re.S)
+    names = re.findall(r"`(\w+)`", table.partition("|---|---|")[2])
+    assert len(names) > 10
+    for name_of_one in names:
+        assert dock.findChild(QWidget, name_of_one) is not None, name_of_one
+    dock.leave()
+
+
 def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys, in_a_hurry):
     pytest.importorskip("matplotlib", reason="the guide draws a figure")
     monkeypatch.chdir(tmp_path)
