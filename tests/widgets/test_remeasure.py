@@ -483,7 +483,7 @@ def test_a_patch_is_put_into_its_window_and_shown_there(make_dock, viewer):
     assert "2 windows have 8 x 10 px" in dock.message.notes[0][1]
     select(dock, 1)
     part(dock, "put").click()
-    assert column(dock, "measured") == ["", "✓"]
+    assert column(dock, "✓") == ["", "✓"]
     ((region, kept),) = dock._windows()
     assert region.start == second.start
     np.testing.assert_array_equal(kept, values)
@@ -498,7 +498,7 @@ def test_an_image_of_the_whole_field_fills_all_windows_and_moving_one_empties_it
     dock.loop.measured.pick(whole)
     dock.table.clearSelection()
     part(dock, "put").click()
-    assert column(dock, "measured") == ["✓", "✓"]
+    assert column(dock, "✓") == ["✓", "✓"]
     for region, values in dock._windows():
         np.testing.assert_array_equal(values, whole.data[(slice(None), *region.slices)])
     layer = viewer.layers["soil regions"]
@@ -506,7 +506,7 @@ def test_an_image_of_the_whole_field_fills_all_windows_and_moving_one_empties_it
     corners[:, 0] += 1 if corners[:, 0].max() < 38 else -1
     layer.data = [corners, layer.data[1]]
     settled(dock, qtbot)
-    assert sorted(column(dock, "measured")) == ["", "✓"]
+    assert sorted(column(dock, "✓")) == ["", "✓"]
 
 
 def test_an_image_of_another_size_is_refused(make_dock, viewer):
@@ -578,7 +578,7 @@ def test_training_goes_on_with_the_windows_and_says_what_it_gained(ready, viewer
     assert len(told) == 4
     assert told[1].startswith("Si: ")
     assert "2 → 1 (-50.0%), 90.0%" in told[1]
-    assert column(dock, "measured") == ["✓", "✓"]
+    assert column(dock, "✓") == ["✓", "✓"]
 
 
 def test_what_goes_wrong_is_said_and_nothing_changes(ready, qtbot):

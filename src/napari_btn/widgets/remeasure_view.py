@@ -260,7 +260,7 @@ class RemeasureView(Dock):
             heads.insert(3, "planes")
             helps.insert(3, "First and last plane, from 0.")
         if any(measured):
-            heads.insert(1, "measured")
+            heads.insert(1, "✓")
             helps.insert(1, "Whether what was measured again is there; moving a rectangle takes it away.")
         table.setColumnCount(len(heads))
         table.setRowCount(len(regions))
