@@ -78,7 +78,9 @@ def draw_dilations(
     if settings.dilations is not None:
         return settings.dilations
     top = min(settings.max_dilation, 4 if ndim == 3 else settings.max_dilation)
-    if field_px is not None:
+    if field_px is None:
+        top = min(top, settings.depth)
+    else:
         top = 1
         while receptive_field(_cycle(settings.depth, top)) < field_px and top < 64:
             top += 1
