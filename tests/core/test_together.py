@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -262,3 +263,50 @@ def test_no_more_members_are_asked_for_than_fit(monkeypatch):
     made = drain(steps_of(5))[1]
     assert tried == [(2, 2), (1, 2)]
     assert not made.notes
+
+
+def test_a_card_that_refuses_to_record_a_step_takes_it_kernel_by_kernel(monkeypatch):
+    """What CUDA is asked for stands in; the arithmetic is the CPU's."""
+    refused = []
+
+    @contextmanager
+    def within(*_):
+        yield
+
+    @contextmanager
+    def record(_):
+        refused.append(1)
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    class Stream:
+        def wait_stream(self, _):
+            pass
+
+    for name, stand_in in (
+        ("Stream", lambda _: Stream()),
+        ("current_stream", lambda _: Stream()),
+        ("stream", within),
+        ("device", within),
+        ("CUDAGraph", object),
+        ("graph", record),
+    ):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(together._Group, "train", _as_on_a_card(together._Group.train))
+    _, trained = drain(steps_of(2))
+    assert refused
+    assert any("operation not permitted" in note.text for note in trained.notes)
+    assert sum("kernel by kernel" in note.text for note in trained.notes) == 1
+
+
+def _as_on_a_card(train):
+    def step(group, x, y):
+        group.device, kept = "cuda", group.device
+        if not group._x.numel():
+            group._x, group._y = torch.empty(x.shape), torch.empty(y.shape)
+        try:
+            return train(group, x, y)
+        finally:
+            group.device = kept
+
+    return step

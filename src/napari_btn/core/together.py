@@ -84,6 +84,7 @@ class _Group:
         self._x = self._y = self._loss = torch.zeros(0)
         self._graph: Any = None
         self._warm = 0
+        self.refusal = ""
 
     def _take_step(self) -> torch.Tensor:
         losses = self.module.losses(self._x, self._y)
@@ -114,12 +115,26 @@ class _Group:
                 losses = self._take_step()
             torch.cuda.current_stream(self.device).wait_stream(side)
             return losses
-        if self._graph is None:
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
-                self._loss = self._take_step()
+        if self._graph is None and not self.refusal:
+            self._capture()
+        if self.refusal:
+            return self._take_step()
         self._graph.replay()
         return self._loss
+
+    def _capture(self) -> None:
+        """Record a step, or why the card won't: kernel by kernel it is the same step, only slower."""
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.device(self.device), torch.cuda.graph(graph):
+                self._loss = self._take_step()
+        except RuntimeError as error:
+            if lacks_memory(error):
+                raise
+            self.refusal = str(error).splitlines()[0]
+            self.module.zero_grad(set_to_none=True)
+        else:
+            self._graph = graph
 
     def read(self) -> list[State]:
         """Return the members as they are now, off the device."""
@@ -228,6 +243,9 @@ class _Together:
                     self._read(runs, group)
                 yield self.progress(runs, group.step)
             self._read(runs, group)
+            if group.refusal:
+                text = f"{self.device} took steps kernel by kernel, which is slower: {group.refusal}"
+                trainer.notes = [*(n for n in trainer.notes if n.text != text), Note("amber", text)]
         finally:
             drawer.shutdown(cancel_futures=True)
 
