@@ -220,23 +220,16 @@ class LayerPicker(QWidget):
 
     def _watch(self, layers: list[ImageLayer]) -> None:
         """Hear of new data or axes of these layers, and of no others."""
+        # only what changed: to disconnect, napari compares whole viewers, which takes a tenth of a second
         for layer in self._watched:
-            for event in (
-                layer.events.data,
-                layer.events.axis_labels,
-                layer.events.scale,
-                layer.events.units,
-            ):
-                event.disconnect(self._on_layer_changed)
-        self._watched = list(layers)
+            if not any(layer is other for other in layers):
+                for event in _events_of(layer):
+                    event.disconnect(self._on_layer_changed)
         for layer in layers:
-            for event in (
-                layer.events.data,
-                layer.events.axis_labels,
-                layer.events.scale,
-                layer.events.units,
-            ):
-                event.connect(self._on_layer_changed)
+            if not any(layer is other for other in self._watched):
+                for event in _events_of(layer):
+                    event.connect(self._on_layer_changed)
+        self._watched = list(layers)
 
     def _checked_rows(self) -> list[int]:
         """Rows of the list that are checked."""
@@ -274,3 +267,8 @@ class LayerPicker(QWidget):
         self._stack.setVisible(many)
         self.combo.setEnabled(not many)
         self.changed.emit()
+
+
+def _events_of(layer: ImageLayer) -> tuple[Any, ...]:
+    """What a picker wants to hear of a layer."""
+    return layer.events.data, layer.events.axis_labels, layer.events.scale, layer.events.units
