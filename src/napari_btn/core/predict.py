@@ -60,6 +60,7 @@ _TILE_PIXELS = {2: 384**2, 3: 96**3}
 # Member-pixels under which starting processes costs more than it saves.
 INLINE_WORK = {2: 1_500_000, 3: 200_000}
 
+_NICE = 5  # steps of priority that workers stand back by: a window on the same cores stays fluid
 _POOL: list[Executor] = []
 _POOL_LOCK = Lock()
 
@@ -337,14 +338,17 @@ def process_pool() -> Executor:
 
 
 def _keep_worker() -> None:
-    """Let a worker live although its memory grows, as it does with kept pages and a volume's first tile.
+    """Let a worker live although its memory grows, and give way to the program that a person looks at.
 
-    loky takes 300 MB more for a leak and replaces the worker, with a warning from the pool's own thread:
-    where warnings are errors that thread ends, and the work waits for ever.
+    Memory grows with kept pages and a volume's first tile. loky takes 300 MB more for a leak and replaces
+    the worker, with a warning from the pool's own thread: where warnings are errors that thread ends, and
+    the work waits for ever.
     """
     from joblib.externals.loky import process_executor
 
     process_executor._MAX_MEMORY_LEAK_SIZE = 2**62
+    if hasattr(os, "nice"):
+        os.nice(_NICE)
 
 
 def _accepts(pool: Executor) -> bool:
