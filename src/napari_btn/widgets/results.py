@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["is_ours", "show_prediction", "show_prediction_steps", "show_preview"]
 
-_SAMPLED = 1_000_000
+_SAMPLED = 100_000
 _CHANNELS_CUT = 64
 _SIGNAL = ("lower", "median", "upper")
 _MAPS = ("lower", "upper", "width", "median")
@@ -256,13 +256,15 @@ def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: I
     axes = median.metadata[KEY]["axes"]
     channel_axis = axes.index("C") if "C" in axes else None
     signal = [shown[name] for name in _SIGNAL if name in shown]
-    limits = _channel_limits(median, channel_axis)
+    limits = None
     if clean is not None and clean in viewer.layers and not clean.rgb:
         clean_axes = read_layer(clean).axes
         clean_channel = clean_axes.index("C") if "C" in clean_axes else None
         clean_limits = _channel_limits(clean, clean_channel)
-        if len(clean_limits) == len(limits):
+        if len(clean_limits) == (1 if channel_axis is None else median.data.shape[channel_axis]):
             limits, signal = clean_limits, [clean, *signal]
+    if limits is None:
+        limits = _channel_limits(median, channel_axis)
     stops = [_follow(viewer, signal, limits, channel_axis)]
     if len(signal) > 1:
         stops.append(_link(viewer, signal))
@@ -351,7 +353,7 @@ def _channel_limits(
 
 
 def _thinned(data: Any) -> NDArray[Any]:
-    """At most about a million values: evenly taken from memory, the middle of what is read from disk."""
+    """At most about a hundred thousand values: evenly taken from memory, the middle of what is read from disk."""
     size = int(np.prod(data.shape, dtype=np.int64))
     if type(data) is np.ndarray:
         step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, data.ndim)))))
