@@ -12,6 +12,7 @@ from napari_btn.core.conformal import Note
 from napari_btn.core.families import Blueprint
 from napari_btn.core.graph import draw_dilations, flat_nodes, receptive_field
 from napari_btn.core.held_out import HELD_OUT_PIXELS
+from napari_btn.core.layouts import CALIBRATE, TRAIN
 from napari_btn.core.pairs import Box, Scenes, Split, View, split, split_axis
 from napari_btn.core.registration import shift_of
 from napari_btn.core.repetition import middle_of_space, repetition_of
@@ -133,10 +134,9 @@ def _field_of_repeats(noisy: View) -> int | None:
 def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
     """Say where the training part holds nothing to learn, or lacks what the held-out part holds."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 3)))
-    train, held_out = (
-        np.where(np.isfinite(y), y, np.nan)
-        for y in (scenes.sample(boxes, rng)[1] for boxes in (parts.train, parts.held_out))
-    )
+    painted = ((TRAIN, parts.train), (CALIBRATE, parts.held_out))
+    sampled = [scenes.within(parts.regions, label).sample(boxes, rng)[1] for label, boxes in painted]
+    train, held_out = (np.where(np.isfinite(y), y, np.nan) for y in sampled)
     known = np.isfinite(held_out).sum(1)
     if not np.isfinite(train).any(1).all() or not known.all():
         return ()
@@ -151,15 +151,11 @@ def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
     beyond = ((held_out > high + margin) | (held_out < low - margin)).sum(1) / known
     worst = int(beyond.argmax())
     if beyond[worst] >= _UNKNOWN:
-        what = (
-            "let the scenes that train hold such pixels"
-            if parts.by_scene
-            else "split the field as a checkerboard, or paint the parts, so that some of them train"
-        )
         text = (
             f"{beyond[worst]:.0%} of the held-out pixels of {scenes.channel_names[worst]} are clean values that the "
             f"training part lacks ({low[worst, 0]:.3g} to {high[worst, 0]:.3g} there); networks don't know them, and "
-            f"intervals will be too wide everywhere else: {what}."
+            "intervals will be too wide everywhere else. Let some of them train: by a checkerboard, painted parts, "
+            "or another scene."
         )
         notes.append(Note("amber", text))
     return tuple(notes)
