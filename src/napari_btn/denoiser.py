@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
+from functools import partial, wraps
+from inspect import signature
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -66,12 +67,38 @@ if TYPE_CHECKING:
     from napari_btn.core.tokens import Tokens
     from napari_btn.core.training import Trained
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 __all__ = ["Denoiser", "Estimate", "PairCheck", "evaluate", "load", "load_partial"]
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _MAPS = ("lower", "median", "upper", "spread")
+
+
+def _drain(steps: Step[T]) -> T:
+    """Run a step to its end."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
+def _whole(steps: Callable[P, Step[T]]) -> Callable[P, T]:
+    """The method that runs a step to its end, with the same arguments and documentation."""
+
+    @wraps(steps)
+    def run(*args: P.args, **kwargs: P.kwargs) -> T:
+        return _drain(steps(*args, **kwargs))
+
+    whole = signature(steps)
+    made = str(whole.return_annotation).removeprefix("Step[").removesuffix("]")
+    run.__dict__["__signature__"] = whole.replace(return_annotation=made)
+    run.__name__ = steps.__name__.removesuffix("_steps")
+    run.__qualname__ = steps.__qualname__.removesuffix("_steps")
+    return run
 
 
 class Denoiser:
@@ -284,34 +311,6 @@ class Denoiser:
 
     # ---------------------------------------------------------------- training
 
-    def fit(
-        self,
-        noisy: Any,
-        clean: Any = None,
-        *,
-        axes: str = "YX",
-        channel_names: Sequence[str] | None = None,
-        pixel_size: Sequence[float] | None = None,
-        unit: str = "px",
-        valid: Any = None,
-        regions: Any = None,
-        executor: Executor | None = None,
-    ) -> Self:
-        """Train, calibrate and report; return itself. See `fit_steps`."""
-        steps = self.fit_steps(
-            noisy,
-            clean,
-            axes=axes,
-            channel_names=channel_names,
-            pixel_size=pixel_size,
-            unit=unit,
-            valid=valid,
-            regions=regions,
-            executor=executor,
-        )
-        _drain(steps)
-        return self
-
     def fit_steps(
         self,
         noisy: Any,
@@ -327,7 +326,7 @@ class Denoiser:
         resume: Sequence[Member] = (),
         preview_every: float = 0.0,
     ) -> Step[Self]:
-        """Train, calibrate and report, as a step that may be stopped between any two yields.
+        """Train, calibrate and report; return itself. `fit_steps` may be stopped between any two yields.
 
         Parameters
         ----------
@@ -412,34 +411,7 @@ class Denoiser:
         self._fitted = fitted
         return self
 
-    def refine(
-        self,
-        noisy: Any,
-        clean: Any,
-        *,
-        axes: str | None = None,
-        windows: Sequence[tuple[Any, Any]] = (),
-        image: Any = None,
-        image_axes: str | None = None,
-        train: TrainSettings | None = None,
-        valid: Any = None,
-        regions: Any = None,
-        executor: Executor | None = None,
-    ) -> Refinement:
-        """Go on training from the present members; return what that gained. See `refine_steps`."""
-        steps = self.refine_steps(
-            noisy,
-            clean,
-            axes=axes,
-            windows=windows,
-            image=image,
-            image_axes=image_axes,
-            train=train,
-            valid=valid,
-            regions=regions,
-            executor=executor,
-        )
-        return _drain(steps)
+    fit = _whole(fit_steps)
 
     def refine_steps(
         self,
@@ -455,7 +427,7 @@ class Denoiser:
         regions: Any = None,
         executor: Executor | None = None,
     ) -> Step[Refinement]:
-        """Go on training from the present members, then calibrate and report anew; a step.
+        """Go on training from the present members, calibrate and report anew; return what that gained.
 
         With ``windows``, fields of view that were measured again train at their place, beside the pair
         that the members were trained on. Without, members that were trained on one pair are fine-tuned
@@ -560,6 +532,8 @@ class Denoiser:
         self._fitted = now
         return Refinement(before.report, now.report, len(windows))
 
+    refine = _whole(refine_steps)
+
     def _judged(
         self, fitted: Fitted, scenes: Scenes, parts: Split, executor: Executor | None
     ) -> Step[Fitted]:
@@ -643,7 +617,7 @@ class Denoiser:
 
     # ---------------------------------------------------------------- calibration
 
-    def calibrate(
+    def calibrate_steps(
         self,
         noisy: Any = None,
         clean: Any = None,
@@ -654,7 +628,7 @@ class Denoiser:
         groups: Any = None,
         settings: CalibrationSettings | None = None,
         executor: Executor | None = None,
-    ) -> Self:
+    ) -> Step[Self]:
         """Calibrate at another level from the stored scores, or on other data; never trains.
 
         Parameters
@@ -685,32 +659,6 @@ class Denoiser:
         ValueError
             When the members trained on these images, or groups can't be told.
         """
-        steps = self.calibrate_steps(
-            noisy,
-            clean,
-            axes=axes,
-            alpha=alpha,
-            valid=valid,
-            groups=groups,
-            settings=settings,
-            executor=executor,
-        )
-        _drain(steps)
-        return self
-
-    def calibrate_steps(
-        self,
-        noisy: Any = None,
-        clean: Any = None,
-        *,
-        axes: str | None = None,
-        alpha: float | None = None,
-        valid: Any = None,
-        groups: Any = None,
-        settings: CalibrationSettings | None = None,
-        executor: Executor | None = None,
-    ) -> Step[Self]:
-        """`calibrate`, as a step."""
         fitted = self._need_fitted()
         alpha = self.alpha if alpha is None else float(alpha)
         _need(
@@ -740,6 +688,8 @@ class Denoiser:
         yield Progress(1, 1, "Calibrated")
         self._fitted, self.alpha, self.calibration_settings = made, alpha, settings
         return self
+
+    calibrate = _whole(calibrate_steps)
 
     def _measured_on(
         self,
@@ -823,23 +773,6 @@ class Denoiser:
 
     # ---------------------------------------------------------------- prediction
 
-    def predict(
-        self,
-        noisy: Any,
-        axes: str | None = None,
-        *,
-        out: str | Path | None = None,
-        overwrite: bool = False,
-        quantiles: bool = True,
-        groups: Any = None,
-        executor: Executor | None = None,
-    ) -> Prediction:
-        """Return calibrated maps of an image. See `predict_steps`."""
-        steps = self.predict_steps(
-            noisy, axes, out=out, overwrite=overwrite, quantiles=quantiles, groups=groups, executor=executor
-        )
-        return _drain(steps)
-
     def predict_steps(
         self,
         noisy: Any,
@@ -851,7 +784,7 @@ class Denoiser:
         groups: Any = None,
         executor: Executor | None = None,
     ) -> Step[Prediction]:
-        """Calibrated maps of an image, tile by tile; a step.
+        """Return calibrated maps of an image, computed tile by tile.
 
         Parameters
         ----------
@@ -932,6 +865,8 @@ class Denoiser:
             held_out=fitted.held_out,
             groups=None if group is None else _like_axes(group + 1, view),
         )
+
+    predict = _whole(predict_steps)
 
     @contextmanager
     def _maps(
@@ -1110,33 +1045,6 @@ class Denoiser:
 
     # ---------------------------------------------------------------- tokens
 
-    def tokens(
-        self,
-        noisy: Any,
-        n_tokens: int = 20,
-        axes: str | None = None,
-        *,
-        refit: bool = False,
-        order_by: str | int = 0,
-        smooth_px: float = 1.5,
-        valid: Any = None,
-        prediction: Prediction | None = None,
-        executor: Executor | None = None,
-    ) -> Tokens:
-        """Return the image as tokens: clusters of what the networks see in each pixel. See `tokens_steps`."""
-        steps = self.tokens_steps(
-            noisy,
-            n_tokens,
-            axes,
-            refit=refit,
-            order_by=order_by,
-            smooth_px=smooth_px,
-            valid=valid,
-            prediction=prediction,
-            executor=executor,
-        )
-        return _drain(steps)
-
     def tokens_steps(
         self,
         noisy: Any,
@@ -1150,7 +1058,9 @@ class Denoiser:
         prediction: Prediction | None = None,
         executor: Executor | None = None,
     ) -> Step[Tokens]:
-        """Tokens of an image, as a step. The first call learns the palette, later ones use it.
+        """Return the image as tokens: clusters of what the networks see in each pixel.
+
+        The first call learns the palette, later ones use it.
 
         Parameters
         ----------
@@ -1232,6 +1142,8 @@ class Denoiser:
                 },
             },
         )
+
+    tokens = _whole(tokens_steps)
 
     def _caption(self, fitted: Fitted) -> dict[str, Any]:
         """What a map must carry to be read rightly."""
@@ -1414,16 +1326,6 @@ def _need_same(view: View, held_out: HeldOut) -> None:
             "This image is not the one that the held-out scores come from, so nothing of them can be told by its "
             "pixels. Take that one, or calibrate on a pair of its own."
         )
-
-
-def _drain(steps: Step[T]) -> T:
-    """Run a step to its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
 
 
 def _need(ok: bool, name: str, value: object, needed: str) -> None:
