@@ -34,7 +34,7 @@ def _wide(top: int) -> tuple[int, ...]:
 
 def run(tiny: bool) -> list[Result]:
     """Train one kind of network for each field of view, and judge it on a crystal that it never saw."""
-    train = replace(PRESETS["standard"], passes=1e9, steps=6 if tiny else 1000)
+    train = replace(PRESETS["standard"], passes=1e9, steps=6 if tiny else 500)
     seeds, size = ((0,), (128, 256)) if tiny else ((0, 1, 2), (256, 768))
     results = []
     for period in PERIODS[:1] if tiny else PERIODS:
