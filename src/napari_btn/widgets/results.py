@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
 from napari_btn.widgets.layers import KEY, limits_of, read_layer
+from napari_btn.widgets.overlays import our_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -109,7 +109,7 @@ def show_prediction_steps(
             "provenance": prediction.provenance,
         }
         values = getattr(prediction, name)
-        if _back_up(viewer, _ours(viewer, f"{source.name} {name}", name), record):
+        if _back_up(viewer, our_layer(viewer, f"{source.name} {name}", name), record):
             yield shown
         shown[name] = _set_layer(viewer, f"{source.name} {name}", values, placement, record)
         yield shown
@@ -147,7 +147,7 @@ def show_preview(
     start = [max(whole.get(a, n) - n, 0) // 2 for a, n in zip(axes, preview.shape, strict=True)]
     placement = source.placement.onto(axes).cropped(start)
     name = f"{source.name} preview"
-    old = _ours(viewer, name, "preview")
+    old = our_layer(viewer, name, "preview")
     layer = _set_layer(viewer, name, preview, placement, {"map": "preview", "axes": axes})
     if old is not layer:
         _keep_contrast(viewer, name, {"median": layer}, clean)
@@ -156,7 +156,7 @@ def show_preview(
 
 def _settle_preview(viewer: Any, name: str, axes: str) -> None:
     """Let the preview become the median, or go where there is one already."""
-    preview = _ours(viewer, f"{name} preview", "preview")
+    preview = our_layer(viewer, f"{name} preview", "preview")
     if preview is None:
         return
     # Napari collects garbage whenever a layer is removed, which holds the window: better to keep it.
@@ -169,20 +169,11 @@ def _settle_preview(viewer: Any, name: str, axes: str) -> None:
         stop()
 
 
-def _ours(viewer: Any, name: str, kind: str) -> ImageLayer | None:
-    """Our layer of that name and kind, if the viewer has it."""
-    if name not in viewer.layers:
-        return None
-    layer = viewer.layers[name]
-    record = layer.metadata.get(KEY)
-    return layer if isinstance(record, Mapping) and record.get("map") == kind else None
-
-
 def _set_layer(
     viewer: Any, name: str, data: NDArray[np.float32], placement: Placement, record: dict[str, Any]
 ) -> ImageLayer:
     """Layer with these data, updated in place where it fits."""
-    old = _ours(viewer, name, record["map"])
+    old = our_layer(viewer, name, record["map"])
     if old is not None and old.ndim == data.ndim:
         old.data = data
         for key, value in placement.to_layer().items():
