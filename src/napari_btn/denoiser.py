@@ -20,7 +20,6 @@ from napari_btn.core.config import (
     TileSettings,
     TrainSettings,
 )
-from napari_btn.core.conformal import Note
 from napari_btn.core.device import device_for, works
 from napari_btn.core.diagnostics import coverage_curve, miscoverage_map
 from napari_btn.core.evaluation import evaluate
@@ -33,7 +32,7 @@ from napari_btn.core.held_out import (
     spread_boxes,
 )
 from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
-from napari_btn.core.pairs import Pair, Scenes, View, canonical_axes, split
+from napari_btn.core.pairs import Scenes, View, split
 from napari_btn.core.plan import (
     Estimate,
     PairCheck,
@@ -45,9 +44,19 @@ from napari_btn.core.plan import (
 from napari_btn.core.redraw import against_overfitting
 from napari_btn.core.windows import windows_of
 from napari_btn.fitted import Fitted, from_bundle, member_arrays, members_of, to_bundle
+from napari_btn.inputs import (
+    image_for,
+    in_axes_of,
+    need_same,
+    over_scenes,
+    over_space,
+    pair_of,
+    scenes_for,
+    sizes_along,
+)
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.maps import open_maps, zarr_maps
-from napari_btn.refining import Refinement, gentler, plan_refining, split_record
+from napari_btn.refining import Refinement, gentler, plan_refining, regroup_notes, split_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -58,7 +67,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.cases import HeldOut
     from napari_btn.core.config import Step
-    from napari_btn.core.conformal import Calibration
+    from napari_btn.core.conformal import Calibration, Note
     from napari_btn.core.gain import EnsembleGain
     from napari_btn.core.graph import Graph
     from napari_btn.core.pairs import Split
@@ -278,7 +287,7 @@ class Denoiser:
         ValueError
             With one sentence: what came, what is needed, what to do.
         """
-        scenes = _pair(noisy, clean, axes, channel_names, pixel_size, unit, valid).scenes
+        scenes = pair_of(noisy, clean, axes, channel_names, pixel_size, unit, valid).scenes
         plan = self._plan(scenes, regions)
         return PairCheck(plan.notes, plan.shift, plan.blueprint.receptive_field)
 
@@ -363,7 +372,7 @@ class Denoiser:
             With what came, what is needed and what to do.
         """
         yield Progress(0, self.members * self.train.steps, "Checking the images")
-        pair = _pair(noisy, clean, axes, channel_names, pixel_size, unit, valid)
+        pair = pair_of(noisy, clean, axes, channel_names, pixel_size, unit, valid)
         scenes = pair.scenes
         plan = self._plan(scenes, regions)
         learnt = scenes.within(plan.split.regions, TRAIN)
@@ -474,9 +483,7 @@ class Denoiser:
         fitted = self._need_fitted()
         wanted = gentler(self.train) if train is None else train
         yield Progress(0, self.members * wanted.steps, "Checking the images")
-        axes = axes or _axes_like(fitted.axes, noisy)
-        scenes = _pair(noisy, clean, axes, fitted.channel_names, None, "px", valid).scenes
-        self._check_view(scenes.noisy, fitted)
+        scenes = scenes_for(fitted, noisy, clean, axes, valid)
         painted = None if regions is None else np.asarray(regions)
         parts = split(
             scenes,
@@ -485,10 +492,7 @@ class Denoiser:
             seed=self.seed,
             regions=painted,
         )
-        seen = scenes.noisy
-        if image is not None:
-            seen = View(image, image_axes or _axes_like(fitted.axes, image), "image")
-        self._check_view(seen, fitted)
+        seen = scenes.noisy if image is None else image_for(fitted, image, image_axes)
         plan = plan_refining(
             scenes,
             parts,
@@ -516,7 +520,7 @@ class Denoiser:
             fitted,
             members=trained.members,
             losses={k: (*fitted.losses.get(k, ()), *v) for k, v in trained.losses.items()},
-            notes=(*plan.notes, *trained.notes, *_mask_note(fitted)),
+            notes=(*plan.notes, *trained.notes, *regroup_notes(fitted.grouping)),
             provenance=plan.provenance,
             profile=profile_of(scenes.noisy),
             tokens=None,
@@ -674,15 +678,14 @@ class Denoiser:
         view = None
         if noisy is not None:
             yield Progress(0, 1, "Checking the images")
-            view = View(noisy, axes or _axes_like(fitted.axes, noisy), "image")
-            self._check_view(view, fitted)
+            view = image_for(fitted, noisy, axes)
             if clean is not None or groups is None:
                 self._need_groups(fitted, groups)
                 fitted = yield from self._measured_on(
                     fitted, noisy, clean, view.axes, alpha, settings, valid, executor
                 )
             else:
-                _need_same(view, fitted.held_out)
+                need_same(view, fitted.held_out)
         fitted = yield from self._grouped(fitted, view, groups, settings.groups, executor)
         made = calibrated(fitted, alpha, settings, self.seed)
         yield Progress(1, 1, "Calibrated")
@@ -703,7 +706,7 @@ class Denoiser:
         executor: Executor | None,
     ) -> Step[Fitted]:
         """The same with held-out scores of other images, all of their pixels in one group."""
-        scenes = _pair(noisy, clean, axes, fitted.channel_names, None, "px", valid).scenes
+        scenes = scenes_for(fitted, noisy, clean, axes, valid)
         self._need_unseen(scenes, fitted)
         pool, _, device = self._where(executor)
         boxes = spread_boxes(scenes.whole(), scenes.noisy.ndim)
@@ -747,7 +750,7 @@ class Denoiser:
         known = fitted.grouping
         if groups is not None and not isinstance(groups, int | np.integer):
             axes = fitted.axes if view is None else view.axes
-            return by_mask(fitted, _over_space(groups, axes, "groups"))
+            return by_mask(fitted, over_space(groups, axes, "groups"))
         if not count:
             return replace(fitted, grouping=known if groups is None else None)
         if view is not None:
@@ -819,10 +822,9 @@ class Denoiser:
         from napari_btn.core.predict import Prediction, predict_steps
 
         fitted = self._need_fitted()
-        view = View(noisy, axes or _axes_like(fitted.axes, noisy), "image")
-        self._check_view(view, fitted)
+        view = image_for(fitted, noisy, axes)
         pool, _, device = self._where(executor)
-        mask = None if groups is None else _over_space(groups, view.axes, "groups")
+        mask = None if groups is None else over_space(groups, view.axes, "groups")
         given = pool if executor is not None else None
         group, group_notes = yield from labels_steps(
             fitted, view, mask, tiles=self.tiles, executor=given, device=device
@@ -855,7 +857,7 @@ class Denoiser:
             levels=self.levels,
             axes=view.axes,
             channel_names=fitted.channel_names,
-            pixel_size=_sizes_along(view.axes, fitted),
+            pixel_size=sizes_along(view.axes, fitted),
             unit=fitted.unit,
             alpha=fitted.calibration.alpha,
             covers=fitted.covers,
@@ -863,7 +865,7 @@ class Denoiser:
             notes=(*notes, *said),
             distribution=fitted.distribution,
             held_out=fitted.held_out,
-            groups=None if group is None else _like_axes(group + 1, view),
+            groups=None if group is None else in_axes_of(group + 1, view),
         )
 
     predict = _whole(predict_steps)
@@ -948,7 +950,7 @@ class Denoiser:
         """
         fitted = self._need_fitted()
         if noisy is not None:
-            _need_same(View(noisy, axes or _axes_like(fitted.axes, noisy), "image"), fitted.held_out)
+            need_same(image_for(fitted, noisy, axes), fitted.held_out)
         lower, _, upper = held_out_intervals(fitted, self.alpha, self.calibration_settings, self.seed)
         return miscoverage_map(fitted.held_out, lower, upper, shape)
 
@@ -1016,9 +1018,7 @@ class Denoiser:
         from napari_btn.core.gain import gain_steps
 
         fitted = self._need_fitted()
-        axes = axes or _axes_like(fitted.axes, noisy)
-        scenes = _pair(noisy, clean, axes, fitted.channel_names, None, "px", None).scenes
-        self._check_view(scenes.noisy, fitted)
+        scenes = scenes_for(fitted, noisy, clean, axes)
         self._need_unseen(scenes, fitted)
         steps = gain_steps(
             scenes,
@@ -1092,8 +1092,7 @@ class Denoiser:
         from napari_btn.core.latent import tokens_steps
 
         fitted = self._need_fitted()
-        view = View(noisy, axes or _axes_like(fitted.axes, noisy), "image")
-        self._check_view(view, fitted)
+        view = image_for(fitted, noisy, axes)
         names = fitted.channel_names
         known = order_by in names if isinstance(order_by, str) else 0 <= order_by < len(names)
         _need(known, "order_by", order_by, f"a channel: {', '.join(names)}, or its number from 0")
@@ -1123,14 +1122,14 @@ class Denoiser:
             order_by=names.index(order_by) if isinstance(order_by, str) else order_by,
             smooth_px=smooth_px,
             seed=self.seed,
-            valid=_valid_scenes(valid, view),
+            valid=over_scenes(valid, view),
         )
         if self._fitted is fitted:
             self._fitted = replace(fitted, tokens=model)
         return replace(
             tokens,
             channel_names=names,
-            pixel_size=_sizes_along(view.axes, fitted),
+            pixel_size=sizes_along(view.axes, fitted),
             unit=fitted.unit,
             provenance={
                 **self._caption(fitted),
@@ -1158,18 +1157,6 @@ class Denoiser:
             "coverage": fitted.report.to_dict()["coverage"],
             "warnings": [n.to_dict() for n in fitted.report.warnings],
         }
-
-    def _check_view(self, view: View, fitted: Fitted) -> None:
-        if view.n_channels != fitted.blueprint.n_in:
-            raise ValueError(
-                f"The image has {view.n_channels} channels (axes {view.axes}, shape {tuple(view.array.shape)}); these "
-                f"networks were trained on {fitted.blueprint.n_in}: {', '.join(fitted.channel_names)}. Give those."
-            )
-        if view.ndim != fitted.blueprint.ndim:
-            raise ValueError(
-                f"The image has the space axes {view.space_axes}; these networks were trained in "
-                f"{fitted.blueprint.ndim}D. Give a {fitted.blueprint.ndim}D image."
-            )
 
     # ---------------------------------------------------------------- files
 
@@ -1223,114 +1210,9 @@ def load_partial(path: str | Path, *, device: str = "auto") -> tuple[Denoiser, t
         ) from error
 
 
-def _pair(
-    noisy: Any,
-    clean: Any,
-    axes: str,
-    channel_names: Sequence[str] | None,
-    pixel_size: Sequence[float] | None,
-    unit: str,
-    valid: Any,
-) -> Pair:
-    """Gather what came into a `Pair`; lists become arrays."""
-
-    def array(value: Any) -> Any:
-        given = value is None or isinstance(value, str) or hasattr(value, "shape")
-        return value if given else np.asarray(value)
-
-    return Pair(
-        array(noisy),
-        array(clean),
-        axes.upper(),
-        None if channel_names is None else tuple(channel_names),
-        None if pixel_size is None else tuple(float(v) for v in pixel_size),
-        unit,
-        array(valid),
-    )
-
-
-def _mask_note(fitted: Fitted) -> tuple[Note, ...]:
-    """What to know where groups of a mask were calibrated apart, and new members are calibrated."""
-    if fitted.grouping is None or fitted.grouping.model is not None:
-        return ()
-    text = "Groups of a mask were calibrated apart before; now all pixels are together. Calibrate with groups again."
-    return (Note("amber", text),)
-
-
-def _axes_like(axes: str, image: Any) -> str:
-    """Axes of training, less S and T where the image has fewer dimensions."""
-    ndim = len(image.shape) if hasattr(image, "shape") else np.ndim(image)
-    for candidate in (axes, axes.replace("S", "").replace("T", "")):
-        if len(candidate) == ndim:
-            return candidate
-    return canonical_axes(axes, ndim)
-
-
-def _sizes_along(axes: str, fitted: Fitted) -> tuple[float, ...] | None:
-    """Pixel size along the space axes of an image, in their order."""
-    if fitted.pixel_size is None:
-        return None
-    size = dict(zip((a for a in fitted.axes if a in "ZYX"), fitted.pixel_size, strict=True))
-    return tuple(size[a] for a in axes if a in size)
-
-
-def _valid_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
-    """Return a mask over the space axes, or over all axes but C, as (S, *space)."""
-    if valid is None:
-        return None
-    valid = np.asarray(valid, dtype=bool)
-    axes = view.axes.replace("C", "")
-    if valid.ndim == view.ndim:
-        axes = "".join(a for a in axes if a in view.space_axes)
-    mask = View(valid, axes, "valid")
-    if mask.space != view.space or mask.n_scenes not in (1, view.n_scenes):
-        raise ValueError(
-            f"valid has shape {valid.shape}; over {axes} the image has {view.space}. Give it the same shape."
-        )
-    scenes = [mask.read(s if mask.n_scenes > 1 else 0)[0] > 0 for s in range(view.n_scenes)]
-    return np.stack(scenes)
-
-
-def _over_space(mask: Any, axes: str, name: str) -> View:
-    """Mask over the space axes of an image, or over all of its axes but C."""
-    mask = mask if hasattr(mask, "shape") else np.asarray(mask)
-    left = axes.replace("C", "")
-    if len(mask.shape) != len(left):
-        left = "".join(a for a in left if a in "ZYX")
-    return View(mask, left, name)
-
-
-def _like_axes(scenes: NDArray[Any], view: View) -> NDArray[Any]:
-    """Map (S, *space) in the axes of an image without C."""
-    size = dict(zip(view.axes, view.array.shape, strict=True))
-    left = view.axes.replace("C", "")
-    out = np.empty([size[a] for a in left], scenes.dtype)
-    target = View(out, left, "groups")
-    for s, one in enumerate(scenes):
-        target.write(s, tuple(slice(0, n) for n in view.space), one[None])
-    return out
-
-
-def _need_same(view: View, held_out: HeldOut) -> None:
-    """Raise where an image is not the one that held-out scores come from."""
-    from napari_btn.core.latent import values_at
-
-    position, observed = held_out.position, held_out.observed
-    if position is None or observed is None:
-        raise ValueError("The held-out pixels have no positions; calibrate on images of their own again.")
-    inside = (
-        position.shape[1] == 1 + view.ndim and (position.max(axis=0) < (view.n_scenes, *view.space)).all()
-    )
-    if not inside or not np.array_equal(np.nan_to_num(values_at(view, position)), np.nan_to_num(observed)):
-        raise ValueError(
-            "This image is not the one that the held-out scores come from, so nothing of them can be told by its "
-            "pixels. Take that one, or calibrate on a pair of its own."
-        )
-
-
 def _need(ok: bool, name: str, value: object, needed: str) -> None:
     if not ok:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
 
 
-_NOT_YET: Any = None
+_NOT_YET: Any = None  # made by `_judged`, from the members

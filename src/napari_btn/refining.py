@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.conformal import Note
 from napari_btn.core.held_out import fingerprints
 from napari_btn.core.layouts import CALIBRATE, TRAIN
 from napari_btn.core.pairs import Scenes
@@ -22,12 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_btn.core.config import TrainSettings
-    from napari_btn.core.conformal import Note
+    from napari_btn.core.grouping import Grouping
     from napari_btn.core.pairs import Box, Split, View
     from napari_btn.core.report import Report
     from napari_btn.core.windows import Window
 
-__all__ = ["Refinement", "Refining", "gentler", "plan_refining", "split_record"]
+__all__ = ["Refinement", "Refining", "gentler", "plan_refining", "regroup_notes", "split_record"]
 
 _STEPS, _RATE = 0.5, 0.5
 _MARGIN = 8  # of a patch around a window: more would show a window's middle more often than other pixels
@@ -237,3 +238,11 @@ def _need_same_split(
             "These images trained the members, but it isn't known which of their pixels did. Give others as noisy and "
             "clean, or train anew."
         )
+
+
+def regroup_notes(grouping: Grouping | None) -> tuple[Note, ...]:
+    """What to know where groups of a mask were calibrated apart, and new members are calibrated."""
+    if grouping is None or grouping.model is not None:
+        return ()
+    text = "Groups of a mask were calibrated apart before; now all pixels are together. Calibrate with groups again."
+    return (Note("amber", text),)
