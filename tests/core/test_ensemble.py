@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from napari_btn.core import ensemble
 from napari_btn.core.config import NetworkSettings
 from napari_btn.core.ensemble import quantiles_from_raw
 from napari_btn.core.families import Blueprint, build, graph_of, member_rng
@@ -162,6 +163,21 @@ def test_no_weights_make_quantiles_cross(random_members, seed, size):
     assert torch.isfinite(made).all()
     assert (made.diff(dim=3) >= 0).all()
     assert (made.mean(1).diff(dim=2) >= 0).all()
+
+
+@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("levels", [(0.5,), (0.1, 0.5), (0.5, 0.75, 0.9), (0.05, 0.1, 0.5, 0.9)])
+def test_predictions_are_what_training_sees_in_parts_of_any_size(
+    random_members, monkeypatch, members, levels
+):
+    blueprint, made = random_members(members, channels=2, levels=levels)
+    module, x = loaded(blueprint, scalings_alike(made)), inputs_of(2, 2)
+    expected = module(x).detach()
+    scale = float(expected.abs().max())
+    for pixels in (1, 50, 10_000):
+        monkeypatch.setattr(ensemble, "_HEAD_PIXELS", pixels)
+        with torch.inference_mode():
+            np.testing.assert_allclose(module(x), expected, atol=2e-6 * scale)
 
 
 def test_initial_quantiles_are_those_of_the_targets():

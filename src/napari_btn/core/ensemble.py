@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ensemble", "SparseMixedScale", "Trunk", "quantiles_from_raw"]
 
+# Pixels that go through the heads together in a prediction: all that is between fits in a core's own cache.
+_HEAD_PIXELS = 8192
+
 
 def _conv(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int = 1
@@ -260,6 +263,16 @@ def quantiles_from_raw(raw: torch.Tensor, middle: int) -> torch.Tensor:
     return torch.cat(parts, 2)
 
 
+def _step_from_middle(raw: torch.Tensor, out: torch.Tensor, middle: int) -> None:
+    """Write the quantiles of raw outputs, (L, ...): those of `quantiles_from_raw`, without a gradient."""
+    out[middle] = raw[middle]
+    below, above = F.softplus(raw[:middle]), F.softplus(raw[middle + 1 :])
+    for level in range(middle - 1, -1, -1):
+        torch.sub(out[level + 1], below[level], out=out[level])
+    for level in range(middle + 1, len(raw)):
+        torch.add(out[level - 1], above[level - middle - 1], out=out[level])
+
+
 def _go_on() -> None:
     """Do nothing between two layers."""
 
@@ -353,13 +366,40 @@ class Ensemble(nn.Module):
     def forward_scaled(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> torch.Tensor:
         """Quantiles in scaled units, (B, M, C, L, *kept), of a raw input (B, n_in, *space)."""
         x = self._input(x)
-        raw = self._point(F.relu(self._hidden(x, keep)), self.out_weight, self.out_bias)
-        if keep is not None:
-            x = _cut(x, keep)
-        raw = (raw + self._point(self._rows(x), self.skip_weight)).flatten(-2).movedim(-1, 1)
-        raw = raw.contiguous().unflatten(1, (self.members * self.n_out, len(self.levels)))
+        hidden = self._hidden(x, keep)
+        rows = self._rows(x if keep is None else _cut(x, keep))
+        if not torch.is_grad_enabled():
+            return self._heads(hidden, rows)
+        raw = self._point(F.relu(hidden), self.out_weight, self.out_bias)
+        raw = (raw + self._point(rows, self.skip_weight)).flatten(-2).movedim(-1, 1)
+        raw = raw.unflatten(1, (self.members * self.n_out, len(self.levels)))
         made: torch.Tensor = quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
         return made
+
+    def _heads(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Quantiles (B, M, C, L, *space) of the hidden layer, which is overwritten, and the scaled input.
+
+        A few pixels go through all of the head at a time, so that what is between stays in the cache.
+        """
+        batch, *space, members, _ = hidden.shape
+        levels, pixels = len(self.levels), math.prod(space)
+        # levels first, as predictions keep them: nothing is turned afterwards
+        made = hidden.new_empty(batch, members, levels, self.n_out, pixels)
+        weight, bias, skip = (
+            w.unflatten(1, (self.n_out, levels)).transpose(1, 2).flatten(1, 2)
+            for w in (self.out_weight, self.out_bias, self.skip_weight)
+        )
+        side = _HEAD_PIXELS if hidden.device.type == "cpu" else pixels
+        parts = hidden.view(batch, pixels, members, -1).split(side, 1)
+        inputs = rows.reshape(batch, pixels, members, -1).split(side, 1)
+        for out, part, given in zip(made.split(side, -1), parts, inputs, strict=True):
+            part.relu_()
+            for b, m in np.ndindex(batch, members):
+                raw = torch.addmm(bias[m, :, None], weight[m], part[b, :, m].t())
+                raw.addmm_(skip[m], given[b, :, m].t())
+                _step_from_middle(raw.unflatten(0, (levels, self.n_out)), out[b, m], self.middle)
+        quantiles: torch.Tensor = made.transpose(2, 3).unflatten(-1, space)
+        return quantiles
 
     def loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Mean pinball loss in scaled units, summed over the members; NaN targets don't count.
@@ -452,7 +492,10 @@ class Ensemble(nn.Module):
             The part of the space that is wanted; the rest is computed only as far as that part sees it.
         """
         shape = (1, 1, self.n_out, 1, *(1,) * self.ndim)
-        return self.forward_scaled(x, keep) * self.y_scale.reshape(shape) + self.y_loc.reshape(shape)
+        made = self.forward_scaled(x, keep)
+        if torch.is_grad_enabled():
+            return made * self.y_scale.reshape(shape) + self.y_loc.reshape(shape)
+        return made.mul_(self.y_scale.reshape(shape)).add_(self.y_loc.reshape(shape))
 
     def latents(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> Iterator[torch.Tensor]:
         """Yield the latent features (B, M, width, *kept) one layer at a time, in the trunk's order."""
