@@ -94,6 +94,7 @@ def test_predict_then_evaluate_print_what_python_computes(folder, bundle, tmp_pa
     assert result.exit_code == 0, result.output
     noisy, clean = np.load(folder / "noisy.npy"), np.load(folder / "clean.npy")
     expected = btn.load(bundle).predict(noisy, axes="CYX")
+    assert result.stdout.splitlines()[-1] == f"{out}: 90 % intervals of the clean signal"
     with np.load(out) as maps:
         for name in ("lower", "median", "upper", "width"):
             np.testing.assert_array_equal(maps[name], getattr(expected, name))

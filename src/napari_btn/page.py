@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn import plots
+from napari_btn.core.conformal import covered
 from napari_btn.core.diagnostics import block_shares
 
 if TYPE_CHECKING:
@@ -119,7 +120,6 @@ def _summary(report: Report) -> str:
     share = f"{100 * (1 - report.alpha):.4g} %"
     blocks = int(report.n_blocks[0]) if len(report.n_blocks) else 0
     of = f"blocks of {report.block_px} px" if report.block_px else "scenes"
-    covers = {"clean": "clean signal", "replicate": "repeat"}.get(report.covers, report.covers)
     rows = [
         (name, *(f"{v[c]:{form}}" for v, form in _columns(report)))
         for c, name in enumerate(report.channel_names)
@@ -128,8 +128,9 @@ def _summary(report: Report) -> str:
     lines = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row) + "</tr>" for row in rows)
     table = lines.replace("<td>nan</td>", "<td>-</td>")
     return (
-        f"<p>Asked for: {share} of the pixels of the {escape(covers)} inside the interval, measured on {blocks} "
-        f"{of}. This holds on average over images like the calibration data; of a single pixel it says nothing.</p>"
+        f"<p>Asked for: {share} of the pixels of {escape(covered(report.covers))} inside the interval, measured "
+        f"on {blocks} {of}. This holds on average over images like the calibration data; of a single pixel it says "
+        "nothing.</p>"
         f"<table><tr>{head}</tr>{table}</table>"
     )
 

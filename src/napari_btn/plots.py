@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.conformal import covered
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -118,7 +120,7 @@ def coverage(report: Report) -> Figure:
     left.set_xticks(at, list(names))
     left.set(xlim=(-0.6, len(names) - 0.3), ylim=_coverage_limits(report), xlabel="channel")
     left.set_ylabel("share of pixels inside the interval")
-    left.set_title(f"Coverage of the {_covers(report.covers)}")
+    left.set_title(f"Coverage of {covered(report.covers)}")
     left.legend(frameon=False, loc="lower left")
     if levels:
         _reliability(panels[1], levels, np.asarray(report.reliability), names)
@@ -180,7 +182,7 @@ def line_cut(
     figure = _figure(8.0, 3.6)
     axes = figure.subplots()
     share = "" if alpha is None else f"{100 * (1 - alpha):g} % "
-    band = f"{share}interval of the {_covers(covers)}"
+    band = f"{share}interval of {covered(covers)}"
     if "observed" in curves:
         axes.plot(at, _to_scale(curves["observed"], curves["median"]), ".", color="0.6", markersize=3,
                   label="noisy (scaled)")  # fmt: skip
@@ -189,7 +191,14 @@ def line_cut(
     )
     axes.plot(at, curves["median"], color=_COLOURS[0], label="median")
     if "truth" in curves:
-        axes.plot(at, curves["truth"], color=_COLOURS[1], linestyle="--", linewidth=1, label=_covers(covers))
+        axes.plot(
+            at,
+            curves["truth"],
+            color=_COLOURS[1],
+            linestyle="--",
+            linewidth=1,
+            label=covered(covers).split(" ", 1)[1],
+        )
     axes.set(xlabel=f"distance ({unit})", ylabel="value", title=title)
     axes.margins(x=0)
     figure.legend(frameon=False, loc="outside lower center", ncols=4)
@@ -564,11 +573,6 @@ def _to_scale(observed: NDArray[np.floating], target: NDArray[np.floating]) -> N
     slope = float(np.mean(centred * (target - target.mean()))) / max(float(np.var(target)), 1e-30)
     gain = 1 / slope if slope > 0 else np.sqrt(float(np.var(target)) / variance)
     return np.asarray(centred * gain + target.mean())
-
-
-def _covers(covers: str) -> str:
-    """What is covered, as it reads in a sentence."""
-    return {"clean": "clean signal", "replicate": "repeat"}.get(covers, covers)
 
 
 def _count(number: int, what: str) -> str:

@@ -145,6 +145,8 @@ def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> 
 
 def table(report: Report) -> str:
     """Lines of a report: one per channel, without the columns that aren't known."""
+    from napari_btn.core.conformal import covered
+
     low, high = report.coverage_low, report.coverage_high
     columns: list[tuple[str, Iterable[str]]] = [
         ("channel", report.channel_names),
@@ -163,7 +165,7 @@ def table(report: Report) -> str:
     lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     lines += _group_lines(report)
     blocks = f"{report.n_blocks[0]} blocks" + (f" of {report.block_px} px" if report.block_px else "")
-    aim = f"{1 - report.alpha:.0%} of the {report.covers} image's pixels should lie inside, on average over"
+    aim = f"{100 * (1 - report.alpha):g} % of the pixels of {covered(report.covers)} should lie inside, on average over"
     return "\n".join([*lines, f"{aim} {blocks}; of a single pixel this says nothing"])
 
 

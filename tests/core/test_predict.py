@@ -160,6 +160,11 @@ def test_the_pool_is_nobody_elses():
     assert predict.process_pool().submit(abs, -5).result() == 5
 
 
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="processes have no niceness on this system")
+def test_workers_stand_back_for_the_program_that_uses_them():
+    assert process_pool().submit(os.nice, 0).result() >= min(os.nice(0) + 5, 19)
+
+
 def _hold(megabytes):
     """Keep so much memory in the worker, and say which one it is."""
     builtins.held = [*getattr(builtins, "held", []), np.ones(megabytes * 2**17)]

@@ -44,6 +44,7 @@ def predict(
 
     OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map).
     """
+    from napari_btn.core.conformal import covered
     from napari_btn.denoiser import load
     from napari_btn.io.images import write_prediction
 
@@ -59,7 +60,7 @@ def predict(
     )
     if not tiled:
         write_prediction(prediction, output, overwrite=force)
-    click.echo(f"{output}: {100 * (1 - prediction.alpha):g}% intervals of the {prediction.covers}")
+    click.echo(f"{output}: {100 * (1 - prediction.alpha):g} % intervals of {covered(prediction.covers)}")
 
 
 def _predict(

@@ -36,6 +36,7 @@ __all__ = [
     "calibrate",
     "choose_rule",
     "conformal_quantile",
+    "covered",
     "cross_fitted",
     "error_length",
     "folds_of",
@@ -49,6 +50,22 @@ Score = Literal["symmetric", "asymmetric", "scaled"]
 
 # The block rule covers (1 - alpha)(1 + 1/B) on average: from this many times 1/alpha on, that costs little.
 BLOCKS_PER_ALPHA = 5
+
+
+def covered(covers: str) -> str:
+    """What an interval covers, as it reads in a sentence.
+
+    Parameters
+    ----------
+    covers : str
+        "clean", "long exposure" or "replicate".
+
+    Returns
+    -------
+    str
+        With its article: "the clean signal".
+    """
+    return {"clean": "the clean signal", "replicate": "a repeat"}.get(covers, f"a {covers}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,7 +217,6 @@ class Calibration:
         str
             Level, what is covered, over what, from how many blocks, and the warnings' number.
         """
-        what = {"clean": "the clean signal", "long exposure": "a long exposure", "replicate": "a repeat"}
         share, delta = f"{100 * (1 - self.alpha):.4g} %", f"{100 * (1 - self.delta):.4g} %"
         alike = "images like the calibration data"
         promise = {
@@ -211,9 +227,7 @@ class Calibration:
         }[self.rule]
         levels = [note.level for note in self.notes]
         warned = [f"{levels.count(level)} {level}" for level in ("red", "amber") if level in levels]
-        text = (
-            f"Covers {what.get(covers, covers)}: {promise}; not per pixel. Held-out blocks: {self.n_blocks}."
-        )
+        text = f"Covers {covered(covers)}: {promise}; not per pixel. Held-out blocks: {self.n_blocks}."
         return f"{text} Warnings: {', '.join(warned)}." if warned else text
 
     def to_dict(self) -> dict[str, Any]:

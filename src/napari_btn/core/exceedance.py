@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from napari_btn.core.conformal import covered
 from napari_btn.core.distribution import cdf, ppf
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class Exceedance:
         str
             Two or three sentences.
         """
-        what = {"long exposure": " of a long exposure", "replicate": " of a repeat"}.get(covers, "")
+        what = "" if covers == "clean" else f" of {covered(covers)}"
         claim = f"{channel_name} > {threshold:.4g} {unit}".rstrip() + what
         parts = [
             f"P({claim}): right on average over images like the calibration data, not per pixel "

@@ -11,6 +11,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
 
+from napari_btn.core.conformal import covered
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
@@ -272,8 +274,8 @@ def _report_html(report: Report) -> str:
     aim = f"{100 * (1 - report.alpha):.4g} %"
     blocks = int(max(report.n_blocks, default=0))
     what = "scenes" if report.block_px == 0 else "blocks"
-    covers = {"clean": "the clean signal"}.get(report.covers, f"a {report.covers}")
-    head = f"<div><b>Coverage of {escape(covers)}</b>, aimed at {aim}, on {blocks} held-out {what}:</div>"
+    title = f"<b>Coverage of {escape(covered(report.covers))}</b>"
+    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {what}:</div>"
     rows = "".join(
         f"<tr><td>{escape(name)}&nbsp;&nbsp;</td>"
         f"<td align='right'><b>{100 * covered:.1f} %</b>&nbsp;</td>"
