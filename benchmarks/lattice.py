@@ -34,11 +34,13 @@ def _wide(top: int) -> tuple[int, ...]:
 
 def run(tiny: bool) -> list[Result]:
     """Train one kind of network for each field of view, and judge it on a crystal that it never saw."""
-    train = replace(PRESETS["standard"], passes=1e9, steps=6 if tiny else 500)
+    train = replace(PRESETS["standard"], passes=1e9, batch_size=4, steps=6 if tiny else 500)
     seeds, size = ((0,), (128, 256)) if tiny else ((0, 1, 2), (256, 768))
     results = []
     for period in PERIODS[:1] if tiny else PERIODS:
-        result = Result(f"Field of view on a lattice of {period:g} px, {train.steps} steps")
+        result = Result(
+            f"Field of view on a lattice of {period:g} px, {train.steps} steps of {train.batch_size} patches"
+        )
         for name, network in _networks().items():
             scores, fields = [], []
             with spent() as cost:
