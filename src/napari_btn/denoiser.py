@@ -32,7 +32,6 @@ from napari_btn.core.held_out import (
     spread_boxes,
 )
 from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
-from napari_btn.core.pairs import Scenes, View, split
 from napari_btn.core.plan import (
     Estimate,
     PairCheck,
@@ -42,6 +41,7 @@ from napari_btn.core.plan import (
     validation_part,
 )
 from napari_btn.core.redraw import against_overfitting
+from napari_btn.core.splits import split
 from napari_btn.core.windows import windows_of
 from napari_btn.fitted import Fitted, from_bundle, member_arrays, members_of, to_bundle
 from napari_btn.inputs import (
@@ -70,9 +70,10 @@ if TYPE_CHECKING:
     from napari_btn.core.conformal import Calibration, Note
     from napari_btn.core.gain import EnsembleGain
     from napari_btn.core.graph import Graph
-    from napari_btn.core.pairs import Split
+    from napari_btn.core.pairs import Scenes, View
     from napari_btn.core.predict import Member, Prediction
     from napari_btn.core.report import Report
+    from napari_btn.core.splits import Split
     from napari_btn.core.tokens import Tokens
     from napari_btn.core.training import Trained
 

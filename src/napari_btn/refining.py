@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import TrainSettings
     from napari_btn.core.grouping import Grouping
-    from napari_btn.core.pairs import Box, Split, View
+    from napari_btn.core.pairs import Box, View
     from napari_btn.core.report import Report
+    from napari_btn.core.splits import Split
     from napari_btn.core.windows import Window
 
 __all__ = ["Refinement", "Refining", "gentler", "plan_refining", "regroup_notes", "split_record"]

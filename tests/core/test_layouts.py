@@ -10,7 +10,8 @@ from scipy import ndimage
 
 from napari_btn.core.config import CalibrationSettings
 from napari_btn.core.layouts import checkerboard, painted_gap, region_box
-from napari_btn.core.pairs import Pair, split
+from napari_btn.core.pairs import Pair
+from napari_btn.core.splits import split
 
 
 def painted(boxes, shape):

@@ -13,9 +13,10 @@ from napari_btn.core.families import Blueprint
 from napari_btn.core.graph import draw_dilations, flat_nodes, receptive_field
 from napari_btn.core.held_out import HELD_OUT_PIXELS
 from napari_btn.core.layouts import CALIBRATE, TRAIN
-from napari_btn.core.pairs import Box, Scenes, Split, View, split, split_axis
+from napari_btn.core.pairs import Box, Scenes, View
 from napari_btn.core.registration import shift_of
 from napari_btn.core.repetition import middle_of_space, repetition_of
+from napari_btn.core.splits import Split, split, split_axis
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
