@@ -64,6 +64,22 @@ def test_tokens_are_labels_with_a_table(folder):
     assert np.load(folder / "o.npz")["tokens"].shape == (40, 60)
 
 
+def test_another_way_of_clustering_learns_anew(folder, monkeypatch):
+    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
+    for name in ("_STARTS", "_ROUNDS"):
+        monkeypatch.setattr(f"napari_btn.core.shares.{name}", 1)
+    out = folder / "mixture.npz"
+    result = call(
+        "tokens", folder / "edx.btn", folder / "noisy.ome.tif", "-n", 5, "--method", "mixture", "-o", out
+    )
+    assert result.exit_code == 0, result.output
+    tokens = btn.load(folder / "edx.btn").tokens(
+        np.asarray(read_image(folder / "noisy.ome.tif").data), 5, method="mixture"
+    )
+    assert tokens.provenance["tokens"]["method"] == "mixture"
+    np.testing.assert_array_equal(np.load(out)["tokens"], tokens.labels)
+
+
 @pytest.mark.parametrize("ending", ["csv", "geojson", "zip"])
 def test_regions_are_files_in_physical_units(folder, ending):
     out = folder / f"regions.{ending}"

@@ -75,7 +75,7 @@ def test_object_names_in_the_guide_of_calibration_are_the_docks(qtbot):
 @pytest.mark.parametrize("name", ["guide_tokens.md", "guide_remeasure.md"])
 def test_the_guides_of_tokens_and_of_measuring_again_run(name, tmp_path, monkeypatch, capsys, in_a_hurry):
     monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
-    monkeypatch.setattr("napari_btn.core.palette._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
     monkeypatch.chdir(tmp_path)
     run_guide(name)
     told = {"guide_tokens.md": "suggested:", "guide_remeasure.md": "mean width"}

@@ -170,7 +170,7 @@ def test_the_image_of_the_windows_cannot_calibrate(bundle):
 
 def test_tokens_of_the_old_members_go(bundle, monkeypatch):
     monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 500)
-    monkeypatch.setattr("napari_btn.core.palette._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
     denoiser = btn.load(bundle)
     denoiser.tokens(PAIR.noisy, 3, executor=Inline())
     assert denoiser._fitted.tokens is not None
@@ -205,7 +205,7 @@ def test_an_untrained_one_has_nothing_to_go_on_from():
 
 def test_tokens_are_calibrated_apart_again_and_a_mask_is_asked_for_again(bundle, monkeypatch):
     monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 500)
-    monkeypatch.setattr("napari_btn.core.palette._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
     denoiser = btn.load(bundle)
     denoiser.calibrate(PAIR.noisy[KNOWN], groups=3, executor=Inline())
     refined(denoiser)

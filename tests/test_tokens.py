@@ -13,7 +13,7 @@ import napari_btn as btn
 from napari_btn.core.families import build
 from napari_btn.core.features import EnsembleLatents
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.palette import adjusted_rand
+from napari_btn.core.partitions import adjusted_rand
 from napari_btn.core.predict import Inline
 
 if TYPE_CHECKING:
@@ -27,7 +27,9 @@ def _few_pixels():
     """Sample fewer pixels than is right for real images, so that tests take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 2500)
-        patch.setattr("napari_btn.core.palette._RESTARTS", 2)
+        patch.setattr("napari_btn.core.shares._STARTS", 1)
+        patch.setattr("napari_btn.core.shares._ROUNDS", 1)
+        patch.setattr("napari_btn.core.clustering._RESTARTS", 2)
         yield
 
 
@@ -177,7 +179,7 @@ def test_left_out_pixels_have_no_token(denoiser):
 
 def test_seeds_agree_on_five_tokens(denoiser, monkeypatch):
     monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 10_000)
-    monkeypatch.setattr("napari_btn.core.palette._RESTARTS", 10)
+    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 10)
     made = []
     prediction = denoiser.predict(PAIR.noisy)
     for seed in range(3):
@@ -187,7 +189,24 @@ def test_seeds_agree_on_five_tokens(denoiser, monkeypatch):
     assert np.median([adjusted_rand(made[a], made[b]) for a, b in ((0, 1), (0, 2), (1, 2))]) >= 0.8
 
 
+@pytest.mark.parametrize("method", ["mixture", "hdbscan"])
+def test_other_ways_of_clustering_are_kept_in_the_bundle(denoiser, tmp_path, method):
+    other = btn.Denoiser.from_settings(denoiser.settings())
+    other._fitted = denoiser._fitted
+    tokens = other.tokens(PAIR.noisy, 6, method=method)
+    assert tokens.provenance["tokens"]["method"] == method
+    unseen = btn.samples.edx(seed=3, size=(70, 90)).noisy
+    expected = other.tokens(unseen, tokens.k)
+    other.save(tmp_path / "a.btn")
+    back = btn.load(tmp_path / "a.btn")
+    np.testing.assert_array_equal(back.tokens(PAIR.noisy, tokens.k).labels, tokens.labels)
+    np.testing.assert_array_equal(back.tokens(unseen, tokens.k).labels, expected.labels)
+    assert expected.labels.shape == (70, 90)
+
+
 def test_wrong_calls_are_refused(denoiser):
+    with pytest.raises(ValueError, match="'kmeans', 'mixture', 'hdbscan'"):
+        denoiser.tokens(PAIR.noisy, method="ward")
     with pytest.raises(ValueError, match="order_by"):
         denoiser.tokens(PAIR.noisy, order_by="Zn")
     with pytest.raises(ValueError, match="are asked for"):

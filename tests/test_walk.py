@@ -15,7 +15,7 @@ from napari_btn.io.tables import read_table
 
 def test_the_whole_walk(tmp_path, monkeypatch):
     monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
-    monkeypatch.setattr("napari_btn.core.palette._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
     field = btn.samples.edx(seed=3, size=(64, 240))
     noisy, truth = field.noisy, field.clean
     known = np.s_[:, :, :130]

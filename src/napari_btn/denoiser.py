@@ -14,6 +14,7 @@ import numpy as np
 from napari_btn.calibration import by_mask, by_tokens_steps, calibrated, held_out_intervals, labels_steps
 from napari_btn.core.config import (
     PRESETS,
+    TOKEN_METHODS,
     CalibrationSettings,
     NetworkSettings,
     Progress,
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.cases import HeldOut
-    from napari_btn.core.config import Step
+    from napari_btn.core.config import Step, TokenMethod
     from napari_btn.core.conformal import Calibration, Note
     from napari_btn.core.gain import EnsembleGain
     from napari_btn.core.graph import Graph
@@ -1055,6 +1056,7 @@ class Denoiser:
         refit: bool = False,
         order_by: str | int = 0,
         smooth_px: float = 1.5,
+        method: TokenMethod | None = None,
         valid: Any = None,
         prediction: Prediction | None = None,
         executor: Executor | None = None,
@@ -1077,6 +1079,10 @@ class Denoiser:
             Channel whose median orders the tokens, by name or number.
         smooth_px : float
             SD of the Gaussian over the latent components, in pixels, when the palette is learned.
+        method : str, optional
+            "kmeans"; "mixture", Gaussians of any shape and size; or "hdbscan", dense groups of any shape, as
+            many as there are, where the rest goes to the nearest. Another method than the palette's learns
+            anew; None keeps the palette's, and is "kmeans" at first.
         valid : array of bool, optional
             True where a pixel counts, over the space axes or all axes but C; the rest gets label 0.
         prediction : Prediction, optional
@@ -1088,6 +1094,12 @@ class Denoiser:
         -------
         Tokens
             Labels, table, stability, and cuts.
+
+        Raises
+        ------
+        ValueError
+            If there cannot be so many tokens, the image or its prediction doesn't fit, or HDBSCAN finds no
+            two groups.
         """
         from napari_btn.core.features import EnsembleLatents
         from napari_btn.core.latent import tokens_steps
@@ -1097,6 +1109,7 @@ class Denoiser:
         names = fitted.channel_names
         known = order_by in names if isinstance(order_by, str) else 0 <= order_by < len(names)
         _need(known, "order_by", order_by, f"a channel: {', '.join(names)}, or its number from 0")
+        _need(method in (None, *TOKEN_METHODS), "method", method, ", ".join(map(repr, TOKEN_METHODS)))
         if prediction is None:
             prediction = yield from self.predict_steps(noisy, view.axes, quantiles=False, executor=executor)
         elif tuple(prediction.median.shape) != tuple(view.array.shape) or prediction.axes != view.axes:
@@ -1124,6 +1137,7 @@ class Denoiser:
             smooth_px=smooth_px,
             seed=self.seed,
             valid=over_scenes(valid, view),
+            method=method,
         )
         if self._fitted is fitted:
             self._fitted = replace(fitted, tokens=model)
@@ -1135,7 +1149,8 @@ class Denoiser:
             provenance={
                 **self._caption(fitted),
                 "tokens": {
-                    "n_tokens": n_tokens,
+                    "n_tokens": tokens.k,
+                    "method": model.palette.method,
                     "palette": model.palette.size,
                     "smooth_px": model.projection.smooth_px,
                     "stability": tokens.stability,

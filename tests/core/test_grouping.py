@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from napari_btn.core.clustering import fit_palette
 from napari_btn.core.config import Progress, TileSettings
 from napari_btn.core.conformal import HeldOut
 from napari_btn.core.features import EnsembleLatents
@@ -12,7 +13,6 @@ from napari_btn.core.grouping import Grouping, leaf_map_steps, leaves_at_steps, 
 from napari_btn.core.groups import calibrate_groups
 from napari_btn.core.latent import TokenModel
 from napari_btn.core.pairs import View
-from napari_btn.core.palette import fit_palette
 from napari_btn.core.predict import Inline
 
 

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from napari_btn.core.config import Progress
 from napari_btn.core.latent import Projected, TokenModel, assign_steps, fit_steps, tokens_steps
-from napari_btn.core.palette import adjusted_rand
+from napari_btn.core.partitions import adjusted_rand
 from napari_btn.core.tiles import plan_tiles
 
 if TYPE_CHECKING:
@@ -93,8 +93,10 @@ def _few_pixels() -> Iterator[None]:
     """Sample fewer pixels than is right for real images, so that tests take seconds."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 2500)
-        patch.setattr("napari_btn.core.palette._RESTARTS", 1)
-        patch.setattr("napari_btn.core.palette._LLOYD_STEPS", 4)
+        patch.setattr("napari_btn.core.shares._STARTS", 1)
+        patch.setattr("napari_btn.core.shares._ROUNDS", 1)
+        patch.setattr("napari_btn.core.clustering._RESTARTS", 1)
+        patch.setattr("napari_btn.core.clustering._LLOYD_STEPS", 4)
         yield
 
 
@@ -163,7 +165,7 @@ def test_smoothing_helps_under_noise() -> None:
 def test_seeds_agree_on_five_direct_and_through_the_tree(
     source: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_btn.core.palette._RESTARTS", 10)
+    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 10)
     cuts: dict[int, list[NDArray[np.uint8]]] = {40: [], 5: []}
     for seed in range(3):
         for count in cuts:
@@ -237,6 +239,30 @@ def test_volumes() -> None:
     _, tokens = drain(tokens_steps(source_of(phase), "ZYX", phase[0].astype(np.float32), k=3, smooth_px=0.7))
     assert tokens.labels.shape == (17, 30, 40)
     assert np.mean(tokens.labels == phase[0] + 1) > 0.95
+
+
+@pytest.mark.parametrize("method", ["mixture", "hdbscan"])
+@pytest.mark.parametrize("shape", [(1, 90, 110), (1, 17, 30, 40)])
+def test_other_ways_of_clustering_in_the_plane_and_in_space(method: Any, shape: tuple[int, ...]) -> None:
+    phase = phases(shape, count=3)
+    source, axes, median = source_of(phase), "ZYX"[4 - len(shape) :], phase[0].astype(np.float32)
+    model, tokens = drain(tokens_steps(source, axes, median, k=3, smooth_px=0.7, method=method))
+    assert model.palette.method == method
+    assert np.mean(tokens.labels == phase[0] + 1) > 0.9
+    again = TokenModel.from_arrays(model.to_arrays())
+    tiled = Made(source.latents, tile=19)
+    # what the palette was learned by is kept, and neither tiles nor a reload change labels
+    same = drain(tokens_steps(tiled, axes, median, model=again, k=3))[1]
+    assert np.mean(same.nodes == tokens.nodes) > 0.9999
+    other, _ = drain(tokens_steps(source, axes, median, model=again, k=3, method="kmeans"))
+    assert other.palette.method == "kmeans"
+
+
+def test_hdbscan_gives_no_more_tokens_than_it_finds(source: Made) -> None:
+    model, tokens = drain(tokens_steps(source, "CYX", MEDIAN, k=20, smooth_px=1.0, method="hdbscan"))
+    assert 2 <= model.palette.size < 20
+    assert tokens.k == model.palette.size == tokens.labels.max()
+    assert [tokens.cut(k).labels.max() for k in range(2, tokens.k + 1)] == list(range(2, tokens.k + 1))
 
 
 def test_large_images_are_learned_from_crops(monkeypatch: pytest.MonkeyPatch, source: Made) -> None:

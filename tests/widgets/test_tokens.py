@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QSpinBox, QTableWidget, QWidget
 
+from napari_btn.core.clustering import fit_palette
 from napari_btn.core.config import Progress
-from napari_btn.core.palette import fit_palette
 from napari_btn.core.tokens import Tokens
 from napari_btn.io.images import Image, read_image
 from napari_btn.io.tables import read_table
@@ -56,8 +56,8 @@ class FakeDenoiser:
         self.go_on.set()
         self.fail = None
 
-    def tokens_steps(self, noisy, n_tokens, axes, *, refit, prediction):
-        self.asked.append((noisy.shape, n_tokens, axes, refit, prediction))
+    def tokens_steps(self, noisy, n_tokens, axes, *, refit, method, prediction):
+        self.asked.append((noisy.shape, n_tokens, axes, refit, method, prediction))
         yield Progress(0, 2, "Assigning tokens")
         while not self.go_on.wait(0.01):
             yield Progress(1, 2, "Assigning tokens")
@@ -133,6 +133,14 @@ def layer_of(viewer):
     return viewer.layers["soil tokens"]
 
 
+@pytest.mark.parametrize("method", ["kmeans", "mixture", "hdbscan"])
+def test_the_way_of_grouping_is_asked_for(dock, denoiser, qtbot, method):
+    combo = part(dock, "method")
+    combo.setCurrentIndex(combo.findData(method))
+    find(dock, qtbot)
+    assert denoiser.asked[-1][4] == method
+
+
 def test_an_empty_dock_says_what_to_do_first(make_dock):
     dock = make_dock()
     assert "Train" in dock.hint.notes[0][1]
@@ -154,7 +162,8 @@ def test_every_control_has_a_tooltip_and_a_name(dock):
 
 
 def test_found_tokens_are_labels_where_their_source_stands(dock, viewer, found, denoiser):
-    shape, k, axes, refit, prediction = denoiser.asked[0]
+    shape, k, axes, refit, method, prediction = denoiser.asked[0]
+    assert method is None
     assert (shape, k, axes, refit) == ((3, *SHAPE), 8, "CYX", False)
     assert prediction is dock.session.prediction
     layer = layer_of(viewer)
@@ -440,7 +449,7 @@ def test_a_walk_with_real_networks(make_napari_viewer, qtbot, tmp_path):
     assert part(dock, "find").isEnabled()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 2500)
-        patch.setattr("napari_btn.core.palette._RESTARTS", 2)
+        patch.setattr("napari_btn.core.clustering._RESTARTS", 2)
         part(dock, "find").click()
         qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
     assert not dock.status.notes, dock.status.notes

@@ -33,7 +33,7 @@ def test_the_whole_walk_in_a_window(
     from napari_btn.core.pairs import Pair
 
     monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
-    monkeypatch.setattr("napari_btn.core.palette._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
     field = samples.edx(seed=3, size=(64, 240))
     truth = np.asarray(field.clean)
     known = Pair(

@@ -19,9 +19,11 @@ from napari_btn.cli.options import (
     mask_option,
     to_file,
 )
+from napari_btn.core.config import TOKEN_METHODS
 from napari_btn.terminal import drain, say, say_notes, table, write_text
 
 if TYPE_CHECKING:
+    from napari_btn.core.config import TokenMethod
     from napari_btn.core.predict import Prediction
     from napari_btn.denoiser import Denoiser
     from napari_btn.io.images import Image
@@ -149,6 +151,11 @@ def evaluate(
 )
 @click.option("--table", "rows", type=click.Path(path_type=Path), help="CSV file: one row per token.")
 @click.option("--order-by", help="Channel whose median numbers the tokens; default: the first.")
+@click.option(
+    "--method",
+    type=click.Choice(TOKEN_METHODS),
+    help="How latents are clustered; default: as the palette in MODEL.btn was, or kmeans. Another learns anew.",
+)
 @click.option("--refit", is_flag=True, help="Learn the palette anew from this image.")
 @click.option("--keep", is_flag=True, help="Store a palette that was learned in MODEL.btn.")
 @device_option
@@ -161,6 +168,7 @@ def tokens(
     n_tokens: int,
     rows: Path | None,
     order_by: str | None,
+    method: TokenMethod | None,
     refit: bool,
     keep: bool,
     device: str,
@@ -181,8 +189,9 @@ def tokens(
     opened, letters = open_image(image, axes, "the image")
     prediction = _predict(denoiser, opened, letters)
     step = denoiser.tokens_steps(
-        opened.data, n_tokens, letters, refit=refit, order_by=_number(order_by or "0"), prediction=prediction
-    )
+        opened.data, n_tokens, letters, refit=refit, order_by=_number(order_by or "0"), method=method,
+        prediction=prediction,
+    )  # fmt: skip
     found = drain(step)
     size, unit = _scale(opened, prediction)
     write_images({"tokens": found.labels}, output, axes=found.axes, pixel_size=size, unit=unit,
@@ -192,7 +201,7 @@ def tokens(
     if keep:
         save_bundle(denoiser, bundle)
     click.echo(
-        f"{output}: {n_tokens} tokens; seeds agree on them to {found.stability:.2f}, to 0.8 on up to "
+        f"{output}: {found.k} tokens; seeds agree on them to {found.stability:.2f}, to 0.8 on up to "
         f"{found.suggested}"
     )
 

@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PRESETS",
+    "TOKEN_METHODS",
     "CalibrationSettings",
     "NetworkSettings",
     "Preset",
     "Progress",
     "Step",
     "TileSettings",
+    "TokenMethod",
     "TrainSettings",
 ]
 
@@ -30,6 +32,7 @@ Preset = Literal["quick", "standard", "thorough"]
 Unit = Literal["auto", "block", "pixel", "image", "risk"]
 Score = Literal["symmetric", "asymmetric", "scaled"]
 Split = Literal["auto", "longest", "y", "x", "z"]
+TokenMethod = Literal["kmeans", "mixture", "hdbscan"]
 
 T = TypeVar("T")
 
@@ -289,3 +292,6 @@ PRESETS: dict[str, TrainSettings] = {
     "thorough": TrainSettings(steps=3000),
 }
 """Training settings a person picks first."""
+
+TOKEN_METHODS: tuple[TokenMethod, ...] = get_args(TokenMethod)
+"""How latents can be clustered into tokens."""

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 import numpy as np
 from scipy import ndimage
 
+from napari_btn.core.clustering import fit_palette
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.palette import Palette, fit_palette
+from napari_btn.core.palette import Palette
 from napari_btn.core.tokens import NO_TOKEN, Tokens
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.config import Progress, Step
+    from napari_btn.core.config import Progress, Step, TokenMethod
 
 __all__ = [
     "LatentSource",
@@ -178,6 +179,7 @@ def fit_steps(
     count: int = 40,
     smooth_px: float = 1.5,
     seed: int = 0,
+    method: TokenMethod = "kmeans",
 ) -> Step[TokenModel]:
     """Learn the projection and the palette from an image; a step.
 
@@ -199,6 +201,8 @@ def fit_steps(
         SD of the Gaussian over the components, in pixels; 0 for none.
     seed : int
         Seed of the sample and of the clustering.
+    method : str
+        How points are clustered, as in `fit_palette`.
 
     Returns
     -------
@@ -208,7 +212,7 @@ def fit_steps(
     Raises
     ------
     ValueError
-        If too few pixels count, or the latents are all the same.
+        If too few pixels count, the latents are all the same, or there are no two clusters.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x70CE,)))
     boxes = _boxes(source.scenes, source.space, rng)
@@ -229,7 +233,7 @@ def fit_steps(
             rows, index = _in_tile(chosen, tile.scene, tile.write)
             points[rows] = projection.components(tile).transpose(*range(1, 1 + len(index)), 0)[index]
         yield replace(progress, note="Reducing latents")
-    palette = yield from fit_palette(points, values(chosen), count=count, seed=seed)
+    palette = yield from fit_palette(points, values(chosen), count=count, seed=seed, method=method)
     return TokenModel(projection, palette, min(base, palette.size))
 
 
@@ -282,6 +286,7 @@ def tokens_steps(
     smooth_px: float = 1.5,
     seed: int = 0,
     valid: NDArray[np.bool_] | None = None,
+    method: TokenMethod | None = None,
 ) -> Step[tuple[TokenModel, Tokens]]:
     """Tokens of an image, with a model that is learned from it where none is given; a step.
 
@@ -294,9 +299,9 @@ def tokens_steps(
     median, width : ndarray of float32, (*axes)
         Calibrated maps of the image, which order and describe the tokens.
     model : TokenModel, optional
-        Learned before; applied as it is.
+        Learned before; applied as it is, unless another method is asked for.
     k : int
-        Tokens, at least 1.
+        Tokens, at least 1. HDBSCAN finds its own number, and gives as many as it has where k is larger.
     order_by : int
         Channel whose median orders the tokens.
     smooth_px : float
@@ -305,6 +310,8 @@ def tokens_steps(
         Seed of the learning.
     valid : ndarray of bool, (S, *space), optional
         Where pixels count; the others get the label 0.
+    method : str, optional
+        How points are clustered, as in `fit_palette`; by default as in `model`, or by k-means.
 
     Returns
     -------
@@ -319,7 +326,7 @@ def tokens_steps(
     if not 1 <= k <= _MOST:
         raise ValueError(f"{k} tokens are asked for; 1 to {_MOST} are possible.")
     view = View(median, axes, "median")
-    if model is None:
+    if model is None or method not in (None, model.palette.method):
         model = yield from fit_steps(
             source,
             partial(values_at, view),
@@ -328,7 +335,10 @@ def tokens_steps(
             count=max(k, 40),
             smooth_px=smooth_px,
             seed=seed,
+            method=method or "kmeans",
         )
+    if model.palette.method == "hdbscan":
+        k = min(k, model.palette.size)
     model.palette.cut(k)
     left = axes.replace("C", "")
     shape = tuple(n for a, n in zip(axes, median.shape, strict=True) if a != "C")

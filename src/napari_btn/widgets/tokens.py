@@ -123,7 +123,8 @@ class TokensWidget(TokenEditor):
         self.hint.say(("info", _NOTHING_YET if not known else _GONE if gone else ""))
         self.find.setEnabled(known and not self.busy)
         self.stop.setEnabled("find" in self._runs)
-        self.refit.setEnabled(known and not self.busy)
+        for part in (self.refit, self.method):
+            part.setEnabled(known and not self.busy)
         picked = self.table.picked()
         for part in (self.slider, self.n_tokens):
             part.setEnabled(not self.busy and (there or (known and self.shown is None)))
@@ -171,12 +172,15 @@ class TokensWidget(TokenEditor):
         if denoiser is None or source is None or self.busy:
             return
         prediction, k, refit = self.session.prediction, self.n_tokens.value(), self.refit.isChecked()
+        method = self.method.currentData()
         axes = source.axes if prediction is None else prediction.axes
 
         def step() -> Step[Tokens]:
             """Find them, and sum them up while the window lives."""
             load_ahead()
-            found = yield from denoiser.tokens_steps(source.data, k, axes, refit=refit, prediction=prediction)
+            found = yield from denoiser.tokens_steps(
+                source.data, k, axes, refit=refit, method=method, prediction=prediction
+            )
             yield Progress(1, 1, "Summing up")
             _ = found.table
             return found

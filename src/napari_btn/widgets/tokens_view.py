@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QCollapsible
 
 from napari_btn.widgets.charts import TokenChart
 from napari_btn.widgets.dock import Dock
@@ -37,6 +38,12 @@ __all__ = ["MOST", "NAME_COLUMN", "TokenTable", "TokensView"]
 
 MOST = 40
 NAME_COLUMN = 1
+_METHODS = (
+    ("as learned before", None),
+    ("k-means", "kmeans"),
+    ("Gaussian mixture", "mixture"),
+    ("HDBSCAN", "hdbscan"),
+)
 _WIDTH = 400
 
 
@@ -240,6 +247,15 @@ class TokensView(Dock):
             "Learn a new palette from this image. Otherwise the palette that the networks carry is used, so that "
             "a token means the same in every image."
         )
+        self.method = _combo(
+            "method",
+            "How pixels that look alike are grouped. k-means: round groups of alike size, the first choice. Gaussian "
+            "mixture: groups may be long, small or wide. HDBSCAN: dense groups of any shape, as many as there are, "
+            "often few. Another way than the palette's learns a new one.",
+        )
+        self.method.setAccessibleName("How tokens are grouped")
+        for text, method in _METHODS:
+            self.method.addItem(text, method)
         self.progress = ProgressPanel(self._theme)
         self.n_tokens = QSpinBox()
         self.n_tokens.setObjectName("n_tokens")
@@ -289,6 +305,7 @@ class TokensView(Dock):
         column.setSpacing(4)
         column.addWidget(self.hint)
         column.addLayout(_row(self.find, self.stop, self.refit, None))
+        column.addWidget(self._advanced())
         column.addWidget(self.progress)
         form = QFormLayout()
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -309,6 +326,21 @@ class TokensView(Dock):
         inside.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout.addWidget(inside)
         self.setMinimumWidth(max(inside.minimumSizeHint().width(), _WIDTH))
+
+    def _advanced(self) -> QCollapsible:
+        """Settings that most people leave alone."""
+        folded = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
+        folded.setDuration(0)
+        folded.setObjectName("advanced")
+        folded.toggleButton().setToolTip("Settings that most people leave alone.")
+        folded.layout().setContentsMargins(0, 0, 0, 0)
+        inside = QWidget()
+        form = QFormLayout(inside)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Group by", self.method)
+        folded.addWidget(inside)
+        return folded
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
