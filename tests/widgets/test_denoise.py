@@ -479,6 +479,18 @@ def test_renamed_and_removed_layers_are_followed(ready: DenoiseWidget, viewer: V
     assert "No noisy image" in ready.train.toolTip()
 
 
+def test_a_dock_that_left_hears_nothing_of_layers(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    heard: list[int] = []
+    ready.pair.noisy.changed.connect(lambda: heard.append(1))
+    layer = viewer.layers["soil noisy"]
+    layer.data = np.asarray(layer.data) + 1
+    assert heard
+    ready.leave()
+    heard.clear()
+    layer.data = np.asarray(layer.data) + 1
+    assert not heard
+
+
 def test_leaving_in_mid_training_ends_it_at_once_and_nothing_is_called_back(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
 ) -> None:

@@ -7,6 +7,7 @@ import weakref
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import dask.array as da
 import numpy as np
 import pytest
 
@@ -159,3 +160,24 @@ def test_a_viewer_with_results_can_go(qapp: object) -> None:
     del viewer, noisy
     gc.collect()
     assert gone() is None
+
+
+def test_contrast_is_found_without_reading_a_large_file(viewer: ViewerModel):
+    read: list[int] = []
+
+    def block(block_info: Any = None) -> Any:
+        (rows, columns) = block_info[None]["array-location"]
+        read.append((rows[1] - rows[0]) * (columns[1] - columns[0]))
+        y, x = np.mgrid[slice(*rows), slice(*columns)]
+        return (7 * (np.hypot(y - 2000, x - 2000) < 500) * (x % 2)).astype(np.float32)
+
+    values = da.map_blocks(block, chunks=((250,) * 16,) * 2, dtype=np.float32)
+    noisy = viewer.add_image(np.zeros((4000, 4000), np.float32), name="soil")
+    made = prediction(axes="YX")
+    for name in ("lower", "median", "upper", "width"):
+        setattr(made, name, values)
+    read.clear()
+    layers = show_prediction(viewer, made, read_layer(noisy))
+    assert layers["median"].contrast_limits == [0, 7]  # what is in the middle, as the corners are empty
+    assert layers["width"].contrast_limits == [0, 7]
+    assert sum(read) < 4000 * 4000 / 4
