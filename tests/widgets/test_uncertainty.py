@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,7 +133,7 @@ def make_dock(viewer, qtbot):
 
 
 def drawn(dock, qtbot):
-    qtbot.waitUntil(lambda: not dock._draw_later.isActive() and not dock._settle.isActive())
+    qtbot.waitUntil(lambda: not dock._due and not dock._settle.isActive())
     qtbot.waitUntil(lambda: not dock._runs)
 
 
@@ -247,6 +248,53 @@ def test_a_volume_shows_the_plane_in_sight_at_once_and_the_rest_after(
     assert not layer.data[1, 0].any()
     drawn(dock, qtbot)
     np.testing.assert_array_equal(layer.data[1], wanted)
+
+
+def test_of_a_lazy_volume_only_planes_in_sight_are_read_at_once(
+    make_dock, report, viewer, qtbot, monkeypatch
+):
+    da = pytest.importorskip("dask.array")
+    monkeypatch.setattr("napari_btn.widgets.uncertainty._AT_ONCE", 2000)
+    whole = make_prediction((3, 40, 20, 24), "CZYX")
+    read = []
+
+    def seen(block, block_info=None):
+        read.append(block_info[0]["chunk-location"])
+        return block
+
+    def lazy(values):
+        planes = da.from_array(values, chunks=(*([1] * (values.ndim - 2)), 20, 24))
+        return planes.map_blocks(seen, dtype=values.dtype, meta=np.empty((0,) * values.ndim, np.float32))
+
+    names = ("lower", "median", "upper", "spread", "quantiles")
+    prediction = replace(whole, **{n: lazy(getattr(whole, n)) for n in names})
+    dock = make_dock(prediction, report)
+    read.clear()
+    part(dock, "threshold").setValue(0.3)
+    dock._draw()
+    # seven levels of one plane; of the volume, other planes of them are for the worker
+    assert {at[2] for at in read if len(at) == 5} <= {dock._at()["Z"]}
+    read.clear()
+    dock._show_controls()
+    part(dock, "show_spread").click()
+    assert len({at[1] for at in read if len(at) == 4}) <= 10
+    drawn(dock, qtbot)
+    shown = dock._at()["C"]
+    np.testing.assert_array_equal(viewer.layers["soil P(> t)"].data[shown], whole.exceedance(0.3, shown))
+
+
+def test_the_text_follows_when_the_slider_rests(make_dock, report, qtbot):
+    dock = make_dock(make_prediction(), report)
+    drawn(dock, qtbot)
+    part(dock, "threshold").setValue(0.3)
+    drawn(dock, qtbot)
+    before = dock.caption.text()
+    assert "0.3" in before
+    part(dock, "threshold").setValue(0.7)
+    qtbot.waitUntil(lambda: not dock._due)
+    assert dock.caption.text() == before
+    drawn(dock, qtbot)
+    assert "0.7" in dock.caption.text()
 
 
 def test_a_line_cut_follows_channel_and_brings_the_observed_to_scale(make_dock, report, viewer, qtbot):

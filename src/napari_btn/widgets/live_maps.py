@@ -44,6 +44,7 @@ class LiveMaps:
         self.axes = prediction.axes
         self.shape = tuple(int(n) for n in prediction.median.shape)
         self._size = dict(zip(self.axes, self.shape, strict=True))
+        self.plane_shape = tuple(self._size[a] for a in self.axes if a in "YX")
         self._fixed = [a for a in self.axes if a not in "YX"]
         self._planes: OrderedDict[Key, NDArray[np.float32]] = OrderedDict()
         self._bounds: dict[Key, tuple[float, NDArray[np.float32]]] = {}
@@ -113,7 +114,7 @@ class LiveMaps:
         if layer is None or not self.stale(kind, key, asked):
             return False
         self._put(layer, kind, key, asked, self._plane(kind, key, threshold, confidence))
-        layer.refresh(extent=False, thumbnail=False)
+        layer.refresh(extent=False, thumbnail=False, highlight=False)
         return True
 
     def _plane(self, kind: str, key: Key, threshold: float, confidence: float) -> NDArray[Any]:

@@ -7,20 +7,20 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from qtpy.QtCore import Qt, Signal
 
 from napari_btn.core.config import Progress
 from napari_btn.widgets.closer_look import CloserLook, point_of
 from napari_btn.widgets.layers import KEY, limits_of
 from napari_btn.widgets.live_maps import LiveMaps
 from napari_btn.widgets.overlays import as_before, map_layer, our_layer, placement_of, side_by_side, truths
-from napari_btn.widgets.thresholds import first_threshold
+from napari_btn.widgets.thresholds import few_values, first_threshold
 
 if TYPE_CHECKING:
     from napari_btn.core.config import Step
 
 __all__ = ["UncertaintyWidget"]
 
-_DRAW_AFTER_MS = 10
 _SETTLE_AFTER_MS = 250
 _AT_ONCE = 2_000_000
 _TRUTH_NAMES = ("clean", "target", "slow", "long", "truth")
@@ -42,11 +42,14 @@ class UncertaintyWidget(CloserLook):
         Viewer to work in.
     """
 
+    _wanted = Signal()
+
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer)
         self._before: dict[str, Any] | None = None
         self._selection = ""
-        self._draw_later, self._settle = self._timer(_DRAW_AFTER_MS), self._timer(_SETTLE_AFTER_MS)
+        self._due = False
+        self._settle = self._timer(_SETTLE_AFTER_MS)
         self._connect()
         self._on_session_changed("denoiser")
 
@@ -64,7 +67,8 @@ class UncertaintyWidget(CloserLook):
         self.truth.currentIndexChanged.connect(self._later)
         self.missed.clicked.connect(self._on_user_missed)
         self.tabs.currentChanged.connect(self._on_user_tab)
-        self._draw_later.timeout.connect(self._draw)
+        # Comes before the next frame, which a timer doesn't: slider and map are painted together.
+        self._wanted.connect(self._draw, Qt.ConnectionType.QueuedConnection)
         self._settle.timeout.connect(self._on_settled)
         events = self.viewer.layers.events
         self._hear(self._on_layers_changed, events.inserted, events.removed, events.renamed)
@@ -191,9 +195,8 @@ class UncertaintyWidget(CloserLook):
         self.channel.blockSignals(True)
         self.channel.setCurrentIndex(asked.channel)
         self.channel.blockSignals(False)
-        index = tuple(asked.channel if a == "C" else slice(None, None, 2) for a in prediction.axes)
-        low, _ = limits_of(np.asarray(prediction.median[index], dtype=np.float32), 99.9)
-        _, high = limits_of(np.asarray(prediction.upper[index], dtype=np.float32), 99.9)
+        low, _ = limits_of(few_values(prediction.median, prediction.axes, asked.channel), 99.9)
+        _, high = limits_of(few_values(prediction.upper, prediction.axes, asked.channel), 99.9)
         self.set_threshold_range(min(low, asked.value), max(high, asked.value))
         self.threshold.show_value(asked.value)
         self.confidence.show_value(asked.confidence)
@@ -269,11 +272,13 @@ class UncertaintyWidget(CloserLook):
     def _later(self, value: object = None) -> None:
         """Draw soon, once for all that happens until then."""
         del value
-        if not self._left and not self._draw_later.isActive():
-            self._draw_later.start()
+        if not self._left and not self._due:
+            self._due = True
+            self._wanted.emit()
 
     def _draw(self) -> None:
         """Bring what is in sight up to date."""
+        self._due = False
         if self._left:
             return
         asked = self._asked
@@ -282,7 +287,9 @@ class UncertaintyWidget(CloserLook):
             kinds = ("exceedance",) if self.select.isChecked() else _LIVE
             for kind in kinds:
                 self.live.draw(kind, key, asked.value, asked.confidence)
-        self.caption.setText(self._sentence())
+        if not self._settle.isActive():
+            # Another text lays out the whole window anew: not while a slider moves.
+            self.caption.setText(self._sentence())
         self._draw_line()
         self._draw_pixel()
 
@@ -311,6 +318,7 @@ class UncertaintyWidget(CloserLook):
         """The sliders rest: tell the session, and bring the rest of a volume up to date."""
         if self._left or self._prediction is None:
             return
+        self.caption.setText(self._sentence())
         if self.session.threshold != self._asked:
             self.session.threshold = self._asked
         if self.live is None:
@@ -325,22 +333,24 @@ class UncertaintyWidget(CloserLook):
         self._start_rest()
 
     def _start_rest(self) -> None:
-        """Compute the planes out of sight in a thread."""
+        """Compute the planes out of sight in a thread, some at a time so that few are held twice."""
         live, asked = self.live, self._asked
         assert live is not None
         kinds = [
             k for k in _LIVE if live.layer(k) is not None and not (k == "claim" and self.select.isChecked())
         ]
         keys = live.rest(kinds, asked.channel, asked.value, asked.confidence)
+        self._drop("rest")
         if not keys:
             return
-        self._drop("rest")
+        keys = keys[: max(_AT_ONCE // int(np.prod(live.plane_shape)), 1)]
 
         def done(made: Any) -> None:
             """Show them, unless the sliders went on."""
             self._runs.pop("rest", None)
             if self.live is live and asked == self._asked:
                 live.take(made, asked.value, asked.confidence)
+                self._start_rest()
 
         self._run("rest", lambda: live.rest_steps(kinds, keys, asked.value, asked.confidence), done)
 
@@ -393,15 +403,16 @@ class UncertaintyWidget(CloserLook):
         prediction, source = self._prediction, self._source
         if prediction is None or source is None:
             return None
-        spread = np.asarray(prediction.spread, dtype=np.float32)
         record = {
             **self._record(),
             "map": "spread",
             "caption": "Spread of the members' medians, uncalibrated.",
         }
         place = placement_of(self.viewer, source.name, prediction.axes)
-        top = limits_of(spread[..., ::2, ::2], 99.5)[1]
-        return map_layer(self.viewer, f"{source.name} spread", spread, place, record, (0.0, top))
+        channels = range(len(self._asked.values))
+        shown = [few_values(prediction.spread, prediction.axes, c) for c in channels]
+        top = limits_of(np.concatenate(shown), 99.5)[1]
+        return map_layer(self.viewer, f"{source.name} spread", prediction.spread, place, record, (0.0, top))
 
     def _on_layers_changed(self, event: Any = None) -> None:
         """Offer the layers that there are."""
