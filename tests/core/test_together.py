@@ -265,9 +265,9 @@ def test_no_more_members_are_asked_for_than_fit(monkeypatch):
     assert not made.notes
 
 
-def test_a_card_that_refuses_to_record_a_step_takes_it_kernel_by_kernel(monkeypatch):
-    """What CUDA is asked for stands in; the arithmetic is the CPU's."""
-    refused = []
+def recorded_by(monkeypatch, end):
+    """Let what CUDA is asked for stand in, and a recording end so; the arithmetic is the CPU's."""
+    recorded = []
 
     @contextmanager
     def within(*_):
@@ -275,9 +275,9 @@ def test_a_card_that_refuses_to_record_a_step_takes_it_kernel_by_kernel(monkeypa
 
     @contextmanager
     def record(_):
-        refused.append(1)
+        recorded.append(1)
         yield
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        end(len(recorded))
 
     class Stream:
         def wait_stream(self, _):
@@ -293,10 +293,30 @@ def test_a_card_that_refuses_to_record_a_step_takes_it_kernel_by_kernel(monkeypa
     ):
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(together._Group, "train", _as_on_a_card(together._Group.train))
+    return recorded
+
+
+def test_a_card_that_refuses_to_record_a_step_takes_it_kernel_by_kernel(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    recorded = recorded_by(monkeypatch, refuse)
     _, trained = drain(steps_of(2))
-    assert refused
+    assert recorded
     assert any("operation not permitted" in note.text for note in trained.notes)
     assert sum("kernel by kernel" in note.text for note in trained.notes) == 1
+
+
+def test_a_recording_that_lacks_memory_takes_fewer_members(monkeypatch):
+    def lack(count):
+        if count == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    recorded = recorded_by(monkeypatch, lack)
+    _, trained = drain(steps_of(2))
+    assert len(recorded) == 5  # of two members, then of each alone, in each half of its training
+    assert any("trained 1 at a time" in note.text for note in trained.notes)
 
 
 def _as_on_a_card(train):
