@@ -127,7 +127,7 @@ def _trained(
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = member_rng(blueprint.seed, draw, use=16 + step)
-        x, y = draw_patches(scenes, boxes, count=settings.batch_size, patch_px=settings.patch_px,
+        x, y = draw_patches(scenes, boxes, count=settings.patches[0], patch_px=settings.patches[1],
                             augment=True, rng=rng)  # fmt: skip
         return torch.from_numpy(x), torch.from_numpy(y)
 
@@ -182,7 +182,9 @@ def run(tiny: bool) -> list[Result]:
             blueprint = Blueprint(network, draw_dilations(network, ndim=2), 3, 3, 2, LEVELS, seed)
             tuned: list[tuple[float, Any, float, float]] = []
             for rate in RATES:
-                settings = TrainSettings(steps=steps, learning_rate=rate, patch_px=32 if tiny else 64)
+                settings = TrainSettings(
+                    steps=steps, learning_rate=rate, batch_size=4, patch_px=32 if tiny else 64
+                )
                 made: list[Any] = []
                 cost = own_cpu(
                     lambda s=settings, b=blueprint, p=train, v=variant, m=made: m.append(
@@ -204,7 +206,10 @@ def run(tiny: bool) -> list[Result]:
                 "CPU-s": float(table[:, 3].mean()),
             }
         )
-    return [parts, _diversity(seeds, size, TrainSettings(steps=steps, patch_px=32 if tiny else 64))]
+    return [
+        parts,
+        _diversity(seeds, size, TrainSettings(steps=steps, batch_size=4, patch_px=32 if tiny else 64)),
+    ]
 
 
 def _diversity(seeds: tuple[int, ...], size: tuple[int, int], settings: TrainSettings) -> Result:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from benchmarks.table import Bar, Result, main
-from napari_btn.core.config import NetworkSettings, TrainSettings
+from napari_btn.core.config import NetworkSettings
 from napari_btn.core.ensemble import quantiles_from_raw
 from napari_btn.core.families import Blueprint, build, graph_of
 from napari_btn.core.graph import Graph, draw_dilations
@@ -148,10 +148,9 @@ def compare(ndim: int, shape: tuple[int, ...], repeats: int) -> Result:
 def run(tiny: bool) -> list[Result]:
     """Compare training steps in 2D and 3D."""
     torch.set_num_threads(1)
-    patch = TrainSettings().patch_px
     if tiny:
         return [compare(2, (2, 3, 32, 32), 2), compare(3, (1, 3, 16, 16, 16), 1)]
-    return [compare(2, (8, 3, patch, patch), 9), compare(3, (2, 3, 32, 32, 32), 5)]
+    return [compare(2, (8, 3, 64, 64), 9), compare(3, (2, 3, 32, 32, 32), 5)]
 
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ from napari_btn.core.held_out import (
     spread_boxes,
 )
 from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
+from napari_btn.core.pairs import patch_sides
+from napari_btn.core.patches import patches_for
 from napari_btn.core.plan import (
     Estimate,
     PairCheck,
@@ -382,10 +384,14 @@ class Denoiser:
         if executor is None:
             # they start while the training is planned
             self.prepare()
-        train = self.train.in_space(scenes.noisy.ndim)
         own, validation = (
-            validation_part(plan.split.train) if train.early_stopping else (plan.split.train, ())
+            validation_part(plan.split.train) if self.train.early_stopping else (plan.split.train, ())
         )
+        train = patches_for(self.train, plan.blueprint, own)
+        count, side = train.patches
+        sides = patch_sides(side, own)
+        shown = f"{count} patch{'es' if count > 1 else ''} of {' x '.join(str(n) for n in sides)} px"
+        yield Progress(0, self.members * self.train.steps, f"Each step learns from {shown}")
         train, redraw = yield from against_overfitting(learnt, own, train)
         trained = yield from self._trainer(pool, device)(
             learnt,
@@ -413,7 +419,7 @@ class Denoiser:
             pair.pixel_size,
             pair.unit,
             "",
-            self._provenance(scenes, plan),
+            self._provenance(scenes, plan) | {"patches": {"count": count, "sides_px": list(sides)}},
             profile=profile_of(scenes.noisy),
         )
         fitted = yield from self._judged(made, scenes, plan.split, executor)
@@ -494,6 +500,7 @@ class Denoiser:
             seed=self.seed,
             regions=painted,
         )
+        wanted = patches_for(wanted, fitted.blueprint, parts.train)
         seen = scenes.noisy if image is None else image_for(fitted, image, image_axes)
         plan = plan_refining(
             scenes,
@@ -502,12 +509,10 @@ class Denoiser:
             seen,
             fitted.provenance,
             reach_px=fitted.blueprint.receptive_field,
-            patch_px=wanted.patch_px,
+            patch_px=wanted.patches[1],
         )
         pool, workers, device = self._where(executor)
-        settings, redraw = yield from against_overfitting(
-            plan.learnt, plan.boxes, wanted.in_space(scenes.noisy.ndim)
-        )
+        settings, redraw = yield from against_overfitting(plan.learnt, plan.boxes, wanted)
         trained = yield from self._trainer(pool, device)(
             plan.learnt,
             plan.boxes,

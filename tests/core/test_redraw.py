@@ -8,7 +8,7 @@ from napari_btn.core.pairs import Box, Pair
 from napari_btn.core.redraw import NoiseRedraw
 from napari_btn.core.redraw import against_overfitting as steps_against_overfitting
 
-MANY = TrainSettings(steps=1000, patch_px=16)
+MANY = TrainSettings(steps=1000, batch_size=4, patch_px=16)
 
 
 def scenes_of(noisy, clean, **kwargs):
@@ -39,7 +39,7 @@ def against_overfitting(*given):
 
 def test_many_pixels_keep_their_noise_and_their_steps(steps_of_counts):
     scenes, _ = steps_of_counts
-    few = TrainSettings(steps=100, patch_px=16)
+    few = TrainSettings(steps=100, batch_size=4, patch_px=16)
     assert against_overfitting(scenes, whole(scenes), few) == (few, None)
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
-from napari_btn.core.config import Progress
+from napari_btn.core.config import Progress, TrainSettings
 from napari_btn.core.conformal import Note
+from napari_btn.denoiser import Denoiser
 from napari_btn.scan import Scan, ScanRow
 from napari_btn.widgets.pair_form import open_image
 
@@ -698,3 +699,10 @@ def test_early_stopping_is_asked_for(ready: DenoiseWidget) -> None:
     assert not ready.form.settings()["train"].early_stopping
     ready.form.early_stopping.setChecked(True)
     assert ready.form.settings()["train"].early_stopping
+
+
+def test_the_image_decides_on_patches_until_a_size_is_asked_for(ready: DenoiseWidget) -> None:
+    assert ready.form.patch.text() == "from the image"
+    for side in (None, 96, None):
+        ready.form.show_settings(Denoiser(train=TrainSettings(patch_px=side)))
+        assert ready.form.settings()["train"].patch_px == side

@@ -6,7 +6,7 @@ the tooltip and the command line as its help, so it is written for the microscop
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, get_args
 
 if TYPE_CHECKING:
@@ -165,10 +165,11 @@ class TrainSettings(_Settings):
     passes : float
         Times that a training pixel may be seen with its own noise. In a smaller image noise is drawn anew
         from pixels that look alike, for twice as many; steps beyond that are cut.
-    batch_size : int
-        Patches per step (at most 2 in 3D).
-    patch_px : int
-        Side of a training patch in pixels (at most 32 in 3D; smaller where the image is smaller).
+    batch_size : int, optional
+        Patches per step (at most 2 in 3D); None chooses from image and network.
+    patch_px : int, optional
+        Side of a training patch in pixels (at most 32 in 3D; smaller where the image is smaller); None
+        chooses from image and network.
     learning_rate : float
         Peak learning rate of the one-cycle schedule.
     augment : bool
@@ -179,8 +180,8 @@ class TrainSettings(_Settings):
 
     steps: int = 1000
     passes: float = 100.0
-    batch_size: int = 4
-    patch_px: int = 64
+    batch_size: int | None = None
+    patch_px: int | None = None
     learning_rate: float = 2e-2
     augment: bool = True
     early_stopping: bool = False
@@ -188,21 +189,19 @@ class TrainSettings(_Settings):
     def __post_init__(self) -> None:
         _need(self.steps >= 1, "steps", self.steps, "1 or more")
         _need(self.passes > 0, "passes", self.passes, "more than 0")
-        _need(self.batch_size >= 1, "batch_size", self.batch_size, "1 or more")
-        _need(self.patch_px >= 4, "patch_px", self.patch_px, "4 or more")
+        for name, value, least in (("batch_size", self.batch_size, 1), ("patch_px", self.patch_px, 4)):
+            _need(value is None or value >= least, name, value, f"{least} or more, or None")
         _need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
 
-    def in_space(self, ndim: int) -> TrainSettings:
-        """The settings as they are for images of so many space axes: steps on volumes stay affordable.
-
-        Parameters
-        ----------
-        ndim : int
-            2 or 3.
-        """
-        if ndim < 3:
-            return self
-        return replace(self, batch_size=min(self.batch_size, 2), patch_px=min(self.patch_px, 32))
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Patches per step and their side in pixels, which must have been chosen."""
+        if self.batch_size is None or self.patch_px is None:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and patch_px is {self.patch_px}; give both, or let "
+                "core.patches.patches_for choose them from the image."
+            )
+        return self.batch_size, self.patch_px
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Patch = tuple[NDArray[np.float32], NDArray[np.float32]]
     Redraw = Callable[[int, Sequence[slice], Patch, np.random.Generator], Patch]
 
-__all__ = ["Box", "Pair", "Scenes", "View", "canonical_axes", "draw_patches"]
+__all__ = ["Box", "Pair", "Scenes", "View", "canonical_axes", "draw_patches", "patch_sides"]
 
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
@@ -423,6 +423,18 @@ def _check_finite(
         )
 
 
+def patch_sides(side: int, boxes: Sequence[Box]) -> tuple[int, ...]:
+    """Sides of a patch in pixels along each space axis: less where the boxes are smaller.
+
+    Parameters
+    ----------
+    side : int
+    boxes : sequence of Box
+        What trains.
+    """
+    return tuple(min(side, *lengths) for lengths in zip(*(box.shape for box in boxes), strict=True))
+
+
 def draw_patches(
     scenes: Scenes,
     boxes: Sequence[Box],
@@ -439,7 +451,7 @@ def draw_patches(
     Boxes are drawn with odds of their size; ``redraw`` may draw a patch anew, given the number of its
     box, its crop and its own noisy and clean values; a patch without a counted pixel is drawn again.
     """
-    sides = tuple(min(patch_px, *(b.shape[a] for b in boxes)) for a in range(scenes.noisy.ndim))
+    sides = patch_sides(patch_px, boxes)
     odds = np.array([b.size for b in boxes], float)
     noisy, clean = [], []
     for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):

@@ -13,7 +13,8 @@ from napari_btn.core.families import Blueprint
 from napari_btn.core.graph import draw_dilations, flat_nodes, receptive_field
 from napari_btn.core.held_out import HELD_OUT_PIXELS
 from napari_btn.core.layouts import CALIBRATE, TRAIN
-from napari_btn.core.pairs import Box, Scenes, View
+from napari_btn.core.pairs import Box, Scenes, View, patch_sides
+from napari_btn.core.patches import patches_for
 from napari_btn.core.registration import shift_of
 from napari_btn.core.repetition import middle_of_space, repetition_of
 from napari_btn.core.splits import Split, split, split_axis
@@ -213,8 +214,13 @@ def estimate_training(
         Torch's name. How fast a graphics card is isn't known; its seconds are those of a modest one.
     """
     view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
-    train = train.in_space(view.ndim)
-    pixels = train.batch_size * math.prod(min(train.patch_px, n) for n in view.space)
+    channels = view.n_channels
+    blueprint = Blueprint(
+        network, draw_dilations(network, ndim=view.ndim), channels, channels, view.ndim, (0.5,), 0
+    )
+    boxes = [Box(0, tuple(slice(0, n) for n in view.space))] * view.n_scenes
+    count, side = patches_for(train, blueprint, boxes).patches
+    pixels = count * math.prod(patch_sides(side, boxes))
     width = network.channels * network.inputs
     # forward and backward of one 3^d convolution per node; a core does about 3e10 of these a second
     work = 6 * network.depth * width**2 * 3**view.ndim * pixels

@@ -18,6 +18,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from napari_btn.core.config import Progress
+from napari_btn.core.pairs import patch_sides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,8 +116,8 @@ def against_overfitting(
     train : TrainSettings
     """
     pixels = sum(box.size for box in boxes)
-    sides = [min(train.patch_px, *(b.shape[a] for b in boxes)) for a in range(scenes.noisy.ndim)]
-    batch = train.batch_size * math.prod(sides)
+    count, side = train.patches
+    batch = count * math.prod(patch_sides(side, boxes))
     allowed = max(round(train.passes * pixels / batch), _FEWEST_STEPS)
     if train.steps <= allowed:
         return train, None

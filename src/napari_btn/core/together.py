@@ -22,6 +22,7 @@ from napari_btn.core.device import exact_arithmetic, free_bytes, lacks_memory, r
 from napari_btn.core.families import build
 from napari_btn.core.member import State, probe_member, start_member
 from napari_btn.core.optimiser import GroupOptimiser, bias_correction, one_cycle
+from napari_btn.core.patches import step_bytes
 from napari_btn.core.predict import Inline, Member
 from napari_btn.core.training import Preview, Run, Start, Trained, Trainer, fitting, train_steps
 
@@ -50,13 +51,8 @@ def member_bytes(blueprint: Blueprint, settings: TrainSettings) -> int:
     blueprint : Blueprint
     settings : TrainSettings
     """
-    network = blueprint.settings
-    width = network.channels * network.inputs
-    features = blueprint.n_in + 1 + network.depth * width
-    outputs = blueprint.n_out * len(blueprint.levels)
-    pixels = settings.batch_size * settings.patch_px**blueprint.ndim
-    # features and their gradients; what one node reads, makes and sends back; hidden layer; loss
-    return int(4 * pixels * (2 * features + 6 * width + 4 * network.head_units + 10 * outputs))
+    count, side = settings.patches
+    return step_bytes(blueprint, count * side**blueprint.ndim)
 
 
 class _Group:
@@ -350,7 +346,7 @@ def train_together_steps(
     work.finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
     waiting = [trainer.begin(k) for k in range(members) if k not in work.finished]
     fits = int(_SHARE * free_bytes(device)) // member_bytes(blueprint, settings)
-    ladder = _Ladder(device, max(1, min(members, fits)), settings.batch_size)
+    ladder = _Ladder(device, max(1, min(members, fits)), settings.patches[0])
     try:
         while waiting:
             now, waiting = waiting[: ladder.count], waiting[ladder.count :]

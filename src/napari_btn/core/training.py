@@ -123,11 +123,11 @@ class Trainer:
         self.fresh: list[tuple[int, int, float]] = []
         self.notes: list[Note] = []
         probe_rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 2)))
-        x, y = self._draw(probe_rng, count=min(16, 4 * settings.batch_size), augment=False)
+        x, y = self._draw(probe_rng, count=min(16, 4 * settings.patches[0]), augment=False)
         self.collapse = Collapse(x, y, blueprint.levels)
         self.validation: tuple[Any, Any] | None = None
         if validation:
-            count = max(_VALIDATION_PIXELS // settings.patch_px**scenes.noisy.ndim, 4)
+            count = max(_VALIDATION_PIXELS // settings.patches[1] ** scenes.noisy.ndim, 4)
             self.validation = self._draw(probe_rng, count=count, augment=False, boxes=validation)
 
     def _draw(
@@ -137,7 +137,7 @@ class Trainer:
             self.scenes,
             boxes or self.boxes,
             count=count,
-            patch_px=self.settings.patch_px,
+            patch_px=self.settings.patches[1],
             augment=augment,
             rng=rng,
             redraw=self.redraw.patch if self.redraw and augment else None,
@@ -147,7 +147,7 @@ class Trainer:
         """Batch of one step, from the member's own seed."""
         use = _FIRST_BATCH + self.first_draw + step
         rng = member_rng(self.blueprint.seed, run.member, attempt=run.attempt, use=use)
-        return self._draw(rng, count=self.settings.batch_size, augment=self.settings.augment)
+        return self._draw(rng, count=self.settings.patches[0], augment=self.settings.augment)
 
     def begin(self, member: int) -> Run:
         """Return a member on its way: from the weights that it has already, or from none."""

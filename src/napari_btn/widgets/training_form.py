@@ -47,6 +47,7 @@ _SCORES = {
     "asymmetric": "asymmetric",
     "scaled by the width": "scaled",
 }
+_OWN_PATCH = 7  # below the smallest patch: the image decides
 _SUPERVISION = {"pair": "pair: noisy and clean"}
 _PRESET_HELP = {
     "quick": "a first look",
@@ -146,8 +147,8 @@ class TrainingForm(QWidget):
         self.steps.setRange(0, 1_000_000)
         self.steps.setSpecialValueText("from the preset")
         self.patch = self._named(QSpinBox(), "patch_px", train["patch_px"])
-        self.patch.setRange(8, 1024)
-        self.patch.setValue(TrainSettings().patch_px)
+        self.patch.setRange(_OWN_PATCH, 1024)
+        self.patch.setSpecialValueText("from the image")
         self.depth = self._named(QSpinBox(), "depth", network["depth"])
         self.depth.setRange(1, 100)
         self.depth.setValue(NetworkSettings().depth)
@@ -248,6 +249,10 @@ class TrainingForm(QWidget):
         """Miscoverage."""
         return round(1 - self.coverage.value(), 6)
 
+    def _patch_px(self) -> int | None:
+        """Side of a patch that was asked for; None where the image decides."""
+        return self.patch.value() if self.patch.value() > _OWN_PATCH else None
+
     def settings(self) -> dict[str, Any]:
         """Arguments for a denoiser.
 
@@ -258,7 +263,7 @@ class TrainingForm(QWidget):
         """
         preset = self.preset.currentText().lower()
         early = self.early_stopping.isChecked()
-        train = replace(PRESETS[preset], patch_px=self.patch.value(), early_stopping=early)
+        train = replace(PRESETS[preset], patch_px=self._patch_px(), early_stopping=early)
         if self.steps.value():
             train = replace(train, steps=self.steps.value())
         return {
@@ -326,7 +331,7 @@ class TrainingForm(QWidget):
         self.seed.setValue(denoiser.seed)
         preset_steps = PRESETS[denoiser.preset].steps
         self.steps.setValue(0 if denoiser.train.steps == preset_steps else denoiser.train.steps)
-        self.patch.setValue(denoiser.train.patch_px)
+        self.patch.setValue(denoiser.train.patch_px or _OWN_PATCH)
         self.show_network(denoiser.network)
         self.early_stopping.setChecked(denoiser.train.early_stopping)
         known = denoiser.calibration_settings
