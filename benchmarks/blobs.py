@@ -56,10 +56,12 @@ def one_by_one(denoiser: Denoiser, images: Sequence[NDArray[np.float32]]) -> lis
     return [[getattr(p, name) for p in made] for name in ("median", "lower", "upper")]
 
 
-def train(pair: Pair, n_train: int, preset: str, members: int, settings: TrainSettings) -> Denoiser:
+def train(
+    pair: Pair, n_train: int, preset: str, members: int, settings: TrainSettings, *, seed: int = 0
+) -> Denoiser:
     """Return a denoiser trained on the first part of the scenes, by count."""
     share = CalibrationSettings(train_fraction=n_train / len(pair.noisy))
-    denoiser = Denoiser(preset, members=members, alpha=ALPHA, train=settings, calibration=share)
+    denoiser = Denoiser(preset, members=members, alpha=ALPHA, seed=seed, train=settings, calibration=share)
     return denoiser.fit(pair.noisy, pair.clean, axes=pair.axes)
 
 
