@@ -133,6 +133,21 @@ def test_ensemble_gain_has_a_panel_for_each_figure():
     assert [axes.get_title() for axes in figure.axes] == ["correlation", "coverage", "width"]
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1", "2", "5"]
     assert picture(figure).std() > 0.01
+    for axes in figure.axes:
+        low, high = axes.get_ylim()
+        assert low < table.min()
+        assert table.max() < high
+    assert figure.axes[2].get_legend() is not None
+
+
+def test_ensemble_gain_of_one_channel_needs_no_legend_and_bears_infinite_widths():
+    from napari_btn.core.gain import EnsembleGain
+
+    table, width = np.full((3, 1), 0.9), np.array([[np.inf], [2.0], [1.0]])
+    figure = plots.ensemble_gain(EnsembleGain((1, 2, 5), table, table, width, 0.1, ("0",)))
+    assert figure.axes[2].get_legend() is None
+    assert figure.axes[2].get_ylim() == pytest.approx((0, 2.2))
+    assert figure.axes[1].get_ylim() == pytest.approx((0.85, 0.95))
 
 
 def test_a_graph_is_drawn_with_an_arc_for_each_node_read():

@@ -412,16 +412,21 @@ def ensemble_gain(gain: EnsembleGain) -> Figure:
     names = ("correlation", "coverage", "width")
     at = np.arange(len(gain.sizes))
     for axes, name in zip(figure.subplots(1, 3), names, strict=True):
-        if name == "coverage":
-            axes.axhline(1 - gain.alpha, color="0.4", linestyle="--", linewidth=1)
         for c, channel in enumerate(gain.channel_names):
             look = {"color": _COLOURS[c % len(_COLOURS)], "marker": _MARKERS[c % len(_MARKERS)]}
             axes.plot(at, getattr(gain, name)[:, c], label=channel, **look)
         axes.set_xticks(at, [str(size) for size in gain.sizes])
         axes.set(xlabel="members", title=name)
+        values = getattr(gain, name)
+        if name == "coverage":
+            # wide enough that a difference of no importance looks like one
+            off = max(1.2 * float(np.nanmax(abs(values - (1 - gain.alpha)))), 0.05)
+            axes.axhline(1 - gain.alpha, color="0.4", linestyle="--", linewidth=1)
+            axes.set_ylim(1 - gain.alpha - off, 1 - gain.alpha + off)
         if name == "width":
-            axes.set_ylim(bottom=0)
-            axes.legend(frameon=False)
+            axes.set_ylim(0, 1.1 * float(np.max(values, initial=1e-9, where=np.isfinite(values))))
+            if len(gain.channel_names) > 1:
+                axes.legend(frameon=False)
     return figure
 
 
