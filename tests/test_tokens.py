@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import napari_btn as btn
+from napari_btn.calibration import held_out_intervals
 from napari_btn.core.families import build
 from napari_btn.core.features import EnsembleLatents
 from napari_btn.core.pairs import Box, View
@@ -62,6 +63,36 @@ def test_tokens_are_labels_from_one(tokens):
     assert list(tokens.table)[:3] == ["index", "pixels", "share"]
     assert (np.diff(tokens.table["Si median"]) > -0.05).all()
     assert tokens.cut(5).labels.max() == 5
+
+
+def test_coverage_is_counted_where_held_out_pixels_lie(denoiser, tokens):
+    lower, _, upper = held_out_intervals(
+        denoiser._fitted, denoiser.alpha, denoiser.calibration_settings, denoiser.seed
+    )
+    held_out = denoiser.held_out
+    inside = (lower <= held_out.target) & (held_out.target <= upper)
+    number = tokens.labels[tuple(held_out.position[:, 1:].T)]
+    table = tokens.table
+    assert table["known pixels"].sum() == number.size
+    for k in range(1, 13):
+        here = inside[2, number == k]
+        known = here.mean() if here.size else np.nan
+        np.testing.assert_allclose(table["Fe coverage"][k - 1], known, rtol=1e-6)
+    whole = np.average(np.nan_to_num(table["Fe coverage"]), weights=table["known pixels"])
+    np.testing.assert_allclose(whole, denoiser.report.coverage[2], atol=0.02)
+
+
+def test_coverage_is_unknown_in_an_image_not_calibrated_on(denoiser, tokens):
+    other = denoiser.tokens(PAIR.noisy + 0.5, n_tokens=12, axes="CYX")
+    assert other.inside is None
+    assert not any("coverage" in name for name in other.table)
+    truth = PAIR.clean.copy()
+    truth[:, :, :20] = np.nan
+    judged = other.judged(truth - 1, truth + 1, truth)
+    assert (judged.table["Si coverage"][judged.table["known pixels"] > 0] == 1).all()
+    assert judged.table["known pixels"].sum() == 96 * 172
+    with pytest.raises(ValueError, match="must be"):
+        other.judged(truth[:, 1:], truth, truth)
 
 
 def test_painted_labels_are_described_like_tokens(tokens):

@@ -22,7 +22,7 @@ from napari_btn.core.config import (
     TrainSettings,
 )
 from napari_btn.core.device import device_for, works
-from napari_btn.core.diagnostics import coverage_curve, miscoverage_map
+from napari_btn.core.diagnostics import coverage_curve, inside_map, miscoverage_map
 from napari_btn.core.evaluation import evaluate
 from napari_btn.core.held_out import (
     covers,
@@ -50,6 +50,7 @@ from napari_btn.fitted import Fitted, from_bundle, member_arrays, members_of, to
 from napari_btn.inputs import (
     image_for,
     in_axes_of,
+    is_same,
     need_same,
     over_scenes,
     over_space,
@@ -961,6 +962,15 @@ class Denoiser:
         lower, _, upper = held_out_intervals(fitted, self.alpha, self.calibration_settings, self.seed)
         return miscoverage_map(fitted.held_out, lower, upper, shape)
 
+    def _inside(
+        self, fitted: Fitted, view: View, shape: Sequence[int], axes: str
+    ) -> NDArray[np.float32] | None:
+        """Which held-out pixels of an image lie inside their intervals; None for one not calibrated on."""
+        if not is_same(view, fitted.held_out):
+            return None
+        lower, _, upper = held_out_intervals(fitted, self.alpha, self.calibration_settings, self.seed)
+        return inside_map(fitted.held_out, lower, upper, shape, axes)
+
     # ---------------------------------------------------------------- members
 
     @property
@@ -1148,6 +1158,7 @@ class Denoiser:
             self._fitted = replace(fitted, tokens=model)
         return replace(
             tokens,
+            inside=self._inside(fitted, view, tokens.labels.shape, tokens.axes),
             channel_names=names,
             pixel_size=sizes_along(view.axes, fitted),
             unit=fitted.unit,

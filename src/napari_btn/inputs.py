@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "image_for",
     "in_axes_of",
+    "is_same",
     "need_same",
     "over_scenes",
     "over_space",
@@ -150,17 +151,22 @@ def in_axes_of(scenes: NDArray[Any], view: View) -> NDArray[Any]:
     return out
 
 
-def need_same(view: View, held_out: HeldOut) -> None:
-    """Raise where an image is not the one that held-out scores come from."""
+def is_same(view: View, held_out: HeldOut) -> bool:
+    """Whether an image is the one that held-out scores come from; False where that can't be told."""
     from napari_btn.core.latent import values_at
 
     position, observed = held_out.position, held_out.observed
-    if position is None or observed is None:
+    if position is None or observed is None or position.shape[1] != 1 + view.ndim:
+        return False
+    inside = (position.max(axis=0) < (view.n_scenes, *view.space)).all()
+    return bool(inside) and np.array_equal(np.nan_to_num(values_at(view, position)), np.nan_to_num(observed))
+
+
+def need_same(view: View, held_out: HeldOut) -> None:
+    """Raise where an image is not the one that held-out scores come from."""
+    if held_out.position is None or held_out.observed is None:
         raise ValueError("The held-out pixels have no positions; calibrate on images of their own again.")
-    inside = (
-        position.shape[1] == 1 + view.ndim and (position.max(axis=0) < (view.n_scenes, *view.space)).all()
-    )
-    if not inside or not np.array_equal(np.nan_to_num(values_at(view, position)), np.nan_to_num(observed)):
+    if not is_same(view, held_out):
         raise ValueError(
             "This image is not the one that the held-out scores come from, so nothing of them can be told by its "
             "pixels. Take that one, or calibrate on a pair of its own."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,6 +15,7 @@ from napari_btn.core.clustering import fit_palette
 from napari_btn.core.config import Progress
 from napari_btn.core.tokens import Tokens
 from napari_btn.io.images import Image, read_image
+from napari_btn.io.labels import read_labels
 from napari_btn.io.tables import read_table
 from napari_btn.session import session_of
 
@@ -124,9 +126,12 @@ def part(dock, name):
     return dock.findChild(QWidget, name)
 
 
+def heads(dock):
+    return [dock.table.horizontalHeaderItem(c).text() for c in range(dock.table.columnCount())]
+
+
 def column(dock, title):
-    heads = [dock.table.horizontalHeaderItem(c).text() for c in range(dock.table.columnCount())]
-    return [dock.table.item(r, heads.index(title)).text() for r in range(dock.table.rowCount())]
+    return [dock.table.item(r, heads(dock).index(title)).text() for r in range(dock.table.rowCount())]
 
 
 def layer_of(viewer):
@@ -330,6 +335,77 @@ def test_colours_may_show_a_channel(dock, viewer, found):
     assert green == sorted(green)
     part(dock, "channel").setCurrentText("Fe")
     assert dock.chart._plot.getAxis("left").labelText == "Fe"
+
+
+def test_coverage_is_shown_where_it_is_known(dock, viewer, found):
+    assert set(column(dock, "coverage")) == {"—"}
+    cell = dock.table.item(0, heads(dock).index("coverage"))
+    assert "calibrated on" in cell.toolTip()
+    inside = np.full((3, *SHAPE), np.nan, np.float32)
+    inside[:2, found.labels == 2] = 1
+    inside[2, found.labels == 2] = 0
+    dock.session.tokens = replace(found, inside=inside)
+    shown = dict(zip(column(dock, "#"), column(dock, "coverage"), strict=True))
+    assert shown.pop("2") == "67 %"
+    assert set(shown.values()) == {"—"}
+    told = dock.table.item(dock.table.row_of(2), heads(dock).index("coverage")).toolTip()
+    assert "Si 100.0 %, Al 100.0 %, Fe 0.0 %" in told
+    assert f"{(found.labels == 2).sum()} held-out pixels" in told
+    other = dock.table.item(dock.table.row_of(1), heads(dock).index("coverage"))
+    assert "none of the token's pixels" in other.toolTip()
+    assert layer_of(viewer).features["Fe coverage"][1] == 0
+
+
+def group(dock, viewpoint, numbers, name):
+    part(dock, "viewpoint").setCurrentText(viewpoint)
+    dock.table.pick(numbers)
+    part(dock, "group_name").setCurrentText(name)
+    part(dock, "assign").click()
+
+
+def test_picked_tokens_are_grouped_from_two_points_of_view(dock, make_dock, viewer, found, tmp_path, qtbot):
+    assert not part(dock, "assign").isEnabled()
+    assert "morphology" not in heads(dock)
+    group(dock, "morphology", [1, 3], "grain")
+    group(dock, "chemistry", [3, 4], "iron-rich")
+    assert column(dock, "morphology") == ["grain", "", "grain", *[""] * 5]
+    assert column(dock, "chemistry") == ["", "", "iron-rich", "iron-rich", *[""] * 4]
+    group_name = part(dock, "group_name")
+    assert [group_name.itemText(i) for i in range(group_name.count())] == ["iron-rich"]
+    part(dock, "colour_by").setCurrentText("morphology")
+    colours = layer_of(viewer).colormap.color_dict
+    dock.table.pick([])
+    np.testing.assert_array_equal(colours[1][:3], colours[3][:3])
+    assert not np.array_equal(colours[1][:3], colours[2][:3])
+    dock.export_to(tmp_path / "soil.ome.tif")
+    qtbot.waitUntil(lambda: not dock.busy)
+    back = read_labels(tmp_path / "soil.ome.tif")
+    assert back.column("morphology") == {1: "grain", 3: "grain"}
+    assert back.column("chemistry") == {3: "iron-rich", 4: "iron-rich"}
+    assert back.provenance["tokens"]["groups"]["chemistry"] == {"3": "iron-rich", "4": "iron-rich"}
+    # groups follow finer cuts, and come back from coarser ones
+    part(dock, "n_tokens").setValue(12)
+    leaves = found.palette.leaves
+    grain = leaves[found.identities[[0, 2]]].any(axis=0)
+    inside = {n for n, i in enumerate(found.cut(12).identities, 1) if grain[leaves[i]].all()}
+    assert set(dock.shown.groups["morphology"]) == inside
+    part(dock, "n_tokens").setValue(2)
+    part(dock, "n_tokens").setValue(8)
+    rested(dock, qtbot)
+    assert column(dock, "morphology") == ["grain", "", "grain", *[""] * 5]
+    dock.leave()
+    again = make_dock()
+    assert again.shown.groups["chemistry"] == {3: "iron-rich", 4: "iron-rich"}
+
+
+def test_a_group_is_taken_back_and_emptied(dock):
+    group(dock, "chemistry", [2], "clay")
+    group(dock, "chemistry", [2, 5], "quartz")
+    part(dock, "undo").click()
+    assert dock.shown.groups["chemistry"] == {2: "clay"}
+    group(dock, "chemistry", [2], "")
+    assert dock.shown.groups["chemistry"] == {}
+    assert "chemistry" not in heads(dock)
 
 
 def test_export_writes_labels_table_and_provenance(dock, viewer, found, tmp_path, qtbot):

@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import CalibrationSettings
 
-__all__ = ["block_shares", "by_group", "by_width", "coverage_curve", "miscoverage_map", "places"]
+__all__ = [
+    "block_shares",
+    "by_group",
+    "by_width",
+    "coverage_curve",
+    "inside_map",
+    "miscoverage_map",
+    "places",
+]
 
 WIDTH_BINS = 10
 PIT_BINS = 20
@@ -135,6 +143,56 @@ def miscoverage_map(
     out = np.full((len(miss), *shape), np.nan, dtype=np.float32)
     for plane, row in zip(out, miss, strict=True):
         plane[where] = (np.bincount(held_out.block, row) / counts)[held_out.block]
+    return out
+
+
+def inside_map(
+    held_out: HeldOut,
+    lower: NDArray[np.float32],
+    upper: NDArray[np.float32],
+    shape: Sequence[int],
+    axes: str,
+) -> NDArray[np.float32]:
+    """Whether each held-out pixel lies inside its interval, where it lies in the image: coverage of any part.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Target, with positions.
+    lower, upper : ndarray of float32, shape (C, n)
+        Intervals at the same pixels, best from `cross_fitted`.
+    shape : sequence of int
+        Shape of the image without channels, in pixels.
+    axes : str
+        One letter per number of the shape: space, and S and T where there are scenes.
+
+    Returns
+    -------
+    ndarray of float32, shape (C, *shape)
+        1 inside, 0 outside, NaN where the target is unknown or trained the networks.
+
+    Raises
+    ------
+    ValueError
+        If the positions are unknown or don't lie within the image.
+    """
+    if held_out.position is None:
+        raise ValueError("The held-out pixels have no positions; a map needs them. Calibrate again.")
+    size = dict(zip(axes, shape, strict=True))
+    scenes = {a: size.get(a, 1) for a in "ST"}
+    space = [a for a in "ZYX" if a in size]
+    limits = (scenes["S"] * scenes["T"], *(size[a] for a in space))
+    if held_out.position.shape[1] != len(limits) or (held_out.position.max(axis=0) >= limits).any():
+        raise ValueError(
+            f"The held-out pixels don't lie within {axes} {tuple(shape)}; give the image that was calibrated on."
+        )
+    scene, *rest = held_out.position.T
+    at = dict(zip("ST", np.unravel_index(scene, (scenes["S"], scenes["T"])), strict=True))
+    at |= dict(zip(space, rest, strict=True))
+    where = tuple(at[a] for a in axes)
+    out = np.full((len(held_out.target), *shape), np.nan, dtype=np.float32)
+    for c, row in enumerate((lower <= held_out.target) & (held_out.target <= upper)):
+        out[(c, *where)] = row
     return out
 
 

@@ -52,6 +52,9 @@ class Tokens:
         Unit of `pixel_size`.
     provenance : dict
         JSON-ready: what made these labels.
+    inside : ndarray of float32, (C, *image), optional
+        1 where a truth that trained nothing lies inside the interval, 0 where it lies outside, NaN where none
+        is known: what coverage by token is counted from.
     """
 
     palette: Palette
@@ -66,6 +69,7 @@ class Tokens:
     pixel_size: tuple[float, ...] | None = None
     unit: str = "px"
     provenance: dict[str, Any] = field(default_factory=dict)
+    inside: NDArray[np.float32] | None = None
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
@@ -169,6 +173,35 @@ class Tokens:
         made.__dict__.update(labels=drawn.astype(np.int32), colours=colours, _binned=self._binned)
         return made
 
+    def judged(self, lower: ArrayLike, upper: ArrayLike, truth: ArrayLike) -> Tokens:
+        """The same tokens with their coverage measured against a truth.
+
+        Parameters
+        ----------
+        lower, upper, truth : array_like, (C, *image) or (*image)
+            Intervals and what they are to hold, in one unit. Give a truth that the networks weren't trained on;
+            NaN does not count.
+
+        Returns
+        -------
+        Tokens
+            Its table has a column "<channel> coverage".
+
+        Raises
+        ------
+        ValueError
+            If the maps do not fit the labels.
+        """
+        maps = [np.asarray(m, dtype=np.float32) for m in (lower, upper, truth)]
+        low, high, known = (m[None] if m.shape == self.labels.shape else m for m in maps)
+        if not low.shape == high.shape == known.shape or low.shape[1:] != self.labels.shape:
+            raise ValueError(
+                f"Maps of shapes {low.shape}, {high.shape} and {known.shape} came; all must be "
+                f"{('C', *self.labels.shape)}."
+            )
+        inside = ((low <= known) & (known <= high)).astype(np.float32)
+        return replace(self, inside=np.where(np.isfinite(known), inside, np.float32(np.nan)))
+
     def ordered(self, channel: int) -> Tokens:
         """The same tokens, numbered by the median of another channel."""
         if not 0 <= channel < len(self.palette.order):
@@ -177,7 +210,7 @@ class Tokens:
 
     @cached_property
     def table(self) -> dict[str, NDArray[Any]]:
-        """One row per token: number, pixels, share, medians and quantiles per channel, mean width, colour.
+        """One row per token: number, pixels, share, medians and quantiles per channel, width, coverage, colour.
 
         Medians and quantiles come from the histogram of the channel's values (512 bins by rank
         and 512 by value), so they are within a bin of the exact ones.
@@ -198,6 +231,12 @@ class Tokens:
         if self.width is not None:
             for c, mean in enumerate(self.mean(self.width).T):
                 table[f"{self._name(c)} width"] = mean
+        if self.inside is not None:
+            table["known pixels"] = np.bincount(
+                self.labels[np.isfinite(self.inside[0])], minlength=self.k + 1
+            )[1:]
+            for c, mean in enumerate(self.mean(self.inside).T):
+                table[f"{self._name(c)} coverage"] = mean
         table["colour"] = np.array(
             ["#{:02x}{:02x}{:02x}".format(*(round(255 * v) for v in rgba[:3])) for rgba in self.colours[1:]]
         )

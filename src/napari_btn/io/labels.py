@@ -58,6 +58,11 @@ class LabelMap:
     unit: str = "px"
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    def column(self, name: str) -> dict[int, str]:
+        """Words of a column by label, such as groups by "morphology"; empty where there is no such column."""
+        rows = zip(self.features.get("index", ()), self.features.get(name, ()), strict=False)
+        return {int(n): str(word) for n, word in rows if word is not None}
+
 
 def read_labels(path: str | Path) -> LabelMap:
     """Labels with names and colours, as `write_labels` left them, or from any label image.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.naming import VIEWPOINTS
 from napari_btn.widgets.layers import limits_of
 from napari_btn.widgets.tokens_view import NAME_COLUMN, TokensView
 
@@ -26,6 +27,9 @@ _DESCRIBE_AFTER_MS = 80
 _LOOK_AFTER_MS = 250
 _LOOKED_AT = 30_000_000
 _PICKED = "Picked:"
+_NO_GROUP = (0.5, 0.5, 0.5, 1.0)
+# Okabe and Ito's: told apart by most who see few colours, and named in the table beside them.
+_GROUP_COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7")
 
 
 class TokenEditor(TokensView):
@@ -69,12 +73,23 @@ class TokenEditor(TokensView):
         self._show_state()
 
     def _colours(self) -> NDArray[np.float32]:
-        """Colour of each number: its own, or of a channel's median."""
+        """Colour of each number: its own, its group's, or of a channel's median."""
         from napari.utils.colormaps import ensure_colormap
+        from napari.utils.colormaps.standardize_color import transform_color
 
         assert self.shown is not None
         view = self.shown.view
         colours, by = view.colours, self.colour_by.currentText()
+        if by in VIEWPOINTS:
+            groups = self.shown.groups[by]
+            order = sorted(set(groups.values()))
+            palette = transform_color(list(_GROUP_COLOURS))
+            grouped = np.tile(np.array(_NO_GROUP, dtype=np.float32), (len(colours), 1))
+            for number, group in groups.items():
+                if number < len(grouped):
+                    grouped[number] = palette[order.index(group) % len(palette)]
+            grouped[0] = colours[0]
+            return grouped
         if by in ("", BY_TOKEN) or f"{by} median" not in view.table:
             return colours
         values = view.table[f"{by} median"]
@@ -205,6 +220,35 @@ class TokenEditor(TokensView):
         # the cell's editor is still open here
         self._describe_later.start()
 
+    def _on_user_group(self) -> None:
+        """Put the picked tokens into a group."""
+        picked, viewpoint = self.table.picked(), self.viewpoint.currentText()
+        if self.shown is None or not picked:
+            return
+        self._look()
+        name = self.group_name.currentText().strip()
+        self.shown.group(viewpoint, picked, name)
+        self._describe()
+        self._offer_groups()
+        numbers = ", ".join(map(str, picked))
+        self.status.say(
+            (
+                "info",
+                f"By {viewpoint}, {numbers}: {name}." if name else f"By {viewpoint}, {numbers}: no group.",
+            )
+        )
+
+    def _offer_groups(self, value: object = None) -> None:
+        """Offer the groups that there are from this point of view; what is typed stays."""
+        del value
+        groups = {} if self.shown is None else self.shown.groups[self.viewpoint.currentText()]
+        typed = self.group_name.currentText()
+        self.group_name.blockSignals(True)
+        self.group_name.clear()
+        self.group_name.addItems(sorted(set(groups.values())))
+        self.group_name.setCurrentText(typed)
+        self.group_name.blockSignals(False)
+
     def _on_user_undo(self) -> None:
         """Take the last edit back."""
         if self.shown is None:
@@ -217,6 +261,7 @@ class TokenEditor(TokensView):
             part.blockSignals(False)
         self.session.tokens = self.shown.tokens
         self._describe()
+        self._offer_groups()
         self.status.say(("info", f"Took back {what}." if what else ""))
 
     # ---------------------------------------------------------------- what the layer says

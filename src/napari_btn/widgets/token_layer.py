@@ -9,6 +9,7 @@ from weakref import ref
 
 import numpy as np
 
+from napari_btn.core.naming import VIEWPOINTS, Naming
 from napari_btn.widgets.layers import KEY
 from napari_btn.widgets.overlays import our_layer, placement_of
 
@@ -56,9 +57,12 @@ class TokenLayer:
         """The cut that the labels come from."""
         self.names: dict[int, str] = {}
         """Given names by number."""
+        self.groups: dict[str, dict[int, str]] = {v: {} for v in VIEWPOINTS}
+        """Group by number, from each point of view."""
         self.edited = False
         """Whether labels were merged or painted since the cut."""
         self._of_node: dict[int, str] = {}
+        self._namings = {v: Naming(v) for v in VIEWPOINTS}
         self._edits: list[_Edit] = []
         self._view: Tokens | None = None
         layer = our_layer(viewer, f"{source} tokens", _KIND)
@@ -109,6 +113,12 @@ class TokenLayer:
             }
         self.edited = not np.array_equal(layer.data, self.tokens.labels)
         self._keep_names()
+        for viewpoint in VIEWPOINTS:
+            # features without this column have no groups
+            rows = zip(features.get("index", ()), features.get(viewpoint, ()), strict=False)
+            for i, group in rows:
+                if group:
+                    self._assign(viewpoint, [int(i)], str(group))
 
     def _put(self, old: Any) -> Any:
         """The layer, made or brought up to date; one that was edited by hand stays as a hidden backup."""
@@ -181,17 +191,17 @@ class TokenLayer:
         table = dict(self.view.table)
         there = table["pixels"] > 0
         index = table.pop("index")[there]
-        names = np.array([self.names.get(int(i), "") for i in index], dtype=object)
-        return {"index": index, "name": names, **{name: column[there] for name, column in table.items()}}
+        words = {"name": self.names, **{v: groups for v, groups in self.groups.items() if groups}}
+        made = {n: np.array([w.get(int(i), "") for i in index], dtype=object) for n, w in words.items()}
+        return {"index": index, **made, **{name: column[there] for name, column in table.items()}}
 
     def set_features(self, table: Mapping[str, NDArray[Any]]) -> None:
         """Give the layer the columns that napari shows where the mouse points, and its record."""
         layer = self.layer
         if layer is None:
             return
-        wanted = [
-            n for n in table if n in ("index", "name", "pixels", "share") or n.endswith((" median", " width"))
-        ]
+        plain = ("index", "name", *VIEWPOINTS, "pixels", "share")
+        wanted = [n for n in table if n in plain or n.endswith((" median", " width", " coverage"))]
         features = {n: table[n] for n in wanted}
         for name, column in features.items():
             if column.dtype.kind == "f":
@@ -220,16 +230,17 @@ class TokenLayer:
         layer.data = self.tokens.labels.copy()
         number = {int(node): i for i, node in enumerate(self.tokens.identities, start=1)}
         self.names = {number[node]: name for node, name in self._of_node.items() if node in number}
+        self.groups = {v: naming.names(self.tokens) for v, naming in self._namings.items()}
 
     def _keep_edited(self) -> None:
         """Keep the labels as they are, to come back to."""
         labels = self.labels
         kept = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
-        tokens, names = self.tokens, dict(self.names)
+        tokens, names, groups = self.tokens, dict(self.names), dict(self.groups)
 
         def back() -> None:
             """Show them again."""
-            self.tokens, self.names, self.edited = tokens, names, True
+            self.tokens, self.names, self.groups, self.edited = tokens, names, groups, True
             self.layer.data = kept.astype(tokens.labels.dtype)
 
         self._push(f"the new cut of {tokens.k} edited tokens", back)
@@ -246,12 +257,14 @@ class TokenLayer:
         gone = np.zeros(len(counts), dtype=bool)
         gone[others] = True
         mask = gone[labels]
-        old, names, edited = labels[mask], dict(self.names), self.edited
+        old, names, groups, edited = labels[mask], dict(self.names), dict(self.groups), self.edited
         labels[mask] = target
         named = [self.names[n] for n in chosen if n in self.names]
         self.names = {n: name for n, name in self.names.items() if n not in others}
         if named:
             self.names[target] = named[0]
+        for viewpoint, known in self.groups.items():
+            self.groups[viewpoint] = {n: group for n, group in known.items() if n not in others}
         self.edited, self._view = True, None
         layer.refresh()
 
@@ -262,7 +275,7 @@ class TokenLayer:
             before[mask] = old
             again = mask & (now == target)
             now[again] = before[again]
-            self.names = names
+            self.names, self.groups = names, groups
             self.edited = edited or not np.array_equal(now, self.tokens.labels)
             self.layer.refresh()
 
@@ -283,6 +296,39 @@ class TokenLayer:
             self.names, self._of_node = names, of_node
 
         self._push(f"naming token {number}", back)
+
+    def group(self, viewpoint: str, numbers: Iterable[int], group: str) -> None:
+        """Put tokens into a group of a point of view, or out of theirs.
+
+        Parameters
+        ----------
+        viewpoint : str
+            One of `VIEWPOINTS`.
+        numbers : iterable of int
+            Of the tokens.
+        group : str
+            Its name; empty for none.
+        """
+        chosen = sorted(set(numbers))
+        groups, namings = dict(self.groups), dict(self._namings)
+        self._assign(viewpoint, chosen, group)
+        if self.groups == groups:
+            return
+
+        def back() -> None:
+            """Give back the groups."""
+            self.groups, self._namings = groups, namings
+
+        self._push(f"grouping {', '.join(map(str, chosen))} by {viewpoint}", back)
+
+    def _assign(self, viewpoint: str, numbers: Iterable[int], group: str) -> None:
+        """Take tokens into a group; those of the palette take it along into other cuts."""
+        chosen = sorted(set(numbers))
+        known = {n: name for n, name in self.groups[viewpoint].items() if n not in chosen}
+        self.groups[viewpoint] = known | (dict.fromkeys(chosen, group) if group else {})
+        if not self.edited:
+            naming = self._namings[viewpoint]
+            self._namings[viewpoint] = naming.assigned(self.tokens, chosen, group)
 
     def _keep_names(self, *numbers: int) -> None:
         """Remember names with the nodes of the palette, so that they follow their tokens from cut to cut."""

@@ -8,6 +8,7 @@ import numpy as np
 from qtpy.QtWidgets import QFileDialog
 
 from napari_btn.core.config import Progress
+from napari_btn.core.naming import VIEWPOINTS
 from napari_btn.widgets.token_editor import BY_TOKEN, TokenEditor, channels_of
 from napari_btn.widgets.token_layer import TokenLayer
 from napari_btn.widgets.worker import load_ahead, run_step, sentence_of
@@ -55,6 +56,8 @@ class TokensWidget(TokenEditor):
         self.table.itemChanged.connect(self._on_user_name)
         self.merge.clicked.connect(self._on_user_merge)
         self.rename.clicked.connect(self._on_user_rename)
+        self.assign.clicked.connect(self._on_user_group)
+        self.viewpoint.currentIndexChanged.connect(self._offer_groups)
         self.undo.clicked.connect(self._on_user_undo)
         self.export.clicked.connect(self._on_user_export)
         self.alone.toggled.connect(self._recolour)
@@ -108,7 +111,9 @@ class TokensWidget(TokenEditor):
             part.setValue(tokens.k)
             part.blockSignals(False)
         names = channels_of(tokens)
-        for combo, entries in ((self.colour_by, [BY_TOKEN, *names]), (self.channel, names)):
+        self._offer_groups()
+        by = [BY_TOKEN, *VIEWPOINTS, *names]
+        for combo, entries in ((self.colour_by, by), (self.channel, names)):
             if entries != [combo.itemText(i) for i in range(combo.count())]:
                 combo.blockSignals(True)
                 combo.clear()
@@ -133,6 +138,9 @@ class TokensWidget(TokenEditor):
         self.export.setEnabled(there and not self.busy)
         self.merge.setEnabled(there and len(picked) > 1)
         self.rename.setEnabled(there and len(picked) == 1)
+        for part in (self.viewpoint, self.group_name):
+            part.setEnabled(there)
+        self.assign.setEnabled(there and bool(picked))
         what = "" if self.shown is None else self.shown.undoable
         self.undo.setEnabled(there and bool(what))
         self.undo.setToolTip(f"Take back {what}." if what else "Nothing to take back yet.")
@@ -292,6 +300,7 @@ class TokensWidget(TokenEditor):
                 "stability": tokens.stability,
                 "edited": shown.edited,
                 "names": {str(n): name for n, name in shown.names.items()},
+                "groups": {v: {str(n): g for n, g in known.items()} for v, known in shown.groups.items()},
             },
         }
 

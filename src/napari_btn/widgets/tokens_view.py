@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
+import numpy as np
+from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -25,6 +26,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from napari_btn.core.naming import VIEWPOINTS
 from napari_btn.widgets.charts import TokenChart
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme
@@ -45,6 +47,15 @@ _METHODS = (
     ("HDBSCAN", "hdbscan"),
 )
 _WIDTH = 400
+_HEIGHT = 160
+_COVERAGE_HELP = (
+    "Share of the token's held-out pixels that lie inside their intervals, mean over the channels. The pixels of "
+    "few blocks may be far from it by chance."
+)
+_NO_TRUTH = (
+    "Unknown: coverage is counted on held-out pixels, and this image is not the one that the intervals were "
+    "calibrated on."
+)
 
 
 class _Cell(QTableWidgetItem):
@@ -95,6 +106,10 @@ class TokenTable(QTableWidget):
         self.setMinimumHeight(130)
         self._titles: tuple[str, ...] = ()
 
+    def sizeHint(self) -> QSize:  # Qt's name
+        """A few rows; a table takes what height there is, and no more of a laptop's than that."""
+        return QSize(super().sizeHint().width(), _HEIGHT)
+
     def show_table(
         self, table: Mapping[str, NDArray[Any]], channels: Sequence[str], colours: NDArray[Any]
     ) -> None:
@@ -112,12 +127,16 @@ class TokenTable(QTableWidget):
         picked = self.picked()
         columns = [("#", "Number of the token, and its colour in the image.", "index")]
         columns += [("name", "Your name for the token; double-click to change it.", "name")]
+        columns += [
+            (v, f"Group by {v}; Group puts the picked tokens into one.", v) for v in VIEWPOINTS if v in table
+        ]
         columns += [("share", "Share of the image's pixels.", "share")]
         columns += [
             (c, f"Median of {c} over the token's pixels.", f"{c} median")
             for c in channels
             if f"{c} median" in table
         ]
+        columns += [("coverage", _COVERAGE_HELP, "coverage")]
         columns += [
             (f"{c} width", f"Mean width of the interval of {c} over the token's pixels.", f"{c} width")
             for c in channels
@@ -134,7 +153,7 @@ class TokenTable(QTableWidget):
                 head.setToolTip(help_text)
                 self.setHorizontalHeaderItem(column, head)
         for column, (_, _, key) in enumerate(columns):
-            for row, value in enumerate(table[key]):
+            for row, value in enumerate(_coverage(table) if key == "coverage" else table[key]):
                 self.setItem(row, column, _cell(key, value, table, row))
         for row, number in enumerate(table["index"]):
             item = self.item(row, 0)
@@ -143,7 +162,8 @@ class TokenTable(QTableWidget):
             self.resizeColumnsToContents()
             self.setColumnWidth(NAME_COLUMN, 80)
             # the style's margins aren't counted in
-            self.setColumnWidth(NAME_COLUMN + 1, self.columnWidth(NAME_COLUMN + 1) + 12)
+            for column in range(NAME_COLUMN + 1, len(columns)):
+                self.setColumnWidth(column, self.columnWidth(column) + 12)
             self._titles = titles
         self.setSortingEnabled(True)
         self.blockSignals(False)
@@ -193,6 +213,13 @@ class TokenTable(QTableWidget):
 
 def _cell(key: str, value: Any, table: Mapping[str, NDArray[Any]], row: int) -> _Cell:
     """What stands in a cell."""
+    if key in VIEWPOINTS:
+        # read, not typed: the button groups all that is picked at once
+        cell = _Cell(str(value), str(value), "")
+        cell.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
+        return cell
+    if key == "coverage":
+        return _coverage_cell(float(value), table, row)
     if key == "name":
         return _Cell(str(value), str(value), "Double-click to change the name.")
     if key == "share":
@@ -204,6 +231,27 @@ def _cell(key: str, value: Any, table: Mapping[str, NDArray[Any]], row: int) -> 
     if low is not None and high is not None and key.endswith(" median"):
         spread = f"Nine tenths of the pixels lie between {low[row]:.3g} and {high[row]:.3g}."
     return _Cell(f"{value:.3g}", float(value), spread)
+
+
+def _coverage(table: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Coverage of each token, mean over the channels; NaN where it is unknown."""
+    columns = [column for name, column in table.items() if name.endswith(" coverage")]
+    return np.mean(columns, axis=0) if columns else np.full(len(table["index"]), np.nan)
+
+
+def _coverage_cell(value: float, table: Mapping[str, NDArray[Any]], row: int) -> _Cell:
+    """Coverage of a token, with what it is counted from; or why it is unknown."""
+    known = table.get("known pixels")
+    if not np.isfinite(value):
+        why = _NO_TRUTH if known is None else "Unknown: none of the token's pixels was held out."
+        return _Cell("—", -1.0, why)
+    single = [
+        f"{name.removesuffix(' coverage')} {100 * column[row]:.1f} %"
+        for name, column in table.items()
+        if name.endswith(" coverage")
+    ]
+    count = 0 if known is None else int(known[row])
+    return _Cell(f"{100 * value:.0f} %", value, f"{', '.join(single)}; counted on {count} held-out pixels.")
 
 
 def _swatch(rgba: NDArray[Any]) -> QIcon:
@@ -285,6 +333,21 @@ class TokensView(Dock):
             "Export…",
             "Write the labels as OME-TIFF, with a table (CSV) and their provenance (JSON) beside them.",
         )
+        self.viewpoint = _combo(
+            "viewpoint", "Point of view to group tokens from. Each has groups of its own, and one column."
+        )
+        self.viewpoint.addItems(VIEWPOINTS)
+        self.viewpoint.setAccessibleName("Point of view")
+        self.group_name = _combo(
+            "group_name",
+            "Name of the group: type a new one, or choose one that is there. Empty for no group.",
+        )
+        self.group_name.setEditable(True)
+        self.group_name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
+        self.group_name.setAccessibleName("Name of the group")
+        self.assign = _button(
+            "assign", "Group", "Put the picked tokens into this group, in this cut and all others."
+        )
         self.alone = QCheckBox("Picked only")
         self.alone.setObjectName("alone")
         self.alone.setAccessibleName("Show the picked tokens only")
@@ -316,6 +379,7 @@ class TokensView(Dock):
         column.addLayout(form)
         column.addWidget(self.table, 1)
         column.addLayout(_row(self.merge, self.rename, self.undo, None, self.export))
+        column.addLayout(_row(self.viewpoint, self.group_name, self.assign, stretch=self.group_name))
         column.addWidget(self.status)
         column.addLayout(_row(self.values_of, self.channel, stretch=self.channel))
         column.addWidget(self.chart)
