@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -200,10 +201,10 @@ def tokens(
         write_table(found.table, rows, overwrite=force)
     if keep:
         save_bundle(denoiser, bundle)
-    click.echo(
-        f"{output}: {found.k} tokens; seeds agree on them to {found.stability:.2f}, to 0.8 on up to "
-        f"{found.suggested}"
-    )
+    agreed = f"seeds agree on them to {found.stability:.2f}"
+    if math.isnan(found.stability):
+        agreed = "other seeds find fewer"
+    click.echo(f"{output}: {found.k} tokens; {agreed}, to 0.8 on up to {found.suggested}")
 
 
 @click.command()
