@@ -14,7 +14,7 @@ from benchmarks.table import OUT, Result, write
 # the ones that need an idle machine come first, while nobody has gone to do something else
 NAMES = (
     "screen", "scaling", "reference", "inference", "memory", "blobs", "plateaus", "coverage", "real", "unet",
-    "loop", "ensemble", "lattice", "volume", "ablations",
+    "loop", "ensemble", "lattice", "volume", "tokens", "ablations",
 )  # fmt: skip
 
 

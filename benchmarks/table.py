@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.measure import machine
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 OUT = Path(__file__).parent / "results"
 
@@ -114,15 +114,22 @@ def write(results: Sequence[Result], name: str, *, tiny: bool, out: Path = OUT) 
     return path
 
 
-def main(name: str, run: Callable[[bool], list[Result]]) -> None:
-    """Run one benchmark from the command line."""
+def main(
+    name: str,
+    run: Callable[[bool], list[Result]],
+    parts: Mapping[str, Callable[[bool], Result]] | None = None,
+) -> None:
+    """Run one benchmark from the command line, or one of its parts."""
     parser = argparse.ArgumentParser(description=run.__doc__)
     parser.add_argument("--tiny", action="store_true", help="a few seconds: to see that it runs")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the JSON files")
+    if parts:
+        parser.add_argument("--part", choices=list(parts), help="this part alone")
     arguments = parser.parse_args()
     began = time.perf_counter()
-    results = run(arguments.tiny)
+    part = getattr(arguments, "part", None)
+    results = [parts[part](arguments.tiny)] if parts and part else run(arguments.tiny)
     for result in results:
         result.show()
-    path = write(results, name, tiny=arguments.tiny, out=arguments.out)
+    path = write(results, f"{name}-{part}" if part else name, tiny=arguments.tiny, out=arguments.out)
     print(f"{path} after {time.perf_counter() - began:.0f} s")

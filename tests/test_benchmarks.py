@@ -6,7 +6,9 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import ndimage
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,3 +54,19 @@ def test_the_peers_choose_what_is_best_on_the_training_images():
     sigma, made = peers.best(peers.gaussian, (0.5, 2.0, 6.0), pair.noisy, pair.clean)
     assert 1.5 < sigma < 3.0
     assert peers.scores(pair.clean, made, data_range=4.0)["PSNR"] > 25
+
+
+def test_two_materials_differ_in_texture_alone():
+    materials = importlib.import_module("benchmarks.materials")
+    pair, material = materials.textured(seed=0, side=256)
+    again, _ = materials.textured(seed=0, side=256)
+    np.testing.assert_array_equal(pair.noisy, again.noisy)
+    fine, coarse = material == 1, material == 2
+    assert abs(pair.clean[fine].mean() - pair.clean[coarse].mean()) < 0.02
+    assert 0.9 < pair.clean[fine].std() / pair.clean[coarse].std() < 1.1
+    rough = np.abs(ndimage.laplace(pair.clean))
+    assert rough[fine].mean() > 3 * rough[coarse].mean()
+    assert abs(pair.noisy[fine].mean() - pair.clean[fine].mean()) < 0.02
+    bank = materials.filter_bank(pair.noisy)
+    assert bank.shape == (7, 256, 256)
+    assert np.isfinite(bank).all()
