@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.denoiser import Denoiser
     from napari_btn.io.images import Image
 
-__all__ = ["Session", "Threshold", "Training", "session_of"]
+__all__ = ["Session", "StagePlaces", "Threshold", "Training", "session_of"]
 
 _STALE_AFTER: dict[str, tuple[str, ...]] = {
     "denoiser": ("prediction", "tokens", "regions"),
@@ -70,6 +70,22 @@ class Training:
     regions: Any = None
 
 
+@dataclass(frozen=True)
+class StagePlaces:
+    """Places of an image that are known on the stage, too.
+
+    Parameters
+    ----------
+    source : str
+        Name of the image.
+    places : tuple of tuple of float
+        Row and column in pixels, and the two stage coordinates, of each.
+    """
+
+    source: str
+    places: tuple[tuple[float, float, float, float], ...]
+
+
 class Session:
     """What is known about one viewer's analysis.
 
@@ -89,6 +105,7 @@ class Session:
         self._threshold: Threshold | None = None
         self._training: Training | None = None
         self._regions: tuple[Region, ...] | None = None
+        self._stage: StagePlaces | None = None
 
     @property
     def denoiser(self) -> Denoiser | None:
@@ -160,6 +177,15 @@ class Session:
     @regions.setter
     def regions(self, regions: tuple[Region, ...] | None) -> None:
         self._set("regions", regions)
+
+    @property
+    def stage(self) -> StagePlaces | None:
+        """Places known on the stage; they outlive a prediction, and count for the image they name alone."""
+        return self._stage
+
+    @stage.setter
+    def stage(self, stage: StagePlaces | None) -> None:
+        self._set("stage", stage)
 
     def _set(self, slot: str, value: Any) -> None:
         """Store a value, clear what was made from the old one, tell once."""

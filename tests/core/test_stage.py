@@ -29,6 +29,15 @@ def test_three_points_give_the_affine_back(seed: int) -> None:
     assert stage.residual == 0
 
 
+def test_pixels_count_from_the_centre_of_the_first() -> None:
+    pixels = np.array([[0, 0], [100, 5], [7, 80]])
+    region = Region(10, 20, 4, 6, pixel_size=(0.5, 0.25))
+    # a stage that counts the pixels' centres, one for one
+    stage = StageAffine.from_pixels(pixels, pixels, region.pixel_size)
+    middle = np.array([10 + 4 / 2, 20 + 6 / 2]) - 0.5
+    np.testing.assert_allclose(stage.to_stage(region.centre)[0], middle, atol=1e-9)
+
+
 def test_more_points_say_how_well_they_fit() -> None:
     rng = np.random.default_rng(0)
     image = rng.uniform(0, 100, (50, 2))

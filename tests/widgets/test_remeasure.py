@@ -7,7 +7,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QAbstractButton, QAbstractSpinBox, QComboBox, QTableWidget, QWidget
+from qtpy.QtWidgets import (
+    QAbstractButton,
+    QAbstractSpinBox,
+    QComboBox,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
 from scipy.stats import norm
 
 from napari_btn.core.cases import HeldOut
@@ -20,6 +27,7 @@ from napari_btn.core.remeasure import score_map
 from napari_btn.core.stage import travel_order
 from napari_btn.io.images import Image
 from napari_btn.io.regions import read_regions
+from napari_btn.io.tables import read_table
 from napari_btn.session import Threshold, Training, session_of
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -355,6 +363,78 @@ def test_export_is_what_is_in_sight(make_dock, viewer, tmp_path, ending):
     assert dock.message.notes[0][0] == "info"
     dock.export_to(tmp_path / "missing" / f"regions.{ending}")
     assert dock.message.notes[0][0] == "red"
+
+
+def type_places(dock, rows):
+    for row, values in enumerate(rows):
+        for k, text in enumerate(values):
+            dock.stage.table.setItem(row, k, QTableWidgetItem(str(text)))
+
+
+def test_three_places_put_stage_coordinates_into_the_files(make_dock, viewer, tmp_path):
+    dock = make_dock(make_prediction())
+    propose(dock)
+    dock.export_to(tmp_path / "without.csv")
+    assert "stage_1" not in read_table(tmp_path / "without.csv")
+    assert "stage coordinates" not in dock.message.notes[0][1]
+    # the stage counts in quarters of a pixel from 1000, its second axis runs against the columns
+    type_places(dock, [(0, 0, 1000, 2000), (30, "0,0", 1120, 2000), (0, 50, 1000, 1800)])
+    assert "fit exactly" in dock.stage.fit.notes[0][1]
+    dock.export_to(tmp_path / "with.csv")
+    table = read_table(tmp_path / "with.csv")
+    for k, region in enumerate(session_of(viewer).regions):
+        y, x = region.y + region.height / 2 - 0.5, region.x + region.width / 2 - 0.5
+        np.testing.assert_allclose((table["stage_1"][k], table["stage_2"][k]), (1000 + 4 * y, 2000 - 4 * x))
+    assert "stage coordinates" in dock.message.notes[0][1]
+    part(dock, "stage_more").click()
+    type_places(dock, [(0, 0, 1000, 2000), (30, 0, 1120, 2000), (0, 50, 1000, 1800), (30, 50, 1128, 1800)])
+    assert "4 places agree to 2" in dock.stage.fit.notes[0][1]
+    dock.leave()
+    again = make_dock()
+    assert len(again.stage.pairs()) == 4
+    part(again, "stage_clear").click()
+    assert session_of(viewer).stage is None
+    assert again._affine is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([(0, 0, 1, 1), (5, 5, 2, 2), (10, 10, 3, 3)], "lie on one line"),
+        ([(0, 0, 1, 1), (5, 5, 2, "")], "Place 2 lacks stage 2"),
+        ([(0, "left", 1, 1)], "numbers are needed"),
+        ([(0, 0, 1, 1), (5, 7, 2, 2)], "2 of 3 places"),
+    ],
+)
+def test_places_that_fit_nothing_are_told(make_dock, viewer, rows, sentence):
+    dock = make_dock(make_prediction())
+    type_places(dock, rows)
+    assert sentence in dock.stage.fit.notes[0][1]
+    assert dock._affine is None
+    assert session_of(viewer).stage is None
+
+
+def test_positions_come_from_a_points_layer(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    part(dock, "stage_take").click()
+    assert "no layer with points" in dock.stage.fit.notes[0][1]
+    viewer.add_points([[1.0, 2.0], [15.0, 2.5], [1.0, 25.0]], name="marks")
+    type_places(dock, [("", "", 7, 8)])
+    part(dock, "stage_take").click()
+    # the image has pixels of half a unit
+    texts = [[dock.stage._text(r, c) for c in range(4)] for r in range(3)]
+    assert texts == [["2", "4", "7", "8"], ["30", "5", "", ""], ["2", "50", "", ""]]
+    assert "lacks stage 1, stage 2" in dock.stage.fit.notes[0][1]
+
+
+def test_places_count_for_their_image_alone(make_dock, viewer):
+    prediction = make_prediction()
+    dock = make_dock(prediction)
+    type_places(dock, [(0, 0, 1, 1), (0, 5, 1, 2), (5, 0, 2, 1)])
+    assert dock._affine is not None
+    fill(viewer, prediction, name="other")
+    assert dock._affine is None
+    assert dock.stage.pairs() == []
 
 
 def test_export_asks_only_on_a_click(make_dock, tmp_path, monkeypatch):

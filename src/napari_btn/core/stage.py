@@ -73,6 +73,32 @@ class StageAffine:
         rest = np.sqrt(((design @ solution - b) ** 2).sum(1).mean()) if len(a) > 3 else 0.0
         return cls(matrix=solution.T, residual=float(rest))
 
+    @classmethod
+    def from_pixels(cls, pixels: ArrayLike, stage: ArrayLike, pixel_size: Sequence[float]) -> StageAffine:
+        """The affine map from points that were read off the image by their pixels.
+
+        Parameters
+        ----------
+        pixels : array_like, (n, 2)
+            Rows and columns, from 0 at the centre of the first pixel, as a viewer shows them under the mouse.
+        stage : array_like, (n, 2)
+            The same points in stage coordinates.
+        pixel_size : sequence of float
+            Along Y and X, in the unit of `Region.centre`.
+
+        Returns
+        -------
+        StageAffine
+            The fitted map, from positions in that unit.
+
+        Raises
+        ------
+        ValueError
+            If there are fewer than three points, or they lie on one line.
+        """
+        # positions count from the outer corner of the first pixel, half a pixel before its centre
+        return cls.from_points((np.asarray(pixels, dtype=float) + 0.5) * np.asarray(pixel_size), stage)
+
     def to_stage(self, points: ArrayLike) -> NDArray[np.float64]:
         """Stage coordinates (n, 2) of image positions (n, 2), given as (y, x)."""
         p = np.atleast_2d(np.asarray(points, dtype=float))

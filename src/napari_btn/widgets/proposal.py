@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from napari_btn.core.config import Step
     from napari_btn.core.predict import Prediction
     from napari_btn.core.regions import Region
+    from napari_btn.core.stage import StageAffine
 
 __all__ = ["Choice", "Proposal", "pixel_size_of", "propose_steps", "scored", "sizes_of"]
 
@@ -111,6 +112,7 @@ def propose_steps(
     *,
     margin: int = 0,
     travel: bool = False,
+    stage: StageAffine | None = None,
 ) -> Step[Proposal]:
     """Score the image, then search it; a step.
 
@@ -130,6 +132,8 @@ def propose_steps(
         Pixels kept free along the border and between windows.
     travel : bool
         In an order of short travel, from the best one on.
+    stage : StageAffine, optional
+        Travel is as long as it is on the stage, where that is known.
 
     Returns
     -------
@@ -157,7 +161,7 @@ def propose_steps(
     yield Progress(n, n + 1, "Searching windows")
     size, unit = pixel_size_of(prediction)
     found = propose_regions(score, window, count, size, unit, margin=margin, spacing=margin)
-    return Proposal(score, tuple(travel_order(found) if travel else found))
+    return Proposal(score, tuple(travel_order(found, stage=stage) if travel else found))
 
 
 def scored(region: Region, score: NDArray[np.float32] | None) -> Region:

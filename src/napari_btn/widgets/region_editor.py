@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.stage import StageAffine
+from napari_btn.session import StagePlaces
 from napari_btn.widgets.layers import KEY
 from napari_btn.widgets.overlays import our_layer, placement_of
 from napari_btn.widgets.proposal import Choice, scored
@@ -48,9 +50,12 @@ class RegionEditor(RemeasureView):
         self._blank: list[bool] = []
         self._measured: dict[tuple[tuple[int, ...], ...], NDArray[np.float32]] = {}
         self._own = False
+        self._affine: StageAffine | None = None
         self._read_later, self._score_later = self._timer(_READ_AFTER_MS), self._timer(_SCORE_AFTER_MS)
         self._read_later.timeout.connect(self._read)
         self.table.itemSelectionChanged.connect(self._on_user_row)
+        self.stage.changed.connect(self._on_user_stage)
+        self.stage.points_wanted.connect(self._on_user_points)
 
     def _choice(self, scene: int = 0) -> Choice:
         """The score as it is chosen."""
@@ -68,13 +73,20 @@ class RegionEditor(RemeasureView):
         prediction, source, frame = self._prediction, self._source, self._frame
         if prediction is None or source is None or frame is None or not set("STC") & set(frame.axes):
             return {}
-        names = (f"{source.name} median", source.name)
-        layers = [self.viewer.layers[n] for n in names if n in self.viewer.layers]
-        anchor = next((layer for layer in layers if layer.ndim == len(prediction.axes)), None)
+        anchor = self._anchor()
         if anchor is None:
             return {}
         point = anchor.world_to_data(self.viewer.dims.point[-anchor.ndim :])
         return {a: round(float(v)) for a, v in zip(prediction.axes, point, strict=True) if a in "STC"}
+
+    def _anchor(self) -> Any:
+        """Layer with the axes of the prediction; None where it was removed."""
+        prediction, source = self._prediction, self._source
+        if prediction is None or source is None:
+            return None
+        names = (f"{source.name} median", source.name)
+        layers = [self.viewer.layers[n] for n in names if n in self.viewer.layers]
+        return next((layer for layer in layers if layer.ndim == len(prediction.axes)), None)
 
     def _scene_in_sight(self) -> int:
         """Number of the scene in sight."""
@@ -242,6 +254,60 @@ class RegionEditor(RemeasureView):
         self.summary.setText(
             f"{windows} on {100 * area:.3g} % of the image hold {100 * share:.3g} % of the score."
         )
+
+    # ---------------------------------------------------------------- the stage
+
+    def _show_stage(self) -> None:
+        """Show the places of this image that are known on the stage."""
+        known, source = self.session.stage, self._source
+        ours = known is not None and source is not None and known.source == source.name
+        self.stage.show_pairs(known.places if known is not None and ours else ())
+        self.stage.setEnabled(self._frame is not None)
+        self._fit_stage()
+
+    def _fit_stage(self) -> None:
+        """Fit the places as they are, and say how well."""
+        self._affine, count, problem = None, 0, ""
+        try:
+            places = self.stage.pairs()
+            count = len(places)
+            if self._frame is not None and count >= 3:
+                values = np.asarray(places)
+                size = self._frame.pixel_size[-2:]
+                self._affine = StageAffine.from_pixels(values[:, :2], values[:, 2:], size)
+        except ValueError as error:
+            problem = str(error)
+        self.stage.say_fit(self._affine, count, problem)
+
+    def _on_user_stage(self) -> None:
+        """A place was typed: fit anew, and let the session know what fits."""
+        self._fit_stage()
+        if self._source is not None and not self._left:
+            places = tuple(self.stage.pairs()) if self._affine is not None else ()
+            known = StagePlaces(self._source.name, places) if places else None
+            if known != self.session.stage:
+                self.session.stage = known
+
+    def _on_user_points(self) -> None:
+        """Take positions from a Points layer."""
+        from napari.layers import Points
+
+        layers = [layer for layer in self.viewer.layers if isinstance(layer, Points) and len(layer.data)]
+        active = self.viewer.layers.selection.active
+        if not layers:
+            self.stage.say_fit(
+                None, 0, "There is no layer with points. Add a Points layer, and click three places in it."
+            )
+            return
+        anchor, frame = self._anchor(), self._frame
+        if anchor is None or frame is None:
+            self.stage.say_fit(None, 0, "The image's layers were removed; denoise it again to place points.")
+            return
+        layer = active if active in layers else layers[-1]
+        axes = [frame.axes.index(a) - len(frame.axes) for a in "YX"]
+        before = tuple(self.viewer.dims.point)[: max(anchor.ndim - layer.ndim, 0)]
+        inside = [anchor.world_to_data((*before, *layer.data_to_world(p))) for p in layer.data]
+        self.stage.show_positions([[float(f"{place[a]:.2f}") for a in axes] for place in inside])
 
     # ---------------------------------------------------------------- table and viewer
 

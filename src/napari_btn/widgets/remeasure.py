@@ -102,6 +102,7 @@ class RemeasureWidget(RegionLoop):
         self._scored, self._frame, self._regions = None, None, ()
         self.message.say()
         if prediction is None or self._source is None:
+            self._show_stage()
             self._watch(None)
             self.hint.say(("info", _NOTHING_YET))
             self._show_state()
@@ -110,6 +111,7 @@ class RemeasureWidget(RegionLoop):
         self.hint.say()
         pixel_size, unit = pixel_size_of(prediction)
         self._frame = Frame(sizes_of(prediction), pixel_size, unit)
+        self._show_stage()
         self._asked = first_threshold(prediction, self.session.threshold)
         self._offer(prediction, unit)
         self._show_state()
@@ -321,6 +323,7 @@ class RemeasureWidget(RegionLoop):
         self.message.say()
         self._score_later.stop()
         how: dict[str, Any] = {"margin": self.margin.value(), "travel": self.travel.isChecked()}
+        how["stage"] = self._affine
         self._start("propose", lambda: propose_steps(prediction, choice, window, count, score, **how), done)
 
     def _say_found(self, found: int, count: int) -> None:
@@ -443,12 +446,20 @@ class RemeasureWidget(RegionLoop):
             return
         target = Path(path) if Path(path).suffix else Path(path).with_suffix(".csv")
         try:
-            write_regions(self._regions, target, provenance=self._record(self._regions), overwrite=True)
+            write_regions(
+                self._regions,
+                target,
+                stage=self._affine,
+                provenance=self._record(self._regions),
+                overwrite=True,
+            )
         except (OSError, ValueError) as error:
             self.message.say(("red", f"Nothing was written. {sentence_of(error)}"))
             return
         n = len(self._regions)
-        self.message.say(("info", f"{n} {'region' if n == 1 else 'regions'} written to {target}."))
+        kept = self._affine is not None and target.suffix in (".csv", ".geojson", ".json")
+        place = ", with stage coordinates" if kept else ""
+        self.message.say(("info", f"{n} {'region' if n == 1 else 'regions'} written to {target}{place}."))
 
     # ---------------------------------------------------------------- what happens around the dock
 

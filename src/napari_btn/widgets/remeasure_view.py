@@ -26,6 +26,7 @@ from qtpy.QtWidgets import (
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.measured import MeasuredPanel
 from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme
+from napari_btn.widgets.stage_panel import StagePanel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -182,6 +183,7 @@ class RemeasureView(Dock):
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.summary.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.export = self._button("export", "Export…", EXPORT_HELP)
+        self.stage = StagePanel(self._theme)
         self.loop = MeasuredPanel(self.session, self._theme, self.viewer, self._runs)
         self.message = NoteLabel(self._theme, "message")
 
@@ -214,6 +216,7 @@ class RemeasureView(Dock):
         column.addWidget(self.progress)
         column.addWidget(self.table, 1)
         column.addWidget(self.summary)
+        column.addWidget(self.stage)
         column.addWidget(self.export)
         column.addWidget(self.loop)
         column.addWidget(self.message)
@@ -325,7 +328,7 @@ class RemeasureView(Dock):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for part in (self.hint, self.problem, self.message, self.loop):
+        for part in (self.hint, self.problem, self.message, self.loop, self.stage):
             part.redraw()
 
 
