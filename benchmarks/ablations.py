@@ -18,11 +18,11 @@ from benchmarks.measure import own_cpu
 from benchmarks.table import Result, main
 from napari_btn import samples
 from napari_btn.core.config import NetworkSettings, TrainSettings
-from napari_btn.core.ensemble import SparseMixedScale
 from napari_btn.core.families import Blueprint, build, member_rng
 from napari_btn.core.graph import draw_dilations
 from napari_btn.core.member import scaling_of
 from napari_btn.core.metrics import correlation, crps_from_quantiles
+from napari_btn.core.mixed_scale import SparseMixedScale
 from napari_btn.core.optimiser import Optimiser, one_cycle
 from napari_btn.core.pairs import draw_patches
 

@@ -12,12 +12,12 @@ from napari_btn.core.predict import Member
 
 
 def _random_members(
-    n=2, *, channels=1, ndim=2, n_out=None, levels=(0.05, 0.5, 0.95), seed=0, flat=(), **network
+    n=2, *, channels=1, ndim=2, n_out=None, levels=(0.05, 0.5, 0.95), seed=0, flat=(), chunk=2, **network
 ):
     """(blueprint, members) of small networks, initialised on noise."""
     import torch
 
-    settings = NetworkSettings(**{"depth": 4, "channels": 2, "inputs": 3, "max_dilation": 3} | network)
+    settings = NetworkSettings(**{"depth": 4, "channels": chunk, "inputs": 3, "max_dilation": 3} | network)
     dilations = draw_dilations(settings, ndim=ndim)
     blueprint = Blueprint(settings, dilations, channels, n_out or channels, ndim, levels, seed, flat)
     x, y = (

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joblib.externals.loky import ProcessPoolExecutor
 
-from napari_btn.core import predict
+from napari_btn.core import bands, predict
 from napari_btn.core.config import TileSettings
 from napari_btn.core.conformal import Calibration
 from napari_btn.core.device import devices
@@ -325,23 +325,15 @@ def test_a_stop_ends_a_tile_between_two_layers(random_members, monkeypatch):
     """What a worker has begun ends there, so that the pool is free for what comes next."""
     blueprint, members = random_members(1, ndim=3, depth=6)
     begun, go, layers = threading.Event(), threading.Event(), []
-    real = predict.loaded
+    real = bands.convolve
 
-    def slow(blueprint, member):
-        module = real(blueprint, member)
-        forward = module.trunk.forward
+    def convolve_slowly(*given, **options):
+        layers.append(1)
+        begun.set()
+        go.wait(10)
+        return real(*given, **options)
 
-        def forward_slowly(*given):
-            for feature in forward(*given):
-                layers.append(1)
-                begun.set()
-                go.wait(10)
-                yield feature
-
-        module.trunk.forward = forward_slowly
-        return module
-
-    monkeypatch.setattr(predict, "loaded", slow)
+    monkeypatch.setattr(bands, "convolve", convolve_slowly)
     source = View(image(0, 12, 13, 14), "ZYX")
     with ThreadPoolExecutor(1) as pool:
         steps = tile_quantiles(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import NetworkSettings
-    from napari_btn.core.ensemble import Ensemble, SparseMixedScale
+    from napari_btn.core.ensemble import Ensemble
+    from napari_btn.core.mixed_scale import SparseMixedScale
 
 __all__ = ["FAMILIES", "Blueprint", "build", "member_rng"]
 
@@ -90,7 +91,7 @@ def graph_of(blueprint: Blueprint, member: int, attempt: int = 0) -> Graph:
 
 def _sms(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> SparseMixedScale:
     # torch, which takes seconds to load, is not needed to plan and check
-    from napari_btn.core.ensemble import SparseMixedScale
+    from napari_btn.core.mixed_scale import SparseMixedScale
 
     settings = blueprint.settings
     return SparseMixedScale(

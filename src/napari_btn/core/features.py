@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EnsembleLatents"]
 
+# Input pixels of a tile: whole features of all its layers stand in memory, which a prediction spares.
+_TILE_PIXELS = {2: 384**2, 3: 96**3}
+
 
 class EnsembleLatents:
     """A `LatentSource` of an ensemble and one image.
@@ -160,7 +163,7 @@ class EnsembleLatents:
         halo = margin + (
             self._blueprint.receptive_field if self._tiles.halo_px is None else self._tiles.halo_px
         )
-        side = tile_side(self._tiles, halo, len(self.space))
+        side = tile_side(self._tiles, halo, len(self.space), _TILE_PIXELS[len(self.space)])
         for box in boxes:
             for tile in plan_tiles(self.space, side, halo, box.slices):
                 yield int(box.scene), tile

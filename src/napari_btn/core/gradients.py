@@ -23,8 +23,14 @@ __all__ = ["convolve", "noncrossing_pinball", "sparse_hidden", "weight_gradient"
 _BLOCK_PIXELS = 16_384
 
 
-def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int) -> torch.Tensor:
-    """Same-size dilated convolution of (B, C, *space), channels last in memory.
+def convolve(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    dilation: int,
+    padding: int | None = None,
+) -> torch.Tensor:
+    """Dilated convolution of (B, C, *space), channels last in memory.
 
     Parameters
     ----------
@@ -34,17 +40,17 @@ def convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, d
     bias : Tensor, (out,), float32, optional
     dilation : int
         In pixels.
+    padding : int, optional
+        Zeros beyond each side; as many as keep the size by default.
     """
     ndim = weight.ndim - 2
-    padding = [dilation * (k // 2) for k in weight.shape[2:]]
+    pads = [dilation * (k // 2) if padding is None else padding for k in weight.shape[2:]]
     if torch.backends.mkldnn.is_available() and x.device.type == "cpu" and ndim > 1:
         # torch's own choice falls back to a kernel six times slower for small batches of volumes
-        made: torch.Tensor = torch.mkldnn_convolution(
-            x, weight, bias, padding, [1] * ndim, [dilation] * ndim, 1
-        )
+        made: torch.Tensor = torch.mkldnn_convolution(x, weight, bias, pads, [1] * ndim, [dilation] * ndim, 1)
         return made
     conv: Any = (F.conv1d, F.conv2d, F.conv3d)[ndim - 1]
-    convolved: torch.Tensor = conv(x, weight, bias, 1, padding, dilation)
+    convolved: torch.Tensor = conv(x, weight, bias, 1, pads, dilation)
     return convolved
 
 

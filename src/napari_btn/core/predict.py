@@ -54,9 +54,9 @@ _KEEP_PAGES = ":".join(
         f"glibc.malloc.trim_threshold={512 * 2**20}",
     )
 )
-# Input pixels of a tile: a third of a second a member and small in memory, in 3D a second, because halos
+# Input pixels of a tile: a third of a second a member and small in memory, in 3D a few seconds, because halos
 # there cost more than anything else.
-_TILE_PIXELS = {2: 384**2, 3: 96**3}
+_TILE_PIXELS = {2: 384**2, 3: 128**3}
 # Member-pixels under which starting processes costs more than it saves.
 INLINE_WORK = {2: 1_500_000, 3: 200_000}
 
@@ -373,10 +373,10 @@ class Inline(Executor):
         return future
 
 
-def tile_side(settings: TileSettings, halo: int, ndim: int) -> int:
-    """Side of a tile in pixels, halo included."""
+def tile_side(settings: TileSettings, halo: int, ndim: int, pixels: int | None = None) -> int:
+    """Side of a tile in pixels, halo included; of so many pixels, by default what suits a prediction."""
     # a tile keeps at least a third of its side: one pixel at a time would take for ever
-    return max(settings.tile_px or round(_TILE_PIXELS[ndim] ** (1 / ndim)), 3 * halo)
+    return max(settings.tile_px or round((pixels or _TILE_PIXELS[ndim]) ** (1 / ndim)), 3 * halo)
 
 
 def written_steps(blueprint: Blueprint, space: Sequence[int], settings: TileSettings) -> tuple[int, ...]:
