@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 SEEDS, NEEDED = 20, 16
 HEIGHT, WIDTH, KNOWN, SIDE, COUNT = 192, 512, 192, 48, 5
-CHOICES = {"width": {"dwell_ratio": 1.0}, "relative width": {}}
+MEMBERS = 2  # one member has no spread
+CHOICES: dict[str, dict[str, Any]] = {
+    "width": {"dwell_ratio": 1.0},
+    "relative width": {},
+    "spread": {"spread": "plain"},
+    "spread / width": {"spread": "relative"},
+}
 
 
 def random_windows(seed: int, size: tuple[int, int], side: int) -> list[Region]:
@@ -58,7 +64,7 @@ def one_seed(seed: int, size: tuple[int, int], side: int, train: TrainSettings |
     pair = btn.samples.edx(seed=seed, size=size)
     known = (slice(None), slice(None), slice(0, KNOWN))
     noisy, clean = pair.noisy, np.asarray(pair.clean)
-    denoiser = btn.Denoiser("quick", members=1, seed=seed, train=train)
+    denoiser = btn.Denoiser("quick", members=MEMBERS, seed=seed, train=train)
     denoiser.fit(noisy[known], clean[known], axes="CYX", channel_names=pair.channel_names, executor=Inline())
     before = denoiser.predict(noisy, axes="CYX")
     free = np.zeros(size, bool)
@@ -90,10 +96,12 @@ def wins(rows: Sequence[Mapping[str, Any]], name: str, what: Sequence[str]) -> i
 
 
 def run(tiny: bool) -> list[Result]:
-    """Compare windows proposed by two scores with random ones."""
+    """Compare windows proposed by some scores with random ones."""
     size, side = ((96, KNOWN + 160), 24) if tiny else ((HEIGHT, WIDTH), SIDE)
     train = TrainSettings(steps=6, batch_size=2, patch_px=32) if tiny else None
-    title = f"Closing the loop: {COUNT} windows of {side} x {side} px measured again, quick, one member"
+    title = (
+        f"Closing the loop: {COUNT} windows of {side} x {side} px measured again, quick, {MEMBERS} members"
+    )
     result = Result(f"{title}; change of mean width and error outside of all windows")
     with spent() as cost:
         for seed in range(1 if tiny else SEEDS):

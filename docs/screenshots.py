@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,13 +115,23 @@ def both_themes(viewer: napari.Viewer, name: str) -> None:
 
 
 def tokens(viewer: napari.Viewer) -> None:
-    """Find tokens and pick one of them."""
+    """Find tokens, and group some by morphology and by chemistry."""
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Tokens")
     dock.find.click()
     wait_until(lambda: dock.shown is not None and not dock.busy, 1200)
     dock.n_tokens.setValue(8)
     dock.channel.setCurrentIndex(dock.channel.findText("Fe"))
     pause(1)
+    groups = (
+        ("morphology", [1, 2], "pore"),
+        ("morphology", [6, 7, 8], "grain"),
+        ("chemistry", [7, 8], "iron-rich"),
+    )
+    for viewpoint, numbers, name in groups:
+        dock.viewpoint.setCurrentText(viewpoint)
+        dock.table.pick(numbers)
+        dock.group_name.setCurrentText(name)
+        dock.assign.click()
     viewer.canvas.grid.enabled = False
     for shown in viewer.layers:
         shown.visible = shown.name == "edx noisy tokens"
@@ -151,6 +161,7 @@ def remeasure(viewer: napari.Viewer) -> None:
         box.setValue(40)
     dock.propose.click()
     wait_until(lambda: dock.table.rowCount() == 5, 60)
+    stage(viewer, dock)
     dock.loop.folded.expand(animate=False)
     dock.loop.measured.pick(slow)
     dock.table.clearSelection()
@@ -163,6 +174,26 @@ def remeasure(viewer: napari.Viewer) -> None:
     viewer.reset_view()
     both_themes(viewer, "remeasure")
     viewer.window.remove_dock_widget(dock)
+
+
+def stage(viewer: napari.Viewer, dock: Any) -> None:
+    """Register the stage by four places."""
+    for shown in viewer.layers:
+        shown.visible = shown.name in ("field median", "field regions")
+    dock.stage.folded.expand(animate=False)
+    dock.stage.show_pairs(
+        [
+            (12, 15, 12005.9, 8007.4),
+            (150, 20, 12075.2, 8010.3),
+            (30, 300, 12015.1, 8150.2),
+            (140, 280, 12069.8, 8139.9),
+        ]
+    )
+    dock.stage.changed.emit()
+    pause(0.5)
+    viewer.reset_view()
+    shoot(viewer, "stage")
+    dock.stage.folded.collapse(animate=False)
 
 
 def main() -> None:

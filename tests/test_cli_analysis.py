@@ -102,6 +102,8 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
     for more in (
         (),
         ("--dwell", 10),
+        ("--spread", "plain"),
+        ("--spread", "relative", "--channel", "Fe"),
         ("--channel", "Si", "--threshold", 0.3),
         ("--channel", 1, "--margin", 4),
     ):

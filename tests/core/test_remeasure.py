@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,22 @@ def test_a_dwell_asks_for_the_reduction() -> None:
     np.testing.assert_allclose(score_map(p, channel=0, dwell_ratio=3), 0.5 * p.width[0], rtol=1e-5)
     with pytest.raises(ValueError, match="Leave one out"):
         score_map(p, channel=0, dwell_ratio=3, threshold=1)
+
+
+def test_a_spread_asks_where_members_disagree() -> None:
+    p = replace(made(), spread=RNG.gamma(2, 1, (2, 12, 15)).astype(np.float32))
+    np.testing.assert_array_equal(score_map(p, channel=1, spread="plain"), p.spread[1])
+    np.testing.assert_allclose(
+        score_map(p, channel=1, spread="relative"), p.spread[1] / p.width[1], rtol=1e-6
+    )
+    both = score_map(p, spread="plain")
+    np.testing.assert_allclose(both, np.mean([s / s.mean() for s in p.spread], axis=0), rtol=1e-4)
+    with pytest.raises(ValueError, match="Leave one out"):
+        score_map(p, spread="plain", dwell_ratio=1)
+    with pytest.raises(ValueError, match="two members or more"):
+        score_map(made(), spread="plain")
+    with pytest.raises(ValueError, match="'plain' or 'relative'"):
+        score_map(p, spread="both")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("axes", ["CZYX", "XYZC", "ZCXY"])

@@ -155,9 +155,11 @@ def test_proposals_are_those_of_the_core_placed_as_the_source(make_dock, viewer)
     assert "of the score" in part(dock, "summary").text()
 
 
-@pytest.mark.parametrize("kind", ["ambiguity", "relative width", "width"])
+@pytest.mark.parametrize("kind", ["ambiguity", "relative width", "width", "spread", "relative spread"])
 def test_all_channels_count_each_at_its_own_threshold(make_dock, kind, viewer):
-    dock = make_dock(make_prediction())
+    prediction = make_prediction()
+    slope = np.broadcast_to(np.linspace(0.1, 4, 56, dtype=np.float32) ** 4, prediction.median.shape)
+    dock = make_dock(replace(prediction, spread=slope))
     part(dock, "score").setCurrentIndex(part(dock, "score").findData(kind))
     part(dock, "channel").setCurrentIndex(0)
     assert "all channels" in part(dock, "channel").currentText()
@@ -165,8 +167,10 @@ def test_all_channels_count_each_at_its_own_threshold(make_dock, kind, viewer):
     regions = session_of(viewer).regions
     assert len(regions) == 2
     # ranks end at one, widths are in units of their mean
-    assert 0 < regions[0].mean_score <= (1 if kind != "width" else np.inf)
-    assert regions[0].mean_score > 1 or kind != "width"
+    by_mean = kind in ("width", "spread", "relative spread")
+    assert 0 < regions[0].mean_score <= (np.inf if by_mean else 1)
+    assert regions[0].mean_score > 1 or not by_mean
+    assert regions[0].x == 56 - 10 or "spread" not in kind
     assert part(dock, "threshold").isHidden()
 
 
@@ -176,6 +180,14 @@ def test_a_width_is_proposed_where_it_is_wide(make_dock, viewer):
     part(dock, "channel").setCurrentText("Si")
     propose(dock, count=1)
     assert session_of(viewer).regions[0].x == 56 - 10
+
+
+def test_one_member_has_no_spread(make_dock):
+    prediction = make_prediction()
+    dock = make_dock(replace(prediction, spread=0 * prediction.median))
+    part(dock, "score").setCurrentIndex(part(dock, "score").findData("spread"))
+    propose(dock)
+    assert "two members or more" in dock.message.notes[0][1]
 
 
 def test_physical_units_are_pixels_too(make_dock):

@@ -6,7 +6,7 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -216,6 +216,11 @@ def tokens(
 @click.option("--threshold", type=float, help="Where it is undecided whether the channel exceeds this.")
 @click.option("--dwell", type=float, help="Where this many times the dwell would narrow the interval most.")
 @click.option(
+    "--spread",
+    type=click.Choice(["plain", "relative"]),
+    help="Where the members disagree, plainly or as a share of the interval's width.",
+)
+@click.option(
     "--window", type=click.IntRange(1), nargs=2, default=(64, 64), show_default=True, help="Rows, columns."
 )
 @click.option("--planes", type=click.IntRange(1), help="Planes of the window in a volume; default: all.")
@@ -233,6 +238,7 @@ def regions(
     channel: str | None,
     threshold: float | None,
     dwell: float | None,
+    spread: Literal["plain", "relative"] | None,
     window: tuple[int, int],
     planes: int | None,
     count: int,
@@ -244,8 +250,8 @@ def regions(
 ) -> None:
     """Write fields of view of IMAGE to measure again, best first.
 
-    OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold and --dwell, where the
-    interval is wide for the signal.
+    OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold, --dwell and --spread,
+    where the interval is wide for the signal.
     """
     from napari_btn.core.regions import propose_regions
     from napari_btn.core.remeasure import score_map
@@ -264,7 +270,12 @@ def regions(
     opened, letters = open_image(image, axes, "the image")
     prediction = _predict(denoiser, opened, letters, quantiles=threshold is not None)
     score = score_map(
-        prediction, channel=_number(channel), threshold=threshold, dwell_ratio=dwell, scene=scene
+        prediction,
+        channel=_number(channel),
+        threshold=threshold,
+        dwell_ratio=dwell,
+        spread=spread,
+        scene=scene,
     )
     size, unit = _scale(opened, prediction)
     if size is not None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from napari_btn.core.scores import ambiguity, combine_channels, relative_width, width_reduction
+from napari_btn.core.scores import ambiguity, combine_channels, disagreement, relative_width, width_reduction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,12 +25,14 @@ def score_map(
     channel: str | int | None = None,
     threshold: float | None = None,
     dwell_ratio: float | None = None,
+    spread: Literal["plain", "relative"] | None = None,
     scene: int | None = None,
 ) -> NDArray[np.float32]:
     """Score of each pixel of a prediction, for `regions.propose_regions`.
 
     With a threshold, how undecided ``P(signal > threshold)`` is; with a dwell, how much narrower
-    the interval is expected to become; else the width of the interval relative to the signal.
+    the interval is expected to become; with a spread, how far the members disagree; else the width of the
+    interval relative to the signal.
 
     Parameters
     ----------
@@ -38,11 +40,13 @@ def score_map(
         Calibrated maps.
     channel : str or int, optional
         Name or number; by default the average of all channels, each replaced by its ranks, or with a
-        dwell divided by its mean.
+        dwell or a spread divided by its mean.
     threshold : float, optional
         In the units of the maps.
     dwell_ratio : float, optional
         Dwell of the new measurement over that of the old one.
+    spread : str, optional
+        "plain", the members' spread; or "relative", its share of the interval's width.
     scene : int, optional
         Which scene, where the maps have several.
 
@@ -54,12 +58,17 @@ def score_map(
     Raises
     ------
     ValueError
-        If the scene or the channel is missing, or both a threshold and a dwell are given.
+        If the scene or the channel is missing, there is no spread, or more than one of threshold, dwell and
+        spread is given.
     """
-    if threshold is not None and dwell_ratio is not None:
+    asked = {"threshold": threshold, "dwell_ratio": dwell_ratio, "spread": spread}
+    came = [name for name, value in asked.items() if value is not None]
+    if len(came) > 1:
         raise ValueError(
-            "A threshold and a dwell both came; the score is made from one of them. Leave one out."
+            f"{' and '.join(came)} came together; the score is made from one of them. Leave one out."
         )
+    if spread not in (None, "plain", "relative"):
+        raise ValueError(f"spread is {spread!r}; it must be 'plain' or 'relative'.")
     names = prediction.channel_names
     numbers = range(len(names)) if channel is None else [prediction.channel_number(channel)]
     axes = prediction.axes.replace("C", "")
@@ -70,14 +79,18 @@ def score_map(
         else:
             at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
             width = np.asarray(prediction.width[at], np.float32)
-            if dwell_ratio is not None:
+            if spread is not None:
+                found = np.asarray(prediction.spread[at], np.float32)
+                one = disagreement(found, width if spread == "relative" else None)
+            elif dwell_ratio is not None:
                 one = width_reduction(width, dwell_ratio)
             else:
                 one = relative_width(width, np.asarray(prediction.median[at], np.float32))
         maps.append(_one_scene(one, axes, scene))
     if len(maps) == 1:
         return maps[0]
-    return combine_channels(np.stack(maps), by="rank" if dwell_ratio is None else "mean")
+    by: Literal["rank", "mean"] = "rank" if dwell_ratio is None and spread is None else "mean"
+    return combine_channels(np.stack(maps), by=by)
 
 
 def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int = 0) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ambiguity", "combine_channels", "relative_width", "width_reduction"]
+__all__ = ["ambiguity", "combine_channels", "disagreement", "relative_width", "width_reduction"]
 
 
 def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
@@ -111,6 +111,47 @@ def width_reduction(
         w * n, np.sqrt(n**2 + dwell_ratio * w**2), out=np.zeros_like(w), where=(n > 0) & (w > 0)
     )
     return (w - combined).astype(np.float32)
+
+
+def disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[np.float32]:
+    """How far the members of an ensemble disagree: their spread, or its share of the interval's width.
+
+    What members disagree on, more data can settle; where they agree on a wide interval, it is the noise
+    that is wide.
+
+    Parameters
+    ----------
+    spread : array_like
+        Standard deviation of the members' medians, any shape.
+    width : array_like, optional
+        Width of the interval, in the unit of `spread`.
+
+    Returns
+    -------
+    ndarray of float32
+        Zero or more: in the unit of `spread`, or without one where a width is given.
+
+    Raises
+    ------
+    ValueError
+        If the spread is 0 everywhere, as that of a single member, or the shapes differ.
+
+    References
+    ----------
+    Lakshminarayanan, Pritzel and Blundell, arXiv 1612.01474 (2017), on disagreement as a measure of what an
+    ensemble has not learned.
+    """
+    s = np.asarray(spread, dtype=np.float32)
+    if s.size and not (s > 0).any():
+        raise ValueError(
+            "The members' spread is 0 everywhere, as that of one member is; train two members or more, or choose "
+            "another score."
+        )
+    if width is None:
+        return s.copy()
+    w = np.asarray(width, dtype=np.float32)
+    _same_shape("spread", s.shape, "width", w.shape)
+    return np.divide(s, w, out=np.zeros_like(s), where=w > 0)
 
 
 def combine_channels(

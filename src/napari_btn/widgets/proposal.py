@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Choice", "Proposal", "pixel_size_of", "propose_steps", "scored", "sizes_of"]
 
 
+_SPREADS: dict[str, Literal["plain", "relative"]] = {"spread": "plain", "relative spread": "relative"}
+
+
 @dataclass(frozen=True)
 class Choice:
     """What makes a pixel worth another measurement.
@@ -33,9 +36,9 @@ class Choice:
     Parameters
     ----------
     kind : str
-        "ambiguity", "relative width" or "width".
+        "ambiguity", "relative width", "width", "spread" or "relative spread".
     channels : tuple of int
-        From 0; several are combined by their ranks, widths in units of their mean.
+        From 0; several are combined by their ranks, widths and spreads in units of their mean.
     thresholds : tuple of float
         One per channel of `channels`, for the ambiguity.
     scene : int
@@ -153,7 +156,7 @@ def propose_steps(
             maps.append(_score(prediction, choice, i, channel))
         stack = np.stack(maps)
         finite = np.isfinite(stack).all(0)
-        by: Literal["rank", "mean"] = "mean" if choice.kind == "width" else "rank"
+        by: Literal["rank", "mean"] = "rank" if choice.kind in ("ambiguity", "relative width") else "mean"
         made = stack[0] if n == 1 else combine_channels(np.where(finite, stack, 0), mask=finite, by=by)
         score = np.where(finite, made, 0).astype(np.float32)
     if not count:
@@ -190,6 +193,8 @@ def _score(prediction: Prediction, choice: Choice, i: int, channel: int) -> NDAr
     scene = choice.scene
     if choice.kind == "ambiguity":
         return score_map(prediction, channel=channel, threshold=choice.thresholds[i], scene=scene)
+    if choice.kind in _SPREADS:
+        return score_map(prediction, channel=channel, spread=_SPREADS[choice.kind], scene=scene)
     # The same dwell again narrows each interval by the same share, so this ranks pixels by their width.
     dwell = 1.0 if choice.kind == "width" else None
     return score_map(prediction, channel=channel, dwell_ratio=dwell, scene=scene)

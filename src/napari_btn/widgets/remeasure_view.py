@@ -48,6 +48,14 @@ SCORES = {
         "width",
         "Narrowing of the interval to expect when the same dwell is measured again: proportional to its width.",
     ),
+    "spread": (
+        "spread between members",
+        "How far the networks disagree: what more data can settle, while noise alone keeps all of them unsure.",
+    ),
+    "relative spread": (
+        "spread / width",
+        "The share of the interval's width that the networks' disagreement makes.",
+    ),
 }
 PROPOSE_HELP = "Find the windows that collect the most score, and add them as rectangles that can be edited."
 EXPORT_HELP = "Write the rectangles as they are now: CSV table, GeoJSON (QuPath) or ImageJ ROIs."
@@ -98,7 +106,7 @@ class RemeasureView(Dock):
             self.score.setItemData(self.score.count() - 1, help_text, Qt.ItemDataRole.ToolTipRole)
         self.channel = self._combo(
             "channel",
-            "Channel that is scored; all are combined by their ranks, widths in units of each one's mean.",
+            "Channel that is scored; all are combined by their ranks, widths and spreads in units of each one's mean.",
         )
         self.threshold = QDoubleSpinBox()
         self.threshold.setRange(-1e12, 1e12)

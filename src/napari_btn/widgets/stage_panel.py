@@ -66,7 +66,8 @@ class StagePanel(QWidget):
             item.setToolTip(help_text)
             self.table.setHorizontalHeaderItem(column, item)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.AllEditTriggers)
-        self.table.setFixedHeight(118)
+        self.table.setFixedHeight(98)
+        self.table.setItemPrototype(_right(""))
         rows, heads = self.table.verticalHeader(), self.table.horizontalHeader()
         if rows is not None and heads is not None:
             rows.setDefaultSectionSize(22)
@@ -176,9 +177,7 @@ class StagePanel(QWidget):
 
     def _put(self, row: int, column: int, value: float) -> None:
         """Write a number into a cell."""
-        item = QTableWidgetItem(f"{value:.10g}")
-        item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self.table.setItem(row, column, item)
+        self.table.setItem(row, column, _right(f"{value:.10g}"))
 
     def say_fit(self, affine: StageAffine | None, count: int, problem: str = "") -> None:
         """Say how well the places fit, or why they don't.
@@ -213,6 +212,13 @@ class StagePanel(QWidget):
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
         self.fit.redraw()
+
+
+def _right(text: str) -> QTableWidgetItem:
+    """Cell of a number."""
+    item = QTableWidgetItem(text)
+    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    return item
 
 
 def _button(name: str, text: str, help_text: str) -> QPushButton:

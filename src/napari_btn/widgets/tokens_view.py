@@ -131,12 +131,12 @@ class TokenTable(QTableWidget):
             (v, f"Group by {v}; Group puts the picked tokens into one.", v) for v in VIEWPOINTS if v in table
         ]
         columns += [("share", "Share of the image's pixels.", "share")]
+        columns += [("coverage", _COVERAGE_HELP, "coverage")]
         columns += [
             (c, f"Median of {c} over the token's pixels.", f"{c} median")
             for c in channels
             if f"{c} median" in table
         ]
-        columns += [("coverage", _COVERAGE_HELP, "coverage")]
         columns += [
             (f"{c} width", f"Mean width of the interval of {c} over the token's pixels.", f"{c} width")
             for c in channels
