@@ -161,7 +161,7 @@ def remeasure(viewer: napari.Viewer) -> None:
         box.setValue(40)
     dock.propose.click()
     wait_until(lambda: dock.table.rowCount() == 5, 60)
-    stage(viewer, dock)
+    stage(viewer, dock, "field")
     dock.loop.folded.expand(animate=False)
     dock.loop.measured.pick(slow)
     dock.table.clearSelection()
@@ -176,10 +176,10 @@ def remeasure(viewer: napari.Viewer) -> None:
     viewer.window.remove_dock_widget(dock)
 
 
-def stage(viewer: napari.Viewer, dock: Any) -> None:
+def stage(viewer: napari.Viewer, dock: Any, source: str) -> None:
     """Register the stage by four places."""
     for shown in viewer.layers:
-        shown.visible = shown.name in ("field median", "field regions")
+        shown.visible = shown.name in (f"{source} median", f"{source} regions")
     dock.stage.folded.expand(animate=False)
     dock.stage.show_pairs(
         [

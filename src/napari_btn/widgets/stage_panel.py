@@ -66,7 +66,7 @@ class StagePanel(QWidget):
             item.setToolTip(help_text)
             self.table.setHorizontalHeaderItem(column, item)
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.AllEditTriggers)
-        self.table.setFixedHeight(98)
+        self.table.setFixedHeight(120)
         self.table.setItemPrototype(_right(""))
         rows, heads = self.table.verticalHeader(), self.table.horizontalHeader()
         if rows is not None and heads is not None:
