@@ -297,11 +297,11 @@ class TokensView(Dock):
         )
         self.method = _combo(
             "method",
-            "How pixels that look alike are grouped. k-means: round groups of alike size, the first choice. Gaussian "
-            "mixture: groups may be long, small or wide. HDBSCAN: dense groups of any shape, as many as there are, "
+            "How alike pixels are made tokens. k-means: round clusters of alike size, the first choice. Gaussian "
+            "mixture: clusters may be long, small or wide. HDBSCAN: dense ones of any shape, as many as there are, "
             "often few. Another way than the palette's learns a new one.",
         )
-        self.method.setAccessibleName("How tokens are grouped")
+        self.method.setAccessibleName("How pixels are clustered")
         for text, method in _METHODS:
             self.method.addItem(text, method)
         self.progress = ProgressPanel(self._theme)
@@ -402,7 +402,7 @@ class TokensView(Dock):
         form = QFormLayout(inside)
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        form.addRow("Group by", self.method)
+        form.addRow("Cluster by", self.method)
         folded.addWidget(inside)
         return folded
 
