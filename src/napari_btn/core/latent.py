@@ -393,7 +393,9 @@ def _principal(
     from threadpoolctl import threadpool_limits
 
     blocks = latents.reshape(len(latents), members, -1)
-    rms = np.sqrt(np.square(blocks).mean(axis=(0, 2), dtype=np.float64)).astype(np.float32)
+    # one member at a time: squares of all would be as large as the sample
+    squares = [np.square(blocks[:, k]).mean(dtype=np.float64) for k in range(members)]
+    rms = np.sqrt(squares).astype(np.float32)
     if not (np.isfinite(rms).all() and rms.any()):
         raise ValueError("The latents are all zero or not finite: the members are dead. Train anew.")
     scale = np.where(rms > 0, 1 / np.where(rms > 0, rms, 1), 0).astype(np.float32)
