@@ -379,6 +379,7 @@ class Denoiser:
         yield Progress(0, self.members * self.train.steps, "Checking the images")
         pair = pair_of(noisy, clean, axes, channel_names, pixel_size, unit, valid)
         scenes = pair.scenes
+        yield Progress(0, self.members * self.train.steps, "Planning the training")
         plan = self._plan(scenes, regions)
         learnt = scenes.within(plan.split.regions, TRAIN)
         pool, workers, device = self._where(executor)

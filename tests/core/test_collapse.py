@@ -87,3 +87,19 @@ def test_pinball_is_the_published_one():
     level = np.reshape(LEVELS, (1, 1, 5, 1, 1))
     expected = scoringrules.quantile_score(y[:, :, None], q, level).mean((0, 2, 3, 4))
     np.testing.assert_allclose(pinball_per_channel(q, y, LEVELS), expected, atol=1e-12)
+
+
+def test_loss_of_quantiles_that_are_the_same_everywhere_equals_scoringrules():
+    from napari_btn.core.member import _constant_loss
+
+    y = np.random.default_rng(4).gamma(2, 1, (3, 501))
+    q = np.quantile(y, LEVELS, axis=1).T
+    expected = [
+        np.mean(
+            [scoringrules.quantile_score(values, at, level) for at, level in zip(row, LEVELS, strict=True)]
+        )
+        for values, row in zip(y, q, strict=True)
+    ]
+    np.testing.assert_allclose(_constant_loss(q, y, LEVELS), expected, rtol=1e-12)
+    unknown = np.concatenate([y, np.full((3, 20), np.nan)], 1)
+    np.testing.assert_allclose(_constant_loss(q, unknown, LEVELS), expected, rtol=1e-12)

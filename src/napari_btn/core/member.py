@@ -61,7 +61,7 @@ def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *,
 
     x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
     constant = np.nanquantile(y, levels, axis=1).T
-    loss = pinball_per_channel(constant[None, :, :, None], y[None], levels)
+    loss = _constant_loss(constant, y, levels)
     normal = np.mean(np.exp(-(ndtri(levels) ** 2) / 2) / np.sqrt(2 * np.pi))
     spread_x, spread_y = np.nanstd(x, 1), loss / normal
     spread_y = np.where(spread_y > 0.1 * np.nanstd(y, 1), spread_y, np.nanstd(y, 1))
@@ -71,6 +71,18 @@ def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *,
         np.nanmean(y, 1).astype(np.float32),
         np.where(spread_y > 0, spread_y, 1.0).astype(np.float32),
     )
+
+
+def _constant_loss(
+    quantiles: NDArray[np.floating], y: NDArray[np.floating], levels: Sequence[float]
+) -> NDArray[np.float64]:
+    """Mean pinball loss (C,) of quantiles (C, L) that are the same everywhere, against values (C, n)."""
+    # the loss is level * (y - q) + max(q - y, 0): only the second part needs every value
+    over = [
+        [np.nanmean(np.maximum(q - values, 0)) for q in row] for row, values in zip(quantiles, y, strict=True)
+    ]
+    loss = np.asarray(levels) * (np.nanmean(y, 1)[:, None] - quantiles) + over
+    return np.asarray(loss.mean(1), np.float64)
 
 
 @dataclass(frozen=True)
