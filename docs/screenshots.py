@@ -122,10 +122,11 @@ def tokens(viewer: napari.Viewer) -> None:
     dock.n_tokens.setValue(8)
     dock.channel.setCurrentIndex(dock.channel.findText("Fe"))
     pause(1)
+    iron = dock.shown.tokens.table["Fe median"]
     groups = (
         ("morphology", [1, 2], "pore"),
         ("morphology", [6, 7, 8], "grain"),
-        ("chemistry", [7, 8], "iron-rich"),
+        ("chemistry", sorted(range(1, 9), key=lambda n: -iron[n - 1])[:2], "iron-rich"),
     )
     for viewpoint, numbers, name in groups:
         dock.viewpoint.setCurrentText(viewpoint)

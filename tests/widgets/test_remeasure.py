@@ -16,6 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 from scipy.stats import norm
+from superqt import QCollapsible
 
 from napari_btn.core.cases import HeldOut
 from napari_btn.core.config import Progress
@@ -527,6 +528,10 @@ def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, tmp_path):
     dock.export_to(tmp_path / "regions.csv")
     assert len(read_regions(tmp_path / "regions.csv")) == 5
     assert viewer.screenshot(canvas_only=True, flash=False)[..., :3].std() > 1
+    for folded in dock.findChildren(QCollapsible):
+        folded.expand()
+    qtbot.wait(50)
+    assert dock.minimumSizeHint().height() <= 620  # or the window would outgrow a laptop's screen
     viewer.theme = "light"
     qtbot.wait(50)
     viewer.window.remove_dock_widget(dock)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QScrollArea,
     QVBoxLayout,
     QWidget,
 )
@@ -20,7 +18,7 @@ from napari_btn.core.device import devices
 from napari_btn.widgets.charts import LossChart
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.pair_form import PairForm
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ReportPanel, Theme
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ReportPanel, ScrollColumn, Theme
 from napari_btn.widgets.pickers import LayerPicker
 from napari_btn.widgets.scan_panel import ScanPanel
 from napari_btn.widgets.training_form import TrainingForm
@@ -129,8 +127,6 @@ class DenoiseView(Dock):
             files.addWidget(part)
         column.addLayout(files)
         column.addStretch(1)
-        scroll = _Column()
-        scroll.setWidget(inside)
         run = QHBoxLayout()
         run.addWidget(self.train, 2)
         run.addWidget(self.pause, 1)
@@ -144,7 +140,7 @@ class DenoiseView(Dock):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        layout.addWidget(scroll, 1)
+        layout.addWidget(ScrollColumn(inside), 1)
         layout.addLayout(foot)
         _in_one_column(self.pair.form, self.form.form, use)
 
@@ -153,32 +149,6 @@ class DenoiseView(Dock):
         for part in (self.pair, self.scan, self.apply_to.note, self.message, self.report):
             part.redraw()
         self.chart.set_colours(self._theme.colours())
-
-
-class _Column(QScrollArea):
-    """Scroll area that scrolls up and down only, and is never narrower than what it holds."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.setWidgetResizable(True)
-        self.setFrameShape(QFrame.Shape.NoFrame)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-
-    def minimumSizeHint(self) -> QSize:  # Qt's name
-        """Width of the content with the scroll bar, and little height."""
-        content, bar = self.widget(), self.verticalScrollBar()
-        width = content.minimumSizeHint().width() if content is not None else 0
-        return QSize(width + (bar.sizeHint().width() if bar is not None else 0), 120)
-
-    def sizeHint(self) -> QSize:  # Qt's name
-        """As wide as needed, and as tall as there is room."""
-        return QSize(self.minimumSizeHint().width(), 600)
-
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
-        """Tell the layout around when the content wants another width."""
-        if event is not None and event.type() == QEvent.Type.LayoutRequest:
-            self.updateGeometry()
-        return bool(super().eventFilter(watched, event))
 
 
 def _in_one_column(*forms: QFormLayout) -> None:

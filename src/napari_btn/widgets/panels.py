@@ -7,9 +7,18 @@ import re
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QProgressBar, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QDoubleSpinBox,
+    QFrame,
+    QLabel,
+    QProgressBar,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
 
 from napari_btn.core.conformal import covered
 
@@ -20,7 +29,7 @@ if TYPE_CHECKING:
     from napari_btn.core.report import Report
     from napari_btn.widgets.worker import Timing
 
-__all__ = ["NoteLabel", "PercentBox", "ProgressPanel", "ReportPanel", "Theme", "field_help"]
+__all__ = ["NoteLabel", "PercentBox", "ProgressPanel", "ReportPanel", "ScrollColumn", "Theme", "field_help"]
 
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
 
@@ -117,6 +126,39 @@ def _notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
         sign = f"<span style='color:{colour}'><b>{_SIGN[level]}</b></span> " if _SIGN[level] else ""
         lines.append(f"<div>{sign}{escape(text)}</div>")
     return "".join(lines)
+
+
+class ScrollColumn(QScrollArea):
+    """Scroll area that scrolls up and down only, and is never narrower than what it holds.
+
+    Parameters
+    ----------
+    content : QWidget
+        What it holds.
+    """
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(content)
+
+    def minimumSizeHint(self) -> QSize:  # Qt's name
+        """Width of the content with the scroll bar, and little height."""
+        content, bar = self.widget(), self.verticalScrollBar()
+        width = content.minimumSizeHint().width() if content is not None else 0
+        return QSize(width + (bar.sizeHint().width() if bar is not None else 0), 120)
+
+    def sizeHint(self) -> QSize:  # Qt's name
+        """As wide as needed, and as tall as there is room."""
+        return QSize(self.minimumSizeHint().width(), 600)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
+        """Tell the layout around when the content wants another width."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
 
 
 class PercentBox(QDoubleSpinBox):

@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.measured import MeasuredPanel
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme
 from napari_btn.widgets.stage_panel import StagePanel
 
 if TYPE_CHECKING:
@@ -227,12 +227,10 @@ class RemeasureView(Dock):
         column.addWidget(self.stage)
         column.addWidget(self.export)
         column.addWidget(self.loop)
-        column.addWidget(self.message)
         layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        # Napari adds a stretch below what doesn't want to be tall.
-        inside.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        layout.addWidget(inside)
+        layout.setContentsMargins(0, 0, 0, 4)
+        layout.addWidget(ScrollColumn(inside), 1)
+        layout.addWidget(self.message)
         self.setMinimumWidth(max(inside.minimumSizeHint().width(), _WIDTH))
 
     def show_row(self, part: QWidget, shown: bool) -> None:

@@ -11,11 +11,9 @@ from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
     QFormLayout,
-    QFrame,
     QHBoxLayout,
     QLabel,
     QPushButton,
-    QScrollArea,
     QSizePolicy,
     QSlider,
     QTabWidget,
@@ -25,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_btn.widgets.charts import CoverageChart, DensityChart, LineChart
 from napari_btn.widgets.dock import Dock
-from napari_btn.widgets.panels import NoteLabel, PercentBox, ReportPanel, Theme
+from napari_btn.widgets.panels import NoteLabel, PercentBox, ReportPanel, ScrollColumn, Theme
 
 __all__ = ["TOGGLES", "UncertaintyView"]
 
@@ -312,7 +310,7 @@ class UncertaintyView(Dock):
             chart.set_colours(colours)
 
 
-def _page(*parts: QWidget) -> QScrollArea:
+def _page(*parts: QWidget) -> ScrollColumn:
     """Parts below each other, at the top; a page scrolls where there is too little room for it."""
     page = QWidget()
     column = QVBoxLayout(page)
@@ -322,9 +320,4 @@ def _page(*parts: QWidget) -> QScrollArea:
         column.addWidget(part, 1 if isinstance(part, LineChart) else 0)
     # Takes the room that a chart, as long as it is hidden, leaves to the others.
     column.addStretch(0 if any(isinstance(part, LineChart) for part in parts) else 1)
-    scroll = QScrollArea()
-    scroll.setWidgetResizable(True)
-    scroll.setFrameShape(QFrame.Shape.NoFrame)
-    scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    scroll.setWidget(page)
-    return scroll
+    return ScrollColumn(page)
