@@ -21,7 +21,18 @@ PACKAGE = Path(napari_btn.__file__).parent
 BINDINGS = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
 WINDOW = BINDINGS | {"napari", "vispy", "qtpy", "superqt", "magicgui", "pyqtgraph"}
 # The rooms where numbers are torch tensors.
-TORCH = {"draws", "ensemble", "families", "features", "filters", "gain", "gradients", "latent"}
+TORCH = {
+    "bands",
+    "draws",
+    "ensemble",
+    "families",
+    "features",
+    "filters",
+    "gain",
+    "gradients",
+    "latent",
+    "mixed_scale",
+}
 TORCH |= {"grouped", "member", "optimiser", "predict", "together", "training"}
 
 BLOCK = """
