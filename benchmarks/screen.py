@@ -46,7 +46,7 @@ def _wait(done: Callable[[], bool], seconds: float) -> None:
         if time.monotonic() > end:
             raise TimeoutError(f"Not done after {seconds:g} s.")
         QApplication.processEvents()
-        time.sleep(0.005)
+        time.sleep(0.001)
 
 
 def _side(tiny: bool) -> int:
