@@ -153,18 +153,8 @@ def _headless(settings: dict[str, Any], pair: dict[str, Any]) -> None:
 
 def sliders(tiny: bool) -> dict[str, Any]:
     """Milliseconds a megapixel from a threshold to its map on screen, and seconds from a number of tokens to theirs."""
-    side, token_side = (160, 160) if tiny else (1024, 256)
-    dock = _with_result(side, "Uncertainty")
-    live = dock.live
-    times = []
-    plane = dock.session.prediction.median[0]
-    for value in np.quantile(plane, np.linspace(0.2, 0.9, 9)):
-        began = time.perf_counter()
-        dock.threshold.box.setValue(float(value))
-        key, asked = live.key(dock._at()), dock.threshold.box.value()
-        _wait(lambda key=key, asked=asked: not live.stale("exceedance", key, (asked,)), 20)
-        times.append(time.perf_counter() - began)
-    dock.leave()
+    small, large, token_side = (160, 200, 160) if tiny else (1024, 2048, 256)
+    found = {"threshold": _threshold(small), "threshold_large": _threshold(large)}
     dock = _with_result(token_side, "Tokens")
     dock.find.click()
     _wait(lambda: not dock.busy, 300)
@@ -176,8 +166,21 @@ def sliders(tiny: bool) -> dict[str, Any]:
         cuts.append(time.perf_counter() - began)
         assert len(np.unique(dock.shown.layer.data)) <= k
     dock.leave()
-    megapixels = plane.size / 1e6
-    return {"threshold": 1e3 * statistics.median(times[1:]) / megapixels, "token_cut": max(cuts)}
+    return {**found, "token_cut": max(cuts)}
+
+
+def _threshold(side: int) -> float:
+    """Milliseconds a megapixel from a threshold to its map on screen."""
+    dock = _with_result(side, "Uncertainty")
+    live, plane, times = dock.live, dock.session.prediction.median[0], []
+    for value in np.quantile(plane, np.linspace(0.2, 0.9, 9)):
+        began = time.perf_counter()
+        dock.threshold.box.setValue(float(value))
+        key, asked = live.key(dock._at()), dock.threshold.box.value()
+        _wait(lambda key=key, asked=asked: not live.stale("exceedance", key, (asked,)), 20)
+        times.append(time.perf_counter() - began)
+    dock.leave()
+    return 1e3 * statistics.median(times[1:]) / (plane.size / 1e6)
 
 
 def _draw() -> None:
@@ -251,7 +254,8 @@ def run(tiny: bool) -> list[Result]:
         ("first preview at 512 x 512, clicked at once, s", found["preview_at_once"]["seconds"], 5.0),
         ("training by the dock with previews / headless", trained["window"] / trained["headless"], 1.1),
         ("longest pause of the window while training, s", trained["gap"], 0.2),
-        ("threshold to map on screen, ms a megapixel", moved["threshold"], 50.0),
+        ("threshold to map on screen, 1024 x 1024, ms a megapixel", moved["threshold"], 50.0),
+        ("threshold to map on screen, 2048 x 2048, ms a megapixel", moved["threshold_large"], 50.0),
         ("token slider to labels on screen at 256 x 256, s", moved["token_cut"], 0.2),
     ):
         result.add({"what": what, "measured": value, "at most": needed})
