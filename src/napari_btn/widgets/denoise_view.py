@@ -9,7 +9,6 @@ from qtpy.QtWidgets import (
     QFrame,
     QHBoxLayout,
     QLabel,
-    QPushButton,
     QVBoxLayout,
     QWidget,
 )
@@ -18,7 +17,7 @@ from napari_btn.core.device import devices
 from napari_btn.widgets.charts import LossChart
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.pair_form import PairForm
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ReportPanel, ScrollColumn, Theme
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ReportPanel, ScrollColumn, Theme, push_button
 from napari_btn.widgets.pickers import LayerPicker
 from napari_btn.widgets.scan_panel import ScanPanel
 from napari_btn.widgets.training_form import TrainingForm
@@ -82,24 +81,15 @@ class DenoiseView(Dock):
 
     def _buttons(self) -> None:
         """Make the buttons."""
-
-        def button(name: str, text: str, help_text: str) -> QPushButton:
-            """Push button with its names."""
-            made = QPushButton(text)
-            made.setObjectName(name)
-            made.setToolTip(help_text)
-            made.setAccessibleName(text)
-            return made
-
-        self.train = button("train", "Train", TRAIN_HELP)
-        self.pause = button("pause", "Pause", "Hold the work; go on with the same button.")
-        self.stop = button("stop", "Stop", "End the work. Members that are finished are kept.")
-        self.apply = button("apply", "Apply", "Denoise the picked layer with the trained networks.")
-        self.save = button("save", "Save…", "Save networks, calibration and report as one file.")
-        self.load = button("load", "Load…", "Load networks that were saved before.")
-        self.recalibrate = button("recalibrate", "Recalibrate", "")
+        self.train = push_button("train", "Train", TRAIN_HELP)
+        self.pause = push_button("pause", "Pause", "Hold the work; go on with the same button.")
+        self.stop = push_button("stop", "Stop", "End the work. Members that are finished are kept.")
+        self.apply = push_button("apply", "Apply", "Denoise the picked layer with the trained networks.")
+        self.save = push_button("save", "Save…", "Save networks, calibration and report as one file.")
+        self.load = push_button("load", "Load…", "Load networks that were saved before.")
+        self.recalibrate = push_button("recalibrate", "Recalibrate", "")
         self.recalibrate.hide()
-        self.calibrate_on = button("calibrate_on", "Calibrate on this pair", CALIBRATE_HELP)
+        self.calibrate_on = push_button("calibrate_on", "Calibrate on this pair", CALIBRATE_HELP)
         self.calibrate_on.hide()
 
     def _arrange(self) -> None:

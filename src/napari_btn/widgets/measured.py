@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
 from superqt import QCollapsible
 
 from napari_btn.core.pairs import Pair, View
 from napari_btn.session import Training
 from napari_btn.widgets.pair_form import ask_for_image
-from napari_btn.widgets.panels import NoteLabel, Theme
+from napari_btn.widgets.panels import NoteLabel, Theme, push_button
 from napari_btn.widgets.pickers import LayerPicker
 from napari_btn.widgets.worker import load_ahead
 
@@ -171,10 +171,10 @@ class MeasuredPanel(QWidget):
         )
         self.measured.open.setText("Load re-measured…")
         self.measured.open.setToolTip("Read what was measured again from a file, as a layer.")
-        self.put = self._button("put", "Put into window", _PUT_HELP)
+        self.put = push_button("put", "Put into window", _PUT_HELP)
         self.noisy = LayerPicker("trained_noisy", "Noisy image that the networks were trained on.", theme)
         self.clean = LayerPicker("trained_clean", "Clean image that the networks were trained on.", theme)
-        self.go = self._button("continue_training", "Continue training", _GO_HELP)
+        self.go = push_button("continue_training", "Continue training", _GO_HELP)
         self.gain = NoteLabel(theme, "gain")
         for picker in (self.measured, self.noisy, self.clean):
             picker.file_wanted.connect(lambda p=picker: ask_for_image(self, viewer, p, runs))
@@ -212,14 +212,6 @@ class MeasuredPanel(QWidget):
         layout.setSpacing(4)
         layout.addWidget(self.folded)
         layout.addWidget(self.gain)
-
-    @staticmethod
-    def _button(name: str, text: str, help_text: str) -> QPushButton:
-        made = QPushButton(text)
-        made.setObjectName(name)
-        made.setToolTip(help_text)
-        made.setAccessibleName(text)
-        return made
 
     def offer(self, layers: list[ImageLayer]) -> None:
         """Offer image layers.

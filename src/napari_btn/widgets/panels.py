@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QFrame,
     QLabel,
     QProgressBar,
+    QPushButton,
     QScrollArea,
     QSizePolicy,
     QVBoxLayout,
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
     from napari_btn.core.report import Report
     from napari_btn.widgets.worker import Timing
 
-__all__ = ["NoteLabel", "PercentBox", "ProgressPanel", "ReportPanel", "ScrollColumn", "Theme", "field_help"]
+__all__ = [
+    "NoteLabel",
+    "PercentBox",
+    "ProgressPanel",
+    "ReportPanel",
+    "ScrollColumn",
+    "Theme",
+    "field_help",
+    "push_button",
+]
 
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
 
@@ -126,6 +136,25 @@ def _notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
         sign = f"<span style='color:{colour}'><b>{_SIGN[level]}</b></span> " if _SIGN[level] else ""
         lines.append(f"<div>{sign}{escape(text)}</div>")
     return "".join(lines)
+
+
+def push_button(name: str, text: str, help_text: str) -> QPushButton:
+    """Push button with its names.
+
+    Parameters
+    ----------
+    name : str
+        Object name, which a script may drive it by.
+    text : str
+        What it says; read aloud without dots at its end.
+    help_text : str
+        Tooltip.
+    """
+    made = QPushButton(text)
+    made.setObjectName(name)
+    made.setToolTip(help_text)
+    made.setAccessibleName(text.rstrip("…"))
+    return made
 
 
 class ScrollColumn(QScrollArea):

@@ -14,7 +14,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
-    QPushButton,
     QSizePolicy,
     QSpinBox,
     QTableWidget,
@@ -25,7 +24,7 @@ from qtpy.QtWidgets import (
 
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.measured import MeasuredPanel
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme, push_button
 from napari_btn.widgets.stage_panel import StagePanel
 
 if TYPE_CHECKING:
@@ -161,8 +160,8 @@ class RemeasureView(Dock):
         self.pixels = QLabel()
         self.pixels.setObjectName("window_pixels")
         self.problem = NoteLabel(self._theme, "problem")
-        self.propose = self._button("propose", "Propose", PROPOSE_HELP)
-        self.stop = self._button("stop", "Stop", "Stop the search; the rectangles stay as they are.")
+        self.propose = push_button("propose", "Propose", PROPOSE_HELP)
+        self.stop = push_button("stop", "Stop", "Stop the search; the rectangles stay as they are.")
         self.stop.hide()
         self.progress = ProgressPanel(self._theme)
 
@@ -190,7 +189,7 @@ class RemeasureView(Dock):
         self.summary.setWordWrap(True)
         self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.summary.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-        self.export = self._button("export", "Export…", EXPORT_HELP)
+        self.export = push_button("export", "Export…", EXPORT_HELP)
         self.stage = StagePanel(self._theme)
         self.loop = MeasuredPanel(self.session, self._theme, self.viewer, self._runs)
         self.message = NoteLabel(self._theme, "message")
@@ -321,15 +320,6 @@ class RemeasureView(Dock):
         made.setAccessibleName(name.replace("_", " ").capitalize())
         made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         made.setMinimumContentsLength(6)
-        return made
-
-    @staticmethod
-    def _button(name: str, text: str, help_text: str) -> QPushButton:
-        """Push button with its names."""
-        made = QPushButton(text)
-        made.setObjectName(name)
-        made.setToolTip(help_text)
-        made.setAccessibleName(text.rstrip("…"))
         return made
 
     def redraw(self) -> None:

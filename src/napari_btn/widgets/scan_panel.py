@@ -11,7 +11,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLineEdit,
-    QPushButton,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
@@ -19,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.widgets.charts import ScanChart
-from napari_btn.widgets.panels import NoteLabel
+from napari_btn.widgets.panels import NoteLabel, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -79,8 +78,8 @@ class ScanPanel(QWidget):
             field.setToolTip(help_text)
             field.setAccessibleName(f"{label} to compare")
             form.addRow(label, field)
-        self.start = self._button("scan", "Compare networks", "")
-        self.take = self._button(
+        self.start = push_button("scan", "Compare networks", "")
+        self.take = push_button(
             "scan_take", "Take this kind", "Set depth, channels and dilation to those of the selected row."
         )
         self.note = NoteLabel(theme, "scan_note")
@@ -101,15 +100,6 @@ class ScanPanel(QWidget):
         self.start.clicked.connect(self.asked.emit)
         self.take.clicked.connect(self._on_user_take)
         self.set_busy("")
-
-    @staticmethod
-    def _button(name: str, text: str, help_text: str) -> QPushButton:
-        """Push button with its names."""
-        made = QPushButton(text)
-        made.setObjectName(name)
-        made.setToolTip(help_text)
-        made.setAccessibleName(text)
-        return made
 
     @staticmethod
     def _table() -> QTableWidget:

@@ -9,7 +9,6 @@ from qtpy.QtWidgets import (
     QAbstractItemView,
     QHBoxLayout,
     QHeaderView,
-    QPushButton,
     QTableWidget,
     QTableWidgetItem,
     QVBoxLayout,
@@ -17,7 +16,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_btn.widgets.panels import NoteLabel
+from napari_btn.widgets.panels import NoteLabel, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,11 +71,13 @@ class StagePanel(QWidget):
         if rows is not None and heads is not None:
             rows.setDefaultSectionSize(22)
             heads.setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-        self.take = _button(
+        self.take = push_button(
             "stage_take", "From points", "Take the positions from the selected Points layer, or the last one."
         )
-        self.more = _button("stage_more", "Add row", "One more place: the fit then says how well all agree.")
-        self.clear = _button(
+        self.more = push_button(
+            "stage_more", "Add row", "One more place: the fit then says how well all agree."
+        )
+        self.clear = push_button(
             "stage_clear", "Clear", "Forget all places; exports are without the stage again."
         )
         self.fit = NoteLabel(theme, "stage_fit")
@@ -219,12 +220,3 @@ def _right(text: str) -> QTableWidgetItem:
     item = QTableWidgetItem(text)
     item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
     return item
-
-
-def _button(name: str, text: str, help_text: str) -> QPushButton:
-    """Push button with its names."""
-    made = QPushButton(text)
-    made.setObjectName(name)
-    made.setToolTip(help_text)
-    made.setAccessibleName(text)
-    return made

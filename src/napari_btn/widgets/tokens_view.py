@@ -15,7 +15,6 @@ from qtpy.QtWidgets import (
     QHBoxLayout,
     QHeaderView,
     QLabel,
-    QPushButton,
     QSizePolicy,
     QSlider,
     QSpinBox,
@@ -29,7 +28,7 @@ from superqt import QCollapsible
 from napari_btn.core.naming import VIEWPOINTS
 from napari_btn.widgets.charts import TokenChart
 from napari_btn.widgets.dock import Dock
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -284,10 +283,10 @@ class TokensView(Dock):
     def _build_top(self) -> None:
         """Make what finds tokens and cuts them."""
         self.hint = NoteLabel(self._theme, "hint")
-        self.find = _button(
+        self.find = push_button(
             "find", "Find tokens", "Group the pixels of the denoised image by what the networks see in them."
         )
-        self.stop = _button("stop", "Stop", "Stop the search; nothing is changed.")
+        self.stop = push_button("stop", "Stop", "Stop the search; nothing is changed.")
         self.refit = QCheckBox("Learn anew")
         self.refit.setObjectName("refit")
         self.refit.setAccessibleName("Learn the palette anew")
@@ -316,7 +315,7 @@ class TokensView(Dock):
             part.setValue(20)
             part.setAccessibleName("Number of tokens")
             part.setToolTip("How many tokens; follows at once. Numbers and names stay with their tokens.")
-        self.suggest = _button(
+        self.suggest = push_button(
             "suggest", "Use 5", "Take the largest number of tokens on which repeated learning agrees."
         )
         self.suggest.hide()
@@ -325,10 +324,12 @@ class TokensView(Dock):
     def _build_table(self) -> None:
         """Make what shows and changes tokens."""
         self.table = TokenTable()
-        self.merge = _button("merge", "Merge", "Make the picked tokens one; the largest keeps its number.")
-        self.rename = _button("rename", "Rename", "Type a name for the picked token.")
-        self.undo = _button("undo", "Undo", "Nothing to take back yet.")
-        self.export = _button(
+        self.merge = push_button(
+            "merge", "Merge", "Make the picked tokens one; the largest keeps its number."
+        )
+        self.rename = push_button("rename", "Rename", "Type a name for the picked token.")
+        self.undo = push_button("undo", "Undo", "Nothing to take back yet.")
+        self.export = push_button(
             "export",
             "Export…",
             "Write the labels as OME-TIFF, with a table (CSV) and their provenance (JSON) beside them.",
@@ -345,7 +346,7 @@ class TokensView(Dock):
         self.group_name.setEditable(True)
         self.group_name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.group_name.setAccessibleName("Name of the group")
-        self.assign = _button(
+        self.assign = push_button(
             "assign", "Group", "Put the picked tokens into this group, in this cut and all others."
         )
         self.alone = QCheckBox("Picked only")
@@ -434,13 +435,4 @@ def _combo(name: str, help_text: str) -> QComboBox:
     made.setAccessibleName(name.capitalize())
     made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     made.setMinimumContentsLength(6)
-    return made
-
-
-def _button(name: str, text: str, help_text: str) -> QPushButton:
-    """Push button with its names."""
-    made = QPushButton(text)
-    made.setObjectName(name)
-    made.setToolTip(help_text)
-    made.setAccessibleName(text)
     return made

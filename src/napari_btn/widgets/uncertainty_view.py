@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_btn.widgets.charts import CoverageChart, DensityChart, LineChart
 from napari_btn.widgets.dock import Dock
-from napari_btn.widgets.panels import NoteLabel, PercentBox, ReportPanel, ScrollColumn, Theme
+from napari_btn.widgets.panels import NoteLabel, PercentBox, ReportPanel, ScrollColumn, Theme, push_button
 
 __all__ = ["TOGGLES", "UncertaintyView"]
 
@@ -135,12 +135,12 @@ class UncertaintyView(Dock):
         self.channel = self._combo("channel", "Channel that is looked at; follows the viewer's slider.")
         self.toggles: dict[str, QPushButton] = {}
         for kind, help_text in TOGGLES.items():
-            toggle = self._button(f"show_{kind}", _SHORT.get(kind, kind), help_text)
+            toggle = push_button(f"show_{kind}", _SHORT.get(kind, kind), help_text)
             toggle.setCheckable(True)
             toggle.setAccessibleName(f"Show {kind}")
             toggle.setStyleSheet("QPushButton { padding: 3px 6px; }")
             self.toggles[kind] = toggle
-        self.grid = self._button(
+        self.grid = push_button(
             "side_by_side", "Raw | median | width", "Show the noisy image beside the median and the width."
         )
         self.grid.setCheckable(True)
@@ -182,7 +182,7 @@ class UncertaintyView(Dock):
     def _build_tabs(self) -> None:
         """Make the three ways to look closer."""
         colours = self._theme.colours()
-        self.line_cut = self._button(
+        self.line_cut = push_button(
             "line_cut",
             "Draw a line",
             "Add a line to the viewer; drag its ends, or draw another. Values along it appear here.",
@@ -207,7 +207,7 @@ class UncertaintyView(Dock):
         self.missed_note = NoteLabel(self._theme, "missed_note")
         self.reliability = CoverageChart(colours)
         self.reliability.hide()
-        self.missed = self._button(
+        self.missed = push_button(
             "miscoverage",
             "Show missed blocks",
             "Add a layer with the share of missed pixels of each held-out block; for the image that was calibrated on.",
@@ -283,15 +283,6 @@ class UncertaintyView(Dock):
         made.setAccessibleName(name.capitalize())
         made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         made.setMinimumContentsLength(6)
-        return made
-
-    @staticmethod
-    def _button(name: str, text: str, help_text: str) -> QPushButton:
-        """Push button with its names."""
-        made = QPushButton(text)
-        made.setObjectName(name)
-        made.setToolTip(help_text)
-        made.setAccessibleName(text)
         return made
 
     def set_threshold_range(self, low: float, high: float) -> None:
