@@ -127,6 +127,20 @@ def test_cuts_nest_and_numbers_run_from_one(method: str, palettes: dict[str, Pal
     assert palette.agreement[6 - 2] > 0.95
 
 
+def test_overlapping_gaussians_share_points_by_weight_and_size() -> None:
+    from scipy.stats import norm
+
+    weights, sizes = np.array([0.9, 0.1]), np.array([1.0, 4.0])
+    shares = MixtureShares(
+        np.zeros((2, 1), np.float32),
+        (1 / sizes).reshape(2, 1, 1).astype(np.float32),
+        (np.log(weights) - np.log(sizes)).astype(np.float32),
+    )
+    points = np.linspace(-9, 9, 101, dtype=np.float32)[:, None]
+    density = weights * norm.pdf(points, scale=sizes)
+    np.testing.assert_allclose(shares.of(points), density / density.sum(1, keepdims=True), atol=1e-5)
+
+
 def test_a_node_of_a_mixture_has_the_posterior_of_its_leaves(palettes: dict[str, Palette]) -> None:
     from scipy.stats import multivariate_normal
 
@@ -136,6 +150,7 @@ def test_a_node_of_a_mixture_has_the_posterior_of_its_leaves(palettes: dict[str,
     points = np.random.default_rng(7).normal(0, 12, (200, 6)).astype(np.float32)
     covariances = [np.linalg.inv(w.astype(float) @ w.T.astype(float)) for w in shares.whitening]
     weights = np.exp(shares.offset - [np.log(np.diagonal(w)).sum() for w in shares.whitening])
+    np.testing.assert_allclose(weights.sum(), 1, rtol=1e-4)
     density = np.stack(
         [
             w * multivariate_normal.pdf(points, m, c)

@@ -64,3 +64,17 @@ def test_two_points_of_view_know_nothing_of_each_other():
 def test_other_tokens_are_refused(number):
     with pytest.raises(ValueError, match="1 to 6"):
         Naming("chemistry").assigned(TOKENS, [number], "x")
+
+
+def test_a_token_of_leaves_from_two_groups_is_in_neither():
+    fine, coarse = TOKENS.cut(10), TOKENS.cut(3)
+    named = (
+        Naming("morphology").assigned(fine, range(1, 11, 2), "grain").assigned(fine, range(2, 11, 2), "pore")
+    )
+    leaves = TOKENS.palette.leaves
+    of_fine = named.names(fine)
+    for number in range(1, 4):
+        held = leaves[coarse.identities[number - 1]]
+        groups = {of_fine[n] for n in range(1, 11) if (leaves[fine.identities[n - 1]] & held).any()}
+        assert named.names(coarse).get(number) == (groups.pop() if len(groups) == 1 else None)
+    assert len(named.names(coarse)) < 3
