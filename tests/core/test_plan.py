@@ -112,6 +112,22 @@ def test_a_channel_without_a_signal_is_named():
     assert not said(made, "Si")
 
 
+@pytest.mark.parametrize(
+    ("shape", "axes", "words"),
+    [
+        ((40, 96, 128), "YXC", "make 128 channels of an image of 40 x 96 x 128"),
+        ((33, 128, 96), "CYX", "make 33 channels"),
+        ((3, 96, 128), "ZYX", "make a volume of 3 planes of an image of 3 x 96 x 128"),
+        ((32, 128, 96), "CYX", None),
+        ((3, 96, 128), "SYX", None),
+        ((4, 96, 128), "ZYX", None),
+    ],
+)
+def test_axes_that_are_seldom_meant_are_said(shape, axes, words):
+    notes = [n.text for n in plan(shape, axes).notes if "name its axes" in n.text]
+    assert [words in text for text in notes] == ([] if words is None else [True])
+
+
 def test_an_estimate_counts_the_pixels_of_a_step():
     network = btn.NetworkSettings()
     small = btn.Denoiser(members=1, network=network, train=btn.TrainSettings(steps=500, patch_px=32))

@@ -30,6 +30,8 @@ __all__ = ["Estimate", "PairCheck", "Plan", "estimate_training", "plan_training"
 
 _UNKNOWN = 0.01  # share of held-out pixels with values that training lacks, from which it is said
 
+_MANY_CHANNELS, _FEW_PLANES = 32, 4  # beyond them the axes are more often wrong than the image is so
+
 _REPEATS = 2.5  # of a lattice that networks see to each side
 
 
@@ -91,7 +93,7 @@ def plan_training(
     regions: NDArray[Any] | None = None,
 ) -> Plan:
     """Decide schedule and split, and look for a shift between the two images."""
-    notes: list[Note] = []
+    notes = _axes_notes(scenes.noisy)
     shift = shift_of(scenes)
     if shift is not None and max(abs(s) for s in shift) > 0.5:
         size = ", ".join(f"{a} {s:+.1f}" for a, s in zip(scenes.noisy.space_axes, shift, strict=True))
@@ -125,6 +127,18 @@ def plan_training(
     )
     parts = split(scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions)
     return Plan(blueprint, parts, shift, (*notes, *parts.notes, *_value_notes(scenes, parts, seed)))
+
+
+def _axes_notes(noisy: View) -> list[Note]:
+    """Say where axes are possible but seldom meant: channels that may be rows, planes that may be channels."""
+    shape = " x ".join(str(n) for n in noisy.array.shape)
+    if noisy.n_channels > min(_MANY_CHANNELS, *noisy.space):
+        text = f"Axes {noisy.axes} make {noisy.n_channels} channels of an image of {shape}"
+    elif noisy.ndim == 3 and noisy.space[0] < _FEW_PLANES:
+        text = f"Axes {noisy.axes} make a volume of {noisy.space[0]} planes of an image of {shape}"
+    else:
+        return []
+    return [Note("amber", f"{text}. If that isn't meant, name its axes: C channels, S scenes, T times, Z planes.")]
 
 
 def _field_of_repeats(noisy: View) -> int | None:
