@@ -64,6 +64,32 @@ def test_tokens_are_labels_with_a_table(folder):
     assert np.load(folder / "o.npz")["tokens"].shape == (40, 60)
 
 
+def test_regions_take_the_stage_from_a_table_of_places(folder):
+    places, out = folder / "places.csv", folder / "on_stage.csv"
+    # a stage that is turned by a right angle and runs in micrometres: 0.25 um a pixel
+    rows = [(0, 0), (20, 4), (7, 30), (31, 11)]
+    lines = [f"{y},{x},{100 - 0.25 * (x + 0.5)},{50 + 0.25 * (y + 0.5)}" for y, x in rows]
+    places.write_text("\n".join(["row,column,stage_1,stage_2", *lines]))
+    result = call("regions", folder / "edx.btn", folder / "noisy.ome.tif", "--channel", "Fe", "--window", 16, 24,
+                  "--count", 3, "-o", out, "--stage", places)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    table, found = read_table(out), read_regions(out)
+    np.testing.assert_allclose(table["stage_1"], [100 - r.centre[1] for r in found], atol=1e-6)
+    np.testing.assert_allclose(table["stage_2"], [50 + r.centre[0] for r in found], atol=1e-6)
+    for text, words in (
+        ("row,column,stage_1\n1,2,3", "lacks stage_2"),
+        ("row,column,stage_1,stage_2\n1,2,x,4", "no number"),
+        ("row,column,stage_1,stage_2\n1,2,3,4", "three points"),
+    ):
+        places.write_text(text)
+        refused = call(
+            "regions", folder / "edx.btn", folder / "noisy.ome.tif", "-o", out, "--force", "--stage", places
+        )
+        assert refused.exit_code == 2
+        assert words in refused.stderr.splitlines()[-1]
+    assert read_regions(out) == found
+
+
 def test_another_way_of_clustering_learns_anew(folder, monkeypatch):
     monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
     for name in ("_STARTS", "_ROUNDS"):
@@ -136,6 +162,7 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
             "ending",
         ),
         ("regions", ("-o", "r.csv", "--channel", "Fe", "--threshold", "1", "--dwell", "2"), "Leave one out"),
+        ("regions", ("-o", "r.zip", "--stage", "places.csv"), "can't hold stage coordinates"),
     ],
 )
 def test_wrong_calls_are_refused_in_one_line(folder, tmp_path, monkeypatch, command, more, words):

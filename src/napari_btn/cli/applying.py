@@ -227,6 +227,11 @@ def tokens(
 @click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="How many at most.")
 @click.option("--margin", type=click.IntRange(0), default=0, help="Pixels kept free along the border.")
 @click.option("--scene", type=click.IntRange(0), help="Which scene, where the image has several.")
+@click.option(
+    "--stage",
+    type=click.Path(path_type=Path),
+    help="CSV of three places or more, row,column,stage_1,stage_2: adds the stage's coordinates.",
+)
 @json_option
 @device_option
 @force_option
@@ -244,6 +249,7 @@ def regions(
     count: int,
     margin: int,
     scene: int | None,
+    stage: Path | None,
     as_json: bool,
     device: str,
     force: bool,
@@ -256,11 +262,15 @@ def regions(
     from napari_btn.core.regions import propose_regions
     from napari_btn.core.remeasure import score_map
     from napari_btn.denoiser import load
-    from napari_btn.io.regions import REGION_ENDINGS, write_regions
+    from napari_btn.io.regions import REGION_ENDINGS, STAGE_ENDINGS, read_stage, write_regions
 
     if output.suffix.lower() not in REGION_ENDINGS:
         raise ValueError(
             f"{output.name} has no ending for regions; choose one of {', '.join(REGION_ENDINGS)}."
+        )
+    if stage is not None and output.suffix.lower() not in STAGE_ENDINGS:
+        raise ValueError(
+            f"{output.name} can't hold stage coordinates; choose {' or '.join(STAGE_ENDINGS)}, or leave --stage out."
         )
     ready(output, force)
     denoiser = load(bundle, device=device)
@@ -282,8 +292,11 @@ def regions(
         space = [a for a in prediction.axes if a in "ZYX"]
         size = tuple(size[space.index(a)] for a in "ZYX" if a in space)
     shown = window if score.ndim == 2 else (planes or score.shape[0], *window)
+    registered = None if stage is None else read_stage(stage, (size or (1.0, 1.0))[-2:])
     found = propose_regions(score, shown, count, size, unit, margin=margin)
-    write_regions(found, output, provenance=prediction.provenance, overwrite=force)
+    write_regions(found, output, stage=registered, provenance=prediction.provenance, overwrite=force)
+    if registered is not None and registered.residual:
+        say(f"The places agree on the stage to {registered.residual:.3g} of its unit (root mean square).")
     if not found:
         say("Note: no pixel has a score; there is nothing to measure again by this measure.")
     if as_json:

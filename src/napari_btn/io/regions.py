@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 
     from napari_btn.core.stage import StageAffine
 
-__all__ = ["REGION_ENDINGS", "read_regions", "write_regions"]
+__all__ = ["REGION_ENDINGS", "STAGE_ENDINGS", "read_regions", "read_stage", "write_regions"]
 
 REGION_ENDINGS: Final = (".csv", ".geojson", ".json", ".roi", ".zip")
 """Endings of files that hold regions."""
+
+STAGE_ENDINGS: Final = (".csv", ".geojson", ".json")
+"""Endings of files that hold stage coordinates beside them."""
+
+_PLACE: Final = ("row", "column", "stage_1", "stage_2")
 
 _KINDS: Final = ".csv, .geojson, .roi (one region) or .zip (ImageJ ROIs)"
 
@@ -122,6 +127,42 @@ def _kind(path: Path) -> str:
 
 
 # ------------------------------------------------------------------------------------------- CSV
+def read_stage(path: str | Path, pixel_size: Sequence[float] = (1.0, 1.0)) -> StageAffine:
+    """The map to stage coordinates, from places that are known in the image and on the stage.
+
+    Parameters
+    ----------
+    path : str or Path
+        CSV with a header line and the columns ``row``, ``column`` (pixels, from 0 at the centre of the
+        first one, as napari shows them), ``stage_1`` and ``stage_2``; three places or more.
+    pixel_size : sequence of float
+        Along Y and X, in the unit of `Region.centre`.
+
+    Returns
+    -------
+    StageAffine
+        From positions in that unit, with the residual of the fit.
+
+    Raises
+    ------
+    ValueError
+        If a column is missing or holds words, there are fewer than three places, or they lie on one line.
+    """
+    from napari_btn.core.stage import StageAffine
+
+    table = read_table(path)
+    if missing := [name for name in _PLACE if name not in table]:
+        raise ValueError(
+            f"{Path(path).name} has the columns {', '.join(table)}; it lacks {', '.join(missing)}. "
+            f"Give {', '.join(_PLACE)}."
+        )
+    values = [table[name] for name in _PLACE]
+    if not all(isinstance(v, int | float) for column in values for v in column):
+        raise ValueError(f"{Path(path).name} has cells that hold no number; give four numbers in each row.")
+    places = np.array(values, float).T
+    return StageAffine.from_pixels(places[:, :2], places[:, 2:], pixel_size)
+
+
 def _columns(regions: Sequence[Region], stage: StageAffine | None) -> dict[str, list[Any]]:
     """A table of boxes: pixels first, then physical units."""
     volume = any(r.z is not None for r in regions)
