@@ -24,7 +24,7 @@ from napari_btn.core.member import scaling_of
 from napari_btn.core.metrics import correlation, crps_from_quantiles
 from napari_btn.core.mixed_scale import SparseMixedScale
 from napari_btn.core.optimiser import Optimiser, one_cycle
-from napari_btn.core.pairs import draw_patches
+from napari_btn.core.patches import draw_patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

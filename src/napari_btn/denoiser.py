@@ -20,6 +20,7 @@ from napari_btn.core.config import (
     Progress,
     TileSettings,
     TrainSettings,
+    drain,
 )
 from napari_btn.core.device import device_for, works
 from napari_btn.core.diagnostics import coverage_curve, inside_map, miscoverage_map
@@ -33,8 +34,7 @@ from napari_btn.core.held_out import (
     spread_boxes,
 )
 from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
-from napari_btn.core.pairs import patch_sides
-from napari_btn.core.patches import patches_for
+from napari_btn.core.patches import patch_sides, patches_for
 from napari_btn.core.plan import (
     Estimate,
     PairCheck,
@@ -90,22 +90,12 @@ LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _MAPS = ("lower", "median", "upper", "spread")
 
 
-def _drain(steps: Step[T]) -> T:
-    """Run a step to its end."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-
 def _whole(steps: Callable[P, Step[T]]) -> Callable[P, T]:
     """The method that runs a step to its end, with the same arguments and documentation."""
 
     @wraps(steps)
     def run(*args: P.args, **kwargs: P.kwargs) -> T:
-        return _drain(steps(*args, **kwargs))
+        return drain(steps(*args, **kwargs))
 
     whole = signature(steps)
     made = str(whole.return_annotation).removeprefix("Step[").removesuffix("]")
@@ -378,7 +368,8 @@ class Denoiser:
         """
         yield Progress(0, self.members * self.train.steps, "Checking the images")
         pair = pair_of(noisy, clean, axes, channel_names, pixel_size, unit, valid)
-        scenes = pair.scenes
+        scenes = pair.views
+        yield from scenes.check_steps()
         yield Progress(0, self.members * self.train.steps, "Planning the training")
         plan = self._plan(scenes, regions)
         learnt = scenes.within(plan.split.regions, TRAIN)
@@ -407,6 +398,8 @@ class Denoiser:
             redraw=redraw,
             validation=validation,
         )
+        total = self.members * train.steps
+        yield Progress(total, total, "Calibrating: what the images look like")
         made = Fitted(
             plan.blueprint,
             trained.members,
@@ -425,7 +418,6 @@ class Denoiser:
             profile=profile_of(scenes.noisy),
         )
         fitted = yield from self._judged(made, scenes, plan.split, executor)
-        total = self.members * train.steps
         yield Progress(total, total, "Calibrated")
         self._fitted = fitted
         return self
@@ -494,6 +486,7 @@ class Denoiser:
         wanted = gentler(self.train) if train is None else train
         yield Progress(0, self.members * wanted.steps, "Checking the images")
         scenes = scenes_for(fitted, noisy, clean, axes, valid)
+        yield from scenes.check_steps()
         painted = None if regions is None else np.asarray(regions)
         parts = split(
             scenes,
@@ -583,6 +576,7 @@ class Denoiser:
         )
         if settings.groups:
             made = yield from self._by_tokens(made, scenes.noisy, settings.groups, executor)
+        yield Progress(1, 1, "Calibrating: measuring coverage")
         return calibrated(made, self.alpha, settings, self.seed)
 
     def _where(self, executor: Executor | None) -> tuple[Executor | None, int, str]:
@@ -716,6 +710,7 @@ class Denoiser:
     ) -> Step[Fitted]:
         """The same with held-out scores of other images, all of their pixels in one group."""
         scenes = scenes_for(fitted, noisy, clean, axes, valid)
+        yield from scenes.check_steps()
         self._need_unseen(scenes, fitted)
         pool, _, device = self._where(executor)
         boxes = spread_boxes(scenes.whole(), scenes.noisy.ndim)
@@ -1037,6 +1032,7 @@ class Denoiser:
 
         fitted = self._need_fitted()
         scenes = scenes_for(fitted, noisy, clean, axes)
+        drain(scenes.check_steps())
         self._need_unseen(scenes, fitted)
         steps = gain_steps(
             scenes,
@@ -1050,7 +1046,7 @@ class Denoiser:
             device=self._where(executor)[2],
             seed=self.seed,
         )
-        return _drain(steps)
+        return drain(steps)
 
     @staticmethod
     def _need_unseen(scenes: Scenes, fitted: Fitted) -> None:

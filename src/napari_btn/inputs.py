@@ -70,7 +70,7 @@ def image_for(fitted: Fitted, image: Any, axes: str | None) -> View:
 
 
 def scenes_for(fitted: Fitted, noisy: Any, clean: Any, axes: str | None, valid: Any = None) -> Scenes:
-    """Pair that the networks can take; axes as in `image_for`.
+    """Pair that the networks can take, its values not yet read; axes as in `image_for`.
 
     Raises
     ------
@@ -78,7 +78,7 @@ def scenes_for(fitted: Fitted, noisy: Any, clean: Any, axes: str | None, valid: 
         Where its channels or space axes aren't those of training, or the two images don't go together.
     """
     axes = axes or _axes_like(fitted.axes, noisy)
-    scenes = pair_of(noisy, clean, axes, fitted.channel_names, None, "px", valid).scenes
+    scenes = pair_of(noisy, clean, axes, fitted.channel_names, None, "px", valid).views
     _need_fit(scenes.noisy, fitted)
     return scenes
 

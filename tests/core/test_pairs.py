@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from napari_btn.core.config import CalibrationSettings
-from napari_btn.core.pairs import Pair, View, canonical_axes, draw_patches
+from napari_btn.core.pairs import Pair, View, canonical_axes
+from napari_btn.core.patches import draw_patches
 from napari_btn.core.splits import split
 
 SIZES = {"S": 3, "T": 2, "C": 4, "Z": 5, "Y": 7, "X": 6}

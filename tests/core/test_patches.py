@@ -14,8 +14,8 @@ from napari_btn import samples
 from napari_btn.core.config import PRESETS, NetworkSettings, TrainSettings
 from napari_btn.core.families import Blueprint
 from napari_btn.core.graph import draw_dilations
-from napari_btn.core.pairs import Box, Pair, patch_sides
-from napari_btn.core.patches import patches_for, step_bytes
+from napari_btn.core.pairs import Box, Pair
+from napari_btn.core.patches import patch_sides, patches_for, step_bytes
 
 
 def blueprint(ndim=2, channels=1, levels=7, **network):

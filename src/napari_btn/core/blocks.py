@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_btn.core.layouts import region_box
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -76,17 +78,19 @@ def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.
         rows = inside.reshape(inside.shape[0], -1).any(axis=1)
         scene = np.cumsum(rows) - 1
         return np.where(inside, scene.reshape(-1, *([1] * (inside.ndim - 1))), -1)
-    field = inside.any(axis=0)
-    where = np.nonzero(field)
-    origin = [int(w.min()) for w in where]
-    extent = [int(w.max()) - o + 1 for w, o in zip(where, origin, strict=True)]
+    field = np.asarray(inside.any(axis=0))
+    frame = region_box(field)
+    extent = [s.stop - s.start for s in frame]
     grid = tuple(-(-e // side) for e in extent)
-    cell = np.ravel_multi_index(tuple((w - o) // side for w, o in zip(where, origin, strict=True)), grid)
-    full = math.prod(min(side, e) for e in extent)
-    group = _join_small(np.bincount(cell, minlength=math.prod(grid)), grid, full / 4)[cell]
-    flat = np.full(field.shape, -1, dtype=np.int64)
-    flat[where] = np.unique(group, return_inverse=True)[1]
-    return np.where(inside, flat, -1)
+    # pixels along an axis fall into cells whatever the other axes say: no pixel needs coordinates
+    cell = np.ravel_multi_index(np.ix_(*(np.arange(e) // side for e in extent)), grid)
+    counts = np.bincount(cell[field[frame]], minlength=math.prod(grid))
+    group = _join_small(counts, grid, math.prod(min(side, e) for e in extent) / 4)
+    order = np.zeros(counts.size, dtype=np.int64)
+    order[counts > 0] = np.unique(group[counts > 0], return_inverse=True)[1]
+    inner = (slice(None), *frame)
+    np.copyto(numbers[inner], order[cell], where=inside[inner])
+    return numbers
 
 
 def _join_small(counts: NDArray[np.int64], grid: tuple[int, ...], least: float) -> NDArray[np.int64]:

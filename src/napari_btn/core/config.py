@@ -26,6 +26,7 @@ __all__ = [
     "TileSettings",
     "TokenMethod",
     "TrainSettings",
+    "drain",
 ]
 
 Preset = Literal["quick", "standard", "thorough"]
@@ -76,6 +77,16 @@ if TYPE_CHECKING:
     """A long action: a generator that yields Progress and returns its result."""
 else:
     Step = "Generator[Progress, None, T]"
+
+
+def drain(step: Step[T]) -> T:
+    """Run a step to its end, and return its result."""
+    while True:
+        try:
+            next(step)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 class _Settings:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.config import drain
 from napari_btn.core.conformal import HeldOut
 from napari_btn.core.held_out import block_numbers
 from napari_btn.core.metrics import ssim
@@ -39,7 +40,7 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
         valid=valid,
     )
     scenes = pair.views
-    scenes.limits()
+    drain(scenes.limits_steps())
     lower, upper = View(prediction.lower, prediction.axes), View(prediction.upper, prediction.axes)
     quantiles = prediction.quantiles
     levels = prediction.levels if quantiles is not None else ()

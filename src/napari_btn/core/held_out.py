@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.blocks import blocks_of, error_length
+from napari_btn.core.config import Progress
 from napari_btn.core.conformal import HeldOut, Note, calibrate
 from napari_btn.core.drift import Profile, check_drift, profile
 from napari_btn.core.pairs import Box, Scenes, View
@@ -103,6 +104,8 @@ def held_out_steps(
         np.zeros(sum(int(k.sum()) for k in known), np.int64),
         blueprint.levels,
     )
+    # on a large image each of these takes a while, and a stop comes between two of them
+    yield Progress(1, 3, "Calibrating: how far misses reach")
     side = settings.block_px or 0
     if not by_scene and not side:
         pooled = calibrate(flat, alpha=alpha, settings=replace(settings, unit="pixel"))
@@ -112,7 +115,9 @@ def held_out_steps(
                 for q, t in zip(quantiles, target, strict=True)
             ]
         )
+    yield Progress(2, 3, "Calibrating: dividing into blocks")
     block = _number_blocks(scenes, boxes, side, by_scene)
+    yield Progress(3, 3, "Calibrating: gathering pixels")
     position = [np.argwhere(k) + [s.start for s in b.slices] for k, b in zip(known, boxes, strict=True)]
     places = [np.column_stack([np.full(len(p), b.scene), p]) for p, b in zip(position, boxes, strict=True)]
     held_out = replace(

@@ -1,4 +1,4 @@
-"""Noisy and clean images of one scene: axes, checks, statistics, patches."""
+"""Noisy and clean images of one scene: axes, checks, statistics."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.config import Progress, drain
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    Patch = tuple[NDArray[np.float32], NDArray[np.float32]]
-    Redraw = Callable[[int, Sequence[slice], Patch, np.random.Generator], Patch]
+    from napari_btn.core.config import Step
 
-__all__ = ["Box", "Pair", "Scenes", "View", "canonical_axes", "draw_patches", "patch_sides"]
+__all__ = ["Box", "Pair", "Scenes", "View", "canonical_axes"]
 
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
-_TRIES = 100  # draws of a patch that holds a counted pixel
 _LARGEST, _LEAST_SPAN = 1e15, 1e-18  # of values whose squares, summed over an image, float32 still holds
 _SAMPLED = 2_000_000  # values read for statistics; more change no digit that is shown
 
@@ -187,7 +187,7 @@ class Pair:
         ValueError
             With what came, what is needed and what to do.
         """
-        self.views.check()
+        drain(self.views.check_steps())
         return self.views
 
     @cached_property
@@ -343,13 +343,13 @@ class Scenes:
         full = tuple(slice(0, n) for n in self.noisy.space)
         return [Box(s, full) for s in range(self.noisy.n_scenes)]
 
-    def check(self) -> None:
-        """Raise ``ValueError`` for values that can't be trained on."""
+    def check_steps(self) -> Step[None]:
+        """Raise ``ValueError`` for values that can't be trained on; a step, since it reads all of them."""
         if self.noisy.array is self.clean.array:
             raise ValueError(
                 "Noisy and clean are the same image; pick the clean (slow) acquisition as clean."
             )
-        low, high, equal = self.limits()
+        low, high, equal = yield from self.limits_steps()
         for name in ("noisy", "clean"):
             if not high[name] > low[name]:
                 came = (
@@ -373,8 +373,8 @@ class Scenes:
                 "an image can't be its own target."
             )
 
-    def limits(self) -> tuple[dict[str, float], dict[str, float], bool]:
-        """Lowest and highest counted values of both images, and whether the two are equal.
+    def limits_steps(self) -> Step[tuple[dict[str, float], dict[str, float], bool]]:
+        """Lowest and highest counted values of both images, and whether the two are equal; a step.
 
         Raises
         ------
@@ -384,8 +384,12 @@ class Scenes:
         equal = True
         low = {"noisy": np.inf, "clean": np.inf}
         high = {"noisy": -np.inf, "clean": -np.inf}
+        slabs = list(_slabs(self.noisy.space, self.noisy.n_channels))
         for scene in range(self.noisy.n_scenes):
-            for box in _slabs(self.noisy.space, self.noisy.n_channels):
+            for i, box in enumerate(slabs):
+                yield Progress(
+                    scene * len(slabs) + i, self.noisy.n_scenes * len(slabs), "Checking the images"
+                )
                 noisy, clean = self.noisy.read(scene, box), self.clean.read(0 if self.repeats else scene, box)
                 counts = np.broadcast_to(self.read_valid(scene, box), clean.shape)
                 for name, values in (("noisy", noisy), ("clean", clean)):
@@ -399,9 +403,9 @@ class Scenes:
 
 
 def _slabs(space: Sequence[int], channels: int) -> Iterator[tuple[slice, ...]]:
-    """Yield slabs along the first axis of at most about 16 million values."""
+    """Yield slabs along the first axis of at most about 4 million values."""
     row = int(np.prod(space[1:])) * channels
-    step = max(16_000_000 // max(row, 1), 1)
+    step = max(4_000_000 // max(row, 1), 1)
     for start in range(0, space[0], step):
         yield (slice(start, min(start + step, space[0])), *(slice(0, n) for n in space[1:]))
 
@@ -421,60 +425,3 @@ def _check_finite(
             f"{name.capitalize()} has {bad} NaN or infinite values{wide} {rest}".rstrip()
             + '; give `valid` (True where a pixel counts, or "finite") to leave them out, or fill them first.'
         )
-
-
-def patch_sides(side: int, boxes: Sequence[Box]) -> tuple[int, ...]:
-    """Sides of a patch in pixels along each space axis: less where the boxes are smaller.
-
-    Parameters
-    ----------
-    side : int
-    boxes : sequence of Box
-        What trains.
-    """
-    return tuple(min(side, *lengths) for lengths in zip(*(box.shape for box in boxes), strict=True))
-
-
-def draw_patches(
-    scenes: Scenes,
-    boxes: Sequence[Box],
-    *,
-    count: int,
-    patch_px: int,
-    augment: bool,
-    rng: np.random.Generator,
-    redraw: Redraw | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Random patches, (count, C, *patch) noisy and clean, flipped and turned alike.
-
-    All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
-    Boxes are drawn with odds of their size; ``redraw`` may draw a patch anew, given the number of its
-    box, its crop and its own noisy and clean values; a patch without a counted pixel is drawn again.
-    """
-    sides = patch_sides(patch_px, boxes)
-    odds = np.array([b.size for b in boxes], float)
-    noisy, clean = [], []
-    for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):
-        for _ in range(_TRIES):
-            crop = boxes[index].crop(sides, rng)
-            x, y = (read(boxes[index].scene, crop) for read in (scenes.read_noisy, scenes.read_clean))
-            if redraw is not None:
-                x, y = redraw(int(index), crop, (x, y), rng)
-            if scenes.valid is None or np.isfinite(y).any():
-                break
-        if augment:
-            x, y = _turned(x, y, rng)
-        noisy.append(x)
-        clean.append(y)
-    return np.stack(noisy), np.stack(clean)
-
-
-def _turned(
-    x: NDArray[np.float32], y: NDArray[np.float32], rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Flip along random axes, and swap the last two where the patch is square."""
-    flips = tuple(a for a in range(1, x.ndim) if rng.random() < 0.5)
-    x, y = np.flip(x, flips), np.flip(y, flips)
-    if rng.random() < 0.5 and x.shape[-1] == x.shape[-2]:
-        x, y = x.swapaxes(-1, -2), y.swapaxes(-1, -2)
-    return x, y

@@ -1,4 +1,4 @@
-"""How large training patches are, and how many a step takes, where that is left to the image."""
+"""Training patches: how large they are, how many a step takes, and how they are drawn."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from napari_btn.core.pairs import patch_sides
+import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from napari_btn.core.config import TrainSettings
     from napari_btn.core.families import Blueprint
-    from napari_btn.core.pairs import Box
+    from napari_btn.core.pairs import Box, Scenes
 
-__all__ = ["patches_for", "step_bytes"]
+    Patch = tuple[NDArray[np.float32], NDArray[np.float32]]
+    Redraw = Callable[[int, Sequence[slice], Patch, np.random.Generator], Patch]
+
+__all__ = ["draw_patches", "patch_sides", "patches_for", "step_bytes"]
 
 # By the number of space axes: least and largest side, usual patches of a step at the least side, and the
 # fewest. The presets' figures were measured at the usual ones.
@@ -23,6 +28,7 @@ _SIDES = {2: (64, 128), 3: (32, 48)}
 _USUAL = {2: 4, 3: 2}
 _FEWEST = {2: 2, 3: 1}
 _MOST = 16
+_TRIES = 100  # draws of a patch that holds a counted pixel
 _SEEN = 4 / 3  # sides of a patch in receptive fields: less, and hardly a pixel is seen as it is in an image
 _STEP_BYTES = 2**29
 
@@ -88,3 +94,60 @@ def _count(train: TrainSettings, blueprint: Blueprint, boxes: Sequence[Box], pix
         most = _MOST if train.patch_px is None else usual
         count = max(usual, min(count, shown, most))
     return max(min(count, _STEP_BYTES // step_bytes(blueprint, pixels)), 1)
+
+
+def patch_sides(side: int, boxes: Sequence[Box]) -> tuple[int, ...]:
+    """Sides of a patch in pixels along each space axis: less where the boxes are smaller.
+
+    Parameters
+    ----------
+    side : int
+    boxes : sequence of Box
+        What trains.
+    """
+    return tuple(min(side, *lengths) for lengths in zip(*(box.shape for box in boxes), strict=True))
+
+
+def draw_patches(
+    scenes: Scenes,
+    boxes: Sequence[Box],
+    *,
+    count: int,
+    patch_px: int,
+    augment: bool,
+    rng: np.random.Generator,
+    redraw: Redraw | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Random patches, (count, C, *patch) noisy and clean, flipped and turned alike.
+
+    All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
+    Boxes are drawn with odds of their size; ``redraw`` may draw a patch anew, given the number of its
+    box, its crop and its own noisy and clean values; a patch without a counted pixel is drawn again.
+    """
+    sides = patch_sides(patch_px, boxes)
+    odds = np.array([b.size for b in boxes], float)
+    noisy, clean = [], []
+    for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):
+        for _ in range(_TRIES):
+            crop = boxes[index].crop(sides, rng)
+            x, y = (read(boxes[index].scene, crop) for read in (scenes.read_noisy, scenes.read_clean))
+            if redraw is not None:
+                x, y = redraw(int(index), crop, (x, y), rng)
+            if scenes.valid is None or np.isfinite(y).any():
+                break
+        if augment:
+            x, y = _turned(x, y, rng)
+        noisy.append(x)
+        clean.append(y)
+    return np.stack(noisy), np.stack(clean)
+
+
+def _turned(
+    x: NDArray[np.float32], y: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flip along random axes, and swap the last two where the patch is square."""
+    flips = tuple(a for a in range(1, x.ndim) if rng.random() < 0.5)
+    x, y = np.flip(x, flips), np.flip(y, flips)
+    if rng.random() < 0.5 and x.shape[-1] == x.shape[-2]:
+        x, y = x.swapaxes(-1, -2), y.swapaxes(-1, -2)
+    return x, y

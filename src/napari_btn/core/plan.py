@@ -13,8 +13,8 @@ from napari_btn.core.families import Blueprint
 from napari_btn.core.graph import draw_dilations, flat_nodes, receptive_field
 from napari_btn.core.held_out import HELD_OUT_PIXELS
 from napari_btn.core.layouts import CALIBRATE, TRAIN
-from napari_btn.core.pairs import Box, Scenes, View, patch_sides
-from napari_btn.core.patches import patches_for
+from napari_btn.core.pairs import Box, Scenes, View
+from napari_btn.core.patches import patch_sides, patches_for
 from napari_btn.core.registration import shift_of
 from napari_btn.core.repetition import middle_of_space, repetition_of
 from napari_btn.core.splits import Split, split, split_axis
@@ -138,7 +138,9 @@ def _axes_notes(noisy: View) -> list[Note]:
         text = f"Axes {noisy.axes} make a volume of {noisy.space[0]} planes of an image of {shape}"
     else:
         return []
-    return [Note("amber", f"{text}. If that isn't meant, name its axes: C channels, S scenes, T times, Z planes.")]
+    return [
+        Note("amber", f"{text}. If that isn't meant, name its axes: C channels, S scenes, T times, Z planes.")
+    ]
 
 
 def _field_of_repeats(noisy: View) -> int | None:

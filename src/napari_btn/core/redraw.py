@@ -18,7 +18,7 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from napari_btn.core.config import Progress
-from napari_btn.core.pairs import patch_sides
+from napari_btn.core.patches import patch_sides
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ from napari_btn.core.config import Progress
 from napari_btn.core.conformal import Note
 from napari_btn.core.families import Blueprint, build, member_rng
 from napari_btn.core.member import State, median_of, probe_member, scaling_of, start_member, train_member
-from napari_btn.core.pairs import Box, Scenes, draw_patches
+from napari_btn.core.patches import draw_patches
 from napari_btn.core.predict import Member, process_pool
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step, TrainSettings
+    from napari_btn.core.pairs import Box, Scenes
     from napari_btn.core.redraw import NoiseRedraw
 
 __all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_steps"]

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtWidgets import QFileDialog
 
-from napari_btn.io.regions import write_regions
+from napari_btn.core.config import drain
+from napari_btn.io.regions import STAGE_ENDINGS, write_regions
 from napari_btn.session import Threshold
 from napari_btn.widgets.proposal import Choice, pixel_size_of, propose_steps, sizes_of
 from napari_btn.widgets.rectangles import Frame
@@ -367,7 +368,7 @@ class RemeasureWidget(RegionLoop):
 
         if int(np.prod(prediction.median.shape)) <= _AT_ONCE:
             try:
-                proposal = _drained(step())
+                proposal = drain(step())
             except (ValueError, MemoryError) as error:
                 failed(error)
                 return
@@ -457,7 +458,7 @@ class RemeasureWidget(RegionLoop):
             self.message.say(("red", f"Nothing was written. {sentence_of(error)}"))
             return
         n = len(self._regions)
-        kept = self._affine is not None and target.suffix in (".csv", ".geojson", ".json")
+        kept = self._affine is not None and target.suffix in STAGE_ENDINGS
         place = ", with stage coordinates" if kept else ""
         self.message.say(("info", f"{n} {'region' if n == 1 else 'regions'} written to {target}{place}."))
 
@@ -467,13 +468,3 @@ class RemeasureWidget(RegionLoop):
         """Let go of the rectangles, and of the layers that are picked."""
         self._watch(None)
         self.loop.leave()
-
-
-def _drained(step: Step[Proposal]) -> Proposal:
-    """Result of a step, run here."""
-    while True:
-        try:
-            next(step)
-        except StopIteration as end:
-            proposal: Proposal = end.value
-            return proposal
