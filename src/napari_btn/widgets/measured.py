@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
-from superqt import QCollapsible
 
 from napari_btn.core.pairs import Pair, View
 from napari_btn.session import Training
 from napari_btn.widgets.pair_form import ask_for_image
-from napari_btn.widgets.panels import NoteLabel, Theme, push_button
+from napari_btn.widgets.panels import NoteLabel, Theme, fold, push_button
 from napari_btn.widgets.pickers import LayerPicker
 from napari_btn.widgets.worker import load_ahead
 
@@ -200,13 +199,8 @@ class MeasuredPanel(QWidget):
         column.addWidget(self.measured)
         column.addWidget(self._pair)
         column.addLayout(buttons)
-        self.folded = QCollapsible("Measured again", expandedIcon="▾", collapsedIcon="▸")
-        self.folded.setDuration(0)
-        self.folded.setObjectName("measured_again")
-        self.folded.toggleButton().setToolTip("Load what was measured in the windows, and train on with it.")
-        self.folded.toggleButton().setAccessibleName("Measured again")
-        self.folded.layout().setContentsMargins(0, 0, 0, 0)
-        self.folded.addWidget(inside)
+        help_text = "Load what was measured in the windows, and train on with it."
+        self.folded = fold("measured_again", "Measured again", help_text, inside)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)

@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
+from superqt import QCollapsible
 
 from napari_btn.core.conformal import covered
 
@@ -38,6 +39,7 @@ __all__ = [
     "ScrollColumn",
     "Theme",
     "field_help",
+    "fold",
     "push_button",
 ]
 
@@ -155,6 +157,35 @@ def push_button(name: str, text: str, help_text: str) -> QPushButton:
     made.setToolTip(help_text)
     made.setAccessibleName(text.rstrip("…"))
     return made
+
+
+def fold(name: str, title: str, help_text: str, inside: QWidget) -> QCollapsible:
+    """Part of a dock that stays closed until its title is clicked.
+
+    Parameters
+    ----------
+    name : str
+        Qt object name.
+    title : str
+        Text on its head.
+    help_text : str
+        What is in it.
+    inside : QWidget
+        The part.
+
+    Returns
+    -------
+    QCollapsible
+        Closed.
+    """
+    folded = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
+    folded.setDuration(0)
+    folded.setObjectName(name)
+    folded.toggleButton().setToolTip(help_text)
+    folded.toggleButton().setAccessibleName(title)
+    folded.layout().setContentsMargins(0, 0, 0, 0)
+    folded.addWidget(inside)
+    return folded
 
 
 class ScrollColumn(QScrollArea):

@@ -14,9 +14,8 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
-from napari_btn.widgets.panels import NoteLabel, push_button
+from napari_btn.widgets.panels import NoteLabel, fold, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,15 +99,8 @@ class StagePanel(QWidget):
             buttons.addWidget(button)
         column.addLayout(buttons)
         column.addWidget(self.fit)
-        self.folded = QCollapsible("Stage", expandedIcon="▾", collapsedIcon="▸")
-        self.folded.setDuration(0)
-        self.folded.setObjectName("stage")
-        self.folded.toggleButton().setToolTip(
-            "Tell where the image lies on the stage, so that exports hold stage coordinates."
-        )
-        self.folded.toggleButton().setAccessibleName("Stage")
-        self.folded.layout().setContentsMargins(0, 0, 0, 0)
-        self.folded.addWidget(inside)
+        help_text = "Tell where the image lies on the stage, so that exports hold stage coordinates."
+        self.folded = fold("stage", "Stage", help_text, inside)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.folded)

@@ -23,12 +23,11 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from napari_btn.core.naming import VIEWPOINTS
 from napari_btn.widgets.charts import TokenChart
 from napari_btn.widgets.dock import Dock
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme, push_button
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme, fold, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -126,11 +125,11 @@ class TokenTable(QTableWidget):
         picked = self.picked()
         columns = [("#", "Number of the token, and its colour in the image.", "index")]
         columns += [("name", "Your name for the token; double-click to change it.", "name")]
+        columns += [("share", "Share of the image's pixels.", "share")]
+        columns += [("coverage", _COVERAGE_HELP, "coverage")]
         columns += [
             (v, f"Group by {v}; Group puts the picked tokens into one.", v) for v in VIEWPOINTS if v in table
         ]
-        columns += [("share", "Share of the image's pixels.", "share")]
-        columns += [("coverage", _COVERAGE_HELP, "coverage")]
         columns += [
             (c, f"Median of {c} over the token's pixels.", f"{c} median")
             for c in channels
@@ -392,20 +391,14 @@ class TokensView(Dock):
         layout.addWidget(inside)
         self.setMinimumWidth(max(inside.minimumSizeHint().width(), _WIDTH))
 
-    def _advanced(self) -> QCollapsible:
+    def _advanced(self) -> QWidget:
         """Settings that most people leave alone."""
-        folded = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
-        folded.setDuration(0)
-        folded.setObjectName("advanced")
-        folded.toggleButton().setToolTip("Settings that most people leave alone.")
-        folded.layout().setContentsMargins(0, 0, 0, 0)
         inside = QWidget()
         form = QFormLayout(inside)
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Cluster by", self.method)
-        folded.addWidget(inside)
-        return folded
+        return fold("advanced", "Advanced", "Settings that most people leave alone.", inside)
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""

@@ -18,10 +18,9 @@ from qtpy.QtWidgets import (
     QVBoxLayout,
     QWidget,
 )
-from superqt import QCollapsible
 
 from napari_btn.core.config import PRESETS, CalibrationSettings, NetworkSettings, TrainSettings
-from napari_btn.widgets.panels import PercentBox, field_help
+from napari_btn.widgets.panels import PercentBox, field_help, fold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,7 +136,7 @@ class TrainingForm(QWidget):
         widget.setAccessibleName(name.replace("_", " ").capitalize())
         return widget
 
-    def _advanced(self) -> QCollapsible:
+    def _advanced(self) -> QWidget:
         """Settings that most people leave alone."""
         train, network = field_help(TrainSettings), field_help(NetworkSettings)
         calibration = field_help(CalibrationSettings)
@@ -182,11 +181,6 @@ class TrainingForm(QWidget):
         self.minimum.setRange(-1e9, 1e9)
         self.minimum.setDecimals(4)
         self.minimum.setEnabled(False)
-        folded = QCollapsible("Advanced", expandedIcon="▾", collapsedIcon="▸")
-        folded.setDuration(0)
-        folded.setObjectName("advanced")
-        folded.toggleButton().setToolTip("Settings that most people leave alone.")
-        folded.layout().setContentsMargins(0, 0, 0, 0)
         inside = QWidget()
         form = QFormLayout(inside)
         form.setContentsMargins(0, 0, 0, 0)
@@ -213,8 +207,7 @@ class TrainingForm(QWidget):
         self._folded = form
         form.setRowVisible(self.delta, False)
         self.unit.currentIndexChanged.connect(self._on_unit_changed)
-        folded.addWidget(inside)
-        return folded
+        return fold("advanced", "Advanced", "Settings that most people leave alone.", inside)
 
     def add_advanced(self, label: str, field: QWidget) -> None:
         """Add a control below the split, among the settings that most people leave alone.
