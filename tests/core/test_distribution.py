@@ -45,6 +45,16 @@ def test_the_inverse_is_the_inverse(level):
     np.testing.assert_allclose(cdf(quantiles, LEVELS, ppf(quantiles, LEVELS, level)), level, atol=2e-5)
 
 
+def test_a_table_is_read_at_the_probability(monkeypatch):
+    monkeypatch.setattr(distribution, "CHUNK", 7)
+    rng = np.random.default_rng(1)
+    quantiles = np.sort(rng.normal(size=(7, 9, 11)), axis=0).astype(np.float32)
+    table = rng.normal(size=33).astype(np.float32)
+    for t in (-9.0, 0.1, 9.0):
+        place = np.minimum(np.float32(32) * cdf(quantiles, LEVELS, t), 32).astype(int)
+        np.testing.assert_array_equal(cdf(quantiles, LEVELS, t, table=table), table[place])
+
+
 def test_the_ends_of_the_inverse_are_infinite():
     quantiles = np.arange(7, dtype=np.float32)[:, None]
     assert np.isneginf(ppf(quantiles, LEVELS, 0)).all()

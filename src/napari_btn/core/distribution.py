@@ -20,7 +20,11 @@ NARROW, INFINITE = np.float32(1e-30), np.float32(np.inf)
 
 
 def cdf(
-    quantiles: NDArray[np.floating[Any]], levels: Sequence[float], value: ArrayLike
+    quantiles: NDArray[np.floating[Any]],
+    levels: Sequence[float],
+    value: ArrayLike,
+    *,
+    table: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """P(signal <= value) of each pixel: straight between the levels, exponential tails outside.
 
@@ -32,11 +36,13 @@ def cdf(
         The L levels, ascending, at least two.
     value : array_like
         One threshold for all, or one value per pixel, shape (*space), in the quantiles' unit.
+    table : ndarray of float32, shape (K + 1,), optional
+        What to return for a probability from k / K to (k + 1) / K, instead of the probability.
 
     Returns
     -------
     ndarray of float32, shape (*space)
-        Probability, 0 to 1, never falling as `value` grows.
+        Probability, 0 to 1, never falling as `value` grows; or what the table holds for it.
 
     Raises
     ------
@@ -56,6 +62,9 @@ def cdf(
             size = part.stop - part.start
             t = at[part] if at.ndim else at
             _cdf_chunk(q[:, part], steps, t, out[part], work[:size], gap[:size])
+            if table is not None:
+                np.multiply(out[part], len(table) - 1, out=work[:size])
+                table.take(work[:size].astype(np.int32), mode="clip", out=out[part])
     return out.reshape(quantiles.shape[1:])
 
 

@@ -91,10 +91,8 @@ class Exceedance:
         Vovk et al., Machine Learning 108 (2019), on conformal predictive distributions;
         Kuleshov, Fenner and Ermon, arXiv 1807.00263 (2018), on recalibration.
         """
-        below = cdf(quantiles, self.levels, threshold)
         table = self._table(channel, conservative=side == "conservative")
-        below *= STEPS
-        return table.take(below.astype(np.int32), mode="clip")
+        return cdf(quantiles, self.levels, threshold, table=table)
 
     def lower_bound(
         self, quantiles: NDArray[np.floating[Any]], confidence: float, *, channel: int = 0
