@@ -36,7 +36,7 @@ _CORRELATED = 0.5  # lag-1 correlation of the noise from which drawing pixel by 
 _WARPED = 0.42  # of the patches with new noise; more blurs fine texture, fewer leave large grains unknown
 _LARGER, _SMALLER = 0.7, math.log(1.22)  # natural logs, at most: objects twice as large, or four fifths
 _LONGER = 2  # times as many passes: then members begin to remember the signal itself
-_ASKED = 10_000  # pixels looked up between two yields: half a second on a busy core
+_ASKED = 10_000  # pixels looked up between two yields: half a second if one busy core did it
 _FEWEST_STEPS = 100  # an image of any size deserves these
 
 
@@ -149,7 +149,7 @@ def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, floa
     for start in range(0, len(known), _ASKED):
         yield Progress(0, 1, "Looking for pixels that look alike")
         asked = known[start : start + _ASKED]
-        alike[asked] = known[tree.query(features[asked], k=nearest)[1]]
+        alike[asked] = known[tree.query(features[asked], k=nearest, workers=-1)[1]]
     first = np.cumsum([0] + [b.size for b in boxes[:-1]])
     flat = np.concatenate([x.reshape(len(x), -1) for x in noisy], 1)
     redraw = NoiseRedraw(
