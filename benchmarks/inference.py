@@ -14,7 +14,7 @@ from napari_btn import Denoiser, TileSettings, samples
 from napari_btn.core.config import CalibrationSettings, NetworkSettings, TrainSettings
 from napari_btn.core.families import Blueprint, build
 from napari_btn.core.graph import draw_dilations
-from napari_btn.core.predict import Inline, process_pool
+from napari_btn.core.pool import Inline, process_pool
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _TILE = 384  # the tile that prediction chooses in 2D

@@ -15,7 +15,7 @@ import napari_btn as btn
 from benchmarks.measure import spent
 from benchmarks.table import Bar, Result, main
 from napari_btn.core.config import TrainSettings
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 from napari_btn.core.regions import Region
 from napari_btn.core.remeasure import score_map
 

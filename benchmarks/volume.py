@@ -18,7 +18,7 @@ from napari_btn.core.config import PRESETS
 
 if TYPE_CHECKING:
     from napari_btn.core.pairs import Pair
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
 
 MEMBERS = 3
 

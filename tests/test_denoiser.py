@@ -14,7 +14,7 @@ import zarr
 import napari_btn as btn
 from napari_btn import samples
 from napari_btn.core import training
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 from napari_btn.denoiser import load_partial
 
 NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8)

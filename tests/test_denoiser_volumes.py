@@ -9,7 +9,7 @@ import pytest
 
 from napari_btn import samples
 from napari_btn.core.config import NetworkSettings, TileSettings, TrainSettings
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 from napari_btn.denoiser import Denoiser, evaluate, load
 
 MAPS = ("lower", "median", "upper", "width", "spread", "quantiles")

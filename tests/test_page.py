@@ -13,7 +13,7 @@ pytest.importorskip("matplotlib", reason="figures need matplotlib, an extra")
 from napari_btn import plots
 from napari_btn.core.cases import Note
 from napari_btn.core.evaluation import evaluate
-from napari_btn.core.predict import Prediction
+from napari_btn.core.prediction import Prediction
 from napari_btn.page import report_page
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)

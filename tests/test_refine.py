@@ -7,7 +7,7 @@ import pytest
 
 import napari_btn as btn
 from napari_btn.core import training
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 from napari_btn.core.regions import Region
 from napari_btn.refining import gentler
 

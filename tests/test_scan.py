@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 from napari_btn.scan import Scan, ScanRow, scan_steps
 
 

@@ -15,7 +15,7 @@ from napari_btn.core.families import build
 from napari_btn.core.features import EnsembleLatents
 from napari_btn.core.pairs import Box, View
 from napari_btn.core.partitions import adjusted_rand
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 
 if TYPE_CHECKING:
     from napari_btn.denoiser import Denoiser

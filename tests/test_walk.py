@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import napari_btn as btn
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 from napari_btn.core.remeasure import score_map, width_outside
 from napari_btn.io.images import read_image
 from napari_btn.io.labels import write_labels

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari_btn import samples
     from napari_btn.core.config import CalibrationSettings, NetworkSettings, TileSettings, TrainSettings
     from napari_btn.core.pairs import Pair
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.core.regions import propose_regions
     from napari_btn.denoiser import Denoiser, evaluate, load
 
@@ -39,7 +39,7 @@ _HOME = {
     "Denoiser": "denoiser",
     "NetworkSettings": "core.config",
     "Pair": "core.pairs",
-    "Prediction": "core.predict",
+    "Prediction": "core.prediction",
     "TileSettings": "core.config",
     "TrainSettings": "core.config",
     "evaluate": "denoiser",

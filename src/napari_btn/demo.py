@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.pairs import Pair
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.core.report import Report
 
 __all__ = ["Demo", "no_window", "run_demo", "show_demo", "write_demo"]

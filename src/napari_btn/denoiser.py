@@ -75,7 +75,8 @@ if TYPE_CHECKING:
     from napari_btn.core.gain import EnsembleGain
     from napari_btn.core.graph import Graph
     from napari_btn.core.pairs import Scenes, View
-    from napari_btn.core.predict import Member, Prediction
+    from napari_btn.core.predict import Member
+    from napari_btn.core.prediction import Prediction
     from napari_btn.core.report import Report
     from napari_btn.core.splits import Split
     from napari_btn.core.tokens import Tokens
@@ -303,7 +304,7 @@ class Denoiser:
         minutes end.
         """
         import napari_btn.core.training  # noqa: F401  (loaded here so that it isn't later)
-        from napari_btn.core.predict import process_pool
+        from napari_btn.core.pool import process_pool
 
         if self._where(None)[2] == "cpu":
             process_pool()
@@ -823,7 +824,8 @@ class Denoiser:
         ValueError
             When the image doesn't fit the networks, or ``out`` is taken or names no zarr.
         """
-        from napari_btn.core.predict import Prediction, predict_steps
+        from napari_btn.core.predict import predict_steps
+        from napari_btn.core.prediction import Prediction
 
         fitted = self._need_fitted()
         view = image_for(fitted, noisy, axes)

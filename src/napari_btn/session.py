@@ -14,7 +14,7 @@ from psygnal import Signal
 
 if TYPE_CHECKING:
     from napari_btn.core.pairs import Pair
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.core.regions import Region
     from napari_btn.core.tokens import Tokens
     from napari_btn.denoiser import Denoiser

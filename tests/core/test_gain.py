@@ -7,7 +7,7 @@ import pytest
 
 from napari_btn.core.gain import ensemble_gain, gain_steps
 from napari_btn.core.pairs import Pair
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 Z = np.array([-1.645, -0.674, 0, 0.674, 1.645], np.float32)

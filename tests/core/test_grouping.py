@@ -13,7 +13,7 @@ from napari_btn.core.grouping import Grouping, leaf_map_steps, leaves_at_steps, 
 from napari_btn.core.groups import calibrate_groups
 from napari_btn.core.latent import TokenModel
 from napari_btn.core.pairs import View
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 
 
 def drain(step):

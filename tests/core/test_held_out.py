@@ -14,7 +14,8 @@ from napari_btn.core.config import CalibrationSettings, TileSettings
 from napari_btn.core.conformal import HeldOut
 from napari_btn.core.held_out import block_numbers, covers, fingerprints, held_out_steps, spread_boxes
 from napari_btn.core.pairs import Box, Pair
-from napari_btn.core.predict import Inline, tile_quantiles
+from napari_btn.core.pool import Inline
+from napari_btn.core.predict import tile_quantiles
 
 
 def noise(seed, *shape):

@@ -25,7 +25,9 @@ from napari_btn.core.conformal import Calibration
 from napari_btn.core.device import devices
 from napari_btn.core.families import build
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.predict import Inline, Prediction, predict_steps, process_pool, tile_quantiles
+from napari_btn.core.pool import Inline, _keep_worker, process_pool
+from napari_btn.core.predict import predict_steps, tile_quantiles
+from napari_btn.core.prediction import Prediction
 from napari_btn.core.stopping import StoppedError, StopSign
 
 
@@ -142,7 +144,7 @@ def test_pools_change_no_bit(random_members):
     options = {"tiles": TileSettings(tile_px=32)}
     reference = stitched(blueprint, members, source, executor=Inline(), **options)
     with ThreadPoolExecutor(3) as threads:
-        for pool in (threads, predict.process_pool()):
+        for pool in (threads, process_pool()):
             for a, b in zip(
                 reference, stitched(blueprint, members, source, executor=pool, **options), strict=True
             ):
@@ -151,13 +153,13 @@ def test_pools_change_no_bit(random_members):
 
 def test_the_pool_is_nobody_elses():
     """Another plugin, or the user's own script, may use joblib's pool at the same time."""
-    pool = predict.process_pool()
+    pool = process_pool()
     assert pool.submit(abs, -3).result() == 3
-    assert predict.process_pool() is pool
+    assert process_pool() is pool
     assert joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
     assert pool.submit(abs, -4).result() == 4
     pool.shutdown()
-    assert predict.process_pool().submit(abs, -5).result() == 5
+    assert process_pool().submit(abs, -5).result() == 5
 
 
 @pytest.mark.skipif(not hasattr(os, "nice"), reason="processes have no niceness on this system")
@@ -174,7 +176,7 @@ def _hold(megabytes):
 
 def test_a_worker_that_keeps_memory_is_not_replaced():
     """Elsewise loky ends it in the middle of the work: without `_keep_worker` the last number is another one."""
-    pool = ProcessPoolExecutor(1, initializer=predict._keep_worker)
+    pool = ProcessPoolExecutor(1, initializer=_keep_worker)
     try:
         assert len({pool.submit(_hold, megabytes).result(timeout=60) for megabytes in (1, 400, 1, 1)}) == 1
     finally:

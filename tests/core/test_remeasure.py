@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from napari_btn.core.predict import Prediction
+from napari_btn.core.prediction import Prediction
 from napari_btn.core.regions import Region
 from napari_btn.core.remeasure import score_map, width_outside
 

@@ -15,7 +15,7 @@ from napari_btn.core.config import NetworkSettings, TrainSettings
 from napari_btn.core.device import devices
 from napari_btn.core.families import Blueprint
 from napari_btn.core.pairs import Pair
-from napari_btn.core.predict import Inline
+from napari_btn.core.pool import Inline
 from napari_btn.core.together import member_bytes, train_together_steps
 from napari_btn.core.training import Start, train_steps
 

@@ -20,7 +20,8 @@ from napari_btn.core.config import NetworkSettings, TrainSettings
 from napari_btn.core.families import Blueprint
 from napari_btn.core.pairs import Box, Pair
 from napari_btn.core.plan import validation_part
-from napari_btn.core.predict import Inline, Member, process_pool
+from napari_btn.core.pool import Inline, process_pool
+from napari_btn.core.predict import Member
 from napari_btn.core.together import train_together_steps
 from napari_btn.core.training import Start, middle_of, train_steps
 

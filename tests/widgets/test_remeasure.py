@@ -22,7 +22,7 @@ from napari_btn.core.cases import HeldOut
 from napari_btn.core.config import Progress
 from napari_btn.core.exceedance import exceedance_from
 from napari_btn.core.pairs import Pair
-from napari_btn.core.predict import Prediction
+from napari_btn.core.prediction import Prediction
 from napari_btn.core.regions import propose_regions
 from napari_btn.core.remeasure import score_map
 from napari_btn.core.stage import travel_order

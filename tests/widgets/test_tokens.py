@@ -499,7 +499,7 @@ def test_a_removed_layer_is_missed(dock, viewer, qtbot):
 
 def test_a_walk_with_real_networks(make_napari_viewer, qtbot, tmp_path):
     import napari_btn as btn
-    from napari_btn.core.predict import Inline
+    from napari_btn.core.pool import Inline
     from napari_btn.widgets.layers import pair_layers, read_layer
     from napari_btn.widgets.results import show_prediction
 

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from napari_btn.core.cases import HeldOut, Note
 from napari_btn.core.exceedance import exceedance_from
-from napari_btn.core.predict import Prediction
+from napari_btn.core.prediction import Prediction
 from napari_btn.io.images import Image
 from napari_btn.session import Threshold, session_of
 

@@ -25,7 +25,7 @@ from napari_btn.terminal import drain, say, say_notes, table, write_text
 
 if TYPE_CHECKING:
     from napari_btn.core.config import TokenMethod
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.denoiser import Denoiser
     from napari_btn.io.images import Image
 

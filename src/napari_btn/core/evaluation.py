@@ -16,7 +16,7 @@ from napari_btn.core.report import Report, report_on
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
 
 __all__ = ["evaluate"]
 

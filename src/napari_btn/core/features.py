@@ -14,15 +14,8 @@ from napari_btn.core.device import exact_arithmetic, in_memory, release
 from napari_btn.core.families import Blueprint, build
 from napari_btn.core.latent import Projected
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.predict import (
-    INLINE_WORK,
-    Inline,
-    Member,
-    loaded,
-    one_thread,
-    process_pool,
-    tile_side,
-)
+from napari_btn.core.pool import Inline, one_thread, process_pool
+from napari_btn.core.predict import INLINE_WORK, Member, loaded, tile_side
 from napari_btn.core.tiles import Tile, plan_tiles
 
 if TYPE_CHECKING:

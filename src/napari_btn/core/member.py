@@ -13,7 +13,7 @@ from scipy.special import ndtri
 from napari_btn.core.collapse import pinball_per_channel
 from napari_btn.core.families import Blueprint, Weights, build, member_rng
 from napari_btn.core.optimiser import Optimiser, one_cycle
-from napari_btn.core.predict import one_thread
+from napari_btn.core.pool import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from threading import Lock
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,27 +13,24 @@ import torch
 from napari_btn.core.config import Progress, TileSettings
 from napari_btn.core.conformal import Note
 from napari_btn.core.device import exact_arithmetic, in_memory, release
-from napari_btn.core.exceedance import select
 from napari_btn.core.families import Blueprint, Weights, build
 from napari_btn.core.pairs import Box, View
+from napari_btn.core.pool import Inline, one_thread, process_pool
 from napari_btn.core.stopping import StopSign
 from napari_btn.core.tiles import Tile, plan_tiles, tile_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
-    from typing import Literal
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
-    from napari_btn.core.conformal import Calibration, HeldOut
+    from napari_btn.core.conformal import Calibration
     from napari_btn.core.ensemble import Ensemble
-    from napari_btn.core.exceedance import Exceedance, Selection
     from napari_btn.core.groups import GroupCalibration
 
 __all__ = [
     "Member",
-    "Prediction",
     "TileQuantiles",
     "loaded",
     "predict_steps",
@@ -44,25 +38,11 @@ __all__ = [
     "written_steps",
 ]
 
-# Tensors of megabytes come and go in every layer. Huge pages, kept by a worker instead of handed back each
-# time, save a tenth to a quarter of the CPU-seconds. Only glibc reads this. What is kept is no leak: see
-# `_keep_worker`, without which loky would replace the worker in the middle of the work.
-_KEEP_PAGES = ":".join(
-    (
-        "glibc.malloc.hugetlb=1",
-        f"glibc.malloc.mmap_threshold={256 * 2**20}",
-        f"glibc.malloc.trim_threshold={512 * 2**20}",
-    )
-)
 # Input pixels of a tile: a third of a second a member and small in memory, in 3D a few seconds, because halos
 # there cost more than anything else.
 _TILE_PIXELS = {2: 384**2, 3: 128**3}
 # Member-pixels under which starting processes costs more than it saves.
 INLINE_WORK = {2: 1_500_000, 3: 200_000}
-
-_NICE = 5  # steps of priority that workers stand back by: a window on the same cores stays fluid
-_POOL: list[Executor] = []
-_POOL_LOCK = Lock()
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,211 +65,6 @@ class Member:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """Calibrated maps of one image, each in the axes of the input.
-
-    Parameters
-    ----------
-    lower, median, upper : array of float32
-        Interval and median, in the units of the target.
-    spread : array of float32
-        Standard deviation of the members' medians, before calibration.
-    quantiles : array of float32, (L, *axes), optional
-        The ensemble's quantiles before calibration.
-    levels : tuple of float
-        Levels of ``quantiles``.
-    axes : str
-        One letter per dimension of the maps.
-    channel_names : tuple of str
-    pixel_size : tuple of float, optional
-        One per space axis, in ``unit``.
-    unit : str
-    alpha : float
-        Miscoverage: the interval covers ``1 - alpha`` on average.
-    covers : str
-        What is covered: "clean", "long exposure" or "replicate".
-    provenance : dict
-        JSON-ready: what made these maps.
-    notes : tuple of Note
-        What to know before relying on these maps: of the calibration, and of this image's drift from it.
-    distribution : Exceedance, optional
-        Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
-    held_out : HeldOut, optional
-        What the calibration comes from, for `select`.
-    stored_width : array of float32, optional
-        The width where it is kept on disk, to be read part by part as well.
-    groups : ndarray of int, optional
-        Group of each pixel, in the axes of the maps without C, where groups are calibrated apart: tokens, or
-        numbers of a mask, from 1; 0 for none.
-    """
-
-    lower: Any
-    median: Any
-    upper: Any
-    spread: Any
-    quantiles: Any
-    levels: tuple[float, ...]
-    axes: str
-    channel_names: tuple[str, ...]
-    pixel_size: tuple[float, ...] | None
-    unit: str
-    alpha: float
-    covers: str
-    provenance: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[Note, ...] = ()
-    distribution: Exceedance | None = None
-    held_out: HeldOut | None = None
-    stored_width: Any = None
-    groups: NDArray[np.integer[Any]] | None = None
-
-    @property
-    def width(self) -> Any:
-        """Width of the interval, ``upper - lower``, float32."""
-        if self.stored_width is not None:
-            return self.stored_width
-        return np.asarray(self.upper[...] - self.lower[...], np.float32)
-
-    def channel_number(self, channel: str | int) -> int:
-        """Number of a channel, from 0.
-
-        Parameters
-        ----------
-        channel : str or int
-            Its name, or its number.
-
-        Raises
-        ------
-        ValueError
-            If there is no such channel.
-        """
-        names = self.channel_names
-        if isinstance(channel, str) and channel in names:
-            return names.index(channel)
-        if not isinstance(channel, str) and 0 <= channel < len(names):
-            return int(channel)
-        raise ValueError(
-            f"Channel is {channel!r}; these maps have {', '.join(names)}. Give one of those names, or a number "
-            "from 0."
-        )
-
-    def exceedance(
-        self,
-        threshold: float,
-        channel: str | int = 0,
-        *,
-        side: Literal["middle", "conservative"] = "middle",
-    ) -> NDArray[np.float32]:
-        """P(signal > threshold) of each pixel, calibrated.
-
-        Parameters
-        ----------
-        threshold : float
-            In the units of the maps.
-        channel : str or int
-            Name or number.
-        side : str
-            "middle" for a map, "conservative" for a claim.
-
-        Returns
-        -------
-        ndarray of float32
-            0 to 1, in the axes of the maps without C. Right on average over images like the calibration
-            data, not per pixel.
-
-        Raises
-        ------
-        ValueError
-            If the channel or the quantiles are missing.
-        """
-        number = self.channel_number(channel)
-        return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
-
-    def lower_bound(self, confidence: float, channel: str | int = 0) -> NDArray[np.float32]:
-        """Value that the signal of each pixel exceeds with the stated confidence, conservatively.
-
-        Parameters
-        ----------
-        confidence : float
-            Between 0 and 1.
-        channel : str or int
-            Name or number.
-
-        Returns
-        -------
-        ndarray of float32
-            In the axes of the maps without C; minus infinity where there are too few blocks.
-
-        Raises
-        ------
-        ValueError
-            If the channel or the quantiles are missing, or the confidence isn't one.
-        """
-        number = self.channel_number(channel)
-        return self._known().lower_bound(self.planes({"C": number}), confidence, channel=number)
-
-    def select(self, threshold: float, channel: str | int = 0, *, level: float = 0.1) -> Selection:
-        """Pixels claimed to exceed a threshold, with at most a share ``level`` of false claims on average.
-
-        Parameters
-        ----------
-        threshold : float
-            In the units of the maps.
-        channel : str or int
-            Name or number.
-        level : float
-            False-discovery level, between 0 and 1.
-
-        Returns
-        -------
-        Selection
-            The set, in the axes of the maps without C, and what is true of it.
-
-        Raises
-        ------
-        ValueError
-            If the channel, the quantiles or the held-out scores are missing.
-        """
-        number = self.channel_number(channel)
-        self._known()
-        if self.held_out is None:
-            raise ValueError(
-                "These maps come without held-out scores; a selection needs them. Predict the image again."
-            )
-        return select(self.held_out, self.planes({"C": number}), threshold, level=level, channel=number)
-
-    def _known(self) -> Exceedance:
-        """The calibrated distribution, if there is one."""
-        if self.distribution is None or self.quantiles is None:
-            raise ValueError(
-                "These maps come without calibrated quantiles; a probability needs at least two levels. "
-                "Train with more levels, and predict the image again."
-            )
-        return self.distribution
-
-    def planes(self, at: Mapping[str, int]) -> NDArray[np.float32]:
-        """Quantiles where some of the axes are fixed: what a slider of thresholds works on.
-
-        Parameters
-        ----------
-        at : mapping of str to int
-            Index by axis letter, as ``{"C": 2, "Z": 10}``; letters that the maps lack don't matter.
-
-        Returns
-        -------
-        ndarray of float32, (L, *the other axes)
-            Before calibration.
-
-        Raises
-        ------
-        ValueError
-            If the quantiles are missing.
-        """
-        self._known()
-        index = tuple(at.get(a, slice(None)) for a in self.axes)
-        return np.ascontiguousarray(self.quantiles[(slice(None), *index)], np.float32)
-
-
-@dataclass(frozen=True, eq=False)
 class TileQuantiles:
     """Averaged quantiles of one tile.
 
@@ -306,71 +81,6 @@ class TileQuantiles:
     write: tuple[slice, ...]
     quantiles: NDArray[np.float32]
     spread: NDArray[np.float32]
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """One torch thread inside: members are what runs in parallel, and results don't depend on the count."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def process_pool() -> Executor:
-    """Return the local pool: one process per core, started without importing the user's script again.
-
-    It is not joblib's own one, which every other user of joblib in this process would trip over.
-    """
-    from joblib.externals.loky import ProcessPoolExecutor, cpu_count
-
-    env = {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", _KEEP_PAGES),
-    }
-    with _POOL_LOCK:
-        if not (_POOL and _accepts(_POOL[0])):
-            _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)]
-        return _POOL[0]
-
-
-def _keep_worker() -> None:
-    """Let a worker live although its memory grows, and give way to the program that a person looks at.
-
-    Memory grows with kept pages and a volume's first tile. loky takes 300 MB more for a leak and replaces
-    the worker, with a warning from the pool's own thread: where warnings are errors that thread ends, and
-    the work waits for ever.
-    """
-    from joblib.externals.loky import process_executor
-
-    process_executor._MAX_MEMORY_LEAK_SIZE = 2**62
-    if hasattr(os, "nice"):
-        os.nice(_NICE)
-
-
-def _accepts(pool: Executor) -> bool:
-    """Whether a pool is neither broken nor shut down."""
-    try:
-        pool.submit(int)
-    except RuntimeError:
-        return False
-    return True
-
-
-class Inline(Executor):
-    """Runs a task when it is submitted, in this thread."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Return a finished future."""
-        future: Future[Any] = Future()
-        try:
-            future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001  (a future holds whatever came)
-            future.set_exception(error)
-        return future
 
 
 def tile_side(settings: TileSettings, halo: int, ndim: int, pixels: int | None = None) -> int:

@@ -23,7 +23,8 @@ from napari_btn.core.families import build
 from napari_btn.core.member import State, probe_member, start_member
 from napari_btn.core.optimiser import GroupOptimiser, bias_correction, one_cycle
 from napari_btn.core.patches import step_bytes
-from napari_btn.core.predict import Inline, Member
+from napari_btn.core.pool import Inline
+from napari_btn.core.predict import Member
 from napari_btn.core.training import Preview, Run, Start, Trained, Trainer, fitting, train_steps
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from napari_btn.core.conformal import Note
 from napari_btn.core.families import Blueprint, build, member_rng
 from napari_btn.core.member import State, median_of, probe_member, scaling_of, start_member, train_member
 from napari_btn.core.patches import draw_patches
-from napari_btn.core.predict import Member, process_pool
+from napari_btn.core.pool import process_pool
+from napari_btn.core.predict import Member
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

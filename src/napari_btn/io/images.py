@@ -26,7 +26,7 @@ from napari_btn.io.output import MissingPackageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
 
 __all__ = [
     "Image",

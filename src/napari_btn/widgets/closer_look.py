@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.io.images import Image
     from napari_btn.widgets.live_maps import LiveMaps
     from napari_btn.widgets.panels import NoteLabel

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import CalibrationSettings, Step
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.denoiser import Denoiser
     from napari_btn.scan import Scan
     from napari_btn.widgets.layers import LayerImage

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.widgets.placement import Placement
 
 __all__ = ["LiveMaps"]

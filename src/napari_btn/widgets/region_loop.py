@@ -17,7 +17,7 @@ from napari_btn.widgets.worker import run_step, sentence_of
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.core.regions import Region
     from napari_btn.io.images import Image
     from napari_btn.widgets.measured import Round

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_btn.core.config import Step
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.widgets.proposal import Proposal
 
 __all__ = ["RemeasureWidget"]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
 
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.widgets.layers import LayerImage
     from napari_btn.widgets.placement import Placement
 

@@ -11,7 +11,7 @@ from napari_btn.session import Threshold
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
 
 __all__ = ["few_values", "first_threshold"]
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import napari
 
     from napari_btn.core.pairs import Pair
-    from napari_btn.core.predict import Prediction
+    from napari_btn.core.prediction import Prediction
     from napari_btn.denoiser import Denoiser
 
 __all__ = ["open_result"]
