@@ -6,6 +6,7 @@ and the score is of a test scene that nothing was picked on.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.measure import own_cpu
+from benchmarks.measure import close_pool, own_cpu, spent
 from benchmarks.table import Result, main
-from napari_btn import samples
+from napari_btn import Denoiser, samples
 from napari_btn.core.config import NetworkSettings, TrainSettings
 from napari_btn.core.families import Blueprint, build, member_rng
 from napari_btn.core.graph import draw_dilations
@@ -209,6 +210,7 @@ def run(tiny: bool) -> list[Result]:
     return [
         parts,
         _diversity(seeds, size, TrainSettings(steps=steps, batch_size=4, patch_px=32 if tiny else 64)),
+        _stopping(seeds, 2 * steps, (64, 96) if tiny else (128, 192)),
     ]
 
 
@@ -233,6 +235,29 @@ def _diversity(seeds: tuple[int, ...], size: tuple[int, int], settings: TrainSet
         alike, single, together = np.mean(rows, 0)
         result.add({"members": name, "correlation of errors": float(alike), "error of one": float(single),
                     "error of three": float(together), "gain": float(1 - together / single)})  # fmt: skip
+    return result
+
+
+def _stopping(seeds: tuple[int, ...], steps: int, size: tuple[int, int]) -> Result:
+    """What early stopping adds on small images, with and without the guard against too many passes."""
+    result = Result(f"Early stopping: element maps of {size[0]} x {size[1]} px, {steps} steps at most")
+    guards = {"guard": TrainSettings().passes, "no guard": 1e6}
+    for (name, passes), stopping in itertools.product(guards.items(), (False, True)):
+        rows = []
+        for seed in seeds:
+            train, test = (samples.edx(seed=seed + k, size=size) for k in (0, 200))
+            settings = TrainSettings(steps=steps, passes=passes, early_stopping=stopping)
+            denoiser = Denoiser("standard", members=1, levels=LEVELS, seed=seed, train=settings)
+            with spent() as cost:
+                denoiser.fit(train.noisy, train.clean, axes=train.axes)
+            made = denoiser.predict(test.noisy, axes=test.axes, quantiles=True).quantiles
+            quantiles = np.asarray(made).swapaxes(0, 1).reshape(3, len(LEVELS), -1)
+            rows.append((*_score(quantiles, test), len(denoiser.losses[0]), cost.cpu))
+        error, alike, taken, cpu = np.mean(rows, 0)
+        result.add({"passes": name, "stopped": "early" if stopping else "at the end", "error": float(error),
+                    "errors": " ".join(f"{row[0]:.4f}" for row in rows), "correlation": float(alike),
+                    "steps": float(taken), "CPU-s": float(cpu)})  # fmt: skip
+    close_pool()
     return result
 
 
