@@ -413,3 +413,15 @@ def test_finite_leaves_out_what_is_not(axes):
         assert (~repeats.read_valid(2)[0]).sum() == 1
     with pytest.raises(ValueError, match="valid is 'infinite'"):
         _ = Pair(noisy, clean, axes, valid="infinite").scenes
+
+
+def test_a_large_pair_is_checked_in_pieces():
+    rng = np.random.default_rng(0)
+    noisy = rng.normal(size=(2300, 2003)).astype(np.float32)
+    clean = noisy + 1
+    said = list(Pair(noisy, clean).views.check_steps())
+    assert len(said) > 1
+    assert [p.done for p in said] == list(range(said[0].total))
+    clean[-1, -1] = np.nan
+    with pytest.raises(ValueError, match="1 NaN"):
+        list(Pair(noisy, clean).views.check_steps())
