@@ -18,7 +18,7 @@ __all__ = ["CoverageChart", "DensityChart", "LineChart", "LossChart", "ScanChart
 
 _DRAWN_POINTS = 400
 _MEAN_OVER = 25
-_DRAW_EVERY_MS = 250
+_DRAW_EVERY_MS = 500
 
 
 class LossChart(QWidget):
