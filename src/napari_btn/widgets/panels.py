@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
+    QComboBox,
     QDoubleSpinBox,
     QFrame,
     QLabel,
@@ -38,6 +39,7 @@ __all__ = [
     "ReportPanel",
     "ScrollColumn",
     "Theme",
+    "combo_box",
     "field_help",
     "fold",
     "push_button",
@@ -156,6 +158,25 @@ def push_button(name: str, text: str, help_text: str) -> QPushButton:
     made.setObjectName(name)
     made.setToolTip(help_text)
     made.setAccessibleName(text.rstrip("…"))
+    return made
+
+
+def combo_box(name: str, help_text: str) -> QComboBox:
+    """Combo box with its names, no wider than it needs to be.
+
+    Parameters
+    ----------
+    name : str
+        Object name, which a script may drive it by; read aloud with blanks.
+    help_text : str
+        Tooltip.
+    """
+    made = QComboBox()
+    made.setObjectName(name)
+    made.setToolTip(help_text)
+    made.setAccessibleName(name.replace("_", " ").capitalize())
+    made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    made.setMinimumContentsLength(6)
     return made
 
 

@@ -8,7 +8,6 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QCheckBox,
-    QComboBox,
     QDoubleSpinBox,
     QFormLayout,
     QHBoxLayout,
@@ -24,7 +23,7 @@ from qtpy.QtWidgets import (
 
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.measured import MeasuredPanel
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme, push_button
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme, combo_box, push_button
 from napari_btn.widgets.stage_panel import StagePanel
 
 if TYPE_CHECKING:
@@ -99,11 +98,11 @@ class RemeasureView(Dock):
     def _build_choice(self) -> None:
         """Make what chooses the score."""
         self.hint = NoteLabel(self._theme, "hint")
-        self.score = self._combo("score", "What makes a pixel worth another measurement.")
+        self.score = combo_box("score", "What makes a pixel worth another measurement.")
         for kind, (text, help_text) in SCORES.items():
             self.score.addItem(text, kind)
             self.score.setItemData(self.score.count() - 1, help_text, Qt.ItemDataRole.ToolTipRole)
-        self.channel = self._combo(
+        self.channel = combo_box(
             "channel",
             "Channel that is scored; all are combined by their ranks, widths and spreads in units of each one's mean.",
         )
@@ -137,7 +136,7 @@ class RemeasureView(Dock):
         self.window_depth.setSuffix(" planes")
         self.window_depth.setToolTip("Planes of a window; 1 measures single planes again.")
         self.window_depth.setAccessibleName("Window depth in planes")
-        self.window_unit = self._combo("window_unit", "Unit of the window's size.")
+        self.window_unit = combo_box("window_unit", "Unit of the window's size.")
         self.window_unit.setMinimumContentsLength(2)
         self.count = QSpinBox()
         self.count.setObjectName("count")
@@ -309,17 +308,6 @@ class RemeasureView(Dock):
         made.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
         made.setKeyboardTracking(False)
         made.setMinimumWidth(64)
-        return made
-
-    @staticmethod
-    def _combo(name: str, help_text: str) -> QComboBox:
-        """Combo box with its names, no wider than it needs to be."""
-        made = QComboBox()
-        made.setObjectName(name)
-        made.setToolTip(help_text)
-        made.setAccessibleName(name.replace("_", " ").capitalize())
-        made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        made.setMinimumContentsLength(6)
         return made
 
     def redraw(self) -> None:

@@ -27,7 +27,7 @@ from qtpy.QtWidgets import (
 from napari_btn.core.naming import VIEWPOINTS
 from napari_btn.widgets.charts import TokenChart
 from napari_btn.widgets.dock import Dock
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme, fold, push_button
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, Theme, combo_box, fold, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -293,7 +293,7 @@ class TokensView(Dock):
             "Learn a new palette from this image. Otherwise the palette that the networks carry is used, so that "
             "a token means the same in every image."
         )
-        self.method = _combo(
+        self.method = combo_box(
             "method",
             "How alike pixels are made tokens. k-means: round clusters of alike size, the first choice. Gaussian "
             "mixture: clusters may be long, small or wide. HDBSCAN: dense ones of any shape, as many as there are, "
@@ -333,12 +333,12 @@ class TokensView(Dock):
             "Export…",
             "Write the labels as OME-TIFF, with a table (CSV) and their provenance (JSON) beside them.",
         )
-        self.viewpoint = _combo(
+        self.viewpoint = combo_box(
             "viewpoint", "Point of view to group tokens from. Each has groups of its own, and one column."
         )
         self.viewpoint.addItems(VIEWPOINTS)
         self.viewpoint.setAccessibleName("Point of view")
-        self.group_name = _combo(
+        self.group_name = combo_box(
             "group_name",
             "Name of the group: type a new one, or choose one that is there. Empty for no group.",
         )
@@ -352,9 +352,9 @@ class TokensView(Dock):
         self.alone.setObjectName("alone")
         self.alone.setAccessibleName("Show the picked tokens only")
         self.alone.setToolTip("Hide all tokens but the picked ones, instead of showing the others faintly.")
-        self.colour_by = _combo("colour_by", "Colour the labels by token, or by the median of a channel.")
+        self.colour_by = combo_box("colour_by", "Colour the labels by token, or by the median of a channel.")
         self.colour_by.setAccessibleName("Colour by")
-        self.channel = _combo("channel", "Channel whose values are drawn below, token by token.")
+        self.channel = combo_box("channel", "Channel whose values are drawn below, token by token.")
         self.values_of = QLabel("Values of")
         self.chart = TokenChart(self._theme.colours())
         self.chart.hide()
@@ -418,14 +418,3 @@ def _row(*parts: QWidget | None, stretch: QWidget | None = None) -> QHBoxLayout:
         else:
             row.addWidget(part, 1 if part is stretch else 0)
     return row
-
-
-def _combo(name: str, help_text: str) -> QComboBox:
-    """Combo box with its names, no wider than it needs to be."""
-    made = QComboBox()
-    made.setObjectName(name)
-    made.setToolTip(help_text)
-    made.setAccessibleName(name.capitalize())
-    made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-    made.setMinimumContentsLength(6)
-    return made

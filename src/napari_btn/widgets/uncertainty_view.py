@@ -23,7 +23,15 @@ from qtpy.QtWidgets import (
 
 from napari_btn.widgets.charts import CoverageChart, DensityChart, LineChart
 from napari_btn.widgets.dock import Dock
-from napari_btn.widgets.panels import NoteLabel, PercentBox, ReportPanel, ScrollColumn, Theme, push_button
+from napari_btn.widgets.panels import (
+    NoteLabel,
+    PercentBox,
+    ReportPanel,
+    ScrollColumn,
+    Theme,
+    combo_box,
+    push_button,
+)
 
 __all__ = ["TOGGLES", "UncertaintyView"]
 
@@ -132,7 +140,7 @@ class UncertaintyView(Dock):
         """Make what is always in sight."""
         self.hint = NoteLabel(self._theme, "hint")
         self.drift = NoteLabel(self._theme, "drift")
-        self.channel = self._combo("channel", "Channel that is looked at; follows the viewer's slider.")
+        self.channel = combo_box("channel", "Channel that is looked at; follows the viewer's slider.")
         self.toggles: dict[str, QPushButton] = {}
         for kind, help_text in TOGGLES.items():
             toggle = push_button(f"show_{kind}", _SHORT.get(kind, kind), help_text)
@@ -187,7 +195,7 @@ class UncertaintyView(Dock):
             "Draw a line",
             "Add a line to the viewer; drag its ends, or draw another. Values along it appear here.",
         )
-        self.truth = self._combo(
+        self.truth = combo_box(
             "truth", "Layer that holds the truth of this field, where there is one: drawn dashed."
         )
         self.line_chart = LineChart(colours)
@@ -273,17 +281,6 @@ class UncertaintyView(Dock):
             row.addWidget(part, 1 if isinstance(part, QComboBox) else 0)
         row.addStretch(0)
         return box
-
-    @staticmethod
-    def _combo(name: str, help_text: str) -> QComboBox:
-        """Combo box with its names, no wider than it needs to be."""
-        made = QComboBox()
-        made.setObjectName(name)
-        made.setToolTip(help_text)
-        made.setAccessibleName(name.capitalize())
-        made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
-        made.setMinimumContentsLength(6)
-        return made
 
     def set_threshold_range(self, low: float, high: float) -> None:
         """Let the threshold's slider span the channel, in steps that its box can show."""
