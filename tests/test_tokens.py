@@ -67,7 +67,7 @@ def test_tokens_are_labels_from_one(tokens):
 
 def test_coverage_is_counted_where_held_out_pixels_lie(denoiser, tokens):
     lower, _, upper = held_out_intervals(
-        denoiser._fitted, denoiser.alpha, denoiser.calibration_settings, denoiser.seed
+        denoiser._fitted, denoiser.calibration, denoiser.calibration_settings, denoiser.seed
     )
     held_out = denoiser.held_out
     inside = (lower <= held_out.target) & (held_out.target <= upper)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from napari_btn.core.conformal import Note, calibrate, cross_fitted
 from napari_btn.core.groups import calibrate_groups, cross_fitted_groups
 from napari_btn.core.report import report, report_on
-from napari_btn.fitted import distribution_of
+from napari_btn.fitted import Fitted, at_stage, distribution_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -18,19 +19,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import CalibrationSettings, Step, TileSettings
+    from napari_btn.core.conformal import Calibration
+    from napari_btn.core.groups import GroupCalibration
     from napari_btn.core.latent import LatentSource
     from napari_btn.core.pairs import View
-    from napari_btn.fitted import Fitted
+    from napari_btn.fitted import Measured
 
 __all__ = ["by_mask", "by_tokens_steps", "calibrated", "held_out_intervals", "labels_steps"]
 
 
-def calibrated(fitted: Fitted, alpha: float, settings: CalibrationSettings, seed: int) -> Fitted:
-    """The same with offsets and report at another level, from the stored held-out scores.
+def calibrated(fitted: Measured, alpha: float, settings: CalibrationSettings, seed: int) -> Fitted:
+    """The same with offsets and report at a level, from the stored held-out scores.
 
     Parameters
     ----------
-    fitted : Fitted
+    fitted : Measured
         Trained, with held-out scores, and their grouping where groups are calibrated apart.
     alpha : float
         Miscoverage.
@@ -40,13 +43,14 @@ def calibrated(fitted: Fitted, alpha: float, settings: CalibrationSettings, seed
         Seed of folds and bootstrap.
     """
     calibration = calibrate(fitted.held_out, alpha=alpha, settings=settings)
-    made = replace(
+    made = partial(
+        at_stage,
+        Fitted,
         fitted,
         calibration=calibration,
-        groups=None,
         distribution=distribution_of(fitted.held_out, calibration),
     )
-    grouping = fitted.grouping
+    groups, grouping = None, fitted.grouping
     about: dict[str, Any] = {
         "channel_names": fitted.channel_names,
         "covers": fitted.covers,
@@ -63,46 +67,47 @@ def calibrated(fitted: Fitted, alpha: float, settings: CalibrationSettings, seed
             settings=settings,
             name=grouping.name,
         )
-        made = replace(made, groups=groups)
         about |= {"group": group, "group_name": grouping.name}
     elif fitted.reported is None:
         whole = report(fitted.held_out, settings, alpha, notes=fitted.notes, **about)
-        return replace(made, report=whole)
+        return made(report=whole, groups=None)
     on, intervals = fitted.held_out, None
     if fitted.reported is not None:
-        on, intervals = fitted.reported, _reported_intervals(made)
+        on, intervals = fitted.reported, _reported_intervals(fitted, calibration, groups)
         if grouping is not None and grouping.reported is not None:
             about["group"] = grouping.groups(grouping.reported)
     if intervals is None:
-        intervals = held_out_intervals(made, alpha, settings, seed)
-    notes = calibration.notes if made.groups is None else made.groups.notes
+        intervals = held_out_intervals(fitted, calibration, settings, seed)
+    notes = calibration.notes if groups is None else groups.notes
     measured = report_on(
         on, *intervals, alpha=alpha, rule=calibration.rule, notes=(*fitted.notes, *notes), **about
     )
-    return replace(made, report=measured)
+    return made(report=measured, groups=groups)
 
 
-def _reported_intervals(fitted: Fitted) -> tuple[NDArray[np.float32], ...]:
+def _reported_intervals(
+    fitted: Measured, calibration: Calibration, groups: GroupCalibration | None
+) -> tuple[NDArray[np.float32], ...]:
     """Intervals of the pixels that a report is measured on, which no offset comes from."""
     assert fitted.reported is not None, "pixels to report on are painted"
     quantiles, grouping = fitted.reported.quantiles, fitted.grouping
-    if fitted.groups is None or grouping is None or grouping.reported is None:
-        return fitted.calibration.interval(quantiles)
-    return fitted.groups.interval(quantiles, grouping.groups(grouping.reported))
+    if groups is None or grouping is None or grouping.reported is None:
+        return calibration.interval(quantiles)
+    return groups.interval(quantiles, grouping.groups(grouping.reported))
 
 
 def held_out_intervals(
-    fitted: Fitted, alpha: float, settings: CalibrationSettings, seed: int
+    fitted: Measured, calibration: Calibration, settings: CalibrationSettings, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Lower, median and upper (C, n) of the held-out pixels; no block's offset used that block."""
     grouping = fitted.grouping
     if grouping is None:
-        return cross_fitted(fitted.held_out, fitted.calibration, folds=settings.folds, seed=seed)
+        return cross_fitted(fitted.held_out, calibration, folds=settings.folds, seed=seed)
     return cross_fitted_groups(
         fitted.held_out,
         grouping.groups(grouping.held_out),
         parents=grouping.parents,
-        alpha=alpha,
+        alpha=calibration.alpha,
         settings=settings,
         seed=seed,
     )
@@ -112,7 +117,7 @@ def held_out_intervals(
 
 
 def by_tokens_steps(
-    fitted: Fitted,
+    fitted: Measured,
     view: View,
     count: int,
     *,
@@ -120,12 +125,12 @@ def by_tokens_steps(
     tiles: TileSettings,
     executor: Executor | None,
     device: str,
-) -> Step[Fitted]:
+) -> Step[Measured]:
     """The same with every held-out pixel in the group of its token; a step.
 
     Parameters
     ----------
-    fitted : Fitted
+    fitted : Measured
         Trained, with held-out scores of this image; its palette is used, or one is learned.
     view : View
         The noisy image.
@@ -144,12 +149,12 @@ def by_tokens_steps(
     return replace(fitted, tokens=fitted.tokens or model, grouping=grouping)
 
 
-def by_mask(fitted: Fitted, mask: View) -> Fitted:
+def by_mask(fitted: Measured, mask: View) -> Measured:
     """The same with every held-out pixel in the group that was painted there.
 
     Parameters
     ----------
-    fitted : Fitted
+    fitted : Measured
         Trained, with held-out scores.
     mask : View
         Groups from 1, 0 for none, over the field that was calibrated on.
@@ -214,7 +219,7 @@ def labels_steps(
 
 
 def _latents(
-    fitted: Fitted, view: View, tiles: TileSettings, executor: Executor | None, device: str
+    fitted: Measured, view: View, tiles: TileSettings, executor: Executor | None, device: str
 ) -> LatentSource:
     from napari_btn.core.features import EnsembleLatents
 

@@ -46,7 +46,16 @@ from napari_btn.core.plan import (
 from napari_btn.core.redraw import against_overfitting
 from napari_btn.core.splits import split
 from napari_btn.core.windows import windows_of
-from napari_btn.fitted import Fitted, from_bundle, member_arrays, members_of, to_bundle
+from napari_btn.fitted import (
+    Fitted,
+    Measured,
+    Networks,
+    at_stage,
+    from_bundle,
+    member_arrays,
+    members_of,
+    to_bundle,
+)
 from napari_btn.inputs import (
     image_for,
     in_axes_of,
@@ -401,21 +410,17 @@ class Denoiser:
         )
         total = self.members * train.steps
         yield Progress(total, total, "Calibrating: what the images look like")
-        made = Fitted(
-            plan.blueprint,
-            trained.members,
-            trained.losses,
-            _NOT_YET,
-            0,
-            _NOT_YET,
-            _NOT_YET,
-            (*plan.notes, *trained.notes),
-            scenes.noisy.axes,
-            scenes.channel_names,
-            pair.pixel_size,
-            pair.unit,
-            "",
-            self._provenance(scenes, plan) | {"patches": {"count": count, "sides_px": list(sides)}},
+        made = Networks(
+            blueprint=plan.blueprint,
+            members=trained.members,
+            losses=trained.losses,
+            notes=(*plan.notes, *trained.notes),
+            axes=scenes.noisy.axes,
+            channel_names=scenes.channel_names,
+            pixel_size=pair.pixel_size,
+            unit=pair.unit,
+            provenance=self._provenance(scenes, plan)
+            | {"patches": {"count": count, "sides_px": list(sides)}},
             profile=profile_of(scenes.noisy),
         )
         fitted = yield from self._judged(made, scenes, plan.split, executor)
@@ -542,15 +547,15 @@ class Denoiser:
     refine = _whole(refine_steps)
 
     def _judged(
-        self, fitted: Fitted, scenes: Scenes, parts: Split, executor: Executor | None
+        self, networks: Networks, scenes: Scenes, parts: Split, executor: Executor | None
     ) -> Step[Fitted]:
         """Members with the held-out part predicted, the calibration and the report that come from it."""
         settings = self.calibration_settings
         pool, _, device = self._where(executor)
         measure = partial(
             held_out_steps,
-            members=fitted.members,
-            blueprint=fitted.blueprint,
+            members=networks.members,
+            blueprint=networks.blueprint,
             by_scene=parts.by_scene,
             alpha=self.alpha,
             settings=settings,
@@ -566,12 +571,13 @@ class Denoiser:
             apart = scenes.within(parts.regions, REPORT)
             reported, _ = yield from measure(apart, spread_boxes(parts.report, scenes.noisy.ndim))
         covered, noise_notes = covers(judged, boxes, held_out)
-        made = replace(
-            fitted,
+        made = at_stage(
+            Measured,
+            networks,
             held_out=held_out,
             block_px=block_px,
             covers=covered,
-            notes=(*fitted.notes, *noise_notes),
+            notes=(*networks.notes, *noise_notes),
             reported=reported,
             grouping=None,
         )
@@ -690,8 +696,8 @@ class Denoiser:
                 )
             else:
                 need_same(view, fitted.held_out)
-        fitted = yield from self._grouped(fitted, view, groups, settings.groups, executor)
-        made = calibrated(fitted, alpha, settings, self.seed)
+        measured = yield from self._grouped(fitted, view, groups, settings.groups, executor)
+        made = calibrated(measured, alpha, settings, self.seed)
         yield Progress(1, 1, "Calibrated")
         self._fitted, self.alpha, self.calibration_settings = made, alpha, settings
         return self
@@ -749,8 +755,8 @@ class Denoiser:
             )
 
     def _grouped(
-        self, fitted: Fitted, view: View | None, groups: Any, count: int, executor: Executor | None
-    ) -> Step[Fitted]:
+        self, fitted: Measured, view: View | None, groups: Any, count: int, executor: Executor | None
+    ) -> Step[Measured]:
         """The same with its held-out pixels in these groups; a step."""
         known = fitted.grouping
         if groups is not None and not isinstance(groups, int | np.integer):
@@ -767,7 +773,9 @@ class Denoiser:
             )
         return replace(fitted, grouping=replace(known, count=min(count, known.model.palette.size)))
 
-    def _by_tokens(self, fitted: Fitted, view: View, count: int, executor: Executor | None) -> Step[Fitted]:
+    def _by_tokens(
+        self, fitted: Measured, view: View, count: int, executor: Executor | None
+    ) -> Step[Measured]:
         pool, _, device = self._where(executor)
         return by_tokens_steps(
             fitted,
@@ -957,7 +965,7 @@ class Denoiser:
         fitted = self._need_fitted()
         if noisy is not None:
             need_same(image_for(fitted, noisy, axes), fitted.held_out)
-        lower, _, upper = held_out_intervals(fitted, self.alpha, self.calibration_settings, self.seed)
+        lower, _, upper = held_out_intervals(fitted, fitted.calibration, self.calibration_settings, self.seed)
         return miscoverage_map(fitted.held_out, lower, upper, shape)
 
     def _inside(
@@ -966,7 +974,7 @@ class Denoiser:
         """Which held-out pixels of an image lie inside their intervals; None for one not calibrated on."""
         if not is_same(view, fitted.held_out):
             return None
-        lower, _, upper = held_out_intervals(fitted, self.alpha, self.calibration_settings, self.seed)
+        lower, _, upper = held_out_intervals(fitted, fitted.calibration, self.calibration_settings, self.seed)
         return inside_map(fitted.held_out, lower, upper, shape, axes)
 
     # ---------------------------------------------------------------- members
@@ -1244,6 +1252,3 @@ def load_partial(path: str | Path, *, device: str = "auto") -> tuple[Denoiser, t
 def _need(ok: bool, name: str, value: object, needed: str) -> None:
     if not ok:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
-
-
-_NOT_YET: Any = None  # made by `_judged`, from the members

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -26,33 +26,73 @@ if TYPE_CHECKING:
     from napari_btn.core.latent import TokenModel
     from napari_btn.core.predict import Member
 
-__all__ = ["Fitted", "distribution_of", "from_bundle", "member_arrays", "members_of", "to_bundle"]
+__all__ = [
+    "Fitted",
+    "Measured",
+    "Networks",
+    "at_stage",
+    "distribution_of",
+    "from_bundle",
+    "member_arrays",
+    "members_of",
+    "to_bundle",
+]
+
+N = TypeVar("N", bound="Networks")
 
 
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """All that training and calibration made; replaced as a whole, never changed."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Networks:
+    """What training made."""
 
     blueprint: Blueprint
     members: tuple[Member, ...]
     losses: dict[int, tuple[float, ...]]
-    held_out: HeldOut
-    block_px: int
-    calibration: Calibration
-    report: Report
     notes: tuple[Note, ...]
     axes: str
     channel_names: tuple[str, ...]
     pixel_size: tuple[float, ...] | None
     unit: str
-    covers: str
     provenance: dict[str, Any]
     tokens: TokenModel | None = None
     profile: Profile | None = None
-    distribution: Exceedance | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Measured(Networks):
+    """The same with what the networks say of pixels that they never saw."""
+
+    held_out: HeldOut
+    block_px: int
+    covers: str
     reported: HeldOut | None = None
     grouping: Grouping | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Fitted(Measured):
+    """All that training and calibration made; replaced as a whole, never changed."""
+
+    calibration: Calibration
+    report: Report
+    distribution: Exceedance | None = None
     groups: GroupCalibration | None = None
+
+
+def at_stage(stage: type[N], known: Networks, **new: Any) -> N:
+    """What is known of an ensemble, at another stage of its making.
+
+    Parameters
+    ----------
+    stage : type
+        `Networks`, `Measured` or `Fitted`.
+    known : Networks
+        At any stage; what the wanted one doesn't have is left out.
+    **new : object
+        Fields that are new, or replaced.
+    """
+    kept = {f.name: getattr(known, f.name) for f in fields(stage) if hasattr(known, f.name)}
+    return stage(**{**kept, **new})
 
 
 def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
@@ -112,26 +152,26 @@ def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, .
     calibration = Calibration.from_dict(values["calibration"])
     known, groups = values.get("profile"), values.get("groups")
     return Fitted(
-        blueprint,
-        members,
-        {m.number: tuple(float(v) for v in arrays.get(f"loss.{m.number}", ())) for m in members},
-        held_out,
-        values["block_px"],
-        calibration,
-        Report.from_dict(values["report"]),
-        tuple(Note.from_dict(n) for n in values["notes"]),
-        values["axes"],
-        tuple(values["channel_names"]),
-        None if values["pixel_size"] is None else tuple(values["pixel_size"]),
-        values["unit"],
-        values["covers"],
-        values["provenance"],
-        _tokens_from("tokens", arrays),
-        None if known is None else Profile.from_dict(known),
-        distribution_of(held_out, calibration),
-        _held_out_from("reported", arrays, levels) if "reported.target" in arrays else None,
-        _grouping_from(arrays),
-        None if groups is None else GroupCalibration.from_dict(groups),
+        blueprint=blueprint,
+        members=members,
+        losses={m.number: tuple(float(v) for v in arrays.get(f"loss.{m.number}", ())) for m in members},
+        notes=tuple(Note.from_dict(n) for n in values["notes"]),
+        axes=values["axes"],
+        channel_names=tuple(values["channel_names"]),
+        pixel_size=None if values["pixel_size"] is None else tuple(values["pixel_size"]),
+        unit=values["unit"],
+        provenance=values["provenance"],
+        tokens=_tokens_from("tokens", arrays),
+        profile=None if known is None else Profile.from_dict(known),
+        held_out=held_out,
+        block_px=values["block_px"],
+        covers=values["covers"],
+        reported=_held_out_from("reported", arrays, levels) if "reported.target" in arrays else None,
+        grouping=_grouping_from(arrays),
+        calibration=calibration,
+        report=Report.from_dict(values["report"]),
+        distribution=distribution_of(held_out, calibration),
+        groups=None if groups is None else GroupCalibration.from_dict(groups),
     )
 
 
