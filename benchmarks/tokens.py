@@ -22,7 +22,7 @@ from benchmarks.memory import GB
 from benchmarks.real import data_folder
 from benchmarks.table import Bar, Result, main
 from napari_btn.core.clustering import fit_palette
-from napari_btn.core.config import TrainSettings
+from napari_btn.core.config import TrainSettings, drain
 from napari_btn.core.features import EnsembleLatents
 from napari_btn.core.latent import assign_steps, fit_steps, values_at
 from napari_btn.core.pairs import View
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.config import Step
     from napari_btn.core.latent import LatentSource
 
 SMALL = TrainSettings(steps=6, batch_size=2, patch_px=32)
@@ -43,15 +42,6 @@ WIDTHS = {
     "pixels": (1.0, 1.5, 2.0, 3.0),
     "seven filters": (0.0, 1.5, 3.0),
 }
-
-
-def drain(steps: Step[Any]) -> Any:
-    """Result of a step."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 def clustered(maps: NDArray[np.float32], cuts: Sequence[int], *, seed: int, count: int = 40) -> list[Any]:

@@ -273,6 +273,8 @@ def regions(
             f"{output.name} can't hold stage coordinates; choose {' or '.join(STAGE_ENDINGS)}, or leave --stage out."
         )
     ready(output, force)
+    if stage is not None:
+        read_stage(stage)  # refused now rather than after the prediction
     denoiser = load(bundle, device=device)
     if threshold is not None and channel is None and len(denoiser.channel_names) > 1:
         names = ", ".join(denoiser.channel_names)
