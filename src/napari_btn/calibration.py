@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.config import Progress
 from napari_btn.core.conformal import Note, calibrate, cross_fitted
 from napari_btn.core.groups import calibrate_groups, cross_fitted_groups
-from napari_btn.core.report import report, report_on
+from napari_btn.core.report import report_on
 from napari_btn.fitted import Fitted, at_stage, distribution_of
 
 if TYPE_CHECKING:
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from napari_btn.core.pairs import View
     from napari_btn.fitted import Measured
 
-__all__ = ["by_mask", "by_tokens_steps", "calibrated", "held_out_intervals", "labels_steps"]
+__all__ = ["by_mask", "by_tokens_steps", "calibrated_steps", "held_out_intervals", "labels_steps"]
 
 
-def calibrated(fitted: Measured, alpha: float, settings: CalibrationSettings, seed: int) -> Fitted:
-    """The same with offsets and report at a level, from the stored held-out scores.
+def calibrated_steps(
+    fitted: Measured, alpha: float, settings: CalibrationSettings, seed: int
+) -> Step[Fitted]:
+    """The same with offsets and report at a level, from the stored held-out scores; a step.
 
     Parameters
     ----------
@@ -42,6 +45,7 @@ def calibrated(fitted: Measured, alpha: float, settings: CalibrationSettings, se
     seed : int
         Seed of folds and bootstrap.
     """
+    yield Progress(0, 3, "Calibrating: how far intervals must reach")
     calibration = calibrate(fitted.held_out, alpha=alpha, settings=settings)
     made = partial(
         at_stage,
@@ -68,16 +72,15 @@ def calibrated(fitted: Measured, alpha: float, settings: CalibrationSettings, se
             name=grouping.name,
         )
         about |= {"group": group, "group_name": grouping.name}
-    elif fitted.reported is None:
-        whole = report(fitted.held_out, settings, alpha, notes=fitted.notes, **about)
-        return made(report=whole, groups=None)
     on, intervals = fitted.held_out, None
     if fitted.reported is not None:
         on, intervals = fitted.reported, _reported_intervals(fitted, calibration, groups)
         if grouping is not None and grouping.reported is not None:
             about["group"] = grouping.groups(grouping.reported)
+    yield Progress(1, 3, "Calibrating: checking each block by the others")
     if intervals is None:
         intervals = held_out_intervals(fitted, calibration, settings, seed)
+    yield Progress(2, 3, "Calibrating: measuring coverage")
     notes = calibration.notes if groups is None else groups.notes
     measured = report_on(
         on, *intervals, alpha=alpha, rule=calibration.rule, notes=(*fitted.notes, *notes), **about

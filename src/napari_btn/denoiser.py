@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 
-from napari_btn.calibration import by_mask, by_tokens_steps, calibrated, held_out_intervals, labels_steps
+from napari_btn.calibration import (
+    by_mask,
+    by_tokens_steps,
+    calibrated_steps,
+    held_out_intervals,
+    labels_steps,
+)
 from napari_btn.core.config import (
     PRESETS,
     TOKEN_METHODS,
@@ -28,7 +34,7 @@ from napari_btn.core.evaluation import evaluate
 from napari_btn.core.held_out import (
     covers,
     drift_notes,
-    fingerprints,
+    fingerprint_steps,
     held_out_steps,
     profile_of,
     spread_boxes,
@@ -69,7 +75,7 @@ from napari_btn.inputs import (
 )
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.maps import open_maps, zarr_maps
-from napari_btn.refining import Refinement, gentler, plan_refining, regroup_notes, split_record
+from napari_btn.refining import Refinement, gentler, refining_steps, regroup_notes, split_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -409,7 +415,6 @@ class Denoiser:
             validation=validation,
         )
         total = self.members * train.steps
-        yield Progress(total, total, "Calibrating: what the images look like")
         made = Networks(
             blueprint=plan.blueprint,
             members=trained.members,
@@ -419,7 +424,7 @@ class Denoiser:
             channel_names=scenes.channel_names,
             pixel_size=pair.pixel_size,
             unit=pair.unit,
-            provenance=self._provenance(scenes, plan)
+            provenance=(yield from self._provenance(scenes, plan))
             | {"patches": {"count": count, "sides_px": list(sides)}},
             profile=profile_of(scenes.noisy),
         )
@@ -503,7 +508,7 @@ class Denoiser:
         )
         wanted = patches_for(wanted, fitted.blueprint, parts.train)
         seen = scenes.noisy if image is None else image_for(fitted, image, image_axes)
-        plan = plan_refining(
+        plan = yield from refining_steps(
             scenes,
             parts,
             windows_of(windows, seen, fitted.channel_names),
@@ -538,7 +543,7 @@ class Denoiser:
         # the same blocks for both, so that they are told apart by the members alone
         blocks = replace(before.held_out, block=now.held_out.block)
         before = replace(before, held_out=blocks, block_px=now.block_px)
-        before = calibrated(before, self.alpha, self.calibration_settings, self.seed)
+        before = yield from calibrated_steps(before, self.alpha, self.calibration_settings, self.seed)
         total = self.members * settings.steps
         yield Progress(total, total, "Calibrated")
         self._fitted = now
@@ -583,8 +588,7 @@ class Denoiser:
         )
         if settings.groups:
             made = yield from self._by_tokens(made, scenes.noisy, settings.groups, executor)
-        yield Progress(1, 1, "Calibrating: measuring coverage")
-        return calibrated(made, self.alpha, settings, self.seed)
+        return (yield from calibrated_steps(made, self.alpha, settings, self.seed))
 
     def _where(self, executor: Executor | None) -> tuple[Executor | None, int, str]:
         """Pool, members in training at a time, and torch's name of the device."""
@@ -613,12 +617,13 @@ class Denoiser:
 
         return partial(train_together_steps, device=device)
 
-    def _provenance(self, scenes: Scenes, plan: Plan) -> dict[str, Any]:
+    def _provenance(self, scenes: Scenes, plan: Plan) -> Step[dict[str, Any]]:
         import torch
 
         from napari_btn import __version__
 
-        prints = fingerprints(scenes)
+        prints = yield from fingerprint_steps(scenes)
+        yield Progress(1, 1, "Calibrating: what the images look like")
         return {
             "napari_btn": __version__,
             "torch": torch.__version__,
@@ -697,7 +702,7 @@ class Denoiser:
             else:
                 need_same(view, fitted.held_out)
         measured = yield from self._grouped(fitted, view, groups, settings.groups, executor)
-        made = calibrated(measured, alpha, settings, self.seed)
+        made = yield from calibrated_steps(measured, alpha, settings, self.seed)
         yield Progress(1, 1, "Calibrated")
         self._fitted, self.alpha, self.calibration_settings = made, alpha, settings
         return self
@@ -718,7 +723,7 @@ class Denoiser:
         """The same with held-out scores of other images, all of their pixels in one group."""
         scenes = scenes_for(fitted, noisy, clean, axes, valid)
         yield from scenes.check_steps()
-        self._need_unseen(scenes, fitted)
+        yield from self._need_unseen(scenes, fitted)
         pool, _, device = self._where(executor)
         boxes = spread_boxes(scenes.whole(), scenes.noisy.ndim)
         held_out, block_px = yield from held_out_steps(
@@ -1043,7 +1048,7 @@ class Denoiser:
         fitted = self._need_fitted()
         scenes = scenes_for(fitted, noisy, clean, axes)
         drain(scenes.check_steps())
-        self._need_unseen(scenes, fitted)
+        drain(self._need_unseen(scenes, fitted))
         steps = gain_steps(
             scenes,
             fitted.members,
@@ -1059,9 +1064,10 @@ class Denoiser:
         return drain(steps)
 
     @staticmethod
-    def _need_unseen(scenes: Scenes, fitted: Fitted) -> None:
-        """Raise for images that trained the members."""
-        if set(fingerprints(scenes).values()) & set(fitted.provenance.get("images", {}).values()):
+    def _need_unseen(scenes: Scenes, fitted: Fitted) -> Step[None]:
+        """Raise for images that trained the members; a step."""
+        prints = yield from fingerprint_steps(scenes)
+        if set(prints.values()) & set(fitted.provenance.get("images", {}).values()):
             raise ValueError(
                 "These images trained the members; coverage measured on them would be too good. "
                 "Give images they never saw, or call calibrate(alpha=...) to use the held-out part."

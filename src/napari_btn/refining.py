@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.conformal import Note
-from napari_btn.core.held_out import fingerprints
+from napari_btn.core.held_out import fingerprint_steps
 from napari_btn.core.layouts import CALIBRATE, TRAIN
 from napari_btn.core.pairs import Scenes
 from napari_btn.core.windows import boxes_of, join, places_in, shifted, window_scenes, without_near
@@ -22,14 +22,14 @@ from napari_btn.core.windows import boxes_of, join, places_in, shifted, window_s
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_btn.core.config import TrainSettings
+    from napari_btn.core.config import Step, TrainSettings
     from napari_btn.core.grouping import Grouping
     from napari_btn.core.pairs import Box, View
     from napari_btn.core.report import Report
     from napari_btn.core.splits import Split
     from napari_btn.core.windows import Window
 
-__all__ = ["Refinement", "Refining", "gentler", "plan_refining", "regroup_notes", "split_record"]
+__all__ = ["Refinement", "Refining", "gentler", "refining_steps", "regroup_notes", "split_record"]
 
 _STEPS, _RATE = 0.5, 0.5
 _MARGIN = 8  # of a patch around a window: more would show a window's middle more often than other pixels
@@ -140,7 +140,7 @@ def _plain(box: Sequence[slice]) -> list[list[int]]:
     return [[s.start, s.stop] for s in box]
 
 
-def plan_refining(
+def refining_steps(
     scenes: Scenes,
     split: Split,
     windows: Sequence[Window],
@@ -149,8 +149,8 @@ def plan_refining(
     *,
     reach_px: int,
     patch_px: int,
-) -> Refining:
-    """Decide what trains and what calibrates when training goes on.
+) -> Step[Refining]:
+    """What trains and what calibrates when training goes on; a step.
 
     Parameters
     ----------
@@ -176,13 +176,14 @@ def plan_refining(
         If the images trained before in another split, a window doesn't fit, or nothing is left to
         calibrate on.
     """
-    prints = fingerprints(scenes)
+    prints = yield from fingerprint_steps(scenes)
     record = split_record(split, list(prints.values()))
     earlier, splits = provenance.get("refined", []), provenance.get("splits", [])
     _need_same_split(record, splits, earlier, provenance)
     now: dict[str, Any] = {"image": None, "windows": [], "near": {}}
     if windows:
-        (now["image"],) = fingerprints(Scenes(image, image, scenes.channel_names)).values()
+        whole = Scenes(image, image, scenes.channel_names)
+        (now["image"],) = (yield from fingerprint_steps(whole)).values()
         now["windows"] = [_plain(window.box) for window in windows]
         places = places_in(scenes, image, windows)
         now["near"] = {prints[str(s)]: [_plain(b) for b in boxes] for s, boxes in places.items()}

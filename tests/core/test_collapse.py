@@ -100,6 +100,23 @@ def test_loss_of_quantiles_that_are_the_same_everywhere_equals_scoringrules():
         )
         for values, row in zip(y, q, strict=True)
     ]
-    np.testing.assert_allclose(_constant_loss(q, y, LEVELS), expected, rtol=1e-12)
-    unknown = np.concatenate([y, np.full((3, 20), np.nan)], 1)
-    np.testing.assert_allclose(_constant_loss(q, unknown, LEVELS), expected, rtol=1e-12)
+    made = [_constant_loss(at, values, LEVELS) for at, values in zip(q, y, strict=True)]
+    np.testing.assert_allclose(made, expected, rtol=1e-12)
+
+
+def test_unknown_values_have_no_say_in_the_scaling():
+    from napari_btn.core.member import scaling_of
+    from napari_btn.core.pairs import Pair
+
+    x, y = np.random.default_rng(4).gamma(2, 1, (2, 3, 20, 31)).astype(np.float32)
+    holes = np.random.default_rng(5).random((20, 31)) < 0.3
+    known = np.where(holes, np.nan, x), np.where(holes, np.nan, y)
+    made = scaling_of(*scenes_of(Pair(*known, "CYX", valid=~holes)), LEVELS, seed=0)
+    flat = [v[:, ~holes][:, None] for v in (x, y)]
+    expected = scaling_of(*scenes_of(Pair(*flat, "CYX")), LEVELS, seed=0)
+    for name in ("x_loc", "x_scale", "y_loc", "y_scale"):
+        np.testing.assert_allclose(getattr(made, name), getattr(expected, name), rtol=1e-6)
+
+
+def scenes_of(pair):
+    return pair.scenes, pair.scenes.whole()

@@ -10,9 +10,9 @@ from scipy import ndimage
 
 from napari_btn.core import held_out
 from napari_btn.core.blocks import blocks_of
-from napari_btn.core.config import CalibrationSettings, TileSettings
+from napari_btn.core.config import CalibrationSettings, TileSettings, drain
 from napari_btn.core.conformal import HeldOut
-from napari_btn.core.held_out import block_numbers, covers, fingerprints, held_out_steps, spread_boxes
+from napari_btn.core.held_out import block_numbers, covers, fingerprint_steps, held_out_steps, spread_boxes
 from napari_btn.core.pairs import Box, Pair
 from napari_btn.core.pool import Inline
 from napari_btn.core.predict import tile_quantiles
@@ -182,16 +182,20 @@ def test_the_targets_own_noise_says_what_is_covered(target_noise, name, warned):
 # ---------------------------------------------------------------- which images
 
 
+def prints(scenes):
+    return drain(fingerprint_steps(scenes))
+
+
 def test_a_fingerprint_knows_an_image_in_any_dress():
     values = noise(0, 2, 3, 20, 25)
     scenes = Pair(values, values + 1, "SCYX").scenes
-    known = fingerprints(scenes)
+    known = prints(scenes)
     assert len(set(known.values())) == 2
     turned = values.transpose(3, 1, 0, 2).astype(np.float64)
-    assert fingerprints(Pair(turned, turned + 1, "XCSY").scenes) == known
+    assert prints(Pair(turned, turned + 1, "XCSY").scenes) == known
     alone = Pair(values[1], values[1] + 1, "CYX").scenes
-    assert fingerprints(alone)["0"] == known["1"]
+    assert prints(alone)["0"] == known["1"]
     values[0, 2, 19, 24] += 1e-3
-    changed = fingerprints(Pair(values, values + 1, "SCYX").scenes)
+    changed = prints(Pair(values, values + 1, "SCYX").scenes)
     assert changed["0"] != known["0"]
     assert changed["1"] == known["1"]

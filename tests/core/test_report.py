@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
 from napari_btn.core.config import CalibrationSettings
-from napari_btn.core.conformal import HeldOut, Note, blocks_of, calibrate
-from napari_btn.core.report import Report, report, report_on
+from napari_btn.core.conformal import HeldOut, Note, blocks_of, calibrate, cross_fitted
+from napari_btn.core.report import Report, report_on
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCALE = 1.2
@@ -30,6 +30,15 @@ def correlated(seed, shape=(80, 160), sigma=3.0, side=16, channels=2):
     index = np.indices((1, *shape)).reshape(3, -1).T
     observed = target + rng.normal(size=target.shape).astype(np.float32)
     return HeldOut(quantiles, target, block, LEVELS, observed, index)
+
+
+def report(held_out, settings=None, *, notes=(), **about):
+    """Report on cross-fitted intervals, as training makes it."""
+    settings = settings or CalibrationSettings()
+    calibration = calibrate(held_out, settings=settings)
+    intervals = cross_fitted(held_out, calibration, folds=settings.folds)
+    notes = (*notes, *calibration.notes)
+    return report_on(held_out, *intervals, alpha=0.1, rule=calibration.rule, notes=notes, **about)
 
 
 def true_coverage(calibration):

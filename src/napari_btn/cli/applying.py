@@ -114,7 +114,7 @@ def evaluate(
     force: bool,
 ) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
-    from napari_btn.core.held_out import fingerprints
+    from napari_btn.core.held_out import fingerprint_steps
     from napari_btn.denoiser import evaluate as measure
     from napari_btn.denoiser import load
 
@@ -126,7 +126,7 @@ def evaluate(
     report = measure(prediction, pair.clean)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
     report = replace(report, warnings=(*report.warnings, *drift))
-    if set(fingerprints(pair.scenes).values()) & set(denoiser.provenance["images"].values()):
+    if set(drain(fingerprint_steps(pair.scenes)).values()) & set(denoiser.provenance["images"].values()):
         say(
             "Note: a part of this image trained the networks, which flatters them; see info for held-out blocks."
         )

@@ -3,16 +3,63 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from napari_btn.core.layouts import region_box
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["blocks_of", "error_length"]
+__all__ = ["Blocks", "blocks_of", "error_length"]
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A field's blocks, by the cells of a grid over it.
+
+    Parameters
+    ----------
+    frame : tuple of slice
+        The part of the field that the grid covers.
+    side : int
+        Side of a cell in pixels.
+    numbers : ndarray of int64, shape (cells along each axis)
+        Block that each cell belongs to, in raster order from 0.
+    """
+
+    frame: tuple[slice, ...]
+    side: int
+    numbers: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, field: NDArray[np.bool_], side: int) -> Self:
+        """Blocks of the True pixels of a field (*space); one with few of them joins its largest neighbour.
+
+        Few are under a quarter of a full block's.
+        """
+        frame = region_box(field)
+        counts = field[frame].astype(np.int32)
+        for axis, extent in enumerate(counts.shape):
+            counts = np.add.reduceat(counts, np.arange(0, extent, side), axis=axis)
+        full = math.prod(min(side, s.stop - s.start) for s in frame)
+        group = _join_small(counts.ravel().astype(np.int64), counts.shape, full / 4)
+        held = counts.ravel() > 0
+        order = np.zeros(counts.size, dtype=np.int64)
+        order[held] = np.unique(group[held], return_inverse=True)[1]
+        return cls(frame, side, order.reshape(counts.shape))
+
+    def at(self, part: Sequence[slice]) -> NDArray[np.int64]:
+        """Block of every pixel of a part of the frame."""
+        # pixels along an axis fall into cells whatever the other axes say: no pixel needs coordinates
+        cells = [
+            (np.arange(p.start, p.stop) - f.start) // self.side for p, f in zip(part, self.frame, strict=True)
+        ]
+        return self.numbers[np.ix_(*cells)]
 
 
 def error_length(miss: ArrayLike, max_lag: int, *, valid: ArrayLike | None = None) -> int:
@@ -78,18 +125,9 @@ def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.
         rows = inside.reshape(inside.shape[0], -1).any(axis=1)
         scene = np.cumsum(rows) - 1
         return np.where(inside, scene.reshape(-1, *([1] * (inside.ndim - 1))), -1)
-    field = np.asarray(inside.any(axis=0))
-    frame = region_box(field)
-    extent = [s.stop - s.start for s in frame]
-    grid = tuple(-(-e // side) for e in extent)
-    # pixels along an axis fall into cells whatever the other axes say: no pixel needs coordinates
-    cell = np.ravel_multi_index(np.ix_(*(np.arange(e) // side for e in extent)), grid)
-    counts = np.bincount(cell[field[frame]], minlength=math.prod(grid))
-    group = _join_small(counts, grid, math.prod(min(side, e) for e in extent) / 4)
-    order = np.zeros(counts.size, dtype=np.int64)
-    order[counts > 0] = np.unique(group[counts > 0], return_inverse=True)[1]
-    inner = (slice(None), *frame)
-    np.copyto(numbers[inner], order[cell], where=inside[inner])
+    blocks = Blocks.of(np.asarray(inside.any(axis=0)), side)
+    inner = (slice(None), *blocks.frame)
+    np.copyto(numbers[inner], blocks.at(blocks.frame), where=inside[inner])
     return numbers
 
 

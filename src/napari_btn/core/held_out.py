@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.blocks import blocks_of, error_length
+from napari_btn.core.blocks import Blocks, error_length
 from napari_btn.core.config import Progress
 from napari_btn.core.conformal import HeldOut, Note, calibrate
 from napari_btn.core.drift import Profile, check_drift, profile
@@ -31,7 +31,7 @@ __all__ = [
     "block_numbers",
     "covers",
     "drift_notes",
-    "fingerprints",
+    "fingerprint_steps",
     "held_out_steps",
     "profile_of",
     "spread_boxes",
@@ -97,10 +97,10 @@ def held_out_steps(
         yield replace(progress, note="Calibrating: " + progress.note.lower())
     target = [scenes.read_clean(b.scene, b.slices) for b in boxes]
     observed = [scenes.read_noisy(b.scene, b.slices) for b in boxes]
-    known = [np.isfinite(t).all(0) for t in target]
+    known = [np.asarray(np.isfinite(t).all(0)) for t in target]
     flat = HeldOut(
-        np.concatenate([q[:, :, k] for q, k in zip(quantiles, known, strict=True)], 2),
-        np.concatenate([t[:, k] for t, k in zip(target, known, strict=True)], 1),
+        _joined(quantiles, known),
+        _joined(target, known),
         np.zeros(sum(int(k.sum()) for k in known), np.int64),
         blueprint.levels,
     )
@@ -122,8 +122,8 @@ def held_out_steps(
     places = [np.column_stack([np.full(len(p), b.scene), p]) for p, b in zip(position, boxes, strict=True)]
     held_out = replace(
         flat,
-        block=np.concatenate([b[k] for b, k in zip(block, known, strict=True)]),
-        observed=np.concatenate([o[:, k] for o, k in zip(observed, known, strict=True)], 1),
+        block=_joined(block, known),
+        observed=_joined(observed, known),
         position=np.concatenate(places).astype(np.int64),
     )
     stored = _STORED_VALUES // (n * (len(blueprint.levels) + 2))
@@ -131,6 +131,16 @@ def held_out_steps(
         rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 3)))
         held_out = held_out.take(np.sort(rng.choice(held_out.block.size, stored, replace=False)))
     return held_out, side if not by_scene else 0
+
+
+def _joined(maps: Sequence[NDArray[Any]], known: Sequence[NDArray[np.bool_]]) -> NDArray[Any]:
+    """Known pixels of the maps (..., *space) of all boxes, (..., n)."""
+    # to pick pixels by a mask takes many times as long as to take them all
+    rows = [
+        m.reshape(*m.shape[: m.ndim - k.ndim], -1) if k.all() else m[..., k]
+        for m, k in zip(maps, known, strict=True)
+    ]
+    return np.concatenate(rows, -1)
 
 
 def _inside(part: Sequence[slice], whole: Sequence[slice]) -> bool:
@@ -155,11 +165,11 @@ def _number_blocks(
     if by_scene:
         order = {scene: i for i, scene in enumerate(sorted({b.scene for b in boxes}))}
         return [np.full(b.shape, order[b.scene], np.int64) for b in boxes]
-    mask = np.zeros((1, *scenes.noisy.space), bool)
+    field = np.zeros(scenes.noisy.space, bool)
     for box in boxes:
-        mask[0][box.slices] = True
-    numbers = blocks_of(mask, side)[0]
-    return [numbers[box.slices] for box in boxes]
+        field[box.slices] = True
+    blocks = Blocks.of(field, side)
+    return [blocks.at(box.slices) for box in boxes]
 
 
 def block_numbers(
@@ -203,19 +213,21 @@ def covers(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> tuple[str
     return "long exposure", (Note("amber", text),)
 
 
-def fingerprints(scenes: Scenes) -> dict[str, str]:
-    """SHA-256 of each noisy scene, by number."""
+def fingerprint_steps(scenes: Scenes) -> Step[dict[str, str]]:
+    """SHA-256 of each noisy scene, by number; a step."""
     prints = {}
-    for box in scenes.whole():
+    boxes = scenes.whole()
+    for done, box in enumerate(boxes):
         digest = hashlib.sha256()
         for part in _rows(box):
-            digest.update(np.ascontiguousarray(scenes.noisy.read(box.scene, part)).tobytes())
+            yield Progress(done, len(boxes), "Reading the images")
+            digest.update(np.ascontiguousarray(scenes.noisy.read(box.scene, part)).data)
         prints[str(box.scene)] = digest.hexdigest()
     return prints
 
 
 def _rows(box: Box) -> list[tuple[slice, ...]]:
-    step = max(16_000_000 // max(box.size // max(box.shape[0], 1), 1), 1)
+    step = max(4_000_000 // max(box.size // max(box.shape[0], 1), 1), 1)
     first = box.slices[0]
     return [
         (slice(a, min(a + step, first.stop)), *box.slices[1:]) for a in range(first.start, first.stop, step)

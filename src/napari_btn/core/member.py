@@ -57,32 +57,26 @@ def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *,
     pixels, counts as much in the loss as the other channels.
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 1)))
-    x, y = scenes.sample(boxes, rng)
-
-    x, y = (np.where(np.isfinite(v), v, np.nan) for v in (x, y))
-    constant = np.nanquantile(y, levels, axis=1).T
-    loss = _constant_loss(constant, y, levels)
+    sampled = scenes.sample(boxes, rng)
+    x, y = ([row[np.isfinite(row)] for row in values] for values in sampled)
+    constant = [np.quantile(row, levels) for row in y]
+    loss = np.asarray([_constant_loss(q, row, levels) for q, row in zip(constant, y, strict=True)])
     normal = np.mean(np.exp(-(ndtri(levels) ** 2) / 2) / np.sqrt(2 * np.pi))
-    spread_x, spread_y = np.nanstd(x, 1), loss / normal
-    spread_y = np.where(spread_y > 0.1 * np.nanstd(y, 1), spread_y, np.nanstd(y, 1))
+    spread_x, spread_y, sd_y = np.asarray([row.std() for row in x]), loss / normal, [row.std() for row in y]
+    spread_y = np.where(spread_y > 0.1 * np.asarray(sd_y), spread_y, sd_y)
     return Scaling(
-        np.nanmean(x, 1).astype(np.float32),
+        np.asarray([row.mean() for row in x], np.float32),
         np.where(spread_x > 0, spread_x, 1.0).astype(np.float32),
-        np.nanmean(y, 1).astype(np.float32),
+        np.asarray([row.mean() for row in y], np.float32),
         np.where(spread_y > 0, spread_y, 1.0).astype(np.float32),
     )
 
 
-def _constant_loss(
-    quantiles: NDArray[np.floating], y: NDArray[np.floating], levels: Sequence[float]
-) -> NDArray[np.float64]:
-    """Mean pinball loss (C,) of quantiles (C, L) that are the same everywhere, against values (C, n)."""
+def _constant_loss(quantiles: NDArray[Any], values: NDArray[Any], levels: Sequence[float]) -> float:
+    """Mean pinball loss of quantiles (L,) that are the same everywhere, against values (n,)."""
     # the loss is level * (y - q) + max(q - y, 0): only the second part needs every value
-    over = [
-        [np.nanmean(np.maximum(q - values, 0)) for q in row] for row, values in zip(quantiles, y, strict=True)
-    ]
-    loss = np.asarray(levels) * (np.nanmean(y, 1)[:, None] - quantiles) + over
-    return np.asarray(loss.mean(1), np.float64)
+    over = [np.maximum(q - values, 0).mean() for q in quantiles]
+    return float(np.mean(np.asarray(levels) * (values.mean() - quantiles) + over))
 
 
 @dataclass(frozen=True)

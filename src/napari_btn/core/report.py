@@ -10,8 +10,7 @@ import numpy as np
 
 from napari_btn.core import metrics
 from napari_btn.core.bootstrap import coverage_interval
-from napari_btn.core.config import CalibrationSettings
-from napari_btn.core.conformal import HeldOut, Note, calibrate, cross_fitted
+from napari_btn.core.conformal import Note
 from napari_btn.core.diagnostics import by_group, by_width, places
 
 if TYPE_CHECKING:
@@ -19,7 +18,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Report", "report", "report_on"]
+    from napari_btn.core.cases import HeldOut
+
+__all__ = ["Report", "report_on"]
 
 
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
@@ -158,68 +159,6 @@ class Report:
         fields["n_blocks"] = np.asarray(values["n_blocks"], dtype=np.int64)
         fields["warnings"] = tuple(Note.from_dict(note) for note in values["warnings"])
         return cls(**fields)
-
-
-def report(
-    held_out: HeldOut,
-    calibration_settings: CalibrationSettings | None = None,
-    alpha: float = 0.1,
-    channel_names: Sequence[str] | None = None,
-    covers: str = "clean",
-    *,
-    block_px: int = 0,
-    group: NDArray[np.int64] | None = None,
-    seed: int = 0,
-    notes: Sequence[Note] = (),
-) -> Report:
-    """Cross-fitted report on the held-out blocks: no block's interval used that block.
-
-    Parameters
-    ----------
-    held_out : HeldOut
-        Predictions and targets on blocks that never trained.
-    calibration_settings : CalibrationSettings, optional
-        Unit, score, folds and minimum; the defaults if left out.
-    alpha : float
-        Miscoverage, between 0 and 1.
-    channel_names : sequence of str, optional
-        The C channels; "0", "1", ... if left out.
-    covers : str
-        What the target is: "clean", "long exposure" or "replicate".
-    block_px : int
-        Side of a block in pixels; 0 where blocks are scenes.
-    group : ndarray of int64, shape (n,), optional
-        Token (or mask) of each pixel, from 0; -1 for none.
-    seed : int
-        Seed of the folds and the bootstrap.
-    notes : sequence of Note
-        Notes from before the calibration, put first among the warnings.
-
-    Returns
-    -------
-    Report
-        The same seed gives the same report.
-
-    Raises
-    ------
-    ValueError
-        If `alpha` isn't between 0 and 1, or the names don't fit the channels.
-    """
-    settings = calibration_settings or CalibrationSettings()
-    calibration = calibrate(held_out, alpha=alpha, settings=settings)
-    intervals = cross_fitted(held_out, calibration, folds=settings.folds, seed=seed)
-    return report_on(
-        held_out,
-        *intervals,
-        alpha=alpha,
-        rule=calibration.rule,
-        channel_names=channel_names,
-        covers=covers,
-        block_px=block_px,
-        group=group,
-        seed=seed,
-        notes=(*notes, *calibration.notes),
-    )
 
 
 def report_on(

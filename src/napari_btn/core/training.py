@@ -12,6 +12,7 @@ import time
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,12 +126,16 @@ class Trainer:
         self.fresh: list[tuple[int, int, float]] = []
         self.notes: list[Note] = []
         probe_rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 2)))
-        x, y = self._draw(probe_rng, count=min(16, 4 * settings.patches[0]), augment=False)
-        self.collapse = Collapse(x, y, blueprint.levels)
+        self._probe = self._draw(probe_rng, count=min(16, 4 * settings.patches[0]), augment=False)
         self.validation: tuple[Any, Any] | None = None
         if validation:
             count = max(_VALIDATION_PIXELS // settings.patches[1] ** scenes.noisy.ndim, 4)
             self.validation = self._draw(probe_rng, count=count, augment=False, boxes=validation)
+
+    @cached_property
+    def collapse(self) -> Collapse:
+        """What a member is judged by; made while members train, since the first look is half-way."""
+        return Collapse(*self._probe, self.blueprint.levels)
 
     def _draw(
         self, rng: np.random.Generator, *, count: int, augment: bool, boxes: Sequence[Box] = ()
@@ -341,12 +346,16 @@ def train_steps(
     validation : sequence of Box
         What tells when a member gets worse, and which of its weights are best; none trains to the end.
     """
-    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw, start, validation)
     finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
+    total, kept = members * settings.steps, tuple(finished[k] for k in sorted(finished))
+    yield Progress(
+        settings.steps * len(kept), total, "Measuring the brightness of what trains", checkpoint=kept
+    )
+    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw, start, validation)
+    yield Progress(settings.steps * len(kept), total, "Starting the members", checkpoint=kept)
     waiting = [trainer.begin(k) for k in range(members) if k not in finished]
     running: list[Run] = []
     preview = Preview(scenes, blueprint, preview_every, workers)
-    total = members * settings.steps
     try:
         while waiting or running:
             while waiting and len(running) < workers:
