@@ -13,7 +13,7 @@ from benchmarks.table import OUT, Result, write
 
 # the ones that need an idle machine come first, while nobody has gone to do something else
 BARS = (
-    "screen", "scaling", "reference", "inference", "memory", "blobs", "coverage", "real", "unet", "volume",
+    "screen", "stop", "scaling", "reference", "inference", "memory", "blobs", "coverage", "real", "unet", "volume",
     "tokens",
 )  # fmt: skip
 # what settled the recipe: hours, and of no bar

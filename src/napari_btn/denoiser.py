@@ -415,6 +415,9 @@ class Denoiser:
             validation=validation,
         )
         total = self.members * train.steps
+        provenance = yield from self._provenance(scenes, plan)
+        provenance |= {"patches": {"count": count, "sides_px": list(sides)}}
+        yield Progress(total, total, "Calibrating: what the images look like")
         made = Networks(
             blueprint=plan.blueprint,
             members=trained.members,
@@ -424,8 +427,7 @@ class Denoiser:
             channel_names=scenes.channel_names,
             pixel_size=pair.pixel_size,
             unit=pair.unit,
-            provenance=(yield from self._provenance(scenes, plan))
-            | {"patches": {"count": count, "sides_px": list(sides)}},
+            provenance=provenance,
             profile=profile_of(scenes.noisy),
         )
         fitted = yield from self._judged(made, scenes, plan.split, executor)
@@ -623,7 +625,6 @@ class Denoiser:
         from napari_btn import __version__
 
         prints = yield from fingerprint_steps(scenes)
-        yield Progress(1, 1, "Calibrating: what the images look like")
         return {
             "napari_btn": __version__,
             "torch": torch.__version__,

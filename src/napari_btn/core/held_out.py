@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 HELD_OUT_PIXELS = 2_000_000  # predicted at most; evenly spread over a larger held-out part
-_PROFILE_PIXELS = 2_000_000  # enough to know the noise of eight bins of brightness to a per cent
+_PROFILE_PIXELS = 1_000_000  # enough to know the noise of eight bins of brightness to a per cent
 _PROFILE_FEWEST = 64
 _STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for another level
 
@@ -81,6 +81,7 @@ def held_out_steps(
     """Predict the held-out boxes and gather their pixels by block; a step."""
     from napari_btn.core.predict import tile_quantiles
 
+    yield Progress(0, 1, "Calibrating: the held-out part")
     n = scenes.noisy.n_channels
     quantiles = [np.empty((len(blueprint.levels), n, *b.shape), np.float32) for b in boxes]
     for progress, result in tile_quantiles(
