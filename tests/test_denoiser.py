@@ -182,6 +182,19 @@ def test_more_members_contain_the_fewer(denoiser):
     assert len(more._fitted.members) == 4
 
 
+@pytest.mark.parametrize("channel", ["Al", 2])
+def test_the_equivalent_filter_makes_the_median(denoiser, channel):
+    image = PAIR.noisy[:, :30, :41]
+    made = denoiser.equivalent_filter(image, at=(12, 20), channel=channel)
+    weights = np.asarray(made)
+    assert weights.shape == image.shape
+    number = made.channel
+    median = denoiser.predict(image, executor=Inline()).median[number, 12, 20]
+    np.testing.assert_allclose((weights * image).sum() + made.net_bias, median, rtol=1e-4)
+    with pytest.raises(ValueError, match="there are Si, Al, Fe"):
+        denoiser.equivalent_filter(image, at=(12, 20), channel="Mg")
+
+
 def test_save_and_load_predict_the_same(denoiser, tmp_path):
     before = saved(denoiser, tmp_path)
     again = btn.load(tmp_path / "a.btn")

@@ -40,6 +40,7 @@ from napari_btn.core.held_out import (
     spread_boxes,
 )
 from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
+from napari_btn.core.pairs import channel_number
 from napari_btn.core.patches import patch_sides, patches_for
 from napari_btn.core.plan import (
     Estimate,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
     from napari_btn.core.cases import HeldOut
     from napari_btn.core.config import Step, TokenMethod
     from napari_btn.core.conformal import Calibration, Note
+    from napari_btn.core.filters import EquivalentFilter
     from napari_btn.core.gain import EnsembleGain
     from napari_btn.core.graph import Graph
     from napari_btn.core.pairs import Scenes, View
@@ -1073,6 +1075,56 @@ class Denoiser:
                 "These images trained the members; coverage measured on them would be too good. "
                 "Give images they never saw, or call calibrate(alpha=...) to use the held-out part."
             )
+
+    # ---------------------------------------------------------------- what made a pixel
+
+    def equivalent_filter_steps(
+        self,
+        noisy: Any,
+        at: Sequence[int],
+        axes: str | None = None,
+        *,
+        channel: str | int = 0,
+        scene: int = 0,
+    ) -> Step[EquivalentFilter]:
+        """Return the linear filter that makes one pixel of the median: which input pixels, and how much of each.
+
+        Parameters
+        ----------
+        noisy : array, (*axes)
+            As in `predict`; only what the pixel depends on is read.
+        at : sequence of int
+            The pixel, one index along each space axis (Z, Y, X).
+        axes : str, optional
+            As in `predict`.
+        channel : str or int
+            Channel of the median.
+        scene : int
+            Number of the scene, S times T in that order, from 0.
+
+        Returns
+        -------
+        EquivalentFilter
+            Weights in the shape of the input, and the net bias. The median is that of `predict`, but for a
+            `minimum` of the calibration.
+
+        Raises
+        ------
+        ValueError
+            If the image doesn't fit the networks, or has no such pixel or channel.
+        """
+        from napari_btn.core.filters import filter_steps
+
+        fitted = self._need_fitted()
+        number = channel_number(channel, fitted.channel_names)
+        view, device = image_for(fitted, noisy, axes), self._where(None)[2]
+        return (
+            yield from filter_steps(
+                view, fitted.members, fitted.blueprint, at, channel=number, scene=scene, device=device
+            )
+        )
+
+    equivalent_filter = _whole(equivalent_filter_steps)
 
     # ---------------------------------------------------------------- tokens
 

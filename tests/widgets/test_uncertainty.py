@@ -11,7 +11,10 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QDoubleS
 from scipy.stats import norm
 
 from napari_btn.core.cases import HeldOut, Note
+from napari_btn.core.config import Progress
 from napari_btn.core.exceedance import exceedance_from
+from napari_btn.core.filters import EquivalentFilter
+from napari_btn.core.pairs import Box
 from napari_btn.core.prediction import Prediction
 from napari_btn.io.images import Image
 from napari_btn.session import Threshold, session_of
@@ -58,6 +61,17 @@ class FakeDenoiser:
     def __init__(self, report):
         self.report = report
         self.calibration = SimpleNamespace(caption=lambda covers: f"Covers the {covers} signal on average.")
+
+    channel_names = NAMES
+
+    def equivalent_filter_steps(self, noisy, at, axes, *, channel, scene):
+        yield Progress(0, 1, "Looking through member 1 of 1")
+        if channel == 2:
+            raise ValueError("The image has other channels.")
+        box = Box(scene, tuple(slice(max(p - 3, 0), p + 4) for p in at))
+        crop = np.zeros((3, *box.shape), np.float32)
+        crop[channel, 3, 3] = 0.5
+        return EquivalentFilter(crop, box, noisy.shape, axes, tuple(at), channel, 2.0, 0.25)
 
     def coverage_curve(self, alphas):
         return 1 - np.tile(np.asarray(alphas), (3, 1))
@@ -480,6 +494,45 @@ def test_coverage_is_shown_and_missed_blocks_painted(make_dock, report, viewer, 
     np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))
     assert "right on average" in part(dock, "missed_note").text()
     assert "Covered least" in part(dock, "worst").text()
+
+
+def test_what_made_a_pixel_becomes_a_layer_in_its_place(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    part(dock, "channel").setCurrentIndex(1)
+    assert part(dock, "filter").isHidden()
+    dock.show_pixel(20, 30)
+    drawn(dock, qtbot)
+    assert not part(dock, "filter").isHidden()
+    part(dock, "filter").click()
+    drawn(dock, qtbot)
+    layer = viewer.layers["soil filter"]
+    assert layer.data.shape == (3, 7, 7)
+    np.testing.assert_allclose(
+        layer.world_to_data(viewer.layers["soil median"].data_to_world((1, 20, 30))), (1, 3, 3)
+    )
+    assert layer.contrast_limits == [-0.5, 0.5]
+    assert layer.metadata["napari_btn"]["net_bias"] == 0.25
+    assert "2 = 1.75 from the noisy pixels" in part(dock, "filter_note").text()
+    dock.show_pixel(10, 40)
+    drawn(dock, qtbot)
+    assert not part(dock, "filter_note").text()
+    part(dock, "filter").click()
+    drawn(dock, qtbot)
+    assert viewer.layers["soil filter"] is layer
+    np.testing.assert_allclose(
+        layer.world_to_data(viewer.layers["soil median"].data_to_world((1, 10, 40))), (1, 3, 3)
+    )
+
+
+def test_a_filter_that_cannot_be_made_says_why(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    part(dock, "channel").setCurrentIndex(2)
+    dock.show_pixel(20, 30)
+    drawn(dock, qtbot)
+    part(dock, "filter").click()
+    qtbot.waitUntil(lambda: "filter" not in dock._runs, timeout=10000)
+    assert "soil filter" not in viewer.layers
+    assert "other channels" in part(dock, "filter_note").text()
 
 
 def test_missed_blocks_are_not_painted_on_another_image(make_dock, report, viewer, qtbot):

@@ -109,6 +109,23 @@ class View:
         self.array[index] = values.transpose([order.index(a) for a in left])
 
 
+def channel_number(channel: str | int, names: Sequence[str]) -> int:
+    """Number of a channel, from 0, by its name or its number.
+
+    Raises
+    ------
+    ValueError
+        If there is no such channel.
+    """
+    if isinstance(channel, str) and channel in names:
+        return list(names).index(channel)
+    if not isinstance(channel, str) and 0 <= channel < len(names):
+        return int(channel)
+    raise ValueError(
+        f"Channel is {channel!r}; there are {', '.join(names)}. Give one of those names, or a number from 0."
+    )
+
+
 @dataclass(frozen=True)
 class Box:
     """A box of one scene, over its space axes."""

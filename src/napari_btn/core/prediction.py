@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.exceedance import select
+from napari_btn.core.pairs import channel_number
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -99,15 +100,7 @@ class Prediction:
         ValueError
             If there is no such channel.
         """
-        names = self.channel_names
-        if isinstance(channel, str) and channel in names:
-            return names.index(channel)
-        if not isinstance(channel, str) and 0 <= channel < len(names):
-            return int(channel)
-        raise ValueError(
-            f"Channel is {channel!r}; these maps have {', '.join(names)}. Give one of those names, or a number "
-            "from 0."
-        )
+        return channel_number(channel, self.channel_names)
 
     def exceedance(
         self,

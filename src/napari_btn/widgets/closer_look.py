@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.config import Step
+    from napari_btn.core.filters import EquivalentFilter
     from napari_btn.core.prediction import Prediction
     from napari_btn.io.images import Image
     from napari_btn.widgets.live_maps import LiveMaps
@@ -257,6 +258,7 @@ class CloserLook(UncertaintyView):
         if not (0 <= y < rows and 0 <= x < columns):
             return
         self._clicked = (y, x)
+        self.filter_note.say()
         self.tabs.setCurrentIndex(1)
         self._draw_pixel()
 
@@ -264,7 +266,10 @@ class CloserLook(UncertaintyView):
         """Show the clicked pixel, in the plane in sight."""
         prediction, clicked = self._prediction, self._clicked
         self.density.setVisible(self.live is not None and clicked is not None)
+        readable = self._source is not None and bool(self._source.axes)
+        self.filter.setVisible(clicked is not None and readable and self.session.denoiser is not None)
         if prediction is None or clicked is None:
+            self.filter_note.say()
             self.pixel.setText("Click a pixel in the viewer." if prediction is not None else "")
             return
         at = {**self._at(), "Y": clicked[0], "X": clicked[1]}
@@ -321,6 +326,58 @@ class CloserLook(UncertaintyView):
             if len(tokens.axes) == labels.ndim and set(tokens.axes) <= set(at):
                 rows.append(("token", str(int(labels[tuple(at[a] for a in tokens.axes)]))))
         return rows
+
+    def _on_user_filter(self) -> None:
+        """Add the equivalent filter of the clicked pixel as a layer."""
+        denoiser, source, clicked = self.session.denoiser, self._source, self._clicked
+        if denoiser is None or source is None or not source.axes or clicked is None or "filter" in self._runs:
+            return
+        at = {**self._at(), "Y": clicked[0], "X": clicked[1]}
+        size = dict(zip(source.axes, source.data.shape, strict=True))
+        space = "".join(a for a in "ZYX" if a in size)
+        name = denoiser.channel_names[at["C"]]
+
+        def step() -> Step[EquivalentFilter]:
+            """Look through the members, as a step."""
+            made: EquivalentFilter = yield from denoiser.equivalent_filter_steps(
+                source.data,
+                [at[a] for a in space],
+                source.axes,
+                channel=at["C"],
+                scene=at.get("S", 0) * size.get("T", 1) + at.get("T", 0),
+            )
+            return made
+
+        def done(made: EquivalentFilter) -> None:
+            """Add the layer, and say what it comes to."""
+            self._runs.pop("filter", None)
+            axes = f"C{space}" if "C" in size else space
+            crop = made.crop if "C" in size else made.crop[0]
+            start = [s.start for s in made.box.slices]
+            place = placement_of(self.viewer, source.name, axes)
+            place = None if place is None else place.cropped([0] * (len(axes) - len(space)) + start)
+            record = {
+                "map": "filter",
+                "axes": axes,
+                "at": list(made.at),
+                "channel": name,
+                "median": made.value,
+                "net_bias": made.net_bias,
+                "caption": "Weight of each noisy pixel in the median of one, per unit of the noisy image.",
+            }
+            top = float(np.abs(crop).max()) or 1.0
+            layer = map_layer(self.viewer, f"{source.name} filter", crop, place, record, (-top, top))
+            layer.contrast_limits_range = layer.contrast_limits = (-top, top)
+            if place is not None:
+                layer.translate = place.translate
+            text = (
+                f"{name}: median {made.value:.4g} = {made.value - made.net_bias:.4g} from the noisy pixels (red adds, "
+                f"blue takes away) + {made.net_bias:.4g} that the networks add whatever they see (net bias)."
+            )
+            self.filter_note.say(("info", text))
+
+        self.filter_note.say()
+        self._run("filter", step, done, self.filter_note)
 
     # ---------------------------------------------------------------- coverage
 

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _ANCHORS = ("median", "lower", "upper", "width")
-_COLORMAPS = {"exceedance": "viridis", "miscoverage": "magma", "spread": "magma"}
+_COLORMAPS = {"exceedance": "viridis", "miscoverage": "magma", "spread": "magma", "filter": "RdBu_r"}
 
 
 def our_layer(viewer: Any, name: str, kind: str) -> Any:

@@ -66,6 +66,7 @@ class UncertaintyWidget(CloserLook):
         self.line_cut.clicked.connect(self._on_user_line)
         self.truth.currentIndexChanged.connect(self._later)
         self.missed.clicked.connect(self._on_user_missed)
+        self.filter.clicked.connect(self._on_user_filter)
         self.tabs.currentChanged.connect(self._on_user_tab)
         # Comes before the next frame, which a timer doesn't: slider and map are painted together.
         self._wanted.connect(self._draw, Qt.ConnectionType.QueuedConnection)

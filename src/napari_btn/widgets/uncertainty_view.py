@@ -209,6 +209,13 @@ class UncertaintyView(Dock):
         self.pixel.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.density = DensityChart(colours)
         self.density.hide()
+        self.filter = push_button(
+            "filter",
+            "Show what made it",
+            "Add a layer with the weight of every noisy pixel in the median of the clicked one: its equivalent filter.",
+        )
+        self.filter.hide()
+        self.filter_note = NoteLabel(self._theme, "filter_note")
         self.report = ReportPanel(self._theme)
         self.report.setObjectName("report")
         self.worst = NoteLabel(self._theme, "worst")
@@ -247,7 +254,7 @@ class UncertaintyView(Dock):
         column.addWidget(self.caption)
         cut = [self._row(self.line_cut, QLabel("Truth"), self.truth), self.line_note, self.line_chart]
         self.tabs.addTab(_page(*cut), "Line cut")
-        self.tabs.addTab(_page(self.pixel, self.density), "Pixel")
+        self.tabs.addTab(_page(self.pixel, self.density, self.filter, self.filter_note), "Pixel")
         self.tabs.addTab(
             _page(self.report, self.worst, self.reliability, self.missed, self.missed_note), "Coverage"
         )
@@ -291,7 +298,15 @@ class UncertaintyView(Dock):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for part in (self.hint, self.drift, self.line_note, self.report, self.worst, self.missed_note):
+        for part in (
+            self.hint,
+            self.drift,
+            self.line_note,
+            self.report,
+            self.worst,
+            self.missed_note,
+            self.filter_note,
+        ):
             part.redraw()
         colours = self._theme.colours()
         for chart in (self.line_chart, self.density, self.reliability):
