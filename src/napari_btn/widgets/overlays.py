@@ -31,7 +31,8 @@ __all__ = [
 ]
 
 _ANCHORS = ("median", "lower", "upper", "width")
-_COLORMAPS = {"exceedance": "viridis", "miscoverage": "magma", "spread": "magma", "filter": "RdBu_r"}
+_COLORMAPS = {"exceedance": "viridis", "miscoverage": "magma", "spread": "magma"}
+_TAKES_AWAY, _ADDS = (0.2, 0.45, 1.0), (1.0, 0.25, 0.15)
 
 
 def our_layer(viewer: Any, name: str, kind: str) -> Any:
@@ -125,12 +126,20 @@ def map_layer(
     return viewer.add_image(
         data,
         name=name,
-        colormap=_COLORMAPS.get(record["map"], "gray"),
+        colormap=_signed() if record["map"] == "filter" else _COLORMAPS.get(record["map"], "gray"),
         contrast_limits=limits,
         metadata={KEY: dict(record)},
         rgb=False,
         **({} if placement is None else placement.to_layer()),
     )
+
+
+def _signed() -> Any:
+    """Colormap from blue over nothing to red: what lies beneath shows where a map is zero."""
+    from napari.utils import Colormap
+
+    colours = [(*_TAKES_AWAY, 1.0), (*_TAKES_AWAY, 0.0), (*_ADDS, 0.0), (*_ADDS, 1.0)]
+    return Colormap(colours, name="blue, nothing, red", controls=[0.0, 0.49, 0.51, 1.0])
 
 
 def mask_layer(

@@ -254,7 +254,7 @@ class UncertaintyView(Dock):
         column.addWidget(self.caption)
         cut = [self._row(self.line_cut, QLabel("Truth"), self.truth), self.line_note, self.line_chart]
         self.tabs.addTab(_page(*cut), "Line cut")
-        self.tabs.addTab(_page(self.pixel, self.density, self.filter, self.filter_note), "Pixel")
+        self.tabs.addTab(_page(self.pixel, self.filter, self.filter_note, self.density), "Pixel")
         self.tabs.addTab(
             _page(self.report, self.worst, self.reliability, self.missed, self.missed_note), "Coverage"
         )
