@@ -597,7 +597,9 @@ class Denoiser:
     def _where(self, executor: Executor | None) -> tuple[Executor | None, int, str]:
         """Pool, members in training at a time, and torch's name of the device."""
         if executor is not None:
-            return executor, max(getattr(executor, "_max_workers", 2), 1), "cpu"
+            from napari_btn.core.pool import slots
+
+            return executor, slots(executor), "cpu"
         from joblib.externals.loky import cpu_count
 
         device = device_for(self.device)

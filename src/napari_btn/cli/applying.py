@@ -15,15 +15,19 @@ from napari_btn.cli.options import (
     axes_option,
     bundle_argument,
     device_option,
+    executor_at,
     force_option,
     json_option,
     mask_option,
+    scheduler_option,
     to_file,
 )
 from napari_btn.core.config import TOKEN_METHODS
 from napari_btn.terminal import drain, say, say_notes, table, write_text
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from napari_btn.core.config import TokenMethod
     from napari_btn.core.prediction import Prediction
     from napari_btn.denoiser import Denoiser
@@ -39,9 +43,17 @@ __all__ = ["evaluate", "predict", "regions", "tokens"]
 @axes_option
 @mask_option
 @device_option
+@scheduler_option
 @force_option
 def predict(
-    bundle: Path, image: str, output: Path, axes: str | None, mask: str | None, device: str, force: bool
+    bundle: Path,
+    image: str,
+    output: Path,
+    axes: str | None,
+    mask: str | None,
+    device: str,
+    scheduler: str | None,
+    force: bool,
 ) -> None:
     """Write lower, median, upper, width and spread of IMAGE.
 
@@ -54,13 +66,15 @@ def predict(
     ready_image(output, force)
     denoiser = load(bundle, device=device)
     tiled = output.suffix.lower() == ".zarr"
-    prediction = _predict(
-        denoiser,
-        *open_image(image, axes, "the image"),
-        out=output if tiled else None,
-        overwrite=force,
-        groups=groups_of(mask),
-    )
+    with executor_at(scheduler) as executor:
+        prediction = _predict(
+            denoiser,
+            *open_image(image, axes, "the image"),
+            out=output if tiled else None,
+            overwrite=force,
+            groups=groups_of(mask),
+            executor=executor,
+        )
     if not tiled:
         write_prediction(prediction, output, overwrite=force)
     click.echo(f"{output}: {100 * (1 - prediction.alpha):g} % intervals of {covered(prediction.covers)}")
@@ -75,6 +89,7 @@ def _predict(
     overwrite: bool = False,
     quantiles: bool = False,
     groups: Any = None,
+    executor: Executor | None = None,
 ) -> Prediction:
     """Prediction of an image, after saying where it differs from what the bundle was trained on."""
     names, size = image.channel_names, image.pixel_size
@@ -85,7 +100,13 @@ def _predict(
     if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
         say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
     step = denoiser.predict_steps(
-        image.data, axes=axes, out=out, overwrite=overwrite, quantiles=quantiles, groups=groups
+        image.data,
+        axes=axes,
+        out=out,
+        overwrite=overwrite,
+        quantiles=quantiles,
+        groups=groups,
+        executor=executor,
     )
     prediction = drain(step)
     say_notes(note for note in prediction.notes if note not in denoiser.notes)

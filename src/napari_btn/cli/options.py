@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
 from napari_btn.core.config import CalibrationSettings, Score, Unit
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = [
     "ALPHA",
@@ -18,6 +22,7 @@ __all__ = [
     "bundle_argument",
     "channels_option",
     "device_option",
+    "executor_at",
     "force_option",
     "groups_option",
     "json_option",
@@ -25,6 +30,7 @@ __all__ = [
     "members_text",
     "promise",
     "promised",
+    "scheduler_option",
     "to_file",
     "token_count",
 ]
@@ -63,6 +69,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdo
 device_option = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."
 )
+scheduler_option = click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Dask scheduler whose workers compute, such as tcp://10.0.0.1:8786.",
+)
 groups_option = click.option(
     "--groups",
     type=click.IntRange(0, 40),
@@ -95,6 +106,18 @@ mask_option = click.option(
     "--mask", help="Image of groups calibrated apart, painted from 1; 0 belongs to none."
 )
 bundle_argument = click.argument("bundle", metavar="MODEL.btn", type=click.Path(path_type=Path))
+
+
+@contextmanager
+def executor_at(scheduler: str | None) -> Iterator[Executor | None]:
+    """Executor of a scheduler's workers; None for the local processes."""
+    if scheduler is None:
+        yield None
+        return
+    from napari_btn.cluster import connected
+
+    with connected(scheduler) as executor:
+        yield executor
 
 
 def token_count(groups: int | None) -> int:

@@ -17,6 +17,7 @@ from napari_btn.cli.options import (
     bundle_argument,
     channels_option,
     device_option,
+    executor_at,
     force_option,
     groups_option,
     json_option,
@@ -24,6 +25,7 @@ from napari_btn.cli.options import (
     members_text,
     promise,
     promised,
+    scheduler_option,
     to_file,
     token_count,
 )
@@ -31,6 +33,8 @@ from napari_btn.core.config import PRESETS, CalibrationSettings, NetworkSettings
 from napari_btn.terminal import Interrupted, drain, say, say_notes, table, write_json
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from napari_btn.core.pairs import Pair
     from napari_btn.core.predict import Member
     from napari_btn.core.report import Report
@@ -68,6 +72,7 @@ __all__ = ["calibrate", "scan", "train"]
 @click.option("--valid", help="Image that is not zero where a pixel counts; or: finite.")
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the coverage report.")
 @click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
+@scheduler_option
 @force_option
 def train(
     noisy: str,
@@ -92,6 +97,7 @@ def train(
     valid: str | None,
     report: Path | None,
     resume: bool,
+    scheduler: str | None,
     force: bool,
 ) -> None:
     """Train on NOISY and CLEAN, calibrate, and write MODEL.btn.
@@ -123,14 +129,26 @@ def train(
         ),
     )
     painted = groups_of(regions)
-    measured = _fit(denoiser, pair, output, regions=painted, resume=resume, force=force)
+    with executor_at(scheduler) as executor:
+        measured = _fit(
+            denoiser, pair, output, regions=painted, resume=resume, force=force, executor=executor
+        )
     if report:
         write_json(measured.to_dict(), report)
     click.echo(table(measured))
     click.echo(f"{output}: {members_text(denoiser.members)}")
 
 
-def _fit(denoiser: Denoiser, pair: Pair, output: Path, *, regions: Any, resume: bool, force: bool) -> Report:
+def _fit(
+    denoiser: Denoiser,
+    pair: Pair,
+    output: Path,
+    *,
+    regions: Any,
+    resume: bool,
+    force: bool,
+    executor: Executor | None = None,
+) -> Report:
     """Report of a fit that is saved; on Ctrl-C the finished members are."""
     partial = output.with_name(output.name + ".partial")
     checkpoint = _checkpoint(partial, denoiser, resume=resume, force=force)
@@ -141,7 +159,7 @@ def _fit(denoiser: Denoiser, pair: Pair, output: Path, *, regions: Any, resume: 
     say(f"{denoiser.estimate(pair.noisy.shape, pair.axes).note}.")
     step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                               pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
-                              regions=regions, resume=checkpoint)  # fmt: skip
+                              regions=regions, resume=checkpoint, executor=executor)  # fmt: skip
     try:
         report = drain(step).report
     except Interrupted as stop:

@@ -13,7 +13,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Inline", "one_thread", "process_pool"]
+__all__ = ["Inline", "one_thread", "process_pool", "slots"]
 
 # Tensors of megabytes come and go in every layer. Huge pages, kept by a worker instead of handed back each
 # time, save a tenth to a quarter of the CPU-seconds. Only glibc reads this. What is kept is no leak: see
@@ -57,6 +57,13 @@ def process_pool() -> Executor:
         if not (_POOL and _accepts(_POOL[0])):
             _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)]
         return _POOL[0]
+
+
+def slots(executor: Executor) -> int:
+    """How many tasks an executor runs at a time: of a pool, or of a dask client's workers; 2 where it can't be told."""
+    client = getattr(executor, "_client", None)
+    found = getattr(executor, "_max_workers", 2) if client is None else sum(client.nthreads().values())
+    return max(int(found), 1)
 
 
 def _keep_worker() -> None:

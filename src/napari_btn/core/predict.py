@@ -15,7 +15,7 @@ from napari_btn.core.conformal import Note
 from napari_btn.core.device import exact_arithmetic, in_memory, release
 from napari_btn.core.families import Blueprint, Weights, build
 from napari_btn.core.pairs import Box, View
-from napari_btn.core.pool import Inline, one_thread, process_pool
+from napari_btn.core.pool import Inline, one_thread, process_pool, slots
 from napari_btn.core.stopping import StopSign
 from napari_btn.core.tiles import Tile, plan_tiles, tile_steps
 
@@ -206,7 +206,8 @@ def tile_quantiles(
     if executor is None and card is None:
         pool = Inline() if work < INLINE_WORK[source.ndim] else process_pool()
     total, n = len(plan) * len(members), len(members)
-    ahead = 0 if isinstance(pool, Inline) else 2
+    # tiles under way: all workers have something to do while one tile is put together
+    ahead = 0 if isinstance(pool, Inline) else max(2, 1 + -(-slots(pool) // n))
     pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
     todo = iter(plan)
     done, stop = 0, StopSign()

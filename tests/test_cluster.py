@@ -1,0 +1,142 @@
+"""A real dask scheduler with workers of its own: the same members and pixels as here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import napari_btn as btn
+from napari_btn import samples
+from napari_btn.cli import main
+from napari_btn.core import training
+from napari_btn.core.pool import Inline, slots
+
+pytest.importorskip("distributed")
+from distributed import Client, LocalCluster
+
+from napari_btn.cluster import connected
+
+NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8)
+PAIR = samples.edx(seed=0, size=(48, 120))
+MAPS = ("lower", "median", "upper", "spread", "quantiles")
+
+
+def tiny(steps=6, members=2):
+    return btn.Denoiser(
+        members=members,
+        seed=1,
+        network=NETWORK,
+        train=btn.TrainSettings(steps=steps, batch_size=2, patch_px=16),
+        calibration=btn.CalibrationSettings(block_px=12),
+    )
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Six steps teach nothing, so that nobody is called dead."""
+    monkeypatch.setattr(training.Collapse, "channels", lambda *_, **__: np.array([], int))
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def here():
+    """Trained and predicted in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training.Collapse, "channels", lambda *_, **__: np.array([], int))
+        denoiser = tiny().fit(PAIR.noisy, PAIR.clean, axes="CYX", executor=Inline())
+    return denoiser, denoiser.predict(PAIR.noisy, executor=Inline())
+
+
+def test_workers_elsewhere_make_the_same_pixels(cluster, here):
+    with connected(cluster.scheduler_address) as executor:
+        assert slots(executor) == 2
+        denoiser = tiny().fit(PAIR.noisy, PAIR.clean, axes="CYX", executor=executor)
+        made = denoiser.predict(PAIR.noisy, executor=executor)
+        tokens = denoiser.tokens(PAIR.noisy, n_tokens=4, executor=executor)
+    for name in MAPS:
+        np.testing.assert_array_equal(getattr(made, name), getattr(here[1], name))
+    assert denoiser.losses == here[0].losses
+    np.testing.assert_array_equal(
+        tokens.labels, here[0].tokens(PAIR.noisy, n_tokens=4, executor=Inline()).labels
+    )
+
+
+def test_a_worker_that_is_killed_is_not_missed(cluster, here):
+    with connected(cluster.scheduler_address) as executor, Client(cluster.scheduler_address) as client:
+        pids = list(client.run(os.getpid).values())
+        steps = tiny(steps=60, members=3).fit_steps(PAIR.noisy, PAIR.clean, axes="CYX", executor=executor)
+        while next(steps).done < 4:
+            pass
+        killed = threading.Timer(0.0, os.kill, (pids[0], signal.SIGKILL))
+        killed.start()
+        denoiser = None
+        while denoiser is None:
+            try:
+                next(steps)
+            except StopIteration as end:
+                denoiser = end.value
+        cluster.scale(2)
+        client.wait_for_workers(2, timeout=60)
+    expected = tiny(steps=60, members=3).fit(PAIR.noisy, PAIR.clean, axes="CYX", executor=Inline())
+    np.testing.assert_array_equal(denoiser.predict(PAIR.noisy).median, expected.predict(PAIR.noisy).median)
+
+
+def test_a_stop_leaves_nothing_to_do(cluster):
+    with connected(cluster.scheduler_address) as executor:
+        steps = tiny(steps=5000).fit_steps(PAIR.noisy, PAIR.clean, axes="CYX", executor=executor)
+        while next(steps).done < 4:
+            pass
+        steps.close()
+        executor.submit(int).result(timeout=10)
+
+
+def test_the_command_line_takes_a_scheduler(cluster, tmp_path):
+    np.savez(tmp_path / "pair.npz", noisy=PAIR.noisy, clean=PAIR.clean)
+    pair = [f"{tmp_path / 'pair.npz'}:{name}" for name in ("noisy", "clean")]
+    options = ["--axes", "CYX", "--members", "2", "--depth", "3", "--steps", "6", "--seed", "1"]
+    for name, more in (("there", ["--scheduler", cluster.scheduler_address]), ("here", [])):
+        model, out = str(tmp_path / f"{name}.btn"), str(tmp_path / f"{name}.npz")
+        for call in (["train", *pair, "-o", model, *options], ["predict", model, pair[0], "-o", out]):
+            done = CliRunner().invoke(main, [*call, *more])
+            assert done.exit_code == 0, done.output
+    with np.load(tmp_path / "there.npz") as there, np.load(tmp_path / "here.npz") as local:
+        assert sorted(there.files) == sorted(local.files)
+        for name in there.files:
+            np.testing.assert_array_equal(there[name], local[name])
+
+
+def test_nobody_at_the_address(tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_btn.cluster._PATIENCE_S", 1)
+    np.savez(tmp_path / "pair.npz", noisy=PAIR.noisy, clean=PAIR.clean)
+    pair = [f"{tmp_path / 'pair.npz'}:{name}" for name in ("noisy", "clean")]
+    call = ["train", *pair, "-o", str(tmp_path / "a.btn"), "--axes", "CYX", "--scheduler", "127.0.0.1:1"]
+    done = CliRunner().invoke(main, call)
+    assert done.exit_code == 2
+    assert "No dask scheduler answers at '127.0.0.1:1'" in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_scheduler_without_workers_is_refused():
+    with (
+        LocalCluster(n_workers=0, dashboard_address=":0") as empty,
+        pytest.raises(ValueError, match="has no workers"),
+        connected(empty.scheduler_address),
+    ):
+        pass
+
+
+def test_workers_of_another_version_are_refused(cluster, monkeypatch):
+    monkeypatch.setattr(btn, "__version__", "9.9")
+    refused = pytest.raises(ValueError, match=r"must have napari-btn 9\.9, as here: tcp")
+    with refused, connected(cluster.scheduler_address):
+        pass
