@@ -17,7 +17,7 @@ BARS = (
     "tokens",
 )  # fmt: skip
 # what settled the recipe: hours, and of no bar
-STUDIES = ("plateaus", "ensemble", "lattice", "loop", "ablations")
+STUDIES = ("plateaus", "ensemble", "lattice", "noise_levels", "loop", "ablations")
 NAMES = (*BARS, *STUDIES)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -97,6 +98,14 @@ def test_members_of_a_card_are_those_of_the_cpu(device):
     settings = TrainSettings(steps=12, batch_size=2, patch_px=12)
     made = drain(steps_of(3, device=device, settings=settings))[1]
     assert close(made.members, alone(3, settings).members, 1e-2)
+
+
+def test_bias_free_members_are_those_of_the_cpu(monkeypatch):
+    free = replace(BLUEPRINT, settings=replace(BLUEPRINT.settings, bias_free=True))
+    monkeypatch.setitem(globals(), "BLUEPRINT", free)
+    made = drain(steps_of())[1].members
+    assert close(made, alone().members)
+    assert not any(v.any() for m in made for n, v in m.weights.items() if n.endswith("_bias"))
 
 
 def test_more_members_keep_the_earlier_ones():

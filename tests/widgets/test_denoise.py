@@ -695,6 +695,16 @@ def test_without_images_networks_can_not_be_compared(dock: DenoiseWidget) -> Non
     assert dock.scan.start.toolTip() == dock.train.toolTip()
 
 
+def test_bias_free_networks_are_asked_for_and_shown(ready: DenoiseWidget) -> None:
+    assert not ready.form.settings()["network"].bias_free
+    ready.form.bias_free.setChecked(True)
+    made = Denoiser(**ready.form.settings())
+    assert made.network.bias_free
+    ready.form.bias_free.setChecked(False)
+    ready.form.show_settings(made)
+    assert ready.form.bias_free.isChecked()
+
+
 def test_early_stopping_is_asked_for(ready: DenoiseWidget) -> None:
     assert not ready.form.settings()["train"].early_stopping
     ready.form.early_stopping.setChecked(True)

@@ -62,6 +62,7 @@ __all__ = ["calibrate", "scan", "train"]
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 @device_option
 @click.option("--depth", type=click.IntRange(1), help="Nodes per network.")
+@click.option("--bias-free", is_flag=True, help="Networks without constants: for other noise levels too.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
 @click.option("--split", type=click.Choice(SPLITS), help="How one field is split; default: its longest axis.")
 @click.option(
@@ -87,6 +88,7 @@ def train(
     seed: int,
     device: str,
     depth: int | None,
+    bias_free: bool,
     steps: int | None,
     split: str | None,
     regions: str | None,
@@ -117,7 +119,7 @@ def train(
         supervision=supervision,
         seed=seed,
         device=device,
-        network=NetworkSettings(depth=depth) if depth else None,
+        network=NetworkSettings(depth=depth or NetworkSettings().depth, bias_free=bias_free),
         train=replace(PRESETS[preset], steps=steps) if steps else None,
         calibration=promised(
             CalibrationSettings(groups=token_count(groups)),

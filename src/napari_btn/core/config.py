@@ -138,6 +138,9 @@ class NetworkSettings(_Settings):
         How strongly a node prefers near predecessors: weight ``distance ** -skip_power``.
     head_units : int
         Hidden units of the quantile heads, shared by all levels.
+    bias_free : bool
+        Without additive constants: an image twice as bright and noisy gives maps twice as high, so that members
+        hold for noise levels that they were never trained on. Zero must mean no signal.
     """
 
     family: str = "sms"
@@ -149,6 +152,7 @@ class NetworkSettings(_Settings):
     field_of_view: Literal["fixed", "repeats"] = "fixed"
     skip_power: float = 0.5
     head_units: int = 32
+    bias_free: bool = False
 
     def __post_init__(self) -> None:
         _need(self.family in ("sms",), "family", self.family, '"sms"')

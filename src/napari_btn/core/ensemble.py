@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from napari_btn.core.gradients import noncrossing_pinball
+from napari_btn.core.gradients import ABSOLUTE, SOFTPLUS, Steps, noncrossing_pinball
 from napari_btn.core.grouped import grouped_pinball
 from napari_btn.core.mixed_scale import SparseMixedScale, cut
 
@@ -46,8 +46,8 @@ class Trunk(Protocol):
         ...
 
 
-def quantiles_from_raw(raw: torch.Tensor, middle: int) -> torch.Tensor:
-    """Quantiles that never cross, along axis 2: the middle one plus cumulative softplus steps.
+def quantiles_from_raw(raw: torch.Tensor, middle: int, steps: Steps = SOFTPLUS) -> torch.Tensor:
+    """Quantiles that never cross, along axis 2: the middle one plus cumulative steps.
 
     Parameters
     ----------
@@ -55,21 +55,23 @@ def quantiles_from_raw(raw: torch.Tensor, middle: int) -> torch.Tensor:
         Unconstrained outputs.
     middle : int
         Index of the median among the L levels.
+    steps : Steps
+        How steps are made.
     """
     centre = raw[:, :, middle : middle + 1]
     parts = [centre]
     if middle:
-        below = F.softplus(raw[:, :, :middle]).flip(2).cumsum(2).flip(2)
+        below = steps.made(raw[:, :, :middle]).flip(2).cumsum(2).flip(2)
         parts.insert(0, centre - below)
     if middle + 1 < raw.shape[2]:
-        parts.append(centre + F.softplus(raw[:, :, middle + 1 :]).cumsum(2))
+        parts.append(centre + steps.made(raw[:, :, middle + 1 :]).cumsum(2))
     return torch.cat(parts, 2)
 
 
-def _step_from_middle(raw: torch.Tensor, out: torch.Tensor, middle: int) -> None:
+def _step_from_middle(raw: torch.Tensor, out: torch.Tensor, middle: int, steps: Steps) -> None:
     """Write the quantiles of raw outputs, (L, ...): those of `quantiles_from_raw`, without a gradient."""
     out[middle] = raw[middle]
-    below, above = F.softplus(raw[:middle]), F.softplus(raw[middle + 1 :])
+    below, above = steps.made(raw[:middle]), steps.made(raw[middle + 1 :])
     for level in range(middle - 1, -1, -1):
         torch.sub(out[level + 1], below[level], out=out[level])
     for level in range(middle + 1, len(raw)):
@@ -100,9 +102,14 @@ class Ensemble(nn.Module):
         Hidden units.
     ndim : int
         Spatial dimensions.
+    bias_free : bool
+        Without additive constants, so that an image that is twice as bright gives quantiles twice as high
+        (where the scaling goes through the origin).
 
     Attributes
     ----------
+    steps : Steps
+        How the heads' outputs become steps between quantiles.
     between : callable
         Called after each layer of a prediction; where it raises, the prediction ends.
     """
@@ -123,8 +130,10 @@ class Ensemble(nn.Module):
         levels: tuple[float, ...],
         head_units: int,
         ndim: int,
+        bias_free: bool = False,
     ) -> None:
         super().__init__()
+        self.steps = ABSOLUTE if bias_free else SOFTPLUS
         self.trunk = trunk
         self.members, self.n_in, self.n_out, self.ndim = members, n_in, n_out, ndim
         self.between: Callable[[], None] = _go_on
@@ -141,6 +150,11 @@ class Ensemble(nn.Module):
         for name, n in (("x_loc", n_in), ("x_scale", n_in), ("y_loc", n_out), ("y_scale", n_out)):
             fill = torch.ones if name.endswith("scale") else torch.zeros
             self.register_buffer(name, fill(n))
+        if bias_free:
+            for name, parameter in self.named_parameters():
+                # they begin at zero, and what has no gradient stays
+                if name.endswith("_bias"):
+                    parameter.requires_grad_(False)
 
     def _column(self, values: torch.Tensor) -> torch.Tensor:
         return values.reshape(1, -1, *(1,) * self.ndim)
@@ -176,7 +190,9 @@ class Ensemble(nn.Module):
         raw = self._point(F.relu(hidden), self.out_weight, self.out_bias)
         raw = (raw + self._point(rows, self.skip_weight)).flatten(-2).movedim(-1, 1)
         raw = raw.unflatten(1, (self.members * self.n_out, len(self.levels)))
-        made: torch.Tensor = quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
+        made: torch.Tensor = quantiles_from_raw(raw, self.middle, self.steps).unflatten(
+            1, (self.members, self.n_out)
+        )
         return made
 
     def _heads(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -200,7 +216,7 @@ class Ensemble(nn.Module):
             for b, m in np.ndindex(batch, members):
                 raw = torch.addmm(bias[m, :, None], weight[m], part[b, :, m].t())
                 raw.addmm_(skip[m], given[b, :, m].t())
-                _step_from_middle(raw.unflatten(0, (levels, self.n_out)), out[b, m], self.middle)
+                _step_from_middle(raw.unflatten(0, (levels, self.n_out)), out[b, m], self.middle, self.steps)
         quantiles: torch.Tensor = made.transpose(2, 3).unflatten(-1, space)
         return quantiles
 
@@ -223,7 +239,7 @@ class Ensemble(nn.Module):
             raw = torch.addmm(self.out_bias[m, :, None], self.out_weight[m], rows[:, m].t())
             raw = torch.addmm(raw, self.skip_weight[m], skipped[:, m].t())
             raw = raw.unflatten(0, (self.n_out, len(self.levels)))
-            total = total + noncrossing_pinball(raw, target, self.levels, self.middle)
+            total = total + noncrossing_pinball(raw, target, self.levels, self.middle, self.steps)
         return total
 
     def losses(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -241,7 +257,7 @@ class Ensemble(nn.Module):
         raw = torch.matmul(self.out_weight, hidden) + self.out_bias[..., None]
         raw = raw + torch.matmul(self.skip_weight, scaled.flatten(3))
         raw = raw.unflatten(2, (self.n_out, len(self.levels))).flatten(1, 2)
-        quantiles = quantiles_from_raw(raw, self.middle).unflatten(1, (self.members, self.n_out))
+        quantiles = quantiles_from_raw(raw, self.middle, self.steps).unflatten(1, (self.members, self.n_out))
         known = torch.isfinite(target)
         return grouped_pinball(
             quantiles, torch.where(known, target, 0.0), self.level_values, known.to(x.dtype)
@@ -345,22 +361,26 @@ class Ensemble(nn.Module):
         for t in range(len(self.trunk.widths)):
             self.get_parameter(f"head{t}_weight").mul_(gain)
         self.out_weight.copy_(_normal(self.out_weight.shape, 0.3 / math.sqrt(self.out_weight.shape[2]), rng))
-        self.out_bias.copy_(torch.from_numpy(self._bias_at_quantiles(y)).reshape(1, -1))
-
-    def _bias_at_quantiles(self, y: torch.Tensor) -> NDArray[np.float32]:
-        """Output biases that make the constant quantiles of the targets."""
-        scaled = (
-            ((y - self._column(self.y_loc)) / self._column(self.y_scale)).transpose(0, 1).flatten(1).numpy()
-        )
-        quantiles = np.nanquantile(scaled, self.levels, axis=1).T
+        quantiles = self._constant_quantiles(y)
         steps = np.maximum(np.diff(quantiles, axis=1), 1e-2)
-        inverse = np.log(np.expm1(steps))
-        raw = np.empty_like(quantiles)
-        raw[:, self.middle] = quantiles[:, self.middle]
-        raw[:, : self.middle] = inverse[:, : self.middle]
-        raw[:, self.middle + 1 :] = inverse[:, self.middle :]
-        biases: NDArray[np.float32] = raw.reshape(-1).astype(np.float32)
-        return biases
+        if self.steps is SOFTPLUS:
+            self.out_bias.copy_(self._outputs(quantiles, np.log(np.expm1(steps))))
+        else:
+            # the mean hidden layer takes the place of the constant
+            mean = F.relu(self._hidden(scaled)).flatten(0, -2).mean(0)
+            outputs = self._outputs(quantiles, steps).unsqueeze(-1)
+            self.out_weight.add_(outputs * mean / mean.square().sum().clamp_min(1e-6))
+
+    def _constant_quantiles(self, y: torch.Tensor) -> NDArray[np.float64]:
+        """Quantiles of the scaled targets, (C, L)."""
+        scaled = ((y - self._column(self.y_loc)) / self._column(self.y_scale)).transpose(0, 1).flatten(1)
+        quantiles: NDArray[np.float64] = np.nanquantile(scaled.numpy(), self.levels, axis=1).T
+        return quantiles
+
+    def _outputs(self, quantiles: NDArray[np.floating], steps: NDArray[np.floating]) -> torch.Tensor:
+        """Raw outputs (1, C * L) for quantiles (C, L) and what makes the steps between them (C, L - 1)."""
+        raw = np.insert(steps, self.middle, quantiles[:, self.middle], axis=1)
+        return torch.from_numpy(raw.reshape(1, -1).astype(np.float32))
 
 
 def _normal(shape: Sequence[int], scale: float, rng: np.random.Generator) -> torch.Tensor:

@@ -127,4 +127,5 @@ def build(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Ensemble:
         levels=blueprint.levels,
         head_units=blueprint.settings.head_units,
         ndim=blueprint.ndim,
+        bias_free=blueprint.settings.bias_free,
     )

@@ -9,15 +9,35 @@ from __future__ import annotations
 
 import math
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-__all__ = ["convolve", "noncrossing_pinball", "sparse_hidden", "weight_gradient"]
+__all__ = [
+    "ABSOLUTE",
+    "SOFTPLUS",
+    "Steps",
+    "convolve",
+    "noncrossing_pinball",
+    "sparse_hidden",
+    "weight_gradient",
+]
+
+
+class Steps(NamedTuple):
+    """How unconstrained outputs become the steps from one quantile to the next, which are never negative."""
+
+    made: Callable[[torch.Tensor], torch.Tensor]
+    slope: Callable[[torch.Tensor], torch.Tensor]
+
+
+SOFTPLUS = Steps(F.softplus, torch.sigmoid)
+# twice the output makes twice the step, as bias-free members need; a ReLU would, but learns no more once it is off
+ABSOLUTE = Steps(torch.abs, torch.sign)
 
 # Pixels that go through the graph together: their features stay in the cache between the passes.
 _BLOCK_PIXELS = 16_384
@@ -235,13 +255,18 @@ class _NoncrossingPinball(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, raw: torch.Tensor, target: torch.Tensor, levels: tuple[float, ...], middle: int
+        ctx: Any,
+        raw: torch.Tensor,
+        target: torch.Tensor,
+        levels: tuple[float, ...],
+        middle: int,
+        how: Steps,
     ) -> torch.Tensor:
         known = torch.isfinite(target)
         every = bool(known.all())
         if not every:
             target = torch.where(known, target, 0.0)
-        steps = F.softplus(raw)
+        steps = how.made(raw)
         grad = torch.empty_like(raw)
         total = raw.new_zeros(())
         order = [middle, *range(middle - 1, -1, -1), *range(middle + 1, len(levels))]
@@ -255,7 +280,7 @@ class _NoncrossingPinball(torch.autograd.Function):
                 slope.mul_(known)
             total -= torch.dot(slope.flatten(), residual.flatten())
             grad[:, level] = slope
-        _through_steps(grad, raw, middle)
+        _through_steps(grad, how.slope(raw), middle)
         count = float(known.sum()) * len(levels)
         ctx.save_for_backward(grad.div_(max(count, 1.0)))
         return total / max(count, 1.0)
@@ -263,11 +288,11 @@ class _NoncrossingPinball(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         (grad,) = ctx.saved_tensors
-        return grad * grads[0], None, None, None
+        return grad * grads[0], None, None, None, None
 
 
-def _through_steps(grad: torch.Tensor, raw: torch.Tensor, middle: int) -> None:
-    """Turn gradients by the quantiles (C, L, N) into gradients by the raw outputs, in place."""
+def _through_steps(grad: torch.Tensor, slope: torch.Tensor, middle: int) -> None:
+    """Turn gradients by the quantiles (C, L, N) into gradients by the raw outputs, in place; steps have this slope."""
     for level in range(1, middle):
         grad[:, level] += grad[:, level - 1]
     for level in range(grad.shape[1] - 2, middle, -1):
@@ -277,30 +302,35 @@ def _through_steps(grad: torch.Tensor, raw: torch.Tensor, middle: int) -> None:
         grad[:, middle] += grad[:, middle - 1]
     if middle + 1 < grad.shape[1]:
         grad[:, middle] += grad[:, middle + 1]
-    slope = torch.sigmoid(raw)
     grad[:, :middle].mul_(slope[:, :middle]).neg_()
     grad[:, middle + 1 :].mul_(slope[:, middle + 1 :])
 
 
 def noncrossing_pinball(
-    raw: torch.Tensor, target: torch.Tensor, levels: tuple[float, ...], middle: int
+    raw: torch.Tensor,
+    target: torch.Tensor,
+    levels: tuple[float, ...],
+    middle: int,
+    steps: Steps = SOFTPLUS,
 ) -> torch.Tensor:
     """Mean pinball loss of one member, of unconstrained outputs whose quantiles can't cross.
 
     Parameters
     ----------
     raw : Tensor, (C, L, N), float32
-        The median at ``middle``; elsewhere the softplus steps away from it.
+        The median at ``middle``; elsewhere what makes the steps away from it.
     target : Tensor, (C, N), float32
         NaN targets don't count.
     levels : tuple of float
         Quantile levels, rising.
     middle : int
         Index of the median.
+    steps : Steps
+        How steps are made.
 
     References
     ----------
     Koenker & Bassett, Econometrica 46 (1978) 33.
     """
-    made: torch.Tensor = _NoncrossingPinball.apply(raw, target, levels, middle)  # type: ignore[no-untyped-call]
+    made: torch.Tensor = _NoncrossingPinball.apply(raw, target, levels, middle, steps)  # type: ignore[no-untyped-call]
     return made

@@ -48,6 +48,11 @@ class Scaling:
         """Return the module buffers of these names."""
         return {"x_loc": self.x_loc, "x_scale": self.x_scale, "y_loc": self.y_loc, "y_scale": self.y_scale}
 
+    def through_origin(self) -> Scaling:
+        """The same without locations, for bias-free members: inputs at a mean square of one."""
+        none = np.zeros_like
+        return Scaling(none(self.x_loc), np.hypot(self.x_loc, self.x_scale), none(self.y_loc), self.y_scale)
+
 
 def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *, seed: int) -> Scaling:
     """Mean and scale of training values, per channel.

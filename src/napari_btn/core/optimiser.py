@@ -46,7 +46,7 @@ class Optimiser:
     """
 
     def __init__(self, module: torch.nn.Module, moments: Mapping[str, Any]) -> None:
-        self.named = [(n, p) for n, p in module.named_parameters()]
+        self.named = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
         self.moments: dict[str, torch.Tensor] = {k: torch.from_numpy(v.copy()) for k, v in moments.items()}
 
     @torch.no_grad()
@@ -87,7 +87,8 @@ class GroupOptimiser:
     """
 
     def __init__(self, module: torch.nn.Module, moments: Mapping[str, torch.Tensor]) -> None:
-        named = sorted(module.named_parameters(), key=lambda item: _treatment(item[0], item[1].shape))
+        trained = [(n, p) for n, p in module.named_parameters() if p.requires_grad]
+        named = sorted(trained, key=lambda item: _treatment(item[0], item[1].shape))
         kernels = [(n, p) for n, p in named if _treatment(n, p.shape)[0] == 0]
         others = [(n, p) for n, p in named if _treatment(n, p.shape)[0] > 0]
         self._kernels, self._others = _side_by_side(kernels), _side_by_side(others)

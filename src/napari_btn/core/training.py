@@ -118,7 +118,8 @@ class Trainer:
         self.start = {m.number: m for m in fitting(start.members, blueprint)}
         self.first_draw = start.first_draw
         self.scenes, self.boxes, self.blueprint, self.settings = scenes, boxes, blueprint, settings
-        self.scaling = scaling_of(scenes, boxes, blueprint.levels, seed=blueprint.seed)
+        scaling = scaling_of(scenes, boxes, blueprint.levels, seed=blueprint.seed)
+        self.scaling = scaling.through_origin() if blueprint.settings.bias_free else scaling
         self.given = executor
         self.executor = executor
         self.redraw = redraw

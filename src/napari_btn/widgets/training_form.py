@@ -125,7 +125,8 @@ class TrainingForm(QWidget):
             box.currentIndexChanged.connect(lambda _: self.changed.emit())
         for number in (*self.findChildren(QSpinBox), *self.findChildren(QDoubleSpinBox)):
             number.valueChanged.connect(lambda _: self.changed.emit())
-        self.early_stopping.toggled.connect(lambda _: self.changed.emit())
+        for choice in (self.bias_free, self.early_stopping):
+            choice.toggled.connect(lambda _: self.changed.emit())
         self.has_minimum.toggled.connect(self._on_minimum_toggled)
 
     @staticmethod
@@ -157,6 +158,7 @@ class TrainingForm(QWidget):
         self.max_dilation = self._named(QSpinBox(), "max_dilation", network["max_dilation"])
         self.max_dilation.setRange(1, 64)
         self.max_dilation.setValue(NetworkSettings().max_dilation)
+        self.bias_free = self._named(QCheckBox(), "bias_free", network["bias_free"])
         self.early_stopping = self._named(QCheckBox(), "early_stopping", train["early_stopping"])
         self.train_fraction = self._named(PercentBox(), "train_fraction", calibration["train_fraction"])
         self.train_fraction.setRange(0.1, 0.9)
@@ -194,6 +196,7 @@ class TrainingForm(QWidget):
             ("Depth", self.depth),
             ("Channels", self.channels),
             ("Dilation to", self.max_dilation),
+            ("Bias-free", self.bias_free),
             ("Early stopping", self.early_stopping),
             ("Trained on", self.train_fraction),
             ("Split", self.split),
@@ -270,6 +273,7 @@ class TrainingForm(QWidget):
                 depth=self.depth.value(),
                 channels=self.channels.value(),
                 max_dilation=self.max_dilation.value(),
+                bias_free=self.bias_free.isChecked(),
             ),
             "train": train,
             "calibration": self.calibration(),
@@ -326,6 +330,7 @@ class TrainingForm(QWidget):
         self.steps.setValue(0 if denoiser.train.steps == preset_steps else denoiser.train.steps)
         self.patch.setValue(denoiser.train.patch_px or _OWN_PATCH)
         self.show_network(denoiser.network)
+        self.bias_free.setChecked(denoiser.network.bias_free)
         self.early_stopping.setChecked(denoiser.train.early_stopping)
         known = denoiser.calibration_settings
         self.train_fraction.setValue(known.train_fraction)
