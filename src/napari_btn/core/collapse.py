@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,6 +22,9 @@ class Collapse:
     """
 
     def __init__(self, x: NDArray[np.float32], y: NDArray[np.float32], levels: Sequence[float]) -> None:
+        # workers judge with `pinball_per_channel` alone, and would wait half a second for this
+        from scipy import ndimage
+
         self.x, self.y = x, y
         space = tuple(range(2, x.ndim))
         constant = np.nanquantile(y.swapaxes(0, 1).reshape(y.shape[1], -1), levels, axis=1).T

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +80,9 @@ def painted_gap(labels: NDArray[Any]) -> int:
                 "where you like, 3 for the report."
             )
     held = (labels == CALIBRATE) | (labels == REPORT)
+    # loaded for painted areas alone: workers, which read this file on their way, would wait for it
+    from scipy import ndimage
+
     far = ndimage.distance_transform_cdt(labels != TRAIN, metric="chessboard")
     return int(far[held].min()) - 1
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.special import ndtri
 
 from napari_btn.core.collapse import pinball_per_channel
 from napari_btn.core.families import Blueprint, Weights, build, member_rng
@@ -61,6 +60,9 @@ def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *,
     deviation of normal values. So a rare bright phase, whose standard deviation is all in a few
     pixels, counts as much in the loss as the other channels.
     """
+    # workers, which need none of it, would wait half a second for it
+    from scipy.special import ndtri
+
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 1)))
     sampled = scenes.sample(boxes, rng)
     x, y = ([row[np.isfinite(row)] for row in values] for values in sampled)
