@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from qtpy.QtCore import QPointF, Qt, QTimer
+from qtpy.QtCore import QPointF, Qt
 from qtpy.QtGui import QColor, QPolygonF
 from qtpy.QtWidgets import QGraphicsPolygonItem, QSizePolicy, QVBoxLayout, QWidget
 
@@ -18,7 +18,6 @@ __all__ = ["CoverageChart", "DensityChart", "LineChart", "LossChart", "ScanChart
 
 _DRAWN_POINTS = 400
 _MEAN_OVER = 25
-_DRAW_EVERY_MS = 500
 
 
 class LossChart(QWidget):
@@ -53,10 +52,6 @@ class LossChart(QWidget):
         # One item for all members: a path each would cost as much as the training's own step.
         self._faint = self._plot.plot(connect="finite")
         self._mean = self._plot.plot()
-        self._later = QTimer(self)
-        self._later.setSingleShot(True)
-        self._later.setInterval(_DRAW_EVERY_MS)
-        self._later.timeout.connect(self._draw)
         self._mean.setZValue(1)
         self.set_colours(colours)
 
@@ -87,7 +82,7 @@ class LossChart(QWidget):
         self._draw()
 
     def add(self, losses: Iterable[tuple[int, int, float]]) -> None:
-        """Draw more losses.
+        """Draw more losses, at once: with what else changes, since each picture costs a frame of the whole window.
 
         Parameters
         ----------
@@ -98,8 +93,7 @@ class LossChart(QWidget):
             steps, values = self._members.setdefault(member, ([], []))
             steps.append(step)
             values.append(max(float(loss), 1e-12))
-        if not self._later.isActive():
-            self._later.start()
+        self._draw()
 
     def _draw(self) -> None:
         """Bring the curves up to date."""

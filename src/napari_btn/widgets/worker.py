@@ -4,7 +4,7 @@ superqt's generator workers leave four gaps that are closed here. A ``RuntimeErr
 generator (out of memory on a GPU, a shape that doesn't fit) is swallowed: it is raised again as a
 plain exception. After a stop, the generator stays open until it is garbage: it is closed in its own
 thread, before the worker says that it has finished. A step may yield thousands of times a second:
-what it yields is merged and passed on four times a second. A worker outlives the window that
+what it yields is merged and passed on twice a second. A worker outlives the window that
 listens to it: a run that was left calls nobody back.
 """
 
@@ -32,7 +32,7 @@ __all__ = ["Run", "StepError", "Timing", "load_ahead", "run_step", "sentence_of"
 
 T = TypeVar("T")
 
-_YIELD_EVERY = 0.25  # each progress has the whole window drawn, on the cores that train
+_YIELD_EVERY = 0.5  # each progress has the whole window drawn, on the cores that train
 _ASK_EVERY = 0.1
 _RATE_AFTER = 1.0
 
@@ -150,7 +150,7 @@ class Run(Generic[T]):
     title : str
         What is being done, for napari's question on closing.
     on_progress : callable, optional
-        Called at most four times a second with the progress and its timing.
+        Called at most twice a second with the progress and its timing.
     on_result, on_error : callable
         Called with the result, or with the exception.
     on_stopped, on_finished : callable, optional
@@ -247,7 +247,7 @@ class Run(Generic[T]):
             self._closed.set()
 
     def _drive(self) -> Generator[Progress, None, T | None]:
-        """What the step yields, merged to four times a second, and its result; None after a stop."""
+        """What the step yields, merged to twice a second, and its result; None after a stop."""
         self._started.set()
         if self._stop.is_set():
             return None
@@ -332,7 +332,7 @@ def run_step(
     on_result, on_error : callable
         Called at the end with the result, or with the exception.
     on_progress : callable, optional
-        Called at most four times a second with the progress and its :class:`Timing`.
+        Called at most twice a second with the progress and its :class:`Timing`.
     on_stopped : callable, optional
         Called at the end, with nothing, if the step was stopped before it had a result.
     on_finished : callable, optional
