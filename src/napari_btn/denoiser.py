@@ -628,7 +628,8 @@ class Denoiser:
 
         from napari_btn import __version__
 
-        prints = yield from fingerprint_steps(scenes)
+        prints = yield from fingerprint_steps(scenes.noisy)
+        targets = yield from fingerprint_steps(scenes.clean)
         return {
             "napari_btn": __version__,
             "torch": torch.__version__,
@@ -636,6 +637,7 @@ class Denoiser:
             "receptive_field_px": plan.blueprint.receptive_field,
             "gap_px": plan.split.gap_px,
             "images": prints,
+            "targets": targets,
             "splits": [split_record(plan.split, list(prints.values()))],
         }
 
@@ -658,8 +660,9 @@ class Denoiser:
         Parameters
         ----------
         noisy, clean : array, optional
-            Images that the members never trained on; all of them calibrate. ``noisy`` alone is the image
-            that the stored scores come from, where ``groups`` needs it.
+            Images that the members never trained on; all of them calibrate. Whole images that trained are
+            refused; that parts or copies of them don't come is the caller's to see to. ``noisy`` alone is the
+            image that the stored scores come from, where ``groups`` needs it.
         axes : str, optional
             As in `predict`.
         alpha : float, optional
@@ -956,7 +959,7 @@ class Denoiser:
         ----------
         shape : sequence of int
             Shape of the field that was calibrated on, in pixels, one number per space axis in the
-            order ZYX.
+            order ZYX; where scenes have targets of their own, one per axis of the image but C, in its order.
         noisy : array, optional
             Image that the map is meant for: it must be the one that was calibrated on.
         axes : str, optional
@@ -976,7 +979,14 @@ class Denoiser:
         if noisy is not None:
             need_same(image_for(fitted, noisy, axes), fitted.held_out)
         lower, _, upper = held_out_intervals(fitted, fitted.calibration, self.calibration_settings, self.seed)
-        return miscoverage_map(fitted.held_out, lower, upper, shape)
+        ndim = fitted.blueprint.ndim
+        letters = "ZYX"[-ndim:] if len(shape) == ndim else (axes or fitted.axes).upper().replace("C", "")
+        if len(letters) != len(shape):
+            raise ValueError(
+                f"The shape {tuple(shape)} has {len(shape)} numbers; give one per axis of {letters}, or {ndim} for "
+                "the space axes alone."
+            )
+        return miscoverage_map(fitted.held_out, lower, upper, shape, letters)
 
     def _inside(
         self, fitted: Fitted, view: View, shape: Sequence[int], axes: str
@@ -1070,9 +1080,11 @@ class Denoiser:
 
     @staticmethod
     def _need_unseen(scenes: Scenes, fitted: Fitted) -> Step[None]:
-        """Raise for images that trained the members; a step."""
-        prints = yield from fingerprint_steps(scenes)
-        if set(prints.values()) & set(fitted.provenance.get("images", {}).values()):
+        """Raise for images that trained the members, noisy or clean, by their fingerprints; a step."""
+        for name, image in (("images", scenes.noisy), ("targets", scenes.clean)):
+            prints = yield from fingerprint_steps(image)
+            if not set(prints.values()) & set(fitted.provenance.get(name, {}).values()):
+                continue
             raise ValueError(
                 "These images trained the members; coverage measured on them would be too good. "
                 "Give images they never saw, or call calibrate(alpha=...) to use the held-out part."

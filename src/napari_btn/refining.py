@@ -16,7 +16,6 @@ import numpy as np
 from napari_btn.core.conformal import Note
 from napari_btn.core.held_out import fingerprint_steps
 from napari_btn.core.layouts import CALIBRATE, TRAIN
-from napari_btn.core.pairs import Scenes
 from napari_btn.core.windows import boxes_of, join, places_in, shifted, window_scenes, without_near
 
 if TYPE_CHECKING:
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.config import Step, TrainSettings
     from napari_btn.core.grouping import Grouping
-    from napari_btn.core.pairs import Box, View
+    from napari_btn.core.pairs import Box, Scenes, View
     from napari_btn.core.report import Report
     from napari_btn.core.splits import Split
     from napari_btn.core.windows import Window
@@ -176,14 +175,13 @@ def refining_steps(
         If the images trained before in another split, a window doesn't fit, or nothing is left to
         calibrate on.
     """
-    prints = yield from fingerprint_steps(scenes)
+    prints = yield from fingerprint_steps(scenes.noisy)
     record = split_record(split, list(prints.values()))
     earlier, splits = provenance.get("refined", []), provenance.get("splits", [])
     _need_same_split(record, splits, earlier, provenance)
     now: dict[str, Any] = {"image": None, "windows": [], "near": {}}
     if windows:
-        whole = Scenes(image, image, scenes.channel_names)
-        (now["image"],) = (yield from fingerprint_steps(whole)).values()
+        (now["image"],) = (yield from fingerprint_steps(image)).values()
         now["windows"] = [_plain(window.box) for window in windows]
         places = places_in(scenes, image, windows)
         now["near"] = {prints[str(s)]: [_plain(b) for b in boxes] for s, boxes in places.items()}

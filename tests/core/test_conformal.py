@@ -155,7 +155,7 @@ class TestCalibrate:
             (49, "auto", "pixel", ["amber"], True),
             (9, "auto", "pixel", ["amber"], True),
             (8, "auto", "pixel", ["amber", "red"], True),
-            (9, "block", "block", [], True),
+            (9, "block", "block", ["amber"], True),
             (8, "block", "block", ["red"], False),
             (8, "pixel", "pixel", ["red"], True),
             (30, "pixel", "pixel", [], True),

@@ -37,16 +37,32 @@ def test_miscoverage_is_painted_where_its_block_lies():
     lower, upper = np.full_like(target, -1), np.full_like(target, 1)
     quantiles = np.stack([lower, 0 * lower, upper])
     data = HeldOut(quantiles, target, block, (0.1, 0.5, 0.9), None, index)
-    painted = miscoverage_map(data, lower, upper, (25, 40))
+    painted = miscoverage_map(data, lower, upper, (25, 40), "YX")
     assert painted.shape == (2, 25, 40)
     assert np.isnan(painted[:, 20:]).all()
     assert np.isnan(painted[:, :, 33:]).all()
     miss = np.abs(target[1]) > 1
     assert painted[1, 3, 14] == pytest.approx(miss[block == 1].mean())
     with pytest.raises(ValueError, match="lie within"):
-        miscoverage_map(data, lower, upper, (10, 40))
+        miscoverage_map(data, lower, upper, (10, 40), "YX")
     with pytest.raises(ValueError, match="no positions"):
-        miscoverage_map(HeldOut(quantiles, target, block, (0.1, 0.5, 0.9)), lower, upper, (25, 40))
+        miscoverage_map(HeldOut(quantiles, target, block, (0.1, 0.5, 0.9)), lower, upper, (25, 40), "YX")
+
+
+def test_scenes_with_targets_of_their_own_have_maps_of_their_own():
+    index = np.indices((3, 8, 9)).reshape(3, -1).T
+    target = np.random.default_rng(0).normal(size=(1, 216)).astype(np.float32)
+    quantiles = np.stack([np.full_like(target, v) for v in (-1, 0, 1)])
+    scenes = HeldOut(quantiles, target, index[:, 0].copy(), (0.1, 0.5, 0.9), None, index)
+    painted = miscoverage_map(scenes, quantiles[0], quantiles[2], (3, 8, 9), "SYX")
+    shares = (np.abs(target) > 1).reshape(3, 72).mean(axis=1)
+    np.testing.assert_allclose(painted[0], np.broadcast_to(shares[:, None, None], (3, 8, 9)), rtol=1e-6)
+    assert len(np.unique(shares)) > 1
+    with pytest.raises(ValueError, match="lie over each other on the axes YX"):
+        miscoverage_map(scenes, quantiles[0], quantiles[2], (8, 9), "YX")
+    repeats = HeldOut(quantiles, target, index[:, 1].copy(), (0.1, 0.5, 0.9), None, index)
+    shared = miscoverage_map(repeats, quantiles[0], quantiles[2], (8, 9), "YX")
+    assert len(np.unique(shared)) <= 8
 
 
 def test_every_level_is_covered_after_calibration():

@@ -65,3 +65,11 @@ def test_gain_of_trained_members(random_members, axes, shape):
             break
     assert gain.sizes == (1, 3)
     assert np.isfinite(gain.correlation).all()
+
+
+def test_of_one_block_no_coverage_is_told():
+    quantiles, truth, block = made()
+    gain = ensemble_gain(quantiles, truth, np.zeros_like(block), levels=LEVELS, sizes=(2,))
+    assert np.isnan(gain.coverage).all()
+    assert np.isnan(gain.width).all()
+    assert np.isfinite(gain.correlation).all()

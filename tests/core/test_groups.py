@@ -73,7 +73,8 @@ def test_small_groups_climb_to_the_first_parent_with_enough_blocks():
     assert made.fallback == (0, 1)
     assert made.n_blocks.tolist() == [20, 20, 20, 20]
     assert made.offset_lower[0] == made.offset_lower[1]
-    assert "Tokens 1, 2: worth fewer than 19" in made.notes[-1].text
+    assert "Tokens 1, 2: worth fewer than 19" in made.notes[-2].text
+    assert "Tokens 1, 2, 3, 4: too few held-out blocks for the block rule" in made.notes[-1].text
     without = calibrate_groups(data, np.where(group == 0, 0, 1))
     assert without.node.tolist() == [-1, 1]
     np.testing.assert_array_equal(without.offset_lower[0], without.base.offset_lower)
@@ -139,3 +140,28 @@ def test_bad_groups_are_refused():
         calibrate_groups(data, group, parents=[1, 0])
     with pytest.raises(ValueError, match="every pixel needs a group"):
         calibrate_groups(data, group).interval(data.quantiles, group[:-1])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [CalibrationSettings(unit="risk"), CalibrationSettings(unit="risk", score="asymmetric"),
+     CalibrationSettings(unit="image", delta=0.03)],
+)  # fmt: skip
+def test_a_group_too_small_for_its_promise_climbs_and_is_never_infinite(settings):
+    data, _ = phases(0, n_blocks=60, size=40)
+    group = (data.block >= 20).astype(np.int64)
+    made = calibrate_groups(data, group, settings=settings)
+    assert made.base.finite
+    assert np.isfinite(made.offset_upper).all()
+    assert 0 in made.fallback
+    assert any("Token" in note.text for note in made.notes)
+
+
+def test_groups_whose_pixels_were_pooled_are_named():
+    data, _ = phases(0, n_blocks=60, size=40)
+    group = (data.block >= 30).astype(np.int64)
+    made = calibrate_groups(data, group)
+    assert made.base.rule == "block"
+    assert any(note.text.startswith("Tokens 1, 2: too few held-out blocks") for note in made.notes)
+    alone = calibrate_groups(data, np.zeros_like(group))
+    assert not any("pooled there" in note.text for note in alone.notes)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_btn.core import held_out
-from napari_btn.core.blocks import blocks_of
+from napari_btn.core.blocks import blocks_of, error_length
 from napari_btn.core.config import CalibrationSettings, TileSettings, drain
 from napari_btn.core.conformal import HeldOut
 from napari_btn.core.held_out import block_numbers, covers, fingerprint_steps, held_out_steps, spread_boxes
@@ -179,11 +179,51 @@ def test_the_targets_own_noise_says_what_is_covered(target_noise, name, warned):
         assert "in Fe its noise makes 3" in notes[0].text  # 0.6 squared is 36 %
 
 
+@pytest.mark.parametrize("target_noise", [0.0, 0.6])
+@pytest.mark.parametrize("kept", ["few rows", "scattered"])
+def test_pixels_that_do_not_count_say_nothing_of_the_targets_noise(target_noise, kept):
+    smooth = ndimage.gaussian_filter(noise(0, 64, 80), 4) * 20
+    clean = (smooth + target_noise * noise(1, 64, 80)).astype(np.float32)
+    valid = np.zeros((64, 80), bool)
+    valid[:14] = True
+    if kept == "scattered":
+        valid = np.random.default_rng(0).random((64, 80)) < 0.7
+    scenes = Pair(noise(2, 64, 80), clean, valid=valid).scenes
+    word, notes = covers(scenes, [box((0, 64), (0, 80))], held(1.0))
+    assert word == ("clean" if target_noise == 0 else "long exposure")
+    assert bool(notes) == (target_noise > 0)
+
+
+def test_blocks_are_made_of_the_pixels_that_count(random_members):
+    blueprint, members = random_members(1)
+    valid = np.random.default_rng(0).random((48, 60)) < 0.002
+    valid[:, :36] = True
+    scenes = Pair(noise(0, 48, 60), noise(1, 48, 60), valid=valid).scenes
+    settings = CalibrationSettings(block_px=12)
+    made, _ = drain(
+        held_out_steps(
+            scenes, [box((0, 48), (0, 60))], members, blueprint, by_scene=False, alpha=0.1, settings=settings,
+            tiles=TileSettings(), executor=Inline(), device="cpu",
+        )
+    )  # fmt: skip
+    assert np.bincount(made.block).min() >= 36
+    assert made.n_blocks == 12
+
+
+def test_a_volume_of_few_planes_has_the_blocks_of_its_planes():
+    error = ndimage.gaussian_filter(noise(3, 200, 200), 8)
+    miss = np.abs(error) > 1.2 * error.std()
+    flat = error_length(miss)
+    assert flat > 8
+    for planes in (1, 4, 16):
+        assert error_length(np.repeat(miss[None], planes, 0)) == flat
+
+
 # ---------------------------------------------------------------- which images
 
 
 def prints(scenes):
-    return drain(fingerprint_steps(scenes))
+    return drain(fingerprint_steps(scenes.noisy))
 
 
 def test_a_fingerprint_knows_an_image_in_any_dress():

@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 from scipy.stats import norm
 
+from napari_btn.core.bootstrap import coverage_interval
 from napari_btn.core.config import CalibrationSettings
 from napari_btn.core.conformal import HeldOut, Note, blocks_of, calibrate, cross_fitted
 from napari_btn.core.report import Report, report_on
@@ -203,3 +204,19 @@ def test_places_in_the_predicted_distribution_are_flat_where_it_is_right():
     assert result.pit.sum() == pytest.approx(1)
     # A normal distribution bends between the levels, by up to a fifth of the mean height.
     np.testing.assert_allclose(result.pit[0], 0.05, atol=0.015)
+
+
+@pytest.mark.parametrize("n_blocks", [3, 20, 59])
+def test_that_no_block_misses_does_not_prove_that_none_will(n_blocks):
+    low, high, _ = coverage_interval(np.zeros((1, 10 * n_blocks), bool), np.repeat(np.arange(n_blocks), 10))
+    # a share of blocks that would go unseen once in twenty times
+    assert (1 - (1 - low[0])) ** n_blocks == pytest.approx(0.05)
+    assert high[0] == 1
+
+
+def test_just_enough_blocks_are_said_to_be_unchecked():
+    data = correlated(0, shape=(48, 48), side=16, channels=1)
+    assert data.n_blocks == 9
+    result = report(data, CalibrationSettings(unit="block"))
+    assert any("just as many as" in note.text for note in result.warnings)
+    assert not any("just as many as" in note.text for note in report(data).warnings)

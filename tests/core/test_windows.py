@@ -106,6 +106,25 @@ def test_an_image_is_found_in_a_larger_one_by_its_pixels():
     assert offset_in(NOISY, NOISY[:, 1:]) is None
 
 
+def test_an_image_is_found_although_pixels_are_unknown():
+    holes = NOISY.copy()
+    holes[:, 9, 15] = np.nan
+    holes[0, 30, 40] = np.inf
+    assert offset_in(holes[:, 7:40, 11:60], holes) == (7, 11)
+    assert offset_in(holes, holes.copy()) == (0, 0)
+    pair = Pair(holes, CLEAN, "CYX", NAMES, valid=np.isfinite(holes).all(0)).views
+    found = places_in(pair, View(holes.copy(), "CYX"), windows(measured(20, 30)))
+    assert found == {0: [(slice(20, 28), slice(30, 40))]}
+    assert places_in(pair, pair.noisy, windows(measured(20, 30))) == found
+
+
+def test_an_image_too_large_to_search_is_refused_and_not_passed_over(monkeypatch):
+    monkeypatch.setattr("napari_btn.core.windows._SEARCHED", 1000)
+    with pytest.raises(ValueError, match="too large to look for"):
+        offset_in(NOISY[:, 7:40, 11:60], NOISY)
+    assert offset_in(NOISY, NOISY.copy()) == (0, 0)
+
+
 @pytest.mark.parametrize("crop", [np.s_[:, 10:, 20:], np.s_[:, :, :]])
 def test_windows_are_placed_in_a_pair_that_is_part_of_their_image(crop):
     pair = Pair(NOISY[crop], CLEAN[crop], "CYX", NAMES).scenes

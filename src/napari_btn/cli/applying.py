@@ -147,7 +147,9 @@ def evaluate(
     report = measure(prediction, pair.clean)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
     report = replace(report, warnings=(*report.warnings, *drift))
-    if set(drain(fingerprint_steps(pair.scenes)).values()) & set(denoiser.provenance["images"].values()):
+    if set(drain(fingerprint_steps(pair.scenes.noisy)).values()) & set(
+        denoiser.provenance["images"].values()
+    ):
         say(
             "Note: a part of this image trained the networks, which flatters them; see info for held-out blocks."
         )

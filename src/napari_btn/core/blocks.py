@@ -54,23 +54,25 @@ class Blocks:
         return cls(frame, side, order.reshape(counts.shape))
 
     def at(self, part: Sequence[slice]) -> NDArray[np.int64]:
-        """Block of every pixel of a part of the frame."""
+        """Block of every pixel of a part; beyond the frame, that of the nearest cell."""
         # pixels along an axis fall into cells whatever the other axes say: no pixel needs coordinates
         cells = [
-            (np.arange(p.start, p.stop) - f.start) // self.side for p, f in zip(part, self.frame, strict=True)
+            np.clip((np.arange(p.start, p.stop) - f.start) // self.side, 0, n - 1)
+            for p, f, n in zip(part, self.frame, self.numbers.shape, strict=True)
         ]
         return self.numbers[np.ix_(*cells)]
 
 
-def error_length(miss: ArrayLike, max_lag: int, *, valid: ArrayLike | None = None) -> int:
+def error_length(miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLike | None = None) -> int:
     """First lag at which misses stop being alike: autocorrelation under 0.1, along the worst axis.
 
     Parameters
     ----------
     miss : array_like of bool, shape (*space)
         True where the interval missed the target.
-    max_lag : int
-        Longest lag looked at, in pixels; returned where the autocorrelation never falls.
+    max_lag : int, optional
+        Longest lag looked at, in pixels; returned where the autocorrelation never falls. By default a quarter of
+        each axis: a volume of few planes may err alike over many columns.
     valid : array_like of bool, shape (*space), optional
         True where `miss` counts; everywhere if left out.
 
@@ -87,8 +89,8 @@ def error_length(miss: ArrayLike, max_lag: int, *, valid: ArrayLike | None = Non
     variance = float(np.square(deviation).sum() / n) if n else 0.0
     if variance == 0:
         return 1
-    lags = [_first_low_lag(deviation, weight, variance, axis, max_lag) for axis in range(hit.ndim)]
-    return max(lags)
+    longest = [max(n // 4, 2) if max_lag is None else max_lag for n in hit.shape]
+    return max(_first_low_lag(deviation, weight, variance, axis, lag) for axis, lag in enumerate(longest))
 
 
 def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.int64]:

@@ -103,6 +103,9 @@ def _bootstrap(
     n_groups = len(counts)
     if n_groups < 3:
         return 0.0, 1.0
+    if not missed.any():
+        # redrawn, none stays none; yet a group in 20 that misses may not be among so few (Clopper & Pearson 1934)
+        return float(0.05 ** (1 / n_groups)), 1.0
     draws = int(np.clip(4_000_000 // n_groups, 200, DRAWS))
     chosen = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws).astype(np.float64)
     shares = 1 - (chosen @ missed) / (chosen @ counts)

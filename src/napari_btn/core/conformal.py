@@ -489,6 +489,12 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
                 "Hold out more of the field, add scenes, or ask for a lower coverage.",
             )
         )
+    elif n_blocks == least > 1 and rule != "pixel":
+        text = (
+            f"Held-out blocks: {n_blocks}, just as many as coverage {1 - alpha:.3g} needs. Its check leaves one out "
+            "and has too few: it reports a coverage of 1 and infinite widths. Hold out more to have it checked."
+        )
+        notes.append(Note("amber", text))
     return rule, tuple(notes)
 
 

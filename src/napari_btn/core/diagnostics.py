@@ -108,7 +108,11 @@ def places(held_out: HeldOut) -> NDArray[np.float64]:
 
 
 def miscoverage_map(
-    held_out: HeldOut, lower: NDArray[np.float32], upper: NDArray[np.float32], shape: Sequence[int]
+    held_out: HeldOut,
+    lower: NDArray[np.float32],
+    upper: NDArray[np.float32],
+    shape: Sequence[int],
+    axes: str,
 ) -> NDArray[np.float32]:
     """Share of missed pixels of each block, painted where the block lies.
 
@@ -119,30 +123,35 @@ def miscoverage_map(
     lower, upper : ndarray of float32, shape (C, n)
         Intervals at the same pixels, best from `cross_fitted`.
     shape : sequence of int
-        Shape of the field in pixels, one number per space axis.
+        Shape of the field in pixels, without channels.
+    axes : str
+        One letter per number of the shape: space alone for repeats of one field, which share a map; S and T
+        as well where scenes have targets of their own.
 
     Returns
     -------
     ndarray of float32, shape (C, *shape)
-        0 to 1; NaN outside the held-out blocks. Repeats of one field share a map.
+        0 to 1; NaN outside the held-out blocks.
 
     Raises
     ------
     ValueError
-        If the positions are unknown or don't lie within the shape.
+        If the positions are unknown or don't lie within the shape, or scenes with blocks of their own would
+        be painted over each other.
     """
-    if held_out.position is None:
-        raise ValueError("The held-out pixels have no positions; a map needs them. Calibrate again.")
-    where = tuple(held_out.position[:, 1:].T)
-    if len(where) != len(shape) or any(w.max() >= n for w, n in zip(where, shape, strict=True)):
-        raise ValueError(
-            f"The held-out pixels don't lie within {tuple(shape)}; give the shape of their field."
-        )
+    where = _places(held_out, shape, axes)
     miss = (held_out.target < lower) | (held_out.target > upper)
     counts = np.maximum(np.bincount(held_out.block), 1)
+    painted = np.full(shape, -1, held_out.block.dtype)
+    painted[where] = held_out.block
+    if (painted[where] != held_out.block).any():
+        raise ValueError(
+            f"Scenes with targets of their own lie over each other on the axes {axes} {tuple(shape)}; give their "
+            "number in the shape as well."
+        )
     out = np.full((len(miss), *shape), np.nan, dtype=np.float32)
-    for plane, row in zip(out, miss, strict=True):
-        plane[where] = (np.bincount(held_out.block, row) / counts)[held_out.block]
+    for c, row in enumerate(miss):
+        out[c][where] = (np.bincount(held_out.block, row) / counts)[held_out.block]
     return out
 
 
@@ -176,24 +185,31 @@ def inside_map(
     ValueError
         If the positions are unknown or don't lie within the image.
     """
+    where = _places(held_out, shape, axes)
+    out = np.full((len(held_out.target), *shape), np.nan, dtype=np.float32)
+    for c, row in enumerate((lower <= held_out.target) & (held_out.target <= upper)):
+        out[c][where] = row
+    return out
+
+
+def _places(held_out: HeldOut, shape: Sequence[int], axes: str) -> tuple[NDArray[np.int64], ...]:
+    """Index of each held-out pixel in an image without channels; scenes share a map without S and T."""
     if held_out.position is None:
         raise ValueError("The held-out pixels have no positions; a map needs them. Calibrate again.")
     size = dict(zip(axes, shape, strict=True))
     scenes = {a: size.get(a, 1) for a in "ST"}
+    apart = "S" in size or "T" in size
     space = [a for a in "ZYX" if a in size]
-    limits = (scenes["S"] * scenes["T"], *(size[a] for a in space))
+    limits = (scenes["S"] * scenes["T"] if apart else np.inf, *(size[a] for a in space))
     if held_out.position.shape[1] != len(limits) or (held_out.position.max(axis=0) >= limits).any():
         raise ValueError(
             f"The held-out pixels don't lie within {axes} {tuple(shape)}; give the image that was calibrated on."
         )
     scene, *rest = held_out.position.T
-    at = dict(zip("ST", np.unravel_index(scene, (scenes["S"], scenes["T"])), strict=True))
-    at |= dict(zip(space, rest, strict=True))
-    where = tuple(at[a] for a in axes)
-    out = np.full((len(held_out.target), *shape), np.nan, dtype=np.float32)
-    for c, row in enumerate((lower <= held_out.target) & (held_out.target <= upper)):
-        out[(c, *where)] = row
-    return out
+    at = dict(zip(space, rest, strict=True))
+    if apart:
+        at |= dict(zip("ST", np.unravel_index(scene, (scenes["S"], scenes["T"])), strict=True))
+    return tuple(at[a] for a in axes)
 
 
 def block_shares(

@@ -61,6 +61,7 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
         flat(truth),
         block[known],
         levels,
+        position=np.argwhere(known),
     )
     group = None
     if prediction.groups is not None:

@@ -156,7 +156,9 @@ def _scores(
     calibration = calibrate(held_out, alpha=alpha, settings=settings)
     lower, median, upper = cross_fitted(held_out, calibration, folds=settings.folds, seed=seed)
     width = np.mean(upper - lower, axis=1, dtype=np.float64)
-    return np.stack([correlation(truth, median, axis=1), coverage(truth, lower, upper, axis=1), width])
+    # of a single block there is no interval that another one made, and nothing inside it
+    covered = np.where(np.isnan(width), np.nan, coverage(truth, lower, upper, axis=1))
+    return np.stack([correlation(truth, median, axis=1), covered, width])
 
 
 def gain_steps(

@@ -177,7 +177,8 @@ def calibrate_groups(
     settings = settings or CalibrationSettings()
     base = calibrate(held_out, alpha=alpha, settings=settings)
     # Twice the fewest: with an offset of its own, a group must also be worth its variance.
-    least = needed_blocks(alpha, "asymmetric")
+    own = needed_blocks(alpha, settings.score, base.rule, settings.delta)
+    least = max(needed_blocks(alpha, "asymmetric"), own)
     leaves = _leaves(tree, n_groups)
     worth = {
         at: _worth(held_out.block[np.isin(members, under)], alpha, settings) for at, under in leaves.items()
@@ -192,6 +193,7 @@ def calibrate_groups(
             rule, _ = choose_rule(part.n_blocks, alpha, settings)
             rows[int(node[g])] = (with_offsets(replace(base, rule=rule), part), part.n_blocks)
     used = [rows[int(k)] for k in node]
+    pooled = [g for g, (row, _) in enumerate(used) if row.rule == "pixel" != base.rule]
     made = GroupCalibration(
         base=base,
         offset_lower=np.asarray([c.offset_lower for c, _ in used]).reshape(n_groups, -1),
@@ -200,7 +202,9 @@ def calibrate_groups(
         n_blocks=np.asarray([n for _, n in used], dtype=np.int64),
         notes=base.notes,
     )
-    return replace(made, notes=(*base.notes, *_fallback_notes(made, least, name)))
+    return replace(
+        made, notes=(*base.notes, *_fallback_notes(made, least, name), *_pooled_notes(pooled, name))
+    )
 
 
 def cross_fitted_groups(
@@ -306,6 +310,18 @@ def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note
         )
         notes.append(Note("amber", text))
     return tuple(notes)
+
+
+def _pooled_notes(groups: Sequence[int], name: str) -> tuple[Note, ...]:
+    """Note that names the groups whose pixels were pooled although the whole was calibrated by blocks."""
+    if not groups:
+        return ()
+    who = f"{name.capitalize()}{'s' if len(groups) > 1 else ''} {', '.join(str(g + 1) for g in groups)}"
+    text = (
+        f"{who}: too few held-out blocks for the block rule, so pixels were pooled there: right on average for images "
+        "like the calibration data, without a finite-sample guarantee. Hold out more for one."
+    )
+    return (Note("amber", text),)
 
 
 def _plain(value: float) -> float | str:

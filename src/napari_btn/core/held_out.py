@@ -40,6 +40,7 @@ __all__ = [
 HELD_OUT_PIXELS = 2_000_000  # predicted at most; evenly spread over a larger held-out part
 _PROFILE_PIXELS = 1_000_000  # enough to know the noise of eight bins of brightness to a per cent
 _PROFILE_FEWEST = 64
+_NOISE_FEWEST = 64  # neighbourhoods of four known pixels; of fewer, nothing is said of the target's noise
 _STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for another level
 
 
@@ -117,7 +118,7 @@ def held_out_steps(
             ]
         )
     yield Progress(2, 3, "Calibrating: dividing into blocks")
-    block = _number_blocks(scenes, boxes, side, by_scene)
+    block = _number_blocks(scenes, boxes, known, side, by_scene)
     yield Progress(3, 3, "Calibrating: gathering pixels")
     position = [np.argwhere(k) + [s.start for s in b.slices] for k, b in zip(known, boxes, strict=True)]
     places = [np.column_stack([np.full(len(p), b.scene), p]) for p, b in zip(position, boxes, strict=True)]
@@ -154,21 +155,22 @@ def _block_side(intervals: Sequence[tuple[Any, Any, Any]]) -> int:
     for lower, target, upper in intervals:
         valid = np.isfinite(target)
         miss = valid & ((target < lower) | (target > upper))
-        longest = max(min(target.shape[1:]) // 4, 2)
-        lengths += [error_length(m, longest, valid=v) for m, v in zip(miss, valid, strict=True)]
+        lengths += [error_length(m, valid=v) for m, v in zip(miss, valid, strict=True)]
     return max(4 * int(np.max(lengths)), 16)
 
 
 def _number_blocks(
-    scenes: Scenes, boxes: Sequence[Box], side: int, by_scene: bool
+    scenes: Scenes, boxes: Sequence[Box], known: Sequence[NDArray[np.bool_]], side: int, by_scene: bool
 ) -> list[NDArray[np.int64]]:
-    """Block number of every pixel of every box."""
+    """Block number of every pixel of every box; blocks are made of the known pixels alone."""
     if by_scene:
         order = {scene: i for i, scene in enumerate(sorted({b.scene for b in boxes}))}
         return [np.full(b.shape, order[b.scene], np.int64) for b in boxes]
     field = np.zeros(scenes.noisy.space, bool)
-    for box in boxes:
-        field[box.slices] = True
+    for box, counted in zip(boxes, known, strict=True):
+        field[box.slices] |= counted
+    if not field.any():
+        return [np.zeros(b.shape, np.int64) for b in boxes]
     blocks = Blocks.of(field, side)
     return [blocks.at(box.slices) for box in boxes]
 
@@ -184,8 +186,9 @@ def block_numbers(
     by_scene = not scenes.repeats
     if side is None:
         side = 0 if by_scene else _block_side(list(zip(lower, truth, upper, strict=True)))
-    numbers = np.stack(_number_blocks(scenes, scenes.whole(), side, by_scene))
-    numbers[~np.stack([np.isfinite(t).all(0) for t in truth])] = -1
+    known = [np.asarray(np.isfinite(t).all(0)) for t in truth]
+    numbers = np.stack(_number_blocks(scenes, scenes.whole(), known, side, by_scene))
+    numbers[~np.stack(known)] = -1
     return side, numbers
 
 
@@ -194,13 +197,16 @@ def covers(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> tuple[str
     middle = held_out.levels.index(0.5)
     residual = np.var(held_out.target - held_out.quantiles[middle], axis=1)
     largest = max(boxes, key=lambda b: b.size)
-    target = np.nan_to_num(scenes.read_clean(largest.scene, largest.slices))
-    plane = target if target.ndim == 3 else target[:, target.shape[1] // 2]
-    if min(plane.shape[1:]) < 8:
-        return "clean", ()
+    target = scenes.read_clean(largest.scene, largest.slices)
+    # of a volume the plane of which most is known
+    counted = np.isfinite(target).all(0).reshape(target.shape[1] if target.ndim == 4 else 1, -1).sum(1)
+    plane = target if target.ndim == 3 else target[:, int(np.argmax(counted))]
     # the diagonal detail of a Haar wavelet holds noise and hardly any signal (Donoho & Johnstone 1994)
     detail = (plane[:, 1:, 1:] - plane[:, 1:, :-1] - plane[:, :-1, 1:] + plane[:, :-1, :-1]) / 2
-    noise = np.square(np.median(np.abs(detail), axis=(1, 2)) / 0.6745)
+    detail = detail[:, np.isfinite(detail).all(0)]
+    if detail.shape[1] < _NOISE_FEWEST:
+        return "clean", ()
+    noise = np.square(np.median(np.abs(detail), axis=1) / 0.6745)
     share = noise / np.maximum(residual, 1e-30)
     worst = int(np.argmax(share))
     if share[worst] < 0.01:
@@ -214,16 +220,15 @@ def covers(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> tuple[str
     return "long exposure", (Note("amber", text),)
 
 
-def fingerprint_steps(scenes: Scenes) -> Step[dict[str, str]]:
-    """SHA-256 of each noisy scene, by number; a step."""
+def fingerprint_steps(image: View) -> Step[dict[str, str]]:
+    """SHA-256 of each scene of an image, by number; a step."""
     prints = {}
-    boxes = scenes.whole()
-    for done, box in enumerate(boxes):
+    for scene in range(image.n_scenes):
         digest = hashlib.sha256()
-        for part in _rows(box):
-            yield Progress(done, len(boxes), "Reading the images")
-            digest.update(np.ascontiguousarray(scenes.noisy.read(box.scene, part)).data)
-        prints[str(box.scene)] = digest.hexdigest()
+        for part in _rows(Box(scene, tuple(slice(0, n) for n in image.space))):
+            yield Progress(scene, image.n_scenes, "Reading the images")
+            digest.update(np.ascontiguousarray(image.read(scene, part)).data)
+        prints[str(scene)] = digest.hexdigest()
     return prints
 
 

@@ -426,17 +426,19 @@ class CloserLook(UncertaintyView):
         if denoiser is None or prediction is None or source is None or "missed" in self._runs:
             return
         size = dict(zip(prediction.axes, prediction.median.shape, strict=True))
-        space = [a for a in "ZYX" if a in size]
+        # scenes with targets of their own are blocks of their own
+        apart = denoiser.report is not None and denoiser.report.block_px == 0
+        letters = [a for a in (source.axes if apart and source.axes else "ZYX") if a != "C" and a in size]
 
         def step() -> Step[Any]:
             """Paint, as a step."""
             yield Progress(0, 1, "Painting missed blocks")
-            return denoiser.miscoverage([int(size[a]) for a in space], noisy=source.data, axes=source.axes)
+            return denoiser.miscoverage([int(size[a]) for a in letters], noisy=source.data, axes=source.axes)
 
         def done(painted: Any) -> None:
             """Add the layer."""
             self._runs.pop("missed", None)
-            axes = "".join(["C", *space])
+            axes = "".join(["C", *letters])
             if "C" not in prediction.axes:
                 painted, axes = painted[0], axes[1:]
             record = {
