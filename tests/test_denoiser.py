@@ -195,6 +195,12 @@ def test_the_equivalent_filter_makes_the_median(denoiser, channel):
         denoiser.equivalent_filter(image, at=(12, 20), channel="Mg")
 
 
+def test_another_repeat_of_the_field_that_trained_calibrates_nothing(denoiser):
+    repeat = PAIR.noisy + np.float32(1)
+    with pytest.raises(ValueError, match="trained the members"):
+        denoiser.calibrate(repeat, PAIR.clean, executor=Inline())
+
+
 def test_save_and_load_predict_the_same(denoiser, tmp_path):
     before = saved(denoiser, tmp_path)
     again = btn.load(tmp_path / "a.btn")

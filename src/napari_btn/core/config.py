@@ -139,8 +139,9 @@ class NetworkSettings(_Settings):
     head_units : int
         Hidden units of the quantile heads, shared by all levels.
     bias_free : bool
-        Without additive constants: an image twice as bright and noisy gives maps twice as high, so that members
-        hold for noise levels that they were never trained on. Zero must mean no signal.
+        Without additive constants: an image twice as bright and noisy gives a median and quantiles twice as high,
+        so that members hold for noise levels that they were never trained on; intervals follow with the score
+        "scaled". Zero must mean no signal.
     """
 
     family: str = "sms"
