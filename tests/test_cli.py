@@ -252,6 +252,59 @@ def test_existing_files_are_replaced_only_with_force(folder, bundle, tmp_path):
     assert "--force" in refused(call("calibrate", bundle, "-o", bundle))
 
 
+def test_a_result_never_replaces_what_it_is_made_from(folder, bundle, tmp_path):
+    image = tmp_path / "field.npz"
+    np.savez(image, noisy=np.load(folder / "noisy.npy"))
+    before = image.read_bytes()
+    said = refused(call("predict", bundle, f"{image}:noisy", "--axes", "CYX", "-o", image, "--force"))
+    assert "is what the command reads" in said
+    assert "is what the command reads" in refused(
+        call("tokens", bundle, image, "--axes", "CYX", "-o", image, "--force")
+    )
+    assert image.read_bytes() == before
+    assert "names no format" in refused(call("predict", bundle, f"{image}:noisy", "-o", tmp_path / ".npz"))
+
+
+def test_a_pair_whose_channels_have_other_names_is_refused(folder, bundle, tmp_path):
+    from napari_btn.io.images import write_images
+
+    noisy, clean = (np.load(folder / f"{name}.npy") for name in ("noisy", "clean"))
+    files = [tmp_path / "fast.ome.tif", tmp_path / "slow.ome.tif"]
+    for data, path, names in (
+        (noisy, files[0], ("Si", "Al", "Fe")),
+        (clean[::-1], files[1], ("Fe", "Al", "Si")),
+    ):
+        write_images({"image": np.ascontiguousarray(data)}, path, axes="CYX", channel_names=names)
+    for command in (("train", *files, "-o", tmp_path / "a.btn", *TINY), ("evaluate", bundle, *files)):
+        assert "clean has Fe, Al, Si" in refused(call(*command))
+    assert not (tmp_path / "a.btn").exists()
+
+
+def test_maps_have_the_pixels_of_their_image(folder, bundle, tmp_path):
+    from napari_btn.io.images import read_image, write_images
+
+    image, out = tmp_path / "field.ome.tif", tmp_path / "maps.ome.tif"
+    write_images(
+        {"image": np.load(folder / "noisy.npy")}, image, axes="CYX", pixel_size=(0.125, 0.125), unit="um"
+    )
+    assert call("predict", bundle, image, "-o", out).exit_code == 0
+    assert read_image(f"{out}:median").pixel_size == (0.125, 0.125)
+
+
+def test_nan_pixels_are_refused_or_left_out(folder, bundle, tmp_path):
+    data = np.load(folder / "noisy.npy").astype(np.float32)
+    data[0, 3:6, 4:9] = np.nan
+    np.save(tmp_path / "holes.npy", data)
+    asked = ("predict", bundle, tmp_path / "holes.npy", "--axes", "CYX", "-o", tmp_path / "maps.npz")
+    assert "NaN or infinite" in refused(call(*asked))
+    assert not (tmp_path / "maps.npz").exists()
+    result = call(*asked, "--valid", "finite")
+    assert result.exit_code == 0
+    assert "15 pixels don't count" in result.stderr
+    with np.load(tmp_path / "maps.npz") as maps:
+        assert np.isnan(maps["median"]).any(0).sum() == 15
+
+
 def test_axes_come_from_the_file_and_a_guess_is_announced(folder, bundle, tmp_path):
     from napari_btn.io.images import write_images
 
@@ -323,6 +376,10 @@ def test_interrupted_training_keeps_members_and_resume_gives_the_same_bundle(fol
 
     assert "--resume" in refused(call(*args, *TINY))
     assert "seed" in refused(call(*args, *TINY, "--seed", "5", "--resume"))
+    assert "another split" in refused(call(*args, *TINY, "--split", "y", "--resume"))
+    other = ("train", folder / "noisy.npy", tmp_path.parent / "other.npy", *args[3:])
+    np.save(tmp_path.parent / "other.npy", np.load(folder / "clean.npy") * 1.5)
+    assert "another clean" in refused(call(*other, *TINY, "--resume"))
 
     result = call(*args, *TINY, "--resume")
     assert result.exit_code == 0, result.output

@@ -149,7 +149,7 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
     ("command", "more", "words"),
     [
         ("tokens", ("-o", "t.xyz"), "names no format"),
-        ("tokens", ("-o", "t.npz", "--order-by", "Zn"), "order_by is 'Zn'"),
+        ("tokens", ("-o", "t.npz", "--order-by", "Zn"), "Channel is 'Zn'"),
         ("regions", ("-o", "r.csv", "--window", "400", "4"), "smaller window"),
         ("regions", ("-o", "r.csv", "--channel", "Zn"), "Si, Al, Fe"),
         ("regions", ("-o", "r.csv", "--threshold", "1"), "--channel"),

@@ -235,8 +235,9 @@ def test_a_stopped_run_goes_on_from_its_file_to_the_same_bits(denoiser, tmp_path
     checkpoint = next(p.checkpoint for p in steps if p.checkpoint)
     steps.close()
     assert not one.trained
-    one.save_partial(tmp_path / "half.btn", checkpoint)
-    again, members = load_partial(tmp_path / "half.btn")
+    one.save_partial(tmp_path / "half.btn", checkpoint, {"noisy": ["a"]})
+    again, members, data = load_partial(tmp_path / "half.btn")
+    assert data == {"noisy": ["a"]}
     assert again.settings() == one.settings()
     drain(again.fit_steps(PAIR.noisy, PAIR.clean, axes="CYX", executor=Inline(), resume=members))
     assert_same_maps(again.predict(PAIR.noisy), whole.predict(PAIR.noisy))
@@ -244,7 +245,7 @@ def test_a_stopped_run_goes_on_from_its_file_to_the_same_bits(denoiser, tmp_path
 
 
 def test_files_are_not_taken_for_each_other(copy, tmp_path):
-    copy.save_partial(tmp_path / "half.btn", ())
+    copy.save_partial(tmp_path / "half.btn", (), {})
     with pytest.raises(ValueError, match="interrupted training"):
         btn.load(tmp_path / "half.btn")
     with pytest.raises(ValueError, match="not an interrupted training"):
@@ -487,9 +488,47 @@ def test_masked_values_change_nothing():
     np.testing.assert_array_equal(made[0].calibration.offset_upper, made[1].calibration.offset_upper)
     assert_same_maps(*(m.predict(PAIR.noisy) for m in made))
     noisy = np.where(valid, PAIR.noisy, np.nan)
-    assert_same_maps(
-        fitted(noisy=noisy, clean=PAIR.clean, valid=valid).predict(noisy), made[0].predict(noisy)
-    )
+    holes = [
+        m.predict(noisy, valid="finite")
+        for m in (fitted(noisy=noisy, clean=PAIR.clean, valid=valid), made[0])
+    ]
+    assert_same_maps(*holes)
+
+
+def test_pixels_that_are_nan_get_no_numbers(denoiser):
+    image = PAIR.noisy[:, :30, :50].copy()
+    image[1, 10:14, 20:25] = np.nan
+    with pytest.raises(ValueError, match=r"NaN or infinite values, such as at YX \(10, 20\)"):
+        denoiser.predict(image, executor=Inline())
+    made = denoiser.predict(image, valid="finite", executor=Inline())
+    hole = np.isnan(image).any(0)
+    for name in (*MAPS, "width"):
+        np.testing.assert_array_equal(
+            np.isnan(getattr(made, name)), np.broadcast_to(hole, getattr(made, name).shape)
+        )
+    assert "20 pixels don't count" in made.notes[-1].text
+    np.testing.assert_array_equal(np.isnan(made.exceedance(0.2, channel="Fe")), hole)
+    filled = np.where(hole, 0, image)
+    mask = denoiser.predict(filled, valid=~hole, executor=Inline())
+    far = np.s_[:, 25:, 40:]
+    np.testing.assert_array_equal(mask.median[far], made.median[far])
+    assert np.isnan(mask.median[:, hole]).all()
+    tokens = denoiser.tokens(image, n_tokens=3, valid="finite", executor=Inline())
+    np.testing.assert_array_equal(tokens.labels == 0, hole)
+    with pytest.raises(ValueError, match="threshold is NaN"):
+        made.exceedance(float("nan"), channel="Fe")
+
+
+def test_a_prediction_has_the_pixels_of_its_image(denoiser, tmp_path):
+    image = PAIR.noisy[:, :30, :50]
+    made = denoiser.predict(image, pixel_size=(2.0, 3.0), unit="nm", executor=Inline())
+    assert (made.pixel_size, made.unit) == ((2.0, 3.0), "nm")
+    assert denoiser.predict(image, executor=Inline()).pixel_size == denoiser.pixel_size
+
+
+def test_names_that_come_twice_are_refused():
+    with pytest.raises(ValueError, match="each may come once"):
+        fitted(channel_names=("a", "a", "b"))
 
 
 class Lazy:

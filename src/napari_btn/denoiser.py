@@ -811,6 +811,9 @@ class Denoiser:
         overwrite: bool = False,
         quantiles: bool = True,
         groups: Any = None,
+        valid: Any = None,
+        pixel_size: Sequence[float] | None = None,
+        unit: str | None = None,
         executor: Executor | None = None,
     ) -> Step[Prediction]:
         """Return calibrated maps of an image, computed tile by tile.
@@ -818,8 +821,7 @@ class Denoiser:
         Parameters
         ----------
         noisy : array, (*axes)
-            The channels that it was trained on; S and T may come or be missing. Values that are
-            not finite are read as zero.
+            The channels that it was trained on; S and T may come or be missing.
         axes : str, optional
             The axes of training by default, less S and T where the image has fewer dimensions.
         out : str or Path, optional
@@ -832,6 +834,13 @@ class Denoiser:
             together.
         groups : array of int, optional
             Group of each pixel, where groups of a mask were calibrated apart; tokens need none.
+        valid : array of bool, or "finite", optional
+            True where a pixel counts, over the space axes or all axes but C; "finite": where no channel is NaN or
+            infinite. Elsewhere maps are NaN, and the networks see zeros.
+        pixel_size : sequence of float, optional
+            Of this image, one per space axis, in ``unit``; by default that of training.
+        unit : str, optional
+            Unit of ``pixel_size``.
         executor : concurrent.futures.Executor, optional
             Where tasks run; local processes by default.
 
@@ -843,7 +852,8 @@ class Denoiser:
         Raises
         ------
         ValueError
-            When the image doesn't fit the networks, or ``out`` is taken or names no zarr.
+            When the image doesn't fit the networks, a pixel that counts is NaN or infinite, or ``out`` is taken or
+            names no zarr.
         """
         from napari_btn.core.predict import predict_steps
         from napari_btn.core.prediction import Prediction
@@ -852,6 +862,9 @@ class Denoiser:
         view = image_for(fitted, noisy, axes)
         pool, _, device = self._where(executor)
         mask = None if groups is None else over_space(groups, view.axes, "groups")
+        counted: Any = "finite" if isinstance(valid, str) and valid == "finite" else over_scenes(valid, view)
+        size = sizes_along(view.axes, fitted) if pixel_size is None else tuple(float(v) for v in pixel_size)
+        unit = fitted.unit if pixel_size is None else unit or "px"
         given = pool if executor is not None else None
         group, group_notes = yield from labels_steps(
             fitted, view, mask, tiles=self.tiles, executor=given, device=device
@@ -860,7 +873,7 @@ class Denoiser:
         notes = (*fitted.report.warnings, *group_notes, *drift)
         caption = {**self._caption(fitted), "warnings": [n.to_dict() for n in notes]}
         shape = tuple(view.array.shape)
-        with self._maps(fitted, view.axes, shape, caption, out, overwrite, quantiles) as maps:
+        with self._maps(fitted, view.axes, shape, caption, out, overwrite, quantiles, size, unit) as maps:
             said = yield from predict_steps(
                 view,
                 fitted.members,
@@ -868,6 +881,7 @@ class Denoiser:
                 fitted.calibration,
                 maps,
                 groups=None if group is None or fitted.groups is None else (fitted.groups, group),
+                valid=counted,
                 tiles=self.tiles,
                 executor=given,
                 device=device,
@@ -884,8 +898,8 @@ class Denoiser:
             levels=self.levels,
             axes=view.axes,
             channel_names=fitted.channel_names,
-            pixel_size=sizes_along(view.axes, fitted),
-            unit=fitted.unit,
+            pixel_size=size,
+            unit=unit,
             alpha=fitted.calibration.alpha,
             covers=fitted.covers,
             provenance=caption,
@@ -907,6 +921,8 @@ class Denoiser:
         out: str | Path | None,
         overwrite: bool,
         quantiles: bool,
+        pixel_size: tuple[float, ...] | None,
+        unit: str,
     ) -> Iterator[dict[str, Any]]:
         """Arrays for the maps: in memory, or on disk, where the width is kept as well."""
         names = (*_MAPS, "quantiles") if quantiles else _MAPS
@@ -926,8 +942,8 @@ class Denoiser:
             shape,
             axes=axes,
             channel_names=fitted.channel_names,
-            pixel_size=fitted.pixel_size,
-            unit=fitted.unit,
+            pixel_size=pixel_size,
+            unit=unit,
             provenance={"levels": list(self.levels), **caption},
             overwrite=overwrite,
             steps=dict(zip(sorted(space, reverse=True), inner, strict=True)),
@@ -1206,7 +1222,9 @@ class Denoiser:
         _need(known, "order_by", order_by, f"a channel: {', '.join(names)}, or its number from 0")
         _need(method in (None, *TOKEN_METHODS), "method", method, ", ".join(map(repr, TOKEN_METHODS)))
         if prediction is None:
-            prediction = yield from self.predict_steps(noisy, view.axes, quantiles=False, executor=executor)
+            prediction = yield from self.predict_steps(
+                noisy, view.axes, quantiles=False, valid=valid, executor=executor
+            )
         elif tuple(prediction.median.shape) != tuple(view.array.shape) or prediction.axes != view.axes:
             raise ValueError(
                 f"The prediction has axes {prediction.axes} {tuple(prediction.median.shape)}, the image {view.axes} "
@@ -1277,11 +1295,12 @@ class Denoiser:
         settings = {**self.settings(), "alpha": self.alpha}
         write_bundle(to_bundle(self._need_fitted(), settings), path)
 
-    def save_partial(self, path: str | Path, checkpoint: Sequence[Member]) -> None:
-        """Save the members that an interrupted run has finished, for `load_partial`."""
+    def save_partial(self, path: str | Path, checkpoint: Sequence[Member], data: dict[str, Any]) -> None:
+        """Save the members that an interrupted run has finished, and what they learned from, for `load_partial`."""
         values = {
             "kind": "partial",
             "settings": self.settings(),
+            "data": data,
             "members": [[m.number, m.attempt] for m in checkpoint],
         }
         write_bundle(Bundle(values, member_arrays(checkpoint)), path)
@@ -1308,14 +1327,16 @@ def load(path: str | Path, *, device: str = "auto") -> Denoiser:
     return denoiser
 
 
-def load_partial(path: str | Path, *, device: str = "auto") -> tuple[Denoiser, tuple[Member, ...]]:
-    """Return an untrained denoiser and the members that an interrupted run had finished."""
+def load_partial(
+    path: str | Path, *, device: str = "auto"
+) -> tuple[Denoiser, tuple[Member, ...], dict[str, Any]]:
+    """Return an untrained denoiser, the members that an interrupted run had finished, and what they learned from."""
     bundle = read_bundle(path)
     if bundle.values.get("kind") != "partial":
         raise ValueError(f"{path} is not an interrupted training; load it as a bundle instead.")
     try:
         denoiser = Denoiser.from_settings(bundle.values["settings"], device=device)
-        return denoiser, members_of(bundle.values, bundle.arrays)
+        return denoiser, members_of(bundle.values, bundle.arrays), dict(bundle.values.get("data", {}))
     except (KeyError, TypeError) as error:
         raise ValueError(
             f"{path} lacks a part of a bundle ({error}); it is damaged. Start the training anew."

@@ -50,7 +50,7 @@ def pair_of(
         array(clean),
         axes.upper(),
         None if channel_names is None else tuple(channel_names),
-        None if pixel_size is None else tuple(float(v) for v in pixel_size),
+        None if pixel_size is None else tuple(np.atleast_1d(np.asarray(pixel_size, float)).tolist()),
         unit,
         array(valid),
     )
@@ -115,9 +115,15 @@ def sizes_along(axes: str, fitted: Fitted) -> tuple[float, ...] | None:
 
 
 def over_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
-    """Return a mask over the space axes, or over all axes but C, as (S, *space)."""
+    """Return a mask over the space axes, or over all axes but C, or of what is finite, as (S, *space)."""
     if valid is None:
         return None
+    if isinstance(valid, str):
+        if valid != "finite":
+            raise ValueError(
+                f'valid is {valid!r}; give "finite", or an array that is True where a pixel counts.'
+            )
+        return np.stack([np.isfinite(view.read(s)).all(0) for s in range(view.n_scenes)])
     valid = np.asarray(valid, dtype=bool)
     axes = view.axes.replace("C", "")
     if valid.ndim == view.ndim:

@@ -144,7 +144,7 @@ class FakeDenoiser:
         return self
 
     def predict_steps(
-        self, noisy: Any, axes: str | None = None
+        self, noisy: Any, axes: str | None = None, valid: Any = None
     ) -> Generator[Progress, None, SimpleNamespace]:
         yield Progress(0, 1, "Tile 1 of 1")
         array = np.asarray(noisy, np.float32)

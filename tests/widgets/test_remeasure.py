@@ -628,7 +628,7 @@ class Continuing(SimpleNamespace):
         before, after = (SimpleNamespace(width=np.full(3, w), **made) for w in (2.0, 1.0))
         return SimpleNamespace(before=before, after=after, windows=2)
 
-    def predict_steps(self, noisy, axes):
+    def predict_steps(self, noisy, axes, valid):
         yield Progress(0, 1, "Tile 1 of 1")
         old = self.prediction
         return replace(old, lower=old.median - 0.1, upper=old.median + 0.1)

@@ -58,7 +58,7 @@ class FakeDenoiser:
         self.go_on.set()
         self.fail = None
 
-    def tokens_steps(self, noisy, n_tokens, axes, *, refit, method, prediction):
+    def tokens_steps(self, noisy, n_tokens, axes, *, refit, method, prediction, valid):
         self.asked.append((noisy.shape, n_tokens, axes, refit, method, prediction))
         yield Progress(0, 2, "Assigning tokens")
         while not self.go_on.wait(0.01):

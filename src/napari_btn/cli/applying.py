@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from napari_btn.cli.files import groups_of, open_image, open_pair, ready, ready_image, save_bundle
+from napari_btn.cli.files import (
+    groups_of,
+    open_image,
+    open_pair,
+    ready,
+    ready_image,
+    save_bundle,
+    say_differences,
+)
 from napari_btn.cli.options import (
     axes_option,
     bundle_argument,
@@ -21,6 +29,7 @@ from napari_btn.cli.options import (
     mask_option,
     scheduler_option,
     to_file,
+    valid_option,
 )
 from napari_btn.core.config import TOKEN_METHODS
 from napari_btn.terminal import drain, say, say_notes, table, write_text
@@ -42,6 +51,7 @@ __all__ = ["evaluate", "predict", "regions", "tokens"]
 @to_file
 @axes_option
 @mask_option
+@valid_option
 @device_option
 @scheduler_option
 @force_option
@@ -51,6 +61,7 @@ def predict(
     output: Path,
     axes: str | None,
     mask: str | None,
+    valid: str | None,
     device: str,
     scheduler: str | None,
     force: bool,
@@ -61,9 +72,9 @@ def predict(
     """
     from napari_btn.core.conformal import covered
     from napari_btn.denoiser import load
-    from napari_btn.io.images import write_prediction
+    from napari_btn.io.images import read_image, write_prediction
 
-    ready_image(output, force)
+    ready_image(output, force, image, bundle, mask)
     denoiser = load(bundle, device=device)
     tiled = output.suffix.lower() == ".zarr"
     with executor_at(scheduler) as executor:
@@ -73,6 +84,7 @@ def predict(
             out=output if tiled else None,
             overwrite=force,
             groups=groups_of(mask),
+            valid=None if valid is None else valid if valid == "finite" else read_image(valid).data,
             executor=executor,
         )
     if not tiled:
@@ -89,16 +101,11 @@ def _predict(
     overwrite: bool = False,
     quantiles: bool = False,
     groups: Any = None,
+    valid: Any = None,
     executor: Executor | None = None,
 ) -> Prediction:
     """Prediction of an image, after saying where it differs from what the bundle was trained on."""
-    names, size = image.channel_names, image.pixel_size
-    if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
-        trained = ", ".join(denoiser.channel_names)
-        say(f"Warning: the image's channels are {', '.join(names)}; the bundle was trained on {trained}.")
-    known = denoiser.pixel_size
-    if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
-        say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
+    say_differences(image, denoiser)
     step = denoiser.predict_steps(
         image.data,
         axes=axes,
@@ -106,6 +113,9 @@ def _predict(
         overwrite=overwrite,
         quantiles=quantiles,
         groups=groups,
+        valid=valid,
+        pixel_size=_size_of(image, axes),
+        unit=image.unit,
         executor=executor,
     )
     prediction = drain(step)
@@ -140,9 +150,9 @@ def evaluate(
     from napari_btn.denoiser import load
 
     if html is not None:
-        ready(html, force)
+        ready(html, force, noisy, clean, bundle, mask)
     denoiser = load(bundle, device=device)
-    pair = open_pair(noisy, clean, axes, denoiser.channel_names)
+    pair = open_pair(noisy, clean, axes, None, denoiser=denoiser)
     prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes, groups=groups_of(mask)))
     report = measure(prediction, pair.clean)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
@@ -182,6 +192,7 @@ def evaluate(
 )
 @click.option("--refit", is_flag=True, help="Learn the palette anew from this image.")
 @click.option("--keep", is_flag=True, help="Store a palette that was learned in MODEL.btn.")
+@valid_option
 @device_option
 @force_option
 def tokens(
@@ -195,6 +206,7 @@ def tokens(
     method: TokenMethod | None,
     refit: bool,
     keep: bool,
+    valid: str | None,
     device: str,
     force: bool,
 ) -> None:
@@ -202,19 +214,26 @@ def tokens(
 
     A bundle that holds a palette gives the same token the same number in every image.
     """
+    from napari_btn.core.pairs import channel_number
     from napari_btn.denoiser import load
-    from napari_btn.io.images import write_images
+    from napari_btn.io.images import read_image, write_images
     from napari_btn.io.tables import write_table
 
-    ready_image(output, force)
+    if rows and rows.suffix.lower() != ".csv":
+        raise ValueError(f"{rows.name} names no format that can be written; end it with .csv.")
+
+    ready_image(output, force, image, bundle)
     if rows:
-        ready(rows, force)
+        ready(rows, force, image, bundle)
     denoiser = load(bundle, device=device)
+    if order_by is not None:
+        channel_number(_number(order_by), denoiser.channel_names)
     opened, letters = open_image(image, axes, "the image")
-    prediction = _predict(denoiser, opened, letters)
+    counted = None if valid is None else valid if valid == "finite" else read_image(valid).data
+    prediction = _predict(denoiser, opened, letters, valid=counted)
     step = denoiser.tokens_steps(
         opened.data, n_tokens, letters, refit=refit, order_by=_number(order_by or "0"), method=method,
-        prediction=prediction,
+        prediction=prediction, valid=counted,
     )  # fmt: skip
     found = drain(step)
     size, unit = _scale(opened, prediction)
@@ -282,6 +301,7 @@ def regions(
     OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold, --dwell and --spread,
     where the interval is wide for the signal.
     """
+    from napari_btn.core.pairs import channel_number
     from napari_btn.core.regions import propose_regions
     from napari_btn.core.remeasure import score_map
     from napari_btn.denoiser import load
@@ -295,13 +315,17 @@ def regions(
         raise ValueError(
             f"{output.name} can't hold stage coordinates; choose {' or '.join(STAGE_ENDINGS)}, or leave --stage out."
         )
-    ready(output, force)
+    ready(output, force, image, bundle, stage)
     if stage is not None:
         read_stage(stage)  # refused now rather than after the prediction
     denoiser = load(bundle, device=device)
     if threshold is not None and channel is None and len(denoiser.channel_names) > 1:
         names = ", ".join(denoiser.channel_names)
         raise ValueError(f"A threshold belongs to one channel; give --channel, one of {names}.")
+    if channel is not None:
+        channel_number(_number(channel), denoiser.channel_names)
+    if dwell is not None and not dwell > 0:
+        raise ValueError(f"--dwell is {dwell:g}; give how many times the dwell, above 0.")
     opened, letters = open_image(image, axes, "the image")
     prediction = _predict(denoiser, opened, letters, quantiles=threshold is not None)
     score = score_map(
@@ -334,6 +358,12 @@ def regions(
             f"{k}: rows {r.y}-{r.y + r.height - 1}, columns {r.x}-{r.x + r.width - 1}, centre {at} {unit}"
         )
     click.echo(str(output))
+
+
+def _size_of(image: Image, axes: str) -> tuple[float, ...] | None:
+    """Pixel size of an image along its space axes; None where its file doesn't say."""
+    n = sum(a in "ZYX" for a in axes.upper())
+    return image.pixel_size if image.pixel_size and len(image.pixel_size) == n else None
 
 
 def _number(channel: str | None) -> Any:

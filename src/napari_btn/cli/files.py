@@ -21,13 +21,17 @@ __all__ = [
     "ready",
     "ready_image",
     "save_bundle",
+    "say_differences",
 ]
 
 OUTPUTS = (".tif", ".tiff", ".zarr", ".npz")
 
 
-def ready(path: Path, force: bool) -> Path:
-    """The path, if a result may be written there."""
+def ready(path: Path, force: bool, *inputs: str | Path | None) -> Path:
+    """The path, if a result may be written there, which is none of the inputs."""
+    for given in inputs:
+        if given is not None and os.path.realpath(_file_of(str(given))) == os.path.realpath(path):
+            raise ValueError(f"{path} is what the command reads; give the result another name.")
     if path.exists() and not force:
         raise ValueError(f"{path} exists; give --force to replace it, or another name.")
     folder = path.parent
@@ -38,13 +42,21 @@ def ready(path: Path, force: bool) -> Path:
     return path
 
 
-def ready_image(output: Path, force: bool) -> Path:
-    """The path, if an image may be written there."""
-    if not output.name.lower().endswith(OUTPUTS):
+def _file_of(name: str) -> str:
+    """File of a name that may go on with a key, as pair.npz:noisy."""
+    if os.path.exists(name) or ":" not in name:  # noqa: PTH110  (a name, which needn't be a path)
+        return name
+    return name.rpartition(":")[0]
+
+
+def ready_image(output: Path, force: bool, *inputs: str | Path | None) -> Path:
+    """The path, if an image may be written there, which is none of the inputs."""
+    name = output.name.lower()
+    if not name.endswith(OUTPUTS) or name in OUTPUTS:
         raise ValueError(
             f"{output.name} names no format that can be written; end it with .ome.tif, .ome.zarr or .npz."
         )
-    return ready(output, force)
+    return ready(output, force, *inputs)
 
 
 def open_image(path: str, axes: str | None, role: str) -> tuple[Image, str]:
@@ -63,9 +75,14 @@ def open_image(path: str, axes: str | None, role: str) -> tuple[Image, str]:
 
 
 def open_pair(
-    noisy: str, clean: str, axes: str | None, channels: tuple[str, ...] | None, valid: str | None = None
+    noisy: str,
+    clean: str,
+    axes: str | None,
+    channels: tuple[str, ...] | None,
+    valid: str | None = None,
+    denoiser: Denoiser | None = None,
 ) -> Pair:
-    """Pair from files."""
+    """Pair from files; where it differs from what a denoiser was trained on, that is said."""
     from napari_btn.core.pairs import Pair
     from napari_btn.io.images import read_image
 
@@ -75,6 +92,22 @@ def open_pair(
             f"Noisy and clean are both {noisy}; clean is the slow acquisition of the same scene."
         )
     second = read_image(clean)
+    one, other = first.channel_names, second.channel_names
+    if one and other and tuple(one) != tuple(other) and not channels:
+        raise ValueError(
+            f"Noisy has the channels {', '.join(one)}, clean has {', '.join(other)}; they must be the same in the same "
+            "order. Reorder one, or name them with --channels if they are."
+        )
+    if first.pixel_size and second.pixel_size and first.unit == second.unit:
+        ratio = [a / b for a, b in zip(first.pixel_size, second.pixel_size, strict=False)]
+        if any(abs(r - 1) > 0.01 for r in ratio):
+            say(
+                f"Warning: noisy has pixels of {first.pixel_size} {first.unit}, clean of {second.pixel_size}: another "
+                "field, or one was resampled?"
+            )
+    if denoiser is not None:
+        say_differences(first, denoiser)
+        channels = denoiser.channel_names
     target = second.data
     if not axes and second.axes and not second.axes_guessed:
         target = _in_order(target, second.axes.upper(), noisy_axes.upper())
@@ -88,6 +121,17 @@ def open_pair(
         valid=valid if valid in (None, "finite") else read_image(valid).data,
         name=first.name,
     )
+
+
+def say_differences(image: Image, denoiser: Denoiser) -> None:
+    """Say where an image has other channels or pixels than those that trained."""
+    names, size = image.channel_names, image.pixel_size
+    if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
+        trained = ", ".join(denoiser.channel_names)
+        say(f"Warning: the image's channels are {', '.join(names)}; the bundle was trained on {trained}.")
+    known = denoiser.pixel_size
+    if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
+        say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
 
 
 def _in_order(data: Any, axes: str, wanted: str) -> Any:

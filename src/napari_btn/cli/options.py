@@ -33,6 +33,7 @@ __all__ = [
     "scheduler_option",
     "to_file",
     "token_count",
+    "valid_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -102,6 +103,7 @@ def promised(known: CalibrationSettings, **asked: Any) -> CalibrationSettings:
     return replace(known, **{name: value for name, value in asked.items() if value is not None})
 
 
+valid_option = click.option("--valid", help="Image that is not zero where a pixel counts; or: finite.")
 mask_option = click.option(
     "--mask", help="Image of groups calibrated apart, painted from 1; 0 belongs to none."
 )

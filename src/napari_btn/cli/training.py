@@ -28,6 +28,7 @@ from napari_btn.cli.options import (
     scheduler_option,
     to_file,
     token_count,
+    valid_option,
 )
 from napari_btn.core.config import PRESETS, CalibrationSettings, NetworkSettings
 from napari_btn.terminal import Interrupted, drain, say, say_notes, table, write_json
@@ -70,7 +71,7 @@ __all__ = ["calibrate", "scan", "train"]
 )
 @promise
 @groups_option
-@click.option("--valid", help="Image that is not zero where a pixel counts; or: finite.")
+@valid_option
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the coverage report.")
 @click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
 @scheduler_option
@@ -108,9 +109,9 @@ def train(
     """
     from napari_btn.denoiser import Denoiser
 
-    ready(output, force)
+    ready(output, force, noisy, clean, regions, valid)
     if report:
-        ready(report, force)
+        ready(report, force, noisy, clean, regions, valid)
     pair = open_pair(noisy, clean, axes, channels, valid)
     denoiser = Denoiser(
         preset=preset,
@@ -153,7 +154,8 @@ def _fit(
 ) -> Report:
     """Report of a fit that is saved; on Ctrl-C the finished members are."""
     partial = output.with_name(output.name + ".partial")
-    checkpoint = _checkpoint(partial, denoiser, resume=resume, force=force)
+    data = _record(denoiser, pair, regions)
+    checkpoint = _checkpoint(partial, denoiser, data, resume=resume, force=force)
     check = denoiser.check(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                            pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
                            regions=regions)  # fmt: skip
@@ -168,7 +170,7 @@ def _fit(
         kept = stop.checkpoint or checkpoint
         if not kept:
             raise Interrupted("Interrupted before the first member was finished; nothing was kept.") from None
-        denoiser.save_partial(partial, kept)
+        denoiser.save_partial(partial, kept, data)
         raise Interrupted(
             f"Interrupted; {members_text(len(kept))} of {denoiser.members} kept in {partial}. "
             "The same call with --resume goes on from there."
@@ -180,7 +182,26 @@ def _fit(
     return report
 
 
-def _checkpoint(partial: Path, denoiser: Denoiser, *, resume: bool, force: bool) -> tuple[Member, ...]:
+def _record(denoiser: Denoiser, pair: Pair, regions: Any) -> dict[str, Any]:
+    """What members learn from: images, what counts in them, and how they are split."""
+    from napari_btn.core.held_out import fingerprint_steps
+    from napari_btn.core.pairs import View
+
+    views, known = pair.views, denoiser.calibration_settings
+    made: dict[str, Any] = {
+        name: sorted(drain(fingerprint_steps(image)).values())
+        for name, image in (("noisy", views.noisy), ("clean", views.clean), ("valid", views.valid))
+        if image is not None
+    }
+    if regions is not None:
+        painted = View(regions, views.noisy.space_axes, "regions")
+        made["regions"] = sorted(drain(fingerprint_steps(painted)).values())
+    return {**made, "split": [known.split, known.split_axis, known.train_fraction]}
+
+
+def _checkpoint(
+    partial: Path, denoiser: Denoiser, data: dict[str, Any], *, resume: bool, force: bool
+) -> tuple[Member, ...]:
     """Members that an interrupted run of the same settings kept."""
     from napari_btn.denoiser import load_partial
 
@@ -194,12 +215,18 @@ def _checkpoint(partial: Path, denoiser: Denoiser, *, resume: bool, force: bool)
         raise ValueError(
             f"{partial} holds an interrupted run; give --resume to go on, or --force to start anew."
         )
-    earlier, checkpoint = load_partial(partial)
+    earlier, checkpoint, learned = load_partial(partial)
     for name in ("seed", "preset", "supervision", "levels", "network", "train"):
         was, now = getattr(earlier, name), getattr(denoiser, name)
         if was != now:
             raise ValueError(
                 f"{partial} was trained with {name} {was}, now it is {now}; give the same to resume."
+            )
+    for name in sorted({*learned, *data}):
+        if learned.get(name) != data.get(name):
+            raise ValueError(
+                f"{partial} was trained with another {name}; its members may have seen what would calibrate now. Give "
+                "the same images and split to resume, or --force without --resume to start anew."
             )
     return checkpoint
 
@@ -254,7 +281,7 @@ def calibrate(
         image, letters = open_image(noisy, axes, "the image")
         drain(denoiser.calibrate_steps(image.data, axes=letters, **asked))
     else:
-        pair = open_pair(noisy, clean, axes, denoiser.channel_names)
+        pair = open_pair(noisy, clean, axes, None, denoiser=denoiser)
         drain(denoiser.calibrate_steps(pair.noisy, pair.clean, axes=pair.axes, **asked))
     save_bundle(denoiser, output)
     if denoiser.report is not None:

@@ -56,15 +56,18 @@ def cdf(
     out = np.empty(n, dtype=np.float32)
     work, gap = np.empty((2, CHUNK), dtype=np.float32)
     # A value far outside over a width of nothing is infinite, which the tails turn into 0 or 1.
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for start in range(0, n, CHUNK):
             part = slice(start, min(start + CHUNK, n))
             size = part.stop - part.start
             t = at[part] if at.ndim else at
             _cdf_chunk(q[:, part], steps, t, out[part], work[:size], gap[:size])
             if table is not None:
+                unknown = np.isnan(out[part])
                 np.multiply(out[part], len(table) - 1, out=work[:size])
                 table.take(work[:size].astype(np.int32), mode="clip", out=out[part])
+                if unknown.any():
+                    out[part][unknown] = np.nan
     return out.reshape(quantiles.shape[1:])
 
 

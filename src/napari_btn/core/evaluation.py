@@ -34,7 +34,7 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
     """
     pair = Pair(
         prediction.median,
-        clean,
+        clean if hasattr(clean, "shape") else np.asarray(clean),
         prediction.axes,
         prediction.channel_names,
         valid=valid,

@@ -234,6 +234,10 @@ class Pair:
                 f"{tuple(self.clean.shape)}; they must match. Crop one, or align them first."
             )
         names = self.channel_names or tuple(str(i) for i in range(noisy.n_channels))
+        if len(set(names)) != len(names):
+            raise ValueError(
+                f"Channel names are {', '.join(names)}; each may come once. Give names that tell them apart."
+            )
         if len(names) != noisy.n_channels:
             raise ValueError(
                 f"{len(names)} channel names came ({', '.join(names)}) for {noisy.n_channels} channels; give one each."

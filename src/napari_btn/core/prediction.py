@@ -132,6 +132,8 @@ class Prediction:
             If the channel or the quantiles are missing.
         """
         number = self.channel_number(channel)
+        if np.isnan(threshold):
+            raise ValueError("The threshold is NaN; give a number in the unit of the maps.")
         return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
 
     def lower_bound(self, confidence: float, channel: str | int = 0) -> NDArray[np.float32]:

@@ -321,7 +321,7 @@ class DenoiseWidget(DenoiseView):
             return
         self._launch(
             "Denoising",
-            lambda: denoiser.predict_steps(source.data, axes),
+            lambda: denoiser.predict_steps(source.data, axes, valid="finite"),
             partial(self._on_predicted, source),
         )
 

@@ -138,7 +138,7 @@ def continue_steps(
         valid=pair.valid,
         regions=training.regions,
     )
-    prediction = yield from other.predict_steps(source.data, source.axes)
+    prediction = yield from other.predict_steps(source.data, source.axes, valid="finite")
     return Round(other, gain, prediction)
 
 

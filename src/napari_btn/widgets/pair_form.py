@@ -25,7 +25,7 @@ from qtpy.QtWidgets import (
 from napari_btn.core.config import Progress
 from napari_btn.widgets.layers import LayerImage, add_image
 from napari_btn.widgets.masks import MaskPicker, mask_over
-from napari_btn.widgets.pairing import PairInputs, in_order_of
+from napari_btn.widgets.pairing import PairInputs, in_order_of, unlike_pixels
 from napari_btn.widgets.panels import NoteLabel, Theme
 from napari_btn.widgets.pickers import LayerPicker
 from napari_btn.widgets.results import is_ours
@@ -337,6 +337,7 @@ class PairForm(QWidget):
         def found(check: Any) -> None:
             """Keep what was found."""
             notes = tuple((note.level, note.text) for note in check.notes)
+            notes = (*unlike_pixels(inputs.noisy, inputs.clean), *notes)
             self._found = _Found(inputs.key(), notes, shift=check.shift)
 
         def failed(error: Exception) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from napari_btn.widgets.layers import LayerImage
 
-__all__ = ["PairInputs", "differences", "in_order_of"]
+__all__ = ["PairInputs", "differences", "in_order_of", "unlike_pixels"]
 
 _SAME_PIXELS = 0.02
 _READ_AT_ONCE = 64 * 2**20
@@ -130,6 +130,31 @@ def in_order_of(axes: str, clean: LayerImage) -> LayerImage:
     order = [clean.axes.index(a) for a in wanted]
     placement = clean.placement.onto(wanted)
     return replace(clean, data=clean.data.transpose(order), axes=wanted, placement=placement)
+
+
+def unlike_pixels(noisy: LayerImage, clean: LayerImage) -> tuple[tuple[str, str], ...]:
+    """Note where the two layers of a pair say that their pixels differ in size.
+
+    Parameters
+    ----------
+    noisy, clean : LayerImage
+        As picked.
+
+    Returns
+    -------
+    tuple of (level, sentence)
+        Empty where they are alike, or one doesn't say.
+    """
+    if not noisy.pixel_size or not clean.pixel_size or noisy.unit != clean.unit:
+        return ()
+    ratio = [a / b for a, b in zip(noisy.pixel_size, clean.pixel_size, strict=False)]
+    if all(abs(r - 1) <= _SAME_PIXELS for r in ratio):
+        return ()
+    text = (
+        f"Noisy has pixels of {noisy.pixel_size[-1]:.4g} {noisy.unit}, clean of {clean.pixel_size[-1]:.4g}: another "
+        "field, or one was resampled? Results take those of noisy."
+    )
+    return (("amber", text),)
 
 
 def differences(source: LayerImage, denoiser: Any) -> list[tuple[str, str]]:

@@ -187,7 +187,7 @@ class TokensWidget(TokenEditor):
             """Find them, and sum them up while the window lives."""
             load_ahead()
             found = yield from denoiser.tokens_steps(
-                source.data, k, axes, refit=refit, method=method, prediction=prediction
+                source.data, k, axes, refit=refit, method=method, prediction=prediction, valid="finite"
             )
             yield Progress(1, 1, "Summing up")
             _ = found.table
