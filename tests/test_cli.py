@@ -303,6 +303,11 @@ def test_nan_pixels_are_refused_or_left_out(folder, bundle, tmp_path):
     assert "15 pixels don't count" in result.stderr
     with np.load(tmp_path / "maps.npz") as maps:
         assert np.isnan(maps["median"]).any(0).sum() == 15
+    judged = ("evaluate", bundle, tmp_path / "holes.npy", folder / "clean.npy", "--axes", "CYX", "--json")
+    assert "NaN or infinite" in refused(call(*judged))
+    result = call(*judged, "--valid", "finite")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["n_pixels"] == data[0].size - 15
 
 
 def test_axes_come_from_the_file_and_a_guess_is_announced(folder, bundle, tmp_path):

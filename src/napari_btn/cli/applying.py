@@ -131,6 +131,7 @@ def _predict(
 @json_option
 @click.option("--html", type=click.Path(path_type=Path), help="HTML file: one page with figures.")
 @mask_option
+@valid_option
 @device_option
 @force_option
 def evaluate(
@@ -141,6 +142,7 @@ def evaluate(
     as_json: bool,
     html: Path | None,
     mask: str | None,
+    valid: str | None,
     device: str,
     force: bool,
 ) -> None:
@@ -152,14 +154,14 @@ def evaluate(
     if html is not None:
         ready(html, force, noisy, clean, bundle, mask)
     denoiser = load(bundle, device=device)
-    pair = open_pair(noisy, clean, axes, None, denoiser=denoiser)
-    prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes, groups=groups_of(mask)))
-    report = measure(prediction, pair.clean)
+    pair = open_pair(noisy, clean, axes, None, valid, denoiser)
+    prediction = drain(
+        denoiser.predict_steps(pair.noisy, axes=pair.axes, groups=groups_of(mask), valid=pair.valid)
+    )
+    report = measure(prediction, pair.clean, valid=pair.valid)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
     report = replace(report, warnings=(*report.warnings, *drift))
-    if set(drain(fingerprint_steps(pair.scenes.noisy)).values()) & set(
-        denoiser.provenance["images"].values()
-    ):
+    if set(drain(fingerprint_steps(pair.views.noisy)).values()) & set(denoiser.provenance["images"].values()):
         say(
             "Note: a part of this image trained the networks, which flatters them; see info for held-out blocks."
         )
