@@ -104,7 +104,7 @@ def _bootstrap(
     if n_groups < 3:
         return 0.0, 1.0
     if not missed.any():
-        # redrawn, none stays none; yet a group in 20 that misses may not be among so few (Clopper & Pearson 1934)
+        # redrawn, none stays none; the bound is the share of groups that would go unseen once in twenty times
         return float(0.05 ** (1 / n_groups)), 1.0
     draws = int(np.clip(4_000_000 // n_groups, 200, DRAWS))
     chosen = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws).astype(np.float64)

@@ -55,7 +55,7 @@ class EquivalentFilter:
     References
     ----------
     Mohan, Kadkhodaie, Simoncelli & Fernandez-Granda, "Robust and interpretable blind image denoising via
-    bias-free convolutional neural networks", ICLR 2020, equations 2 and 5.
+    bias-free convolutional neural networks", ICLR 2020, on the Jacobian and the net bias.
     """
 
     crop: NDArray[np.float32]
