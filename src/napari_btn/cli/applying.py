@@ -18,6 +18,7 @@ from napari_btn.cli.files import (
     ready_image,
     save_bundle,
     say_differences,
+    valid_of,
 )
 from napari_btn.cli.options import (
     axes_option,
@@ -72,7 +73,7 @@ def predict(
     """
     from napari_btn.core.conformal import covered
     from napari_btn.denoiser import load
-    from napari_btn.io.images import read_image, write_prediction
+    from napari_btn.io.images import write_prediction
 
     ready_image(output, force, image, bundle, mask)
     denoiser = load(bundle, device=device)
@@ -84,7 +85,7 @@ def predict(
             out=output if tiled else None,
             overwrite=force,
             groups=groups_of(mask),
-            valid=None if valid is None else valid if valid == "finite" else read_image(valid).data,
+            valid=valid_of(valid),
             executor=executor,
         )
     if not tiled:
@@ -218,7 +219,7 @@ def tokens(
     """
     from napari_btn.core.pairs import channel_number
     from napari_btn.denoiser import load
-    from napari_btn.io.images import read_image, write_images
+    from napari_btn.io.images import write_images
     from napari_btn.io.tables import write_table
 
     if rows and rows.suffix.lower() != ".csv":
@@ -231,7 +232,7 @@ def tokens(
     if order_by is not None:
         channel_number(_number(order_by), denoiser.channel_names)
     opened, letters = open_image(image, axes, "the image")
-    counted = None if valid is None else valid if valid == "finite" else read_image(valid).data
+    counted = valid_of(valid)
     prediction = _predict(denoiser, opened, letters, valid=counted)
     step = denoiser.tokens_steps(
         opened.data, n_tokens, letters, refit=refit, order_by=_number(order_by or "0"), method=method,

@@ -22,6 +22,7 @@ __all__ = [
     "ready_image",
     "save_bundle",
     "say_differences",
+    "valid_of",
 ]
 
 OUTPUTS = (".tif", ".tiff", ".zarr", ".npz")
@@ -118,7 +119,7 @@ def open_pair(
         channel_names=channels or first.channel_names or second.channel_names,
         pixel_size=first.pixel_size or second.pixel_size,
         unit=(first.unit if first.pixel_size else second.unit) or "px",
-        valid=valid if valid in (None, "finite") else read_image(valid).data,
+        valid=valid_of(valid),
         name=first.name,
     )
 
@@ -149,6 +150,13 @@ def groups_of(mask: str | None) -> Any:
     from napari_btn.io.images import read_image
 
     return None if mask is None else read_image(mask).data
+
+
+def valid_of(valid: str | None) -> Any:
+    """What --valid says: a mask from a file, "finite", or nothing."""
+    from napari_btn.io.images import read_image
+
+    return valid if valid in (None, "finite") else read_image(valid).data
 
 
 def save_bundle(denoiser: Denoiser, output: Path) -> None:
