@@ -363,20 +363,22 @@ def train_steps(
                 running.append(waiting.pop(0))
                 trainer.submit(running[-1])
             wait([r.task for r in running if r.task is not None], timeout=0.2, return_when=FIRST_COMPLETED)
-            for run in [r for r in running if r.task is not None and r.task.done()]:
-                if trainer.receive(run):
-                    assert run.state is not None
-                    finished[run.member] = Member(run.member, run.attempt, run.state.weights)
-                    running.remove(run)
-                else:
-                    trainer.submit(run)
+            arrived = [r for r in running if r.task is not None and r.task.done()]
+            for run in [r for r in arrived if trainer.receive(r)]:
+                assert run.state is not None
+                finished[run.member] = Member(run.member, run.attempt, run.state.weights)
+                running.remove(run)
+            # asked for before the members' next tasks, behind which it would wait
+            shown = preview.make(trainer, running)
+            for run in [r for r in arrived if r in running]:
+                trainer.submit(run)
             done = settings.steps * len(finished) + sum(r.state.step for r in running if r.state is not None)
             fresh, trainer.fresh = tuple(trainer.fresh), []
             yield Progress(
                 done,
                 total,
                 _note(running, settings, members),
-                preview.make(trainer, running),
+                shown,
                 fresh,
                 tuple(finished[k] for k in sorted(finished)),
                 preview.offset,

@@ -4,8 +4,8 @@ superqt's generator workers leave four gaps that are closed here. A ``RuntimeErr
 generator (out of memory on a GPU, a shape that doesn't fit) is swallowed: it is raised again as a
 plain exception. After a stop, the generator stays open until it is garbage: it is closed in its own
 thread, before the worker says that it has finished. A step may yield thousands of times a second:
-what it yields is merged and passed on twice a second. A worker outlives the window that
-listens to it: a run that was left calls nobody back.
+what it yields is merged and passed on twice a second, a preview at once. A worker outlives the
+window that listens to it: a run that was left calls nobody back.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Run(Generic[T]):
     title : str
         What is being done, for napari's question on closing.
     on_progress : callable, optional
-        Called at most twice a second with the progress and its timing.
+        Called twice a second at most, and with every preview, with the progress and its timing.
     on_result, on_error : callable
         Called with the result, or with the exception.
     on_stopped, on_finished : callable, optional
@@ -247,7 +247,7 @@ class Run(Generic[T]):
             self._closed.set()
 
     def _drive(self) -> Generator[Progress, None, T | None]:
-        """What the step yields, merged to twice a second, and its result; None after a stop."""
+        """What the step yields, merged to twice a second and a preview, and its result; None after a stop."""
         self._started.set()
         if self._stop.is_set():
             return None
@@ -267,7 +267,9 @@ class Run(Generic[T]):
                 pending = _merged(pending, progress)
                 if progress.checkpoint is not None:
                     self.checkpoint = progress.checkpoint
-                if (now := time.monotonic()) - last >= _YIELD_EVERY:
+                now = time.monotonic()
+                # a preview has the window drawn anyway, and somebody waits for it
+                if now - last >= _YIELD_EVERY or progress.preview is not None:
                     last = now
                     yield pending
                     pending = None
@@ -332,7 +334,7 @@ def run_step(
     on_result, on_error : callable
         Called at the end with the result, or with the exception.
     on_progress : callable, optional
-        Called at most twice a second with the progress and its :class:`Timing`.
+        Called twice a second at most, and with every preview, with the progress and its :class:`Timing`.
     on_stopped : callable, optional
         Called at the end, with nothing, if the step was stopped before it had a result.
     on_finished : callable, optional
