@@ -33,7 +33,7 @@ TORCH = {
     "latent",
     "mixed_scale",
 }
-TORCH |= {"grouped", "member", "optimiser", "pool", "predict", "together", "training"}
+TORCH |= {"grouped", "member", "optimiser", "predict", "together", "training"}
 
 BLOCK = """
 import importlib, json, sys

@@ -320,11 +320,12 @@ class Denoiser:
         `fit` does the same when it was not done, which takes seconds. Processes that are idle for two
         minutes end.
         """
-        import napari_btn.core.training  # noqa: F401  (loaded here so that it isn't later)
         from napari_btn.core.pool import process_pool
 
+        # first, so that the processes load their libraries while this one loads its own
         if self._where(None)[2] == "cpu":
             process_pool()
+        import napari_btn.core.training  # noqa: F401  (loaded here so that it isn't later)
 
     def estimate(self, shape: Sequence[int], axes: str = "YX") -> Estimate:
         """Return time and memory that training will take on this machine, to a factor of about two."""

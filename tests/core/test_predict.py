@@ -17,7 +17,7 @@ import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky import ProcessPoolExecutor, cpu_count
 
 from napari_btn.core import bands, predict
 from napari_btn.core.config import TileSettings
@@ -160,6 +160,14 @@ def test_the_pool_is_nobody_elses():
     assert pool.submit(abs, -4).result() == 4
     pool.shutdown()
     assert process_pool().submit(abs, -5).result() == 5
+
+
+def test_the_pool_starts_before_there_is_a_task():
+    """Who prepares while a form is filled in wants processes that have loaded what they need."""
+    process_pool().shutdown()
+    pool = process_pool()
+    assert len(pool._processes) == cpu_count()
+    assert pool.submit(eval, "'torch' in __import__('sys').modules").result()
 
 
 @pytest.mark.skipif(not hasattr(os, "nice"), reason="processes have no niceness on this system")

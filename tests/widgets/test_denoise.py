@@ -465,8 +465,8 @@ def test_workers_are_made_ready_once_while_the_user_looks_at_the_form(
 def test_no_workers_are_started_for_a_pair_that_will_not_do(
     dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
 ) -> None:
-    for name in ("noisy", "clean"):
-        viewer.add_image(np.random.default_rng(0).random((8, 8), np.float32), name=name)
+    for name, side in (("noisy", 8), ("clean", 9)):
+        viewer.add_image(np.random.default_rng(0).random((8, side), np.float32), name=name)
     qtbot.waitUntil(lambda: not dock.train.isEnabled() and not dock._runs)
     qtbot.wait(50)
     assert denoiser_class.prepared == 0

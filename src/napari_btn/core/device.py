@@ -219,18 +219,20 @@ def in_memory(
 
 
 def works(device: str) -> bool:
-    """Whether torch itself can compute on a device that the driver shows; it loads torch.
+    """Whether torch itself can compute on a device that the driver shows; it loads torch where that isn't the CPU.
 
     Parameters
     ----------
     device : str
         Torch's name.
     """
+    if device == "cpu":
+        return True
     import torch
 
     if device.startswith("cuda"):
         return bool(torch.cuda.is_available())
-    return device == "cpu" or bool(torch.backends.mps.is_available())
+    return bool(torch.backends.mps.is_available())
 
 
 def release(device: str) -> None:

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -33,6 +31,8 @@ _POOL_LOCK = Lock()
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One torch thread inside: members are what runs in parallel, and results don't depend on the count."""
+    import torch  # workers load it by themselves, so that they can start before this process has it
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -42,7 +42,7 @@ def one_thread() -> Iterator[None]:
 
 
 def process_pool() -> Executor:
-    """Return the local pool: one process per core, started without importing the user's script again.
+    """Return the local pool: one process per core, started at once and without importing the user's script.
 
     It is not joblib's own one, which every other user of joblib in this process would trip over.
     """
@@ -56,6 +56,7 @@ def process_pool() -> Executor:
     with _POOL_LOCK:
         if not (_POOL and _accepts(_POOL[0])):
             _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)]
+            _accepts(_POOL[0])  # its processes start with the first task, and are wanted now
         return _POOL[0]
 
 
@@ -67,7 +68,7 @@ def slots(executor: Executor) -> int:
 
 
 def _keep_worker() -> None:
-    """Let a worker live although its memory grows, and give way to the program that a person looks at.
+    """Let a worker live although its memory grows, give way to the program that a person looks at, and load torch.
 
     Memory grows with kept pages and a volume's first tile. loky takes 300 MB more for a leak and replaces
     the worker, with a warning from the pool's own thread: where warnings are errors that thread ends, and
@@ -78,6 +79,7 @@ def _keep_worker() -> None:
     process_executor._MAX_MEMORY_LEAK_SIZE = 2**62
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    import torch  # noqa: F401  (every task needs it, and the first one should not wait for it)
 
 
 def _accepts(pool: Executor) -> bool:

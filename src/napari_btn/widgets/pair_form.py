@@ -289,6 +289,7 @@ class PairForm(QWidget):
         found = self._found
         if found is None or found.key != inputs.key():
             self._check_later.start()
+            self._prepare(inputs)
             return ""
         self.note.say(*found.notes)
         moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
@@ -305,7 +306,8 @@ class PairForm(QWidget):
         denoiser = self._engine().Denoiser(**inputs.settings)
 
         def step() -> Step[None]:
-            """Load libraries and start workers, as a step."""
+            """Start workers and load libraries, as a step."""
+            load_ahead()
             yield Progress(0, 1, "Preparing")
             denoiser.prepare()
 
