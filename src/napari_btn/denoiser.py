@@ -390,12 +390,12 @@ class Denoiser:
         scenes = pair.views
         yield from scenes.check_steps()
         yield Progress(0, self.members * self.train.steps, "Planning the training")
-        plan = self._plan(scenes, regions)
-        learnt = scenes.within(plan.split.regions, TRAIN)
         pool, workers, device = self._where(executor)
         if executor is None:
             # they start while the training is planned
             self.prepare()
+        plan = self._plan(scenes, regions)
+        learnt = scenes.within(plan.split.regions, TRAIN)
         own, validation = (
             validation_part(plan.split.train) if self.train.early_stopping else (plan.split.train, ())
         )

@@ -289,7 +289,6 @@ class PairForm(QWidget):
         found = self._found
         if found is None or found.key != inputs.key():
             self._check_later.start()
-            self._prepare(inputs)
             return ""
         self.note.say(*found.notes)
         moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
@@ -328,6 +327,7 @@ class PairForm(QWidget):
         if "check" in self._runs:
             self._check_later.start()
             return
+        self._prepare(inputs)  # beside the check, which a person doesn't wait for either
         denoiser = self._engine().Denoiser(**inputs.settings)
 
         def step() -> Step[Any]:
