@@ -519,6 +519,20 @@ def test_pixels_that_are_nan_get_no_numbers(denoiser):
         made.exceedance(float("nan"), channel="Fe")
 
 
+def test_a_threshold_belongs_to_one_channel(denoiser):
+    made = denoiser.predict(PAIR.noisy, executor=Inline())
+    for ask in (
+        lambda: made.exceedance(0.2),
+        lambda: made.lower_bound(0.75),
+        lambda: made.select(0.2),
+        lambda: denoiser.equivalent_filter(PAIR.noisy, at=(12, 20)),
+    ):
+        with pytest.raises(
+            ValueError, match="3 channels and none is named; give channel=, one of Si, Al, Fe"
+        ):
+            ask()
+
+
 def test_a_prediction_has_the_pixels_of_its_image(denoiser, tmp_path):
     image = PAIR.noisy[:, :30, :50]
     made = denoiser.predict(image, pixel_size=(2.0, 3.0), unit="nm", executor=Inline())

@@ -1115,7 +1115,7 @@ class Denoiser:
         at: Sequence[int],
         axes: str | None = None,
         *,
-        channel: str | int = 0,
+        channel: str | int | None = None,
         scene: int = 0,
     ) -> Step[EquivalentFilter]:
         """Return the linear filter that makes one pixel of the median: which input pixels, and how much of each.
@@ -1128,8 +1128,8 @@ class Denoiser:
             The pixel, one index along each space axis (Z, Y, X).
         axes : str, optional
             As in `predict`.
-        channel : str or int
-            Channel of the median.
+        channel : str or int, optional
+            Channel of the median; may be left out where there is only one.
         scene : int
             Number of the scene, S times T in that order, from 0.
 

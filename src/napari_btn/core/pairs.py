@@ -109,20 +109,27 @@ class View:
         self.array[index] = values.transpose([order.index(a) for a in left])
 
 
-def channel_number(channel: str | int, names: Sequence[str]) -> int:
-    """Number of a channel, from 0, by its name or its number.
+def channel_number(channel: str | int | None, names: Sequence[str]) -> int:
+    """Number of a channel, from 0, by its name or its number; None means the only one.
 
     Raises
     ------
     ValueError
-        If there is no such channel.
+        If there is no such channel, or several and none is named.
     """
+    known = ", ".join(names)
+    if channel is None:
+        if len(names) > 1:
+            raise ValueError(
+                f"There are {len(names)} channels and none is named; give channel=, one of {known}."
+            )
+        return 0
     if isinstance(channel, str) and channel in names:
         return list(names).index(channel)
     if not isinstance(channel, str) and 0 <= channel < len(names):
         return int(channel)
     raise ValueError(
-        f"Channel is {channel!r}; there are {', '.join(names)}. Give one of those names, or a number from 0."
+        f"Channel is {channel!r}; there are {known}. Give one of those names, or a number from 0."
     )
 
 

@@ -87,25 +87,25 @@ class Prediction:
             return self.stored_width
         return np.asarray(self.upper[...] - self.lower[...], np.float32)
 
-    def channel_number(self, channel: str | int) -> int:
+    def channel_number(self, channel: str | int | None = None) -> int:
         """Number of a channel, from 0.
 
         Parameters
         ----------
-        channel : str or int
-            Its name, or its number.
+        channel : str or int, optional
+            Its name, or its number; may be left out where there is only one.
 
         Raises
         ------
         ValueError
-            If there is no such channel.
+            If there is no such channel, or several and none is named.
         """
         return channel_number(channel, self.channel_names)
 
     def exceedance(
         self,
         threshold: float,
-        channel: str | int = 0,
+        channel: str | int | None = None,
         *,
         side: Literal["middle", "conservative"] = "middle",
     ) -> NDArray[np.float32]:
@@ -115,8 +115,8 @@ class Prediction:
         ----------
         threshold : float
             In the units of the maps.
-        channel : str or int
-            Name or number.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
         side : str
             "middle" for a map, "conservative" for a claim.
 
@@ -136,15 +136,15 @@ class Prediction:
             raise ValueError("The threshold is NaN; give a number in the unit of the maps.")
         return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
 
-    def lower_bound(self, confidence: float, channel: str | int = 0) -> NDArray[np.float32]:
+    def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
         """Value that the signal of each pixel exceeds with the stated confidence, conservatively.
 
         Parameters
         ----------
         confidence : float
             Between 0 and 1.
-        channel : str or int
-            Name or number.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
 
         Returns
         -------
@@ -159,15 +159,15 @@ class Prediction:
         number = self.channel_number(channel)
         return self._known().lower_bound(self.planes({"C": number}), confidence, channel=number)
 
-    def select(self, threshold: float, channel: str | int = 0, *, level: float = 0.1) -> Selection:
+    def select(self, threshold: float, channel: str | int | None = None, *, level: float = 0.1) -> Selection:
         """Pixels claimed to exceed a threshold, with at most a share ``level`` of false claims on average.
 
         Parameters
         ----------
         threshold : float
             In the units of the maps.
-        channel : str or int
-            Name or number.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
         level : float
             False-discovery level, between 0 and 1.
 
