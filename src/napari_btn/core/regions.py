@@ -93,7 +93,7 @@ class Region:
 
 def propose_regions(
     score: ArrayLike,
-    window: Sequence[int] = (64, 64),
+    window: int | Sequence[int] = (64, 64),
     count: int = 5,
     pixel_size: float | Sequence[float] | None = None,
     unit: str = "px",
@@ -114,8 +114,8 @@ def propose_regions(
     ----------
     score : array_like, (Y, X) or (Z, Y, X)
         How much each pixel deserves another measurement; larger is better.
-    window : sequence of int
-        Size in pixels along the axes of `score`.
+    window : int or sequence of int
+        Size in pixels along the axes of `score`; one number for all of them.
     count : int
         How many windows at most. Fewer come back where no more fit, or where the rest has no
         positive score.
@@ -448,9 +448,9 @@ def _sum(image: NDArray[np.float64], box: tuple[slice, ...], mask: NDArray[np.bo
     return float(part.sum() if mask is None else part[mask].sum())
 
 
-def _window(window: Sequence[int], shape: tuple[int, ...], margin: int) -> tuple[int, ...]:
+def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) -> tuple[int, ...]:
     """Window size, checked against the image and the margin."""
-    size = tuple(int(n) for n in window)
+    size = (window,) * len(shape) if isinstance(window, int) else tuple(int(n) for n in window)
     _at_least(margin, 0, "margin")
     room = tuple(n - 2 * margin for n in shape)
     if len(size) != len(shape) or min(size) < 1 or any(n > r for n, r in zip(size, room, strict=True)):
