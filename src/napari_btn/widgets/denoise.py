@@ -15,7 +15,6 @@ from napari_btn.widgets.denoise_view import TRAIN_HELP, DenoiseView
 from napari_btn.widgets.layers import KEY
 from napari_btn.widgets.pair_form import ask_for_image
 from napari_btn.widgets.pairing import differences
-from napari_btn.widgets.panels import losses_of
 from napari_btn.widgets.results import is_ours, show_prediction_steps, show_preview
 from napari_btn.widgets.worker import load_ahead, run_step, sentence_of
 
@@ -511,7 +510,7 @@ class DenoiseWidget(DenoiseView):
         self.report.show_report(None if denoiser is None else denoiser.report)
         if denoiser is not None:
             self.form.show_settings(denoiser)
-            losses = losses_of(denoiser)
+            losses = [(m, step, v) for m, values in denoiser.losses.items() for step, v in enumerate(values)]
             if losses:
                 self.chart.clear()
                 self.chart.add(losses)

@@ -17,8 +17,9 @@ from napari_btn.core.device import devices
 from napari_btn.widgets.charts import LossChart
 from napari_btn.widgets.dock import Dock
 from napari_btn.widgets.pair_form import PairForm
-from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ReportPanel, ScrollColumn, Theme, push_button
+from napari_btn.widgets.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme, push_button
 from napari_btn.widgets.pickers import LayerPicker
+from napari_btn.widgets.report_panel import ReportPanel
 from napari_btn.widgets.scan_panel import ScanPanel
 from napari_btn.widgets.training_form import TrainingForm
 

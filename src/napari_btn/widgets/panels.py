@@ -1,4 +1,4 @@
-"""Parts that docks share: a note with a level, the progress of a run, the coverage report."""
+"""Parts that docks share: a note with a level, the progress of a run, parts of a form."""
 
 from __future__ import annotations
 
@@ -23,25 +23,22 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_btn.core.conformal import covered
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable
 
     from napari_btn.core.config import Progress
-    from napari_btn.core.report import Report
     from napari_btn.widgets.worker import Timing
 
 __all__ = [
     "NoteLabel",
     "PercentBox",
     "ProgressPanel",
-    "ReportPanel",
     "ScrollColumn",
     "Theme",
     "combo_box",
     "field_help",
     "fold",
+    "notes_html",
     "push_button",
 ]
 
@@ -126,13 +123,26 @@ class NoteLabel(QLabel):
 
     def redraw(self) -> None:
         """Draw again, in the colours of the theme as they are now."""
-        self.setText(_notes_html(self._notes, self._theme))
+        self.setText(notes_html(self._notes, self._theme))
         self.setAccessibleName(" ".join(text for _, text in self._notes))
         self.setVisible(bool(self._notes))
 
 
-def _notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
-    """Sentences with their signs, one per line."""
+def notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
+    """Sentences with their signs, one per line.
+
+    Parameters
+    ----------
+    notes : iterable of (str, str)
+        Level ("red", "amber" or "info") and sentence.
+    theme : Theme
+        Gives the colours.
+
+    Returns
+    -------
+    str
+        For a rich text.
+    """
     colours = theme.colours()
     lines = []
     for level, text in notes:
@@ -344,121 +354,6 @@ def _duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-class ReportPanel(QLabel):
-    """Coverage per channel as measured, with its notes.
-
-    Parameters
-    ----------
-    theme : Theme
-        Gives the colours.
-    parent : QWidget, optional
-        Parent.
-    """
-
-    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
-        self._theme = theme
-        self._report: Report | None = None
-        self.setObjectName("coverage_report")
-        self.setToolTip(
-            "Of each channel, on blocks that no network was trained on: share of pixels inside the interval, "
-            "mean width of the interval, and correlation of the median with the clean image."
-        )
-        self.setWordWrap(True)
-        self.setTextFormat(Qt.TextFormat.RichText)
-        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-        self.hide()
-
-    def show_report(self, report: Report | None) -> None:
-        """Show a report, or nothing.
-
-        Parameters
-        ----------
-        report : Report, optional
-            As measured on the held-out blocks.
-        """
-        self._report = report
-        self.redraw()
-
-    def redraw(self) -> None:
-        """Draw again, in the colours of the theme as they are now."""
-        report = self._report
-        self.setVisible(report is not None)
-        if report is None:
-            self.clear()
-            return
-        notes = [(note.level, note.text) for note in report.warnings]
-        self.setText(_report_html(report) + _notes_html(notes, self._theme) + _caption_html(report))
-
-
-def _report_html(report: Report) -> str:
-    """Table of the channels."""
-    aim = f"{100 * (1 - report.alpha):.4g} %"
-    blocks = int(max(report.n_blocks, default=0))
-    what = "scenes" if report.block_px == 0 else "blocks"
-    title = f"<b>Coverage of {escape(covered(report.covers))}</b>"
-    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {what}:</div>"
-    rows = "".join(
-        f"<tr><td>{escape(name)}&nbsp;&nbsp;</td>"
-        f"<td align='right'><b>{100 * covered:.1f} %</b>&nbsp;</td>"
-        f"<td>({_range(low, high)})&nbsp;&nbsp;</td>"
-        f"<td align='right'>{width:.3g}&nbsp;&nbsp;</td>"
-        f"<td align='right'>{r:.3f}</td></tr>"
-        for name, covered, low, high, width, r in zip(
-            report.channel_names,
-            report.coverage,
-            report.coverage_low,
-            report.coverage_high,
-            report.width,
-            report.correlation,
-            strict=True,
-        )
-    )
-    titles = "".join(
-        f"<td{span}>{title}&nbsp;&nbsp;</td>"
-        for title, span in (
-            ("channel", ""),
-            ("inside (95 % interval)", " colspan='2'"),
-            ("width", ""),
-            ("corr.", ""),
-        )
-    )
-    return f"{head}<table cellspacing='2'><tr>{titles}</tr>{rows}</table>{_groups_html(report)}"
-
-
-def _groups_html(report: Report) -> str:
-    """Table of the groups that are calibrated apart."""
-    if not report.group_coverage.size:
-        return ""
-    titles = (f"{report.group_name}&nbsp;", "share&nbsp;", *(escape(n) for n in report.channel_names))
-    head = "".join(f"<td>{title}&nbsp;</td>" for title in titles)
-    rows = "".join(
-        f"<tr><td>{g + 1}</td><td align='right'>{100 * share:.1f} %&nbsp;&nbsp;</td>"
-        + "".join(
-            f"<td align='right'><b>{100 * v:.1f} %</b>&nbsp;</td>" if v == v else "<td>&ndash;</td>"
-            for v in report.group_coverage[:, g]
-        )
-        + "</tr>"
-        for g, share in enumerate(report.group_share)
-    )
-    return f"<div>Inside, by {report.group_name}:</div><table cellspacing='2'><tr>{head}</tr>{rows}</table>"
-
-
-def _range(low: float, high: float) -> str:
-    """Interval of a coverage, or what is missing for one."""
-    if not (low == low and high == high):
-        return "few&nbsp;blocks"
-    return f"{100 * low:.1f}&nbsp;to&nbsp;{100 * high:.1f}"
-
-
-def _caption_html(report: Report) -> str:
-    """What the number means, and doesn't."""
-    share = f"{100 * (1 - report.alpha):.4g} %"
-    text = f"{share} of pixels on average over images like the calibration data; not per pixel."
-    return f"<div><i>{text}</i></div>"
-
-
 def field_help(settings: type) -> dict[str, str]:
     """Sentence of each field of a settings class, from its docstring.
 
@@ -482,9 +377,3 @@ def field_help(settings: type) -> dict[str, str]:
         elif line.strip() and name:
             found[name] = f"{found.get(name, '')} {line.strip()}".strip()
     return found
-
-
-def losses_of(denoiser: Any) -> Sequence[tuple[int, int, float]]:
-    """Losses of a trained denoiser as (member, step, loss)."""
-    by_member: Mapping[int, Sequence[float]] = getattr(denoiser, "losses", {})
-    return [(m, step, value) for m, values in by_member.items() for step, value in enumerate(values)]

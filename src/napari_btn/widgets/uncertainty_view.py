@@ -23,15 +23,8 @@ from qtpy.QtWidgets import (
 
 from napari_btn.widgets.charts import CoverageChart, DensityChart, LineChart
 from napari_btn.widgets.dock import Dock
-from napari_btn.widgets.panels import (
-    NoteLabel,
-    PercentBox,
-    ReportPanel,
-    ScrollColumn,
-    Theme,
-    combo_box,
-    push_button,
-)
+from napari_btn.widgets.panels import NoteLabel, PercentBox, ScrollColumn, Theme, combo_box, push_button
+from napari_btn.widgets.report_panel import ReportPanel
 
 __all__ = ["TOGGLES", "UncertaintyView"]
 
