@@ -324,10 +324,11 @@ class PairForm(QWidget):
         inputs = self.inputs
         if inputs is None or "work" in self._runs:
             return
-        if "check" in self._runs:
+        self._prepare(inputs)
+        if self._runs.keys() & {"check", "prepare"}:
+            # one thread at a time loads libraries
             self._check_later.start()
             return
-        self._prepare(inputs)  # beside the check, which a person doesn't wait for either
         denoiser = self._engine().Denoiser(**inputs.settings)
 
         def step() -> Step[Any]:
