@@ -54,6 +54,13 @@ for name in json.loads(sys.argv[2]):
 print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
+PREPARE_JOB = """
+from napari_btn.core.device import works
+from napari_btn.core.pool import process_pool
+assert works("cpu")
+assert process_pool()._processes
+"""
+
 MAIN_JOB = """
 import napari_btn as btn
 pair = btn.samples.edx(seed=0, size=(128, 192))
@@ -96,6 +103,10 @@ def test_import_of_the_package_loads_nothing_heavy() -> None:
 
 def test_only_the_tensor_rooms_load_torch() -> None:
     assert "torch" not in loaded_by(modules(torch=False))
+
+
+def test_workers_start_before_torch_is_loaded() -> None:
+    run_apart(BLOCK + PREPARE_JOB, "", blocked={"torch"})
 
 
 def test_everything_but_the_widgets_works_without_a_window_system() -> None:

@@ -103,7 +103,7 @@ def test_a_bump_between_four_tiles_does_not_block_them_all() -> None:
     score = np.ones((128, 128))
     score[63:65, 63:65] = 1.01
     found = propose_regions(score, (64, 64), 4)
-    assert propose_regions(score, 64, 4) == found
+    assert propose_regions(score, 64, 4) == propose_regions(score, np.int64(64), 4) == found
     assert len(found) == 4
     assert sum(r.score for r in found) == pytest.approx(score.sum())
 

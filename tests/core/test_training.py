@@ -232,6 +232,23 @@ def test_previews_are_medians_of_the_middle(reference, monkeypatch):
     assert all(p.preview is None for p in drain(steps_of(1, executor=Inline()))[0])
 
 
+class Noted(Inline):
+    """Runs a task at once, and keeps its name."""
+
+    def __init__(self):
+        self.names = []
+
+    def submit(self, fn, /, *args, **kwargs):
+        self.names.append(fn.__name__)
+        return super().submit(fn, *args, **kwargs)
+
+
+def test_the_first_preview_does_not_wait_behind_the_next_tasks_of_the_members():
+    noted = Noted()
+    drain(steps_of(2, executor=noted, preview_every=1e-9))
+    assert noted.names[:5] == ["start_member"] * 2 + ["train_member"] * 2 + ["median_of"]
+
+
 def test_the_preview_of_a_large_image_says_where_it_is():
     scenes = scenes_of(1, (600, 560))
     blueprint = Blueprint(BLUEPRINT.settings, (1, 2, 1), 1, 1, 2, LEVELS, 0)

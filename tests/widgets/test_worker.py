@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
 
@@ -172,7 +173,7 @@ def test_a_run_left_before_its_thread_started_does_no_work(qtbot: QtBot) -> None
     assert made == []
 
 
-def test_a_step_that_yields_all_the_time_is_told_ten_times_a_second_and_loses_nothing(qtbot: QtBot) -> None:
+def test_a_step_that_yields_all_the_time_is_told_twice_a_second_and_loses_nothing(qtbot: QtBot) -> None:
     def step() -> Step:
         end = time.monotonic() + 0.6
         done = 0
@@ -184,9 +185,22 @@ def test_a_step_that_yields_all_the_time_is_told_ten_times_a_second_and_loses_no
     heard = Heard()
     heard.run(step)
     qtbot.waitUntil(heard.over)
-    assert len(heard.progress) <= 8
+    assert len(heard.progress) <= 4
     losses = [loss for progress, _ in heard.progress for loss in progress.losses]
     assert len(losses) == int(heard.end[0][1])
+
+
+def test_a_preview_is_told_at_once(qtbot: QtBot) -> None:
+    def step() -> Step:
+        yield Progress(0, 3)
+        yield Progress(1, 3, preview=np.zeros((2, 3), np.float32))
+        yield Progress(2, 3)
+        return "done"
+
+    heard = Heard()
+    heard.run(step)
+    qtbot.waitUntil(heard.over)
+    assert [(p.done, p.preview is not None) for p, _ in heard.progress] == [(0, False), (1, True), (2, False)]
 
 
 def test_a_paused_step_stands_still_and_goes_on(qtbot: QtBot) -> None:

@@ -56,7 +56,7 @@ def process_pool() -> Executor:
     with _POOL_LOCK:
         if not (_POOL and _accepts(_POOL[0])):
             _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)]
-            _accepts(_POOL[0])  # its processes start with the first task, and are wanted now
+            _POOL[0].submit(int)  # its processes start with the first task, and are wanted now
         return _POOL[0]
 
 

@@ -450,7 +450,8 @@ def _sum(image: NDArray[np.float64], box: tuple[slice, ...], mask: NDArray[np.bo
 
 def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) -> tuple[int, ...]:
     """Window size, checked against the image and the margin."""
-    size = (window,) * len(shape) if isinstance(window, int) else tuple(int(n) for n in window)
+    sides = (window,) * len(shape) if isinstance(window, int | np.integer) else window
+    size = tuple(int(n) for n in sides)
     _at_least(margin, 0, "margin")
     room = tuple(n - 2 * margin for n in shape)
     if len(size) != len(shape) or min(size) < 1 or any(n > r for n, r in zip(size, room, strict=True)):
