@@ -448,7 +448,7 @@ def test_a_file_is_read_added_and_picked(
 
 
 def test_workers_are_made_ready_once_while_the_user_looks_at_the_form(
-    ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any
+    ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     qtbot.waitUntil(lambda: denoiser_class.prepared == 1 and not ready._runs)
     ready.form.members.setValue(3)
@@ -458,8 +458,20 @@ def test_workers_are_made_ready_once_while_the_user_looks_at_the_form(
     )
     assert denoiser_class.prepared == 1
     ready.pair._prepared -= 100
+    at_check: list[int] = []
+    check = denoiser_class.check
+
+    def checked(self: Any, *args: Any, **given: Any) -> Any:
+        at_check.append(denoiser_class.prepared)
+        return check(self, *args, **given)
+
+    monkeypatch.setattr(denoiser_class, "check", checked)
+    ready.form.seed.setValue(4)
+    qtbot.waitUntil(lambda: bool(at_check) and not ready._runs)
+    assert at_check == [2]  # before the check that a person doesn't wait for
+    ready.pair._prepared -= 100
     ready.form.members.setValue(4)
-    qtbot.waitUntil(lambda: denoiser_class.prepared == 2 and not ready._runs)
+    qtbot.waitUntil(lambda: denoiser_class.prepared == 3 and not ready._runs)
 
 
 def test_no_workers_are_started_for_a_pair_that_will_not_do(

@@ -293,6 +293,8 @@ class PairForm(QWidget):
         self.note.say(*found.notes)
         moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
         self.align.setVisible(moved and self.clean.layer is not None and inputs.quick_to_read)
+        if not found.reason:
+            self._prepare(inputs)  # again, where the form is touched after workers had gone
         return found.reason
 
     def _prepare(self, inputs: PairInputs) -> None:
