@@ -18,21 +18,21 @@ from torch.nn import functional as F
 from benchmarks.measure import close_pool, own_cpu, spent
 from benchmarks.table import Result, main
 from napari_btn import Denoiser, samples
-from napari_btn.core.config import NetworkSettings, TrainSettings
-from napari_btn.core.families import Blueprint, build, member_rng
-from napari_btn.core.graph import draw_dilations
-from napari_btn.core.member import scaling_of
-from napari_btn.core.metrics import correlation, crps_from_quantiles
-from napari_btn.core.mixed_scale import SparseMixedScale
-from napari_btn.core.optimiser import Optimiser, one_cycle
-from napari_btn.core.patches import draw_patches
+from napari_btn.core.evaluation.metrics import correlation, crps_from_quantiles
+from napari_btn.core.networks.family import Blueprint, build, member_rng
+from napari_btn.core.networks.sms.graph import draw_dilations
+from napari_btn.core.networks.sms.trunk import SparseMixedScale
+from napari_btn.core.settings import NetworkSettings, TrainSettings
+from napari_btn.core.supervision.patches import draw_patches
+from napari_btn.core.training.optimiser import Optimiser, one_cycle
+from napari_btn.core.training.tasks import scaling_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.pairs import Pair
+    from napari_btn.core.data.pairs import Pair
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 RATES = (1e-2, 2e-2)

@@ -15,14 +15,14 @@ from benchmarks import peers
 from benchmarks.measure import close_pool, spent
 from benchmarks.table import Bar, Result, main
 from napari_btn import CalibrationSettings, Denoiser, samples
-from napari_btn.core.config import PRESETS, TrainSettings
+from napari_btn.core.settings import PRESETS, TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.pairs import Pair
+    from napari_btn.core.data.pairs import Pair
 
 ALPHA, RANGE, TEST_SEED = 0.1, 4.0, 1000
 # CPU-seconds a member, PSNR, Winkler: what to reach, and the least that is acceptable

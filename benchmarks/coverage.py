@@ -14,14 +14,14 @@ import numpy as np
 from benchmarks.measure import close_pool, spent
 from benchmarks.table import Bar, Result, main
 from napari_btn import Denoiser, samples
-from napari_btn.core.config import PRESETS
+from napari_btn.core.settings import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.pairs import Pair
+    from napari_btn.core.data.pairs import Pair
 
 ALPHAS = (0.5, 0.1, 0.05)
 SEEDS = 5

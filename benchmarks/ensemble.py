@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from benchmarks.measure import close_pool, spent
 from benchmarks.table import OUT, Result, main
-from napari_btn import CalibrationSettings, Denoiser, plots, samples
-from napari_btn.core.config import PRESETS
+from napari_btn import CalibrationSettings, Denoiser, samples
+from napari_btn.core.settings import PRESETS
+from napari_btn.plots import figures as plots
 
 
 def run(tiny: bool) -> list[Result]:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_btn.core.conformal import HeldOut
-from napari_btn.core.exceedance import exceedance_from, lock_threshold, select
+from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.exceedance import exceedance_from, lock_threshold, select
 
 if TYPE_CHECKING:
     from collections.abc import Callable

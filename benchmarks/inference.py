@@ -11,10 +11,10 @@ import torch
 from benchmarks.measure import own_cpu
 from benchmarks.table import Bar, Result, main
 from napari_btn import Denoiser, TileSettings, samples
-from napari_btn.core.config import CalibrationSettings, NetworkSettings, TrainSettings
-from napari_btn.core.families import Blueprint, build
-from napari_btn.core.graph import draw_dilations
-from napari_btn.core.pool import Inline, process_pool
+from napari_btn.core.compute.pool import Inline, process_pool
+from napari_btn.core.networks.family import Blueprint, build
+from napari_btn.core.networks.sms.graph import draw_dilations
+from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TrainSettings
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 _TILE = 384  # the tile that prediction chooses in 2D

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from benchmarks.measure import close_pool, spent
 from benchmarks.table import OUT, Result, main
 from napari_btn import Denoiser, NetworkSettings, samples
-from napari_btn.core.config import PRESETS
+from napari_btn.core.settings import PRESETS
 
 PERIODS = (10.0, 20.0)
 DILATIONS = (1, 2, 4, 8, 16)

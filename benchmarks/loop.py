@@ -14,10 +14,10 @@ import numpy as np
 import napari_btn as btn
 from benchmarks.measure import spent
 from benchmarks.table import Bar, Result, main
-from napari_btn.core.config import TrainSettings
-from napari_btn.core.pool import Inline
-from napari_btn.core.regions import Region
-from napari_btn.core.remeasure import score_map
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.remeasure.regions import Region
+from napari_btn.core.remeasure.scores import score_map
+from napari_btn.core.settings import TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

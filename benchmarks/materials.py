@@ -13,8 +13,8 @@ from skimage.feature import (
     structure_tensor_eigenvalues,
 )
 
-from napari_btn.core import noise
-from napari_btn.core.pairs import Pair
+from napari_btn.core.data import noise
+from napari_btn.core.data.pairs import Pair
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -108,7 +108,7 @@ def peak_memory(interval: float = 0.05) -> Iterator[Peak]:
 
 def close_pool() -> None:
     """End the local pool, so that the next block pays for starting its own."""
-    from napari_btn.core.pool import process_pool
+    from napari_btn.core.compute.pool import process_pool
 
     process_pool().shutdown(wait=True)
 

@@ -24,8 +24,8 @@ GB = 1e9
 def _save_denoiser(path: Path, members: int, ndim: int) -> None:
     """Write a bundle of members that have learned next to nothing."""
     from napari_btn import CalibrationSettings, Denoiser, samples
-    from napari_btn.core.config import TrainSettings
-    from napari_btn.core.pool import Inline
+    from napari_btn.core.compute.pool import Inline
+    from napari_btn.core.settings import TrainSettings
 
     train = TrainSettings(steps=2, batch_size=2, patch_px=16)
     if ndim == 2:

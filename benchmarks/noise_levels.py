@@ -14,7 +14,7 @@ from benchmarks.blobs import ALPHA, RANGE, TEST_SEED
 from benchmarks.measure import close_pool
 from benchmarks.table import Result, main
 from napari_btn import CalibrationSettings, Denoiser, NetworkSettings, samples
-from napari_btn.core.config import PRESETS
+from napari_btn.core.settings import PRESETS
 
 AMPLITUDES = (0.25, 0.5, 1.0, 2.0, 4.0)
 

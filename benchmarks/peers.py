@@ -13,8 +13,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from skimage.restoration import denoise_tv_chambolle
 
-from napari_btn.core import metrics
-from napari_btn.core.conformal import conformal_quantile
+from napari_btn.core.calibration.rules import conformal_quantile
+from napari_btn.core.evaluation import metrics
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

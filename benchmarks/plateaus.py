@@ -15,7 +15,7 @@ from benchmarks.blobs import ALPHA, RANGE, TEST_SEED, train
 from benchmarks.measure import close_pool, spent
 from benchmarks.table import Bar, Result, main
 from napari_btn import samples
-from napari_btn.core.config import PRESETS
+from napari_btn.core.settings import PRESETS
 
 STEPS = (75, 150, 300, 600, 1000, 1500, 3000)
 SEEDS = 2

@@ -20,8 +20,9 @@ import napari_btn as btn
 from benchmarks import peers
 from benchmarks.measure import close_pool, spent
 from benchmarks.table import Bar, Result, main
-from napari_btn.core import metrics, noise
-from napari_btn.core.config import PRESETS, TrainSettings
+from napari_btn.core.data import noise
+from napari_btn.core.evaluation import metrics
+from napari_btn.core.settings import PRESETS, TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

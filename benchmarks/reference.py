@@ -18,11 +18,11 @@ import torch
 from torch import nn
 
 from benchmarks.table import Bar, Result, main
-from napari_btn.core.config import NetworkSettings
-from napari_btn.core.ensemble import quantiles_from_raw
-from napari_btn.core.families import Blueprint, build, graph_of
-from napari_btn.core.graph import Graph, draw_dilations
-from napari_btn.core.optimiser import Optimiser
+from napari_btn.core.networks.family import Blueprint, build, graph_of
+from napari_btn.core.networks.heads import quantiles_from_raw
+from napari_btn.core.networks.sms.graph import Graph, draw_dilations
+from napari_btn.core.settings import NetworkSettings
+from napari_btn.core.training.optimiser import Optimiser
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks.table import Bar, Result, main
 from napari_btn import CalibrationSettings, Denoiser, samples
-from napari_btn.core.config import TrainSettings
+from napari_btn.core.settings import TrainSettings
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

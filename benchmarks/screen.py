@@ -65,7 +65,7 @@ def _viewer_with_pair(side: int) -> Any:
     from qtpy.QtWidgets import QApplication
 
     from napari_btn import samples
-    from napari_btn.widgets.layers import pair_layers
+    from napari_btn.widgets.shared.layers import pair_layers
 
     viewer = napari.Viewer()
     for data, arguments, _ in pair_layers(samples.edx(seed=0, size=(side, side))):
@@ -198,11 +198,11 @@ def _draw() -> None:
 def _with_result(side: int, name: str) -> Any:
     """Dock on a viewer with an image that barely trained networks have denoised."""
     from napari_btn import Denoiser
-    from napari_btn.core.config import TrainSettings
-    from napari_btn.io.images import Image
+    from napari_btn.core.data.image import Image
+    from napari_btn.core.settings import TrainSettings
     from napari_btn.session import session_of
-    from napari_btn.widgets.layers import read_layer
-    from napari_btn.widgets.results import show_prediction
+    from napari_btn.widgets.shared.layers import read_layer
+    from napari_btn.widgets.shared.results import show_prediction
 
     viewer = _viewer_with_pair(side)
     source = read_layer(viewer.layers[0])

@@ -13,7 +13,7 @@ from benchmarks.table import Bar, Result, main
 from napari_btn import Denoiser, TrainSettings
 
 if TYPE_CHECKING:
-    from napari_btn.core.config import Step
+    from napari_btn.core.progress import Step
 
 SHOWN = 3
 

@@ -21,19 +21,19 @@ from benchmarks.measure import close_pool, peak_memory, spent
 from benchmarks.memory import GB
 from benchmarks.real import data_folder
 from benchmarks.table import Bar, Result, main
-from napari_btn.core.clustering import fit_palette
-from napari_btn.core.config import TrainSettings, drain
-from napari_btn.core.features import EnsembleLatents
-from napari_btn.core.latent import assign_steps, fit_steps, values_at
-from napari_btn.core.pairs import View
-from napari_btn.core.partitions import adjusted_rand
+from napari_btn.core.data.image import View, values_at
+from napari_btn.core.inference.latents import EnsembleLatents
+from napari_btn.core.progress import drain
+from napari_btn.core.settings import TrainSettings
+from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette
+from napari_btn.core.tokens.learn import assign_steps, fit_steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.latent import LatentSource
+    from napari_btn.core.inference.latents import LatentSource
 
 SMALL = TrainSettings(steps=6, batch_size=2, patch_px=32)
 SAMPLE = 20_000

@@ -21,10 +21,11 @@ from benchmarks import peers
 from benchmarks.blobs import ALPHA, RANGE, TEST_SEED
 from benchmarks.table import OUT, Result, main
 from napari_btn import samples
-from napari_btn.core.config import CalibrationSettings
-from napari_btn.core.conformal import HeldOut, calibrate
-from napari_btn.core.ensemble import quantiles_from_raw
-from napari_btn.core.gradients import noncrossing_pinball
+from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.conformal import calibrate
+from napari_btn.core.networks.heads import quantiles_from_raw
+from napari_btn.core.networks.sms.one_member import noncrossing_pinball
+from napari_btn.core.settings import CalibrationSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

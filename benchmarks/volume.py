@@ -14,11 +14,11 @@ import numpy as np
 from benchmarks.measure import close_pool, peak_memory, spent
 from benchmarks.table import OUT, Bar, Result, main
 from napari_btn import Denoiser, evaluate, samples
-from napari_btn.core.config import PRESETS
+from napari_btn.core.settings import PRESETS
 
 if TYPE_CHECKING:
-    from napari_btn.core.pairs import Pair
-    from napari_btn.core.prediction import Prediction
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.pairs import Pair
 
 MEMBERS = 3
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core.config import TrainSettings
+from napari_btn.core.settings import TrainSettings
 
 TINY = ("--preset", "quick", "--steps", "6", "--depth", "3", "--members", "2", "--device", "cpu")
 
@@ -458,8 +458,8 @@ def test_a_bundle_that_cannot_be_written_is_kept_elsewhere(folder, tmp_path, mon
 def test_demo_without_a_window_writes_layers_and_pictures(tmp_path, monkeypatch):
     from functools import partial
 
-    from napari_btn import demo
-    from napari_btn.core.config import NetworkSettings
+    from napari_btn.cli import demo
+    from napari_btn.core.settings import NetworkSettings
 
     quick = partial(demo.Denoiser, train=TrainSettings(steps=4), network=NetworkSettings(depth=3))
     monkeypatch.setattr(demo, "Denoiser", quick)

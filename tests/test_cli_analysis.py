@@ -91,9 +91,9 @@ def test_regions_take_the_stage_from_a_table_of_places(folder):
 
 
 def test_another_way_of_clustering_learns_anew(folder, monkeypatch):
-    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
+    monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 1500)
     for name in ("_STARTS", "_ROUNDS"):
-        monkeypatch.setattr(f"napari_btn.core.shares.{name}", 1)
+        monkeypatch.setattr(f"napari_btn.core.tokens.shares.{name}", 1)
     out = folder / "mixture.npz"
     result = call(
         "tokens", folder / "edx.btn", folder / "noisy.ome.tif", "-n", 5, "--method", "mixture", "-o", out

@@ -13,8 +13,8 @@ from click.testing import CliRunner
 import napari_btn as btn
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core import training
-from napari_btn.core.pool import Inline, slots
+from napari_btn.core.compute.pool import Inline, slots
+from napari_btn.core.training import processes as training
 
 pytest.importorskip("distributed")
 from distributed import Client, LocalCluster

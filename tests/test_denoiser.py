@@ -13,8 +13,8 @@ import zarr
 
 import napari_btn as btn
 from napari_btn import samples
-from napari_btn.core import training
-from napari_btn.core.pool import Inline
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.training import processes as training
 from napari_btn.denoiser import load_partial
 
 NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8)
@@ -324,7 +324,7 @@ def test_another_level_needs_no_training(copy, monkeypatch):
         raise AssertionError("it trained")
 
     monkeypatch.setattr(training, "train_steps", never)
-    monkeypatch.setattr("napari_btn.core.predict.tile_quantiles", never)
+    monkeypatch.setattr("napari_btn.core.inference.run.tile_quantiles", never)
     low = copy.calibrate(alpha=0.4).report
     weights = copy._fitted.members
     high = copy.calibrate(alpha=0.05).report
@@ -796,7 +796,7 @@ def test_a_card_trains_members_together(monkeypatch):
 
     monkeypatch.setattr("napari_btn.denoiser.device_for", lambda wanted: "cuda:1")
     monkeypatch.setattr("napari_btn.denoiser.works", lambda device: True)
-    monkeypatch.setattr("napari_btn.core.together.train_together_steps", together)
+    monkeypatch.setattr("napari_btn.core.training.card.train_together_steps", together)
     denoiser = btn.Denoiser("quick", members=3, device="cuda:1")
     assert denoiser.estimate(PAIR.noisy.shape, PAIR.axes).note.endswith("GB on cuda:1")
     with pytest.raises(ArithmeticError, match="far enough"):

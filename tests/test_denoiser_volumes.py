@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from napari_btn import samples
-from napari_btn.core.config import NetworkSettings, TileSettings, TrainSettings
-from napari_btn.core.pool import Inline
-from napari_btn.denoiser import Denoiser, evaluate, load
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.evaluation.report import evaluate
+from napari_btn.core.settings import NetworkSettings, TileSettings, TrainSettings
+from napari_btn.denoiser import Denoiser, load
 
 MAPS = ("lower", "median", "upper", "width", "spread", "quantiles")
 QUICK = TrainSettings(steps=4, batch_size=2, patch_px=16)

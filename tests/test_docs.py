@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from napari_btn.core import config
+from napari_btn.core import settings as config
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -61,7 +61,7 @@ def test_object_names_in_the_guide_of_calibration_are_the_docks(qtbot):
     from napari.components import ViewerModel
     from qtpy.QtWidgets import QWidget
 
-    from napari_btn.widgets.uncertainty import UncertaintyWidget
+    from napari_btn.widgets.uncertainty.dock import UncertaintyWidget
 
     dock = UncertaintyWidget(ViewerModel())
     qtbot.addWidget(dock)
@@ -74,8 +74,8 @@ def test_object_names_in_the_guide_of_calibration_are_the_docks(qtbot):
 
 @pytest.mark.parametrize("name", ["guide_tokens.md", "guide_remeasure.md"])
 def test_the_guides_of_tokens_and_of_measuring_again_run(name, tmp_path, monkeypatch, capsys, in_a_hurry):
-    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
-    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 1500)
+    monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 1)
     monkeypatch.chdir(tmp_path)
     run_guide(name)
     told = {"guide_tokens.md": "suggested:", "guide_remeasure.md": "mean width"}
@@ -121,7 +121,7 @@ def test_the_ten_lines_of_the_readme_run_and_are_ten(tmp_path, monkeypatch, in_a
 
 def test_the_example_family_trains(tmp_path, monkeypatch):
     import napari_btn as btn
-    from napari_btn.core import families
+    from napari_btn.core.networks import family as families
 
     monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
     names = {}

@@ -11,8 +11,8 @@ from click.testing import CliRunner
 import napari_btn as btn
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core import training
-from napari_btn.core.pool import Inline
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.training import processes as training
 
 NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8)
 TRAIN = btn.TrainSettings(steps=6, batch_size=2, patch_px=16)

@@ -20,20 +20,23 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(napari_btn.__file__).parent
 BINDINGS = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
 WINDOW = BINDINGS | {"napari", "vispy", "qtpy", "superqt", "magicgui", "pyqtgraph"}
-# The rooms where numbers are torch tensors.
+# The modules where numbers are torch tensors, or that run members; all others import without torch.
 TORCH = {
-    "bands",
-    "draws",
-    "ensemble",
-    "families",
-    "features",
-    "filters",
-    "gain",
-    "gradients",
-    "latent",
-    "mixed_scale",
+    "core.calibration.maps",
+    "core.evaluation.gain",
+    "core.inference.jacobian",
+    "core.inference.latents",
+    "core.inference.run",
+    "core.networks.heads",
+    "core.networks.sms.bands",
+    "core.networks.sms.many_members",
+    "core.networks.sms.one_member",
+    "core.networks.sms.trunk",
+    "core.training.card",
+    "core.training.optimiser",
+    "core.training.processes",
+    "core.training.tasks",
 }
-TORCH |= {"grouped", "member", "optimiser", "predict", "together", "training"}
 
 BLOCK = """
 import importlib, json, sys
@@ -55,8 +58,8 @@ print(json.dumps(sorted({name.split(".")[0] for name in sys.modules})))
 """
 
 PREPARE_JOB = """
-from napari_btn.core.device import works
-from napari_btn.core.pool import process_pool
+from napari_btn.core.compute.device import works
+from napari_btn.core.compute.pool import process_pool
 assert works("cpu")
 assert process_pool()._processes
 """
@@ -78,7 +81,7 @@ def modules(*, torch: bool) -> list[str]:
     """All modules outside widgets, with or without those that may load torch at import."""
     found = ["napari_btn"]
     for info in pkgutil.walk_packages([str(PACKAGE)], "napari_btn."):
-        if "widgets" not in info.name and (torch or info.name.rpartition(".")[2] not in TORCH):
+        if "widgets" not in info.name and (torch or info.name.removeprefix("napari_btn.") not in TORCH):
             found.append(info.name)
     return found
 

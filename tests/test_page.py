@@ -10,11 +10,11 @@ from scipy.stats import norm
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib, an extra")
 
-from napari_btn import plots
-from napari_btn.core.cases import Note
-from napari_btn.core.evaluation import evaluate
-from napari_btn.core.prediction import Prediction
-from napari_btn.page import report_page
+from napari_btn.core.calibration.prediction import Prediction
+from napari_btn.core.evaluation.report import evaluate
+from napari_btn.core.progress import Note
+from napari_btn.plots import figures as plots
+from napari_btn.plots.page import report_page
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 Z = norm.ppf(LEVELS).astype(np.float32)

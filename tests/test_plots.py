@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib, an extra")
 
-from napari_btn import plots
+from napari_btn.plots import figures as plots
 
 
 @dataclass
@@ -126,7 +126,7 @@ def test_maps_refuse_what_is_no_image(images):
 
 
 def test_ensemble_gain_has_a_panel_for_each_figure():
-    from napari_btn.core.gain import EnsembleGain
+    from napari_btn.core.evaluation.gain import EnsembleGain
 
     table = np.linspace(0.5, 1, 6).reshape(3, 2)
     figure = plots.ensemble_gain(EnsembleGain((1, 2, 5), table, table, table, 0.1, ("Si", "Fe")))
@@ -141,7 +141,7 @@ def test_ensemble_gain_has_a_panel_for_each_figure():
 
 
 def test_ensemble_gain_of_one_channel_needs_no_legend_and_bears_infinite_widths():
-    from napari_btn.core.gain import EnsembleGain
+    from napari_btn.core.evaluation.gain import EnsembleGain
 
     table, width = np.full((3, 1), 0.9), np.array([[np.inf], [2.0], [1.0]])
     figure = plots.ensemble_gain(EnsembleGain((1, 2, 5), table, table, width, 0.1, ("0",)))
@@ -151,7 +151,7 @@ def test_ensemble_gain_of_one_channel_needs_no_legend_and_bears_infinite_widths(
 
 
 def test_a_graph_is_drawn_with_an_arc_for_each_node_read():
-    from napari_btn.core.graph import Graph
+    from napari_btn.core.networks.sms.graph import Graph
 
     graph = Graph(((0,), (0, 1, 2), (1, 4, 5), (0, 6, 9)), (1, 2, 4, 1))
     figure = plots.graph_figure(graph, flat=(False, False, True, False))

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 import napari_btn as btn
-from napari_btn.core import training
-from napari_btn.core.pool import Inline
-from napari_btn.core.regions import Region
-from napari_btn.refining import gentler
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.remeasure.regions import Region
+from napari_btn.core.training import processes as training
+from napari_btn.workflow.refine import gentler
 
 NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8, dilations=(1, 2, 3))
 TRAIN = btn.TrainSettings(steps=6, batch_size=2, patch_px=16)
@@ -169,8 +169,8 @@ def test_the_image_of_the_windows_cannot_calibrate(bundle):
 
 
 def test_tokens_of_the_old_members_go(bundle, monkeypatch):
-    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 500)
-    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 500)
+    monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 1)
     denoiser = btn.load(bundle)
     denoiser.tokens(PAIR.noisy, 3, executor=Inline())
     assert denoiser._fitted.tokens is not None
@@ -204,8 +204,8 @@ def test_an_untrained_one_has_nothing_to_go_on_from():
 
 
 def test_tokens_are_calibrated_apart_again_and_a_mask_is_asked_for_again(bundle, monkeypatch):
-    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 500)
-    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 500)
+    monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 1)
     denoiser = btn.load(bundle)
     denoiser.calibrate(PAIR.noisy[KNOWN], groups=3, executor=Inline())
     refined(denoiser)

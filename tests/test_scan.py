@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core.pool import Inline
-from napari_btn.scan import Scan, ScanRow, scan_steps
+from napari_btn.core.compute.pool import Inline
+from napari_btn.workflow.scan import Scan, ScanRow, scan_steps
 
 
 def drain(steps):
@@ -62,7 +62,7 @@ def test_the_command_prints_a_table_and_draws(tmp_path):
 
 def test_a_scan_is_drawn_with_a_curve_for_each_kind():
     pytest.importorskip("matplotlib")
-    from napari_btn import plots
+    from napari_btn.plots import figures as plots
 
     rows = [ScanRow(d, 4, r, d * r, 100 * d, 1.0, 1 / d, 0.9, 0.9, 0.5) for d in (2, 4, 8) for r in (4, 8)]
     figure = plots.scan(Scan(tuple(rows)).rows)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import napari_btn as btn
-from napari_btn.calibration import held_out_intervals
-from napari_btn.core.families import build
-from napari_btn.core.features import EnsembleLatents
-from napari_btn.core.pairs import Box, View
-from napari_btn.core.partitions import adjusted_rand
-from napari_btn.core.pool import Inline
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.data.image import Box, View
+from napari_btn.core.inference.latents import EnsembleLatents
+from napari_btn.core.networks.family import build
+from napari_btn.core.tokens.clustering import adjusted_rand
+from napari_btn.workflow.calibrate import held_out_intervals
 
 if TYPE_CHECKING:
     from napari_btn.denoiser import Denoiser
@@ -27,10 +27,10 @@ PAIR = btn.samples.edx(seed=0, size=(96, 192))
 def _few_pixels():
     """Sample fewer pixels than is right for real images, so that tests take seconds."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 2500)
-        patch.setattr("napari_btn.core.shares._STARTS", 1)
-        patch.setattr("napari_btn.core.shares._ROUNDS", 1)
-        patch.setattr("napari_btn.core.clustering._RESTARTS", 2)
+        patch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 2500)
+        patch.setattr("napari_btn.core.tokens.shares._STARTS", 1)
+        patch.setattr("napari_btn.core.tokens.shares._ROUNDS", 1)
+        patch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 2)
         yield
 
 
@@ -209,8 +209,8 @@ def test_left_out_pixels_have_no_token(denoiser):
 
 
 def test_seeds_agree_on_five_tokens(denoiser, monkeypatch):
-    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 10_000)
-    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 10)
+    monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 10_000)
+    monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 10)
     made = []
     prediction = denoiser.predict(PAIR.noisy)
     for seed in range(3):

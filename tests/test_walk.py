@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 import napari_btn as btn
-from napari_btn.core.pool import Inline
-from napari_btn.core.remeasure import score_map, width_outside
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.remeasure.scores import score_map, width_outside
 from napari_btn.io.images import read_image
 from napari_btn.io.labels import write_labels
 from napari_btn.io.regions import read_regions, write_regions
@@ -14,8 +14,8 @@ from napari_btn.io.tables import read_table
 
 
 def test_the_whole_walk(tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
-    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 1500)
+    monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 1)
     field = btn.samples.edx(seed=3, size=(64, 240))
     noisy, truth = field.noisy, field.clean
     known = np.s_[:, :, :130]

@@ -83,7 +83,9 @@ def scenes() -> dict[str, str]:
     denoiser.fit(pair.noisy, pair.clean, axes=pair.axes)
     prediction = denoiser.predict(pair.noisy[:3], axes=pair.axes)
     made = {**bundle(denoiser), **maps(prediction)}
-    gain = denoiser.ensemble_gain(*((x := btn.samples.blobs(seed=9, n=12, size=40)).noisy, x.clean), axes=x.axes)
+    gain = denoiser.ensemble_gain(
+        *((x := btn.samples.blobs(seed=9, n=12, size=40)).noisy, x.clean), axes=x.axes
+    )
     made["gain"] = digest(np.asarray(gain.correlation))
     return made
 
@@ -108,7 +110,9 @@ def channels() -> dict[str, str]:
     made["curve"] = digest(denoiser.coverage_curve())
     denoiser.calibrate(alpha=0.2, groups=0)
     made |= {f"other level: {k}": v for k, v in maps(denoiser.predict(pair.noisy, axes=pair.axes)).items()}
-    denoiser.refine(pair.noisy, pair.clean, axes=pair.axes, train=btn.TrainSettings(steps=8, learning_rate=1e-2))
+    denoiser.refine(
+        pair.noisy, pair.clean, axes=pair.axes, train=btn.TrainSettings(steps=8, learning_rate=1e-2)
+    )
     made |= {f"refined: {k}": v for k, v in bundle(denoiser).items()}
     return made
 

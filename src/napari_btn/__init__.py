@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from napari_btn import samples
-    from napari_btn.core.config import CalibrationSettings, NetworkSettings, TileSettings, TrainSettings
-    from napari_btn.core.pairs import Pair
-    from napari_btn.core.prediction import Prediction
-    from napari_btn.core.regions import propose_regions
-    from napari_btn.denoiser import Denoiser, evaluate, load
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.pairs import Pair
+    from napari_btn.core.evaluation.report import evaluate
+    from napari_btn.core.remeasure.regions import propose_regions
+    from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TileSettings, TrainSettings
+    from napari_btn.denoiser import Denoiser, load
 
 __version__ = "0.1.0"
 
@@ -35,16 +36,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "CalibrationSettings": "core.config",
+    "CalibrationSettings": "core.settings",
     "Denoiser": "denoiser",
-    "NetworkSettings": "core.config",
-    "Pair": "core.pairs",
-    "Prediction": "core.prediction",
-    "TileSettings": "core.config",
-    "TrainSettings": "core.config",
+    "NetworkSettings": "core.settings",
+    "Pair": "core.data.pairs",
+    "Prediction": "core.calibration.prediction",
+    "TileSettings": "core.settings",
+    "TrainSettings": "core.settings",
     "evaluate": "denoiser",
     "load": "denoiser",
-    "propose_regions": "core.regions",
+    "propose_regions": "core.remeasure.regions",
 }
 
 

@@ -11,38 +11,31 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 import numpy as np
 
-from napari_btn.calibration import (
-    by_mask,
-    by_tokens_steps,
-    calibrated_steps,
-    held_out_intervals,
-    labels_steps,
-)
-from napari_btn.core.config import (
-    PRESETS,
-    TOKEN_METHODS,
-    CalibrationSettings,
-    NetworkSettings,
-    Progress,
-    TileSettings,
-    TrainSettings,
-    drain,
-)
-from napari_btn.core.device import device_for, works
-from napari_btn.core.diagnostics import coverage_curve, inside_map, miscoverage_map
-from napari_btn.core.evaluation import evaluate
-from napari_btn.core.held_out import (
+from napari_btn.core.calibration.held_out import (
     covers,
     drift_notes,
     fingerprint_steps,
     held_out_steps,
     profile_of,
-    spread_boxes,
 )
-from napari_btn.core.layouts import CALIBRATE, REPORT, TRAIN
-from napari_btn.core.pairs import channel_number
-from napari_btn.core.patches import patch_sides, patches_for
-from napari_btn.core.plan import (
+from napari_btn.core.compute.device import device_for, works
+from napari_btn.core.data.image import channel_number
+from napari_btn.core.data.splits import CALIBRATE, REPORT, TRAIN, split, spread_boxes
+from napari_btn.core.data.windows import windows_of
+from napari_btn.core.evaluation.diagnostics import coverage_curve, inside_map, miscoverage_map
+from napari_btn.core.evaluation.report import evaluate
+from napari_btn.core.progress import Progress, drain
+from napari_btn.core.settings import (
+    PRESETS,
+    TOKEN_METHODS,
+    CalibrationSettings,
+    NetworkSettings,
+    TileSettings,
+    TrainSettings,
+)
+from napari_btn.core.supervision.patches import patch_sides, patches_for
+from napari_btn.core.supervision.redraw import against_overfitting
+from napari_btn.core.training.plan import (
     Estimate,
     PairCheck,
     Plan,
@@ -50,10 +43,9 @@ from napari_btn.core.plan import (
     plan_training,
     validation_part,
 )
-from napari_btn.core.redraw import against_overfitting
-from napari_btn.core.splits import split
-from napari_btn.core.windows import windows_of
-from napari_btn.fitted import (
+from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
+from napari_btn.io.maps import open_maps, zarr_maps
+from napari_btn.model import (
     Fitted,
     Measured,
     Networks,
@@ -63,7 +55,14 @@ from napari_btn.fitted import (
     members_of,
     to_bundle,
 )
-from napari_btn.inputs import (
+from napari_btn.workflow.calibrate import (
+    by_mask,
+    by_tokens_steps,
+    calibrated_steps,
+    held_out_intervals,
+    labels_steps,
+)
+from napari_btn.workflow.inputs import (
     image_for,
     in_axes_of,
     is_same,
@@ -74,9 +73,7 @@ from napari_btn.inputs import (
     scenes_for,
     sizes_along,
 )
-from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
-from napari_btn.io.maps import open_maps, zarr_maps
-from napari_btn.refining import Refinement, gentler, refining_steps, regroup_notes, split_record
+from napari_btn.workflow.refine import Refinement, gentler, refining_steps, regroup_notes, split_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -85,19 +82,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.cases import HeldOut
-    from napari_btn.core.config import Step, TokenMethod
-    from napari_btn.core.conformal import Calibration, Note
-    from napari_btn.core.filters import EquivalentFilter
-    from napari_btn.core.gain import EnsembleGain
-    from napari_btn.core.graph import Graph
-    from napari_btn.core.pairs import Scenes, View
-    from napari_btn.core.predict import Member
-    from napari_btn.core.prediction import Prediction
-    from napari_btn.core.report import Report
-    from napari_btn.core.splits import Split
-    from napari_btn.core.tokens import Tokens
-    from napari_btn.core.training import Trained
+    from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.calibration.conformal import Calibration
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.image import View
+    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.data.splits import Split
+    from napari_btn.core.evaluation.gain import EnsembleGain
+    from napari_btn.core.evaluation.report import Report
+    from napari_btn.core.inference.jacobian import EquivalentFilter
+    from napari_btn.core.networks.family import Member
+    from napari_btn.core.networks.sms.graph import Graph
+    from napari_btn.core.progress import Note, Step
+    from napari_btn.core.settings import TokenMethod
+    from napari_btn.core.tokens.tokens import Tokens
+    from napari_btn.core.training.processes import Trained
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -320,12 +319,12 @@ class Denoiser:
         `fit` does the same when it was not done, which takes seconds. Processes that are idle for two
         minutes end.
         """
-        from napari_btn.core.pool import process_pool
+        from napari_btn.core.compute.pool import process_pool
 
         # first, so that the processes load their libraries while this one loads its own
         if self._where(None)[2] == "cpu":
             process_pool()
-        import napari_btn.core.training  # noqa: F401  (loaded here so that it isn't later)
+        import napari_btn.core.training.processes  # noqa: F401  (loaded here so that it isn't later)
 
     def estimate(self, shape: Sequence[int], axes: str = "YX") -> Estimate:
         """Return time and memory that training will take on this machine, to a factor of about two."""
@@ -496,7 +495,7 @@ class Denoiser:
             With what came, what is needed and what to do; also where pixels would calibrate that the
             members were trained on.
         """
-        from napari_btn.core.training import Start
+        from napari_btn.core.training.processes import Start
 
         fitted = self._need_fitted()
         wanted = gentler(self.train) if train is None else train
@@ -598,7 +597,7 @@ class Denoiser:
     def _where(self, executor: Executor | None) -> tuple[Executor | None, int, str]:
         """Pool, members in training at a time, and torch's name of the device."""
         if executor is not None:
-            from napari_btn.core.pool import slots
+            from napari_btn.core.compute.pool import slots
 
             return executor, slots(executor), "cpu"
         from joblib.externals.loky import cpu_count
@@ -617,10 +616,10 @@ class Denoiser:
     def _trainer(pool: Executor | None, device: str) -> Callable[..., Step[Trained]]:
         """The step that trains on a device: members in processes of their own, or together on a card."""
         if device == "cpu":
-            from napari_btn.core.training import train_steps
+            from napari_btn.core.training.processes import train_steps
 
             return partial(train_steps, executor=pool)
-        from napari_btn.core.together import train_together_steps
+        from napari_btn.core.training.card import train_together_steps
 
         return partial(train_together_steps, device=device)
 
@@ -856,8 +855,8 @@ class Denoiser:
             When the image doesn't fit the networks, a pixel that counts is NaN or infinite, or ``out`` is taken or
             names no zarr.
         """
-        from napari_btn.core.predict import predict_steps
-        from napari_btn.core.prediction import Prediction
+        from napari_btn.core.calibration.maps import predict_steps
+        from napari_btn.core.calibration.prediction import Prediction
 
         fitted = self._need_fitted()
         view = image_for(fitted, noisy, axes)
@@ -931,7 +930,7 @@ class Denoiser:
             sizes = {"quantiles": (len(self.levels), *shape)}
             yield {name: np.empty(sizes.get(name, shape), np.float32) for name in names}
             return
-        from napari_btn.core.predict import written_steps
+        from napari_btn.core.inference.run import written_steps
 
         space = [a for a in axes if a in "ZYX"]
         inner = written_steps(
@@ -1041,7 +1040,7 @@ class Denoiser:
         ValueError
             When there is no such member.
         """
-        from napari_btn.core.families import graph_of
+        from napari_btn.core.networks.family import graph_of
 
         fitted = self._need_fitted()
         _need(0 <= member < len(fitted.members), "member", member, f"0 to {len(fitted.members) - 1}")
@@ -1075,7 +1074,7 @@ class Denoiser:
         ValueError
             When the images don't fit the networks or trained them.
         """
-        from napari_btn.core.gain import gain_steps
+        from napari_btn.core.evaluation.gain import gain_steps
 
         fitted = self._need_fitted()
         scenes = scenes_for(fitted, noisy, clean, axes)
@@ -1144,7 +1143,7 @@ class Denoiser:
         ValueError
             If the image doesn't fit the networks, or has no such pixel or channel.
         """
-        from napari_btn.core.filters import filter_steps
+        from napari_btn.core.inference.jacobian import filter_steps
 
         fitted = self._need_fitted()
         number = channel_number(channel, fitted.channel_names)
@@ -1213,8 +1212,8 @@ class Denoiser:
             If there cannot be so many tokens, the image or its prediction doesn't fit, or HDBSCAN finds no
             two groups.
         """
-        from napari_btn.core.features import EnsembleLatents
-        from napari_btn.core.latent import tokens_steps
+        from napari_btn.core.inference.latents import EnsembleLatents
+        from napari_btn.core.tokens.learn import tokens_steps
 
         fitted = self._need_fitted()
         view = image_for(fitted, noisy, axes)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from napari_btn.core import noise
-from napari_btn.core.pairs import Pair
+from napari_btn.core.data import noise
+from napari_btn.core.data.pairs import Pair
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

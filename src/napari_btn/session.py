@@ -13,12 +13,12 @@ from weakref import WeakKeyDictionary
 from psygnal import Signal
 
 if TYPE_CHECKING:
-    from napari_btn.core.pairs import Pair
-    from napari_btn.core.prediction import Prediction
-    from napari_btn.core.regions import Region
-    from napari_btn.core.tokens import Tokens
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.image import Image
+    from napari_btn.core.data.pairs import Pair
+    from napari_btn.core.remeasure.regions import Region
+    from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.denoiser import Denoiser
-    from napari_btn.io.images import Image
 
 __all__ = ["Session", "StagePlaces", "Threshold", "Training", "session_of"]
 

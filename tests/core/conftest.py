@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_btn.core.config import NetworkSettings
-from napari_btn.core.families import Blueprint, build, member_rng
-from napari_btn.core.graph import draw_dilations
-from napari_btn.core.predict import Member
+from napari_btn.core.networks.family import Blueprint, Member, build, member_rng
+from napari_btn.core.networks.sms.graph import draw_dilations
+from napari_btn.core.settings import NetworkSettings
 
 
 def _random_members(

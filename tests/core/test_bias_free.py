@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 import napari_btn as btn
 from napari_btn import samples
-from napari_btn.core import training
-from napari_btn.core.ensemble import quantiles_from_raw
-from napari_btn.core.gradients import ABSOLUTE, noncrossing_pinball
-from napari_btn.core.member import pinball
-from napari_btn.core.pool import Inline
-from napari_btn.core.predict import loaded
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.inference.run import loaded
+from napari_btn.core.networks.heads import quantiles_from_raw
+from napari_btn.core.networks.sms.one_member import ABSOLUTE, noncrossing_pinball
+from napari_btn.core.training import processes as training
+from napari_btn.core.training.tasks import pinball
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 SCALES = ("x_loc", "y_loc")

@@ -11,9 +11,10 @@ import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from napari_btn.core.prediction import Prediction
+from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.io import atomic, images
-from napari_btn.io.images import guess_axes, read_image, read_provenance, write_images, write_prediction
+from napari_btn.io.images import read_image, read_provenance, write_images, write_prediction
+from napari_btn.io.metadata import guess_axes
 
 zarr = pytest.importorskip("zarr")
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_btn.core.regions import Region, label_image, propose_regions, threshold_regions
-from napari_btn.core.stage import StageAffine
+from napari_btn.core.remeasure.regions import Region, label_image, propose_regions, threshold_regions
+from napari_btn.core.remeasure.stage import StageAffine
 from napari_btn.io.regions import read_regions, write_regions
 from napari_btn.io.tables import read_table, write_table
 

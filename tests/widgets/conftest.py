@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from napari_btn.core.config import CalibrationSettings, NetworkSettings, Progress, TrainSettings
-from napari_btn.core.conformal import Note
+from napari_btn.core.progress import Note, Progress
+from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from pytestqt.qtbot import QtBot
 
-    from napari_btn.widgets.denoise import DenoiseWidget
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
 
 
 class FakeReport(SimpleNamespace):
@@ -178,7 +178,7 @@ def denoiser_class(monkeypatch: pytest.MonkeyPatch) -> type[FakeDenoiser]:
         return denoiser
 
     module = SimpleNamespace(Denoiser=fake, load=load)
-    monkeypatch.setattr("napari_btn.widgets.denoise.engine", lambda: module)
+    monkeypatch.setattr("napari_btn.widgets.denoise.dock.engine", lambda: module)
     return fake
 
 
@@ -193,7 +193,7 @@ def viewer(qapp: object) -> ViewerModel:
 @pytest.fixture
 def dock(viewer: ViewerModel, denoiser_class: type[FakeDenoiser], qtbot: QtBot) -> Iterator[DenoiseWidget]:
     """A Denoise dock on an empty viewer with the fake denoiser."""
-    from napari_btn.widgets.denoise import DenoiseWidget
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
 
     widget = DenoiseWidget(viewer)
     qtbot.addWidget(widget)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtGui import QColor
 
-from napari_btn.widgets.charts import LossChart
+from napari_btn.widgets.shared.charts import LossChart
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
@@ -62,7 +62,7 @@ def test_nothing_and_zero_are_drawn(chart: LossChart) -> None:
 
 
 def test_another_theme_leaves_the_numbers_at_the_axis_as_they_are(qtbot: QtBot) -> None:
-    from napari_btn.widgets.charts import TokenChart
+    from napari_btn.widgets.shared.charts import TokenChart
 
     made = TokenChart(COLOURS)
     qtbot.addWidget(made)

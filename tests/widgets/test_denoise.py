@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
-from napari_btn.core.config import Progress, TrainSettings
-from napari_btn.core.conformal import Note
+from napari_btn.core.progress import Note, Progress
+from napari_btn.core.settings import TrainSettings
 from napari_btn.denoiser import Denoiser
-from napari_btn.scan import Scan, ScanRow
-from napari_btn.widgets.pair_form import open_image
+from napari_btn.widgets.shared.pickers import open_image
+from napari_btn.workflow.scan import Scan, ScanRow
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from pytestqt.qtbot import QtBot
 
-    from napari_btn.widgets.denoise import DenoiseWidget
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
 
 PLACED = {"axis_labels": ("c", "y", "x"), "scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um")}
 
@@ -54,7 +54,7 @@ def test_the_names_that_scripts_drive_are_there(ready: DenoiseWidget) -> None:
 
 
 def test_the_devices_of_this_machine_are_offered_or_why_there_is_none(dock: DenoiseWidget) -> None:
-    from napari_btn.core.device import devices
+    from napari_btn.core.compute.device import devices
 
     shown = [dock.form.device.itemText(i) for i in range(dock.form.device.count())]
     assert [text.split(":")[0] for text in shown] == ["auto", *(n.split(":")[0] for n in devices().names)]
@@ -268,7 +268,7 @@ def test_save_and_load(ready: DenoiseWidget, qtbot: QtBot, tmp_path: Path) -> No
 
 
 def test_a_dock_is_rebuilt_from_the_session(ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot) -> None:
-    from napari_btn.widgets.denoise import DenoiseWidget
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
 
     ready.form.members.setValue(4)
     run(ready, qtbot)
@@ -639,7 +639,7 @@ def test_another_pair_calibrates_trained_networks(
 
 
 def test_a_bundles_promise_is_shown(ready: DenoiseWidget) -> None:
-    from napari_btn.core.config import CalibrationSettings
+    from napari_btn.core.settings import CalibrationSettings
 
     denoiser = type(ready)._wanted.__globals__["engine"]().Denoiser()
     denoiser.calibration_settings = CalibrationSettings(
@@ -672,7 +672,7 @@ def test_networks_are_compared_and_the_best_is_taken(
         yield Progress(0, 2, "Kind 1 of 4")
         return a_scan()
 
-    monkeypatch.setattr("napari_btn.widgets.denoise._compared", steps)
+    monkeypatch.setattr("napari_btn.widgets.denoise.dock._compared", steps)
     ready.scan.lists["scan_depths"].setText("5,10")
     ready.scan.start.click()
     assert ready.busy

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from napari_btn.core.config import Progress
+from napari_btn.core.progress import Progress
 from napari_btn.session import session_of
-from napari_btn.widgets.dock import Dock
-from napari_btn.widgets.worker import run_step
+from napari_btn.widgets.shared.dock import Dock
+from napari_btn.widgets.shared.worker import run_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

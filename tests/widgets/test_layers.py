@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from napari_btn.widgets.layers import (
+from napari_btn.widgets.shared.layers import (
     LayerImage,
     add_image,
     limits_of,
@@ -180,7 +180,7 @@ def test_samples_become_layers_with_axes_scale_units_and_names(viewer: ViewerMod
 
 
 def test_an_image_of_a_file_becomes_a_layer_that_reads_back(viewer: ViewerModel) -> None:
-    from napari_btn.io.images import Image
+    from napari_btn.core.data.image import Image
 
     data = np.zeros((3, 7, 9), np.float32)
     layer = add_image(viewer, Image(data, "CYX", ("a", "b", "c"), (0.5, 0.25), "um", "soil"))

@@ -80,7 +80,7 @@ def test_every_control_has_its_name_and_kind(name: str, viewer: ViewerModel, qtb
 
 
 def test_the_preset_offers_the_three_names(viewer: ViewerModel, qtbot: QtBot) -> None:
-    from napari_btn.widgets.denoise import DenoiseWidget
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
 
     dock = DenoiseWidget(viewer)
     qtbot.addWidget(dock)

@@ -18,15 +18,15 @@ from qtpy.QtWidgets import (
 from scipy.stats import norm
 from superqt import QCollapsible
 
-from napari_btn.core.cases import HeldOut
-from napari_btn.core.config import Progress
-from napari_btn.core.exceedance import exceedance_from
-from napari_btn.core.pairs import Pair
-from napari_btn.core.prediction import Prediction
-from napari_btn.core.regions import propose_regions
-from napari_btn.core.remeasure import score_map
-from napari_btn.core.stage import travel_order
-from napari_btn.io.images import Image
+from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.exceedance import exceedance_from
+from napari_btn.core.calibration.prediction import Prediction
+from napari_btn.core.data.image import Image
+from napari_btn.core.data.pairs import Pair
+from napari_btn.core.progress import Progress
+from napari_btn.core.remeasure.regions import propose_regions
+from napari_btn.core.remeasure.scores import score_map
+from napari_btn.core.remeasure.stage import travel_order
 from napari_btn.io.regions import read_regions
 from napari_btn.io.tables import read_table
 from napari_btn.session import Threshold, Training, session_of
@@ -76,7 +76,7 @@ def make_dock(viewer, qtbot):
     docks = []
 
     def make(prediction=None):
-        from napari_btn.widgets.remeasure import RemeasureWidget
+        from napari_btn.widgets.remeasure.dock import RemeasureWidget
 
         if prediction is not None:
             fill(viewer, prediction)
@@ -296,7 +296,7 @@ def test_proposing_again_keeps_what_was_edited(make_dock, viewer, qtbot):
 
 
 def test_rows_and_rectangles_select_each_other(make_dock, viewer, qtbot):
-    from napari_btn.widgets.region_editor import _camera
+    from napari_btn.widgets.remeasure.editor import _camera
 
     dock = make_dock(make_prediction())
     propose(dock)
@@ -462,7 +462,7 @@ def test_export_asks_only_on_a_click(make_dock, tmp_path, monkeypatch):
 
 
 def test_a_large_image_is_searched_in_a_thread(make_dock, viewer, qtbot, monkeypatch):
-    monkeypatch.setattr("napari_btn.widgets.remeasure._AT_ONCE", 0)
+    monkeypatch.setattr("napari_btn.widgets.remeasure.dock._AT_ONCE", 0)
     dock = make_dock(make_prediction())
     propose(dock)
     assert "propose" in dock._runs

@@ -11,8 +11,8 @@ import dask.array as da
 import numpy as np
 import pytest
 
-from napari_btn.widgets.layers import read_layer
-from napari_btn.widgets.results import is_ours, show_prediction, show_preview
+from napari_btn.widgets.shared.layers import read_layer
+from napari_btn.widgets.shared.results import is_ours, show_prediction, show_preview
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel

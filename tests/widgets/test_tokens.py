@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QSpinBox, QTableWidget, QWidget
 
-from napari_btn.core.clustering import fit_palette
-from napari_btn.core.config import Progress
-from napari_btn.core.tokens import Tokens
-from napari_btn.io.images import Image, read_image
+from napari_btn.core.data.image import Image
+from napari_btn.core.progress import Progress
+from napari_btn.core.tokens.clustering import fit_palette
+from napari_btn.core.tokens.tokens import Tokens
+from napari_btn.io.images import read_image
 from napari_btn.io.labels import read_labels
 from napari_btn.io.tables import read_table
 from napari_btn.session import session_of
@@ -91,7 +92,7 @@ def make_dock(viewer, qtbot):
     docks = []
 
     def make():
-        from napari_btn.widgets.tokens import TokensWidget
+        from napari_btn.widgets.tokens.dock import TokensWidget
 
         dock = TokensWidget(viewer)
         qtbot.addWidget(dock)
@@ -499,9 +500,9 @@ def test_a_removed_layer_is_missed(dock, viewer, qtbot):
 
 def test_a_walk_with_real_networks(make_napari_viewer, qtbot, tmp_path):
     import napari_btn as btn
-    from napari_btn.core.pool import Inline
-    from napari_btn.widgets.layers import pair_layers, read_layer
-    from napari_btn.widgets.results import show_prediction
+    from napari_btn.core.compute.pool import Inline
+    from napari_btn.widgets.shared.layers import pair_layers, read_layer
+    from napari_btn.widgets.shared.results import show_prediction
 
     pair = btn.samples.edx(seed=0, size=(96, 192))
     denoiser = btn.Denoiser(
@@ -524,8 +525,8 @@ def test_a_walk_with_real_networks(make_napari_viewer, qtbot, tmp_path):
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Tokens")
     assert part(dock, "find").isEnabled()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 2500)
-        patch.setattr("napari_btn.core.clustering._RESTARTS", 2)
+        patch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 2500)
+        patch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 2)
         part(dock, "find").click()
         qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
     assert not dock.status.notes, dock.status.notes

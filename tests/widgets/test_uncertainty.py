@@ -10,13 +10,12 @@ import pytest
 from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QDoubleSpinBox, QWidget
 from scipy.stats import norm
 
-from napari_btn.core.cases import HeldOut, Note
-from napari_btn.core.config import Progress
-from napari_btn.core.exceedance import exceedance_from
-from napari_btn.core.filters import EquivalentFilter
-from napari_btn.core.pairs import Box
-from napari_btn.core.prediction import Prediction
-from napari_btn.io.images import Image
+from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.exceedance import exceedance_from
+from napari_btn.core.calibration.prediction import Prediction
+from napari_btn.core.data.image import Box, Image
+from napari_btn.core.inference.jacobian import EquivalentFilter
+from napari_btn.core.progress import Note, Progress
 from napari_btn.session import Threshold, session_of
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -106,8 +105,8 @@ def report():
 
 def fill(viewer, prediction, denoiser):
     """What the Denoise dock leaves behind."""
-    from napari_btn.widgets.layers import read_layer
-    from napari_btn.widgets.results import show_prediction
+    from napari_btn.widgets.shared.layers import read_layer
+    from napari_btn.widgets.shared.results import show_prediction
 
     grid = {
         "axis_labels": tuple(prediction.axes.lower()),
@@ -132,7 +131,7 @@ def make_dock(viewer, qtbot):
     docks = []
 
     def make(prediction=None, report=None, fill_first=True):
-        from napari_btn.widgets.uncertainty import UncertaintyWidget
+        from napari_btn.widgets.uncertainty.dock import UncertaintyWidget
 
         if prediction is not None and fill_first:
             fill(viewer, prediction, FakeDenoiser(report))
@@ -250,7 +249,7 @@ def test_a_selected_set_says_its_false_discovery_level(make_dock, report, viewer
 def test_a_volume_shows_the_plane_in_sight_at_once_and_the_rest_after(
     make_dock, report, viewer, qtbot, monkeypatch
 ):
-    monkeypatch.setattr("napari_btn.widgets.uncertainty._AT_ONCE", 0)
+    monkeypatch.setattr("napari_btn.widgets.uncertainty.dock._AT_ONCE", 0)
     prediction = make_prediction((3, 5, 20, 24), "CZYX")
     dock = make_dock(prediction, report)
     viewer.dims.set_point([0, 1], [1, 1.5])
@@ -268,7 +267,7 @@ def test_of_a_lazy_volume_only_planes_in_sight_are_read_at_once(
     make_dock, report, viewer, qtbot, monkeypatch
 ):
     da = pytest.importorskip("dask.array")
-    monkeypatch.setattr("napari_btn.widgets.uncertainty._AT_ONCE", 2000)
+    monkeypatch.setattr("napari_btn.widgets.uncertainty.dock._AT_ONCE", 2000)
     whole = make_prediction((3, 40, 20, 24), "CZYX")
     read = []
 
@@ -467,7 +466,7 @@ def test_toggles_show_what_is_in_sight(make_dock, report, viewer, qtbot):
 
 
 def test_side_by_side_and_back(make_dock, report, viewer):
-    from napari_btn.widgets.overlays import _grid
+    from napari_btn.widgets.shared.overlays import _grid
 
     dock = make_dock(make_prediction(), report)
     before = {layer.name: layer.visible for layer in viewer.layers}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from napari_btn.widgets.layers import pair_layers, read_layer
+from napari_btn.widgets.shared.layers import pair_layers, read_layer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +30,10 @@ def test_the_whole_walk_in_a_window(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from napari_btn import samples
-    from napari_btn.core.pairs import Pair
+    from napari_btn.core.data.pairs import Pair
 
-    monkeypatch.setattr("napari_btn.core.latent._CLUSTER_PIXELS", 1500)
-    monkeypatch.setattr("napari_btn.core.clustering._RESTARTS", 1)
+    monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 1500)
+    monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 1)
     field = samples.edx(seed=3, size=(64, 240))
     truth = np.asarray(field.clean)
     known = Pair(

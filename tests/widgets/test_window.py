@@ -54,7 +54,7 @@ def open_dock(viewer: Any) -> Any:
 
 def small_edx() -> list[Any]:
     from napari_btn import samples
-    from napari_btn.widgets.layers import pair_layers
+    from napari_btn.widgets.shared.layers import pair_layers
 
     return pair_layers(samples.edx(seed=0, size=(96, 160)))
 
@@ -89,7 +89,7 @@ def test_a_walk_with_real_networks_from_a_dask_and_a_multiscale_layer(
 
 def test_a_walk_with_a_volume(make_napari_viewer: Callable[..., Any], qtbot: QtBot) -> None:
     from napari_btn import samples
-    from napari_btn.widgets.layers import pair_layers
+    from napari_btn.widgets.shared.layers import pair_layers
 
     viewer = make_napari_viewer()
     for data, arguments, _ in pair_layers(samples.xct(seed=0, size=(18, 28, 64))):
@@ -118,13 +118,13 @@ def test_a_walk_with_a_volume(make_napari_viewer: Callable[..., Any], qtbot: QtB
 
 def test_opening_the_dock_loads_no_torch() -> None:
     code = (
-        "import sys, napari_btn.widgets.denoise, napari_btn.widgets.layers as layers\n"
+        "import sys, napari_btn.widgets.denoise.dock, napari_btn.widgets.shared.layers as layers\n"
         "from napari.components import ViewerModel\n"
         "from qtpy.QtWidgets import QApplication\n"
         "app = QApplication([])\n"
         "viewer = ViewerModel()\n"
         "[viewer.add_image(data, **arguments) for data, arguments, _ in layers.sample_edx()]\n"
-        "dock = napari_btn.widgets.denoise.DenoiseWidget(viewer)\n"
+        "dock = napari_btn.widgets.denoise.dock.DenoiseWidget(viewer)\n"
         "assert dock.train.isEnabled(), dock.train.toolTip()\n"
         "assert dock.estimate.text()\n"
         "assert 'torch' not in sys.modules\n"

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
 
-from napari_btn.core.config import Progress
-from napari_btn.widgets.worker import Run, StepError, Timing, _Clock, run_step
+from napari_btn.core.progress import Progress
+from napari_btn.widgets.shared.worker import Run, StepError, Timing, _Clock, run_step
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
@@ -238,7 +238,7 @@ def test_the_clock_estimates_from_the_rate_and_leaves_pauses_out() -> None:
 def test_libraries_loaded_ahead_make_the_import_brief_and_harmless() -> None:
     code = (
         "import sys\n"
-        "from napari_btn.widgets.worker import load_ahead\n"
+        "from napari_btn.widgets.shared.worker import load_ahead\n"
         "load_ahead()\n"
         "assert 'torch' not in sys.modules\n"
         "load_ahead('no_such_package')\n"

@@ -16,8 +16,8 @@ import click
 
 from napari_btn.cli.applying import evaluate, predict, regions, tokens
 from napari_btn.cli.options import bundle_argument, force_option, json_option
+from napari_btn.cli.terminal import Commands, say_notes, table
 from napari_btn.cli.training import calibrate, scan, train
-from napari_btn.terminal import Commands, say_notes, table
 
 __all__ = ["main"]
 
@@ -76,7 +76,7 @@ def demo(headless: bool, out: Path | None, members: int, seed: int, force: bool)
 
     Opens napari where there is a display; otherwise writes layers and pictures to a folder.
     """
-    from napari_btn.demo import no_window, run_demo, show_demo, write_demo
+    from napari_btn.cli.demo import no_window, run_demo, show_demo, write_demo
 
     reason = "--headless" if headless else no_window()
     folder = out or (Path("demo") if reason else None)

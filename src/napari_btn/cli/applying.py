@@ -32,16 +32,16 @@ from napari_btn.cli.options import (
     to_file,
     valid_option,
 )
-from napari_btn.core.config import TOKEN_METHODS
-from napari_btn.terminal import drain, say, say_notes, table, write_text
+from napari_btn.cli.terminal import drain, say, say_notes, table, write_text
+from napari_btn.core.settings import TOKEN_METHODS
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from napari_btn.core.config import TokenMethod
-    from napari_btn.core.prediction import Prediction
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.image import Image
+    from napari_btn.core.settings import TokenMethod
     from napari_btn.denoiser import Denoiser
-    from napari_btn.io.images import Image
 
 __all__ = ["evaluate", "predict", "regions", "tokens"]
 
@@ -71,7 +71,7 @@ def predict(
 
     OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map).
     """
-    from napari_btn.core.conformal import covered
+    from napari_btn.core.calibration.conformal import covered
     from napari_btn.denoiser import load
     from napari_btn.io.images import write_prediction
 
@@ -148,8 +148,8 @@ def evaluate(
     force: bool,
 ) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
-    from napari_btn.core.held_out import fingerprint_steps
-    from napari_btn.denoiser import evaluate as measure
+    from napari_btn.core.calibration.held_out import fingerprint_steps
+    from napari_btn.core.evaluation.report import evaluate as measure
     from napari_btn.denoiser import load
 
     if html is not None:
@@ -169,7 +169,7 @@ def evaluate(
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))
     if html is not None:
-        from napari_btn.page import report_page
+        from napari_btn.plots.page import report_page
 
         about = {"noisy": noisy, "clean": clean, "networks": str(bundle)}
         title = f"Coverage of {bundle.name} on {Path(noisy).name}"
@@ -217,7 +217,7 @@ def tokens(
 
     A bundle that holds a palette gives the same token the same number in every image.
     """
-    from napari_btn.core.pairs import channel_number
+    from napari_btn.core.data.image import channel_number
     from napari_btn.denoiser import load
     from napari_btn.io.images import write_images
     from napari_btn.io.tables import write_table
@@ -304,9 +304,9 @@ def regions(
     OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold, --dwell and --spread,
     where the interval is wide for the signal.
     """
-    from napari_btn.core.pairs import channel_number
-    from napari_btn.core.regions import propose_regions
-    from napari_btn.core.remeasure import score_map
+    from napari_btn.core.data.image import channel_number
+    from napari_btn.core.remeasure.regions import propose_regions
+    from napari_btn.core.remeasure.scores import score_map
     from napari_btn.denoiser import load
     from napari_btn.io.regions import REGION_ENDINGS, STAGE_ENDINGS, read_stage, write_regions
 

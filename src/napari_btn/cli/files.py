@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_btn.terminal import say, sentence
+from napari_btn.cli.terminal import say, sentence
 
 if TYPE_CHECKING:
-    from napari_btn.core.pairs import Pair
+    from napari_btn.core.data.image import Image
+    from napari_btn.core.data.pairs import Pair
     from napari_btn.denoiser import Denoiser
-    from napari_btn.io.images import Image
 
 __all__ = [
     "groups_of",
@@ -84,7 +84,7 @@ def open_pair(
     denoiser: Denoiser | None = None,
 ) -> Pair:
     """Pair from files; where it differs from what a denoiser was trained on, that is said."""
-    from napari_btn.core.pairs import Pair
+    from napari_btn.core.data.pairs import Pair
     from napari_btn.io.images import read_image
 
     first, noisy_axes = open_image(noisy, axes, "noisy")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from napari_btn.core.config import CalibrationSettings, Score, Unit
+from napari_btn.core.settings import CalibrationSettings, Score, Unit
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor

@@ -30,15 +30,15 @@ from napari_btn.cli.options import (
     token_count,
     valid_option,
 )
-from napari_btn.core.config import PRESETS, CalibrationSettings, NetworkSettings
-from napari_btn.terminal import Interrupted, drain, say, say_notes, table, write_json
+from napari_btn.cli.terminal import Interrupted, drain, say, say_notes, table, write_json
+from napari_btn.core.settings import PRESETS, CalibrationSettings, NetworkSettings
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from napari_btn.core.pairs import Pair
-    from napari_btn.core.predict import Member
-    from napari_btn.core.report import Report
+    from napari_btn.core.data.pairs import Pair
+    from napari_btn.core.evaluation.report import Report
+    from napari_btn.core.networks.family import Member
     from napari_btn.denoiser import Denoiser
 
 __all__ = ["calibrate", "scan", "train"]
@@ -184,8 +184,8 @@ def _fit(
 
 def _record(denoiser: Denoiser, pair: Pair, regions: Any) -> dict[str, Any]:
     """What members learn from: images, what counts in them, and how they are split."""
-    from napari_btn.core.held_out import fingerprint_steps
-    from napari_btn.core.pairs import View
+    from napari_btn.core.calibration.held_out import fingerprint_steps
+    from napari_btn.core.data.image import View
 
     views, known = pair.views, denoiser.calibration_settings
     made: dict[str, Any] = {
@@ -343,7 +343,7 @@ def scan(
     force: bool,
 ) -> None:
     """Compare depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
-    from napari_btn.scan import scan_steps
+    from napari_btn.workflow.scan import scan_steps
 
     if plot:
         ready(plot, force)
@@ -351,8 +351,8 @@ def scan(
     result = drain(scan_steps(pair, depths=depths, channels=widths, dilations=dilations, preset=preset,
                               members=members, steps=steps, seed=seed, device=device))  # fmt: skip
     if plot:
-        from napari_btn import plots
         from napari_btn.io.atomic import written_whole
+        from napari_btn.plots import figures as plots
 
         with written_whole(plot, overwrite=force) as rough:
             plots.scan(result.rows).savefig(rough)

@@ -12,12 +12,13 @@ import struct
 import weakref
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from napari_btn.core.data.image import Image
 from napari_btn.io import metadata, output
 from napari_btn.io.atomic import MissingInputError, written_whole
 from napari_btn.io.metadata import Meta, guess_axes
@@ -26,10 +27,9 @@ from napari_btn.io.output import MissingPackageError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from napari_btn.core.prediction import Prediction
+    from napari_btn.core.calibration.prediction import Prediction
 
 __all__ = [
-    "Image",
     "guess_axes",
     "read_image",
     "read_provenance",
@@ -50,43 +50,6 @@ _DAMAGED: Final = (
     zlib.error,
     zipfile.BadZipFile,
 )
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image file, opened.
-
-    Parameters
-    ----------
-    data : array-like
-        numpy array, read-only memory map or zarr array, of the dtype of the file.
-    axes : str, optional
-        One letter of S, T, C, Z, Y, X per dimension; None where not even a guess is possible.
-    channel_names : tuple of str, optional
-        One per channel.
-    pixel_size : tuple of float, optional
-        One per space axis, in the order of ``axes``, in ``unit``.
-    unit : str, optional
-        Unit of the pixel size, e.g. "um".
-    name : str
-        Name of the image, without folder and suffix.
-    axes_guessed : bool
-        True if the axes come from the shape alone.
-    """
-
-    data: Any
-    axes: str | None = None
-    channel_names: tuple[str, ...] | None = None
-    pixel_size: tuple[float, ...] | None = None
-    unit: str | None = None
-    name: str = ""
-    axes_guessed: bool = False
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the whole array, read or not."""
-        size: int = math.prod(self.data.shape) * np.dtype(self.data.dtype).itemsize
-        return size
 
 
 def read_image(path: str | Path) -> Image:

@@ -167,7 +167,7 @@ def write_outlines(
     ----------
     Butler et al., "The GeoJSON Format", RFC 7946; coordinates are pixels, as QuPath has them.
     """
-    from napari_btn.core.outlines import polygons
+    from napari_btn.io.outlines import polygons
 
     values = np.asarray(labels)
     if values.ndim != 2:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from napari_btn.core.regions import Region
+from napari_btn.core.remeasure.regions import Region
 from napari_btn.io.atomic import MissingInputError, written_whole
 from napari_btn.io.output import MissingPackageError
 from napari_btn.io.tables import read_table, write_table
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.stage import StageAffine
+    from napari_btn.core.remeasure.stage import StageAffine
 
 __all__ = ["REGION_ENDINGS", "STAGE_ENDINGS", "read_regions", "read_stage", "write_regions"]
 
@@ -148,7 +148,7 @@ def read_stage(path: str | Path, pixel_size: Sequence[float] = (1.0, 1.0)) -> St
     ValueError
         If a column is missing or holds words, there are fewer than three places, or they lie on one line.
     """
-    from napari_btn.core.stage import StageAffine
+    from napari_btn.core.remeasure.stage import StageAffine
 
     table = read_table(path)
     if missing := [name for name in _PLACE if name not in table]:

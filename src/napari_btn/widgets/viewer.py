@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_btn.session import Training, session_of
-from napari_btn.widgets.layers import pair_layers, read_layer
-from napari_btn.widgets.results import show_prediction
+from napari_btn.widgets.shared.layers import pair_layers, read_layer
+from napari_btn.widgets.shared.results import show_prediction
 
 if TYPE_CHECKING:
     import napari
 
-    from napari_btn.core.pairs import Pair
-    from napari_btn.core.prediction import Prediction
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.pairs import Pair
     from napari_btn.denoiser import Denoiser
 
 __all__ = ["open_result"]

@@ -1,0 +1,202 @@
+"""How the command line speaks: progress bars, notes, refusals in one line, tables, JSON files."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from napari_btn.core.evaluation.report import Report
+    from napari_btn.core.progress import Note, Step
+
+__all__ = [
+    "Commands",
+    "Interrupted",
+    "drain",
+    "say",
+    "say_notes",
+    "sentence",
+    "table",
+    "write_json",
+    "write_text",
+]
+
+T = TypeVar("T")
+
+
+class _Refused(click.ClickException):
+    """The input or the call is wrong."""
+
+    exit_code = 2
+
+
+class Interrupted(click.ClickException):
+    """Ctrl-C; holds what the step had finished."""
+
+    exit_code = 130
+
+    def __init__(self, message: str = "Interrupted.", checkpoint: Any = None) -> None:
+        super().__init__(message)
+        self.checkpoint = checkpoint
+
+    def show(self, file: Any = None) -> None:
+        """Say it without calling it an error."""
+        click.echo(self.message, file=file, err=True)
+
+
+@contextmanager
+def _one_line(ctx: click.Context) -> Iterator[None]:
+    """Bad input and bad calls as one line without a traceback; warnings as one line each."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: say(f"Warning: {message}")
+        try:
+            yield
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            path = (error.ctx or ctx).command_path
+            raise _Refused(_single_line(f"{error.format_message()} See: {path} --help")) from None
+        except KeyboardInterrupt:
+            raise Interrupted from None
+        except BrokenPipeError:  # the reader of stdout left; click ends quietly
+            raise
+        except (ValueError, OSError) as error:
+            if ctx.params.get("traceback"):
+                raise
+            raise _Refused(_single_line(sentence(error))) from None
+
+
+class Commands(click.Group):
+    """A group whose commands fail in one line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Arguments, checked."""
+        with _one_line(ctx):
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Result of the command."""
+        with _one_line(ctx):
+            return super().invoke(ctx)
+
+
+def sentence(error: Exception) -> str:
+    """What went wrong, without Python's words for it."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
+    return str(error) or type(error).__name__
+
+
+def _single_line(text: str) -> str:
+    """Text on one line."""
+    return " ".join(text.split())
+
+
+def say(text: str) -> None:
+    """Write a note to stderr."""
+    click.echo(text, err=True)
+
+
+def say_notes(notes: Iterable[Note]) -> None:
+    """Write what the user should know, the red ones as warnings."""
+    for note in notes:
+        say(f"{'Warning' if note.level == 'red' else 'Note'}: {note.text}")
+
+
+def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> T:
+    """Result of a step run to its end, with a progress bar on stderr."""
+    from tqdm import tqdm
+
+    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
+    quiet = 0.2 if sys.stderr.isatty() else 10.0  # a log file needs no line per tile
+    checkpoint: Any = None
+    bar: Any = None
+    try:
+        while True:
+            progress = next(step)
+            if bar is None:
+                bar = tqdm(desc=progress.note, total=progress.total, initial=progress.done, file=sys.stderr,
+                           bar_format=form, mininterval=quiet, dynamic_ncols=True)  # fmt: skip
+            checkpoint = progress.checkpoint or checkpoint
+            if losses is not None:
+                losses.extend(progress.losses)
+            bar.total = progress.total
+            bar.set_description_str(progress.note, refresh=False)
+            bar.update(progress.done - bar.n)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    except KeyboardInterrupt:
+        raise Interrupted(checkpoint=checkpoint) from None
+    finally:
+        step.close()
+        if bar is not None:
+            bar.close()
+
+
+def table(report: Report) -> str:
+    """Lines of a report: one per channel, without the columns that aren't known."""
+    from napari_btn.core.calibration.conformal import covered
+
+    low, high = report.coverage_low, report.coverage_high
+    columns: list[tuple[str, Iterable[str]]] = [
+        ("channel", report.channel_names),
+        ("coverage", _numbers(report.coverage, ".3f")),
+        ("95 % interval", (f"{a:.3f}-{b:.3f}" for a, b in zip(low, high, strict=True))),
+        ("below", _numbers(report.below, ".3f")),
+        ("above", _numbers(report.above, ".3f")),
+        ("width", _numbers(report.width, ".4g")),
+        ("of noisy's", _numbers(report.width_ratio, ".3f")),
+        ("correlation", _numbers(report.correlation, ".3f")),
+        ("PSNR", _numbers(report.psnr, ".1f")),
+    ]
+    cells = [[title, *values] for title, values in columns]
+    known = [column for column in cells if set(column[1:]) != {"-"}]
+    padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in known]
+    lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+    lines += _group_lines(report)
+    blocks = f"{report.n_blocks[0]} blocks" + (f" of {report.block_px} px" if report.block_px else "")
+    aim = f"{100 * (1 - report.alpha):g} % of the pixels of {covered(report.covers)} should lie inside, on average over"
+    return "\n".join([*lines, f"{aim} {blocks}; of a single pixel this says nothing"])
+
+
+def _group_lines(report: Report) -> list[str]:
+    """Coverage of each group that is calibrated apart."""
+    if not report.group_coverage.size:
+        return []
+    head = [report.group_name, "share", *report.channel_names]
+    rows = [
+        [str(g + 1), f"{share:.1%}", *_numbers(report.group_coverage[:, g], ".3f")]
+        for g, share in enumerate(report.group_share)
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def _numbers(values: Iterable[float], form: str) -> list[str]:
+    """Numbers as text; a dash where one isn't known."""
+    return ["-" if value != value else format(value, form) for value in values]
+
+
+def write_json(values: dict[str, Any], path: Path) -> None:
+    """Write JSON under its name only when it is whole, in the place of what was there."""
+    write_text(json.dumps(values, indent=2) + "\n", path)
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write text under its name only when it is whole, in the place of what was there."""
+    from napari_btn.io.atomic import written_whole
+
+    with written_whole(path, overwrite=True) as rough:
+        rough.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Conformal calibration, and the calibrated maps."""

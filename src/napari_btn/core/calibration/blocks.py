@@ -1,0 +1,164 @@
+"""Cutting held-out pixels into blocks, and how long a block must be."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from napari_btn.core.data.splits import region_box
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Blocks", "blocks_of", "error_length"]
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """A field's blocks, by the cells of a grid over it.
+
+    Parameters
+    ----------
+    frame : tuple of slice
+        The part of the field that the grid covers.
+    side : int
+        Side of a cell in pixels.
+    numbers : ndarray of int64, shape (cells along each axis)
+        Block that each cell belongs to, in raster order from 0.
+    """
+
+    frame: tuple[slice, ...]
+    side: int
+    numbers: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, field: NDArray[np.bool_], side: int) -> Self:
+        """Blocks of the True pixels of a field (*space); one with few of them joins its largest neighbour.
+
+        Few are under a quarter of a full block's.
+        """
+        frame = region_box(field)
+        counts = field[frame].astype(np.int32)
+        for axis, extent in enumerate(counts.shape):
+            counts = np.add.reduceat(counts, np.arange(0, extent, side), axis=axis)
+        full = math.prod(min(side, s.stop - s.start) for s in frame)
+        group = _join_small(counts.ravel().astype(np.int64), counts.shape, full / 4)
+        held = counts.ravel() > 0
+        order = np.zeros(counts.size, dtype=np.int64)
+        order[held] = np.unique(group[held], return_inverse=True)[1]
+        return cls(frame, side, order.reshape(counts.shape))
+
+    def at(self, part: Sequence[slice]) -> NDArray[np.int64]:
+        """Block of every pixel of a part; beyond the frame, that of the nearest cell."""
+        # pixels along an axis fall into cells whatever the other axes say: no pixel needs coordinates
+        cells = [
+            np.clip((np.arange(p.start, p.stop) - f.start) // self.side, 0, n - 1)
+            for p, f, n in zip(part, self.frame, self.numbers.shape, strict=True)
+        ]
+        return self.numbers[np.ix_(*cells)]
+
+
+def error_length(miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLike | None = None) -> int:
+    """First lag at which misses stop being alike: autocorrelation under 0.1, along the worst axis.
+
+    Parameters
+    ----------
+    miss : array_like of bool, shape (*space)
+        True where the interval missed the target.
+    max_lag : int, optional
+        Longest lag looked at, in pixels; returned where the autocorrelation never falls. By default a quarter of
+        each axis: a volume of few planes may err alike over many columns.
+    valid : array_like of bool, shape (*space), optional
+        True where `miss` counts; everywhere if left out.
+
+    Returns
+    -------
+    int
+        Correlation length in pixels, at least 1.
+    """
+    hit = np.asarray(miss, dtype=np.float64)
+    weight = np.ones_like(hit) if valid is None else np.asarray(valid, dtype=np.float64)
+    n = weight.sum()
+    mean = float((hit * weight).sum() / n) if n else 0.0
+    deviation = (hit - mean) * weight
+    variance = float(np.square(deviation).sum() / n) if n else 0.0
+    if variance == 0:
+        return 1
+    longest = [max(n // 4, 2) if max_lag is None else max_lag for n in hit.shape]
+    return max(_first_low_lag(deviation, weight, variance, axis, lag) for axis, lag in enumerate(longest))
+
+
+def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.int64]:
+    """Number of the block that each pixel belongs to, -1 outside the mask.
+
+    Parameters
+    ----------
+    mask : array_like of bool, shape (S, *space)
+        True on the held-out pixels.
+    side : int
+        Side of a block in pixels.
+    by_scene : bool
+        True where scenes have targets of their own: each is then one block. Otherwise scenes are
+        repeats of one field, and a block holds the same pixels of all of them.
+
+    Returns
+    -------
+    ndarray of int64, shape (S, *space)
+        Blocks numbered 0 to B - 1 in raster order. A block with under a quarter of a full one's
+        pixels joins its largest neighbour.
+
+    Raises
+    ------
+    ValueError
+        If `side` is under 1.
+    """
+    inside = np.asarray(mask, dtype=bool)
+    if side < 1:
+        raise ValueError(f"The block side is {side} px; it must be at least 1 px.")
+    numbers = np.full(inside.shape, -1, dtype=np.int64)
+    if not inside.any():
+        return numbers
+    if by_scene:
+        rows = inside.reshape(inside.shape[0], -1).any(axis=1)
+        scene = np.cumsum(rows) - 1
+        return np.where(inside, scene.reshape(-1, *([1] * (inside.ndim - 1))), -1)
+    blocks = Blocks.of(np.asarray(inside.any(axis=0)), side)
+    inner = (slice(None), *blocks.frame)
+    np.copyto(numbers[inner], blocks.at(blocks.frame), where=inside[inner])
+    return numbers
+
+
+def _join_small(counts: NDArray[np.int64], grid: tuple[int, ...], least: float) -> NDArray[np.int64]:
+    """Group of each grid cell, after cells with fewer than `least` pixels joined a neighbour."""
+    group = np.arange(counts.size)
+    size = counts.copy()
+    index = np.stack(np.unravel_index(group, grid), axis=1)
+    for cell in np.argsort(counts, kind="stable"):
+        own = group[cell]
+        if counts[cell] == 0 or size[own] >= least:
+            continue
+        near = np.flatnonzero((np.abs(index - index[cell]).sum(axis=1) == 1) & (counts > 0) & (group != own))
+        if near.size == 0:
+            continue
+        target = group[near[np.argmax(size[group[near]])]]
+        size[target] += size[own]
+        group[group == own] = target
+    return group
+
+
+def _first_low_lag(
+    deviation: NDArray[np.float64], weight: NDArray[np.float64], variance: float, axis: int, max_lag: int
+) -> int:
+    """First lag along one axis with autocorrelation under 0.1."""
+    d, w = np.moveaxis(deviation, axis, 0), np.moveaxis(weight, axis, 0)
+    length = int(d.shape[0])
+    for lag in range(1, min(max_lag, length - 1) + 1):
+        pairs = float((w[lag:] * w[:-lag]).sum())
+        if float((d[lag:] * d[:-lag]).sum()) <= 0.1 * variance * pairs:
+            return lag
+    return max(1, min(max_lag, length))

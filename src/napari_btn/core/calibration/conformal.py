@@ -1,0 +1,514 @@
+"""Held-out scores in, calibrated intervals out.
+
+The unit of calibration is the block (or the scene): neighbouring pixels are not exchangeable.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+
+from napari_btn.core.calibration.blocks import blocks_of, error_length
+from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.rules import (
+    SLACK,
+    conformal_quantile,
+    image_quantile,
+    need_alpha,
+    needed_blocks,
+    risk_quantile,
+)
+from napari_btn.core.progress import Note
+from napari_btn.core.settings import CalibrationSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Calibration",
+    "HeldOut",
+    "Note",
+    "blocks_of",
+    "calibrate",
+    "choose_rule",
+    "conformal_quantile",
+    "covered",
+    "cross_fitted",
+    "error_length",
+    "folds_of",
+    "needed_blocks",
+    "with_offsets",
+    "without_target_noise",
+]
+
+Rule = Literal["block", "pixel", "image", "risk"]
+Score = Literal["symmetric", "asymmetric", "scaled"]
+
+# The block rule covers (1 - alpha)(1 + 1/B) on average: from this many times 1/alpha on, that costs little.
+BLOCKS_PER_ALPHA = 5
+
+
+def covered(covers: str) -> str:
+    """What an interval covers, as it reads in a sentence.
+
+    Parameters
+    ----------
+    covers : str
+        "clean", "long exposure" or "replicate".
+
+    Returns
+    -------
+    str
+        With its article: "the clean signal".
+    """
+    return {"clean": "the clean signal", "replicate": "a repeat"}.get(covers, f"a {covers}")
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Offsets that turn predicted quantiles into an interval of stated coverage.
+
+    Parameters
+    ----------
+    alpha : float
+        Miscoverage; the interval covers ``1 - alpha``.
+    rule : str
+        "block" (every block counts once), "pixel" (pixels pooled), "image" (a share ``1 - delta`` of
+        new images is covered, each) or "risk" (the coverage holds with certainty ``1 - delta``).
+    score : str
+        "symmetric" (one offset for both sides), "asymmetric" (``alpha / 2`` on each side) or "scaled"
+        (one offset, in units of the predicted width).
+    levels : tuple of float
+        Quantile levels that `interval` expects.
+    lower_index, upper_index : int
+        The levels that the interval starts from.
+    offset_lower, offset_upper : ndarray of float64, shape (C,)
+        Subtracted from the lower and added to the upper quantile; may be negative, or infinite
+        where there are too few blocks for a guarantee.
+    n_blocks, n_pixels : int
+        Blocks and pixels that the offsets come from.
+    minimum : float, optional
+        Lowest value that the signal can have.
+    notes : tuple of Note
+        What to know before relying on it.
+    delta : float
+        For the rules "image" and "risk".
+    width_floor : ndarray of float64, shape (C,), optional
+        Added to the predicted width by the "scaled" score.
+    """
+
+    alpha: float
+    rule: Rule
+    score: Score
+    levels: tuple[float, ...]
+    lower_index: int
+    upper_index: int
+    offset_lower: NDArray[np.float64]
+    offset_upper: NDArray[np.float64]
+    n_blocks: int
+    n_pixels: int
+    minimum: float | None = None
+    notes: tuple[Note, ...] = ()
+    delta: float = 0.1
+    width_floor: NDArray[np.float64] | None = None
+
+    @property
+    def median_index(self) -> int:
+        """Index of the level nearest one half."""
+        return int(np.argmin(np.abs(np.asarray(self.levels) - 0.5)))
+
+    @property
+    def finite(self) -> bool:
+        """Whether every offset is finite."""
+        return bool(np.isfinite(self.offset_lower).all() and np.isfinite(self.offset_upper).all())
+
+    def interval(
+        self, quantiles: NDArray[np.floating[Any]]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Lower bound, median and upper bound, with lower <= median <= upper.
+
+        Parameters
+        ----------
+        quantiles : ndarray of float, shape (L, C, *space)
+            Quantiles averaged over the ensemble, at `levels`.
+
+        Returns
+        -------
+        lower, median, upper : ndarray of float32, shape (C, *space)
+            In the target's unit, at least `minimum` where there is one.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of levels or channels differ from the calibration's.
+
+        References
+        ----------
+        Romano et al., arXiv 1905.03222 (2019), equation 7.
+        """
+        shape = (-1, *([1] * (quantiles.ndim - 2)))
+        return self.interval_with(
+            quantiles, self.offset_lower.reshape(shape), self.offset_upper.reshape(shape)
+        )
+
+    def interval_with(
+        self,
+        quantiles: NDArray[np.floating[Any]],
+        offset_lower: NDArray[np.floating[Any]],
+        offset_upper: NDArray[np.floating[Any]],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Like `interval`, with offsets that may differ from pixel to pixel.
+
+        Parameters
+        ----------
+        quantiles : ndarray of float, shape (L, C, *space)
+            Quantiles averaged over the ensemble, at `levels`.
+        offset_lower, offset_upper : ndarray of float
+            Offsets that broadcast to shape (C, *space).
+
+        Returns
+        -------
+        lower, median, upper : ndarray of float32, shape (C, *space)
+            In the target's unit, at least `minimum` where there is one.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of levels or channels differ from the calibration's.
+        """
+        wanted = (len(self.levels), len(self.offset_lower))
+        if quantiles.shape[:2] != wanted:
+            raise ValueError(
+                f"Quantiles have shape {quantiles.shape}; this calibration needs {wanted[0]} levels and "
+                f"{wanted[1]} channels first. Predict with the ensemble that was calibrated."
+            )
+        q_lower, q_median, q_upper = (
+            np.asarray(quantiles[i], dtype=np.float32)
+            for i in (self.lower_index, self.median_index, self.upper_index)
+        )
+        if self.width_floor is not None:
+            floor = self.width_floor.reshape(-1, *([1] * (quantiles.ndim - 2)))
+            offset_lower, offset_upper = (
+                o * (q_upper - q_lower + floor) for o in (offset_lower, offset_upper)
+            )
+        lower = _outward(q_lower, -offset_lower, -np.inf)
+        upper = _outward(q_upper, offset_upper, np.inf)
+        np.minimum(lower, q_median, out=lower)
+        np.maximum(upper, q_median, out=upper)
+        if self.minimum is None:
+            return lower, q_median.copy(), upper
+        low = np.float32(self.minimum)
+        return np.maximum(lower, low, out=lower), np.maximum(q_median, low), np.maximum(upper, low, out=upper)
+
+    def caption(self, covers: str = "clean") -> str:
+        """What the interval promises, in a line to print under every map.
+
+        Parameters
+        ----------
+        covers : str
+            What the target is: "clean", "long exposure" or "replicate".
+
+        Returns
+        -------
+        str
+            Level, what is covered, over what, from how many blocks, and the warnings' number.
+        """
+        share, delta = f"{100 * (1 - self.alpha):.4g} %", f"{100 * (1 - self.delta):.4g} %"
+        alike = "images like the calibration data"
+        promise = {
+            "block": f"{share} of pixels on average over {alike}",
+            "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee",
+            "image": f"at least {share} of the pixels of {delta} of new {alike}",
+            "risk": f"{share} of pixels on average over {alike}, with certainty {delta}",
+        }[self.rule]
+        levels = [note.level for note in self.notes]
+        warned = [f"{levels.count(level)} {level}" for level in ("red", "amber") if level in levels]
+        text = f"Covers {covered(covers)}: {promise}; not per pixel. Held-out blocks: {self.n_blocks}."
+        return f"{text} Warnings: {', '.join(warned)}." if warned else text
+
+    def to_dict(self) -> dict[str, Any]:
+        """Calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["levels"] = list(self.levels)
+        values["offset_lower"] = _plain(self.offset_lower)
+        values["offset_upper"] = _plain(self.offset_upper)
+        values["width_floor"] = None if self.width_floor is None else _plain(self.width_floor)
+        values["notes"] = [asdict(note) for note in self.notes]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Calibration from `to_dict`."""
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        fields["levels"] = tuple(float(level) for level in fields["levels"])
+        for name in ("offset_lower", "offset_upper", "width_floor"):
+            if fields.get(name) is not None:
+                fields[name] = np.asarray([float(v) for v in fields[name]], dtype=np.float64)
+        fields["notes"] = tuple(Note.from_dict(note) for note in fields["notes"])
+        return cls(**fields)
+
+
+def calibrate(
+    held_out: HeldOut, *, alpha: float = 0.1, settings: CalibrationSettings | None = None
+) -> Calibration:
+    """Offsets that make the interval cover ``1 - alpha``, per channel, from all held-out blocks.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Predictions and targets on blocks that never trained.
+    alpha : float
+        Miscoverage, between 0 and 1.
+    settings : CalibrationSettings, optional
+        Unit, score and minimum; the defaults if left out.
+
+    Returns
+    -------
+    Calibration
+        The offsets, and notes on what they are worth.
+
+    Raises
+    ------
+    ValueError
+        If `alpha` isn't between 0 and 1, or there are no levels.
+
+    References
+    ----------
+    Romano et al., arXiv 1905.03222 (2019), algorithm 1; Sesia and Candes, Stat 9 (2020), for the
+    scaled score; Lee, Barber and Willett, arXiv 2306.06342 (2023), for the block rule; Bates et al.,
+    arXiv 2101.02703 (2021), for the risk rule.
+    """
+    need_alpha(alpha)
+    if not held_out.levels:
+        raise ValueError("There are no quantile levels; a calibration needs at least one. Predict quantiles.")
+    settings = settings or CalibrationSettings()
+    lower, upper, notes = _start_levels(held_out.levels, alpha)
+    rule, rule_notes = choose_rule(held_out.n_blocks, alpha, settings)
+    empty = np.zeros(held_out.target.shape[0])
+    start = Calibration(
+        alpha=float(alpha),
+        rule=rule,
+        score=settings.score,
+        levels=tuple(float(level) for level in held_out.levels),
+        lower_index=lower,
+        upper_index=upper,
+        offset_lower=empty,
+        offset_upper=empty,
+        n_blocks=held_out.n_blocks,
+        n_pixels=held_out.target.shape[1],
+        minimum=settings.minimum,
+        notes=(*notes, *rule_notes),
+        delta=settings.delta,
+        width_floor=_width_floor(held_out, lower, upper) if settings.score == "scaled" else None,
+    )
+    return with_offsets(start, held_out)
+
+
+def cross_fitted(
+    held_out: HeldOut, calibration: Calibration, *, folds: int = 5, seed: int = 0
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Intervals of the held-out pixels, where no block's offset used that block.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Predictions and targets on blocks that never trained.
+    calibration : Calibration
+        Made from `held_out`; gives the level, the rule and the score.
+    folds : int
+        Folds of whole blocks; every block its own where fewer would leave no finite offset.
+    seed : int
+        Seed of the draw that deals blocks into folds.
+
+    Returns
+    -------
+    lower, median, upper : ndarray of float32, shape (C, n)
+        In the target's unit; NaN in lower and upper where there is only one block.
+    """
+    fold = folds_of(held_out.block, calibration, folds=folds, seed=seed)
+    lower, median, upper = (np.full(held_out.target.shape, np.nan, dtype=np.float32) for _ in range(3))
+    if fold.max() == 0:
+        return lower, calibration.interval(held_out.quantiles)[1], upper
+    for k in range(int(fold.max()) + 1):
+        inside = fold == k
+        others = with_offsets(calibration, held_out.take(~inside))
+        lower[:, inside], median[:, inside], upper[:, inside] = others.interval(
+            held_out.quantiles[:, :, inside]
+        )
+    return lower, median, upper
+
+
+def without_target_noise(
+    lower: NDArray[np.float32],
+    median: NDArray[np.float32],
+    upper: NDArray[np.float32],
+    noise_share: NDArray[np.float64],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Bounds for the signal under a noisy target, from bounds that cover the target.
+
+    Parameters
+    ----------
+    lower, median, upper : ndarray of float32, shape (C, *space)
+        A calibrated interval.
+    noise_share : ndarray of float64, shape (C,)
+        Variance of the target's own noise over the variance of target minus median, 0 to under 1.
+
+    Returns
+    -------
+    lower, upper : ndarray of float32, shape (C, *space)
+        Half-widths times ``sqrt(1 - noise_share)``. Right where the noise is independent of the
+        median's error and both have one shape; model-assisted, so say so beside it.
+
+    Raises
+    ------
+    ValueError
+        If a share is under 0, or 1 or more.
+
+    References
+    ----------
+    Einbinder et al., arXiv 2209.14295 (2022), on conformal prediction from noisy targets.
+    """
+    share = np.asarray(noise_share, dtype=np.float64)
+    if (share < 0).any() or (share >= 1).any():
+        raise ValueError(
+            f"The target's noise is {share.tolist()} of the residual variance; it must be 0 to under 1. "
+            "The noise level is overestimated, or the median is as good as the target."
+        )
+    factor = np.sqrt(1 - share).astype(np.float32).reshape(-1, *([1] * (median.ndim - 1)))
+    return median - factor * (median - lower), median + factor * (upper - median)
+
+
+def folds_of(
+    block: NDArray[np.int64], calibration: Calibration, *, folds: int = 5, seed: int = 0
+) -> NDArray[np.int64]:
+    """Fold of each pixel, whole blocks dealt at random.
+
+    Parameters
+    ----------
+    block : ndarray of int64, shape (n,)
+        Block of each pixel.
+    calibration : Calibration
+        Gives the level, the rule and the score.
+    folds : int
+        Folds wanted; every block is its own where fewer would leave no finite offset.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    ndarray of int64, shape (n,)
+        Numbers from 0; all 0 where there is only one block.
+    """
+    numbers, index = np.unique(block, return_inverse=True)
+    n_blocks = len(numbers)
+    n_folds = min(folds, n_blocks)
+    least = needed_blocks(calibration.alpha, calibration.score, calibration.rule, calibration.delta)
+    if n_blocks - math.ceil(n_blocks / n_folds) < least and calibration.rule != "pixel":
+        n_folds = n_blocks
+    order = np.random.default_rng(seed).permutation(n_blocks)
+    return np.asarray((order % n_folds)[index], dtype=np.int64)
+
+
+def with_offsets(calibration: Calibration, held_out: HeldOut) -> Calibration:
+    """The same calibration with offsets from these held-out data."""
+    target = held_out.target.astype(np.float64)
+    q_lower, q_upper = (held_out.quantiles[i] for i in (calibration.lower_index, calibration.upper_index))
+    below, above = q_lower - target, target - q_upper
+    if calibration.width_floor is not None:
+        width = q_upper - q_lower + calibration.width_floor[:, None]
+        below, above = below / width, above / width
+    if calibration.score == "asymmetric":
+        low, high = (_offsets(side, calibration, held_out.block, sides=2) for side in (below, above))
+    else:
+        low = high = _offsets(np.maximum(below, above), calibration, held_out.block, sides=1)
+    return replace(calibration, offset_lower=low, offset_upper=high)
+
+
+def _offsets(
+    scores: NDArray[np.float64], calibration: Calibration, block: NDArray[np.int64], sides: int
+) -> NDArray[np.float64]:
+    """Conformal quantile of each channel, by the calibration's rule; each of two sides gets half of alpha."""
+    alpha, delta = calibration.alpha / sides, calibration.delta / sides
+    if calibration.rule == "image":
+        return np.asarray([image_quantile(row, alpha, delta, block) for row in scores])
+    if calibration.rule == "risk":
+        return np.asarray([risk_quantile(row, alpha, delta, block) for row in scores])
+    unit = block if calibration.rule == "block" else None
+    return np.asarray([conformal_quantile(row, alpha, unit) for row in scores])
+
+
+def _width_floor(held_out: HeldOut, lower: int, upper: int) -> NDArray[np.float64]:
+    """A hundredth of the typical predicted width, so that a width of zero can grow."""
+    width = held_out.quantiles[upper].astype(np.float64) - held_out.quantiles[lower]
+    typical = np.median(width, axis=-1)
+    return np.asarray(np.maximum(0.01 * typical, 1e-30), dtype=np.float64)
+
+
+def _start_levels(levels: Sequence[float], alpha: float) -> tuple[int, int, tuple[Note, ...]]:
+    """Levels at or outside alpha / 2 and 1 - alpha / 2, and a note where there is none."""
+    values = np.asarray(levels)
+    lower = np.flatnonzero(values <= alpha / 2 + SLACK)
+    upper = np.flatnonzero(values >= 1 - alpha / 2 - SLACK)
+    if lower.size and upper.size:
+        return int(lower[-1]), int(upper[0]), ()
+    note = Note(
+        "amber",
+        f"Coverage {1 - alpha:.3g} needs levels {alpha / 2:.3g} and {1 - alpha / 2:.3g}; the outermost "
+        f"trained ones are {values[0]:.3g} and {values[-1]:.3g}, and the interval starts from those. Its "
+        "width adapts less to the pixel; train with wider levels for such a coverage.",
+    )
+    return (int(lower[-1]) if lower.size else 0), (int(upper[0]) if upper.size else len(values) - 1), (note,)
+
+
+def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> tuple[Rule, tuple[Note, ...]]:
+    """The rule that the settings ask for, and what to say about it."""
+    enough = math.ceil(BLOCKS_PER_ALPHA / alpha - SLACK)
+    notes: list[Note] = []
+    rule: Rule = "block" if settings.unit == "auto" else settings.unit
+    if settings.unit == "auto" and n_blocks < enough:
+        rule = "pixel"
+        notes.append(
+            Note(
+                "amber",
+                f"Held-out blocks: {n_blocks}; the block rule wants {enough} at coverage {1 - alpha:.3g}, so "
+                "pixels were pooled: right on average for images like the calibration data, without a "
+                "finite-sample guarantee. Hold out more for one.",
+            )
+        )
+    least = needed_blocks(alpha, settings.score, rule, settings.delta)
+    if n_blocks < least:
+        what = "The coverage is not backed by the data" if rule == "pixel" else "The interval is infinite"
+        notes.append(
+            Note(
+                "red",
+                f"Held-out blocks: {n_blocks}; coverage {1 - alpha:.3g} needs at least {least}. {what}. "
+                "Hold out more of the field, add scenes, or ask for a lower coverage.",
+            )
+        )
+    elif n_blocks == least > 1 and rule != "pixel":
+        text = (
+            f"Held-out blocks: {n_blocks}, just as many as coverage {1 - alpha:.3g} needs. Its check leaves one out "
+            "and has too few: it reports a coverage of 1 and infinite widths. Hold out more to have it checked."
+        )
+        notes.append(Note("amber", text))
+    return rule, tuple(notes)
+
+
+def _outward(
+    quantile: NDArray[np.float32], offset: NDArray[np.floating[Any]], direction: float
+) -> NDArray[np.float32]:
+    """Quantile plus offset in float32, rounded outward."""
+    # On flat background thousands of pixels tie exactly at the bound: rounding inward would lose them all.
+    step = np.nextafter(offset.astype(np.float32), np.float32(direction))
+    moved = quantile + step
+    return np.nextafter(moved, np.float32(direction), out=moved)
+
+
+def _plain(values: NDArray[np.float64]) -> list[float | str]:
+    """Numbers for JSON, which knows no infinity."""
+    return [float(v) if math.isfinite(v) else str(float(v)) for v in values]

@@ -1,0 +1,238 @@
+"""Does a new image look like the one that was calibrated: its noise, its brightness, its tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from napari_btn.core.progress import Note
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["Drift", "Profile", "check_drift", "profile"]
+
+BINS = 8
+# Fewer pixels than this in a bin of brightness say little about its noise.
+FEWEST = 64
+# One bright edge would weigh as much as the noise of a whole bin.
+TRIM = 0.95
+NOISE_LOW, NOISE_HIGH = 0.8, 1.25
+SHARE_AMBER, SHARE_RED = 0.03, 0.10
+
+
+@dataclass(frozen=True, eq=False)
+class Profile:
+    """Noise and brightness of a noisy image, small enough to be saved with the bundle.
+
+    Parameters
+    ----------
+    edges : ndarray of float64, shape (C, K + 1)
+        Edges of the bins of local brightness; the outer ones hold 99.8 % of the pixels.
+    noise : ndarray of float64, shape (C, K)
+        Level of the pixel noise in each bin, in the image's unit; NaN where unknown.
+    far_limit : float
+        99th percentile of the calibration pixels' distance from their token; NaN without tokens.
+    """
+
+    edges: NDArray[np.float64]
+    noise: NDArray[np.float64]
+    far_limit: float = float("nan")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Profile as a JSON-ready dict; NaN becomes None."""
+        noise = [[None if np.isnan(v) else v for v in row] for row in self.noise.tolist()]
+        far = None if np.isnan(self.far_limit) else self.far_limit
+        return {"edges": self.edges.tolist(), "noise": noise, "far_limit": far}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Profile from `to_dict`."""
+        far = values["far_limit"]
+        return cls(
+            edges=np.asarray(values["edges"], dtype=np.float64),
+            noise=np.asarray(values["noise"], dtype=np.float64),
+            far_limit=float("nan") if far is None else float(far),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """How far a new image is from the calibrated one.
+
+    Parameters
+    ----------
+    noise_ratio : ndarray of float64, shape (C,)
+        Noise over the calibrated image's at the same brightness; NaN where no brightness is shared.
+    outside : ndarray of float64, shape (C,)
+        Share of pixels darker or brighter than the calibrated image.
+    far : float
+        Share of pixels farther from their token than the calibration's 99th percentile; NaN without
+        tokens.
+    notes : tuple of Note
+        Amber and red notes; none where all is well.
+    """
+
+    noise_ratio: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    far: float
+    notes: tuple[Note, ...]
+
+
+def profile(image: ArrayLike, *, distance: ArrayLike | None = None) -> Profile:
+    """Noise and brightness of the image that a calibration comes from.
+
+    Parameters
+    ----------
+    image : array_like, shape (C, *space)
+        Noisy image, two or three space axes; pixels that aren't finite don't count.
+    distance : array_like, optional
+        Distance of the calibration pixels from their token.
+
+    Returns
+    -------
+    Profile
+        For `check_drift`.
+
+    Raises
+    ------
+    ValueError
+        If the image has fewer than 3 pixels along its last two axes.
+    """
+    edges, noise = [], []
+    for plane in np.asarray(image):
+        bright, rough = _bright_and_rough(plane)
+        edge = np.quantile(bright, [0.001, *np.linspace(0, 1, BINS + 1)[1:-1], 0.999])
+        edges.append(edge)
+        noise.append(_noise_by_bin(bright, rough, edge)[0])
+    far = np.nan if distance is None else float(np.quantile(np.asarray(distance), 0.99))
+    return Profile(np.asarray(edges), np.asarray(noise), far)
+
+
+def check_drift(
+    known: Profile,
+    image: ArrayLike,
+    *,
+    channel_names: Sequence[str] | None = None,
+    distance: ArrayLike | None = None,
+) -> Drift:
+    """Whether intervals calibrated elsewhere can be trusted on this image.
+
+    Parameters
+    ----------
+    known : Profile
+        Of the image that the calibration comes from.
+    image : array_like, shape (C, *space)
+        New noisy image in the same unit.
+    channel_names : sequence of str, optional
+        The C channels; "0", "1", ... if left out.
+    distance : array_like, optional
+        Distance of the new pixels from their token.
+
+    Returns
+    -------
+    Drift
+        Numbers and notes.
+
+    Raises
+    ------
+    ValueError
+        If the number of channels differs, or the image is too small.
+    """
+    planes = np.asarray(image)
+    if len(planes) != len(known.noise):
+        raise ValueError(
+            f"The image has {len(planes)} channels, the calibrated one had {len(known.noise)}; "
+            "they must match. Pick the same channels."
+        )
+    names = [str(c) for c in range(len(planes))] if channel_names is None else list(channel_names)
+    ratio, outside = np.empty(len(planes)), np.empty(len(planes))
+    for c, plane in enumerate(planes):
+        bright, rough = _bright_and_rough(plane)
+        edge = known.edges[c]
+        outside[c] = np.mean((bright < edge[0]) | (bright > edge[-1]))
+        ratio[c] = _ratio(known.noise[c], *_noise_by_bin(bright, rough, edge))
+    far = np.nan if distance is None else float(np.mean(np.asarray(distance) > known.far_limit))
+    notes = (*_noise_notes(ratio, names), *_share_notes(outside, far, names))
+    return Drift(ratio, outside, far, notes)
+
+
+def _bright_and_rough(plane: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Local mean, and local second difference scaled to the noise's SD, of the inner pixels."""
+    if plane.ndim < 2 or min(plane.shape[-2:]) < 3:
+        raise ValueError(
+            f"A channel has shape {plane.shape}; it needs at least 3 x 3 pixels. Give a larger image."
+        )
+    a = np.asarray(plane, dtype=np.float64)
+    bright, rough = (
+        _three(_three(a, -1, side, centre), -2, side, centre) for side, centre in ((0.25, 0.5), (1.0, -2.0))
+    )
+    known = np.isfinite(rough)
+    # Six is the sum of squares of 1, -2, 1, along each of the two axes.
+    return bright[known], np.abs(rough[known]) / 6
+
+
+def _three(a: NDArray[np.float64], axis: int, side: float, centre: float) -> NDArray[np.float64]:
+    """Weighted sum of three neighbours along an axis."""
+    b = np.moveaxis(a, axis, -1)
+    return np.moveaxis(side * (b[..., :-2] + b[..., 2:]) + centre * b[..., 1:-1], -1, axis)
+
+
+def _noise_by_bin(
+    bright: NDArray[np.float64], rough: NDArray[np.float64], edge: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Trimmed root mean square of the roughness, and the number of pixels, in each bin of brightness."""
+    cell = np.searchsorted(edge, bright, side="right") - 1
+    noise = np.full(BINS, np.nan)
+    counts = np.zeros(BINS, dtype=np.int64)
+    for k in range(BINS):
+        inside = np.sort(rough[cell == k])
+        counts[k] = inside.size
+        if inside.size >= FEWEST:
+            noise[k] = np.sqrt(np.mean(np.square(inside[: int(TRIM * inside.size)])))
+    return noise, counts
+
+
+def _ratio(known: NDArray[np.float64], noise: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
+    """Geometric mean over the shared bins of the ratio of noise levels."""
+    shared = (known > 0) & (noise > 0)
+    if not shared.any():
+        return float("nan")
+    return float(np.exp(np.average(np.log(noise[shared] / known[shared]), weights=counts[shared])))
+
+
+def _noise_notes(ratio: NDArray[np.float64], names: Sequence[str]) -> tuple[Note, ...]:
+    """Note on channels with another noise level."""
+    off = [
+        f"{name} ({value:.2f})"
+        for name, value in zip(names, ratio, strict=True)
+        if not np.isnan(value) and not NOISE_LOW <= value <= NOISE_HIGH
+    ]
+    if not off:
+        return ()
+    text = (
+        f"Noise at equal brightness, relative to the calibrated image: {', '.join(off)}; it should be "
+        f"{NOISE_LOW} to {NOISE_HIGH}. The coverage may not hold here: check it on a second frame, or "
+        "calibrate on images like this one."
+    )
+    return (Note("amber", text),)
+
+
+def _share_notes(outside: NDArray[np.float64], far: float, names: Sequence[str]) -> tuple[Note, ...]:
+    """Notes on pixels unlike any that were calibrated."""
+    found = [
+        (share, f"{share:.0%} of the pixels of {name} are darker or brighter than the calibrated image")
+        for share, name in zip(outside, names, strict=True)
+    ]
+    if not np.isnan(far):
+        found.append((far, f"{far:.0%} of the pixels are farther from their token than the calibrated ones"))
+    advice = "The coverage may not hold there: calibrate on images like this one."
+    return tuple(
+        Note("red" if share >= SHARE_RED else "amber", f"{what}. {advice}")
+        for share, what in found
+        if share >= SHARE_AMBER
+    )

@@ -1,0 +1,116 @@
+"""Calibrated maps of an image, written tile by tile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_btn.core.data.image import Box, View
+from napari_btn.core.inference.run import tile_quantiles
+from napari_btn.core.progress import Note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.conformal import Calibration
+    from napari_btn.core.calibration.groups import GroupCalibration
+    from napari_btn.core.inference.run import TileQuantiles
+    from napari_btn.core.networks.family import Blueprint, Member
+    from napari_btn.core.progress import Step
+    from napari_btn.core.settings import TileSettings
+
+__all__ = ["predict_steps"]
+
+
+def predict_steps(
+    source: View,
+    members: Sequence[Member],
+    blueprint: Blueprint,
+    calibration: Calibration,
+    maps: dict[str, Any],
+    *,
+    groups: tuple[GroupCalibration, NDArray[np.integer[Any]]] | None = None,
+    valid: NDArray[np.bool_] | Literal["finite"] | None = None,
+    tiles: TileSettings | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
+) -> Step[tuple[Note, ...]]:
+    """Write calibrated maps into arrays, tile by tile; a step that returns notes on the device and the image.
+
+    Parameters
+    ----------
+    source : View
+        The noisy image.
+    maps : dict of str to array
+        Writable arrays in the axes of the source, under any of "lower", "median", "upper",
+        "width", "spread", and "quantiles" with the levels first.
+    groups : tuple of GroupCalibration, ndarray of int (S, *space), optional
+        Offsets by group, and the group of each pixel from 0, instead of the calibration's.
+    valid : ndarray of bool (S, *space), or "finite", optional
+        Where a pixel counts; maps are NaN elsewhere. "finite": where no channel is NaN or infinite.
+
+    Raises
+    ------
+    ValueError
+        If a pixel that counts is NaN or infinite.
+    """
+    views = {k: View(v, source.axes, k) for k, v in maps.items() if k != "quantiles"}
+    if "quantiles" in maps:
+        levels = range(len(blueprint.levels))
+        stack = [View(maps["quantiles"], source.axes, "quantiles", first=(i,)) for i in levels]
+    whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.n_scenes)]
+    notes: list[Note] = []
+    results = tile_quantiles(
+        source, whole, members, blueprint, tiles=tiles, executor=executor, device=device, notes=notes
+    )
+    left_out = 0
+    for progress, result in results:
+        if result is not None:
+            unknown = _left_out(source, result, valid)
+            left_out += int(unknown.sum())
+            if groups is None:
+                lower, median, upper = calibration.interval(result.quantiles)
+            else:
+                here = groups[1][result.scene][result.write]
+                lower, median, upper = groups[0].interval(result.quantiles, here)
+            made = {
+                "lower": lower,
+                "median": median,
+                "upper": upper,
+                "width": upper - lower,
+                "spread": result.spread,
+            }
+            if unknown.any():
+                for values in (*made.values(), result.quantiles):
+                    values[..., unknown] = np.nan
+            for name, view in views.items():
+                view.write(result.scene, result.write, made[name])
+            if "quantiles" in maps:
+                for i, view in enumerate(stack):
+                    view.write(result.scene, result.write, result.quantiles[i])
+        yield progress
+    if left_out:
+        text = f"{left_out:,} pixels don't count or are NaN or infinite; maps are NaN there, and less sure beside them."
+        notes.append(Note("amber", text))
+    return tuple(notes)
+
+
+def _left_out(
+    source: View, tile: TileQuantiles, valid: NDArray[np.bool_] | Literal["finite"] | None
+) -> NDArray[np.bool_]:
+    """Pixels of a tile that don't count, (*tile)."""
+    finite = np.asarray(np.isfinite(source.read(tile.scene, tile.write)).all(0))
+    if isinstance(valid, str):
+        return np.asarray(~finite)
+    counted = np.ones_like(finite) if valid is None else valid[tile.scene][tile.write]
+    if not finite[counted].all():
+        first = [int(i) + s.start for i, s in zip(np.argwhere(counted & ~finite)[0], tile.write, strict=True)]
+        raise ValueError(
+            f"The image has NaN or infinite values, such as at {source.space_axes} {tuple(first)}. Give valid='finite' "
+            "to leave such pixels out, a mask of those that count, or fill them first."
+        )
+    return np.asarray(~counted)

@@ -1,0 +1,222 @@
+"""What an ensemble says of an image: quantile maps, and what can be asked of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.calibration.exceedance import select
+from napari_btn.core.data.image import channel_number
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Literal
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.calibration.exceedance import Exceedance, Selection
+    from napari_btn.core.progress import Note
+
+__all__ = ["Prediction"]
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Calibrated maps of one image, each in the axes of the input.
+
+    Parameters
+    ----------
+    lower, median, upper : array of float32
+        Interval and median, in the units of the target.
+    spread : array of float32
+        Standard deviation of the members' medians, before calibration.
+    quantiles : array of float32, (L, *axes), optional
+        The ensemble's quantiles before calibration.
+    levels : tuple of float
+        Levels of ``quantiles``.
+    axes : str
+        One letter per dimension of the maps.
+    channel_names : tuple of str
+    pixel_size : tuple of float, optional
+        One per space axis, in ``unit``.
+    unit : str
+    alpha : float
+        Miscoverage: the interval covers ``1 - alpha`` on average.
+    covers : str
+        What is covered: "clean", "long exposure" or "replicate".
+    provenance : dict
+        JSON-ready: what made these maps.
+    notes : tuple of Note
+        What to know before relying on these maps: of the calibration, and of this image's drift from it.
+    distribution : Exceedance, optional
+        Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
+    held_out : HeldOut, optional
+        What the calibration comes from, for `select`.
+    stored_width : array of float32, optional
+        The width where it is kept on disk, to be read part by part as well.
+    groups : ndarray of int, optional
+        Group of each pixel, in the axes of the maps without C, where groups are calibrated apart: tokens, or
+        numbers of a mask, from 1; 0 for none.
+    """
+
+    lower: Any
+    median: Any
+    upper: Any
+    spread: Any
+    quantiles: Any
+    levels: tuple[float, ...]
+    axes: str
+    channel_names: tuple[str, ...]
+    pixel_size: tuple[float, ...] | None
+    unit: str
+    alpha: float
+    covers: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+    distribution: Exceedance | None = None
+    held_out: HeldOut | None = None
+    stored_width: Any = None
+    groups: NDArray[np.integer[Any]] | None = None
+
+    @property
+    def width(self) -> Any:
+        """Width of the interval, ``upper - lower``, float32."""
+        if self.stored_width is not None:
+            return self.stored_width
+        return np.asarray(self.upper[...] - self.lower[...], np.float32)
+
+    def channel_number(self, channel: str | int | None = None) -> int:
+        """Number of a channel, from 0.
+
+        Parameters
+        ----------
+        channel : str or int, optional
+            Its name, or its number; may be left out where there is only one.
+
+        Raises
+        ------
+        ValueError
+            If there is no such channel, or several and none is named.
+        """
+        return channel_number(channel, self.channel_names)
+
+    def exceedance(
+        self,
+        threshold: float,
+        channel: str | int | None = None,
+        *,
+        side: Literal["middle", "conservative"] = "middle",
+    ) -> NDArray[np.float32]:
+        """P(signal > threshold) of each pixel, calibrated.
+
+        Parameters
+        ----------
+        threshold : float
+            In the units of the maps.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
+        side : str
+            "middle" for a map, "conservative" for a claim.
+
+        Returns
+        -------
+        ndarray of float32
+            0 to 1, in the axes of the maps without C. Right on average over images like the calibration
+            data, not per pixel.
+
+        Raises
+        ------
+        ValueError
+            If the channel or the quantiles are missing.
+        """
+        number = self.channel_number(channel)
+        if np.isnan(threshold):
+            raise ValueError("The threshold is NaN; give a number in the unit of the maps.")
+        return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
+
+    def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
+        """Value that the signal of each pixel exceeds with the stated confidence, conservatively.
+
+        Parameters
+        ----------
+        confidence : float
+            Between 0 and 1.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
+
+        Returns
+        -------
+        ndarray of float32
+            In the axes of the maps without C; minus infinity where there are too few blocks.
+
+        Raises
+        ------
+        ValueError
+            If the channel or the quantiles are missing, or the confidence isn't one.
+        """
+        number = self.channel_number(channel)
+        return self._known().lower_bound(self.planes({"C": number}), confidence, channel=number)
+
+    def select(self, threshold: float, channel: str | int | None = None, *, level: float = 0.1) -> Selection:
+        """Pixels claimed to exceed a threshold, with at most a share ``level`` of false claims on average.
+
+        Parameters
+        ----------
+        threshold : float
+            In the units of the maps.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
+        level : float
+            False-discovery level, between 0 and 1.
+
+        Returns
+        -------
+        Selection
+            The set, in the axes of the maps without C, and what is true of it.
+
+        Raises
+        ------
+        ValueError
+            If the channel, the quantiles or the held-out scores are missing.
+        """
+        number = self.channel_number(channel)
+        self._known()
+        if self.held_out is None:
+            raise ValueError(
+                "These maps come without held-out scores; a selection needs them. Predict the image again."
+            )
+        return select(self.held_out, self.planes({"C": number}), threshold, level=level, channel=number)
+
+    def _known(self) -> Exceedance:
+        """The calibrated distribution, if there is one."""
+        if self.distribution is None or self.quantiles is None:
+            raise ValueError(
+                "These maps come without calibrated quantiles; a probability needs at least two levels. "
+                "Train with more levels, and predict the image again."
+            )
+        return self.distribution
+
+    def planes(self, at: Mapping[str, int]) -> NDArray[np.float32]:
+        """Quantiles where some of the axes are fixed: what a slider of thresholds works on.
+
+        Parameters
+        ----------
+        at : mapping of str to int
+            Index by axis letter, as ``{"C": 2, "Z": 10}``; letters that the maps lack don't matter.
+
+        Returns
+        -------
+        ndarray of float32, (L, *the other axes)
+            Before calibration.
+
+        Raises
+        ------
+        ValueError
+            If the quantiles are missing.
+        """
+        self._known()
+        index = tuple(at.get(a, slice(None)) for a in self.axes)
+        return np.ascontiguousarray(self.quantiles[(slice(None), *index)], np.float32)

@@ -1,0 +1,1 @@
+"""Images, pairs, splits and what is measured of them before training."""

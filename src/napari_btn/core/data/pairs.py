@@ -1,0 +1,319 @@
+"""Noisy and clean images of one scene: axes, checks, statistics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.data.image import SPACE, Box, View
+from napari_btn.core.progress import Progress, drain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.progress import Step
+
+__all__ = ["Pair", "Scenes"]
+
+_LARGEST, _LEAST_SPAN = 1e15, 1e-18  # of values whose squares, summed over an image, float32 still holds
+_SAMPLED = 2_000_000  # values read for statistics; more change no digit that is shown
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A noisy and a clean image of one scene, or of several.
+
+    Parameters
+    ----------
+    noisy : array-like
+        Any real dtype, in the axes ``axes``.
+    clean : array-like, optional
+        The same axes, or without ``S`` and ``T`` where the noisy scenes are repeats of one field.
+    axes : str
+        Letters of S, T, C, Z, Y, X, any order and case.
+    channel_names : tuple of str, optional
+        One per channel; "0", "1", ... by default.
+    pixel_size : tuple of float, optional
+        One per space axis in the order of ``axes``, in ``unit``.
+    unit : str
+        Unit of the pixel size.
+    valid : array of bool, or "finite", optional
+        True where a pixel counts; the space axes alone, or the axes of ``clean``. "finite": where no channel
+        of either image is NaN or infinite.
+    name : str
+        For layers and files.
+    """
+
+    noisy: Any
+    clean: Any = None
+    axes: str = "YX"
+    channel_names: tuple[str, ...] | None = None
+    pixel_size: tuple[float, ...] | None = None
+    unit: str = "px"
+    valid: Any = None
+    name: str = ""
+
+    @cached_property
+    def clean_axes(self) -> str:
+        """Axes of ``clean``: those of ``noisy``, less S and T where it has fewer dimensions."""
+        axes = self.axes.upper()
+        ndim = np.ndim(self.clean) if isinstance(self.clean, list | tuple) else len(self.clean.shape)
+        shorter = "".join(a for a in axes if a not in "ST")
+        return axes if ndim == len(axes) else shorter
+
+    @cached_property
+    def scenes(self) -> Scenes:
+        """The checked views that training reads.
+
+        Raises
+        ------
+        ValueError
+            With what came, what is needed and what to do.
+        """
+        drain(self.views.check_steps())
+        return self.views
+
+    @cached_property
+    def views(self) -> Scenes:
+        """Views of the images, checked as to their shapes but not their values.
+
+        Raises
+        ------
+        ValueError
+            With what came, what is needed and what to do.
+        """
+        noisy = View(self.noisy, self.axes, "noisy")
+        if self.clean is None:
+            raise ValueError("Clean is missing; give the slow, clean image of the same scene.")
+        if len(self.clean.shape) != len(self.clean_axes):
+            raise ValueError(
+                f"Noisy has axes {noisy.axes} {tuple(self.noisy.shape)}, clean has shape {tuple(self.clean.shape)}; "
+                "clean needs the same axes, or the same without S and T."
+            )
+        clean = View(self.clean, self.clean_axes, "clean")
+        if (noisy.space, noisy.n_channels) != (clean.space, clean.n_channels) or clean.n_scenes not in (
+            1,
+            noisy.n_scenes,
+        ):
+            raise ValueError(
+                f"Noisy has axes {noisy.axes} {tuple(self.noisy.shape)}, clean has {clean.axes} "
+                f"{tuple(self.clean.shape)}; they must match. Crop one, or align them first."
+            )
+        names = self.channel_names or tuple(str(i) for i in range(noisy.n_channels))
+        if len(set(names)) != len(names):
+            raise ValueError(
+                f"Channel names are {', '.join(names)}; each may come once. Give names that tell them apart."
+            )
+        if len(names) != noisy.n_channels:
+            raise ValueError(
+                f"{len(names)} channel names came ({', '.join(names)}) for {noisy.n_channels} channels; give one each."
+            )
+        if self.pixel_size is not None and len(self.pixel_size) != noisy.ndim:
+            raise ValueError(
+                f"Pixel size has {len(self.pixel_size)} values, the image has the space axes {noisy.space_axes}; "
+                "give one value for each."
+            )
+        return Scenes(noisy, clean, tuple(names), _valid_view(self.valid, noisy, clean), self._z_step(noisy))
+
+    def _z_step(self, noisy: View) -> float:
+        """Distance of two planes in pixels of Y and X; one where nothing is known."""
+        if self.pixel_size is None or noisy.ndim < 3 or min(self.pixel_size) <= 0:
+            return 1.0
+        size = dict(zip((a for a in noisy.axes if a in SPACE), self.pixel_size, strict=True))
+        return float(size["Z"] / max(size["Y"], size["X"]))
+
+
+class _Finite(View):
+    """Mask over the space axes (and the scenes of clean): true where both images are finite in every channel."""
+
+    def __init__(self, noisy: View, clean: View) -> None:
+        super().__init__(clean.array, clean.axes, "valid")
+        self._noisy, self.n_channels = noisy, 1
+
+    def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """One scene, or a box of it, as (1, *space): 1 where a pixel counts."""
+        finite = np.isfinite(super().read(scene, box)).min(axis=0, keepdims=True)
+        for s in (scene,) if self.n_scenes > 1 else range(self._noisy.n_scenes):
+            finite = finite & np.isfinite(self._noisy.read(s, box)).min(axis=0, keepdims=True)
+        return np.asarray(finite, np.float32)
+
+
+def _valid_view(valid: Any, noisy: View, clean: View) -> View | None:
+    """View of the mask of counted pixels."""
+    if valid is None:
+        return None
+    if isinstance(valid, str):
+        if valid != "finite":
+            raise ValueError(
+                f'valid is {valid!r}; give a mask, or "finite" to leave out NaN and infinite values.'
+            )
+        return _Finite(noisy, clean)
+    ndim = len(valid.shape)
+    axes = clean.axes if ndim == len(clean.axes) else "".join(a for a in clean.axes if a in SPACE)
+    view = View(valid, axes, "valid")
+    fits = view.n_scenes in (1, clean.n_scenes) and view.n_channels in (1, clean.n_channels)
+    if view.space != clean.space or not fits:
+        raise ValueError(
+            f"Valid has axes {axes} {tuple(valid.shape)}, clean has {clean.axes} {tuple(clean.array.shape)}; "
+            "they must match. Give True where a pixel counts, for the space axes alone or for all of clean's."
+        )
+    return view
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Views of noisy and clean images of S scenes; one clean scene may serve all noisy ones.
+
+    ``z_step`` is the distance of two planes of a volume, in pixels of Y and X.
+    """
+
+    noisy: View
+    clean: View
+    channel_names: tuple[str, ...]
+    valid: View | None = None
+    z_step: float = 1.0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the noisy scenes are repeats of one field."""
+        return bool(self.clean.n_scenes == 1)
+
+    def read_clean(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Clean values (C, *space), NaN where a pixel doesn't count."""
+        target = self.clean.read(0 if self.repeats else scene, box)
+        if self.valid is None:
+            return target
+        return np.where(self.read_valid(scene, box), target, np.nan).astype(np.float32)
+
+    def read_valid(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.bool_]:
+        """Where a pixel counts, (C, *space); C may be 1."""
+        if self.valid is None:
+            return np.ones_like(self.clean.read(0 if self.repeats else scene, box), bool)
+        return self.valid.read(0 if self.valid.n_scenes == 1 else scene, box) > 0
+
+    def within(self, regions: NDArray[Any] | None, label: int) -> Scenes:
+        """The same scenes where only pixels painted with a label count; all where nothing is painted."""
+        if regions is None:
+            return self
+        mask = regions == label
+        if self.valid is not None:
+            mask = mask & (self.valid.read(0)[0] > 0)
+        return replace(self, valid=View(mask, self.noisy.space_axes, "regions"))
+
+    def read_noisy(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Noisy values (C, *space); zero where a pixel isn't finite and doesn't count."""
+        crop = self.noisy.read(scene, box)
+        return crop if self.valid is None else np.nan_to_num(crop, nan=0.0, posinf=0.0, neginf=0.0)
+
+    def sample(
+        self, boxes: Sequence[Box], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Noisy and clean values from boxes, (C, n) each, NaN where a pixel doesn't count.
+
+        At most about two million of each, drawn patch by patch where there are more.
+        """
+        channels = max(self.noisy.n_channels, self.clean.n_channels)
+        per_box = max(_SAMPLED // (channels * len(boxes)), 1)
+        noisy, clean = [], []
+        for box in boxes:
+            side = max(int((per_box / 16) ** (1 / self.noisy.ndim)), 1)
+            crops = [box.slices] if box.size <= per_box else [box.crop(side, rng) for _ in range(16)]
+            for crop in crops:
+                x, y = self.noisy.read(box.scene, crop), self.read_clean(box.scene, crop)
+                x = np.where(self.read_valid(box.scene, crop), x, np.nan)
+                noisy.append(x.reshape(len(x), -1))
+                clean.append(y.reshape(len(y), -1))
+        return np.concatenate(noisy, 1), np.concatenate(clean, 1)
+
+    def whole(self) -> list[Box]:
+        """Return one box per noisy scene."""
+        full = tuple(slice(0, n) for n in self.noisy.space)
+        return [Box(s, full) for s in range(self.noisy.n_scenes)]
+
+    def check_steps(self) -> Step[None]:
+        """Raise ``ValueError`` for values that can't be trained on; a step, since it reads all of them."""
+        if self.noisy.array is self.clean.array:
+            raise ValueError(
+                "Noisy and clean are the same image; pick the clean (slow) acquisition as clean."
+            )
+        low, high, equal = yield from self.limits_steps()
+        for name in ("noisy", "clean"):
+            if not high[name] > low[name]:
+                came = (
+                    f"is constant ({low[name]:g} everywhere)"
+                    if np.isfinite(low[name])
+                    else "has no valid pixel"
+                )
+                raise ValueError(
+                    f"{name.capitalize()} {came}; it must hold a signal. Check the layer or the file."
+                )
+            largest, span = max(abs(low[name]), abs(high[name])), high[name] - low[name]
+            if largest > _LARGEST or span < _LEAST_SPAN:
+                much = f"values up to {largest:.3g}" if largest > _LARGEST else f"a span of {span:.3g} only"
+                raise ValueError(
+                    f"{name.capitalize()} has {much}; squares of it don't fit 32-bit numbers. "
+                    f"{'Divide' if largest > _LARGEST else 'Multiply'} it by a constant, or take another unit."
+                )
+        if equal:
+            raise ValueError(
+                "Noisy and clean hold the same values; pick the clean (slow) acquisition as clean: "
+                "an image can't be its own target."
+            )
+
+    def limits_steps(self) -> Step[tuple[dict[str, float], dict[str, float], bool]]:
+        """Lowest and highest counted values of both images, and whether the two are equal; a step.
+
+        Raises
+        ------
+        ValueError
+            When a counted value is not finite.
+        """
+        equal = True
+        low = {"noisy": np.inf, "clean": np.inf}
+        high = {"noisy": -np.inf, "clean": -np.inf}
+        slabs = list(_slabs(self.noisy.space, self.noisy.n_channels))
+        for scene in range(self.noisy.n_scenes):
+            for i, box in enumerate(slabs):
+                yield Progress(
+                    scene * len(slabs) + i, self.noisy.n_scenes * len(slabs), "Checking the images"
+                )
+                noisy, clean = self.noisy.read(scene, box), self.clean.read(0 if self.repeats else scene, box)
+                counts = np.broadcast_to(self.read_valid(scene, box), clean.shape)
+                for name, values in (("noisy", noisy), ("clean", clean)):
+                    view = self.noisy if name == "noisy" else self.clean
+                    _check_finite(name, values, counts, view.array.dtype, self.valid is not None)
+                    inside = values[counts]
+                    if inside.size:
+                        low[name], high[name] = min(low[name], inside.min()), max(high[name], inside.max())
+                equal = equal and np.array_equal(noisy[counts], clean[counts])
+        return low, high, equal
+
+
+def _slabs(space: Sequence[int], channels: int) -> Iterator[tuple[slice, ...]]:
+    """Yield slabs along the first axis of at most about 4 million values."""
+    row = int(np.prod(space[1:])) * channels
+    step = max(4_000_000 // max(row, 1), 1)
+    for start in range(0, space[0], step):
+        yield (slice(start, min(start + step, space[0])), *(slice(0, n) for n in space[1:]))
+
+
+def _check_finite(
+    name: str, values: NDArray[np.float32], counts: NDArray[np.bool_], dtype: Any, masked: bool
+) -> None:
+    with np.errstate(invalid="ignore"):
+        if np.isfinite(values.sum(dtype=np.float64)):
+            return
+    bad = int((~np.isfinite(values) & counts).sum())
+    if bad:
+        # float64 may hold finite values that are infinite in float32
+        wide = " (or beyond 3.4e38, too large for 32-bit numbers)" if np.dtype(dtype).itemsize > 4 else ""
+        rest = "outside of `valid`'s exclusions" if masked else ""
+        raise ValueError(
+            f"{name.capitalize()} has {bad} NaN or infinite values{wide} {rest}".rstrip()
+            + '; give `valid` (True where a pixel counts, or "finite") to leave them out, or fill them first.'
+        )

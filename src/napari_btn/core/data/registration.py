@@ -1,0 +1,155 @@
+"""Whether noisy and clean lie on each other, and a clean image moved so that they do."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import fft, ndimage, special
+
+from napari_btn.core.data.image import SPACE, canonical_axes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.data.pairs import Scenes
+
+__all__ = ["align", "registration_shift", "shift_of"]
+
+_PARTS = 4
+_REACH_PX = 24  # longest shift looked for: images farther apart are not one field
+_LEAST_REACH_PX = 8  # smaller parts say nothing
+_TOLERANCE_PX = 0.5
+
+
+def registration_shift(noisy: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, ...] | None:
+    """Shift in pixels, one per space axis, that moves ``clean`` onto ``noisy``.
+
+    Zeros where it does not exceed half a pixel with certainty; None where noise hides it.
+    The peak of the cross-correlation of the band-passed channels, each weighted by its signal,
+    is found on four parts of the field together, and its standard error by leaving each out.
+
+    Parameters
+    ----------
+    noisy, clean : ndarray of float32, (C, *space)
+        Finite everywhere.
+
+    References
+    ----------
+    Quenouille, Biometrika 43 (1956) 353 (the jackknife).
+    """
+    longest = int(np.argmax(noisy.shape[1:])) + 1
+    edges = [noisy.shape[longest] * i // _PARTS for i in range(_PARTS + 1)]
+    seen, template = _weighted(noisy, clean)
+    cuts = [(*(slice(None),) * longest, slice(a, b)) for a, b in pairwise(edges)]
+    return _shift([(seen[cut], template[cut]) for cut in cuts])
+
+
+def _shift(parts: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> tuple[float, ...] | None:
+    """Shift of parts of one field, or of several fields taken alike."""
+    reach = min(_REACH_PX, *(min(seen.shape[1:]) // 2 for seen, _ in parts))
+    if reach < _LEAST_REACH_PX:
+        return None
+    correlations = [_correlation(seen, template, reach) for seen, template in parts]
+    total, n = np.sum(correlations, axis=0), len(correlations)
+    shift = _peak(total, reach)
+    error = np.sqrt((n - 1) * np.var([_peak(total - one, reach) for one in correlations], axis=0))
+    if np.abs(shift).max() >= reach or error.max() > _TOLERANCE_PX:
+        return None
+    # few parts know their spread badly, so Student's quantile rather than the normal's
+    if (np.abs(shift) - special.stdtrit(n - 1, 0.975) * error).max() <= _TOLERANCE_PX:
+        return (0.0,) * len(shift)
+    return tuple(float(s) for s in shift)
+
+
+def _weighted(
+    noisy: NDArray[np.float32], clean: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Band-passed images; the clean one weighted by what each noisy channel holds of it."""
+    seen, template = np.empty(noisy.shape), np.empty(clean.shape)
+    for c in range(len(noisy)):
+        seen[c], template[c] = _band(noisy[c]), _band(clean[c])
+        gain = (seen[c] * template[c]).mean() / max(float(template[c].var()), 1e-30)
+        template[c] *= gain / max(float(seen[c].var()), 1e-30)
+    return seen, template
+
+
+def _band(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Details of about 2 to 10 px: finer ones are noise, coarser ones say little of a shift."""
+    image = image.astype(np.float64)
+    return np.asarray(ndimage.gaussian_filter(image, 1.5) - ndimage.gaussian_filter(image, 12.0))
+
+
+def _correlation(seen: NDArray[np.float64], template: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Cross-correlation at shifts of up to ``reach``, summed over channels."""
+    # the template alone is windowed: with both, the peak would be drawn towards zero
+    window: NDArray[np.float64] = np.ones(())
+    for n in seen.shape[1:]:
+        window = np.multiply.outer(window, np.hanning(n + 2)[1:-1])
+    axes = tuple(range(1, seen.ndim))
+    size = [fft.next_fast_len(n + reach, real=True) for n in seen.shape[1:]]
+    product = fft.rfftn(seen, size, axes) * np.conj(fft.rfftn(template * window, size, axes))
+    made = fft.irfftn(product.sum(0), size)
+    centred = np.roll(made, reach, tuple(range(made.ndim)))
+    return np.asarray(centred[tuple(slice(0, 2 * reach + 1) for _ in size)])
+
+
+def _peak(correlation: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
+    """Place of the maximum, between pixels by a parabola along each axis."""
+    index = np.array(np.unravel_index(int(np.argmax(correlation)), correlation.shape))
+    place = index.astype(float)
+    for axis, step in enumerate(np.eye(len(index), dtype=int)):
+        if 0 < index[axis] < correlation.shape[axis] - 1:
+            before, at, after = (float(correlation[tuple(index + d * step)]) for d in (-1, 0, 1))
+            place[axis] += 0.5 * (before - after) / min(before - 2 * at + after, -1e-30)
+    return place - reach
+
+
+def align(clean: NDArray[Any], axes: str, shift: Sequence[float]) -> NDArray[np.float32]:
+    """``clean`` moved by ``shift`` pixels along its space axes (cubic interpolation, edges repeated)."""
+    axes = canonical_axes(axes, clean.ndim, "clean")
+    moves = dict(zip((a for a in SPACE if a in axes), shift, strict=True))
+    moved = ndimage.shift(
+        np.asarray(clean, np.float32), [moves.get(a, 0.0) for a in axes], order=3, mode="nearest"
+    )
+    return np.asarray(moved, np.float32)
+
+
+def shift_of(scenes: Scenes) -> tuple[float, ...] | None:
+    """Shift between noisy and clean: of the mean of up to 8 repeats, or alike in up to 8 scenes.
+
+    Large images are looked at in their middle.
+    """
+    if min(scenes.noisy.space) < 32:
+        return None
+    side = 512 if scenes.noisy.ndim == 2 else 96
+    box = tuple(
+        slice(max(n - side, 0) // 2, max(n - side, 0) // 2 + min(n, side)) for n in scenes.noisy.space
+    )
+    shown = range(min(scenes.noisy.n_scenes, 8))
+    if scenes.repeats:
+        noisy = np.mean([scenes.read_noisy(s, box) for s in shown], axis=0)
+        pair = _known(noisy, scenes.read_clean(0, box))
+        return None if pair is None else registration_shift(*pair)
+    pairs = [_known(scenes.read_noisy(s, box), scenes.read_clean(s, box)) for s in shown]
+    found = [p for p in pairs if p is not None]
+    if len(found) < _PARTS:
+        return registration_shift(*found[0]) if found else None
+    return _shift([_weighted(*p) for p in found])
+
+
+def _known(
+    noisy: NDArray[np.float32], clean: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Both with each channel's mean where clean is unknown: the edge of a mask is no structure."""
+    axes = tuple(range(1, clean.ndim))
+    known = np.isfinite(clean)
+    count = known.sum(axes, keepdims=True)
+    if not count.all():
+        return None
+    means = [np.where(known, image, 0).sum(axes, keepdims=True) / count for image in (noisy, clean)]
+    filled = [np.where(known, i, m).astype(np.float32) for i, m in zip((noisy, clean), means, strict=True)]
+    return filled[0], filled[1]

@@ -1,0 +1,294 @@
+"""Windows that were measured again, read as training data at their place in the noisy image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.data.image import Box, View
+from napari_btn.core.data.pairs import Pair, Scenes
+from napari_btn.core.data.registration import shift_of
+from napari_btn.core.progress import Note
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = [
+    "Window",
+    "boxes_of",
+    "join",
+    "offset_in",
+    "places_in",
+    "shifted",
+    "window_scenes",
+    "windows_of",
+    "without_near",
+]
+
+_SHIFT_PX = 0.5
+_SEARCHED = 100_000_000  # values of an image that is looked through at most
+_ASKED = 64  # pixels that tell one place from another
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A field of view that was measured again.
+
+    Parameters
+    ----------
+    start : tuple of int
+        Its first pixel along (Z,) Y, X of the image that it lies in.
+    values : ndarray of float32, (C, *size)
+        What was measured, in the units of the training target; NaN where nothing was.
+    """
+
+    start: tuple[int, ...]
+    values: NDArray[np.float32]
+
+    @property
+    def box(self) -> tuple[slice, ...]:
+        """Where it lies."""
+        return tuple(slice(a, a + n) for a, n in zip(self.start, self.values.shape[1:], strict=True))
+
+
+def windows_of(
+    measured: Sequence[tuple[Any, Any]], image: View, channel_names: Sequence[str]
+) -> tuple[Window, ...]:
+    """Windows, checked against the image that they lie in.
+
+    Parameters
+    ----------
+    measured : sequence of (place, array)
+        The place is a `Region` or the first pixel along (Z,) Y, X; the array has the axes of the image
+        without S and T.
+    image : View
+        Noisy image of one scene.
+    channel_names : sequence of str
+        Of the target.
+
+    Raises
+    ------
+    ValueError
+        If a window doesn't fit, nothing in it is known, or it is the noisy image itself.
+    """
+    if measured and image.n_scenes != 1:
+        raise ValueError(
+            f"The image of the windows has {image.n_scenes} scenes (axes {image.axes}); give the one they lie in."
+        )
+    axes = "".join(a for a in image.axes if a not in "ST")
+    made = []
+    for number, (place, array) in enumerate(measured, 1):
+        target = View(array, axes, f"window {number}")
+        start = tuple(int(a) for a in getattr(place, "start", place))
+        fits = len(start) == image.ndim and target.n_channels == len(channel_names)
+        if not fits or any(
+            a < 0 or a + n > whole for a, n, whole in zip(start, target.space, image.space, strict=True)
+        ):
+            raise ValueError(
+                f"Window {number} begins at {start} and has axes {axes} {tuple(target.array.shape)}; it must lie "
+                f"within the image's {image.space_axes} {image.space} and have {len(channel_names)} channels. "
+                "Check its place, and crop what reaches over the border."
+            )
+        window = Window(start, target.read(0))
+        if not np.isfinite(window.values).all(0).any():
+            raise ValueError(f"Window {number} holds no pixel that is known in all channels; leave it out.")
+        if np.array_equal(image.read(0, window.box), window.values):
+            raise ValueError(
+                f"Window {number} holds the noisy image itself; give what was measured there again."
+            )
+        made.append(window)
+    return tuple(made)
+
+
+def window_scenes(
+    image: View, windows: Sequence[Window], channel_names: tuple[str, ...], margin_px: int
+) -> list[Scenes]:
+    """One scene per window: the noisy image around it, and a target that is known inside alone.
+
+    Parameters
+    ----------
+    image : View
+        Noisy image of one scene.
+    windows : sequence of Window
+        Within it.
+    channel_names : tuple of str
+        Of the target.
+    margin_px : int
+        Noisy pixels around each window, as far as the image reaches.
+    """
+    made = []
+    for window in windows:
+        box = tuple(
+            slice(max(s.start - margin_px, 0), min(s.stop + margin_px, n))
+            for s, n in zip(window.box, image.space, strict=True)
+        )
+        noisy = image.read(0, box)
+        clean = np.full((len(window.values), *noisy.shape[1:]), np.nan, np.float32)
+        inner = tuple(
+            slice(w.start - s.start, w.stop - s.start) for w, s in zip(window.box, box, strict=True)
+        )
+        clean[(slice(None), *inner)] = window.values
+        known = np.isfinite(clean).all(0)
+        # a window may hold a single phase, and hardly a count: unlike a whole image, it may be constant
+        made.append(Pair(noisy, clean, "C" + image.space_axes, channel_names, valid=known).views)
+    return made
+
+
+def offset_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> tuple[int, ...] | None:
+    """First pixel of an image in a larger one that holds the same values; None where it isn't there.
+
+    Parameters
+    ----------
+    part, whole : ndarray of float32, (C, *space)
+        Noisy images: values that no two places share. NaN is found where NaN is.
+
+    Raises
+    ------
+    ValueError
+        If the larger one is too large to be searched.
+    """
+    room = [b - a + 1 for a, b in zip(part.shape[1:], whole.shape[1:], strict=True)]
+    if len(part) != len(whole) or min(room) < 1:
+        return None
+    if max(room) == 1:
+        return (0,) * len(room) if np.array_equal(part, whole, equal_nan=True) else None
+    if whole.size > _SEARCHED:
+        raise ValueError(
+            f"An image of {whole.size} values is too large to look for the place of another in it (at most "
+            f"{_SEARCHED:.0e}). Give the windows on the pair's own noisy image, or a smaller image around them."
+        )
+    part, whole = (np.nan_to_num(v, nan=0.0, posinf=0.0, neginf=0.0) for v in (part, whole))
+    # bright pixels are rare where counts are few
+    told = np.argsort(-part.ravel(), kind="stable")[:_ASKED]
+    possible = np.ones(room, bool)
+    for index in told:
+        channel, *at = (int(i) for i in np.unravel_index(index, part.shape))
+        box = tuple(slice(a, a + r) for a, r in zip(at, room, strict=True))
+        possible &= whole[channel][box] == part[channel][tuple(at)]
+    for start in np.argwhere(possible):
+        box = tuple(slice(a, a + n) for a, n in zip(start, part.shape[1:], strict=True))
+        if np.array_equal(whole[(slice(None), *box)], part):
+            return tuple(int(a) for a in start)
+    return None
+
+
+def places_in(scenes: Scenes, image: View, windows: Sequence[Window]) -> dict[int, list[tuple[slice, ...]]]:
+    """Where windows of an image lie in scenes that hold it, or are part of it, by scene.
+
+    Parameters
+    ----------
+    scenes : Scenes
+        What is split into training and held-out parts.
+    image : View
+        Noisy image of the windows, of one scene.
+    windows : sequence of Window
+        In the pixels of the image.
+    """
+    if not windows or image.ndim != scenes.noisy.ndim:
+        return {}
+    found = {}
+    if image.array is scenes.noisy.array and image.axes == scenes.noisy.axes:
+        return {0: [window.box for window in windows]}
+    whole = image.read(0)
+    for scene in range(scenes.noisy.n_scenes):
+        mine = scenes.noisy.read(scene)
+        within = offset_in(whole, mine)
+        around = offset_in(mine, whole) if within is None else None
+        if within is None and around is None:
+            continue
+        offset = within if within is not None else tuple(-a for a in around or ())
+        found[scene] = [
+            tuple(slice(s.start + o, s.stop + o) for s, o in zip(w.box, offset, strict=True)) for w in windows
+        ]
+    return found
+
+
+def shifted(scenes: Sequence[Scenes]) -> tuple[Note, ...]:
+    """Notes on windows that don't lie on the noisy image: a stage seldom returns to the pixel.
+
+    Parameters
+    ----------
+    scenes : sequence of Scenes
+        What `window_scenes` gives.
+    """
+    notes = []
+    for number, one in enumerate(scenes, 1):
+        shift = shift_of(one)
+        if shift is None or max(abs(s) for s in shift) <= _SHIFT_PX:
+            continue
+        size = ", ".join(f"{a} {s:+.1f}" for a, s in zip(one.noisy.space_axes, shift, strict=True))
+        text = (
+            f"Window {number} must move by {size} px to lie on the image; the networks would learn the shift."
+        )
+        notes.append(Note("amber", f"{text} Give its true place."))
+    return tuple(notes)
+
+
+class _Joined(View):
+    """Scenes of several views as those of one; each keeps its own size."""
+
+    def __init__(self, parts: Sequence[tuple[View, int]]) -> None:
+        first = parts[0][0]
+        super().__init__(first.array, first.axes)
+        self._parts = tuple(parts)
+        self.n_scenes = len(parts)
+
+    def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        view, number = self._parts[scene]
+        return view.read(number, box)
+
+
+def join(parts: Sequence[Scenes]) -> Scenes:
+    """All scenes one after another, to train on together; the first ones keep their numbers.
+
+    Parameters
+    ----------
+    parts : sequence of Scenes
+        With the same channels and space axes; sizes may differ, so boxes must be cut for each.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    noisy, clean, valid = [], [], []
+    for part in parts:
+        everywhere = View(np.broadcast_to(np.True_, part.noisy.space), part.noisy.space_axes)
+        for scene in range(part.noisy.n_scenes):
+            noisy.append((part.noisy, scene))
+            clean.append((part.clean, 0 if part.repeats else scene))
+            counted = part.valid or everywhere
+            valid.append((counted, 0 if counted.n_scenes == 1 else scene))
+    return replace(parts[0], noisy=_Joined(noisy), clean=_Joined(clean), valid=_Joined(valid))
+
+
+def without_near(scenes: Scenes, places: Mapping[int, Sequence[tuple[slice, ...]]], gap_px: int) -> Scenes:
+    """The same scenes, of which pixels in boxes, or nearer to them than a gap, don't count any more.
+
+    Parameters
+    ----------
+    scenes : Scenes
+        What is held out, among others. Where they are repeats of one field, boxes of one hold for all.
+    places : mapping of int to sequence of tuple of slice
+        Boxes over the space axes, by scene; they may reach over the border.
+    gap_px : int
+        As far as a network sees.
+    """
+    if not any(places.values()):
+        return scenes
+    n = 1 if scenes.repeats else scenes.noisy.n_scenes
+    counts = [
+        np.array(np.broadcast_to(scenes.read_valid(s), (scenes.clean.n_channels, *scenes.noisy.space)))
+        for s in range(n)
+    ]
+    for scene, boxes in places.items():
+        for box in boxes:
+            near = tuple(slice(max(s.start - gap_px, 0), max(s.stop + gap_px, 0)) for s in box)
+            counts[0 if scenes.repeats else scene][(slice(None), *near)] = False
+    return replace(scenes, valid=View(np.stack(counts), "SC" + scenes.noisy.space_axes, "valid"))
+
+
+def boxes_of(scenes: Sequence[Scenes], first: int) -> list[Box]:
+    """One box per window's scene, numbered from ``first``."""
+    return [Box(first + i, one.whole()[0].slices) for i, one in enumerate(scenes)]

@@ -1,0 +1,454 @@
+"""How well intervals hold: coverage, width and scores, with honest uncertainty."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.held_out import block_numbers
+from napari_btn.core.data.image import View
+from napari_btn.core.data.pairs import Pair
+from napari_btn.core.evaluation import metrics
+from napari_btn.core.evaluation.bootstrap import coverage_interval
+from napari_btn.core.evaluation.diagnostics import by_group, by_width, places
+from napari_btn.core.evaluation.metrics import ssim
+from napari_btn.core.progress import Note, drain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.prediction import Prediction
+
+__all__ = ["Report", "evaluate", "report_on"]
+
+# Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
+FEW_INDEPENDENT = 225
+_ARRAYS = (
+    *("coverage", "coverage_low", "coverage_high", "below", "above", "width", "width_median", "width_ratio"),
+    *("winkler", "correlation", "psnr", "ssim", "pinball", "crps", "reliability", "n_eff"),
+    *("bin_width", "bin_coverage", "pit", "group_coverage", "group_low", "group_high", "group_share"),
+)
+
+
+def _none() -> NDArray[np.float64]:
+    """Nothing known of any channel."""
+    return np.empty((0, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Coverage, width and scores per channel; every array is in channel order.
+
+    Parameters
+    ----------
+    channel_names : tuple of str
+        The C channels.
+    alpha : float
+        Miscoverage aimed at.
+    rule : str
+        "block" or "pixel": the rule behind the intervals; "" where they are simply given.
+    covers : str
+        What the target is: "clean", "long exposure" or "replicate".
+    coverage, coverage_low, coverage_high : ndarray of float64, shape (C,)
+        Fraction inside, and its 95 % interval from a block bootstrap.
+    below, above : ndarray of float64, shape (C,)
+        Fraction of the target under the lower bound, and over the upper one.
+    width, width_median : ndarray of float64, shape (C,)
+        Mean and median width, in the target's unit.
+    width_ratio : ndarray of float64, shape (C,)
+        Mean width over the width of the observations' own interval at the same coverage; 0.2 is
+        five times narrower. NaN where the observations are unknown.
+    winkler : ndarray of float64, shape (C,)
+        Mean interval score at `alpha`, in the target's unit.
+    correlation, psnr, ssim : ndarray of float64, shape (C,)
+        Of the median with the target; dB for `psnr`; NaN where unknown.
+    levels : tuple of float
+        The L quantile levels; empty where the quantiles are unknown.
+    pinball : ndarray of float64, shape (C, L)
+        Mean pinball loss of each level before calibration.
+    crps : ndarray of float64, shape (C,)
+        Twice the mean pinball loss.
+    reliability : ndarray of float64, shape (C, L)
+        Fraction of the target at or under each quantile before calibration; ideally the level.
+    n_blocks : ndarray of int64, shape (C,)
+        Held-out blocks (or scenes).
+    block_px : int
+        Side of a block in pixels; 0 where blocks are scenes or unknown.
+    n_pixels : int
+        Pixels per channel.
+    n_eff : ndarray of float64, shape (C,)
+        Independent pixels that would give as sure a coverage.
+    warnings : tuple of Note
+        What to know before relying on it.
+    bin_width, bin_coverage : ndarray of float64, shape (C, K)
+        Mean width and coverage of the pixels of each tenth, from the narrowest to the widest.
+    pit : ndarray of float64, shape (C, 20)
+        Share of targets by their place in the predicted distribution before calibration; ideally flat.
+    group_coverage : ndarray of float64, shape (C, G)
+        Coverage of each token (or mask); empty where there are none.
+    group_low, group_high : ndarray of float64, shape (C, G)
+        95 % interval of `group_coverage`, from a block bootstrap.
+    group_share : ndarray of float64, shape (G,)
+        Share of the pixels in each token.
+    group_name : str
+        What a group is called: "token" or "group".
+    """
+
+    channel_names: tuple[str, ...]
+    alpha: float
+    rule: str
+    covers: str
+    coverage: NDArray[np.float64]
+    coverage_low: NDArray[np.float64]
+    coverage_high: NDArray[np.float64]
+    below: NDArray[np.float64]
+    above: NDArray[np.float64]
+    width: NDArray[np.float64]
+    width_median: NDArray[np.float64]
+    width_ratio: NDArray[np.float64]
+    winkler: NDArray[np.float64]
+    correlation: NDArray[np.float64]
+    psnr: NDArray[np.float64]
+    ssim: NDArray[np.float64]
+    levels: tuple[float, ...]
+    pinball: NDArray[np.float64]
+    crps: NDArray[np.float64]
+    reliability: NDArray[np.float64]
+    n_blocks: NDArray[np.int64]
+    block_px: int
+    n_pixels: int
+    n_eff: NDArray[np.float64]
+    warnings: tuple[Note, ...] = ()
+    bin_width: NDArray[np.float64] = field(default_factory=_none)
+    bin_coverage: NDArray[np.float64] = field(default_factory=_none)
+    pit: NDArray[np.float64] = field(default_factory=_none)
+    group_coverage: NDArray[np.float64] = field(default_factory=_none)
+    group_low: NDArray[np.float64] = field(default_factory=_none)
+    group_high: NDArray[np.float64] = field(default_factory=_none)
+    group_share: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    group_name: str = "token"
+
+    @property
+    def worst(self) -> tuple[str, ...]:
+        """The part of each channel that is covered least, in words."""
+        return tuple(
+            _worst(
+                self.bin_coverage[c],
+                self.group_coverage[c] if self.group_coverage.size else (),
+                self.group_name,
+            )
+            for c in range(len(self.bin_coverage))
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Report as a JSON-ready dict; NaN becomes None, infinity the string "inf"."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["warnings"] = [asdict(note) for note in self.warnings]
+        return {name: _to_json(value) for name, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Report from `to_dict`."""
+        fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
+        for name in fields.keys() & set(_ARRAYS):
+            fields[name] = np.asarray(_numbers(values[name]), dtype=np.float64)
+        fields["channel_names"] = tuple(values["channel_names"])
+        fields["levels"] = tuple(values["levels"])
+        fields["n_blocks"] = np.asarray(values["n_blocks"], dtype=np.int64)
+        fields["warnings"] = tuple(Note.from_dict(note) for note in values["warnings"])
+        return cls(**fields)
+
+
+def report_on(
+    held_out: HeldOut,
+    lower: NDArray[np.float32],
+    median: NDArray[np.float32],
+    upper: NDArray[np.float32],
+    *,
+    alpha: float,
+    rule: str = "",
+    channel_names: Sequence[str] | None = None,
+    covers: str = "clean",
+    block_px: int = 0,
+    ssim: NDArray[np.float64] | None = None,
+    group: NDArray[np.int64] | None = None,
+    group_name: str = "token",
+    seed: int = 0,
+    notes: Sequence[Note] = (),
+) -> Report:
+    """Report on given intervals, for an image with a truth.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Target and blocks; quantiles of shape (0, C, n) and no levels where they are unknown.
+    lower, median, upper : ndarray of float32, shape (C, n)
+        Intervals at the same pixels.
+    alpha : float
+        Miscoverage that the intervals aim at.
+    rule : str
+        Rule behind the intervals, as `Calibration.rule`.
+    channel_names : sequence of str, optional
+        The C channels; "0", "1", ... if left out.
+    covers : str
+        What the target is: "clean", "long exposure" or "replicate".
+    block_px : int
+        Side of a block in pixels; 0 where blocks are scenes.
+    ssim : ndarray of float64, shape (C,), optional
+        Structural similarity of the median, which needs the whole image.
+    group : ndarray of int64, shape (n,), optional
+        Token (or mask) of each pixel, from 0; -1 for none.
+    group_name : str
+        What a group is called: "token" or "group".
+    seed : int
+        Seed of the bootstrap.
+    notes : sequence of Note
+        Put first among the warnings.
+
+    Returns
+    -------
+    Report
+        The same seed gives the same report.
+
+    Raises
+    ------
+    ValueError
+        If the names don't fit the channels.
+    """
+    n_channels, n_pixels = held_out.target.shape
+    names = tuple(str(i) for i in range(n_channels)) if channel_names is None else tuple(channel_names)
+    if len(names) != n_channels:
+        raise ValueError(f"There are {len(names)} channel names for {n_channels} channels; give one each.")
+    target = held_out.target
+    # Adding NaN hides what a single block would say of itself.
+    known = not np.isnan(lower).any()
+    blank = np.full(n_channels, 0.0 if known else np.nan)
+    below, above = (np.mean(side, axis=-1) + blank for side in (target < lower, target > upper))
+    miss = (target < lower) | (target > upper)
+    low, high, error = coverage_interval(
+        miss, held_out.block, held_out.position, block_px=block_px, seed=seed
+    )
+    n_eff = _independent(error, alpha, held_out) + blank
+    width = upper.astype(np.float64) - lower
+    bin_width, bin_coverage = by_width(width, miss)
+    group_coverage, group_share = by_group(miss, group)
+    group_low, group_high = _group_bounds(miss, group, held_out, block_px, seed)
+    losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
+    return Report(
+        channel_names=names,
+        alpha=float(alpha),
+        rule=rule,
+        covers=covers,
+        coverage=1 - below - above,
+        coverage_low=low + blank,
+        coverage_high=high + blank,
+        below=below,
+        above=above,
+        width=width.mean(axis=-1),
+        width_median=np.median(width, axis=-1),
+        width_ratio=width.mean(axis=-1) / _observations_width(held_out, alpha),
+        winkler=metrics.interval_score(target, lower, upper, alpha, axis=-1),
+        correlation=metrics.correlation(target, median, axis=-1),
+        psnr=metrics.psnr(target, median, axis=-1),
+        ssim=np.full(n_channels, np.nan) if ssim is None else np.asarray(ssim, dtype=np.float64),
+        levels=tuple(float(level) for level in held_out.levels),
+        pinball=losses.T,
+        crps=2 * losses.mean(axis=0) if len(losses) else np.full(n_channels, np.nan),
+        reliability=_reliability(held_out),
+        n_blocks=np.full(n_channels, held_out.n_blocks, dtype=np.int64),
+        block_px=block_px,
+        n_pixels=n_pixels,
+        n_eff=n_eff,
+        warnings=(*notes, *_warn_few(names, n_eff)),
+        bin_width=bin_width + blank[:, None],
+        bin_coverage=bin_coverage + blank[:, None],
+        pit=places(held_out),
+        group_coverage=group_coverage + blank[:, None],
+        group_low=group_low + blank[:, None],
+        group_high=group_high + blank[:, None],
+        group_share=group_share,
+        group_name=group_name,
+    )
+
+
+def _group_bounds(
+    miss: NDArray[np.bool_], group: NDArray[np.int64] | None, held_out: HeldOut, block_px: int, seed: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Bounds of each group's coverage, (C, G): 0 and 1 where it has too few blocks to tell."""
+    group = np.full(miss.shape[1], -1) if group is None else group
+    n_groups = int(group.max(initial=-1)) + 1
+    low, high = np.zeros((len(miss), n_groups)), np.ones((len(miss), n_groups))
+    for g in range(n_groups):
+        inside: NDArray[np.bool_] = group == g
+        if inside.any():
+            place = None if held_out.position is None else held_out.position[inside]
+            low[:, g], high[:, g], _ = coverage_interval(
+                miss[:, inside], held_out.block[inside], place, block_px=block_px, seed=seed
+            )
+    return low, high
+
+
+def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float64], name: str) -> str:
+    """The least covered tenth by width, or token, in words."""
+    parts = [(float(v), f"tenth {i + 1} of {len(bins)} by width") for i, v in enumerate(bins)]
+    parts += [(float(v), f"{name} {i + 1}") for i, v in enumerate(groups)]
+    known = [part for part in parts if not math.isnan(part[0])]
+    if not known:
+        return "unknown"
+    value, name = min(known)
+    return f"{name}: {value:.3f}"
+
+
+def _independent(error: NDArray[np.float64], alpha: float, held_out: HeldOut) -> NDArray[np.float64]:
+    """Independent pixels with the same standard error of coverage, at most all of them."""
+    n_pixels = held_out.target.shape[1]
+    # Without a single miss there is no variance to learn from: a block is then one case.
+    unknown = np.full_like(error, float(held_out.n_blocks))
+    n_eff = np.divide(alpha * (1 - alpha), np.square(error), out=unknown, where=error > 0)
+    return np.minimum(n_eff, n_pixels)
+
+
+def _reliability(held_out: HeldOut) -> NDArray[np.float64]:
+    """Share of the target at or under each quantile, shape (C, L)."""
+    shares = [(held_out.target <= q).mean(axis=-1) for q in held_out.quantiles]
+    return np.asarray(shares, dtype=np.float64).reshape(-1, held_out.target.shape[0]).T
+
+
+def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64]) -> tuple[Note, ...]:
+    """Note on channels whose coverage is poorly known."""
+    if np.isnan(n_eff).any():
+        text = "Only one held-out block, so coverage can't be checked. Hold out more, or use smaller blocks."
+        return (Note("red", text),)
+    few = [f"{name} ({n:.0f})" for name, n in zip(names, n_eff, strict=True) if n < FEW_INDEPENDENT]
+    if not few:
+        return ()
+    return (
+        Note(
+            "amber",
+            f"The held-out pixels are worth few independent ones: {', '.join(few)}; {FEW_INDEPENDENT} are "
+            "wanted for a coverage known to +-0.04. Hold out more of the field, or add scenes.",
+        ),
+    )
+
+
+def _observations_width(held_out: HeldOut, alpha: float) -> NDArray[np.float64]:
+    """Width of the central interval of the observations' own error, in the target's unit."""
+    n_channels = held_out.target.shape[0]
+    out = np.full(n_channels, np.nan)
+    if held_out.observed is None:
+        return out
+    for c in range(n_channels):
+        target, observed = held_out.target[c].astype(np.float64), held_out.observed[c].astype(np.float64)
+        # Regressing the observation on the target, not back: noise in the regressor would shrink the scale.
+        spread = target.var()
+        scale = np.cov(target, observed, bias=True)[0, 1] / spread if spread > 0 else 0.0
+        if scale > 0:
+            low, high = np.quantile(observed / scale - target, (alpha / 2, 1 - alpha / 2))
+            out[c] = high - low
+    return out
+
+
+def _to_json(value: Any) -> Any:
+    """Value with arrays and tuples as lists, NaN as None and infinity as a string."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_to_json(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def _numbers(value: Any) -> Any:
+    """Nested lists with None as NaN and strings as floats."""
+    if isinstance(value, list):
+        return [_numbers(v) for v in value]
+    if value is None:
+        return math.nan
+    return float(value)
+
+
+def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int = 0) -> Report:
+    """Return the report of a prediction against a truth.
+
+    Parameters
+    ----------
+    prediction : Prediction
+    clean : array
+        The axes of the prediction, or the same without S and T.
+    valid : array of bool, optional
+        True where a pixel counts.
+    """
+    pair = Pair(
+        prediction.median,
+        clean if hasattr(clean, "shape") else np.asarray(clean),
+        prediction.axes,
+        prediction.channel_names,
+        valid=valid,
+    )
+    scenes = pair.views
+    drain(scenes.limits_steps())
+    lower, upper = View(prediction.lower, prediction.axes), View(prediction.upper, prediction.axes)
+    quantiles = prediction.quantiles
+    levels = prediction.levels if quantiles is not None else ()
+    stack = [View(quantiles, prediction.axes, first=(i,)) for i in range(len(levels))]
+    truth = [scenes.read_clean(s) for s in range(lower.n_scenes)]
+    low = [lower.read(s) for s in range(lower.n_scenes)]
+    high = [upper.read(s) for s in range(lower.n_scenes)]
+    median = [scenes.noisy.read(s) for s in range(lower.n_scenes)]
+    side, block = block_numbers(truth, low, high, scenes, None)
+    known = block >= 0
+
+    def flat(parts: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        return np.stack(parts, 1)[:, known]
+
+    predicted = [flat([v.read(s) for s in range(v.n_scenes)]) for v in stack]
+    held_out = HeldOut(
+        np.stack(predicted) if predicted else np.zeros((0, *flat(truth).shape), np.float32),
+        flat(truth),
+        block[known],
+        levels,
+        position=np.argwhere(known),
+    )
+    group = None
+    if prediction.groups is not None:
+        left = View(prediction.groups, prediction.axes.replace("C", ""), "groups")
+        group = np.stack([left.read(s)[0] for s in range(lower.n_scenes)])[known].astype(np.int64) - 1
+    return report_on(
+        held_out,
+        flat(low),
+        flat(median),
+        flat(high),
+        alpha=prediction.alpha,
+        rule=str(prediction.provenance.get("rule", "")),
+        channel_names=prediction.channel_names,
+        covers=prediction.covers,
+        block_px=side,
+        group=group,
+        group_name=str(prediction.provenance.get("grouped_by", "token")),
+        seed=seed,
+        ssim=_ssim(truth, median, known),
+    )
+
+
+def _ssim(
+    truth: list[NDArray[np.float32]], median: list[NDArray[np.float32]], known: NDArray[np.bool_]
+) -> NDArray[np.float64] | None:
+    """SSIM per channel, averaged over scenes; None where pixels are left out or the image is tiny."""
+    if not known.all() or min(truth[0].shape[1:]) < 7:
+        return None
+    span = [
+        max(float(t[c].max()) for t in truth) - min(float(t[c].min()) for t in truth)
+        for c in range(len(truth[0]))
+    ]
+    per_scene = [
+        [ssim(t[c], m[c], data_range=span[c]) for c in range(len(t))]
+        for t, m in zip(truth, median, strict=True)
+    ]
+    return np.asarray(np.mean(per_scene, 0))

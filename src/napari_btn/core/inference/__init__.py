@@ -1,0 +1,1 @@
+"""Trained members run over images, tile by tile."""

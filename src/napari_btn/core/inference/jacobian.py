@@ -1,0 +1,161 @@
+"""Equivalent filters: which input pixels made a pixel of the median, and with what weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_btn.core.compute.device import exact_arithmetic
+from napari_btn.core.compute.pool import one_thread
+from napari_btn.core.data.image import Box, View
+from napari_btn.core.inference.run import loaded
+from napari_btn.core.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import DTypeLike, NDArray
+
+    from napari_btn.core.networks.family import Blueprint, Member
+    from napari_btn.core.progress import Step
+
+__all__ = ["EquivalentFilter", "filter_steps"]
+
+
+@dataclass(frozen=True, eq=False)
+class EquivalentFilter:
+    """The linear filter that makes one pixel of the median at this image: a row of the Jacobian.
+
+    ``median = sum(weights * image) + net_bias``, exactly: the networks are linear but for their ReLUs, and
+    within reach of this image each of those is either on or off. It is an array for numpy.
+
+    Parameters
+    ----------
+    crop : ndarray of float32, shape (C, *box)
+        Weights where they can differ from zero, in the target's unit per unit of the input.
+    box : Box
+        Where that is: scene, and slices over the space axes.
+    shape : tuple of int
+        Of the image.
+    axes : str
+        Of the image.
+    at : tuple of int
+        The pixel, along the space axes.
+    channel : int
+        The channel of the median.
+    value : float
+        The median there, in the target's unit.
+    net_bias : float
+        What the median has that no input pixel gave, in the target's unit; 0 for bias-free networks.
+
+    References
+    ----------
+    Mohan, Kadkhodaie, Simoncelli & Fernandez-Granda, "Robust and interpretable blind image denoising via
+    bias-free convolutional neural networks", ICLR 2020, on the Jacobian and the net bias.
+    """
+
+    crop: NDArray[np.float32]
+    box: Box
+    shape: tuple[int, ...]
+    axes: str
+    at: tuple[int, ...]
+    channel: int
+    value: float
+    net_bias: float
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """Weight of every pixel of the image, float32 in its shape."""
+        made = np.zeros(self.shape, np.float32)
+        View(made, self.axes).write(self.box.scene, self.box.slices, self.crop)
+        return made
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """`weights`, for numpy."""
+        if copy is False:
+            raise ValueError(
+                "The weights are made when they are asked for; ask for a copy, or for `crop` and `box`."
+            )
+        return self.weights if dtype is None else self.weights.astype(dtype, copy=False)
+
+    @property
+    def total(self) -> float:
+        """Sum of the weights: what an input that is brighter by one everywhere would add, to first order."""
+        return float(self.crop.sum(dtype=np.float64))
+
+
+def filter_steps(
+    source: View,
+    members: Sequence[Member],
+    blueprint: Blueprint,
+    at: Sequence[int],
+    *,
+    channel: int = 0,
+    scene: int = 0,
+    device: str = "cpu",
+) -> Step[EquivalentFilter]:
+    """The ensemble's equivalent filter of one pixel, the mean of its members' filters; a step.
+
+    Parameters
+    ----------
+    source : View
+        The noisy image.
+    members : sequence of Member
+    blueprint : Blueprint
+    at : sequence of int
+        The pixel, along the space axes.
+    channel : int
+        The channel of the median.
+    scene : int
+        The scene of the image.
+    device : str
+        Torch's name.
+
+    Raises
+    ------
+    ValueError
+        If the pixel or the scene lies outside the image.
+    """
+    place = tuple(int(p) for p in at)
+    inside = len(place) == source.ndim and all(0 <= p < n for p, n in zip(place, source.space, strict=True))
+    if not inside or not 0 <= scene < source.n_scenes:
+        raise ValueError(
+            f"The pixel is {place} of scene {scene}; the image has {source.space} pixels along "
+            f"{source.space_axes} and {source.n_scenes} scenes. Give one index per space axis, from 0."
+        )
+    box = tuple(
+        slice(max(p - r, 0), min(p + r + 1, n))
+        for p, r, n in zip(place, blueprint.reach, source.space, strict=True)
+    )
+    keep = tuple(slice(p - s.start, p - s.start + 1) for p, s in zip(place, box, strict=True))
+    x = np.nan_to_num(source.read(scene, box), nan=0.0, posinf=0.0, neginf=0.0)
+    weights, value = np.zeros(x.shape, np.float64), 0.0
+    for done, member in enumerate(members):
+        yield Progress(done, len(members), f"Looking through member {done + 1} of {len(members)}")
+        row, median = _row(blueprint, member, x, keep, channel, device)
+        weights += row / len(members)
+        value += median / len(members)
+    crop = weights.astype(np.float32)
+    bias = value - float(np.sum(crop * x.astype(np.float64)))
+    shape = tuple(int(n) for n in source.array.shape)
+    return EquivalentFilter(crop, Box(scene, box), shape, source.axes, place, channel, value, bias)
+
+
+def _row(
+    blueprint: Blueprint,
+    member: Member,
+    x: NDArray[np.float32],
+    keep: tuple[slice, ...],
+    channel: int,
+    device: str,
+) -> tuple[NDArray[np.float32], float]:
+    """One member's row of the Jacobian (C, *box), and its median, at the one pixel that is kept."""
+    with one_thread(), exact_arithmetic():
+        module = loaded(blueprint, member, device)
+        given = torch.from_numpy(np.array(x[None], order="C")).to(device).requires_grad_()
+        median = module(given, keep)[0, 0, channel, blueprint.levels.index(0.5)].sum()
+        (row,) = torch.autograd.grad(median, given)
+        return row[0].cpu().numpy(), float(median.detach())

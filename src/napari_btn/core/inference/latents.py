@@ -1,0 +1,285 @@
+"""The latents of trained members, read where they are needed: at pixels, or projected tile by tile."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+
+from napari_btn.core.compute.device import exact_arithmetic, in_memory, release
+from napari_btn.core.compute.pool import Inline, one_thread, process_pool
+from napari_btn.core.data.image import Box, View
+from napari_btn.core.inference.run import INLINE_WORK, loaded, tile_side
+from napari_btn.core.inference.tiles import Tile, plan_tiles
+from napari_btn.core.networks.family import Blueprint, Member, build
+from napari_btn.core.progress import Progress
+from napari_btn.core.settings import TileSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+
+__all__ = ["EnsembleLatents", "LatentSource", "Projected"]
+
+# Input pixels of a tile: whole features of all its layers stand in memory, which a prediction spares.
+_TILE_PIXELS = {2: 384**2, 3: 96**3}
+
+
+@dataclass(frozen=True, eq=False)
+class Projected:
+    """Latent components of one tile, with a margin as far as the image reaches.
+
+    Parameters
+    ----------
+    scene : int
+        Which scene.
+    write : tuple of slice
+        Where the tile belongs.
+    keep : tuple of slice
+        The tile within `values`.
+    values : ndarray of float32, (D, *tile with margin)
+        Sum of the members' projections.
+    """
+
+    scene: int
+    write: tuple[slice, ...]
+    keep: tuple[slice, ...]
+    values: NDArray[np.float32]
+
+
+class LatentSource(Protocol):
+    """Where latents come from, member by member and tile by tile."""
+
+    @property
+    def members(self) -> int:
+        """Number of members."""
+
+    @property
+    def features(self) -> int:
+        """Latent features of a member."""
+
+    @property
+    def scenes(self) -> int:
+        """Number of scenes."""
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Shape of a scene."""
+
+    def sample(
+        self, positions: NDArray[np.intp]
+    ) -> Iterator[tuple[Progress, tuple[int, NDArray[np.intp], NDArray[np.float32]] | None]]:
+        """Yield (member, rows, latents (n, F)) of pixels (m, 1 + ndim) of scene and index; None to breathe."""
+
+    def project(
+        self, weights: Sequence[NDArray[np.float32]], boxes: Sequence[Box], margin: int
+    ) -> Iterator[tuple[Progress, Projected | None]]:
+        """Yield tiles of the boxes with the members' projections (F, D) summed; None to breathe."""
+
+
+class EnsembleLatents:
+    """A `LatentSource` of an ensemble and one image.
+
+    Parameters
+    ----------
+    view : View
+        The noisy image.
+    members : sequence of Member
+        Trained members.
+    blueprint : Blueprint
+        What they are made from.
+    tiles : TileSettings, optional
+        How the image is cut.
+    executor : concurrent.futures.Executor, optional
+        Where tasks run; local processes for large images by default.
+    device : str
+        Torch's name of the device.
+    """
+
+    def __init__(
+        self,
+        view: View,
+        members: Sequence[Member],
+        blueprint: Blueprint,
+        *,
+        tiles: TileSettings | None = None,
+        executor: Executor | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self._view, self._members, self._blueprint = view, tuple(members), blueprint
+        self._executor, self._device = executor, device
+        self._tiles = tiles or TileSettings()
+        widths = build(blueprint, [(members[0].number, members[0].attempt)]).trunk.widths
+        self.members, self.features = len(self._members), sum(widths)
+        self.scenes, self.space = view.n_scenes, view.space
+
+    def sample(
+        self, positions: NDArray[np.intp]
+    ) -> Iterator[tuple[Progress, tuple[int, NDArray[np.intp], NDArray[np.float32]] | None]]:
+        """Yield (member, rows, latents (n, F)) of pixels (m, 1 + ndim), and None in between.
+
+        Parameters
+        ----------
+        positions : ndarray of int, (m, 1 + ndim)
+            Scene and index.
+        """
+        jobs = []
+        for scene, tile in self._plan([Box(s, self._whole()) for s in np.unique(positions[:, 0])], 0):
+            low = np.array([w.start for w in tile.write])
+            high = np.array([w.stop for w in tile.write])
+            here = positions[:, 1:]
+            rows = np.flatnonzero((positions[:, 0] == scene) & (here >= low).all(1) & (here < high).all(1))
+            if len(rows):
+                jobs.append((scene, tile, rows, here[rows] - [r.start for r in tile.read]))
+
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for scene, tile, _, index in jobs:
+                x = self._read(scene, tile)
+                for member in self._members:
+                    yield _latents_at, self._blueprint, member, x, index, self._device
+
+        for progress, n, found in self._run(tasks(), len(jobs) * self.members):
+            if found is None:
+                yield progress, None
+            else:
+                job, k = divmod(n, self.members)
+                yield progress, (k, jobs[job][2], found)
+
+    def project(
+        self, weights: Sequence[NDArray[np.float32]], boxes: Sequence[Box], margin: int
+    ) -> Iterator[tuple[Progress, Projected | None]]:
+        """Yield tiles of the boxes with the members' projections summed, and None in between.
+
+        Parameters
+        ----------
+        weights : sequence of ndarray of float32, (F, D)
+            One per member.
+        boxes : sequence of Box
+            What to cover.
+        margin : int
+            Pixels beyond each tile that come along, as far as the image reaches.
+        """
+        plan = list(self._plan(boxes, margin))
+        outer = [
+            tuple(
+                slice(max(w.start - margin, 0), min(w.stop + margin, n))
+                for w, n in zip(t.write, self.space, strict=True)
+            )
+            for _, t in plan
+        ]
+
+        def tasks() -> Iterator[tuple[Any, ...]]:
+            for (scene, tile), box in zip(plan, outer, strict=True):
+                x = self._read(scene, tile)
+                keep = tuple(
+                    slice(o.start - r.start, o.stop - r.start) for o, r in zip(box, tile.read, strict=True)
+                )
+                for member, weight in zip(self._members, weights, strict=True):
+                    yield _projected, self._blueprint, member, x, keep, weight, self._device
+
+        total: NDArray[np.float32] | None = None
+        for progress, n, found in self._run(tasks(), len(plan) * self.members):
+            if found is None:
+                yield progress, None
+                continue
+            job, k = divmod(n, self.members)
+            # members are added in their order, so the sum does not depend on who finished first
+            total = found.copy() if total is None else np.add(total, found, out=total)
+            if k + 1 < self.members:
+                yield progress, None
+                continue
+            (scene, tile), box = plan[job], outer[job]
+            keep = tuple(
+                slice(w.start - o.start, w.stop - o.start) for w, o in zip(tile.write, box, strict=True)
+            )
+            yield progress, Projected(scene, tile.write, keep, total)
+            total = None
+
+    def _whole(self) -> tuple[slice, ...]:
+        return tuple(slice(0, n) for n in self.space)
+
+    def _plan(self, boxes: Sequence[Box], margin: int) -> Iterator[tuple[int, Tile]]:
+        """Tiles of the boxes, with the receptive field and a margin around each."""
+        halo = margin + (
+            self._blueprint.receptive_field if self._tiles.halo_px is None else self._tiles.halo_px
+        )
+        side = tile_side(self._tiles, halo, len(self.space), _TILE_PIXELS[len(self.space)])
+        for box in boxes:
+            for tile in plan_tiles(self.space, side, halo, box.slices):
+                yield int(box.scene), tile
+
+    def _read(self, scene: int, tile: Tile) -> NDArray[np.float32]:
+        return np.nan_to_num(self._view.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
+
+    def _run(
+        self, tasks: Iterator[tuple[Any, ...]], total: int
+    ) -> Iterator[tuple[Progress, int, NDArray[np.float32] | None]]:
+        """Run tasks a few ahead and yield their results in order, or None while waiting."""
+        work = self.members * self.scenes * int(np.prod(self.space))
+        pool = self._executor
+        if pool is None:
+            pool = (
+                Inline() if self._device != "cpu" or work < INLINE_WORK[len(self.space)] else process_pool()
+            )
+        ahead = 1 if isinstance(pool, Inline) else 2 * max(getattr(pool, "_max_workers", 2), 1)
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for n in range(total):
+                while len(waiting) < ahead and (task := next(tasks, None)) is not None:
+                    yield Progress(n, total), n, None
+                    waiting.append(pool.submit(*task))
+                future = waiting.popleft()
+                while not future.done():
+                    wait([future], timeout=0.2)
+                    yield Progress(n, total), n, None
+                yield Progress(n + 1, total), n, future.result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            if self._device != "cpu":
+                release(self._device)
+
+
+def _latents_at(
+    blueprint: Blueprint, member: Member, x: NDArray[np.float32], index: NDArray[np.intp], device: str
+) -> NDArray[np.float32]:
+    """Task: latents (n, F) at pixels of a tile (C, *space)."""
+    with one_thread(), torch.inference_mode(), exact_arithmetic():
+        at: Any = (slice(None), *(torch.from_numpy(i.copy()).to(device) for i in index.T))
+        image = torch.from_numpy(np.array(x[None], order="C")).to(device)
+        found = [f[0, 0][at].T for f in loaded(blueprint, member, device).latents(image)]
+        return np.ascontiguousarray(torch.cat(found, 1).cpu().numpy())
+
+
+def _projected(
+    blueprint: Blueprint,
+    member: Member,
+    x: NDArray[np.float32],
+    keep: tuple[slice, ...],
+    weight: NDArray[np.float32],
+    device: str,
+) -> NDArray[np.float32]:
+    """Task: the projection (D, *kept) of a tile's latents, layer by layer so that none is kept."""
+
+    def task(x: NDArray[np.float32], keep: tuple[slice, ...], device: str) -> NDArray[np.float32]:
+        image = torch.from_numpy(np.array(x[None], order="C")).to(device)
+        w = torch.from_numpy(np.array(weight)).to(device)
+        total: torch.Tensor | None = None
+        first = 0
+        for feature in loaded(blueprint, member, device).latents(image, keep):
+            kept = feature[0, 0]
+            part = torch.tensordot(w[first : first + len(kept)].T, kept, dims=1)
+            total = part if total is None else total.add_(part)
+            first += len(kept)
+        if total is None:
+            raise ValueError("A member without features has no latents; train with a depth of at least 1.")
+        return np.ascontiguousarray(total.cpu().numpy())
+
+    with one_thread(), torch.inference_mode(), exact_arithmetic():
+        return in_memory(task, x, keep, blueprint.reach, device)[0]

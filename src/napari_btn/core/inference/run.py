@@ -1,0 +1,254 @@
+"""Run the ensemble over tiles: members averaged as they come, nothing kept per member."""
+
+from __future__ import annotations
+
+from collections import deque
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from napari_btn.core.compute.device import exact_arithmetic, in_memory, release
+from napari_btn.core.compute.pool import Inline, StopSign, one_thread, process_pool, slots
+from napari_btn.core.inference.tiles import Tile, plan_tiles, tile_steps
+from napari_btn.core.networks.family import Blueprint, Member, build
+from napari_btn.core.progress import Note, Progress
+from napari_btn.core.settings import TileSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.data.image import Box, View
+    from napari_btn.core.networks.heads import Ensemble
+
+__all__ = [
+    "TileQuantiles",
+    "loaded",
+    "tile_quantiles",
+    "written_steps",
+]
+
+# Input pixels of a tile: a third of a second a member and small in memory, in 3D a few seconds, because halos
+# there cost more than anything else.
+_TILE_PIXELS = {2: 384**2, 3: 128**3}
+# Member-pixels under which starting processes costs more than it saves.
+INLINE_WORK = {2: 1_500_000, 3: 200_000}
+
+
+@dataclass(frozen=True, eq=False)
+class TileQuantiles:
+    """Averaged quantiles of one tile.
+
+    Parameters
+    ----------
+    scene : int
+    write : tuple of slice
+        Where the tile belongs, over the space axes.
+    quantiles : ndarray of float32, (L, C, *tile)
+    spread : ndarray of float32, (C, *tile)
+    """
+
+    scene: int
+    write: tuple[slice, ...]
+    quantiles: NDArray[np.float32]
+    spread: NDArray[np.float32]
+
+
+def tile_side(settings: TileSettings, halo: int, ndim: int, pixels: int | None = None) -> int:
+    """Side of a tile in pixels, halo included; of so many pixels, by default what suits a prediction."""
+    # a tile keeps at least a third of its side: one pixel at a time would take for ever
+    return max(settings.tile_px or round((pixels or _TILE_PIXELS[ndim]) ** (1 / ndim)), 3 * halo)
+
+
+def written_steps(blueprint: Blueprint, space: Sequence[int], settings: TileSettings) -> tuple[int, ...]:
+    """Distance of the tiles in which an image is predicted, along each space axis."""
+    halo = _halo(blueprint, settings)
+    return tile_steps(space, tile_side(settings, max(halo), len(space)), halo)
+
+
+def _halo(blueprint: Blueprint, settings: TileSettings) -> tuple[int, ...]:
+    """Discarded margin along each space axis."""
+    return blueprint.reach if settings.halo_px is None else (settings.halo_px,) * blueprint.ndim
+
+
+def loaded(blueprint: Blueprint, member: Member, device: str = "cpu") -> Ensemble:
+    """One trained member as a module on a device."""
+    module = build(blueprint, [(member.number, member.attempt)])
+    module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
+    return module.to(device)
+
+
+def _quantiles_of(
+    module: Ensemble, x: NDArray[np.float32], keep: tuple[slice, ...], device: str
+) -> NDArray[np.float32]:
+    """Quantiles (L, C, *kept) of a tile (C, *space) from a module of one member."""
+    with one_thread(), torch.inference_mode(), exact_arithmetic():
+        q = module(torch.from_numpy(np.array(x[None], order="C")).to(device), keep)[0, 0]
+        return np.ascontiguousarray(q.transpose(0, 1).cpu().numpy())
+
+
+def _member_quantiles(
+    blueprint: Blueprint,
+    member: Member,
+    x: NDArray[np.float32],
+    keep: tuple[slice, ...],
+    stop: StopSign | None = None,
+) -> NDArray[np.float32]:
+    """Task: one member's quantiles (L, C, *kept) of a tile (C, *space)."""
+    with one_thread():
+        module = loaded(blueprint, member)
+        if stop is not None:
+            # a tile of a volume takes seconds, one of its layers a fraction of one
+            module.between = stop.look
+        return _quantiles_of(module, x, keep, "cpu")
+
+
+class _Card:
+    """Members on a graphics card, each brought there once, and what became of its memory."""
+
+    def __init__(self, blueprint: Blueprint, device: str) -> None:
+        self.blueprint, self.device = blueprint, device
+        self.modules: dict[int, Ensemble] = {}
+        self.lacked = False
+
+    def quantiles(
+        self, member: Member, x: NDArray[np.float32], keep: tuple[slice, ...]
+    ) -> NDArray[np.float32]:
+        """One member's quantiles (L, C, *kept) of a tile (C, *space)."""
+
+        def task(x: NDArray[np.float32], keep: tuple[slice, ...], device: str) -> NDArray[np.float32]:
+            if device == "cpu" != self.device:
+                return _member_quantiles(self.blueprint, member, x, keep)
+            if member.number not in self.modules:
+                self.modules[member.number] = loaded(self.blueprint, member, device)
+            return _quantiles_of(self.modules[member.number], x, keep, device)
+
+        made, whole = in_memory(task, x, keep, self.blueprint.reach, self.device)
+        self.lacked |= not whole
+        return made
+
+    def notes(self) -> tuple[Note, ...]:
+        """What to say for a person."""
+        if not self.lacked:
+            return ()
+        text = f"{self.device} had too little free memory for tiles of this size; smaller ones took longer."
+        return (Note("amber", text),)
+
+
+def tile_quantiles(
+    source: View,
+    regions: Sequence[Box],
+    members: Sequence[Member],
+    blueprint: Blueprint,
+    *,
+    tiles: TileSettings | None = None,
+    executor: Executor | None = None,
+    device: str = "cpu",
+    notes: list[Note] | None = None,
+) -> Iterator[tuple[Progress, TileQuantiles | None]]:
+    """Yield the ensemble's quantiles tile by tile, and ``None`` in between so that a caller may stop.
+
+    Members are added in their order whatever order they finish in, so the result depends on
+    neither the pool nor its speed.
+
+    Parameters
+    ----------
+    source : View
+        The noisy image.
+    regions : sequence of Box
+        What to predict; halos read beyond it.
+    members : sequence of Member
+    blueprint : Blueprint
+    tiles : TileSettings, optional
+    executor : concurrent.futures.Executor, optional
+        Where tasks run; local processes by default. On a graphics card nothing runs elsewhere.
+    device : str
+        Torch's name.
+    notes : list of Note, optional
+        Takes what there is to say of the device at the end.
+    """
+    settings = tiles or TileSettings()
+    halo = _halo(blueprint, settings)
+    side = tile_side(settings, max(halo), source.ndim)
+    plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
+    work = len(members) * sum(box.size for box in regions)
+    card = None if device == "cpu" else _Card(blueprint, device)
+    pool: Executor = Inline() if executor is None or card is not None else executor
+    if executor is None and card is None:
+        pool = Inline() if work < INLINE_WORK[source.ndim] else process_pool()
+    total, n = len(plan) * len(members), len(members)
+    # tiles under way: all workers have something to do while one tile is put together
+    ahead = 0 if isinstance(pool, Inline) else max(2, 1 + -(-slots(pool) // n))
+    pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
+    todo = iter(plan)
+    done, stop = 0, StopSign()
+
+    def send(scene: int, tile: Tile, first: int = 0) -> Iterator[Future[Any]]:
+        x = np.nan_to_num(source.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
+        for member in members[first:]:
+            if card is not None:
+                yield pool.submit(card.quantiles, member, x, tile.keep)
+            else:
+                yield pool.submit(_member_quantiles, blueprint, member, x, tile.keep, stop)
+
+    try:
+        for scene, tile in plan:
+            try:
+                while len(pending) < ahead and (job := next(todo, None)) is not None:
+                    pending.append((*job, deque(send(*job))))
+            except BrokenExecutor as error:
+                pool, ahead = _without_workers(executor, error), 0
+            # inline, a member runs when its turn comes, so that a stop waits for one member alone
+            futures = pending[0][2] if pending else send(scene, tile)
+            for k in range(n):
+                future = futures.popleft() if isinstance(futures, deque) else next(futures)
+                note = f"Predicting tile {done // n + 1} of {len(plan)}"
+                yield Progress(done, total, note), None
+                while not future.done():
+                    wait([future], timeout=0.2)
+                    yield Progress(done, total, note), None
+                try:
+                    q = future.result()
+                except BrokenExecutor as error:
+                    pool, ahead = _without_workers(executor, error), 0
+                    q = next(send(scene, tile, k)).result()
+                done += 1
+                median = q[blueprint.levels.index(0.5)]
+                if k == 0:
+                    # the first median is the origin: squares of small differences keep their digits
+                    mean, base, moments = q.copy(), median.copy(), np.zeros((2, *median.shape), np.float32)
+                    continue
+                mean += q
+                moments[0] += median - base
+                moments[1] += (median - base) ** 2
+            if pending:
+                pending.popleft()
+            mean /= n
+            variance = np.maximum(moments[1] / n - (moments[0] / n) ** 2, 0) * (n / max(n - 1, 1))
+            spread = np.sqrt(variance).astype(np.float32)
+            yield Progress(done, total, note), TileQuantiles(scene, tile.write, mean, spread)
+    finally:
+        for _, _, futures in pending:
+            for future in futures:
+                future.cancel()
+        if pending:
+            stop.show()
+        if card is not None:
+            if notes is not None:
+                notes += card.notes()
+            card.modules.clear()
+            release(device)
+
+
+def _without_workers(given: Executor | None, error: BrokenExecutor) -> Executor:
+    """Where the rest is predicted after a worker of the local pool died: here, which takes less memory."""
+    if given is None:
+        return Inline()
+    raise RuntimeError(
+        "A worker process died while predicting, most likely for lack of memory. "
+        "Use smaller tiles, or close other programs."
+    ) from error

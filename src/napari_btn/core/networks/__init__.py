@@ -1,0 +1,1 @@
+"""Member families, and the quantile heads that they share."""

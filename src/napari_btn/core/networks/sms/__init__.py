@@ -1,0 +1,1 @@
+"""Random sparse mixed-scale networks, with passes written by hand."""

@@ -1,0 +1,344 @@
+"""How much each pixel deserves another measurement."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.remeasure.regions import Region
+
+__all__ = [
+    "ambiguity",
+    "combine_channels",
+    "disagreement",
+    "relative_width",
+    "score_map",
+    "width_outside",
+    "width_reduction",
+]
+
+
+def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
+    """How undecided each pixel is about a threshold: ``4 p (1 - p)``.
+
+    Parameters
+    ----------
+    exceedance : array_like
+        P(signal > t), 0 to 1, any shape.
+
+    Returns
+    -------
+    ndarray of float32
+        0 where the matter is settled, 1 where it is even.
+
+    Raises
+    ------
+    ValueError
+        If a value lies outside 0 to 1.
+    """
+    p = np.asarray(exceedance, dtype=np.float32)
+    if p.size and (np.nanmin(p) < -1e-6 or np.nanmax(p) > 1 + 1e-6):
+        raise ValueError(
+            f"The exceedance runs from {np.nanmin(p):.4g} to {np.nanmax(p):.4g}; it must lie in 0 to 1. "
+            "Pass the map of prediction.exceedance(threshold)."
+        )
+    out: NDArray[np.float32] = np.clip(4 * p * (1 - p), 0, 1).astype(np.float32)
+    return out
+
+
+def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = None) -> NDArray[np.float32]:
+    """Width of the interval relative to the signal: ``width / max(|median|, floor)``.
+
+    Parameters
+    ----------
+    width, median : array_like
+        Maps of one shape, in one unit.
+    floor : float, optional
+        Smallest signal to divide by, so that empty background does not win; by default the 90th
+        percentile of ``|median|``, but at least a thousandth of the largest.
+
+    Returns
+    -------
+    ndarray of float32
+        Zero or more, without unit.
+
+    Raises
+    ------
+    ValueError
+        If the shapes differ or `floor` is not positive.
+    """
+    w, m = np.asarray(width, dtype=np.float32), np.abs(np.asarray(median, dtype=np.float32))
+    _same_shape("width", w.shape, "median", m.shape)
+    if floor is None:
+        floor = float(max(np.nanquantile(m, 0.9), 1e-3 * np.nanmax(m))) or 1.0
+    if not floor > 0:
+        raise ValueError(f"floor is {floor}; it must be positive, in the unit of the median.")
+    return (w / np.maximum(m, np.float32(floor))).astype(np.float32)
+
+
+def width_reduction(
+    width: ArrayLike, dwell_ratio: float, noise_width: ArrayLike | None = None
+) -> NDArray[np.float32]:
+    """How much narrower each interval is expected to become when measured again.
+
+    What is known now (precision ``1 / width**2``) and the new measurement (precision
+    ``dwell_ratio / noise_width**2``, counting noise falling as the root of the dwell) add up as
+    independent Gaussian evidence.
+
+    Parameters
+    ----------
+    width : array_like
+        Widths of the intervals now.
+    dwell_ratio : float
+        Dwell of the new measurement over that of the old one; positive.
+    noise_width : array_like, optional
+        Width of the interval that one old measurement alone gives, in the unit of `width`; by
+        default `width` itself (no help from the neighbours).
+
+    Returns
+    -------
+    ndarray of float32
+        Zero to `width`.
+
+    Raises
+    ------
+    ValueError
+        If `dwell_ratio` is not positive or the shapes differ.
+    """
+    if not dwell_ratio > 0:
+        raise ValueError(f"dwell_ratio is {dwell_ratio}; it must be positive (10: ten times the dwell).")
+    w = np.asarray(width, dtype=np.float64)
+    n = w if noise_width is None else np.asarray(noise_width, dtype=np.float64)
+    _same_shape("width", w.shape, "noise_width", n.shape)
+    w = np.maximum(w, 0.0)
+    combined = np.divide(
+        w * n, np.sqrt(n**2 + dwell_ratio * w**2), out=np.zeros_like(w), where=(n > 0) & (w > 0)
+    )
+    return (w - combined).astype(np.float32)
+
+
+def disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[np.float32]:
+    """How far the members of an ensemble disagree: their spread, or its share of the interval's width.
+
+    What members disagree on, more data can settle; where they agree on a wide interval, it is the noise
+    that is wide.
+
+    Parameters
+    ----------
+    spread : array_like
+        Standard deviation of the members' medians, any shape.
+    width : array_like, optional
+        Width of the interval, in the unit of `spread`.
+
+    Returns
+    -------
+    ndarray of float32
+        Zero or more: in the unit of `spread`, or without one where a width is given.
+
+    Raises
+    ------
+    ValueError
+        If the spread is 0 everywhere, as that of a single member, or the shapes differ.
+
+    References
+    ----------
+    Lakshminarayanan, Pritzel and Blundell, arXiv 1612.01474 (2017), on disagreement as a measure of what an
+    ensemble has not learned.
+    """
+    s = np.asarray(spread, dtype=np.float32)
+    if s.size and not (s > 0).any():
+        raise ValueError(
+            "The members' spread is 0 everywhere, as that of one member is; train two members or more, or choose "
+            "another score."
+        )
+    if width is None:
+        return s.copy()
+    w = np.asarray(width, dtype=np.float32)
+    _same_shape("spread", s.shape, "width", w.shape)
+    return np.divide(s, w, out=np.zeros_like(s), where=w > 0)
+
+
+def combine_channels(
+    scores: ArrayLike,
+    weights: Sequence[float] | None = None,
+    mask: ArrayLike | None = None,
+    *,
+    by: Literal["rank", "mean"] = "rank",
+) -> NDArray[np.float32]:
+    """One score from several channels, each replaced by its ranks, or divided by its mean, first.
+
+    Parameters
+    ----------
+    scores : array_like, (C, *space)
+        One score map per channel, each in its own unit.
+    weights : sequence of float, optional
+        Weight of each channel; equal by default.
+    mask : array_like of bool, (*space), optional
+        Pixels that are ranked; the others get 0.
+    by : str
+        "rank" knows no units and no outliers. "mean" keeps how much more one pixel scores than
+        another, so that a few very wide intervals of a rare phase count for what they are.
+
+    Returns
+    -------
+    ndarray of float32, (*space)
+        Weighted mean. By rank, of the share of pixels that lie strictly below, 0 to 1; ties at the
+        bottom (a score of zero over most of the image) stay at 0. By mean, 1 on average.
+
+    Raises
+    ------
+    ValueError
+        If shapes, weights or values do not fit.
+    """
+    maps = np.asarray(scores)
+    if maps.ndim < 3:
+        raise ValueError(f"scores have shape {maps.shape}; channels come first: (C, Y, X) or (C, Z, Y, X).")
+    share = np.full(len(maps), 1 / len(maps)) if weights is None else np.asarray(weights, dtype=float)
+    if share.shape != (len(maps),) or (share < 0).any() or not share.sum() > 0:
+        raise ValueError(f"weights are {share.tolist()}; needed are {len(maps)}, none negative, not all 0.")
+    chosen = np.ones(maps.shape[1:], bool) if mask is None else np.asarray(mask).astype(bool)
+    _same_shape("a score map", maps.shape[1:], "mask", chosen.shape)
+    out = np.zeros(maps.shape[1:], dtype=np.float32)
+    for values, w in zip(maps, share / share.sum(), strict=True):
+        inside = values[chosen]
+        _check_finite(inside)
+        if by == "mean":
+            mean = float(np.mean(inside, dtype=np.float64)) if inside.size else 0.0
+            out[chosen] += np.float32(w / mean if mean else 0) * inside
+            continue
+        ranks = np.searchsorted(np.sort(inside), inside, side="left") / max(inside.size - 1, 1)
+        out[chosen] += np.float32(w) * ranks.astype(np.float32)
+    return out
+
+
+def _check_finite(values: NDArray[np.generic]) -> None:
+    """Raise where values are NaN or infinite."""
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        bad = int(np.count_nonzero(~np.isfinite(values)))
+        raise ValueError(f"{bad} values are NaN or infinite; mask those pixels, or replace them.")
+
+
+def _same_shape(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> None:
+    """Raise where two shapes differ."""
+    if shape != other_shape:
+        raise ValueError(f"{name} has shape {shape}, {other} has {other_shape}; they must match.")
+
+
+def score_map(
+    prediction: Prediction,
+    *,
+    channel: str | int | None = None,
+    threshold: float | None = None,
+    dwell_ratio: float | None = None,
+    spread: Literal["plain", "relative"] | None = None,
+    scene: int | None = None,
+) -> NDArray[np.float32]:
+    """Score of each pixel of a prediction, for `regions.propose_regions`.
+
+    With a threshold, how undecided ``P(signal > threshold)`` is; with a dwell, how much narrower
+    the interval is expected to become; with a spread, how far the members disagree; else the width of the
+    interval relative to the signal.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Calibrated maps.
+    channel : str or int, optional
+        Name or number; by default the average of all channels, each replaced by its ranks, or with a
+        dwell or a spread divided by its mean.
+    threshold : float, optional
+        In the units of the maps.
+    dwell_ratio : float, optional
+        Dwell of the new measurement over that of the old one.
+    spread : str, optional
+        "plain", the members' spread; or "relative", its share of the interval's width.
+    scene : int, optional
+        Which scene, where the maps have several.
+
+    Returns
+    -------
+    ndarray of float32, (Y, X) or (Z, Y, X)
+        Larger is more deserving.
+
+    Raises
+    ------
+    ValueError
+        If the scene or the channel is missing, there is no spread, or more than one of threshold, dwell and
+        spread is given.
+    """
+    asked = {"threshold": threshold, "dwell_ratio": dwell_ratio, "spread": spread}
+    came = [name for name, value in asked.items() if value is not None]
+    if len(came) > 1:
+        raise ValueError(
+            f"{' and '.join(came)} came together; the score is made from one of them. Leave one out."
+        )
+    if spread not in (None, "plain", "relative"):
+        raise ValueError(f"spread is {spread!r}; it must be 'plain' or 'relative'.")
+    names = prediction.channel_names
+    numbers = range(len(names)) if channel is None else [prediction.channel_number(channel)]
+    axes = prediction.axes.replace("C", "")
+    maps = []
+    for c in numbers:
+        if threshold is not None:
+            one = ambiguity(prediction.exceedance(threshold, c))
+        else:
+            at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
+            width = np.asarray(prediction.width[at], np.float32)
+            if spread is not None:
+                found = np.asarray(prediction.spread[at], np.float32)
+                one = disagreement(found, width if spread == "relative" else None)
+            elif dwell_ratio is not None:
+                one = width_reduction(width, dwell_ratio)
+            else:
+                one = relative_width(width, np.asarray(prediction.median[at], np.float32))
+        maps.append(_one_scene(one, axes, scene))
+    if len(maps) == 1:
+        return maps[0]
+    by: Literal["rank", "mean"] = "rank" if dwell_ratio is None and spread is None else "mean"
+    return combine_channels(np.stack(maps), by=by)
+
+
+def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int = 0) -> NDArray[np.float64]:
+    """Mean width of the intervals outside of regions, (C,): what measuring them again is good for elsewhere.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Calibrated maps.
+    regions : sequence of Region
+        Left out.
+    scene : int
+        Which scene, where the maps have several.
+    """
+    axes = prediction.axes.replace("C", "")
+    made = []
+    for c in range(max(len(prediction.channel_names), 1)):
+        at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
+        width = _one_scene(np.asarray(prediction.width[at], np.float32), axes, scene)
+        outside = np.ones(width.shape, bool)
+        for region in regions:
+            outside[region.slices][... if region.mask is None else region.mask] = False
+        made.append(float(width[outside].mean(dtype=np.float64)) if outside.any() else float("nan"))
+    return np.array(made)
+
+
+def _one_scene(values: NDArray[np.float32], axes: str, scene: int | None) -> NDArray[np.float32]:
+    """One scene of a map, its axes in the order Z, Y, X."""
+    space = [a for a in "ZYX" if a in axes]
+    stack = values.transpose([axes.index(a) for a in "STZYX" if a in axes])
+    stack = stack.reshape(-1, *stack.shape[stack.ndim - len(space) :])
+    if scene is None and len(stack) > 1:
+        raise ValueError(
+            f"The maps have {len(stack)} scenes; regions are proposed in one. Give scene=0, 1, ..."
+        )
+    number = scene or 0
+    if not 0 <= number < len(stack):
+        raise ValueError(f"scene is {number}; the maps have {len(stack)}, counted from 0.")
+    return np.ascontiguousarray(stack[number])

@@ -1,0 +1,254 @@
+"""Settings, as frozen dataclasses checked on construction.
+
+Every field has one line in its class's ``Attributes`` section; the docks show that line as
+the tooltip and the command line as its help, so it is written for the microscopist.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal, Self, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+__all__ = [
+    "PRESETS",
+    "TOKEN_METHODS",
+    "CalibrationSettings",
+    "NetworkSettings",
+    "Preset",
+    "TileSettings",
+    "TokenMethod",
+    "TrainSettings",
+]
+
+Preset = Literal["quick", "standard", "thorough"]
+Unit = Literal["auto", "block", "pixel", "image", "risk"]
+Score = Literal["symmetric", "asymmetric", "scaled"]
+Split = Literal["auto", "longest", "y", "x", "z"]
+TokenMethod = Literal["kmeans", "mixture", "hdbscan"]
+
+
+class _Settings:
+    """What all settings share: a plain dict in, a plain dict out."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Settings as a JSON-ready dict."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Settings from a dict; unknown keys raise ``ValueError``."""
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"{cls.__name__} has no field {', '.join(unknown)}; it knows {', '.join(sorted(known))}."
+            )
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _need(ok: bool, name: str, value: object, needed: str) -> None:
+    """Raise the one sentence that says what came and what is needed."""
+    if not ok:
+        raise ValueError(f"{name} is {value!r}; it must be {needed}.")
+
+
+@dataclass(frozen=True)
+class NetworkSettings(_Settings):
+    """What a member looks like.
+
+    Attributes
+    ----------
+    family : str
+        Kind of member: "sms" (random sparse mixed-scale network).
+    depth : int
+        Nodes per member; the one knob that usually needs tuning.
+    channels : int
+        Channels in a chunk; a node makes ``inputs * channels`` of them.
+    inputs : int
+        Earlier chunks that a node reads.
+    dilations : tuple of int, optional
+        Dilation of each node; None draws a schedule from the image size.
+    max_dilation : int
+        Largest dilation of a drawn schedule (at most 4 in 3D).
+    field_of_view : str
+        "fixed" (follows from depth and dilations), or "repeats": where the image repeats itself, as a
+        lattice does, networks see two and a half repeats.
+    skip_power : float
+        How strongly a node prefers near predecessors: weight ``distance ** -skip_power``.
+    head_units : int
+        Hidden units of the quantile heads, shared by all levels.
+    bias_free : bool
+        Without additive constants: an image twice as bright and noisy gives a median and quantiles twice as high,
+        so that members hold for noise levels that they were never trained on; intervals follow with the score
+        "scaled". Zero must mean no signal.
+    """
+
+    family: str = "sms"
+    depth: int = 10
+    channels: int = 4
+    inputs: int = 4
+    dilations: tuple[int, ...] | None = None
+    max_dilation: int = 8
+    field_of_view: Literal["fixed", "repeats"] = "fixed"
+    skip_power: float = 0.5
+    head_units: int = 32
+    bias_free: bool = False
+
+    def __post_init__(self) -> None:
+        _need(self.family in ("sms",), "family", self.family, '"sms"')
+        _need(1 <= self.depth <= 200, "depth", self.depth, "1 to 200")
+        _need(1 <= self.channels <= 64, "channels", self.channels, "1 to 64")
+        _need(1 <= self.inputs <= 64, "inputs", self.inputs, "1 to 64")
+        _need(1 <= self.max_dilation <= 64, "max_dilation", self.max_dilation, "1 to 64")
+        known = self.field_of_view in ("fixed", "repeats")
+        _need(known, "field_of_view", self.field_of_view, '"fixed" or "repeats"')
+        _need(self.skip_power >= 0, "skip_power", self.skip_power, "0 or more")
+        _need(1 <= self.head_units <= 1024, "head_units", self.head_units, "1 to 1024")
+        if self.dilations is not None:
+            ok = len(self.dilations) == self.depth and all(d >= 1 for d in self.dilations)
+            _need(ok, "dilations", self.dilations, f"{self.depth} whole numbers of at least 1, one per node")
+
+
+@dataclass(frozen=True)
+class TrainSettings(_Settings):
+    """How members are trained.
+
+    Attributes
+    ----------
+    steps : int
+        Optimiser steps per member.
+    passes : float
+        Times that a training pixel may be seen with its own noise. In a smaller image noise is drawn anew
+        from pixels that look alike, for twice as many; steps beyond that are cut.
+    batch_size : int, optional
+        Patches per step (at most 2 in 3D); None chooses from image and network.
+    patch_px : int, optional
+        Side of a training patch in pixels (at most 32 in 3D; smaller where the image is smaller); None
+        chooses from image and network.
+    learning_rate : float
+        Peak learning rate of the one-cycle schedule.
+    augment : bool
+        Flip and turn patches (right angles).
+    early_stopping : bool
+        Set a tenth of what trains aside, stop a member that gets worse there, and keep its best weights.
+    """
+
+    steps: int = 1000
+    passes: float = 100.0
+    batch_size: int | None = None
+    patch_px: int | None = None
+    learning_rate: float = 2e-2
+    augment: bool = True
+    early_stopping: bool = False
+
+    def __post_init__(self) -> None:
+        _need(self.steps >= 1, "steps", self.steps, "1 or more")
+        _need(self.passes > 0, "passes", self.passes, "more than 0")
+        for name, value, least in (("batch_size", self.batch_size, 1), ("patch_px", self.patch_px, 4)):
+            _need(value is None or value >= least, name, value, f"{least} or more, or None")
+        _need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+
+    @property
+    def patches(self) -> tuple[int, int]:
+        """Patches per step and their side in pixels, which must have been chosen."""
+        if self.batch_size is None or self.patch_px is None:
+            raise ValueError(
+                f"batch_size is {self.batch_size} and patch_px is {self.patch_px}; give both, or let "
+                "core.patches.patches_for choose them from the image."
+            )
+        return self.batch_size, self.patch_px
+
+
+@dataclass(frozen=True)
+class CalibrationSettings(_Settings):
+    """How intervals are calibrated.
+
+    Attributes
+    ----------
+    unit : str
+        What counts as one calibration case: "auto", "block", "pixel", "image" (most new images are
+        covered, each) or "risk" (the coverage holds with a stated certainty).
+    score : str
+        "symmetric" (one offset for both sides), "asymmetric", or "scaled" (by the predicted width).
+    train_fraction : float
+        Share of the field, without the gap, that trains; the rest is held out.
+    split : str
+        How one field is split: "auto" (in two, along an axis) or "checkerboard" (macro-blocks that train and
+        are held out in turn).
+    split_axis : str
+        Axis along which one field is split: "longest", "y", "x" or "z".
+    block_px : int, optional
+        Side of a held-out block in pixels; None measures the errors' correlation length.
+    folds : int
+        Folds of the cross-fitted coverage check.
+    minimum : float, optional
+        Lowest value that the signal can have; intervals are clipped there.
+    delta : float
+        Share of new images that may be covered less ("image"), or chance that the coverage is less ("risk").
+    groups : int
+        Tokens that are calibrated apart, so that a rare phase is covered as well as the rest; 0 calibrates
+        all pixels together.
+    """
+
+    unit: Unit = "auto"
+    score: Score = "symmetric"
+    train_fraction: float = 0.6
+    split: Literal["auto", "checkerboard"] = "auto"
+    split_axis: Literal["longest", "y", "x", "z"] = "longest"
+    block_px: int | None = None
+    folds: int = 5
+    minimum: float | None = None
+    delta: float = 0.1
+    groups: int = 0
+
+    def __post_init__(self) -> None:
+        _need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block", "pixel", "image" or "risk"')
+        _need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
+        _need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
+        _need(0.1 <= self.train_fraction <= 0.9, "train_fraction", self.train_fraction, "0.1 to 0.9")
+        _need(self.split in ("auto", "checkerboard"), "split", self.split, '"auto" or "checkerboard"')
+        _need(
+            self.split_axis in ("longest", "y", "x", "z"),
+            "split_axis",
+            self.split_axis,
+            '"longest", "y", "x" or "z"',
+        )
+        _need(self.block_px is None or self.block_px >= 2, "block_px", self.block_px, "2 or more")
+        _need(self.folds >= 2, "folds", self.folds, "2 or more")
+        _need(
+            self.groups == 0 or 2 <= self.groups <= 40, "groups", self.groups, "0 for none, or 2 to 40 tokens"
+        )
+
+
+@dataclass(frozen=True)
+class TileSettings(_Settings):
+    """How large images are cut for prediction.
+
+    Attributes
+    ----------
+    tile_px : int, optional
+        Side of a tile in pixels, halo included, at least three halos; None chooses for speed and memory.
+    halo_px : int, optional
+        Margin of a tile that is thrown away; None is the receptive field.
+    """
+
+    tile_px: int | None = None
+    halo_px: int | None = None
+
+    def __post_init__(self) -> None:
+        _need(self.tile_px is None or self.tile_px >= 8, "tile_px", self.tile_px, "8 or more")
+        _need(self.halo_px is None or self.halo_px >= 0, "halo_px", self.halo_px, "0 or more")
+
+
+PRESETS: dict[str, TrainSettings] = {
+    "quick": TrainSettings(steps=150),
+    "standard": TrainSettings(steps=1000),
+    "thorough": TrainSettings(steps=3000),
+}
+"""Training settings a person picks first."""
+
+TOKEN_METHODS: tuple[TokenMethod, ...] = get_args(TokenMethod)
+"""How latents can be clustered into tokens."""

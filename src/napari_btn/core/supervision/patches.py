@@ -1,0 +1,154 @@
+"""Training patches: how large they are, how many a step takes, and how they are drawn."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.data.image import Box
+    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.networks.family import Blueprint
+    from napari_btn.core.settings import TrainSettings
+
+    Patch = tuple[NDArray[np.float32], NDArray[np.float32]]
+    Redraw = Callable[[int, Sequence[slice], Patch, np.random.Generator], Patch]
+
+__all__ = ["draw_patches", "patch_sides", "patches_for", "step_bytes"]
+
+# By the number of space axes: least and largest side, usual patches of a step at the least side, and the
+# fewest. The presets' figures were measured at the usual ones.
+_SIDES = {2: (64, 128), 3: (32, 48)}
+_USUAL = {2: 4, 3: 2}
+_FEWEST = {2: 2, 3: 1}
+_MOST = 16
+_TRIES = 100  # draws of a patch that holds a counted pixel
+_SEEN = 4 / 3  # sides of a patch in receptive fields: less, and hardly a pixel is seen as it is in an image
+_STEP_BYTES = 2**29
+
+
+def step_bytes(blueprint: Blueprint, pixels: int) -> int:
+    """Memory of a member's training step on so many pixels, in bytes, to a factor of about two.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    pixels : int
+        Of all patches.
+    """
+    network = blueprint.settings
+    width = network.channels * network.inputs
+    features = blueprint.n_in + 1 + network.depth * width
+    outputs = blueprint.n_out * len(blueprint.levels)
+    # features and their gradients; what one node reads, makes and sends back; hidden layer; loss
+    return 4 * pixels * (2 * features + 6 * width + 4 * network.head_units + 10 * outputs)
+
+
+def patches_for(train: TrainSettings, blueprint: Blueprint, boxes: Sequence[Box]) -> TrainSettings:
+    """The settings with ``patch_px`` and ``batch_size`` chosen, where they are left open.
+
+    A patch is 64 px a side (32 in a volume), or four thirds of the receptive field where that is more,
+    in steps of 16 px up to 128 (48). A step takes 4 of 64 x 64 px (2 of 32 x 32 x 32), and as many pixels
+    with patches of another size: fewer large ones, more of those that a narrow image cuts short, up to
+    16, as long as all steps together don't show a pixel more than ``train.passes`` times; and fewer where
+    many channels or a deep network would take more than half a gigabyte.
+
+    Parameters
+    ----------
+    train : TrainSettings
+        Numbers that are given stay, but for at most 2 patches of 32 px in a volume.
+    blueprint : Blueprint
+    boxes : sequence of Box
+        What trains.
+    """
+    ndim = blueprint.ndim
+    least, largest = _SIDES[ndim]
+    side = train.patch_px
+    if side is None:
+        wanted = 16 * math.ceil(_SEEN * blueprint.receptive_field / 16)
+        side = min(max(wanted, least), largest)
+    elif ndim == 3:
+        side = min(side, least)
+    count = train.batch_size
+    if count is None:
+        count = _count(train, blueprint, boxes, math.prod(patch_sides(side, boxes)))
+    elif ndim == 3:
+        count = min(count, _USUAL[ndim])
+    return replace(train, patch_px=side, batch_size=count)
+
+
+def _count(train: TrainSettings, blueprint: Blueprint, boxes: Sequence[Box], pixels: int) -> int:
+    """Patches of a step, of so many pixels each."""
+    usual, side = _USUAL[blueprint.ndim], _SIDES[blueprint.ndim][0]
+    count = max(round(usual * math.prod([side] * blueprint.ndim) / pixels), _FEWEST[blueprint.ndim])
+    if count > usual:
+        # where there are too few pixels, more steps teach more than more patches
+        shown = int(train.passes * sum(box.size for box in boxes) / (train.steps * pixels))
+        # who asks for small patches wants small steps
+        most = _MOST if train.patch_px is None else usual
+        count = max(usual, min(count, shown, most))
+    return max(min(count, _STEP_BYTES // step_bytes(blueprint, pixels)), 1)
+
+
+def patch_sides(side: int, boxes: Sequence[Box]) -> tuple[int, ...]:
+    """Sides of a patch in pixels along each space axis: less where the boxes are smaller.
+
+    Parameters
+    ----------
+    side : int
+    boxes : sequence of Box
+        What trains.
+    """
+    return tuple(min(side, *lengths) for lengths in zip(*(box.shape for box in boxes), strict=True))
+
+
+def draw_patches(
+    scenes: Scenes,
+    boxes: Sequence[Box],
+    *,
+    count: int,
+    patch_px: int,
+    augment: bool,
+    rng: np.random.Generator,
+    redraw: Redraw | None = None,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Random patches, (count, C, *patch) noisy and clean, flipped and turned alike.
+
+    All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
+    Boxes are drawn with odds of their size; ``redraw`` may draw a patch anew, given the number of its
+    box, its crop and its own noisy and clean values; a patch without a counted pixel is drawn again.
+    """
+    sides = patch_sides(patch_px, boxes)
+    odds = np.array([b.size for b in boxes], float)
+    noisy, clean = [], []
+    for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):
+        for _ in range(_TRIES):
+            crop = boxes[index].crop(sides, rng)
+            x, y = (read(boxes[index].scene, crop) for read in (scenes.read_noisy, scenes.read_clean))
+            if redraw is not None:
+                x, y = redraw(int(index), crop, (x, y), rng)
+            if scenes.valid is None or np.isfinite(y).any():
+                break
+        if augment:
+            x, y = _turned(x, y, rng)
+        noisy.append(x)
+        clean.append(y)
+    return np.stack(noisy), np.stack(clean)
+
+
+def _turned(
+    x: NDArray[np.float32], y: NDArray[np.float32], rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Flip along random axes, and swap the last two where the patch is square."""
+    flips = tuple(a for a in range(1, x.ndim) if rng.random() < 0.5)
+    x, y = np.flip(x, flips), np.flip(y, flips)
+    if rng.random() < 0.5 and x.shape[-1] == x.shape[-2]:
+        x, y = x.swapaxes(-1, -2), y.swapaxes(-1, -2)
+    return x, y

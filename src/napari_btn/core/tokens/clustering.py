@@ -1,0 +1,342 @@
+"""Palettes from points: clusters by k-means, a mixture or HDBSCAN, their tree, and how far seeds agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import numpy as np
+
+from napari_btn.core.progress import Progress
+from napari_btn.core.tokens.palette import Palette, rows_of
+from napari_btn.core.tokens.shares import density_steps, mixture_steps
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from napari_btn.core.progress import Step
+    from napari_btn.core.settings import TokenMethod
+    from napari_btn.core.tokens.shares import Shares
+
+    _Fit = Step[tuple[Palette, NDArray[np.float64]]]  # a palette, and how badly it fits
+    from collections.abc import Sequence
+
+__all__ = ["adjusted_rand", "aligned", "fit_palette"]
+
+_RESTARTS: Final = 10
+_LLOYD_STEPS: Final = 20
+_COARSE: Final = 12  # cuts into so many tokens or fewer are compared between seeds
+_CHUNK: Final = 1024
+
+T = TypeVar("T")
+
+
+def fit_palette(
+    points: ArrayLike,
+    values: ArrayLike,
+    *,
+    count: int = 40,
+    seed: int = 0,
+    replicates: int = 2,
+    method: TokenMethod = "kmeans",
+) -> Step[Palette]:
+    """Cluster points into a palette, build its tree, and see how far other seeds agree; a step.
+
+    Parameters
+    ----------
+    points : array_like, (m, D)
+        A sample of pixels in latent components, not whitened.
+    values : array_like, (C, m)
+        The channels at these pixels, for the order of tokens.
+    count : int
+        Clusters in the palette; fewer where there are fewer different points. HDBSCAN finds its own number.
+    seed : int
+        Seed of the clustering.
+    replicates : int
+        Further seeds that the agreement is measured with; 0 leaves it unknown.
+    method : str
+        "kmeans", "mixture" (Gaussians with full covariances) or "hdbscan" (dense groups of any shape; a
+        point outside of them belongs to the group of the nearest point within one).
+
+    Returns
+    -------
+    Palette
+        Of the seed that fits best, so that the outcome depends little on the first seed: whose coarse cuts
+        fit the points best, whose mixture is likeliest, whose dense groups hold most points. Agreement is
+        the mean over all pairs of single seeds, on all points.
+
+    Raises
+    ------
+    ValueError
+        If points and values don't fit, the method is unknown, or HDBSCAN finds fewer than two groups.
+
+    References
+    ----------
+    Ward (1963), J. Am. Stat. Assoc. 58, 236, with clusters weighted by size; agreement: Hubert &
+    Arabie (1985), J. Classification 2, 193.
+    """
+    x = np.ascontiguousarray(points, dtype=np.float32)
+    channels = np.atleast_2d(np.asarray(values, dtype=np.float32))
+    if x.ndim != 2 or channels.shape[1] != len(x) or not np.isfinite(x).all():
+        raise ValueError(
+            f"Points of shape {x.shape} and values of {channels.shape} came; (m, D) finite points and (C, m) "
+            "values of the same pixels are needed."
+        )
+    if method not in _FITS:
+        raise ValueError(f"method is {method!r}; it must be {', '.join(map(repr, _FITS))}.")
+    # points that differ by rounding alone are one
+    coarse = np.round(x * (1e4 / max(float(np.abs(x).max()), 1e-30))).astype(np.int32)
+    count = int(min(count, len(np.unique(coarse, axis=0))))
+    seeds = np.random.SeedSequence(seed).generate_state(replicates + 1)
+    found: list[Palette] = []
+    misfits: list[NDArray[np.float64]] = []
+    for i, s in enumerate(seeds):
+        palette, misfit = yield from _part_of(_FITS[method](x, count, int(s)), i, len(seeds))
+        found.append(palette)
+        misfits.append(misfit)
+    best = found[int(np.argmin([misfit.sum() for misfit in misfits]))]
+    if method == "kmeans":
+        best = _best_of(x, found, np.array(misfits))
+    best = replace(best, order=_medians(best.assign(x), channels, best))
+    if method == "hdbscan" and best.size < 2:
+        raise ValueError(
+            "HDBSCAN found fewer than two dense groups among the latents; choose the method kmeans or mixture."
+        )
+    yield Progress(len(seeds), len(seeds), "Clustered")
+    return replace(best, agreement=_agreement([p.assign(x) for p in found], best.size))
+
+
+def _part_of(steps: Step[T], number: int, total: int) -> Step[T]:
+    """A step as one of several alike."""
+    again = " with another seed" if number else ""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        done = int(100 * (number + progress.fraction))
+        yield Progress(done, 100 * total, f"{progress.note or 'Clustering'}{again}")
+
+
+def _agreement(labels: list[NDArray[np.uint8]], size: int) -> NDArray[np.float64]:
+    """Mean adjusted Rand index of the cuts into 2 to so many tokens; NaN where no two seeds have the cut."""
+    agreement = np.full(size - 1, np.nan)
+    for k in range(size - 1):
+        cut = [one[k] for one in labels if k < len(one)]
+        pairs = [adjusted_rand(cut[a], cut[b]) for b in range(len(cut)) for a in range(b)]
+        if pairs:
+            agreement[k] = np.mean(pairs)
+    return agreement
+
+
+def _by_centres(points: NDArray[np.float32], count: int, seed: int) -> _Fit:
+    """Palette of the best of ten k-means, and the inertia of each cut."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    yield Progress(0, 2)
+    # with several threads the sums come in any order, and the same seed would not give the same labels
+    with threadpool_limits(limits=1):
+        means = KMeans(count, n_init=_RESTARTS, random_state=seed % 2**32, max_iter=100)
+        cluster = np.unique(means.fit_predict(points), return_inverse=True)[1]
+    yield Progress(1, 2, "Polishing the clusters")
+    return _polish(points, _tree_over(points, cluster))
+
+
+def _by_mixture(points: NDArray[np.float32], count: int, seed: int) -> _Fit:
+    """Palette of a Gaussian mixture, and how unlikely the points are in it."""
+    shares, likelihood = yield from mixture_steps(points, count, seed)
+    return _tree_of(points, shares), np.array([-likelihood])
+
+
+def _by_density(points: NDArray[np.float32], count: int, seed: int) -> _Fit:
+    """Palette of dense groups, and the share of the points in none; a single leaf where there are no two."""
+    del count
+    shares, outside = yield from density_steps(points, seed)
+    if shares is None:
+        return _tree(points.mean(0, keepdims=True), np.ones(1)), np.array([np.inf])
+    return _tree_of(points, shares), np.array([outside])
+
+
+def _tree_of(points: NDArray[np.float32], shares: Shares) -> Palette:
+    """Palette over leaves that each hold a share of each point."""
+    # a Gaussian may own next to nothing; its weight stays above zero, so that its mean is known
+    weight = np.full(1, 1e-9)
+    total = np.zeros((1, points.shape[1]))
+    for first in range(0, len(points), _CHUNK):
+        part = points[first : first + _CHUNK]
+        share = shares.of(part).astype(np.float64)
+        weight, total = weight + share.sum(0), total + share.T @ part
+    return replace(_tree(total / weight[:, None], weight / weight.sum()), shares=shares)
+
+
+_FITS: Final[dict[str, Callable[[NDArray[np.float32], int, int], _Fit]]] = {
+    "kmeans": _by_centres,
+    "mixture": _by_mixture,
+    "hdbscan": _by_density,
+}
+
+
+def _medians(
+    assigned: NDArray[np.uint8], values: NDArray[np.float32], palette: Palette
+) -> NDArray[np.float32]:
+    """Median of each channel in each token of each cut; NaN for a token without points."""
+    out = np.full((len(values), rows_of(palette.size).stop), np.nan, dtype=np.float32)
+    for k in range(2, palette.size + 1):
+        for row, node in zip(range(rows_of(k).start, rows_of(k).stop), palette.cut(k), strict=True):
+            here = values[:, assigned[k - 2] == node]
+            if here.shape[1]:
+                out[:, row] = np.median(here, axis=1)
+    return out
+
+
+def _tree_over(points: NDArray[np.float32], cluster: NDArray[np.intp]) -> Palette:
+    """Size-weighted Ward tree over clusters, numbered from 0."""
+    size = np.bincount(cluster).astype(np.float64)
+    total = np.zeros((len(size), points.shape[1]))
+    np.add.at(total, cluster, points)
+    return _tree(total / size[:, None], size / len(points))
+
+
+def _tree(centres: NDArray[np.floating], weights: NDArray[np.float64]) -> Palette:
+    """Ward tree over leaves, (n, D) and (n,)."""
+    n = len(weights)
+    size = np.concatenate([weights, np.zeros(n - 1)])
+    centre = np.concatenate([centres, np.zeros((n - 1, centres.shape[1]))])
+    alive = list(range(n))
+    merges = np.empty((n - 1, 2), dtype=np.intp)
+    for i in range(n - 1):
+        c, s = centre[alive], size[alive]
+        cost = np.square(c[:, None] - c[None]).sum(-1) * (s[:, None] * s / (s[:, None] + s))
+        cost[np.tril_indices(len(alive))] = np.inf
+        a, b = (alive[j] for j in np.unravel_index(int(np.argmin(cost)), cost.shape))
+        merges[i] = a, b
+        size[n + i] = size[a] + size[b]
+        centre[n + i] = (size[a] * centre[a] + size[b] * centre[b]) / size[n + i]
+        alive = [j for j in alive if j not in (a, b)] + [n + i]
+    return Palette(
+        centre.astype(np.float32),
+        size,
+        merges,
+        np.zeros((0, centres.shape[1]), dtype=np.float32),
+        np.full(n - 1, np.nan),
+        np.zeros((1, 0), dtype=np.float32),
+    )
+
+
+def _polish(points: NDArray[np.float32], palette: Palette) -> tuple[Palette, NDArray[np.float64]]:
+    """The palette with polished cuts, and the inertia of each."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    polished, inertia = [], []
+    with threadpool_limits(limits=1):
+        for k in range(2, palette.size + 1):
+            start = palette.centres[palette.cut(k)]
+            # fine cuts are near their optimum already, and there are many
+            steps = _LLOYD_STEPS if k <= _COARSE else _LLOYD_STEPS // 4
+            means = KMeans(k, init=start, n_init=1, max_iter=steps).fit(points)
+            polished.append(np.asarray(means.cluster_centers_, dtype=np.float32))
+            inertia.append(float(means.inertia_))
+    rows = np.concatenate(polished) if polished else palette.polished
+    return replace(palette, polished=rows), np.array(inertia)
+
+
+def _best_of(points: NDArray[np.float32], found: list[Palette], inertia: NDArray[np.float64]) -> Palette:
+    """The palette whose coarse cuts fit best; where another's cut fits better still, with that cut's centres.
+
+    Trees of different seeds fall into different optima of a coarse cut; the best of them is what
+    most seeds agree on.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    coarse = np.log(np.maximum(inertia[:, : _COARSE - 1], 1e-30))
+    palette = found[int(np.argmin(coarse.sum(axis=1)))]
+    polished = palette.polished.copy()
+    for k in range(2, min(palette.size, _COARSE) + 1):
+        other = found[int(np.argmin(inertia[:, k - 2]))]
+        if other is palette:
+            continue
+        rows = rows_of(k)
+        mine, theirs = (
+            np.argmin(np.square(c).sum(1) - 2 * points @ c.T, axis=1)
+            for c in (palette.polished[rows], other.polished[rows])
+        )
+        overlap = np.bincount(mine * k + theirs, minlength=k * k).reshape(k, k)
+        order = linear_sum_assignment(overlap, maximize=True)[1]
+        polished[rows] = other.polished[rows][order]
+    return replace(palette, polished=polished)
+
+
+def adjusted_rand(a: ArrayLike, b: ArrayLike) -> float:
+    """Adjusted Rand index of two labellings: 1 for the same partition, about 0 for chance.
+
+    Parameters
+    ----------
+    a, b : array_like of int, any one shape
+        Labels, none negative; their numbers need not match.
+
+    Returns
+    -------
+    float
+        At most 1.
+
+    References
+    ----------
+    Hubert & Arabie (1985), J. Classification 2, 193.
+    """
+    table = _contingency(a, b)
+    n = table.sum()
+
+    def pairs(counts: NDArray[np.float64]) -> float:
+        return float((counts * (counts - 1)).sum() / 2)
+
+    rows, columns, both = pairs(table.sum(1)), pairs(table.sum(0)), pairs(table)
+    chance = rows * columns / max(n * (n - 1) / 2, 1)
+    most = (rows + columns) / 2
+    return 1.0 if most == chance else (both - chance) / (most - chance)
+
+
+def aligned(labels: ArrayLike, reference: ArrayLike) -> NDArray[np.intp]:
+    """Labels renumbered so that they overlap a reference as far as they can.
+
+    Parameters
+    ----------
+    labels, reference : array_like of int, one shape
+        Labels from 1; 0 stays 0 and does not count.
+
+    Returns
+    -------
+    ndarray of int
+        The same partition. Labels without a partner get the lowest numbers that are free.
+
+    References
+    ----------
+    Kuhn (1955), Nav. Res. Logist. Q. 2, 83.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    a, b = np.asarray(labels, dtype=np.intp), np.asarray(reference, dtype=np.intp)
+    table = _contingency(a, b)
+    table[0], table[:, 0] = 0, 0
+    mine, match = linear_sum_assignment(table, maximize=True)
+    lut = np.zeros(len(table), dtype=np.intp)
+    shared = table[mine, match] > 0
+    lut[mine[shared]] = match[shared]
+    present = np.setdiff1d(np.unique(a), (0,))
+    late: Sequence[int] = [int(v) for v in present if lut[v] == 0]
+    free = np.setdiff1d(np.arange(1, len(table) + table.shape[1] + 1), lut)
+    lut[late] = free[: len(late)]
+    return lut[a]
+
+
+def _contingency(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """How many places have each pair of labels."""
+    x, y = np.asarray(a, dtype=np.intp).ravel(), np.asarray(b, dtype=np.intp).ravel()
+    if x.shape != y.shape or not x.size:
+        raise ValueError(f"Labellings of {x.size} and {y.size} places came; they must be of the same places.")
+    shape = (int(x.max()) + 1, int(y.max()) + 1)
+    return np.bincount(x * shape[1] + y, minlength=shape[0] * shape[1]).reshape(shape).astype(float)

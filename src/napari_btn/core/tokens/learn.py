@@ -1,0 +1,395 @@
+"""Tokens of an ensemble: latents sampled, reduced, clustered, and every pixel assigned.
+
+The latents of all members never stand in memory. Principal components are found on a sample of
+pixels; after that each member adds its own projection to a tile, and only the sum is kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from scipy import ndimage
+
+from napari_btn.core.data.image import Box, View, values_at
+from napari_btn.core.tokens.clustering import fit_palette
+from napari_btn.core.tokens.palette import Palette
+from napari_btn.core.tokens.tokens import NO_TOKEN, Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.inference.latents import LatentSource, Projected
+    from napari_btn.core.progress import Step
+    from napari_btn.core.settings import TokenMethod
+
+__all__ = [
+    "Projection",
+    "TokenModel",
+    "assign_steps",
+    "fit_steps",
+    "tokens_steps",
+]
+
+_PCA_PIXELS: Final = 50_000
+_PCA_VALUES: Final = 100_000_000  # latent values in the sample at most, 400 MB
+_CLUSTER_PIXELS: Final = 20_000
+_FIT_PIXELS: Final = 600_000  # pixels whose latents are computed for the fit; crops of larger images
+_TRUNCATE: Final = 4.0
+_MOST: Final = 120  # nodes are numbered in eight bits
+_MAP_BYTES: Final = 1_500_000_000  # label maps of all cuts at most; above, only the finest cut is kept
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """From the members' latents to a few components.
+
+    Parameters
+    ----------
+    weights : ndarray of float32, (M, F, D)
+        What each member's latents are multiplied with, its scale included.
+    offset : ndarray of float32, (D,)
+        Added once to the sum.
+    smooth_px : float
+        SD of the Gaussian over the components, in pixels.
+    """
+
+    weights: NDArray[np.float32]
+    offset: NDArray[np.float32]
+    smooth_px: float
+
+    @property
+    def margin(self) -> int:
+        """Pixels that smoothing reads beyond a tile."""
+        return int(_TRUNCATE * self.smooth_px + 0.5)
+
+    def components(self, tile: Projected) -> NDArray[np.float32]:
+        """Components (D, *tile), smoothed, without the margin."""
+        values = tile.values
+        if self.smooth_px > 0:
+            axes = tuple(range(1, values.ndim))
+            values = ndimage.gaussian_filter(values, self.smooth_px, truncate=_TRUNCATE, axes=axes)
+        column = self.offset.reshape(-1, *(1,) * (values.ndim - 1))
+        return np.asarray(values[(slice(None), *tile.keep)] + column, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class TokenModel:
+    """What turns an image into tokens: the projection and the palette. Saved with the bundle.
+
+    Parameters
+    ----------
+    projection : Projection
+        Latents to components.
+    palette : Palette
+        Components to tokens.
+    base : int
+        Tokens first asked for; their order is the one that other cuts follow.
+    """
+
+    projection: Projection
+    palette: Palette
+    base: int
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """All of it as named arrays, for `from_arrays`."""
+        return {
+            "weights": self.projection.weights,
+            "offset": self.projection.offset,
+            "numbers": np.array([self.projection.smooth_px, self.base], dtype=np.float64),
+            **{f"palette.{name}": value for name, value in self.palette.to_arrays().items()},
+        }
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TokenModel:
+        """The model that `to_arrays` took apart; `KeyError` where an array is missing."""
+        palette = {k.removeprefix("palette."): v for k, v in arrays.items() if k.startswith("palette.")}
+        smooth, base = arrays["numbers"]
+        projection = Projection(np.asarray(arrays["weights"]), np.asarray(arrays["offset"]), float(smooth))
+        return cls(projection, Palette.from_arrays(palette), int(base))
+
+
+def fit_steps(
+    source: LatentSource,
+    values: Callable[[NDArray[np.intp]], NDArray[np.float32]],
+    *,
+    valid: NDArray[np.bool_] | None = None,
+    base: int = 20,
+    components: int = 24,
+    count: int = 40,
+    smooth_px: float = 1.5,
+    seed: int = 0,
+    method: TokenMethod = "kmeans",
+) -> Step[TokenModel]:
+    """Learn the projection and the palette from an image; a step.
+
+    Parameters
+    ----------
+    source : LatentSource
+        The image's latents.
+    values : callable
+        Channels (C, n) at pixels (n, 1 + ndim) given as scene and index; they order the tokens.
+    valid : ndarray of bool, (S, *space), optional
+        Where pixels count.
+    base : int
+        Tokens first asked for.
+    components : int
+        Principal components.
+    count : int
+        Clusters in the palette.
+    smooth_px : float
+        SD of the Gaussian over the components, in pixels; 0 for none.
+    seed : int
+        Seed of the sample and of the clustering.
+    method : str
+        How points are clustered, as in `fit_palette`.
+
+    Returns
+    -------
+    TokenModel
+        The same for the same seed and latents.
+
+    Raises
+    ------
+    ValueError
+        If too few pixels count, the latents are all the same, or there are no two clusters.
+    """
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x70CE,)))
+    boxes = _boxes(source.scenes, source.space, rng)
+    per_pixel = source.members * source.features
+    positions = _stratified(boxes, min(_PCA_PIXELS, _PCA_VALUES // per_pixel), rng, valid)
+    latents = np.empty((len(positions), per_pixel), dtype=np.float32)
+    for progress, part in source.sample(positions):
+        if part is not None:
+            k, rows, one = part
+            latents[rows, k * source.features : (k + 1) * source.features] = one
+        yield replace(progress, note="Reading latents")
+    projection = _principal(latents, source.members, components, smooth_px, seed)
+    del latents
+    chosen = _stratified(boxes, _CLUSTER_PIXELS, rng, valid)
+    points = np.empty((len(chosen), len(projection.offset)), dtype=np.float32)
+    for progress, tile in source.project(list(projection.weights), boxes, projection.margin):
+        if tile is not None:
+            rows, index = _in_tile(chosen, tile.scene, tile.write)
+            points[rows] = projection.components(tile).transpose(*range(1, 1 + len(index)), 0)[index]
+        yield replace(progress, note="Reducing latents")
+    palette = yield from fit_palette(points, values(chosen), count=count, seed=seed, method=method)
+    return TokenModel(projection, palette, min(base, palette.size))
+
+
+def assign_steps(
+    source: LatentSource,
+    model: TokenModel,
+    nodes: Callable[[int, tuple[slice, ...], NDArray[np.uint8]], None],
+) -> Step[None]:
+    """Give every pixel its node in every cut, tile by tile; a step.
+
+    Parameters
+    ----------
+    source : LatentSource
+        The image's latents, of the members that the model was fitted with.
+    model : TokenModel
+        Projection and palette.
+    nodes : callable
+        Called with scene, place and nodes (n - 1, *tile) of every tile.
+
+    Raises
+    ------
+    ValueError
+        If the members are others than those of the model.
+    """
+    shape = (source.members, source.features)
+    if model.projection.weights.shape[:2] != shape:
+        raise ValueError(
+            f"These tokens were learned from {model.projection.weights.shape[0]} members with "
+            f"{model.projection.weights.shape[1]} features, the ensemble has {shape[0]} with {shape[1]}. "
+            "Learn them anew (refit)."
+        )
+    whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.scenes)]
+    for progress, tile in source.project(list(model.projection.weights), whole, model.projection.margin):
+        if tile is not None:
+            points = model.projection.components(tile)
+            found = model.palette.assign(points.reshape(len(points), -1).T)
+            nodes(tile.scene, tile.write, found.reshape(-1, *points.shape[1:]))
+        yield replace(progress, note="Assigning tokens")
+
+
+def tokens_steps(
+    source: LatentSource,
+    axes: str,
+    median: NDArray[np.float32],
+    *,
+    width: NDArray[np.float32] | None = None,
+    model: TokenModel | None = None,
+    k: int = 20,
+    order_by: int = 0,
+    smooth_px: float = 1.5,
+    seed: int = 0,
+    valid: NDArray[np.bool_] | None = None,
+    method: TokenMethod | None = None,
+) -> Step[tuple[TokenModel, Tokens]]:
+    """Tokens of an image, with a model that is learned from it where none is given; a step.
+
+    Parameters
+    ----------
+    source : LatentSource
+        The image's latents.
+    axes : str
+        Axes of the image.
+    median, width : ndarray of float32, (*axes)
+        Calibrated maps of the image, which order and describe the tokens.
+    model : TokenModel, optional
+        Learned before; applied as it is, unless another method is asked for.
+    k : int
+        Tokens, at least 1. HDBSCAN finds its own number, and gives as many as it has where k is larger.
+    order_by : int
+        Channel whose median orders the tokens.
+    smooth_px : float
+        SD of the Gaussian over the components, in pixels, where a model is learned.
+    seed : int
+        Seed of the learning.
+    valid : ndarray of bool, (S, *space), optional
+        Where pixels count; the others get the label 0.
+    method : str, optional
+        How points are clustered, as in `fit_palette`; by default as in `model`, or by k-means.
+
+    Returns
+    -------
+    tuple of TokenModel, Tokens
+        The model, and the image's tokens in its axes without C.
+
+    Raises
+    ------
+    ValueError
+        If there cannot be so many tokens, or the model belongs to other members.
+    """
+    if not 1 <= k <= _MOST:
+        raise ValueError(f"{k} tokens are asked for; 1 to {_MOST} are possible.")
+    view = View(median, axes, "median")
+    if model is None or method not in (None, model.palette.method):
+        model = yield from fit_steps(
+            source,
+            partial(values_at, view),
+            valid=valid,
+            base=max(k, 2),
+            count=max(k, 40),
+            smooth_px=smooth_px,
+            seed=seed,
+            method=method or "kmeans",
+        )
+    if model.palette.method == "hdbscan":
+        k = min(k, model.palette.size)
+    model.palette.cut(k)
+    left = axes.replace("C", "")
+    shape = tuple(n for a, n in zip(axes, median.shape, strict=True) if a != "C")
+    rows = max(model.palette.size - 1, 1)
+    if rows * int(np.prod(shape)) > _MAP_BYTES:
+        rows = 1
+    nodes = np.full((rows, *shape), NO_TOKEN, dtype=np.uint8)
+    maps = [View(one, left, "nodes") for one in nodes]
+
+    def keep(scene: int, where: tuple[slice, ...], found: NDArray[np.uint8]) -> None:
+        if valid is not None:
+            found = np.where(valid[scene][where], found, np.uint8(NO_TOKEN))
+        for one, made in zip(maps, found[-rows:], strict=True):
+            one.write(scene, where, made[None])
+
+    yield from assign_steps(source, model, keep)
+
+    def channels_first(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.moveaxis(maps, axes.index("C"), 0) if "C" in axes else maps[None]
+
+    first, second = channels_first(median), None if width is None else channels_first(width)
+    return model, Tokens(model.palette, nodes, k, model.base, left, first, second, order_by=order_by)
+
+
+def _principal(
+    latents: NDArray[np.float32], members: int, components: int, smooth_px: float, seed: int
+) -> Projection:
+    """Principal components of a sample (m, M F), which is overwritten; each member scaled to an RMS of one."""
+    from sklearn.utils.extmath import randomized_svd
+    from threadpoolctl import threadpool_limits
+
+    blocks = latents.reshape(len(latents), members, -1)
+    # one member at a time: squares of all would be as large as the sample
+    squares = [np.square(blocks[:, k]).mean(dtype=np.float64) for k in range(members)]
+    rms = np.sqrt(squares).astype(np.float32)
+    if not (np.isfinite(rms).all() and rms.any()):
+        raise ValueError("The latents are all zero or not finite: the members are dead. Train anew.")
+    scale = np.where(rms > 0, 1 / np.where(rms > 0, rms, 1), 0).astype(np.float32)
+    blocks *= scale[None, :, None]
+    mean = latents.mean(axis=0, dtype=np.float64).astype(np.float32)
+    latents -= mean
+    kept = min(components, latents.shape[1], len(latents) - 1)
+    with threadpool_limits(limits=1):
+        axes = randomized_svd(latents, kept, n_oversamples=16, n_iter=4, flip_sign=False, random_state=seed)[
+            2
+        ]
+    # an axis and its negative are the same component: its largest loading is made positive
+    largest = np.abs(axes).argmax(axis=1)
+    axes = axes * np.sign(axes[np.arange(kept), largest])[:, None]
+    weights = axes.T.reshape(members, -1, kept) * scale[:, None, None]
+    offset = -(axes @ mean)
+    return Projection(weights.astype(np.float32), offset.astype(np.float32), float(smooth_px))
+
+
+def _boxes(scenes: int, space: tuple[int, ...], rng: np.random.Generator) -> list[Box]:
+    """What the fit reads: all of a small image, crops spread evenly over a large one."""
+    whole = [Box(s, tuple(slice(0, n) for n in space)) for s in range(scenes)]
+    total = sum(b.size for b in whole)
+    if total <= _FIT_PIXELS:
+        return whole
+    side = {1: 8192, 2: 160, 3: 40}[len(space)]
+    cells = [
+        Box(b.scene, tuple(slice(a, min(a + side, n)) for a, n in zip(corner, space, strict=True)))
+        for b in whole
+        for corner in np.ndindex(*(-(-n // side) for n in space))
+        for corner in [tuple(i * side for i in corner)]
+    ]
+    wanted = max(_FIT_PIXELS // side ** len(space), 1)
+    # one cell out of every run of neighbours
+    edges = np.linspace(0, len(cells), min(wanted, len(cells)) + 1).astype(int)
+    return [cells[int(rng.integers(a, b))] for a, b in pairwise(edges)]
+
+
+def _stratified(
+    boxes: Sequence[Box], count: int, rng: np.random.Generator, valid: NDArray[np.bool_] | None
+) -> NDArray[np.intp]:
+    """Pixels (n, 1 + ndim), as many from each block as from any other of its size, in reading order."""
+    ndim = len(boxes[0].slices)
+    total = sum(b.size for b in boxes)
+    side = max(int((total / min(count, 512)) ** (1 / ndim)), 1)
+    parts = []
+    for box in boxes:
+        for corner in np.ndindex(*(-(-n // side) for n in box.shape)):
+            low = np.array([s.start + i * side for i, s in zip(corner, box.slices, strict=True)])
+            high = np.minimum(low + side, [s.stop for s in box.slices])
+            shape = tuple(high - low)
+            size = int(np.prod(shape))
+            share = count * size / total
+            n = min(int(share + rng.random()), size)
+            picked = np.sort(rng.choice(size, n, replace=False))
+            index = np.stack(np.unravel_index(picked, shape), axis=1) + low
+            parts.append(np.column_stack([np.full(n, box.scene), index]))
+    positions = np.concatenate(parts).astype(np.intp)
+    if valid is not None:
+        positions = positions[valid[tuple(positions.T)]]
+    if len(positions) < 50:
+        raise ValueError(f"Only {len(positions)} pixels count; tokens need at least 50. Widen valid.")
+    return positions
+
+
+def _in_tile(
+    positions: NDArray[np.intp], scene: int, where: tuple[slice, ...]
+) -> tuple[NDArray[np.intp], tuple[NDArray[np.intp], ...]]:
+    """Which positions lie in a tile, and where in it."""
+    low = np.array([s.start for s in where])
+    high = np.array([s.stop for s in where])
+    inside = (positions[:, 0] == scene) & (positions[:, 1:] >= low).all(1) & (positions[:, 1:] < high).all(1)
+    rows = np.flatnonzero(inside)
+    return rows, tuple((positions[rows, 1:] - low).T)

@@ -1,0 +1,268 @@
+"""What is decided before training: networks that fit the image, the split, warnings, an estimate."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.data.image import Box, View
+from napari_btn.core.data.registration import shift_of
+from napari_btn.core.data.repetition import middle_of_space, repetition_of
+from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split, split, split_axis
+from napari_btn.core.networks.family import Blueprint
+from napari_btn.core.networks.sms.graph import draw_dilations, flat_nodes, receptive_field
+from napari_btn.core.progress import Note
+from napari_btn.core.supervision.patches import patch_sides, patches_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TrainSettings
+
+__all__ = ["Estimate", "PairCheck", "Plan", "estimate_training", "plan_training", "validation_part"]
+
+_UNKNOWN = 0.01  # share of held-out pixels with values that training lacks, from which it is said
+
+_MANY_CHANNELS, _FEW_PLANES = 32, 4  # beyond them the axes are more often wrong than the image is so
+
+_REPEATS = 2.5  # of a lattice that networks see to each side
+
+
+@dataclass(frozen=True)
+class PairCheck:
+    """What is known of a pair before training.
+
+    Parameters
+    ----------
+    notes : tuple of Note
+        Misalignment, a narrow gap, a shortened network.
+    shift : tuple of float, optional
+        Pixels by which ``clean`` must move to lie on ``noisy``, one per space axis; None where it
+        can't be told.
+    receptive_field : int
+        Half-width in pixels of the networks that fit the image.
+    """
+
+    notes: tuple[Note, ...]
+    shift: tuple[float, ...] | None
+    receptive_field: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What training will take on this machine.
+
+    Parameters
+    ----------
+    seconds : float
+        Wall time, to a factor of about two.
+    bytes : int
+        Memory beyond the images.
+    note : str
+        The same for a person.
+    """
+
+    seconds: float
+    bytes: int
+    note: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Decisions made before training."""
+
+    blueprint: Blueprint
+    split: Split
+    shift: tuple[float, ...] | None
+    notes: tuple[Note, ...]
+
+
+def plan_training(
+    scenes: Scenes,
+    network: NetworkSettings,
+    calibration: CalibrationSettings,
+    levels: tuple[float, ...],
+    seed: int,
+    regions: NDArray[Any] | None = None,
+) -> Plan:
+    """Decide schedule and split, and look for a shift between the two images."""
+    notes = _axes_notes(scenes.noisy)
+    shift = shift_of(scenes)
+    if shift is not None and max(abs(s) for s in shift) > 0.5:
+        size = ", ".join(f"{a} {s:+.1f}" for a, s in zip(scenes.noisy.space_axes, shift, strict=True))
+        notes.append(
+            Note(
+                "amber",
+                f"Clean must move by {size} px to lie on noisy; the networks would learn the shift. Align them first.",
+            )
+        )
+    field = _field_of_repeats(scenes.noisy) if network.field_of_view == "repeats" else None
+    wanted = draw_dilations(network, ndim=scenes.noisy.ndim, field_px=field)
+    limit = scenes.noisy.space[split_axis(scenes, calibration)] // 4 if scenes.repeats else None
+    dilations = draw_dilations(network, ndim=scenes.noisy.ndim, limit_px=limit, field_px=field)
+    if dilations != wanted:
+        notes.append(
+            Note(
+                "amber",
+                f"The image is small ({' x '.join(str(n) for n in scenes.noisy.space)} px): networks see "
+                f"{receptive_field(dilations)} px to each side instead of {receptive_field(wanted)}.",
+            )
+        )
+    blueprint = Blueprint(
+        network,
+        dilations,
+        scenes.noisy.n_channels,
+        scenes.clean.n_channels,
+        scenes.noisy.ndim,
+        levels,
+        seed,
+        flat_nodes(dilations, scenes.z_step) if scenes.noisy.ndim == 3 else (),
+    )
+    parts = split(scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions)
+    return Plan(blueprint, parts, shift, (*notes, *parts.notes, *_value_notes(scenes, parts, seed)))
+
+
+def _axes_notes(noisy: View) -> list[Note]:
+    """Say where axes are possible but seldom meant: channels that may be rows, planes that may be channels."""
+    shape = " x ".join(str(n) for n in noisy.array.shape)
+    if noisy.n_channels > min(_MANY_CHANNELS, *noisy.space):
+        text = f"Axes {noisy.axes} make {noisy.n_channels} channels of an image of {shape}"
+    elif noisy.ndim == 3 and noisy.space[0] < _FEW_PLANES:
+        text = f"Axes {noisy.axes} make a volume of {noisy.space[0]} planes of an image of {shape}"
+    else:
+        return []
+    return [
+        Note("amber", f"{text}. If that isn't meant, name its axes: C channels, S scenes, T times, Z planes.")
+    ]
+
+
+def _field_of_repeats(noisy: View) -> int | None:
+    """Receptive field that shows the repeats of the noisy image; None where it doesn't repeat itself."""
+    found = repetition_of(noisy.read(0, middle_of_space(noisy.space)))
+    return None if found is None else min(round(_REPEATS * found.period_px), found.reach_px)
+
+
+def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
+    """Say where the training part holds nothing to learn, or lacks what the held-out part holds."""
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 3)))
+    painted = ((TRAIN, parts.train), (CALIBRATE, parts.held_out))
+    sampled = [scenes.within(parts.regions, label).sample(boxes, rng)[1] for label, boxes in painted]
+    train, held_out = (np.where(np.isfinite(y), y, np.nan) for y in sampled)
+    known = np.isfinite(held_out).sum(1)
+    if not np.isfinite(train).any(1).all() or not known.all():
+        return ()
+    notes = []
+    low, high = np.nanquantile(train, (0.001, 0.999), axis=1, keepdims=True)
+    flat = np.nanmax(train, 1) == np.nanmin(train, 1)
+    if flat.any():
+        names = ", ".join(n for n, f in zip(scenes.channel_names, flat, strict=True) if f)
+        text = f"Clean is constant in {names} where members train; there is nothing to learn. Leave it out."
+        notes.append(Note("amber", text))
+    margin = 0.1 * (high - low)
+    beyond = ((held_out > high + margin) | (held_out < low - margin)).sum(1) / known
+    worst = int(beyond.argmax())
+    if beyond[worst] >= _UNKNOWN:
+        text = (
+            f"{beyond[worst]:.0%} of the held-out pixels of {scenes.channel_names[worst]} are clean values that the "
+            f"training part lacks ({low[worst, 0]:.3g} to {high[worst, 0]:.3g} there); networks don't know them, and "
+            "intervals will be too wide everywhere else. Let some of them train: by a checkerboard, painted parts, "
+            "or another scene."
+        )
+        notes.append(Note("amber", text))
+    return tuple(notes)
+
+
+def validation_part(boxes: Sequence[Box], share: float = 0.1) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
+    """(training, validation) parts of the boxes that train: some of many, or a slab of a few.
+
+    Parameters
+    ----------
+    boxes : sequence of Box
+        What trains; nothing here looks at the held-out blocks.
+    share : float
+        Of the pixels that validate, about.
+    """
+    every = round(1 / share)
+    if len(boxes) >= every:
+        held = tuple(boxes[every // 2 :: every])
+        return tuple(box for i, box in enumerate(boxes) if i % every != every // 2), held
+    largest = max(range(len(boxes)), key=lambda i: boxes[i].size)
+    box = boxes[largest]
+    axis = max(range(len(box.shape)), key=lambda a: box.shape[a])
+    whole = box.slices[axis]
+    cut = whole.start + max(round(share * sum(b.size for b in boxes) * box.shape[axis] / box.size), 1)
+    if cut >= whole.stop:
+        return tuple(boxes), ()
+    parts = [
+        Box(box.scene, (*box.slices[:axis], part, *box.slices[axis + 1 :]))
+        for part in (slice(cut, whole.stop), slice(whole.start, cut))
+    ]
+    return (*boxes[:largest], parts[0], *boxes[largest + 1 :]), (parts[1],)
+
+
+def estimate_training(
+    shape: Sequence[int],
+    axes: str,
+    network: NetworkSettings,
+    train: TrainSettings,
+    members: int,
+    *,
+    device: str = "cpu",
+) -> Estimate:
+    """Time and memory that training will take on this machine, to a factor of about two.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of the noisy image.
+    axes : str
+        One letter per dimension.
+    network, train : settings
+    members : int
+    device : str
+        Torch's name. How fast a graphics card is isn't known; its seconds are those of a modest one.
+    """
+    view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
+    channels = view.n_channels
+    blueprint = Blueprint(
+        network, draw_dilations(network, ndim=view.ndim), channels, channels, view.ndim, (0.5,), 0
+    )
+    boxes = [Box(0, tuple(slice(0, n) for n in view.space))] * view.n_scenes
+    count, side = patches_for(train, blueprint, boxes).patches
+    pixels = count * math.prod(patch_sides(side, boxes))
+    width = network.channels * network.inputs
+    # forward and backward of one 3^d convolution per node; a core does about 3e10 of these a second
+    work = 6 * network.depth * width**2 * 3**view.ndim * pixels
+    from joblib.externals.loky import cpu_count
+
+    if device != "cpu":
+        return _on_card(view, network, train, members, pixels, device)
+    workers = min(members, cpu_count())
+    rounds = -(-members // workers)
+    held = min(0.4 * float(np.prod(view.space)) * view.n_scenes, HELD_OUT_PIXELS)
+    seconds = 4 + rounds * train.steps * work / 3e10 + held * members / workers / 6e5
+    memory = workers * (350_000_000 + 4 * pixels * width * network.depth * 4)
+    minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    note = f"About {minutes} and {memory / 1e9:.1f} GB on {workers} CPU core{'s' if workers > 1 else ''}"
+    return Estimate(seconds, int(memory), note)
+
+
+def _on_card(
+    view: View, network: NetworkSettings, train: TrainSettings, members: int, pixels: int, device: str
+) -> Estimate:
+    """What training takes on a graphics card: bound by the memory that each step walks through."""
+    width = network.channels * network.inputs
+    channels = view.n_channels
+    features = channels + 1 + network.depth * width
+    floats = pixels * (2 * features + 6 * width + 4 * network.head_units + 80 * channels)
+    # each float is written and read a few times, at 2e11 bytes a second; a step is never under a millisecond
+    seconds = 10 + train.steps * max(1e-3, members * floats * 4 * 4 / 2e11)
+    memory = 5e8 + members * floats * 4
+    minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return Estimate(seconds, int(memory), f"About {minutes} and {memory / 1e9:.1f} GB on {device}")

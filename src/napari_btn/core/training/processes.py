@@ -1,0 +1,481 @@
+"""Train members: pure tasks that a pool runs, and the step that hands them out.
+
+A member in training is a value (weights, optimiser moments, step count) that travels to a
+worker with the next few batches and comes back a third of a second later. So progress, cancel
+and a killed worker need no channel of their own, and the batches, drawn here from the member's
+own seed, are the same wherever and in whatever pieces they are trained on.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.compute.pool import process_pool
+from napari_btn.core.networks.family import Blueprint, Member, build, member_rng
+from napari_btn.core.progress import Note, Progress
+from napari_btn.core.supervision.patches import draw_patches
+from napari_btn.core.training.collapse import Collapse
+from napari_btn.core.training.tasks import (
+    State,
+    median_of,
+    probe_member,
+    scaling_of,
+    start_member,
+    train_member,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.data.image import Box
+    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.progress import Step
+    from napari_btn.core.settings import TrainSettings
+    from napari_btn.core.supervision.redraw import NoiseRedraw
+
+__all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_steps"]
+
+_TASK_S = 0.35  # wall time aimed at for one task: a cancel waits for no longer
+_PREVIEW_PIXELS, _PREVIEW_SHARE = 262_144, 0.05  # of a preview; of the workers' time, that previews may take
+_MAX_ATTEMPTS = 3
+_CHECKS = range(3, 11)  # tenths of the steps after which members are validated; before that all get better
+_PATIENCE = 2  # such looks without a better one end a member
+_VALIDATION_PIXELS = 65_536
+_FIRST_BATCH = 16  # first use of a member's seed for batches, see `member_rng`
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training returns.
+
+    Parameters
+    ----------
+    members : tuple of Member
+        In the order of their numbers.
+    losses : dict
+        Per member number, the training loss of each step.
+    notes : tuple of Note
+        Collapsed members that were trained again, workers that died.
+    """
+
+    members: tuple[Member, ...]
+    losses: dict[int, tuple[float, ...]]
+    notes: tuple[Note, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where training begins.
+
+    Parameters
+    ----------
+    members : sequence of Member
+        Members whose weights it goes on from; others start from none.
+    first_draw : int
+        Number of the first batch's draw; another one than before shows other patches.
+    """
+
+    members: Sequence[Member] = ()
+    first_draw: int = 0
+
+
+_FROM_NONE = Start()
+
+
+@dataclass
+class Run:
+    """One member on its way: its state, the task under way and the batches of the next one."""
+
+    member: int
+    attempt: int = 0
+    state: State | None = None
+    task: Future[Any] | None = None
+    kind: str = ""
+    ready: list[tuple[Any, Any]] = field(default_factory=list)
+    chunk: int = 2
+    todo: list[str] = field(default_factory=list)
+    best: tuple[float, State] | None = None
+    worse: int = 0
+    deaths: int = 0
+
+
+class Trainer:
+    """Hands out tasks for a set of members and takes their results."""
+
+    def __init__(
+        self,
+        scenes: Scenes,
+        boxes: Sequence[Box],
+        blueprint: Blueprint,
+        settings: TrainSettings,
+        executor: Executor | None,
+        redraw: NoiseRedraw | None = None,
+        start: Start = _FROM_NONE,
+        validation: Sequence[Box] = (),
+    ) -> None:
+        self.start = {m.number: m for m in fitting(start.members, blueprint)}
+        self.first_draw = start.first_draw
+        self.scenes, self.boxes, self.blueprint, self.settings = scenes, boxes, blueprint, settings
+        scaling = scaling_of(scenes, boxes, blueprint.levels, seed=blueprint.seed)
+        self.scaling = scaling.through_origin() if blueprint.settings.bias_free else scaling
+        self.given = executor
+        self.executor = executor
+        self.redraw = redraw
+        self.losses: dict[int, list[float]] = {}
+        self.fresh: list[tuple[int, int, float]] = []
+        self.notes: list[Note] = []
+        probe_rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 2)))
+        self._probe = self._draw(probe_rng, count=min(16, 4 * settings.patches[0]), augment=False)
+        self.validation: tuple[Any, Any] | None = None
+        if validation:
+            count = max(_VALIDATION_PIXELS // settings.patches[1] ** scenes.noisy.ndim, 4)
+            self.validation = self._draw(probe_rng, count=count, augment=False, boxes=validation)
+
+    @cached_property
+    def collapse(self) -> Collapse:
+        """What a member is judged by; made while members train, since the first look is half-way."""
+        return Collapse(*self._probe, self.blueprint.levels)
+
+    def _draw(
+        self, rng: np.random.Generator, *, count: int, augment: bool, boxes: Sequence[Box] = ()
+    ) -> tuple[Any, Any]:
+        return draw_patches(
+            self.scenes,
+            boxes or self.boxes,
+            count=count,
+            patch_px=self.settings.patches[1],
+            augment=augment,
+            rng=rng,
+            redraw=self.redraw.patch if self.redraw and augment else None,
+        )
+
+    def batch(self, run: Run, step: int) -> tuple[Any, Any]:
+        """Batch of one step, from the member's own seed."""
+        use = _FIRST_BATCH + self.first_draw + step
+        rng = member_rng(self.blueprint.seed, run.member, attempt=run.attempt, use=use)
+        return self._draw(rng, count=self.settings.patches[0], augment=self.settings.augment)
+
+    def begin(self, member: int) -> Run:
+        """Return a member on its way: from the weights that it has already, or from none."""
+        known = self.start.get(member)
+        if known is None:
+            return Run(member)
+        return Run(member, known.attempt, State(member, known.attempt, 0, known.weights))
+
+    @property
+    def stops(self) -> list[int]:
+        """Steps after which a member is looked at."""
+        return sorted({*self._looks("probe"), *self._looks("check")})
+
+    def _looks(self, kind: str) -> set[int]:
+        """Steps after which a member is judged ("probe") or validated ("check")."""
+        steps = self.settings.steps
+        if kind == "probe":
+            return {max(steps // 2, 1), steps}
+        return {max(steps * k // 10, 1) for k in _CHECKS} if self.validation is not None else set()
+
+    def arrive(self, run: Run) -> None:
+        """Note what is to be done with a member before it goes on."""
+        assert run.state is not None
+        run.todo = [kind for kind in ("check", "probe") if run.state.step in self._looks(kind)]
+
+    def submit(self, run: Run) -> None:
+        """Send a member's next task; then draw the batches of the one after, while that runs."""
+        if run.state is None:
+            x, y = self.batch(run, 0)
+            self._send(
+                run, "start", start_member, self.blueprint, self.scaling, run.member, run.attempt, x, y
+            )
+            return
+        if run.todo:
+            seen = self.validation if run.todo[0] == "check" else None
+            x, y = seen or (self.collapse.x, self.collapse.y)
+            self._send(run, run.todo[0], probe_member, self.blueprint, run.state, x, y)
+            return
+        step = run.state.step
+        stop = next(s for s in self.stops if s > step)
+        count = min(run.chunk, stop - step)
+        while len(run.ready) < count:
+            run.ready.append(self.batch(run, step + len(run.ready)))
+        now, run.ready = run.ready[:count], run.ready[count:]
+        self._send(run, "train", train_member, self.blueprint, self.settings, run.state, now)
+        ahead = step + count
+        while len(run.ready) < min(run.chunk, self.settings.steps - ahead):
+            run.ready.append(self.batch(run, ahead + len(run.ready)))
+
+    def _send(self, run: Run, kind: str, *call: Any) -> None:
+        run.kind = kind
+        if self.executor is None:
+            self.executor = process_pool()
+        try:
+            run.task = self.executor.submit(*call)
+        except BrokenExecutor as error:
+            # a worker died between two looks; said and mended where other dead tasks are
+            run.task = Future()
+            run.task.set_exception(error)
+
+    def receive(self, run: Run) -> bool:
+        """Take a task's result; True when the member is trained."""
+        assert run.task is not None
+        try:
+            result = run.task.result()
+        except BrokenExecutor:
+            self._replace_worker(run)
+            return False
+        if run.kind == "start":
+            run.state = result
+        elif run.kind == "probe":
+            return self.judge(run, *result)
+        elif run.kind == "check":
+            self.validate(run, result[0])
+        else:
+            run.state, losses, seconds = result
+            self.arrive(run)
+            history = self.losses.setdefault(run.member, [])
+            self.fresh += [(run.member, len(history) + i, loss) for i, loss in enumerate(losses)]
+            history += losses
+            run.chunk = max(1, min(round(_TASK_S * len(losses) / max(seconds, 1e-6)), 200))
+        return False
+
+    def validate(self, run: Run, loss: NDArray[np.float64]) -> None:
+        """Keep the best weights so far; end a member that the validation block says gets worse."""
+        assert run.state is not None
+        run.todo.remove("check")
+        score = float(np.mean(loss / self.scaling.y_scale))
+        run.worse += 1
+        if run.best is None or score < run.best[0]:
+            run.best, run.worse = (score, run.state), 0
+        steps = self.settings.steps
+        if run.worse >= _PATIENCE or run.state.step == steps:
+            run.state, run.ready, run.todo = replace(run.best[1], step=steps), [], ["probe"]
+
+    def judge(self, run: Run, loss: NDArray[np.float64], sd: NDArray[np.float64]) -> bool:
+        """Train a collapsed member again from a child of its seed; True when it is done and well."""
+        assert run.state is not None
+        end = run.state.step == self.settings.steps
+        run.todo.remove("probe")
+        bad = self.collapse.channels(loss, sd, end=end)
+        if not bad.size:
+            return end
+        names = ", ".join(self.scenes.channel_names[c] for c in bad)
+        if run.member in self.start:
+            if end:
+                text = f"Member {run.member + 1} lost {names} while training went on; it was kept as it had been."
+                self.notes.append(Note("amber", text))
+                run.state = replace(run.state, weights=self.start[run.member].weights)
+            return end
+        if run.attempt + 1 == _MAX_ATTEMPTS:
+            if end:
+                self.notes.append(
+                    Note(
+                        "amber",
+                        f"Member {run.member + 1} learned next to nothing about {names} in {_MAX_ATTEMPTS} attempts; "
+                        "it was kept. Train longer, or check that noisy and clean show the same field.",
+                    )
+                )
+            return end
+        self.notes.append(
+            Note(
+                "amber",
+                f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.",
+            )
+        )
+        self.losses[run.member] = []
+        run.attempt, run.state, run.ready, run.best, run.worse = run.attempt + 1, None, [], None, 0
+        return False
+
+    def _replace_worker(self, run: Run) -> None:
+        """Start a new pool after a worker died, once per member; the task is sent again."""
+        run.deaths += 1
+        if run.deaths > 1 or self.given is not None:
+            died = "died" if run.deaths == 1 else "died twice"
+            raise RuntimeError(
+                f"A worker process {died} while training member {run.member + 1}, most likely for lack of memory. "
+                "Use smaller patches or batches, or close other programs."
+            )
+        # what was drawn ahead belongs to the task after the one that is repeated
+        run.ready = []
+        self.executor = process_pool()
+        self.notes.append(
+            Note(
+                "amber",
+                f"A worker process died while training member {run.member + 1}; its last task was repeated.",
+            )
+        )
+
+
+def train_steps(
+    scenes: Scenes,
+    boxes: Sequence[Box],
+    blueprint: Blueprint,
+    settings: TrainSettings,
+    *,
+    members: int,
+    executor: Executor | None = None,
+    workers: int,
+    resume: Sequence[Member] = (),
+    preview_every: float = 0.0,
+    redraw: NoiseRedraw | None = None,
+    start: Start = _FROM_NONE,
+    validation: Sequence[Box] = (),
+) -> Step[Trained]:
+    """Train members, several at a time; a step that returns `Trained`.
+
+    Parameters
+    ----------
+    scenes : Scenes
+    boxes : sequence of Box
+        What to train on.
+    blueprint : Blueprint
+    settings : TrainSettings
+    members : int
+        How many members the ensemble has.
+    executor : concurrent.futures.Executor, optional
+        Where tasks run; a pool of processes by default.
+    workers : int
+        Members in training at one time.
+    resume : sequence of Member
+        Members already trained with the same blueprint and settings.
+    preview_every : float
+        Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
+    redraw : NoiseRedraw, optional
+        Draws the noise of small images anew.
+    start : Start
+        Weights to go on from, with a one-cycle of its own.
+    validation : sequence of Box
+        What tells when a member gets worse, and which of its weights are best; none trains to the end.
+    """
+    finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
+    total, kept = members * settings.steps, tuple(finished[k] for k in sorted(finished))
+    yield Progress(
+        settings.steps * len(kept), total, "Measuring the brightness of what trains", checkpoint=kept
+    )
+    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw, start, validation)
+    yield Progress(settings.steps * len(kept), total, "Starting the members", checkpoint=kept)
+    waiting = [trainer.begin(k) for k in range(members) if k not in finished]
+    running: list[Run] = []
+    preview = Preview(scenes, blueprint, preview_every, workers)
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(waiting.pop(0))
+                trainer.submit(running[-1])
+            wait([r.task for r in running if r.task is not None], timeout=0.2, return_when=FIRST_COMPLETED)
+            arrived = [r for r in running if r.task is not None and r.task.done()]
+            for run in [r for r in arrived if trainer.receive(r)]:
+                assert run.state is not None
+                finished[run.member] = Member(run.member, run.attempt, run.state.weights)
+                running.remove(run)
+            # asked for before the members' next tasks, behind which it would wait
+            shown = preview.make(trainer, running)
+            for run in [r for r in arrived if r in running]:
+                trainer.submit(run)
+            done = settings.steps * len(finished) + sum(r.state.step for r in running if r.state is not None)
+            fresh, trainer.fresh = tuple(trainer.fresh), []
+            yield Progress(
+                done,
+                total,
+                _note(running, settings, members),
+                shown,
+                fresh,
+                tuple(finished[k] for k in sorted(finished)),
+                preview.offset,
+            )
+    finally:
+        for run in running:
+            if run.task is not None:
+                run.task.cancel()
+    losses = {k: tuple(v) for k, v in sorted(trainer.losses.items())}
+    return Trained(tuple(finished[k] for k in sorted(finished)), losses, tuple(trainer.notes))
+
+
+def fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:
+    """Members of a checkpoint, which must have the shapes of the blueprint."""
+    wanted = {k: tuple(v.shape) for k, v in build(blueprint, [(0, 0)]).state_dict().items()} if resume else {}
+    for member in resume:
+        if {k: v.shape for k, v in member.weights.items()} != wanted:
+            raise ValueError(
+                f"Member {member.number + 1} of the checkpoint does not fit these settings and images; "
+                "go on with those it was trained with, or start anew."
+            )
+    return resume
+
+
+def _note(running: Sequence[Run], settings: TrainSettings, members: int) -> str:
+    """Say for a person what is being trained."""
+    if not running:
+        return f"Trained {members} members"
+    at = ", ".join(
+        f"{r.member + 1} (step {r.state.step if r.state else 0} of {settings.steps})" for r in running
+    )
+    return (
+        f"Training member {at} of {members}"
+        if len(running) == 1
+        else f"Training members {at}, {members} in all"
+    )
+
+
+def middle_of(space: Sequence[int], pixels: int) -> tuple[slice, ...]:
+    """Middle part of an image with at most so many pixels, whole along the sides that are short."""
+    sides, left, rest = list(space), pixels, len(space)
+    for axis in sorted(range(len(space)), key=lambda a: space[a]):
+        # a rounded root may be a hair below the whole number that it stands for
+        sides[axis] = max(min(space[axis], int(left ** (1 / rest) + 1e-9)), 1)
+        left, rest = left // sides[axis], rest - 1
+    return tuple(slice((n - side) // 2, (n - side) // 2 + side) for n, side in zip(space, sides, strict=True))
+
+
+class Preview:
+    """The median so far, of the middle of the first scene, every few seconds."""
+
+    def __init__(
+        self, scenes: Scenes, blueprint: Blueprint, every: float, workers: int = 1, device: str = "cpu"
+    ) -> None:
+        self.workers, self.device = workers, device
+        box = middle_of(scenes.noisy.space, _PREVIEW_PIXELS)
+        self.offset = tuple(s.start for s in box)
+        self.every = self.least = every
+        self.blueprint = blueprint
+        self.x = scenes.read_noisy(0, box) if every > 0 else None
+        self.last = time.monotonic() - every
+        self.medians: dict[int, NDArray[np.float32]] = {}
+        self.task: tuple[int, Future[Any]] | None = None
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to ask for the next one."""
+        waited = time.monotonic() - self.last >= self.every
+        return self.x is not None and self.task is None and waited
+
+    def make(self, trainer: Trainer, running: Sequence[Run]) -> NDArray[np.float32] | None:
+        """Return a new preview when one is ready, and ask for the next when it is time."""
+        if self.x is None:
+            return None
+        ready = None
+        if self.task is not None and self.task[1].done():
+            member, task = self.task
+            self.task = None
+            if not task.cancelled() and task.exception() is None:
+                self.medians[member], seconds = task.result()
+                self.every = max(self.least, seconds / (_PREVIEW_SHARE * self.workers))
+                shown = [self.medians[m] for m in sorted(self.medians)]
+                ready = np.asarray(np.mean(shown, axis=0), np.float32)
+        started = [r.state for r in running if r.state is not None and r.state.step > 0]
+        if self.due and started and trainer.executor:
+            self.last = time.monotonic()
+            state = max(started, key=lambda s: s.step)
+            with suppress(BrokenExecutor):  # the trainer replaces the pool
+                self.task = (
+                    state.member,
+                    trainer.executor.submit(median_of, self.blueprint, state, self.x, self.device),
+                )
+        return ready

@@ -1,0 +1,1 @@
+"""Figures for files and notebooks."""

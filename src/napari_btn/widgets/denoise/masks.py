@@ -1,0 +1,156 @@
+"""Pick a layer that says something of each pixel: whether it counts, or what it is for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+import numpy as np
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox
+
+from napari_btn.widgets.shared.layers import KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from weakref import ReferenceType
+
+    from napari.layers import Labels, Layer
+    from numpy.typing import NDArray
+
+__all__ = ["MaskPicker", "mask_over"]
+
+
+class MaskPicker(QComboBox):
+    """A combo box of layers that may be a mask, after entries that need none.
+
+    Parameters
+    ----------
+    name : str
+        Object name.
+    help_text : str
+        Tooltip.
+    choices : sequence of str
+        Entries that are no layers; the first is what holds when nothing is picked.
+    images : bool
+        Whether image layers will do, beside Labels.
+    """
+
+    changed = Signal()
+    """What is picked, or what is painted there, is another."""
+
+    def __init__(self, name: str, help_text: str, choices: Sequence[str], *, images: bool) -> None:
+        super().__init__()
+        self._choices, self._images = tuple(choices), images
+        self._layers: list[ReferenceType[Layer]] = []
+        self._watched: Layer | None = None
+        self.version = 0
+        """How often what is picked was painted on."""
+        self.setObjectName(name)
+        self.setToolTip(help_text)
+        self.setAccessibleName(name.replace("_", " ").capitalize())
+        self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.setMinimumContentsLength(8)
+        self.addItems(self._choices)
+        self.currentIndexChanged.connect(self._on_index_changed)
+
+    @property
+    def choice(self) -> int:
+        """Number of the entry that is no layer; -1 where a layer is picked."""
+        return self.currentIndex() if self.currentIndex() < len(self._choices) else -1
+
+    @property
+    def layer(self) -> Any:
+        """The picked layer; None where none is."""
+        row = self.currentIndex() - len(self._choices)
+        return self._layers[row]() if 0 <= row < len(self._layers) else None
+
+    def refresh(self, layers: Sequence[Layer]) -> None:
+        """Offer these layers; what is picked stays picked while it is among them.
+
+        Parameters
+        ----------
+        layers : sequence of napari.layers.Layer
+            Of any kind; results are left out.
+        """
+        from napari.layers import Image, Labels
+
+        kinds = (Labels, Image) if self._images else (Labels,)
+        own = [a for a in layers if isinstance(a, kinds) and KEY not in a.metadata]
+        own = [a for a in own if not getattr(a, "rgb", False)]
+        before, choice = self.layer, max(self.choice, 0)
+        self._layers = [ref(a) for a in own]
+        self.blockSignals(True)
+        self.clear()
+        self.addItems([*self._choices, *(a.name for a in own)])
+        row = next((i for i, a in enumerate(own) if a is before), -1)
+        self.setCurrentIndex(choice if row < 0 else len(self._choices) + row)
+        self.blockSignals(False)
+        if self.layer is not before:
+            self._on_index_changed()
+
+    def leave(self) -> None:
+        """Listen to no layer any more."""
+        self._watch(None)
+
+    def _watch(self, layer: Labels | None) -> None:
+        """Hear of what is painted on this layer, and on no other."""
+        for old, join in ((self._watched, False), (layer, True)):
+            for name in ("data", "paint"):
+                event = None if old is None else getattr(old.events, name, None)
+                if event is not None:
+                    (event.connect if join else event.disconnect)(self._on_painted)
+        self._watched = layer
+
+    def _on_index_changed(self, row: int = 0) -> None:
+        """Another entry is picked, by anyone."""
+        del row
+        self._watch(self.layer)
+        self.changed.emit()
+
+    def _on_painted(self, event: Any = None) -> None:
+        """The picked layer holds something else now."""
+        del event
+        self.version += 1
+        self.changed.emit()
+
+
+def mask_over(layer: Any, axes: str, shape: Sequence[int]) -> NDArray[Any]:
+    """Copy of a layer's values over the space axes of an image, in the order ZYX.
+
+    A layer that napari made for the image has its channels and scenes too; what is painted in one of them
+    holds for all.
+
+    Parameters
+    ----------
+    layer : napari.layers.Labels or Image
+        As picked.
+    axes : str
+        Axes of the image.
+    shape : sequence of int
+        Its shape.
+
+    Returns
+    -------
+    ndarray
+        The largest value over channels, scenes and time.
+
+    Raises
+    ------
+    ValueError
+        If the layer doesn't lie on the image pixel by pixel.
+    """
+    data = layer.data[0] if getattr(layer, "multiscale", False) else layer.data
+    size = dict(zip(axes, shape, strict=True))
+    space = "".join(a for a in axes if a in "ZYX")
+    for held in (axes, axes.replace("C", ""), space):
+        if tuple(data.shape) == tuple(size[a] for a in held):
+            values = np.nan_to_num(np.asarray(data))
+            flat = values.max(axis=tuple(i for i, a in enumerate(held) if a not in "ZYX"))
+            return np.array(flat.transpose([space.index(a) for a in "ZYX" if a in space]))
+    wanted = " x ".join(str(size[a]) for a in space)
+    came = " x ".join(str(n) for n in data.shape)
+    raise ValueError(
+        f"Layer '{layer.name}' has {came} pixels, noisy has {wanted} along {space}; they must lie on each other. "
+        "Select noisy, and add a new Labels layer."
+    )

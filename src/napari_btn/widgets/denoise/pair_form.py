@@ -1,0 +1,388 @@
+"""Pick a noisy and a clean image: pickers, axes, and what is wrong with the pair or worth knowing."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QLineEdit,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.core.progress import Progress
+from napari_btn.widgets.denoise.masks import MaskPicker, mask_over
+from napari_btn.widgets.denoise.pairing import PairInputs, in_order_of, unlike_pixels
+from napari_btn.widgets.shared.panels import NoteLabel, Theme
+from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
+from napari_btn.widgets.shared.results import is_ours
+from napari_btn.widgets.shared.worker import load_ahead, run_step, sentence_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import ModuleType
+
+    from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
+
+    from napari_btn.core.progress import Step
+    from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.widgets.shared.worker import Run
+
+__all__ = ["PairForm"]
+
+_NOISY_NAMES = ("noisy", "raw", "fast", "short", "low")
+_CLEAN_NAMES = ("clean", "target", "slow", "long", "truth", "high")
+_VALID_HELP = (
+    "Where pixels count: everywhere; where no value is NaN or infinite; or where a layer isn't zero."
+)
+_REGIONS_HELP = (
+    "Labels layer painted over noisy, instead of the split: 1 trains, 2 calibrates, 3 (where there is any) is what "
+    "the report is measured on; the rest is left out. Between 1 and the others must lie a strip, as the note says."
+)
+_CHECK_AFTER_MS = 200
+_PREPARE_EVERY = 60.0
+_MOVED_PX = 0.5
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What the whole check has found for the inputs with this key."""
+
+    key: tuple[Any, ...]
+    notes: tuple[tuple[str, str], ...]
+    reason: str = ""
+    shift: tuple[float, ...] | None = None
+
+
+class PairForm(QWidget):
+    """Form that ends in a pair to train on, or in a sentence that says why not.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose layers are offered.
+    theme : Theme
+        Colours of the notes.
+    runs : dict of str to Run
+        Where runs of this form are kept, so that they are stopped with the others.
+    engine : callable
+        Returns the module of the denoiser.
+    """
+
+    changed = Signal()
+    """What is picked, or what is known of it, is another."""
+
+    def __init__(
+        self, viewer: Any, theme: Theme, runs: dict[str, Run[Any]], engine: Callable[[], ModuleType]
+    ) -> None:
+        super().__init__()
+        self._viewer, self._runs, self._engine = viewer, runs, engine
+        self._found: _Found | None = None
+        self._axes_for: object = None
+        self._prepared = -_PREPARE_EVERY
+        self._masked: tuple[tuple[Any, ...], dict[str, NDArray[Any]]] | None = None
+        self.inputs: PairInputs | None = None
+        """The pair and settings as last read; None where they won't do."""
+        self._build(theme)
+        self._check_later = QTimer(self)
+        self._check_later.setSingleShot(True)
+        self._check_later.setInterval(_CHECK_AFTER_MS)
+        self._check_later.timeout.connect(self._start_check)
+        for picker in (self.noisy, self.clean):
+            picker.changed.connect(self.changed)
+            picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
+        for mask in (self.valid, self.regions):
+            mask.changed.connect(self.changed)
+        self.axes.textChanged.connect(lambda _: self.changed.emit())
+        self.channels.textChanged.connect(lambda _: self.changed.emit())
+        self.align.clicked.connect(self._on_user_align)
+
+    def _build(self, theme: Theme) -> None:
+        """Make the parts and lay them out."""
+        self.noisy = LayerPicker("noisy", "The fast, noisy acquisition.", theme)
+        self.clean = LayerPicker("clean", "The slow, clean acquisition of the same field.", theme)
+        self.axes = QLineEdit()
+        self.axes.setObjectName("axes")
+        self.axes.setMaximumWidth(64)
+        self.axes.setToolTip(
+            "One letter per dimension of noisy: S scene or repeat, T time, C channel, Z Y X space. "
+            "Clean has the same, or lacks S and T."
+        )
+        self.axes.setAccessibleName("Axes")
+        self.guessed = QLabel("guessed")
+        self.guessed.setObjectName("axes_guessed")
+        self.guessed.setToolTip(
+            "The layer doesn't name its axes; these are guessed from its shape. Correct them here."
+        )
+        self.shape = QLabel()
+        self.shape.setObjectName("shape")
+        self.shape.setWordWrap(True)
+        self.shape.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.channels = QLineEdit()
+        self.channels.setObjectName("channel_names")
+        self.channels.setPlaceholderText("0, 1, 2, …")
+        self.channels.setToolTip("Names of the channels in order, with commas: Si, Al, Fe.")
+        self.channels.setAccessibleName("Channel names")
+        self.valid = MaskPicker("valid", _VALID_HELP, ("everywhere", "where finite"), images=True)
+        self.regions = MaskPicker("regions", _REGIONS_HELP, ("as split",), images=False)
+        self.note = NoteLabel(theme, "pair_note")
+        self.align = QPushButton("Align")
+        self.align.setObjectName("align")
+        self.align.setToolTip("Add a copy of clean, moved onto noisy, and use that.")
+        self.align.setAccessibleName("Align clean with noisy")
+        self.align.hide()
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.addRow("Noisy", self.noisy)
+        form.addRow("Clean", self.clean)
+        axes = QHBoxLayout()
+        axes.addWidget(self.axes)
+        axes.addWidget(self.guessed)
+        axes.addWidget(self.shape, 1)
+        form.addRow("Axes", axes)
+        form.addRow("Channels", self.channels)
+        self.form = form
+        below = QHBoxLayout()
+        below.addWidget(self.note, 1)
+        below.addWidget(self.align, 0, Qt.AlignmentFlag.AlignTop)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(6)
+        layout.addLayout(form)
+        layout.addLayout(below)
+
+    # ---------------------------------------------------------------- reading
+
+    def offer(self, layers: Sequence[ImageLayer], *, choose: bool) -> None:
+        """Offer layers, and pick the obvious ones where nothing is picked.
+
+        Parameters
+        ----------
+        layers : sequence of napari.layers.Image
+            In the viewer's order.
+        choose : bool
+            Whether to pick.
+        """
+        for picker in (self.noisy, self.clean):
+            picker.refresh(list(layers))
+        for mask in (self.valid, self.regions):
+            mask.refresh(list(self._viewer.layers))
+        own = [layer for layer in layers if not is_ours(layer)]
+        for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
+            if not choose or picker.layers or picker.by_user:
+                continue
+            named = [layer for layer in own if any(name in layer.name.lower() for name in names)]
+            if named or len(own) == 2:
+                picker.pick(named[0] if named else own[place])
+
+    def read(self, settings: Callable[[], dict[str, Any]]) -> str:
+        """Why what is picked can't be trained on; empty where it can, and ``inputs`` then hold it.
+
+        Parameters
+        ----------
+        settings : callable
+            Returns the arguments for the denoiser; may raise ``ValueError``.
+
+        Returns
+        -------
+        str
+            A sentence, shown beside its control too.
+        """
+        self.inputs = None
+        self.align.hide()
+        self.note.say()
+        noisy, clean = self.noisy.try_read(), self.clean.try_read()
+        if noisy is not None:
+            noisy = self._with_axes(noisy)
+        else:
+            self.shape.clear()
+        self.form.setRowVisible(self.channels, noisy is not None and "C" in noisy.axes)
+        self.guessed.setVisible(noisy is not None and noisy.guessed)
+        for picker in (self.noisy, self.clean):
+            if picker.note.notes:
+                return picker.note.notes[0][1]
+        if noisy is None or clean is None:
+            missing = "noisy" if noisy is None else "clean"
+            text = f"No {missing} image is picked. Pick a layer, or open a file."
+            hint = " File > Open Sample > Behind the Noise has examples." if not self._viewer.layers else ""
+            self.note.say(("info", text + hint))
+            return text
+        try:
+            inputs = self._checked(noisy, clean, settings())
+        except ValueError as error:
+            self.note.say(("red", str(error)))
+            return str(error)
+        self.inputs = inputs
+        return self._known_or_later(inputs)
+
+    def _checked(self, noisy: LayerImage, clean: LayerImage, settings: dict[str, Any]) -> PairInputs:
+        """Inputs that passed what can be checked at once."""
+        layer = self.clean.layer
+        clean = in_order_of(noisy.axes, clean)
+        masks, key = self._masks(noisy)
+        inputs = PairInputs(noisy, clean, settings, None if layer is None else ref(layer), masks, key)
+        known = self._found is not None and self._found.key == inputs.key()
+        inputs.check(self._engine(), values=not known and inputs.quick_to_read)
+        return inputs
+
+    def _masks(self, noisy: LayerImage) -> tuple[dict[str, Any], tuple[Any, ...]]:
+        """Where pixels count, and which are painted to train, calibrate and report; and what names these masks."""
+        masks: dict[str, Any] = {}
+        if self.valid.choice > 0:
+            masks["valid"] = "finite"
+        key = [(p.choice, id(p.layer), p.version) for p in (self.valid, self.regions)]
+        known = (*key, noisy.axes, noisy.shape)
+        if self._masked is None or self._masked[0] != known:
+            painted = {}
+            for name, picker in (("valid", self.valid), ("regions", self.regions)):
+                if picker.layer is not None:
+                    painted[name] = mask_over(picker.layer, noisy.axes, noisy.shape)
+            self._masked = (known, painted)
+        for name, values in self._masked[1].items():
+            masks[name] = values != 0 if name == "valid" else values
+        return masks, tuple(key)
+
+    def _with_axes(self, noisy: LayerImage) -> LayerImage:
+        """Noisy with the axes and channel names in the lines, which start anew with another layer."""
+        picked = (tuple(id(layer) for layer in self.noisy.layers), noisy.axes, noisy.shape)
+        if picked != self._axes_for:
+            self._axes_for = picked
+            for line, start in (
+                (self.axes, noisy.axes),
+                (self.channels, ", ".join(noisy.channel_names or ())),
+            ):
+                line.blockSignals(True)
+                line.setText(start)
+                line.blockSignals(False)
+        text = self.axes.text().strip()
+        if text.upper() != noisy.axes:
+            noisy = noisy.with_axes(text)
+        if "C" in noisy.axes:
+            names = tuple(name.strip() for name in self.channels.text().split(",") if name.strip())
+            noisy = replace(noisy, channel_names=names or None)
+        parts = [" x ".join(str(n) for n in noisy.shape)]
+        if noisy.pixel_size:
+            sizes = dict.fromkeys(f"{v:.4g}" for v in noisy.pixel_size)
+            parts.append(f"{' x '.join(sizes)}\N{NO-BREAK SPACE}{noisy.unit}")
+        self.shape.setText(" · ".join(parts))
+        return noisy
+
+    # ---------------------------------------------------------------- the whole check
+
+    def _known_or_later(self, inputs: PairInputs) -> str:
+        """Show what the whole check has found, or start it soon; returns why not to train, if known."""
+        found = self._found
+        if found is None or found.key != inputs.key():
+            self._check_later.start()
+            return ""
+        self.note.say(*found.notes)
+        moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
+        self.align.setVisible(moved and self.clean.layer is not None and inputs.quick_to_read)
+        if not found.reason:
+            self._prepare(inputs)  # again, where the form is touched after workers had gone
+        return found.reason
+
+    def _prepare(self, inputs: PairInputs) -> None:
+        """Have the workers ready by the time that the user clicks Train; they rest when nobody does."""
+        if time.monotonic() - self._prepared < _PREPARE_EVERY or "prepare" in self._runs:
+            return
+        self._prepared = time.monotonic()
+        denoiser = self._engine().Denoiser(**inputs.settings)
+
+        def step() -> Step[None]:
+            """Start workers and load libraries, as a step."""
+            load_ahead()
+            yield Progress(0, 1, "Preparing")
+            denoiser.prepare()
+
+        def over(error: object = None) -> None:
+            """Training says what is wrong, if it still is."""
+            del error
+            self._runs.pop("prepare", None)
+
+        self._runs["prepare"] = run_step(
+            step, title="napari-btn: starting workers", on_result=over, on_error=over, on_stopped=over
+        )
+
+    def _start_check(self) -> None:
+        """Run the whole check (registration, split) in a thread."""
+        inputs = self.inputs
+        if inputs is None or "work" in self._runs:
+            return
+        self._prepare(inputs)
+        if self._runs.keys() & {"check", "prepare"}:
+            # one thread at a time loads libraries
+            self._check_later.start()
+            return
+        denoiser = self._engine().Denoiser(**inputs.settings)
+
+        def step() -> Step[Any]:
+            """Check, as a step."""
+            load_ahead()
+            yield Progress(0, 1, "Checking")
+            return denoiser.check(**inputs.pair())
+
+        def found(check: Any) -> None:
+            """Keep what was found."""
+            notes = tuple((note.level, note.text) for note in check.notes)
+            notes = (*unlike_pixels(inputs.noisy, inputs.clean), *notes)
+            self._found = _Found(inputs.key(), notes, shift=check.shift)
+
+        def failed(error: Exception) -> None:
+            """Keep what was wrong."""
+            text = sentence_of(error)
+            self._found = _Found(inputs.key(), (("red", text),), text)
+
+        def over() -> None:
+            """Show it."""
+            self._runs.pop("check", None)
+            self.changed.emit()
+
+        self._runs["check"] = run_step(
+            step, title="napari-btn: checking images", on_result=found, on_error=failed, on_finished=over
+        )
+
+    def _on_user_align(self) -> None:
+        """Add a clean layer moved onto noisy, and pick it."""
+        from napari_btn.core.data.registration import align
+
+        inputs, layer, found = self.inputs, self.clean.layer, self._found
+        if inputs is None or layer is None or found is None or found.shift is None:
+            return
+        added = self._viewer.add_image(
+            align(inputs.clean.data, inputs.clean.axes, found.shift),
+            name=f"{layer.name} aligned",
+            metadata=dict(layer.metadata),
+            colormap=layer.colormap,
+            rgb=False,
+            **inputs.clean.placement.onto(inputs.clean.axes).to_layer(),
+        )
+        self.clean.pick(added)
+        self.clean.by_user = True
+
+    def _on_user_wants_file(self, picker: LayerPicker) -> None:
+        """Ask for an image file."""
+        ask_for_image(self, self._viewer, picker, self._runs)
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        for note in (self.noisy.note, self.clean.note, self.note):
+            note.redraw()
+
+    def leave(self) -> None:
+        """Check and listen no more."""
+        self._check_later.stop()
+        for picker in (self.noisy, self.clean, self.valid, self.regions):
+            picker.leave()

@@ -1,0 +1,189 @@
+"""Compare kinds of networks on the picked images: what to compare, the table, the plot, and which to take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QFormLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLineEdit,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.widgets.shared.charts import ScanChart
+from napari_btn.widgets.shared.panels import NoteLabel, push_button
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from napari_btn.widgets.shared.panels import Theme
+    from napari_btn.workflow.scan import Scan, ScanRow
+
+__all__ = ["ScanPanel"]
+
+_COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("depth", "Nodes per network.", lambda row: str(row.depth)),
+    ("channels", "Channels of a chunk.", lambda row: str(row.channels)),
+    ("dilation", "Largest dilation.", lambda row: str(row.max_dilation)),
+    ("error", "Continuous ranked probability score over the target's SD: lower is better.",
+     lambda row: f"{row.crps:.4f}"),
+    ("sees px", "How far a pixel of the result looks to each side.", lambda row: str(row.receptive_field)),
+    ("weights", "Weights of a member.", lambda row: f"{row.parameters:,}"),
+    ("correlation", "Of the median with the target.", lambda row: f"{row.correlation:.4f}"),
+    ("coverage", "Cross-fitted coverage of the calibrated intervals.", lambda row: f"{row.coverage:.3f}"),
+    ("width", "Mean width of the intervals over the target's SD.", lambda row: f"{row.width:.3f}"),
+    ("s", "Seconds of training and calibration.", lambda row: f"{row.seconds:.0f}"),
+)  # fmt: skip
+_ERROR = 3
+_FIELDS = {
+    "scan_depths": ("Depths", "5, 10, 20", "Nodes per network to compare, with commas between."),
+    "scan_channels": ("Channels", "4", "Channels of a chunk to compare, with commas between."),
+    "scan_dilations": ("Dilations", "4, 8", "Largest dilations to compare, with commas between."),
+}
+
+
+class ScanPanel(QWidget):
+    """Asks for a comparison of networks and shows what it found.
+
+    Parameters
+    ----------
+    theme : Theme
+        Colours of the viewer.
+    parent : QWidget, optional
+        Parent.
+    """
+
+    asked = Signal()
+    """The user wants the comparison."""
+    chosen = Signal(object)
+    """The user takes the settings of this `ScanRow`."""
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._rows: tuple[ScanRow, ...] = ()
+        self.lists = {name: QLineEdit(text) for name, (_, text, _) in _FIELDS.items()}
+        form = QFormLayout()
+        form.setContentsMargins(0, 0, 0, 0)
+        for name, (label, _, help_text) in _FIELDS.items():
+            field = self.lists[name]
+            field.setObjectName(name)
+            field.setToolTip(help_text)
+            field.setAccessibleName(f"{label} to compare")
+            form.addRow(label, field)
+        self.start = push_button("scan", "Compare networks", "")
+        self.take = push_button(
+            "scan_take", "Take this kind", "Set depth, channels and dilation to those of the selected row."
+        )
+        self.note = NoteLabel(theme, "scan_note")
+        self.table = self._table()
+        self.chart = ScanChart(theme.colours())
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.start)
+        buttons.addWidget(self.take)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 4, 0, 0)
+        layout.setSpacing(4)
+        layout.addLayout(form)
+        layout.addLayout(buttons)
+        for part in (self.note, self.table, self.chart):
+            layout.addWidget(part)
+        for part in (self.table, self.chart, self.take):
+            part.hide()
+        self.start.clicked.connect(self.asked.emit)
+        self.take.clicked.connect(self._on_user_take)
+        self.set_busy("")
+
+    @staticmethod
+    def _table() -> QTableWidget:
+        """Empty table of kinds."""
+        made = QTableWidget(0, len(_COLUMNS))
+        made.setObjectName("scan_table")
+        made.setAccessibleName("Networks compared")
+        made.setToolTip("One row per kind of network; the best, by its error, is selected at first.")
+        made.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        made.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        made.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        made.verticalHeader().hide()
+        made.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        for k, (head, help_text, _) in enumerate(_COLUMNS):
+            item = QTableWidgetItem(head)
+            item.setToolTip(help_text)
+            made.setHorizontalHeaderItem(k, item)
+        return made
+
+    def grid(self) -> dict[str, tuple[int, ...]]:
+        """Arguments for ``scan_steps``: depths, channels and dilations.
+
+        Raises
+        ------
+        ValueError
+            If one is no list of whole numbers.
+        """
+        return {name.removeprefix("scan_"): _numbers(name, self.lists[name].text()) for name in _FIELDS}
+
+    def set_busy(self, reason: str) -> None:
+        """Allow a comparison, or say why there can be none.
+
+        Parameters
+        ----------
+        reason : str
+            Empty where there can.
+        """
+        self.start.setEnabled(not reason)
+        self.start.setToolTip(
+            reason
+            or "Train one network of each kind on the picked images with the quick preset, and compare them."
+        )
+
+    def show_scan(self, scan: Scan) -> None:
+        """Show a comparison.
+
+        Parameters
+        ----------
+        scan : Scan
+            Its best row is selected.
+        """
+        self._rows = scan.rows
+        self.table.setRowCount(len(scan.rows))
+        for r, row in enumerate(scan.rows):
+            for k, (_, _, text_of) in enumerate(_COLUMNS):
+                item = QTableWidgetItem(text_of(row) + (" best" if k == _ERROR and row is scan.best else ""))
+                item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+                self.table.setItem(r, k, item)
+        self.table.selectRow(scan.rows.index(scan.best))
+        shown = min(len(scan.rows), 8)
+        height = self.table.horizontalHeader().height() + shown * self.table.rowHeight(0) + 18
+        self.table.setFixedHeight(height)
+        self.chart.show_rows(scan.rows)
+        for part in (self.table, self.chart, self.take):
+            part.show()
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        self.note.redraw()
+        self.chart.set_colours(self._theme.colours())
+
+    def _on_user_take(self) -> None:
+        """Give away the selected row."""
+        row = self.table.currentRow()
+        if 0 <= row < len(self._rows):
+            self.chosen.emit(self._rows[row])
+
+
+def _numbers(name: str, text: str) -> tuple[int, ...]:
+    """Whole numbers above 0 from ``5, 10, 20``."""
+    parts: Sequence[Any] = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        label = _FIELDS[name][0]
+        raise ValueError(
+            f"{label} are {text!r}; they must be whole numbers with commas between, as 5, 10, 20."
+        )
+    return tuple(int(part) for part in parts)

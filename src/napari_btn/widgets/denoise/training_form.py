@@ -1,0 +1,354 @@
+"""What a user may set before training: preset, members, coverage, device, and the rest folded away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QSizePolicy,
+    QSpinBox,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.core.settings import PRESETS, CalibrationSettings, NetworkSettings, TrainSettings
+from napari_btn.widgets.shared.panels import PercentBox, field_help, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["TrainingForm"]
+
+_SPLITS = {
+    "along the longest axis": ("auto", "longest"),
+    "along Y": ("auto", "y"),
+    "along X": ("auto", "x"),
+    "along Z": ("auto", "z"),
+    "checkerboard": ("checkerboard", "longest"),
+}
+_UNITS = {
+    "on average": "auto",
+    "on average, by block": "block",
+    "on average, pixels pooled": "pixel",
+    "of most new images": "image",
+    "with certainty": "risk",
+}
+_SCORES = {
+    "symmetric": "symmetric",
+    "asymmetric": "asymmetric",
+    "scaled by the width": "scaled",
+}
+_OWN_PATCH = 7  # below the smallest patch: the image decides
+_SUPERVISION = {"pair": "pair: noisy and clean"}
+_PRESET_HELP = {
+    "quick": "a first look",
+    "standard": "the usual choice",
+    "thorough": "when the result counts",
+}
+_HELP = {
+    "supervision": "What the networks learn from.",
+    "preset": "How long each member trains: "
+    + "; ".join(f"{name}: {_PRESET_HELP[name]} (up to {PRESETS[name].steps} steps)" for name in _PRESET_HELP)
+    + ".",
+    "members": "Networks in the ensemble; their quantiles are averaged. More are steadier and take longer.",
+    "coverage": "Share of pixels whose clean value the interval from lower to upper shall hold, on average.",
+    "device": "Where the networks train and denoise; auto takes the first NVIDIA card, else the CPU.",
+    "seed": "The same seed, data and settings give the same pixels on the CPU.",
+}
+
+
+class TrainingForm(QWidget):
+    """Form of the settings of a denoiser.
+
+    Parameters
+    ----------
+    devices : mapping of str to str
+        Names of the devices and what to show for each.
+    reason : str
+        Why the devices are these.
+    parent : QWidget, optional
+        Parent.
+    """
+
+    changed = Signal()
+    """A setting is another."""
+
+    def __init__(self, devices: Mapping[str, str], reason: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._devices = tuple(devices)
+        self.supervision = self._named(QComboBox(), "supervision", _HELP["supervision"])
+        self.supervision.addItems(list(_SUPERVISION.values()))
+        self.preset = self._named(QComboBox(), "preset", _HELP["preset"])
+        self.preset.addItems(list(PRESETS))
+        self.preset.setCurrentText("standard")
+        self.members = self._named(QSpinBox(), "members", _HELP["members"])
+        self.members.setRange(1, 100)
+        self.members.setValue(10)
+        self.coverage = self._named(PercentBox(), "coverage", _HELP["coverage"])
+        self.coverage.setValue(0.9)
+        self.device = self._named(QComboBox(), "device", f"{_HELP['device']} {reason}".strip())
+        self.device.addItems(list(devices.values()))
+        self.device_reason = QLabel(reason)
+        self.device_reason.setObjectName("device_reason")
+        self.device_reason.setToolTip(reason)
+        self.device_reason.setWordWrap(True)
+        self.device_reason.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.form = QFormLayout()
+        self.form.setContentsMargins(0, 0, 0, 0)
+        self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.form.addRow("Learn from", self.supervision)
+        self.form.setRowVisible(self.supervision, self.supervision.count() > 1)
+        self.form.addRow("Preset", self.preset)
+        pair = QHBoxLayout()
+        pair.addWidget(self.members, 1)
+        pair.addWidget(QLabel("Coverage"))
+        pair.addWidget(self.coverage, 1)
+        self.form.addRow("Members", pair)
+        device = QHBoxLayout()
+        device.addWidget(self.device)
+        device.addWidget(self.device_reason, 1)
+        self.form.addRow("Device", device)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addLayout(self.form)
+        layout.addWidget(self._advanced())
+        for box in self.findChildren(QComboBox):
+            box.currentIndexChanged.connect(lambda _: self.changed.emit())
+        for number in (*self.findChildren(QSpinBox), *self.findChildren(QDoubleSpinBox)):
+            number.valueChanged.connect(lambda _: self.changed.emit())
+        for choice in (self.bias_free, self.early_stopping):
+            choice.toggled.connect(lambda _: self.changed.emit())
+        self.has_minimum.toggled.connect(self._on_minimum_toggled)
+
+    @staticmethod
+    def _named(widget: Any, name: str, help_text: str) -> Any:
+        """Widget with its object name, tooltip and accessible name."""
+        widget.setObjectName(name)
+        widget.setToolTip(help_text)
+        widget.setAccessibleName(name.replace("_", " ").capitalize())
+        return widget
+
+    def _advanced(self) -> QWidget:
+        """Settings that most people leave alone."""
+        train, network = field_help(TrainSettings), field_help(NetworkSettings)
+        calibration = field_help(CalibrationSettings)
+        self.seed = self._named(QSpinBox(), "seed", _HELP["seed"])
+        self.seed.setRange(0, 2**31 - 1)
+        self.steps = self._named(QSpinBox(), "steps", f"{train['steps']} 0 takes the preset's.")
+        self.steps.setRange(0, 1_000_000)
+        self.steps.setSpecialValueText("from the preset")
+        self.patch = self._named(QSpinBox(), "patch_px", train["patch_px"])
+        self.patch.setRange(_OWN_PATCH, 1024)
+        self.patch.setSpecialValueText("from the image")
+        self.depth = self._named(QSpinBox(), "depth", network["depth"])
+        self.depth.setRange(1, 100)
+        self.depth.setValue(NetworkSettings().depth)
+        self.channels = self._named(QSpinBox(), "network_channels", network["channels"])
+        self.channels.setRange(1, 64)
+        self.channels.setValue(NetworkSettings().channels)
+        self.max_dilation = self._named(QSpinBox(), "max_dilation", network["max_dilation"])
+        self.max_dilation.setRange(1, 64)
+        self.max_dilation.setValue(NetworkSettings().max_dilation)
+        self.bias_free = self._named(QCheckBox(), "bias_free", network["bias_free"])
+        self.early_stopping = self._named(QCheckBox(), "early_stopping", train["early_stopping"])
+        self.train_fraction = self._named(PercentBox(), "train_fraction", calibration["train_fraction"])
+        self.train_fraction.setRange(0.1, 0.9)
+        self.train_fraction.setSingleStep(0.05)
+        self.train_fraction.setValue(CalibrationSettings().train_fraction)
+        self.score = self._named(QComboBox(), "score", calibration["score"])
+        self.score.addItems(list(_SCORES))
+        self.split = self._named(
+            QComboBox(), "split", f"{calibration['split']} Axis: {calibration['split_axis']}"
+        )
+        self.split.addItems(list(_SPLITS))
+        self.unit = self._named(QComboBox(), "unit", f"What the coverage promises. {calibration['unit']}")
+        self.unit.addItems(list(_UNITS))
+        self.delta = self._named(PercentBox(), "delta", calibration["delta"])
+        self.delta.setRange(0.01, 0.5)
+        self.delta.setValue(CalibrationSettings().delta)
+        self.groups = self._named(QSpinBox(), "groups", calibration["groups"])
+        self.groups.setRange(0, 40)
+        self.groups.setSpecialValueText("all together")
+        self.has_minimum = self._named(QCheckBox(), "has_minimum", calibration["minimum"])
+        self.minimum = self._named(QDoubleSpinBox(), "minimum", calibration["minimum"])
+        self.minimum.setRange(-1e9, 1e9)
+        self.minimum.setDecimals(4)
+        self.minimum.setEnabled(False)
+        inside = QWidget()
+        form = QFormLayout(inside)
+        form.setContentsMargins(0, 0, 0, 0)
+        lowest = QHBoxLayout()
+        lowest.addWidget(self.has_minimum)
+        lowest.addWidget(self.minimum, 1)
+        for label, field in (
+            ("Seed", self.seed),
+            ("Steps", self.steps),
+            ("Patch (px)", self.patch),
+            ("Depth", self.depth),
+            ("Channels", self.channels),
+            ("Dilation to", self.max_dilation),
+            ("Bias-free", self.bias_free),
+            ("Early stopping", self.early_stopping),
+            ("Trained on", self.train_fraction),
+            ("Split", self.split),
+            ("Coverage holds", self.unit),
+            ("Except for", self.delta),
+            ("Score", self.score),
+            ("Tokens apart", self.groups),
+            ("Lowest signal", lowest),
+        ):
+            form.addRow(label, field)
+        self._folded = form
+        form.setRowVisible(self.delta, False)
+        self.unit.currentIndexChanged.connect(self._on_unit_changed)
+        return fold("advanced", "Advanced", "Settings that most people leave alone.", inside)
+
+    def add_advanced(self, label: str, field: QWidget) -> None:
+        """Add a control below the split, among the settings that most people leave alone.
+
+        Parameters
+        ----------
+        label : str
+            What stands before it.
+        field : QWidget
+            The control.
+        """
+        row, _ = self._folded.getWidgetPosition(self.unit)
+        self._folded.insertRow(row, label, field)
+
+    def add_below(self, part: QWidget) -> None:
+        """Add a part below all settings that most people leave alone.
+
+        Parameters
+        ----------
+        part : QWidget
+            As wide as the form.
+        """
+        self._folded.addRow(part)
+
+    def _on_unit_changed(self, row: int) -> None:
+        """The share that a promise leaves out matters for two of them."""
+        del row
+        self._folded.setRowVisible(self.delta, _UNITS[self.unit.currentText()] in ("image", "risk"))
+
+    @property
+    def alpha(self) -> float:
+        """Miscoverage."""
+        return round(1 - self.coverage.value(), 6)
+
+    def _patch_px(self) -> int | None:
+        """Side of a patch that was asked for; None where the image decides."""
+        return self.patch.value() if self.patch.value() > _OWN_PATCH else None
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments for a denoiser.
+
+        Raises
+        ------
+        ValueError
+            If one is out of its range.
+        """
+        preset = self.preset.currentText().lower()
+        early = self.early_stopping.isChecked()
+        train = replace(PRESETS[preset], patch_px=self._patch_px(), early_stopping=early)
+        if self.steps.value():
+            train = replace(train, steps=self.steps.value())
+        return {
+            "preset": preset,
+            "members": self.members.value(),
+            "alpha": self.alpha,
+            "supervision": list(_SUPERVISION)[self.supervision.currentIndex()],
+            "seed": self.seed.value(),
+            "device": self._devices[self.device.currentIndex()],
+            "network": NetworkSettings(
+                depth=self.depth.value(),
+                channels=self.channels.value(),
+                max_dilation=self.max_dilation.value(),
+                bias_free=self.bias_free.isChecked(),
+            ),
+            "train": train,
+            "calibration": self.calibration(),
+        }
+
+    def calibration(self) -> CalibrationSettings:
+        """How intervals shall be calibrated.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of its range.
+        """
+        split, axis = _SPLITS[self.split.currentText()]
+        return CalibrationSettings.from_dict(
+            {
+                "unit": _UNITS[self.unit.currentText()],
+                "score": _SCORES[self.score.currentText()],
+                "train_fraction": self.train_fraction.value(),
+                "split": split,
+                "split_axis": axis,
+                "minimum": self.minimum.value() if self.has_minimum.isChecked() else None,
+                "delta": round(self.delta.value(), 6),
+                "groups": self.groups.value(),
+            }
+        )
+
+    def show_network(self, network: Any) -> None:
+        """Show what a member looks like.
+
+        Parameters
+        ----------
+        network : NetworkSettings or ScanRow
+            With depth, channels and largest dilation.
+        """
+        self.depth.setValue(network.depth)
+        self.channels.setValue(network.channels)
+        self.max_dilation.setValue(network.max_dilation)
+
+    def show_settings(self, denoiser: Any) -> None:
+        """Show a denoiser's settings.
+
+        Parameters
+        ----------
+        denoiser : Denoiser
+            Trained here, or loaded.
+        """
+        blocker = QSignalBlocker(self)
+        self.preset.setCurrentText(denoiser.preset)
+        self.members.setValue(denoiser.members)
+        self.coverage.setValue(1 - denoiser.alpha)
+        self.seed.setValue(denoiser.seed)
+        preset_steps = PRESETS[denoiser.preset].steps
+        self.steps.setValue(0 if denoiser.train.steps == preset_steps else denoiser.train.steps)
+        self.patch.setValue(denoiser.train.patch_px or _OWN_PATCH)
+        self.show_network(denoiser.network)
+        self.bias_free.setChecked(denoiser.network.bias_free)
+        self.early_stopping.setChecked(denoiser.train.early_stopping)
+        known = denoiser.calibration_settings
+        self.train_fraction.setValue(known.train_fraction)
+        for box, names, value in (
+            (self.score, _SCORES, known.score),
+            (self.unit, _UNITS, known.unit),
+            (self.split, _SPLITS, (known.split, "longest" if known.split != "auto" else known.split_axis)),
+        ):
+            box.setCurrentText(next(name for name, meant in names.items() if meant == value))
+        self.delta.setValue(known.delta)
+        self.groups.setValue(known.groups)
+        minimum = known.minimum
+        self.has_minimum.setChecked(minimum is not None)
+        self.minimum.setValue(minimum or 0.0)
+        del blocker
+        self.changed.emit()
+
+    def _on_minimum_toggled(self, on: bool) -> None:
+        """The lowest value counts, or doesn't."""
+        self.minimum.setEnabled(on)
+        self.changed.emit()

@@ -1,0 +1,163 @@
+"""What the Denoise dock is made of, and how it is laid out; it does nothing yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtWidgets import (
+    QFormLayout,
+    QFrame,
+    QHBoxLayout,
+    QLabel,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.core.compute.device import devices
+from napari_btn.widgets.denoise.pair_form import PairForm
+from napari_btn.widgets.denoise.scan_panel import ScanPanel
+from napari_btn.widgets.denoise.training_form import TrainingForm
+from napari_btn.widgets.shared.charts import LossChart
+from napari_btn.widgets.shared.dock import Dock
+from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme, push_button
+from napari_btn.widgets.shared.pickers import LayerPicker
+from napari_btn.widgets.shared.report_panel import ReportPanel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+__all__ = ["DenoiseView"]
+
+TRAIN_HELP = "Train on the two images, calibrate, and add lower, median, upper and width as layers."
+CALIBRATE_HELP = (
+    "Calibrate the trained networks on the pair that is picked above, which they never saw, instead of the held-out "
+    "part of the field that they were trained on. Trains nothing."
+)
+
+
+class DenoiseView(Dock):
+    """Parts of the Denoise dock.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Gives the theme and the layers.
+    engine : callable
+        Returns the module of the denoiser.
+    """
+
+    def __init__(self, napari_viewer: Any, engine: Callable[[], ModuleType]) -> None:
+        super().__init__(napari_viewer)
+        self._theme = Theme(self.viewer)
+        self._engine = engine
+        self._build()
+
+    def _build(self) -> None:
+        """Make the parts and lay them out."""
+        self.setObjectName("napari_btn_denoise")
+        self.pair = PairForm(self.viewer, self._theme, self._runs, self._engine)
+        here = devices()
+        shown = {name: name if name == "cpu" else f"{name}: {text}" for name, text in here.found}
+        # the card's name says enough; without a card, why there is none
+        self.form = TrainingForm({"auto": "auto", **shown}, f"No GPU: {here.reason}" if here.reason else "")
+        self.form.add_advanced("Pixels count", self.pair.valid)
+        self.form.add_advanced("Painted parts", self.pair.regions)
+        self.scan = ScanPanel(self._theme)
+        self.form.add_below(self.scan)
+        self.estimate = QLabel()
+        self.estimate.setObjectName("estimate")
+        self.estimate.setWordWrap(True)
+        self.estimate.setToolTip(
+            "Time and memory that training will take on this machine, to a factor of two."
+        )
+        self.progress = ProgressPanel(self._theme)
+        self.message = NoteLabel(self._theme, "message")
+        self.chart = LossChart(self._theme.colours())
+        self.chart.hide()
+        self.report = ReportPanel(self._theme)
+        self.apply_to = LayerPicker("apply_to", "Another image of the same channels to denoise.", self._theme)
+        self._buttons()
+        self._arrange()
+
+    def _buttons(self) -> None:
+        """Make the buttons."""
+        self.train = push_button("train", "Train", TRAIN_HELP)
+        self.pause = push_button("pause", "Pause", "Hold the work; go on with the same button.")
+        self.stop = push_button("stop", "Stop", "End the work. Members that are finished are kept.")
+        self.apply = push_button("apply", "Apply", "Denoise the picked layer with the trained networks.")
+        self.save = push_button("save", "Save…", "Save networks, calibration and report as one file.")
+        self.load = push_button("load", "Load…", "Load networks that were saved before.")
+        self.recalibrate = push_button("recalibrate", "Recalibrate", "")
+        self.recalibrate.hide()
+        self.calibrate_on = push_button("calibrate_on", "Calibrate on this pair", CALIBRATE_HELP)
+        self.calibrate_on.hide()
+
+    def _arrange(self) -> None:
+        """Lay the parts out: what is set scrolls, what runs stays in sight."""
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.setSpacing(6)
+        column.addWidget(self.pair)
+        column.addWidget(_line())
+        column.addWidget(self.form)
+        column.addWidget(self.estimate)
+        column.addWidget(self.chart)
+        column.addWidget(self.report)
+        column.addWidget(self.recalibrate)
+        column.addWidget(self.calibrate_on)
+        column.addWidget(_line())
+        use = QFormLayout()
+        use.setContentsMargins(0, 0, 0, 0)
+        use.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        use.addRow("Apply to", self.apply_to)
+        column.addLayout(use)
+        files = QHBoxLayout()
+        for part in (self.apply, self.save, self.load):
+            files.addWidget(part)
+        column.addLayout(files)
+        column.addStretch(1)
+        run = QHBoxLayout()
+        run.addWidget(self.train, 2)
+        run.addWidget(self.pause, 1)
+        run.addWidget(self.stop, 1)
+        foot = QVBoxLayout()
+        foot.setContentsMargins(4, 0, 4, 4)
+        foot.setSpacing(4)
+        foot.addWidget(self.message)
+        foot.addWidget(self.progress)
+        foot.addLayout(run)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(ScrollColumn(inside), 1)
+        layout.addLayout(foot)
+        _in_one_column(self.pair.form, self.form.form, use)
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        for part in (self.pair, self.scan, self.apply_to.note, self.message, self.report):
+            part.redraw()
+        self.chart.set_colours(self._theme.colours())
+
+
+def _in_one_column(*forms: QFormLayout) -> None:
+    """Let the fields of several forms begin at the same place."""
+    labels = [
+        item.widget()
+        for form in forms
+        for row in range(form.rowCount())
+        if (item := form.itemAt(row, QFormLayout.ItemRole.LabelRole)) is not None
+    ]
+    width = max(label.sizeHint().width() for label in labels)
+    for label in labels:
+        label.setMinimumWidth(width)
+
+
+def _line() -> QFrame:
+    """Thin line between groups."""
+    line = QFrame()
+    line.setFrameShape(QFrame.Shape.HLine)
+    line.setFrameShadow(QFrame.Shadow.Sunken)
+    return line

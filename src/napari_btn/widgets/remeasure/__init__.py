@@ -1,0 +1,1 @@
+"""The Re-measure dock."""

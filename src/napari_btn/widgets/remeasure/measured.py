@@ -1,0 +1,277 @@
+"""What was measured again: pick it, put it into its window, and go on training with it."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
+
+from napari_btn.core.data.image import View
+from napari_btn.core.data.pairs import Pair
+from napari_btn.session import Training
+from napari_btn.widgets.shared.panels import NoteLabel, Theme, fold, push_button
+from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
+from napari_btn.widgets.shared.worker import load_ahead
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.image import Image
+    from napari_btn.core.progress import Step
+    from napari_btn.core.remeasure.regions import Region
+    from napari_btn.denoiser import Denoiser
+    from napari_btn.session import Session
+    from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.widgets.shared.worker import Run
+    from napari_btn.workflow.refine import Refinement
+
+__all__ = ["MeasuredPanel", "Round", "continue_steps", "measured_in"]
+
+_PUT_HELP = (
+    "Take the picked image as what was measured in the selected windows: a patch of a window's size, or an image of "
+    "the whole field, which is cut."
+)
+_GO_HELP = (
+    "Go on training with the windows that were measured again, calibrate anew on held-out pixels, and denoise the "
+    "image again."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """What one more training gave.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        Trained on; another object than before.
+    gain : Refinement
+        Measured on held-out pixels.
+    prediction : Prediction
+        Of the image of the windows.
+    """
+
+    denoiser: Denoiser
+    gain: Refinement
+    prediction: Prediction
+
+
+def measured_in(
+    image: LayerImage | Image, regions: Sequence[Region], shape: Sequence[int]
+) -> dict[int, NDArray[np.float32]]:
+    """What an image says of windows, by their number: (C, *size) each.
+
+    Parameters
+    ----------
+    image : LayerImage or Image
+        Of the whole field, or of one window's size.
+    regions : sequence of Region
+        The windows that are asked for.
+    shape : sequence of int
+        Of the field, along (Z,) Y, X.
+
+    Raises
+    ------
+    ValueError
+        If the image has another size, or several windows have its size.
+    """
+    view = View(image.data, image.axes or "", "image")
+    if view.n_scenes != 1:
+        raise ValueError(f"The image has {view.n_scenes} scenes (axes {view.axes}); pick one scene.")
+    if view.space == tuple(shape):
+        return {k: view.read(0, region.slices) for k, region in enumerate(regions)}
+    patch = view.read(0)
+    if len(shape) == 3 and view.ndim == 2:
+        patch = patch[:, None]
+    found = [k for k, region in enumerate(regions) if region.size == patch.shape[1:]]
+    if len(found) == 1:
+        return {found[0]: patch}
+    size = " x ".join(str(n) for n in patch.shape[1:])
+    if found:
+        raise ValueError(
+            f"{len(found)} windows have {size} px; select the row of the one that it belongs to."
+        )
+    sizes = {" x ".join(str(n) for n in region.size) for region in regions}
+    raise ValueError(
+        f"The image has {size} px, the windows {', '.join(sorted(sizes)) or 'are none'}; crop or bin it to the pixels "
+        "of the window."
+    )
+
+
+def continue_steps(
+    denoiser: Denoiser, training: Training, windows: Sequence[tuple[Region, Any]], source: Image, scene: int
+) -> Step[Round]:
+    """Go on training with windows of an image, and predict it again; a step.
+
+    Parameters
+    ----------
+    denoiser : Denoiser
+        Stays as it is.
+    training : Training
+        What it was trained on.
+    windows : sequence of (Region, array (C, *size))
+        Measured again.
+    source : Image
+        Noisy image of the windows.
+    scene : int
+        Which of its scenes they lie in.
+    """
+    load_ahead()
+    other, pair = copy(denoiser), training.pair
+    view = View(source.data, source.axes or "", "image")
+    axes = "C" + view.space_axes
+    gain = yield from other.refine_steps(
+        pair.noisy,
+        pair.clean,
+        axes=pair.axes,
+        windows=windows,
+        image=view.read(scene),
+        image_axes=axes,
+        valid=pair.valid,
+        regions=training.regions,
+    )
+    prediction = yield from other.predict_steps(source.data, source.axes, valid="finite")
+    return Round(other, gain, prediction)
+
+
+class MeasuredPanel(QWidget):
+    """Part of the Re-measure dock that closes the loop.
+
+    Parameters
+    ----------
+    session : Session
+        Knows the denoiser, and what it was trained on.
+    theme : Theme
+        Colours of its notes.
+    viewer : napari.Viewer
+        Whose layers are offered.
+    runs : dict of str to Run
+        Where reading a file is kept.
+    """
+
+    put_wanted = Signal()
+    """The picked image is to be put into windows."""
+    go_wanted = Signal()
+    """Training is to go on."""
+
+    def __init__(self, session: Session, theme: Theme, viewer: Any, runs: dict[str, Run[Any]]) -> None:
+        super().__init__()
+        self._session = session
+        self.measured = LayerPicker(
+            "measured", "What was measured again: a patch of a window's size, or the whole field.", theme
+        )
+        self.measured.open.setText("Load re-measured…")
+        self.measured.open.setToolTip("Read what was measured again from a file, as a layer.")
+        self.put = push_button("put", "Put into window", _PUT_HELP)
+        self.noisy = LayerPicker("trained_noisy", "Noisy image that the networks were trained on.", theme)
+        self.clean = LayerPicker("trained_clean", "Clean image that the networks were trained on.", theme)
+        self.go = push_button("continue_training", "Continue training", _GO_HELP)
+        self.gain = NoteLabel(theme, "gain")
+        for picker in (self.measured, self.noisy, self.clean):
+            picker.file_wanted.connect(lambda p=picker: ask_for_image(self, viewer, p, runs))
+        self.put.clicked.connect(self.put_wanted)
+        self.go.clicked.connect(self.go_wanted)
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Lay the parts out, folded."""
+        self._pair = QWidget()
+        form = QFormLayout(self._pair)
+        form.setContentsMargins(0, 0, 0, 0)
+        form.addRow("Trained on", self.noisy)
+        form.addRow("and", self.clean)
+        buttons = QHBoxLayout()
+        buttons.setSpacing(4)
+        for button in (self.put, self.go):
+            buttons.addWidget(button)
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(0, 0, 0, 0)
+        column.setSpacing(4)
+        column.addWidget(self.measured)
+        column.addWidget(self._pair)
+        column.addLayout(buttons)
+        help_text = "Load what was measured in the windows, and train on with it."
+        self.folded = fold("measured_again", "Measured again", help_text, inside)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(self.folded)
+        layout.addWidget(self.gain)
+
+    def offer(self, layers: list[ImageLayer]) -> None:
+        """Offer image layers.
+
+        Parameters
+        ----------
+        layers : list of napari.layers.Image
+            In the order to show.
+        """
+        for picker in (self.measured, self.noisy, self.clean):
+            picker.refresh(layers)
+
+    def training(self) -> Training | None:
+        """What the networks were trained on: of the session, or as picked.
+
+        Raises
+        ------
+        ValueError
+            If a picked layer can't be used.
+        """
+        if self._session.training is not None:
+            return self._session.training
+        noisy, clean = self.noisy.read(), self.clean.read()
+        if noisy is None or clean is None:
+            return None
+        sizes = noisy.pixel_size, noisy.unit
+        return Training(
+            Pair(noisy.data, clean.data, noisy.axes, noisy.channel_names, *sizes, name=noisy.name)
+        )
+
+    def show_state(self, *, windows: int, put: bool, busy: bool) -> None:
+        """Show what can be done, and why not.
+
+        Parameters
+        ----------
+        windows : int
+            Windows that were measured again.
+        put : bool
+            Whether there are windows to put an image into.
+        busy : bool
+            Whether something runs.
+        """
+        self._pair.setVisible(self._session.training is None)
+        reason = ""
+        if busy:
+            reason = "Busy; stop first, or wait."
+        elif self._session.denoiser is None:
+            reason = "Train first, or load trained networks, in the Denoise dock."
+        elif not windows:
+            reason = "Nothing is measured again yet; pick an image, and put it into its window."
+        elif self._session.training is None and not (self.noisy.layers and self.clean.layers):
+            reason = "Pick the noisy and the clean image that the networks were trained on."
+        self.go.setEnabled(not reason)
+        self.go.setToolTip(reason or _GO_HELP)
+        why = "Busy; stop first, or wait." if busy else "There are no windows yet; propose some first."
+        if put and not busy:
+            why = "" if self.measured.layers else "Pick a layer, or load a file."
+        self.put.setEnabled(not why)
+        self.put.setToolTip(why or _PUT_HELP)
+
+    def leave(self) -> None:
+        """Watch no layer any more."""
+        for picker in (self.measured, self.noisy, self.clean):
+            picker.leave()
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        for note in (self.measured.note, self.noisy.note, self.clean.note, self.gain):
+            note.redraw()

@@ -1,0 +1,338 @@
+"""What the Re-measure dock is made of, and how it is laid out; it does nothing yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QCheckBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QHeaderView,
+    QLabel,
+    QSizePolicy,
+    QSpinBox,
+    QTableWidget,
+    QTableWidgetItem,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.widgets.remeasure.measured import MeasuredPanel
+from napari_btn.widgets.remeasure.stage_panel import StagePanel
+from napari_btn.widgets.shared.dock import Dock
+from napari_btn.widgets.shared.panels import (
+    NoteLabel,
+    ProgressPanel,
+    ScrollColumn,
+    Theme,
+    combo_box,
+    push_button,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_btn.core.remeasure.regions import Region
+
+__all__ = ["EXPORT_HELP", "PROPOSE_HELP", "SCORES", "RemeasureView", "short_unit"]
+
+SCORES = {
+    "ambiguity": (
+        "undecided at the threshold, 4p(1 - p)",
+        "How open it is whether the signal exceeds the threshold: 1 where it is even, 0 where it is settled.",
+    ),
+    "relative width": (
+        "relative width",
+        "Width of the interval over the signal; faint background counts as the brighter tenth of the image does.",
+    ),
+    "width": (
+        "width",
+        "Narrowing of the interval to expect when the same dwell is measured again: proportional to its width.",
+    ),
+    "spread": (
+        "spread between members",
+        "How far the networks disagree: what more data can settle, while noise alone keeps all of them unsure.",
+    ),
+    "relative spread": (
+        "spread / width",
+        "The share of the interval's width that the networks' disagreement makes.",
+    ),
+}
+PROPOSE_HELP = "Find the windows that collect the most score, and add them as rectangles that can be edited."
+EXPORT_HELP = "Write the rectangles as they are now: CSV table, GeoJSON (QuPath) or ImageJ ROIs."
+_WIDTH = 400
+_UNITS = {"um": "µm", "pixel": "px"}
+
+
+def short_unit(unit: str) -> str:
+    """Unit as it is written in a window.
+
+    Parameters
+    ----------
+    unit : str
+        Of a pixel size.
+
+    Returns
+    -------
+    str
+        "µm" for "um"; others as they are.
+    """
+    return _UNITS.get(unit, unit)
+
+
+class RemeasureView(Dock):
+    """Parts of the Re-measure dock.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Gives the theme.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.setObjectName("napari_btn_remeasure")
+        self._theme = Theme(self.viewer)
+        self._build_choice()
+        self._build_window()
+        self._build_results()
+        self._arrange()
+
+    def _build_choice(self) -> None:
+        """Make what chooses the score."""
+        self.hint = NoteLabel(self._theme, "hint")
+        self.score = combo_box("score", "What makes a pixel worth another measurement.")
+        for kind, (text, help_text) in SCORES.items():
+            self.score.addItem(text, kind)
+            self.score.setItemData(self.score.count() - 1, help_text, Qt.ItemDataRole.ToolTipRole)
+        self.channel = combo_box(
+            "channel",
+            "Channel that is scored; all are combined by their ranks, widths and spreads in units of each one's mean.",
+        )
+        self.threshold = QDoubleSpinBox()
+        self.threshold.setRange(-1e12, 1e12)
+        self.threshold.setObjectName("threshold")
+        self.threshold.setAccessibleName("Threshold")
+        self.threshold.setKeyboardTracking(False)
+        self.threshold.setToolTip(
+            "What the signal must exceed, in the units of the median; the same as in the Uncertainty dock."
+        )
+        self.thresholds = QLabel()
+        self.thresholds.setObjectName("thresholds")
+        self.thresholds.setWordWrap(True)
+        self.thresholds.setToolTip(
+            "Threshold of each channel; set them in the Uncertainty dock, or here one by one."
+        )
+        self.thresholds.setAccessibleName("Thresholds of all channels")
+
+    def _build_window(self) -> None:
+        """Make what says how large, and how many."""
+        self.window_height = self._number(
+            "window_height", "Height of a window: the field of view, from above to below."
+        )
+        self.window_width = self._number(
+            "window_width", "Width of a window: the field of view, from left to right."
+        )
+        self.window_depth = QSpinBox()
+        self.window_depth.setObjectName("window_depth")
+        self.window_depth.setRange(1, 1_000_000)
+        self.window_depth.setSuffix(" planes")
+        self.window_depth.setToolTip("Planes of a window; 1 measures single planes again.")
+        self.window_depth.setAccessibleName("Window depth in planes")
+        self.window_unit = combo_box("window_unit", "Unit of the window's size.")
+        self.window_unit.setMinimumContentsLength(2)
+        self.count = QSpinBox()
+        self.count.setObjectName("count")
+        self.count.setRange(1, 1000)
+        self.count.setValue(5)
+        self.count.setToolTip("How many windows to propose; they don't overlap.")
+        self.count.setAccessibleName("Number of windows")
+        self.margin = QSpinBox()
+        self.margin.setObjectName("margin")
+        self.margin.setRange(0, 100_000)
+        self.margin.setSuffix(" px")
+        self.margin.setToolTip("Pixels kept free along the image's border, and between windows.")
+        self.margin.setAccessibleName("Margin in pixels")
+        self.travel = QCheckBox("travel order")
+        self.travel.setObjectName("travel_order")
+        self.travel.setToolTip(
+            "List proposed windows in an order of short travel, rather than the best first."
+        )
+        self.travel.setAccessibleName("Travel order")
+        self.pixels = QLabel()
+        self.pixels.setObjectName("window_pixels")
+        self.problem = NoteLabel(self._theme, "problem")
+        self.propose = push_button("propose", "Propose", PROPOSE_HELP)
+        self.stop = push_button("stop", "Stop", "Stop the search; the rectangles stay as they are.")
+        self.stop.hide()
+        self.progress = ProgressPanel(self._theme)
+
+    def _build_results(self) -> None:
+        """Make the table and what is under it."""
+        self.table = QTableWidget(0, 0)
+        self.table.setObjectName("regions")
+        self.table.setAccessibleName("Regions to measure again")
+        self.table.setToolTip(
+            "Select a row to go to its rectangle; the numbers follow when you edit rectangles."
+        )
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.setAlternatingRowColors(False)
+        self.table.setMinimumHeight(110)
+        rows, heads = self.table.verticalHeader(), self.table.horizontalHeader()
+        if rows is not None and heads is not None:
+            rows.hide()
+            rows.setDefaultSectionSize(24)
+            heads.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+            heads.setStretchLastSection(True)
+        self.summary = QLabel()
+        self.summary.setObjectName("summary")
+        self.summary.setWordWrap(True)
+        self.summary.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.summary.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.export = push_button("export", "Export…", EXPORT_HELP)
+        self.stage = StagePanel(self._theme)
+        self.loop = MeasuredPanel(self.session, self._theme, self.viewer, self._runs)
+        self.message = NoteLabel(self._theme, "message")
+
+    def _arrange(self) -> None:
+        """Lay the parts out, little enough for a laptop."""
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.setSpacing(4)
+        column.addWidget(self.hint)
+        self.form = QFormLayout()
+        self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        self.form.setVerticalSpacing(4)
+        self.form.addRow("Score", self.score)
+        self.form.addRow("Channel", self.channel)
+        self.threshold_row = self._row(self.threshold, self.thresholds)
+        self.form.addRow("Threshold", self.threshold_row)
+        size = self._row(self.window_height, QLabel("x"), self.window_width, self.window_unit)
+        self.form.addRow("Window", size)
+        self.form.addRow("", self.pixels)
+        self.form.addRow("Depth", self.window_depth)
+        self.form.addRow("How many", self._row(self.count, self.travel))
+        self.form.addRow("Margin", self.margin)
+        column.addLayout(self.form)
+        column.addWidget(self.problem)
+        buttons = QHBoxLayout()
+        buttons.addWidget(self.propose, 1)
+        buttons.addWidget(self.stop)
+        column.addLayout(buttons)
+        column.addWidget(self.progress)
+        column.addWidget(self.table, 1)
+        column.addWidget(self.summary)
+        column.addWidget(self.stage)
+        column.addWidget(self.export)
+        column.addWidget(self.loop)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 4)
+        layout.addWidget(ScrollColumn(inside), 1)
+        layout.addWidget(self.message)
+        self.setMinimumWidth(max(inside.minimumSizeHint().width(), _WIDTH))
+
+    def show_row(self, part: QWidget, shown: bool) -> None:
+        """Show or hide a row of the form, with its label."""
+        part.setVisible(shown)
+        label = self.form.labelForField(part)
+        if label is not None:
+            label.setVisible(shown)
+
+    def show_regions(
+        self, regions: Sequence[Region], unknown: Sequence[bool], measured: Sequence[bool]
+    ) -> None:
+        """Fill the table.
+
+        Parameters
+        ----------
+        regions : sequence of Region
+            One row each.
+        unknown : sequence of bool
+            True where a region's score isn't known.
+        measured : sequence of bool
+            True where it is known what was measured again; a column says so where there is any.
+        """
+        table = self.table
+        unit = short_unit(regions[0].unit) if regions else "px"
+        volume = bool(regions) and regions[0].z is not None
+        heads = ["#", "score", "mean", f"height x width / {unit}", f"centre y, x / {unit}"]
+        helps = [
+            "Rank, or place on the way, when proposed; it is the number in the viewer.",
+            "Score summed over the window, as it lies now.",
+            "Mean score of its pixels.",
+            "Size of the window.",
+            "Centre, from the outer corner of the first pixel.",
+        ]
+        if volume:
+            heads.insert(3, "planes")
+            helps.insert(3, "First and last plane, from 0.")
+        if any(measured):
+            heads.insert(1, "✓")
+            helps.insert(1, "Whether what was measured again is there; moving a rectangle takes it away.")
+        table.setColumnCount(len(heads))
+        table.setRowCount(len(regions))
+        for k, (head, text) in enumerate(zip(heads, helps, strict=True)):
+            item = QTableWidgetItem(head)
+            item.setToolTip(text)
+            table.setHorizontalHeaderItem(k, item)
+        for row, (region, blank) in enumerate(zip(regions, unknown, strict=True)):
+            cells = _cells(row, region, blank, volume)
+            if any(measured):
+                cells.insert(1, "✓" if measured[row] else "")
+            for k, text in enumerate(cells):
+                item = QTableWidgetItem(text)
+                item.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+                table.setItem(row, k, item)
+
+    @staticmethod
+    def _row(*parts: QWidget) -> QWidget:
+        """Parts beside each other."""
+        box = QWidget()
+        row = QHBoxLayout(box)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(4)
+        for part in parts:
+            row.addWidget(part, 0 if isinstance(part, QLabel) else 1)
+        return box
+
+    @staticmethod
+    def _number(name: str, help_text: str) -> QDoubleSpinBox:
+        """Box for a size in pixels or in units."""
+        made = QDoubleSpinBox()
+        made.setObjectName(name)
+        made.setRange(0.0, 1e9)
+        made.setDecimals(0)
+        made.setValue(64)
+        made.setToolTip(help_text)
+        made.setAccessibleName(name.replace("_", " ").capitalize())
+        made.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
+        made.setKeyboardTracking(False)
+        made.setMinimumWidth(64)
+        return made
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        for part in (self.hint, self.problem, self.message, self.loop, self.stage):
+            part.redraw()
+
+
+def _cells(row: int, region: Region, blank: bool, volume: bool) -> list[str]:
+    """Texts of one row of the table."""
+    height, width = (n * p for n, p in zip(region.size[-2:], region.pixel_size[-2:], strict=True))
+    y, x = region.centre[-2:]
+    cells = [
+        str(row + 1),
+        "…" if blank else f"{region.score:.4g}",
+        "…" if blank else f"{region.mean_score:.3g}",
+    ]
+    if volume and region.z is not None and region.depth is not None:
+        last = region.z + region.depth - 1
+        cells.append(str(region.z) if region.depth == 1 else f"{region.z} to {last}")
+    return [*cells, f"{height:.4g} x {width:.4g}", f"{y:.4g}, {x:.4g}"]

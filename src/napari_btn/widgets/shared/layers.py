@@ -1,0 +1,439 @@
+"""Napari layers to arrays with axes, scale and unit; files and samples to layers.
+
+A layer is read once, on the main thread, into a value that a step may keep: nothing here is
+touched by a worker. Large arrays (dask, zarr, memory maps) are passed on as they are and read
+crop by crop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.widgets.shared.placement import Placement
+
+if TYPE_CHECKING:
+    from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
+
+    from napari_btn.core.data.pairs import Pair
+
+__all__ = [
+    "KEY",
+    "LayerImage",
+    "add_image",
+    "limits_of",
+    "pair_layers",
+    "read_layer",
+    "sample_blobs",
+    "sample_edx",
+    "sample_lattice",
+    "sample_xct",
+    "stack_images",
+]
+
+KEY = "napari_btn"
+"""Where a layer's metadata holds ours."""
+
+_LETTER_OF = {
+    "s": "S", "scene": "S", "scenes": "S", "position": "S", "p": "S", "repeat": "S",
+    "t": "T", "time": "T", "frame": "T",
+    "c": "C", "channel": "C", "channels": "C", "element": "C",
+    "z": "Z", "depth": "Z", "plane": "Z",
+    "y": "Y", "row": "Y", "height": "Y",
+    "x": "X", "column": "X", "width": "X",
+}  # fmt: skip
+_SHORT_UNIT = {"pixel": "px", "css_pixel": "px", "micrometer": "um", "nanometer": "nm", "millimeter": "mm"}
+_LONG_UNIT = {"px": "pixel", "µm": "um", "μm": "um", "": "pixel"}
+_SPACE = "ZYX"
+
+
+@dataclass(frozen=True)
+class LayerImage:
+    """What a layer showed when it was read.
+
+    Parameters
+    ----------
+    data : array-like
+        As the layer holds it: numpy, dask, zarr; level 0 of a multiscale layer.
+    axes : str
+        One letter per dimension.
+    guessed : bool
+        Whether the axes were guessed from the shape.
+    channel_names : tuple of str, optional
+        One per channel.
+    pixel_size : tuple of float, optional
+        One per space axis in the order of ``axes``; None where the layer says nothing.
+    unit : str
+        Unit of the pixel size.
+    name : str
+        Name of the layer, or of the stack.
+    placement : Placement
+        Where it stands.
+    """
+
+    data: Any
+    axes: str
+    guessed: bool
+    channel_names: tuple[str, ...] | None
+    pixel_size: tuple[float, ...] | None
+    unit: str
+    name: str
+    placement: Placement
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the data."""
+        return tuple(int(n) for n in self.data.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data when they stand in memory."""
+        return int(np.prod(self.shape, dtype=np.int64)) * int(np.dtype(self.data.dtype).itemsize)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the values can be read at once, without a file or a calculation behind them."""
+        return all(type(part) is np.ndarray for part in getattr(self.data, "arrays", (self.data,)))
+
+    def with_axes(self, axes: str) -> LayerImage:
+        """The same image with axes that the user gave.
+
+        Parameters
+        ----------
+        axes : str
+            One letter per dimension, any case; anything else is left for the check to refuse.
+
+        Returns
+        -------
+        LayerImage
+            With these axes, not guessed.
+        """
+        axes = axes.upper()
+        if axes == self.axes:
+            return replace(self, guessed=False)
+        if len(axes) != len(self.axes) or len(set(axes)) != len(axes):
+            return replace(self, axes=axes, guessed=False)
+        placement = replace(self.placement, axes=axes)
+        pixel_size, unit = _pixel_size(placement)
+        names = self.channel_names
+        if names is not None and ("C" not in axes or self.shape[axes.index("C")] != len(names)):
+            names = None
+        return replace(
+            self,
+            axes=axes,
+            guessed=False,
+            placement=placement,
+            pixel_size=pixel_size,
+            unit=unit,
+            channel_names=names,
+        )
+
+
+class _Stacked:
+    """Arrays as one with a new first axis, read only where asked."""
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self.arrays = tuple(arrays)
+        self.shape = (len(self.arrays), *self.arrays[0].shape)
+        self.ndim = len(self.shape)
+        self.dtype = np.result_type(*(np.dtype(a.dtype) for a in self.arrays))
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        if isinstance(first, slice):
+            return np.stack([np.asarray(a[tuple(rest)]) for a in self.arrays[first]])
+        return np.asarray(self.arrays[first][tuple(rest)])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.stack([np.asarray(a) for a in self.arrays]).astype(dtype or self.dtype, copy=False)
+
+
+def read_layer(layer: ImageLayer) -> LayerImage:
+    """What an image layer shows: data, axes, channel names, pixel size and place.
+
+    Axes come from the layer's axis labels, else from its metadata, else from a guess.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        Any image layer.
+
+    Returns
+    -------
+    LayerImage
+        Without a copy of the data.
+
+    Raises
+    ------
+    ValueError
+        If the layer is RGB.
+    """
+    if layer.rgb:
+        raise ValueError(
+            f"Layer '{layer.name}' is RGB, a picture; measured channels are needed, one value each. "
+            "Right-click it, 'Split RGB', and pick the channels with '+'."
+        )
+    data = layer.data[0] if layer.multiscale else layer.data
+    axes, guessed = _axes_of(layer, tuple(data.shape))
+    placement = Placement(
+        axes,
+        tuple(float(v) for v in layer.scale),
+        tuple(float(v) for v in layer.translate),
+        np.asarray(layer.rotate, dtype=float),
+        _shear_matrix(layer.shear, len(axes)),
+        np.asarray(layer.affine.affine_matrix, dtype=float),
+        tuple(str(u) for u in layer.units),
+        tuple(layer.axis_labels),
+    )
+    pixel_size, unit = _pixel_size(placement)
+    return LayerImage(
+        data, axes, guessed, _channel_names(layer, axes, data.shape), pixel_size, unit, layer.name, placement
+    )
+
+
+def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
+    """Several images as one, stacked as channels or as repeats.
+
+    Parameters
+    ----------
+    images : sequence of LayerImage
+        Of one shape and the same axes.
+    axis : str
+        ``"C"`` for channels, ``"S"`` for repeats.
+
+    Returns
+    -------
+    LayerImage
+        With ``axis`` in front, placed as the first image; read lazily.
+
+    Raises
+    ------
+    ValueError
+        If shapes or axes differ, or the images have that axis already.
+    """
+    first = images[0]
+    if len(images) == 1:
+        return first
+    for other in images[1:]:
+        if (other.shape, other.axes) != (first.shape, first.axes):
+            raise ValueError(
+                f"'{first.name}' has axes {first.axes} {first.shape}, '{other.name}' has {other.axes} {other.shape}; "
+                "layers of one stack must match. Crop them, or pick others."
+            )
+    if axis in first.axes:
+        what = "channels" if axis == "C" else "repeats"
+        raise ValueError(
+            f"'{first.name}' has axes {first.axes}, which hold {what} already; "
+            f"layers without {axis} can be stacked as {what}. Pick one layer, or stack them otherwise."
+        )
+    names = tuple(image.name for image in images)
+    axes = axis + first.axes
+    return LayerImage(
+        _Stacked([image.data for image in images]),
+        axes,
+        any(image.guessed for image in images),
+        names if axis == "C" else first.channel_names,
+        first.pixel_size,
+        first.unit,
+        _common_name(names),
+        first.placement.onto(axes),
+    )
+
+
+def add_image(viewer: Any, image: Any) -> ImageLayer:
+    """Layer of an image read from a file.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    image : napari_btn.io.images.Image
+        Data with what its file said of axes, channels and pixel size.
+
+    Returns
+    -------
+    napari.layers.Image
+        The new layer.
+    """
+    axes = image.axes if image.axes and not image.axes_guessed else None
+    metadata = {"channel_names": list(image.channel_names)} if image.channel_names else {}
+    arguments: dict[str, Any] = {"name": image.name, "metadata": metadata, "rgb": False}
+    if axes:
+        arguments |= _grid(axes, image.pixel_size, image.unit or "px")
+    return viewer.add_image(image.data, **arguments)
+
+
+def sample_blobs() -> list[tuple[Any, dict[str, Any], str]]:
+    """Blobs in skewed noise, and without it, as layers.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.blobs(seed=0, n=100, size=64))
+
+
+def sample_edx() -> list[tuple[Any, dict[str, Any], str]]:
+    """Counts of three elements in a soil, and the rates behind them, as layers.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.edx(seed=0))
+
+
+def sample_xct() -> list[tuple[Any, dict[str, Any], str]]:
+    """A fast tomogram of grains, voids and cracks, and the volume behind it, as layers.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.xct(seed=0))
+
+
+def sample_lattice() -> list[tuple[Any, dict[str, Any], str]]:
+    """Electron counts of a crystal's atomic columns, and the rates behind them, as layers.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.lattice(seed=0))
+
+
+def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
+    """Noisy and clean layers of a pair.
+
+    Parameters
+    ----------
+    pair : Pair
+        With a clean image.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    layers = []
+    for role, data, axes in (("noisy", pair.noisy, pair.axes), ("clean", pair.clean, pair.clean_axes)):
+        names = list(pair.channel_names or ())
+        limits = limits_of(np.asarray(data), 99.8)
+        arguments = {
+            "name": f"{pair.name} {role}",
+            "contrast_limits": limits,
+            "metadata": {"channel_names": names} if names else {},
+            "rgb": False,
+            **_grid(axes, pair.pixel_size, pair.unit),
+        }
+        layers.append((data, arguments, "image"))
+    return layers
+
+
+def _grid(axes: str, pixel_size: Sequence[float] | None, unit: str) -> dict[str, Any]:
+    """Axis labels, scale and units of a layer."""
+    axes = axes.upper()
+    space = [a for a in axes if a in _SPACE]
+    size = dict(zip(space, pixel_size or [1.0] * len(space), strict=True))
+    unit = _LONG_UNIT.get(unit, unit)
+    return {
+        "axis_labels": tuple(axes.lower()),
+        "scale": tuple(float(size.get(a, 1.0)) for a in axes),
+        "units": tuple(unit if a in size else "pixel" for a in axes),
+    }
+
+
+def _axes_of(layer: ImageLayer, shape: tuple[int, ...]) -> tuple[str, bool]:
+    """Axes letters of a layer, and whether they are a guess."""
+    known = [_LETTER_OF.get(str(label).lower(), "?") for label in layer.axis_labels]
+    ours = layer.metadata.get(KEY)
+    told = layer.metadata.get("axes") or (ours.get("axes") if isinstance(ours, Mapping) else None)
+    for axes in ("".join(known), str(told or "").upper()):
+        if len(axes) == len(shape) and len(set(axes)) == len(axes) and set(axes) <= set("STCZYX"):
+            return axes, False
+    from napari_btn.io.metadata import guess_axes
+
+    return guess_axes(shape) or "?" * len(shape), True
+
+
+def _channel_names(layer: ImageLayer, axes: str, shape: Sequence[int]) -> tuple[str, ...] | None:
+    """Channel names in a layer's metadata, if there is one for each channel."""
+    ours = layer.metadata.get(KEY)
+    names = layer.metadata.get("channel_names") or (
+        ours.get("channel_names") if isinstance(ours, Mapping) else None
+    )
+    if not isinstance(names, list | tuple) or "C" not in axes or len(names) != shape[axes.index("C")]:
+        return None
+    return tuple(str(name) for name in names)
+
+
+def _pixel_size(placement: Placement) -> tuple[tuple[float, ...] | None, str]:
+    """Pixel size along the space axes and its unit; None where the layer says nothing."""
+    space = [i for i, letter in enumerate(placement.axes) if letter in _SPACE]
+    if not space:
+        return None, "px"
+    units = [placement.units[i] for i in space]
+    unit = _SHORT_UNIT.get(units[-1], units[-1])
+    size = tuple(abs(placement.scale[i]) for i in space)
+    if len(set(units)) > 1 or (unit == "px" and set(size) == {1.0}):
+        return None, "px"
+    return size, unit
+
+
+def _shear_matrix(shear: Any, n: int) -> NDArray[np.float64]:
+    """Shear as a matrix; napari gives the upper triangle where that is all."""
+    values = np.asarray(shear, dtype=float)
+    if values.ndim == 2:
+        return values
+    matrix = np.eye(n)
+    matrix[np.triu_indices(n, 1)] = values
+    return matrix
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """Short name of a stack."""
+    return " + ".join(names) if sum(map(len, names)) <= 24 else f"{names[0]} + {len(names) - 1}"
+
+
+def limits_of(values: NDArray[Any], high: float) -> tuple[float, float]:
+    """Low and high contrast limit of finite values, apart from each other.
+
+    Parameters
+    ----------
+    values : ndarray
+        Any shape.
+    high : float
+        Percentile of the high limit; the low one is as far from the other end.
+
+    Returns
+    -------
+    tuple of float
+        Low and high, low < high.
+    """
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    low, top = (float(v) for v in np.percentile(values, (100 - high, high)))
+    if top <= low:
+        low, top = float(values.min()), float(values.max())
+    return (low, top) if top > low else (low, low + 1.0)

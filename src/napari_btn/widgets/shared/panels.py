@@ -1,0 +1,379 @@
+"""Parts that docks share: a note with a level, the progress of a run, parts of a form."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QComboBox,
+    QDoubleSpinBox,
+    QFrame,
+    QLabel,
+    QProgressBar,
+    QPushButton,
+    QScrollArea,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from napari_btn.core.progress import Progress
+    from napari_btn.widgets.shared.worker import Timing
+
+__all__ = [
+    "NoteLabel",
+    "PercentBox",
+    "ProgressPanel",
+    "ScrollColumn",
+    "Theme",
+    "combo_box",
+    "field_help",
+    "fold",
+    "notes_html",
+    "push_button",
+]
+
+_SIGN = {"red": "✖", "amber": "⚠", "info": ""}
+
+
+class Theme:
+    """Colours of a viewer's theme.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose theme.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+
+    def colours(self) -> dict[str, QColor]:
+        """Colours as they are now: text, background, accent, red, amber."""
+        from napari.utils.theme import get_theme
+
+        theme = get_theme(self._viewer.theme)
+        text, background = QColor(theme.text.as_hex()), QColor(theme.background.as_hex())
+        return {
+            "text": text,
+            "background": background,
+            "accent": _mixed(QColor(theme.current.as_hex()), text, 0.35),
+            # The theme's own are made for backgrounds of buttons; as text they need the contrast of text.
+            "red": _mixed(QColor(theme.error.as_hex()), text, 0.35),
+            "amber": _mixed(QColor(theme.warning.as_hex()), text, 0.15),
+        }
+
+
+def _mixed(colour: QColor, other: QColor, share: float) -> QColor:
+    """Colour with a share of another."""
+    mixed = [
+        a * (1 - share) + b * share for a, b in zip(colour.getRgbF()[:3], other.getRgbF()[:3], strict=True)
+    ]
+    return QColor.fromRgbF(*(float(v) for v in mixed))
+
+
+class NoteLabel(QLabel):
+    """One or more sentences with a sign and a colour for their level; hidden when there are none.
+
+    Parameters
+    ----------
+    theme : Theme
+        Gives the colours.
+    name : str
+        Object name.
+    parent : QWidget, optional
+        Parent.
+    """
+
+    def __init__(self, theme: Theme, name: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._notes: tuple[tuple[str, str], ...] = ()
+        self.setObjectName(name)
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.RichText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.hide()
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """What it says, as (level, sentence)."""
+        return self._notes
+
+    def say(self, *notes: tuple[str, str]) -> None:
+        """Show these sentences instead of the last.
+
+        Parameters
+        ----------
+        *notes : tuple of (level, sentence)
+            Level is "red", "amber" or "info".
+        """
+        self._notes = tuple((level, text) for level, text in notes if text)
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw again, in the colours of the theme as they are now."""
+        self.setText(notes_html(self._notes, self._theme))
+        self.setAccessibleName(" ".join(text for _, text in self._notes))
+        self.setVisible(bool(self._notes))
+
+
+def notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
+    """Sentences with their signs, one per line.
+
+    Parameters
+    ----------
+    notes : iterable of (str, str)
+        Level ("red", "amber" or "info") and sentence.
+    theme : Theme
+        Gives the colours.
+
+    Returns
+    -------
+    str
+        For a rich text.
+    """
+    colours = theme.colours()
+    lines = []
+    for level, text in notes:
+        colour = colours.get(level, colours["text"]).name()
+        sign = f"<span style='color:{colour}'><b>{_SIGN[level]}</b></span> " if _SIGN[level] else ""
+        lines.append(f"<div>{sign}{escape(text)}</div>")
+    return "".join(lines)
+
+
+def push_button(name: str, text: str, help_text: str) -> QPushButton:
+    """Push button with its names.
+
+    Parameters
+    ----------
+    name : str
+        Object name, which a script may drive it by.
+    text : str
+        What it says; read aloud without dots at its end.
+    help_text : str
+        Tooltip.
+    """
+    made = QPushButton(text)
+    made.setObjectName(name)
+    made.setToolTip(help_text)
+    made.setAccessibleName(text.rstrip("…"))
+    return made
+
+
+def combo_box(name: str, help_text: str) -> QComboBox:
+    """Combo box with its names, no wider than it needs to be.
+
+    Parameters
+    ----------
+    name : str
+        Object name, which a script may drive it by; read aloud with blanks.
+    help_text : str
+        Tooltip.
+    """
+    made = QComboBox()
+    made.setObjectName(name)
+    made.setToolTip(help_text)
+    made.setAccessibleName(name.replace("_", " ").capitalize())
+    made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    made.setMinimumContentsLength(6)
+    return made
+
+
+def fold(name: str, title: str, help_text: str, inside: QWidget) -> QCollapsible:
+    """Part of a dock that stays closed until its title is clicked.
+
+    Parameters
+    ----------
+    name : str
+        Qt object name.
+    title : str
+        Text on its head.
+    help_text : str
+        What is in it.
+    inside : QWidget
+        The part.
+
+    Returns
+    -------
+    QCollapsible
+        Closed.
+    """
+    folded = QCollapsible(title, expandedIcon="▾", collapsedIcon="▸")
+    folded.setDuration(0)
+    folded.setObjectName(name)
+    folded.toggleButton().setToolTip(help_text)
+    folded.toggleButton().setAccessibleName(title)
+    folded.layout().setContentsMargins(0, 0, 0, 0)
+    folded.addWidget(inside)
+    return folded
+
+
+class ScrollColumn(QScrollArea):
+    """Scroll area that scrolls up and down only, and is never narrower than what it holds.
+
+    Parameters
+    ----------
+    content : QWidget
+        What it holds.
+    """
+
+    def __init__(self, content: QWidget) -> None:
+        super().__init__()
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(content)
+
+    def minimumSizeHint(self) -> QSize:  # Qt's name
+        """Width of the content with the scroll bar, and little height."""
+        content, bar = self.widget(), self.verticalScrollBar()
+        width = content.minimumSizeHint().width() if content is not None else 0
+        return QSize(width + (bar.sizeHint().width() if bar is not None else 0), 120)
+
+    def sizeHint(self) -> QSize:  # Qt's name
+        """As wide as needed, and as tall as there is room."""
+        return QSize(self.minimumSizeHint().width(), 600)
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
+        """Tell the layout around when the content wants another width."""
+        if event is not None and event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return bool(super().eventFilter(watched, event))
+
+
+class PercentBox(QDoubleSpinBox):
+    """Fraction, shown and typed as a percentage; ``setValue`` takes 0.9 and 90 alike."""
+
+    def __init__(self, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self.setDecimals(4)
+        self.setRange(0.5, 0.999)
+        self.setSingleStep(0.01)
+
+    def setValue(self, value: float) -> None:  # Qt's name
+        """Set a fraction, or a percentage where it is above one."""
+        super().setValue(value / 100 if value > 1 else value)
+
+    def textFromValue(self, value: float) -> str:  # Qt's name
+        """Percentage without needless digits."""
+        return f"{100 * value:.6g} %"
+
+    def valueFromText(self, text: str | None) -> float:  # Qt's name
+        """Fraction of a typed percentage."""
+        found = re.search(r"\d+(?:[.,]\d*)?", text or "")
+        value = float(found.group().replace(",", ".")) if found else 0.0
+        return value / 100 if value > 1 else value
+
+    def validate(self, text: str | None, position: int) -> Any:
+        """Anything that holds a number may be typed."""
+        from qtpy.QtGui import QValidator
+
+        ok = re.fullmatch(r"\s*\d+(?:[.,]\d*)?\s*%?\s*", text or "")
+        state = QValidator.State.Acceptable if ok else QValidator.State.Intermediate
+        return state, text, position
+
+
+class ProgressPanel(QWidget):
+    """A bar, a line that says what is being done and how long it takes, and the loss curve.
+
+    Parameters
+    ----------
+    theme : Theme
+        Gives the colours.
+    parent : QWidget, optional
+        Parent.
+    """
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self.bar = QProgressBar()
+        self.bar.setObjectName("progress")
+        self.bar.setAccessibleName("Progress")
+        self.line = QLabel()
+        self.line.setObjectName("progress_text")
+        self.line.setWordWrap(True)
+        self.line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addWidget(self.bar)
+        layout.addWidget(self.line)
+        self.hide()
+
+    def start(self, title: str) -> None:
+        """Show a run that has said nothing yet."""
+        self.bar.setRange(0, 0)
+        self.bar.setVisible(True)
+        self.line.setText(f"{title}: starting")
+        self.show()
+
+    def tell(self, progress: Progress, timing: Timing) -> None:
+        """Show how far a run is.
+
+        Parameters
+        ----------
+        progress : Progress
+            What the step said.
+        timing : Timing
+            How long it has run, and has to run.
+        """
+        self.bar.setRange(0, max(progress.total, 1))
+        self.bar.setValue(progress.done)
+        parts = [progress.note] if progress.note else []
+        parts.append(f"{_duration(timing.elapsed)} so far")
+        if timing.remaining is not None and progress.done < progress.total:
+            parts.append(f"about {_duration(timing.remaining)} left")
+        self.line.setText(" · ".join(parts))
+
+    def finish(self, sentence: str) -> None:
+        """Show how a run ended."""
+        self.show()
+        self.bar.setVisible(False)
+        self.line.setText(sentence)
+
+
+def _duration(seconds: float) -> str:
+    """Time for a person."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def field_help(settings: type) -> dict[str, str]:
+    """Sentence of each field of a settings class, from its docstring.
+
+    Parameters
+    ----------
+    settings : type
+        Class with a numpydoc ``Attributes`` section.
+
+    Returns
+    -------
+    dict of str to str
+        By field name.
+    """
+    doc = inspect.cleandoc(settings.__doc__ or "")
+    section = doc.partition("Attributes\n----------\n")[2]
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        if line and not line.startswith(" "):
+            name = line.partition(" :")[0].strip()
+        elif line.strip() and name:
+            found[name] = f"{found.get(name, '')} {line.strip()}".strip()
+    return found

@@ -1,0 +1,345 @@
+"""Pick layers: one from a list, several as a stack, or a file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import ref
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFileDialog,
+    QHBoxLayout,
+    QLabel,
+    QListWidget,
+    QListWidgetItem,
+    QPushButton,
+    QSizePolicy,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.core.progress import Progress
+from napari_btn.widgets.shared.layers import LayerImage, add_image, read_layer, stack_images
+from napari_btn.widgets.shared.panels import NoteLabel, Theme
+from napari_btn.widgets.shared.worker import run_step, sentence_of
+
+if TYPE_CHECKING:
+    from weakref import ReferenceType
+
+    from napari.layers import Image as ImageLayer
+
+    from napari_btn.core.progress import Step
+    from napari_btn.widgets.shared.worker import Run
+
+__all__ = ["LayerPicker", "ask_for_image", "open_image"]
+
+_AXES_OF_STACK = {"channels": "C", "repeats": "S"}
+_ROWS_SHOWN = 4
+_IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
+
+
+class LayerPicker(QWidget):
+    """A combo box of image layers, with a stack of several beside it and a button for files.
+
+    Parameters
+    ----------
+    role : str
+        Object name of the combo box.
+    help_text : str
+        Tooltip.
+    theme : Theme
+        Colours of its note.
+    parent : QWidget, optional
+        Parent.
+    """
+
+    changed = Signal()
+    """What is picked, or what it holds, is another."""
+    file_wanted = Signal()
+    """The user wants to open a file."""
+
+    def __init__(self, role: str, help_text: str, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._layers: list[ReferenceType[ImageLayer]] = []
+        self._chosen: ReferenceType[ImageLayer] | None = None
+        self._watched: list[ImageLayer] = []
+        self.by_user = False
+        """Whether the user chose, so that nothing may choose for them."""
+        self.combo = QComboBox()
+        self.combo.setObjectName(role)
+        self.combo.setPlaceholderText("Pick a layer")
+        self.combo.setToolTip(help_text)
+        self.combo.setAccessibleName(f"{role.replace('_', ' ').capitalize()} layer")
+        self.combo.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+        self.combo.setMinimumContentsLength(8)
+        self.combo.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.many = QPushButton("+")
+        self.many.setObjectName(f"{role}_stack")
+        self.many.setCheckable(True)
+        self.many.setFixedWidth(self.many.fontMetrics().horizontalAdvance("+") * 3)
+        self.many.setToolTip("Pick several layers and stack them, as channels or as repeats of one field.")
+        self.many.setAccessibleName(f"Stack several layers as {role}")
+        self.open = QPushButton("Open file…")
+        self.open.setObjectName(f"{role}_open")
+        self.open.setToolTip("Read an image: .tif, .ome.tif, .zarr, .ome.zarr, .npy or .npz.")
+        self.open.setAccessibleName(f"Open a file as {role}")
+        self.list = QListWidget()
+        self.list.setObjectName(f"{role}_layers")
+        self.list.setAccessibleName(f"Layers stacked as {role}")
+        self.stack_as = QComboBox()
+        self.stack_as.setObjectName(f"{role}_stack_as")
+        self.stack_as.addItems(list(_AXES_OF_STACK))
+        self.stack_as.setToolTip(
+            "Channels: one layer per element or dye. Repeats: several scans of one field."
+        )
+        self.stack_as.setAccessibleName("Stack layers as")
+        self.note = NoteLabel(theme, f"{role}_note")
+        self._arrange()
+        self.combo.activated.connect(self._on_user_activated)
+        self.combo.currentIndexChanged.connect(self._on_index_changed)
+        self.many.toggled.connect(self._on_many_toggled)
+        self.list.itemChanged.connect(lambda _: self.changed.emit())
+        self.stack_as.currentIndexChanged.connect(lambda _: self.changed.emit())
+        self.open.clicked.connect(lambda: self.file_wanted.emit())
+
+    def _arrange(self) -> None:
+        """Lay the parts out."""
+        row = QHBoxLayout()
+        row.setSpacing(4)
+        for part in (self.combo, self.many, self.open):
+            row.addWidget(part)
+        self._stack = QWidget()
+        inner = QVBoxLayout(self._stack)
+        inner.setContentsMargins(0, 0, 0, 0)
+        inner.setSpacing(4)
+        inner.addWidget(self.list)
+        how = QHBoxLayout()
+        how.addWidget(QLabel("stacked as"))
+        how.addWidget(self.stack_as, 1)
+        inner.addLayout(how)
+        self._stack.hide()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(4)
+        layout.addLayout(row)
+        layout.addWidget(self._stack)
+        layout.addWidget(self.note)
+
+    # ---------------------------------------------------------------- what is picked
+
+    @property
+    def layers(self) -> list[ImageLayer]:
+        """Picked layers, in the order of the list; none when nothing is picked."""
+        if self.many.isChecked():
+            return [layer for row in self._checked_rows() if (layer := self._layers[row]()) is not None]
+        layer = self._chosen() if self._chosen is not None else None
+        return [layer] if layer is not None else []
+
+    @property
+    def layer(self) -> ImageLayer | None:
+        """The one picked layer; None when there is none or a stack."""
+        picked = self.layers
+        return picked[0] if len(picked) == 1 else None
+
+    def read(self) -> LayerImage | None:
+        """What is picked, as one image; None when nothing is.
+
+        Raises
+        ------
+        ValueError
+            If a layer can't be used, or layers don't fit into one stack.
+        """
+        picked = self.layers
+        if not picked:
+            return None
+        return stack_images(
+            [read_layer(layer) for layer in picked], _AXES_OF_STACK[self.stack_as.currentText()]
+        )
+
+    def try_read(self) -> LayerImage | None:
+        """What is picked, as one image; what is wrong with it stands under the picker.
+
+        Returns
+        -------
+        LayerImage or None
+            None when nothing is picked, or it can't be used.
+        """
+        self.note.say()
+        try:
+            return self.read()
+        except ValueError as error:
+            self.note.say(("red", str(error)))
+            return None
+
+    def pick(self, layer: ImageLayer | None) -> None:
+        """Pick a layer of the list without taking it for the user's choice.
+
+        Parameters
+        ----------
+        layer : napari.layers.Image or None
+            One that `refresh` was given.
+        """
+        self.many.setChecked(False)
+        rows = [row for row, known in enumerate(self._layers) if layer is not None and known() is layer]
+        self.combo.setCurrentIndex(rows[0] if rows else -1)
+
+    def refresh(self, layers: list[ImageLayer]) -> None:
+        """Offer these layers; what is picked stays picked while it is among them.
+
+        Parameters
+        ----------
+        layers : list of napari.layers.Image
+            In the order to show.
+        """
+        chosen = self._chosen() if self._chosen is not None else None
+        checked = [self._layers[row]() for row in self._checked_rows()]
+        before = self.layers
+        self._watch(layers)
+        self._layers = [ref(layer) for layer in layers]
+        names = [layer.name for layer in layers]
+        for widget in (self.combo, self.list):
+            widget.blockSignals(True)
+        self.combo.clear()
+        self.combo.addItems(names)
+        self.list.clear()
+        for layer, name in zip(layers, names, strict=True):
+            item = QListWidgetItem(name)
+            item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsUserCheckable)
+            item.setCheckState(Qt.CheckState.Checked if layer in checked else Qt.CheckState.Unchecked)
+            self.list.addItem(item)
+        row = next((i for i, layer in enumerate(layers) if layer is chosen), -1)
+        self._chosen = self._layers[row] if row >= 0 else None
+        if row < 0:
+            self.by_user = False
+        self.combo.setCurrentIndex(row)
+        for widget in (self.combo, self.list):
+            widget.blockSignals(False)
+        self.list.setFixedHeight(
+            (self.list.sizeHintForRow(0) if layers else 20) * min(max(len(layers), 2), _ROWS_SHOWN) + 6
+        )
+        if self.layers != before:
+            self.changed.emit()
+
+    def leave(self) -> None:
+        """Watch no layer any more."""
+        self._watch([])
+
+    def _watch(self, layers: list[ImageLayer]) -> None:
+        """Hear of new data or axes of these layers, and of no others."""
+        # only what changed: to disconnect, napari compares whole viewers, which takes a tenth of a second
+        for layer in self._watched:
+            if not any(layer is other for other in layers):
+                for event in _events_of(layer):
+                    event.disconnect(self._on_layer_changed)
+        for layer in layers:
+            if not any(layer is other for other in self._watched):
+                for event in _events_of(layer):
+                    event.connect(self._on_layer_changed)
+        self._watched = list(layers)
+
+    def _checked_rows(self) -> list[int]:
+        """Rows of the list that are checked."""
+        return [
+            r for r in range(self.list.count()) if self.list.item(r).checkState() == Qt.CheckState.Checked
+        ]
+
+    # ---------------------------------------------------------------- handlers
+
+    def _on_layer_changed(self, event: Any) -> None:
+        """A layer got other data or axes."""
+        source = getattr(event.source, "__wrapped__", event.source)
+        if any(layer is source for layer in self.layers):
+            self.changed.emit()
+
+    def _on_user_activated(self, row: int) -> None:
+        """The user picked a layer."""
+        del row
+        self.by_user = True
+
+    def _on_index_changed(self, row: int) -> None:
+        """Another layer is picked, by anyone."""
+        self._chosen = self._layers[row] if 0 <= row < len(self._layers) else None
+        self.changed.emit()
+
+    def _on_many_toggled(self, many: bool) -> None:
+        """One layer, or several."""
+        if many:
+            self.by_user = True
+            chosen = self._chosen() if self._chosen is not None else None
+            if not self._checked_rows():
+                for row, layer in enumerate(self._layers):
+                    if layer() is chosen:
+                        self.list.item(row).setCheckState(Qt.CheckState.Checked)
+        self._stack.setVisible(many)
+        self.combo.setEnabled(not many)
+        self.changed.emit()
+
+
+def _events_of(layer: ImageLayer) -> tuple[Any, ...]:
+    """What a picker wants to hear of a layer."""
+    return layer.events.data, layer.events.axis_labels, layer.events.scale, layer.events.units
+
+
+def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, runs: dict[str, Run[Any]]) -> None:
+    """Ask for an image file and open it for a picker."""
+    path, _ = QFileDialog.getOpenFileName(parent, "Open image", "", _IMAGES)
+    if path:
+        open_image(viewer, picker, path, runs)
+
+
+def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[str, Run[Any]]) -> None:
+    """Read an image file in a thread, add it as a layer, and pick that.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    picker : LayerPicker
+        Picks it, or says why the file can't be read.
+    path : str or Path
+        An image file.
+    runs : dict of str to Run
+        Where the run is kept.
+    """
+    role = picker.combo.objectName()
+
+    def step() -> Step[Any]:
+        """Read, as a step."""
+        from napari_btn.io.images import read_image
+
+        yield Progress(0, 1, "Reading")
+        if Path(path).suffix == ".npz":
+            # A file of both often names its arrays as the pickers are named.
+            try:
+                return replace(read_image(f"{path}:{role}"), name=f"{Path(path).stem} {role}")
+            except ValueError:
+                pass
+        return read_image(path)
+
+    def read(image: Any) -> None:
+        """Add and pick."""
+        picker.pick(add_image(viewer, image))
+        picker.by_user = True
+
+    def failed(error: Exception) -> None:
+        """Say why not."""
+        picker.note.say(("red", sentence_of(error)))
+
+    name = f"read {role}"
+    if name in runs:
+        runs.pop(name).leave(wait=0)
+
+    def over() -> None:
+        """Take the run down."""
+        runs.pop(name, None)
+
+    runs[name] = run_step(
+        step,
+        title=f"napari-btn: reading {path}",
+        on_result=read,
+        on_error=failed,
+        on_finished=over,
+    )

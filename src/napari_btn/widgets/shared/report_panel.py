@@ -1,0 +1,135 @@
+"""The coverage report, as docks show it."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel, QSizePolicy
+
+from napari_btn.core.calibration.conformal import covered
+from napari_btn.widgets.shared.panels import notes_html
+
+if TYPE_CHECKING:
+    from qtpy.QtWidgets import QWidget
+
+    from napari_btn.core.evaluation.report import Report
+    from napari_btn.widgets.shared.panels import Theme
+
+__all__ = ["ReportPanel"]
+
+
+class ReportPanel(QLabel):
+    """Coverage per channel as measured, with its notes.
+
+    Parameters
+    ----------
+    theme : Theme
+        Gives the colours.
+    parent : QWidget, optional
+        Parent.
+    """
+
+    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._report: Report | None = None
+        self.setObjectName("coverage_report")
+        self.setToolTip(
+            "Of each channel, on blocks that no network was trained on: share of pixels inside the interval, "
+            "mean width of the interval, and correlation of the median with the clean image."
+        )
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.RichText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.hide()
+
+    def show_report(self, report: Report | None) -> None:
+        """Show a report, or nothing.
+
+        Parameters
+        ----------
+        report : Report, optional
+            As measured on the held-out blocks.
+        """
+        self._report = report
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw again, in the colours of the theme as they are now."""
+        report = self._report
+        self.setVisible(report is not None)
+        if report is None:
+            self.clear()
+            return
+        notes = [(note.level, note.text) for note in report.warnings]
+        self.setText(_report_html(report) + notes_html(notes, self._theme) + _caption_html(report))
+
+
+def _report_html(report: Report) -> str:
+    """Table of the channels."""
+    aim = f"{100 * (1 - report.alpha):.4g} %"
+    blocks = int(max(report.n_blocks, default=0))
+    what = "scenes" if report.block_px == 0 else "blocks"
+    title = f"<b>Coverage of {escape(covered(report.covers))}</b>"
+    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {what}:</div>"
+    rows = "".join(
+        f"<tr><td>{escape(name)}&nbsp;&nbsp;</td>"
+        f"<td align='right'><b>{100 * covered:.1f} %</b>&nbsp;</td>"
+        f"<td>({_range(low, high)})&nbsp;&nbsp;</td>"
+        f"<td align='right'>{width:.3g}&nbsp;&nbsp;</td>"
+        f"<td align='right'>{r:.3f}</td></tr>"
+        for name, covered, low, high, width, r in zip(
+            report.channel_names,
+            report.coverage,
+            report.coverage_low,
+            report.coverage_high,
+            report.width,
+            report.correlation,
+            strict=True,
+        )
+    )
+    titles = "".join(
+        f"<td{span}>{title}&nbsp;&nbsp;</td>"
+        for title, span in (
+            ("channel", ""),
+            ("inside (95 % interval)", " colspan='2'"),
+            ("width", ""),
+            ("corr.", ""),
+        )
+    )
+    return f"{head}<table cellspacing='2'><tr>{titles}</tr>{rows}</table>{_groups_html(report)}"
+
+
+def _groups_html(report: Report) -> str:
+    """Table of the groups that are calibrated apart."""
+    if not report.group_coverage.size:
+        return ""
+    titles = (f"{report.group_name}&nbsp;", "share&nbsp;", *(escape(n) for n in report.channel_names))
+    head = "".join(f"<td>{title}&nbsp;</td>" for title in titles)
+    rows = "".join(
+        f"<tr><td>{g + 1}</td><td align='right'>{100 * share:.1f} %&nbsp;&nbsp;</td>"
+        + "".join(
+            f"<td align='right'><b>{100 * v:.1f} %</b>&nbsp;</td>" if v == v else "<td>&ndash;</td>"
+            for v in report.group_coverage[:, g]
+        )
+        + "</tr>"
+        for g, share in enumerate(report.group_share)
+    )
+    return f"<div>Inside, by {report.group_name}:</div><table cellspacing='2'><tr>{head}</tr>{rows}</table>"
+
+
+def _range(low: float, high: float) -> str:
+    """Interval of a coverage, or what is missing for one."""
+    if not (low == low and high == high):
+        return "few&nbsp;blocks"
+    return f"{100 * low:.1f}&nbsp;to&nbsp;{100 * high:.1f}"
+
+
+def _caption_html(report: Report) -> str:
+    """What the number means, and doesn't."""
+    share = f"{100 * (1 - report.alpha):.4g} %"
+    text = f"{share} of pixels on average over images like the calibration data; not per pixel."
+    return f"<div><i>{text}</i></div>"

@@ -1,0 +1,354 @@
+"""Results as layers: named, placed as their source, with one contrast that follows the channel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+
+from napari_btn.widgets.shared.layers import KEY, limits_of, read_layer
+from napari_btn.widgets.shared.overlays import our_layer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.widgets.shared.placement import Placement
+
+__all__ = ["is_ours", "show_prediction", "show_prediction_steps", "show_preview"]
+
+_SAMPLED = 100_000
+_CHANNELS_CUT = 64
+_SIGNAL = ("lower", "median", "upper")
+_MAPS = ("lower", "upper", "width", "median")
+_SHOWN_AT_FIRST = ("median", "preview")
+_PERCENTILE = 99.8
+_WIDTH_PERCENTILE = 99.5
+
+
+def is_ours(layer: ImageLayer) -> bool:
+    """Whether a layer is a result of ours.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image
+        Any layer.
+
+    Returns
+    -------
+    bool
+        True for results, previews and their backups.
+    """
+    return KEY in layer.metadata
+
+
+def show_prediction(
+    viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
+) -> dict[str, ImageLayer]:
+    """Layers lower, median, upper and width of a prediction, made or brought up to date.
+
+    Clean, lower, median and upper get the same contrast limits, linked, and all follow the shown
+    channel. A result that this one replaces stays as one hidden backup.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layers.
+    prediction : Prediction
+        Maps in the axes of the source.
+    source : LayerImage
+        What was predicted: gives the names and the place.
+    clean : napari.layers.Image, optional
+        The clean layer of the same field, to share its contrast.
+
+    Returns
+    -------
+    dict of str to napari.layers.Image
+        By the names of the maps.
+    """
+    *_, shown = show_prediction_steps(viewer, prediction, source, clean=clean)
+    return shown
+
+
+def show_prediction_steps(
+    viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
+) -> Iterator[dict[str, ImageLayer]]:
+    """The same as `show_prediction`, layer by layer: a new layer holds the window for a tenth of a second.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layers.
+    prediction : Prediction
+        Maps in the axes of the source.
+    source : LayerImage
+        What was predicted.
+    clean : napari.layers.Image, optional
+        The clean layer of the same field.
+
+    Yields
+    ------
+    dict of str to napari.layers.Image
+        The layers so far, by the names of the maps.
+    """
+    placement = source.placement.onto(prediction.axes)
+    _settle_preview(viewer, source.name, prediction.axes)
+    shown: dict[str, ImageLayer] = {}
+    for name in _MAPS:
+        record = {
+            "map": name,
+            "axes": prediction.axes,
+            "channel_names": list(prediction.channel_names or ()),
+            "covers": prediction.covers,
+            "alpha": prediction.alpha,
+            "provenance": prediction.provenance,
+        }
+        values = getattr(prediction, name)
+        if _back_up(viewer, our_layer(viewer, f"{source.name} {name}", name), record):
+            yield shown
+        shown[name] = _set_layer(viewer, f"{source.name} {name}", values, placement, record)
+        yield shown
+    _keep_contrast(viewer, source.name, shown, clean)
+    viewer.layers.selection.active = shown["median"]
+    yield shown
+
+
+def show_preview(
+    viewer: Any, preview: NDArray[np.float32], source: LayerImage, *, clean: ImageLayer | None = None
+) -> ImageLayer:
+    """Layer with the median so far, made once and then updated in place.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    preview : ndarray of float32
+        The whole of the source without S and T, or the middle of it: C, if any, in front of Z, Y, X.
+    source : LayerImage
+        What is being learned from.
+    clean : napari.layers.Image, optional
+        The clean layer, to share its contrast.
+
+    Returns
+    -------
+    napari.layers.Image
+        The preview layer.
+    """
+    space = "".join(a for a in "ZYX" if a in source.axes)
+    if "C" not in source.axes and preview.ndim > len(space):
+        preview = preview[0]
+    axes = f"C{space}" if preview.ndim > len(space) else space
+    whole = dict(zip(source.axes, source.shape, strict=True))
+    start = [max(whole.get(a, n) - n, 0) // 2 for a, n in zip(axes, preview.shape, strict=True)]
+    placement = source.placement.onto(axes).cropped(start)
+    name = f"{source.name} preview"
+    old = our_layer(viewer, name, "preview")
+    layer = _set_layer(viewer, name, preview, placement, {"map": "preview", "axes": axes})
+    if old is not layer:
+        _keep_contrast(viewer, name, {"median": layer}, clean)
+    return layer
+
+
+def _settle_preview(viewer: Any, name: str, axes: str) -> None:
+    """Let the preview become the median, or go where there is one already."""
+    preview = our_layer(viewer, f"{name} preview", "preview")
+    if preview is None:
+        return
+    # Napari collects garbage whenever a layer is removed, which holds the window: better to keep it.
+    if f"{name} median" not in viewer.layers and preview.metadata[KEY]["axes"] == axes:
+        preview.metadata = {**preview.metadata, KEY: {**preview.metadata[KEY], "map": "median"}}
+        preview.name = f"{name} median"
+    else:
+        viewer.layers.remove(preview)
+    for stop in _FOLLOWING.get(viewer, {}).pop(f"{name} preview", []):
+        stop()
+
+
+def _set_layer(
+    viewer: Any, name: str, data: NDArray[np.float32], placement: Placement, record: dict[str, Any]
+) -> ImageLayer:
+    """Layer with these data, updated in place where it fits."""
+    old = our_layer(viewer, name, record["map"])
+    if old is not None and old.ndim == data.ndim:
+        old.data = data
+        for key, value in placement.to_layer().items():
+            if not _same(getattr(old, key), value):
+                setattr(old, key, value)
+        old.metadata = {**old.metadata, KEY: record}
+        return old
+    if old is not None:
+        viewer.layers.remove(old)
+    colormap = "magma" if record["map"] == "width" else "gray"
+    return viewer.add_image(
+        data,
+        name=name,
+        colormap=colormap,
+        contrast_limits=(0.0, 1.0),
+        visible=record["map"] in _SHOWN_AT_FIRST,
+        metadata={KEY: record},
+        rgb=False,
+        **placement.to_layer(),
+    )
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether a layer has a place already: setting it again would draw it again."""
+    if isinstance(new, tuple) and new and isinstance(new[0], str):
+        return tuple(str(value) for value in old) == new
+    old = getattr(old, "affine_matrix", old)
+    return np.shape(old) == np.shape(new) and bool(np.allclose(old, new))
+
+
+def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> bool:
+    """Whether a result that would be lost is now kept, as one hidden layer at the bottom."""
+    if old is None:
+        return False
+    before = old.metadata[KEY]
+    if "provenance" not in before:
+        return False
+    if before["provenance"] == record.get("provenance") or old.source.path is not None:
+        return False
+    name = f"{old.name} (before)"
+    if name in viewer.layers:
+        viewer.layers.remove(name)
+    arguments = {
+        key: getattr(old, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")
+    }
+    viewer.add_image(
+        old.data,
+        name=name,
+        visible=False,
+        colormap=old.colormap,
+        contrast_limits=old.contrast_limits,
+        affine=old.affine.affine_matrix,
+        metadata={KEY: {**before, "map": f"{before['map']} (before)"}},
+        rgb=False,
+        **arguments,
+    )
+    viewer.layers.move(viewer.layers.index(name), 0)
+    return True
+
+
+_FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKeyDictionary()
+
+
+def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: ImageLayer | None) -> None:
+    """Give the maps their contrast limits per channel and let them follow the shown channel."""
+    following = _FOLLOWING.setdefault(viewer, {})
+    if tag in following:
+        for stop in following.pop(tag):
+            stop()
+    median = shown["median"]
+    axes = median.metadata[KEY]["axes"]
+    channel_axis = axes.index("C") if "C" in axes else None
+    signal = [shown[name] for name in _SIGNAL if name in shown]
+    limits = None
+    if clean is not None and clean in viewer.layers and not clean.rgb:
+        clean_axes = read_layer(clean).axes
+        clean_channel = clean_axes.index("C") if "C" in clean_axes else None
+        clean_limits = _channel_limits(clean, clean_channel)
+        if len(clean_limits) == (1 if channel_axis is None else median.data.shape[channel_axis]):
+            limits, signal = clean_limits, [clean, *signal]
+    if limits is None:
+        limits = _channel_limits(median, channel_axis)
+    stops = [_follow(viewer, signal, limits, channel_axis)]
+    if len(signal) > 1:
+        stops.append(_link(viewer, signal))
+    if "width" in shown:
+        width = shown["width"]
+        upper = [(0.0, high) for _, high in _channel_limits(width, channel_axis, _WIDTH_PERCENTILE)]
+        stops.append(_follow(viewer, [width], upper, channel_axis))
+    following[tag] = stops
+
+
+def _link(viewer: Any, layers: Sequence[ImageLayer]) -> Callable[[], None]:
+    """Link the layers' contrast limits; returns what ends it."""
+    viewer.layers.link_layers(layers, ("contrast_limits",))
+    window, members = ref(viewer), [ref(layer) for layer in layers]
+
+    def stop() -> None:
+        """Unlink those that are still there."""
+        alive = [layer for member in members if (layer := member()) is not None]
+        if (here := window()) is not None and len(alive) > 1:
+            here.layers.unlink_layers(alive, ("contrast_limits",))
+
+    return stop
+
+
+def _follow(
+    viewer: Any,
+    layers: Sequence[ImageLayer],
+    limits: list[tuple[float, float]],
+    channel_axis: int | None,
+) -> Callable[[], None]:
+    """Set the layers' contrast limits, now and whenever another channel is shown; returns what ends it."""
+    # Weak, because a viewer that is closed must go.
+    window, members = ref(viewer), [ref(layer) for layer in layers]
+    guide = members[-1]
+    state = {"channel": -1}
+
+    def follow(event: object = None) -> None:
+        """Bring the limits of the shown channel; those of the last one are kept as the user left them."""
+        del event
+        here, layer = window(), guide()
+        if here is None or layer is None or layer not in here.layers:
+            return
+        alive = [member for weak in members if (member := weak()) is not None and member in here.layers]
+        channel = _shown_channel(here, layer, channel_axis, len(limits))
+        if channel == state["channel"]:
+            return
+        if state["channel"] >= 0:
+            limits[state["channel"]] = (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
+        state["channel"] = channel
+        for member in alive:
+            member.contrast_limits = limits[channel]
+
+    def stop() -> None:
+        """Follow no more."""
+        if (here := window()) is not None:
+            here.dims.events.current_step.disconnect(follow)
+
+    viewer.dims.events.current_step.connect(follow)
+    follow()
+    return stop
+
+
+def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: int) -> int:
+    """Index of the channel that the sliders stand at."""
+    if channel_axis is None:
+        return 0
+    point = layer.world_to_data(viewer.dims.point)
+    return int(np.clip(round(float(point[channel_axis])), 0, n - 1))
+
+
+def _channel_limits(
+    layer: ImageLayer, channel_axis: int | None, high: float = _PERCENTILE
+) -> list[tuple[float, float]]:
+    """Contrast limits of each channel of a layer."""
+    data = layer.data[0] if layer.multiscale else layer.data
+    if channel_axis is None:
+        return [limits_of(_thinned(data), high)]
+    channels = range(data.shape[channel_axis])
+    if type(data) is not np.ndarray:
+        # A zarr array would read a whole channel here: its middle is cut out first.
+        middle = _thinned(data) if len(channels) <= _CHANNELS_CUT else None
+        if middle is not None and middle.shape[channel_axis] == len(channels):
+            data = middle
+    before = (slice(None),) * channel_axis
+    return [limits_of(_thinned(data[(*before, c)]), high) for c in channels]
+
+
+def _thinned(data: Any) -> NDArray[Any]:
+    """At most about a hundred thousand values: evenly taken from memory, the middle of what is read from disk."""
+    size = int(np.prod(data.shape, dtype=np.int64))
+    if type(data) is np.ndarray:
+        step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, data.ndim)))))
+        return np.asarray(data[(slice(None, None, step),) * data.ndim])
+    side = max(1, int(_SAMPLED ** (1 / max(1, len(data.shape)))))
+    starts = [max(n - side, 0) // 2 for n in data.shape]
+    return np.asarray(data[tuple(slice(s, s + side) for s in starts)])

@@ -1,0 +1,72 @@
+"""The thresholds that docks begin with, where nobody has set any, and the values they range over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.session import Threshold
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.prediction import Prediction
+
+__all__ = ["few_values", "first_threshold"]
+
+_PLANES = 8
+
+
+def first_threshold(prediction: Prediction, known: Threshold | None) -> Threshold:
+    """Thresholds of the session where they fit, else the 90th percentile of each channel's median.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Maps that are looked at.
+    known : Threshold, optional
+        What the session holds.
+
+    Returns
+    -------
+    Threshold
+        One value per channel.
+    """
+    n = len(prediction.channel_names) or 1
+    if known is not None and len(known.values) == n:
+        return known
+    tops = [np.nanpercentile(few_values(prediction.median, prediction.axes, c, 4), 90) for c in range(n)]
+    return Threshold(tuple(float(f"{top:.2g}") for top in tops))
+
+
+def few_values(array: Any, axes: str, channel: int, step: int = 2) -> NDArray[np.float32]:
+    """Values of a channel, enough for its percentiles: some pixels of at most eight planes.
+
+    Parameters
+    ----------
+    array : array-like
+        Numpy, dask or zarr; of a volume on disk, only these planes are read.
+    axes : str
+        Its axes.
+    channel : int
+        Number of the channel; all of them count where there is no axis C.
+    step : int
+        Every so many-th row and column.
+
+    Returns
+    -------
+    ndarray of float32, (n,)
+        In the unit of the array.
+    """
+    index: list[tuple[Any, ...]] = [()]
+    for a, size in zip(axes, array.shape, strict=True):
+        if a == "C":
+            chosen: list[Any] = [channel]
+        elif a in "YX":
+            chosen = [slice(None)]
+        else:
+            chosen = np.unique(np.linspace(0, size - 1, min(size, _PLANES)).round().astype(int)).tolist()
+        index = [(*before, one) for before in index for one in chosen]
+    picked = [index[k] for k in np.linspace(0, len(index) - 1, min(len(index), _PLANES)).round().astype(int)]
+    return np.concatenate([np.asarray(array[at], np.float32)[::step, ::step].ravel() for at in picked])

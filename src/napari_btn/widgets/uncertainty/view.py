@@ -1,0 +1,326 @@
+"""What the Uncertainty dock is made of, and how it is laid out; it does nothing yet."""
+
+from __future__ import annotations
+
+from math import floor, log10
+from typing import Any
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QCheckBox,
+    QComboBox,
+    QDoubleSpinBox,
+    QFormLayout,
+    QHBoxLayout,
+    QLabel,
+    QPushButton,
+    QSizePolicy,
+    QSlider,
+    QTabWidget,
+    QVBoxLayout,
+    QWidget,
+)
+
+from napari_btn.widgets.shared.charts import CoverageChart, DensityChart, LineChart
+from napari_btn.widgets.shared.dock import Dock
+from napari_btn.widgets.shared.panels import (
+    NoteLabel,
+    PercentBox,
+    ScrollColumn,
+    Theme,
+    combo_box,
+    push_button,
+)
+from napari_btn.widgets.shared.report_panel import ReportPanel
+
+__all__ = ["TOGGLES", "UncertaintyView"]
+
+TOGGLES = {
+    "lower": "Lower bound of the interval.",
+    "median": "Median: the denoised image.",
+    "upper": "Upper bound of the interval.",
+    "width": "Width of the interval: upper minus lower.",
+    "spread": "Spread of the members' medians, before calibration: where networks disagree.",
+    "exceedance": "Probability that the signal exceeds the threshold; follows the slider.",
+    "claim": "Outline of the pixels that are claimed to exceed the threshold.",
+}
+_SHORT = {"exceedance": "P(> t)", "claim": "sure > t"}
+_STEPS = 1000
+_WIDTH = 400  # known before the style is: the toggles beside their title
+_SURE = (0.5, 0.99)
+
+
+class SlidingBox(QWidget):
+    """A slider with a box for the exact number beside it; the box takes numbers beyond the slider.
+
+    Parameters
+    ----------
+    box : QDoubleSpinBox
+        Holds the number.
+    name : str
+        Object name of the box, and accessible name of both.
+    help_text : str
+        Tooltip of both.
+    """
+
+    changed = Signal(float)
+    """The number is another, by hand or by a script."""
+
+    def __init__(self, box: QDoubleSpinBox, name: str, help_text: str) -> None:
+        super().__init__()
+        self.box = box
+        self.slider = QSlider(Qt.Orientation.Horizontal)
+        self.slider.setRange(0, _STEPS)
+        self.slider.setObjectName(f"{name}_slider")
+        box.setObjectName(name)
+        box.setKeyboardTracking(False)
+        box.setButtonSymbols(QDoubleSpinBox.ButtonSymbols.NoButtons)
+        box.setFixedWidth(80)
+        for part in (box, self.slider):
+            part.setToolTip(help_text)
+            part.setAccessibleName(name.capitalize())
+        row = QHBoxLayout(self)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.addWidget(self.slider, 1)
+        row.addWidget(box)
+        self._low, self._high = 0.0, 1.0
+        self.slider.valueChanged.connect(self._on_slider)
+        box.valueChanged.connect(self._on_box)
+
+    def set_range(self, low: float, high: float) -> None:
+        """Let the slider span these numbers."""
+        self._low, self._high = low, max(high, low + 1e-12)
+        self._place()
+
+    def show_value(self, value: float) -> None:
+        """Show a number without saying that it changed."""
+        self.box.blockSignals(True)
+        self.box.setValue(value)
+        self.box.blockSignals(False)
+        self._place()
+
+    def _place(self) -> None:
+        """Put the handle where the number is."""
+        share = (self.box.value() - self._low) / (self._high - self._low)
+        self.slider.blockSignals(True)
+        self.slider.setValue(round(_STEPS * min(max(share, 0.0), 1.0)))
+        self.slider.blockSignals(False)
+
+    def _on_slider(self, step: int) -> None:
+        """The handle was moved."""
+        self.box.blockSignals(True)
+        self.box.setValue(self._low + step / _STEPS * (self._high - self._low))
+        self.box.blockSignals(False)
+        self.changed.emit(self.box.value())
+
+    def _on_box(self, value: float) -> None:
+        """A number was typed, or set by a script."""
+        self._place()
+        self.changed.emit(value)
+
+
+class UncertaintyView(Dock):
+    """Parts of the Uncertainty dock.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Gives the theme.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__(napari_viewer)
+        self.setObjectName("napari_btn_uncertainty")
+        self._theme = Theme(self.viewer)
+        self._build_top()
+        self._build_tabs()
+        self._arrange()
+
+    def _build_top(self) -> None:
+        """Make what is always in sight."""
+        self.hint = NoteLabel(self._theme, "hint")
+        self.drift = NoteLabel(self._theme, "drift")
+        self.channel = combo_box("channel", "Channel that is looked at; follows the viewer's slider.")
+        self.toggles: dict[str, QPushButton] = {}
+        for kind, help_text in TOGGLES.items():
+            toggle = push_button(f"show_{kind}", _SHORT.get(kind, kind), help_text)
+            toggle.setCheckable(True)
+            toggle.setAccessibleName(f"Show {kind}")
+            toggle.setStyleSheet("QPushButton { padding: 3px 6px; }")
+            self.toggles[kind] = toggle
+        self.grid = push_button(
+            "side_by_side", "Raw | median | width", "Show the noisy image beside the median and the width."
+        )
+        self.grid.setCheckable(True)
+        value = QDoubleSpinBox()
+        value.setRange(-1e12, 1e12)
+        self.threshold = SlidingBox(
+            value, "threshold", "What the signal must exceed, in the units of the median."
+        )
+        sure = PercentBox()
+        sure.setRange(0.01, 0.999)
+        sure.setValue(0.75)
+        self.confidence = SlidingBox(
+            sure,
+            "confidence",
+            "How sure a claim must be: pixels are outlined where the signal exceeds the threshold with at least "
+            "this probability, counted conservatively.",
+        )
+        self.confidence.set_range(*_SURE)
+        self.select = QCheckBox("Claim a set, wrong claims at most")
+        self.select.setObjectName("select")
+        self.select.setToolTip(
+            "Outline a set of pixels of which at most this share is wrong, on average over images like the "
+            "calibration data (conformal selection), instead of judging each pixel for itself."
+        )
+        self.select.setAccessibleName("Claim a set with a false-discovery level")
+        self.level = PercentBox()
+        self.level.setObjectName("false_discovery")
+        self.level.setRange(0.001, 0.5)
+        self.level.setValue(0.1)
+        self.level.setFixedWidth(64)
+        self.level.setToolTip("Largest share of wrong claims in the outlined set, on average.")
+        self.level.setAccessibleName("False-discovery level")
+        self.caption = QLabel()
+        self.caption.setObjectName("caption")
+        self.caption.setWordWrap(True)
+        self.caption.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.caption.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+
+    def _build_tabs(self) -> None:
+        """Make the three ways to look closer."""
+        colours = self._theme.colours()
+        self.line_cut = push_button(
+            "line_cut",
+            "Draw a line",
+            "Add a line to the viewer; drag its ends, or draw another. Values along it appear here.",
+        )
+        self.truth = combo_box(
+            "truth", "Layer that holds the truth of this field, where there is one: drawn dashed."
+        )
+        self.line_chart = LineChart(colours)
+        self.line_chart.hide()
+        self.line_note = NoteLabel(self._theme, "line_note")
+        self.pixel = QLabel("Click a pixel in the viewer.")
+        self.pixel.setObjectName("pixel")
+        self.pixel.setWordWrap(True)
+        self.pixel.setTextFormat(Qt.TextFormat.RichText)
+        self.pixel.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.pixel.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.density = DensityChart(colours)
+        self.density.hide()
+        self.filter = push_button(
+            "filter",
+            "Show what made it",
+            "Add a layer with the weight of every noisy pixel in the median of the clicked one: its equivalent filter.",
+        )
+        self.filter.hide()
+        self.filter_note = NoteLabel(self._theme, "filter_note")
+        self.report = ReportPanel(self._theme)
+        self.report.setObjectName("report")
+        self.worst = NoteLabel(self._theme, "worst")
+        self.missed_note = NoteLabel(self._theme, "missed_note")
+        self.reliability = CoverageChart(colours)
+        self.reliability.hide()
+        self.missed = push_button(
+            "miscoverage",
+            "Show missed blocks",
+            "Add a layer with the share of missed pixels of each held-out block; for the image that was calibrated on.",
+        )
+        self.tabs = QTabWidget()
+        self.tabs.setObjectName("closer")
+        self.tabs.setAccessibleName("Line cut, pixel and coverage")
+
+    def _arrange(self) -> None:
+        """Lay the parts out: little enough for a laptop, and it scrolls where there is less."""
+        inside = QWidget()
+        column = QVBoxLayout(inside)
+        column.setContentsMargins(4, 4, 4, 4)
+        column.setSpacing(4)
+        column.addWidget(self.hint)
+        column.addWidget(self.drift)
+        form = QFormLayout()
+        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
+        form.setVerticalSpacing(4)
+        form.addRow("Channel", self.channel)
+        form.addRow("Show", self._rows_of_toggles())
+        form.addRow("Threshold", self.threshold)
+        form.addRow("Confidence", self.confidence)
+        column.addLayout(form)
+        chosen = QHBoxLayout()
+        chosen.addWidget(self.select, 1)
+        chosen.addWidget(self.level)
+        column.addLayout(chosen)
+        column.addWidget(self.caption)
+        cut = [self._row(self.line_cut, QLabel("Truth"), self.truth), self.line_note, self.line_chart]
+        self.tabs.addTab(_page(*cut), "Line cut")
+        self.tabs.addTab(_page(self.pixel, self.filter, self.filter_note, self.density), "Pixel")
+        self.tabs.addTab(
+            _page(self.report, self.worst, self.reliability, self.missed, self.missed_note), "Coverage"
+        )
+        column.addWidget(self.tabs, 1)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        # Napari adds a stretch below what doesn't want to be tall.
+        inside.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
+        layout.addWidget(inside)
+        self.setMinimumWidth(max(inside.minimumSizeHint().width(), _WIDTH))
+
+    def _rows_of_toggles(self) -> QWidget:
+        """Two rows of toggles, and the grid beside them."""
+        box = QWidget()
+        rows = QVBoxLayout(box)
+        rows.setContentsMargins(0, 0, 0, 0)
+        rows.setSpacing(2)
+        kinds = list(self.toggles)
+        rows.addWidget(self._row(*(self.toggles[k] for k in kinds[:5])))
+        rows.addWidget(self._row(*(self.toggles[k] for k in kinds[5:]), self.grid))
+        return box
+
+    @staticmethod
+    def _row(*parts: QWidget) -> QWidget:
+        """Parts beside each other."""
+        box = QWidget()
+        row = QHBoxLayout(box)
+        row.setContentsMargins(0, 0, 0, 0)
+        row.setSpacing(3)
+        for part in parts:
+            row.addWidget(part, 1 if isinstance(part, QComboBox) else 0)
+        row.addStretch(0)
+        return box
+
+    def set_threshold_range(self, low: float, high: float) -> None:
+        """Let the threshold's slider span the channel, in steps that its box can show."""
+        span = max(high - low, 1e-12)
+        self.threshold.box.setDecimals(min(max(3 - floor(log10(span)), 2), 12))
+        self.threshold.box.setSingleStep(span / 100)
+        self.threshold.set_range(low, high)
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        for part in (
+            self.hint,
+            self.drift,
+            self.line_note,
+            self.report,
+            self.worst,
+            self.missed_note,
+            self.filter_note,
+        ):
+            part.redraw()
+        colours = self._theme.colours()
+        for chart in (self.line_chart, self.density, self.reliability):
+            chart.set_colours(colours)
+
+
+def _page(*parts: QWidget) -> ScrollColumn:
+    """Parts below each other, at the top; a page scrolls where there is too little room for it."""
+    page = QWidget()
+    column = QVBoxLayout(page)
+    column.setContentsMargins(4, 4, 4, 4)
+    column.setSpacing(4)
+    for part in parts:
+        column.addWidget(part, 1 if isinstance(part, LineChart) else 0)
+    # Takes the room that a chart, as long as it is hidden, leaves to the others.
+    column.addStretch(0 if any(isinstance(part, LineChart) for part in parts) else 1)
+    return ScrollColumn(page)

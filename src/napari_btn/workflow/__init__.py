@@ -1,0 +1,1 @@
+"""Steps that order several stages into one action of the user."""

@@ -1,0 +1,180 @@
+"""What a caller gives, as the pairs, images and masks that the core works on, checked against the networks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.data.image import View, canonical_axes
+from napari_btn.core.data.pairs import Pair
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.model import Fitted
+
+__all__ = [
+    "image_for",
+    "in_axes_of",
+    "is_same",
+    "need_same",
+    "over_scenes",
+    "over_space",
+    "pair_of",
+    "scenes_for",
+    "sizes_along",
+]
+
+
+def pair_of(
+    noisy: Any,
+    clean: Any,
+    axes: str,
+    channel_names: Sequence[str] | None,
+    pixel_size: Sequence[float] | None,
+    unit: str,
+    valid: Any,
+) -> Pair:
+    """Gather what came into a `Pair`; lists become arrays."""
+
+    def array(value: Any) -> Any:
+        given = value is None or isinstance(value, str) or hasattr(value, "shape")
+        return value if given else np.asarray(value)
+
+    return Pair(
+        array(noisy),
+        array(clean),
+        axes.upper(),
+        None if channel_names is None else tuple(channel_names),
+        None if pixel_size is None else tuple(np.atleast_1d(np.asarray(pixel_size, float)).tolist()),
+        unit,
+        array(valid),
+    )
+
+
+def image_for(fitted: Fitted, image: Any, axes: str | None) -> View:
+    """Image that the networks can take; without axes, those of training, less S and T where it has fewer.
+
+    Raises
+    ------
+    ValueError
+        Where its channels or space axes aren't those of training.
+    """
+    view = View(image, axes or _axes_like(fitted.axes, image), "image")
+    _need_fit(view, fitted)
+    return view
+
+
+def scenes_for(fitted: Fitted, noisy: Any, clean: Any, axes: str | None, valid: Any = None) -> Scenes:
+    """Pair that the networks can take, its values not yet read; axes as in `image_for`.
+
+    Raises
+    ------
+    ValueError
+        Where its channels or space axes aren't those of training, or the two images don't go together.
+    """
+    axes = axes or _axes_like(fitted.axes, noisy)
+    scenes = pair_of(noisy, clean, axes, fitted.channel_names, None, "px", valid).views
+    _need_fit(scenes.noisy, fitted)
+    return scenes
+
+
+def _need_fit(view: View, fitted: Fitted) -> None:
+    """Raise where an image is of another kind than those that trained."""
+    if view.n_channels != fitted.blueprint.n_in:
+        raise ValueError(
+            f"The image has {view.n_channels} channels (axes {view.axes}, shape {tuple(view.array.shape)}); these "
+            f"networks were trained on {fitted.blueprint.n_in}: {', '.join(fitted.channel_names)}. Give those."
+        )
+    if view.ndim != fitted.blueprint.ndim:
+        raise ValueError(
+            f"The image has the space axes {view.space_axes}; these networks were trained in "
+            f"{fitted.blueprint.ndim}D. Give a {fitted.blueprint.ndim}D image."
+        )
+
+
+def _axes_like(axes: str, image: Any) -> str:
+    """Axes of training, less S and T where the image has fewer dimensions."""
+    ndim = len(image.shape) if hasattr(image, "shape") else np.ndim(image)
+    for candidate in (axes, axes.replace("S", "").replace("T", "")):
+        if len(candidate) == ndim:
+            return candidate
+    return canonical_axes(axes, ndim)
+
+
+def sizes_along(axes: str, fitted: Fitted) -> tuple[float, ...] | None:
+    """Pixel size along the space axes of an image, in their order."""
+    if fitted.pixel_size is None:
+        return None
+    size = dict(zip((a for a in fitted.axes if a in "ZYX"), fitted.pixel_size, strict=True))
+    return tuple(size[a] for a in axes if a in size)
+
+
+def over_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
+    """Return a mask over the space axes, or over all axes but C, or of what is finite, as (S, *space)."""
+    if valid is None:
+        return None
+    if isinstance(valid, str):
+        if valid != "finite":
+            raise ValueError(
+                f'valid is {valid!r}; give "finite", or an array that is True where a pixel counts.'
+            )
+        return np.stack([np.isfinite(view.read(s)).all(0) for s in range(view.n_scenes)])
+    valid = np.asarray(valid, dtype=bool)
+    axes = view.axes.replace("C", "")
+    if valid.ndim == view.ndim:
+        axes = "".join(a for a in axes if a in view.space_axes)
+    mask = View(valid, axes, "valid")
+    if mask.space != view.space or mask.n_scenes not in (1, view.n_scenes):
+        raise ValueError(
+            f"valid has shape {valid.shape}; over {axes} the image has {view.space}. Give it the same shape."
+        )
+    scenes = [mask.read(s if mask.n_scenes > 1 else 0)[0] > 0 for s in range(view.n_scenes)]
+    return np.stack(scenes)
+
+
+def over_space(mask: Any, axes: str, name: str) -> View:
+    """Mask over the space axes of an image, or over all of its axes but C."""
+    mask = mask if hasattr(mask, "shape") else np.asarray(mask)
+    left = axes.replace("C", "")
+    if len(mask.shape) != len(left):
+        left = "".join(a for a in left if a in "ZYX")
+    return View(mask, left, name)
+
+
+def in_axes_of(scenes: NDArray[Any], view: View) -> NDArray[Any]:
+    """Map (S, *space) in the axes of an image without C."""
+    size = dict(zip(view.axes, view.array.shape, strict=True))
+    left = view.axes.replace("C", "")
+    out = np.empty([size[a] for a in left], scenes.dtype)
+    target = View(out, left, "groups")
+    for s, one in enumerate(scenes):
+        target.write(s, tuple(slice(0, n) for n in view.space), one[None])
+    return out
+
+
+def is_same(view: View, held_out: HeldOut) -> bool:
+    """Whether an image is the one that held-out scores come from; False where that can't be told."""
+    from napari_btn.core.data.image import values_at
+
+    position, observed = held_out.position, held_out.observed
+    if position is None or observed is None or position.shape[1] != 1 + view.ndim:
+        return False
+    inside = (position.max(axis=0) < (view.n_scenes, *view.space)).all()
+    return bool(inside) and np.array_equal(np.nan_to_num(values_at(view, position)), np.nan_to_num(observed))
+
+
+def need_same(view: View, held_out: HeldOut) -> None:
+    """Raise where an image is not the one that held-out scores come from."""
+    if held_out.position is None or held_out.observed is None:
+        raise ValueError("The held-out pixels have no positions; calibrate on images of their own again.")
+    if not is_same(view, held_out):
+        raise ValueError(
+            "This image is not the one that the held-out scores come from, so nothing of them can be told by its "
+            "pixels. Take that one, or calibrate on a pair of its own."
+        )

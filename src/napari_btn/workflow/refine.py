@@ -1,0 +1,250 @@
+"""Going on from trained members: which pixels may train now, which may still calibrate, what was gained.
+
+Members remember what they were trained on, also in an earlier training. So a bundle records which
+pixels of which images trained; an image that comes again must be split alike, and what lies near a
+window that was measured again calibrates no more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.calibration.held_out import fingerprint_steps
+from napari_btn.core.data.splits import CALIBRATE, TRAIN
+from napari_btn.core.data.windows import boxes_of, join, places_in, shifted, window_scenes, without_near
+from napari_btn.core.progress import Note
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from napari_btn.core.calibration.grouping import Grouping
+    from napari_btn.core.data.image import Box, View
+    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.data.splits import Split
+    from napari_btn.core.data.windows import Window
+    from napari_btn.core.evaluation.report import Report
+    from napari_btn.core.progress import Step
+    from napari_btn.core.settings import TrainSettings
+
+__all__ = ["Refinement", "Refining", "gentler", "refining_steps", "regroup_notes", "split_record"]
+
+_STEPS, _RATE = 0.5, 0.5
+_MARGIN = 8  # of a patch around a window: more would show a window's middle more often than other pixels
+_DRAWS = 1_000_000  # batches that one training may draw
+
+
+@dataclass(frozen=True, eq=False)
+class Refinement:
+    """What going on with the training gained, measured on the same held-out pixels.
+
+    Parameters
+    ----------
+    before, after : Report
+        Of the members as they were and as they are, each calibrated and cross-fitted on pixels that
+        neither training used.
+    windows : int
+        Windows measured again that were trained on.
+    """
+
+    before: Report
+    after: Report
+    windows: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Windows, and width and coverage per channel, as a JSON-ready dict."""
+        parts = {"before": self.before, "after": self.after}
+        measured = {
+            f"{what} {when}": [float(v) for v in getattr(report, what)]
+            for what in ("width", "coverage")
+            for when, report in parts.items()
+        }
+        return {"windows": self.windows, "channel_names": list(self.after.channel_names), **measured}
+
+    def __str__(self) -> str:
+        rows = zip(
+            self.after.channel_names, self.before.width, self.after.width, self.after.coverage, strict=True
+        )
+        return "\n".join(
+            f"{name}: mean width {old:.4g} -> {new:.4g} ({new / old - 1:+.1%}), coverage {inside:.3f}"
+            for name, old, new, inside in rows
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Refining:
+    """What is trained on, and what is held out, when training goes on.
+
+    Parameters
+    ----------
+    learnt : Scenes
+        The pair, and a scene for each window.
+    boxes : tuple of Box
+        What trains.
+    counted : Scenes
+        The pair, without what is too near to a window to calibrate or report.
+    notes : tuple of Note
+    provenance : dict
+        With what was trained on now.
+    first_draw : int
+        For `train_steps`.
+    """
+
+    learnt: Scenes
+    boxes: tuple[Box, ...]
+    counted: Scenes
+    notes: tuple[Note, ...]
+    provenance: dict[str, Any]
+    first_draw: int
+
+
+def gentler(train: TrainSettings) -> TrainSettings:
+    """Settings to go on with: half the steps at half the rate, so that what is known isn't lost.
+
+    Parameters
+    ----------
+    train : TrainSettings
+        Of the first training.
+    """
+    return replace(
+        train, steps=max(round(_STEPS * train.steps), 1), learning_rate=_RATE * train.learning_rate
+    )
+
+
+def split_record(split: Split, images: Sequence[str]) -> dict[str, Any]:
+    """Which pixels of which images trained, JSON-ready.
+
+    Parameters
+    ----------
+    split : Split
+        Of the images.
+    images : sequence of str
+        Their fingerprints.
+    """
+    painted = None
+    if split.regions is not None:
+        labels = np.ascontiguousarray(split.regions, np.int64)
+        painted = hashlib.sha256(labels.tobytes()).hexdigest()
+    return {
+        "images": sorted(images),
+        "train": [[b.scene, _plain(b.slices)] for b in split.train],
+        "held_out": [[b.scene, _plain(b.slices)] for b in split.held_out],
+        "painted": painted,
+    }
+
+
+def _plain(box: Sequence[slice]) -> list[list[int]]:
+    """Box as numbers."""
+    return [[s.start, s.stop] for s in box]
+
+
+def refining_steps(
+    scenes: Scenes,
+    split: Split,
+    windows: Sequence[Window],
+    image: View,
+    provenance: dict[str, Any],
+    *,
+    reach_px: int,
+    patch_px: int,
+) -> Step[Refining]:
+    """What trains and what calibrates when training goes on; a step.
+
+    Parameters
+    ----------
+    scenes : Scenes
+        Noisy and clean images.
+    split : Split
+        Their training and held-out parts.
+    windows : sequence of Window
+        Measured again; all of them train, for they were chosen because they are hard, and a
+        calibration on them would be one of hard pixels.
+    image : View
+        Noisy image of the windows.
+    provenance : dict
+        Of the members.
+    reach_px : int
+        Half-width of the receptive field: pixels as near to a window can't calibrate.
+    patch_px : int
+        Side of a training patch.
+
+    Raises
+    ------
+    ValueError
+        If the images trained before in another split, a window doesn't fit, or nothing is left to
+        calibrate on.
+    """
+    prints = yield from fingerprint_steps(scenes.noisy)
+    record = split_record(split, list(prints.values()))
+    earlier, splits = provenance.get("refined", []), provenance.get("splits", [])
+    _need_same_split(record, splits, earlier, provenance)
+    now: dict[str, Any] = {"image": None, "windows": [], "near": {}}
+    if windows:
+        (now["image"],) = (yield from fingerprint_steps(image)).values()
+        now["windows"] = [_plain(window.box) for window in windows]
+        places = places_in(scenes, image, windows)
+        now["near"] = {prints[str(s)]: [_plain(b) for b in boxes] for s, boxes in places.items()}
+    counted = scenes
+    for one in (*earlier, now):
+        places = {
+            int(s): [tuple(slice(a, b) for a, b in box) for box in one["near"].get(found, ())]
+            for s, found in prints.items()
+        }
+        counted = without_near(counted, places, reach_px)
+    judged = counted.within(split.regions, CALIBRATE)
+    if not any(np.isfinite(judged.read_clean(b.scene, b.slices)).all(0).any() for b in split.held_out):
+        raise ValueError(
+            "The windows leave nothing of the held-out part to calibrate on. Propose windows away from it, or give "
+            "another pair."
+        )
+    images = dict(provenance.get("images", {}))
+    for name, found in (*prints.items(), ("windows", now["image"])):
+        if found is not None and found not in images.values():
+            images[f"{len(earlier) + 1}: {name}"] = found
+    extra = window_scenes(image, windows, scenes.channel_names, patch_px // _MARGIN)
+    return Refining(
+        join([scenes.within(split.regions, TRAIN), *extra]),
+        (*split.train, *boxes_of(extra, scenes.noisy.n_scenes)),
+        counted,
+        (*split.notes, *shifted(extra)),
+        {
+            **provenance,
+            "images": images,
+            "splits": splits if record in splits else [*splits, record],
+            "refined": [*earlier, now],
+        },
+        _DRAWS * (1 + len(earlier)),
+    )
+
+
+def _need_same_split(
+    record: dict[str, Any],
+    splits: Sequence[dict[str, Any]],
+    refined: Sequence[dict[str, Any]],
+    provenance: dict[str, Any],
+) -> None:
+    """Raise where images that trained before would be split in another way."""
+    known = set(provenance.get("images", {}).values()) - {one["image"] for one in refined}
+    for old in splits:
+        known -= set(old["images"])
+        if set(old["images"]) & set(record["images"]) and old != record:
+            raise ValueError(
+                "Some of these images trained the members, in another split; what would be held out now has been "
+                "trained on. Give all the images of that training, with its `regions`, or others."
+            )
+    if known & set(record["images"]):
+        raise ValueError(
+            "These images trained the members, but it isn't known which of their pixels did. Give others as noisy and "
+            "clean, or train anew."
+        )
+
+
+def regroup_notes(grouping: Grouping | None) -> tuple[Note, ...]:
+    """What to know where groups of a mask were calibrated apart, and new members are calibrated."""
+    if grouping is None or grouping.model is not None:
+        return ()
+    text = "Groups of a mask were calibrated apart before; now all pixels are together. Calibrate with groups again."
+    return (Note("amber", text),)

@@ -1,0 +1,210 @@
+"""Which networks suit an image: quality over a grid of depths, channels and dilations."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.evaluation.metrics import correlation, crps_from_quantiles
+from napari_btn.core.progress import Progress
+from napari_btn.core.settings import PRESETS, NetworkSettings
+from napari_btn.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from concurrent.futures import Executor
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.data.pairs import Pair
+    from napari_btn.core.progress import Step
+
+__all__ = ["Scan", "ScanRow", "scan_steps"]
+
+
+@dataclass(frozen=True)
+class ScanRow:
+    """What one kind of network reached.
+
+    Parameters
+    ----------
+    depth, channels, max_dilation : int
+        The settings; a small image may have shortened the dilations.
+    receptive_field : int
+        Half-width in pixels.
+    parameters : int
+        Weights of one member.
+    seconds : float
+        Wall time of training and calibration.
+    crps : float
+        Continuous ranked probability score on the held-out pixels that all kinds share, as a share of the
+        target's standard deviation; mean over channels, lower is better.
+    correlation : float
+        Of the median with the target on the same pixels; mean over channels.
+    coverage, width : float
+        Cross-fitted coverage, and mean width as a share of the target's standard deviation.
+    """
+
+    depth: int
+    channels: int
+    max_dilation: int
+    receptive_field: int
+    parameters: int
+    seconds: float
+    crps: float
+    correlation: float
+    coverage: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Scan:
+    """Rows of a scan, in the order of the grid.
+
+    Parameters
+    ----------
+    rows : tuple of ScanRow
+    """
+
+    rows: tuple[ScanRow, ...]
+
+    @property
+    def best(self) -> ScanRow:
+        """The row with the lowest score."""
+        return min(self.rows, key=lambda row: row.crps)
+
+    def table(self) -> str:
+        """Return the rows as lines of text, the best marked."""
+        names = [field.name for field in fields(ScanRow)]
+        cells = [[name.replace("_", " ") for name in names]]
+        cells += [[_text(value) for value in asdict(row).values()] for row in self.rows]
+        widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+        marks = ["", *("  best" if row is self.best else "" for row in self.rows)]
+        return "\n".join(
+            "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) + mark
+            for line, mark in zip(cells, marks, strict=True)
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Scan as a JSON-ready dict."""
+        return {"rows": [asdict(row) for row in self.rows], "best": asdict(self.best)}
+
+
+def scan_steps(
+    pair: Pair,
+    *,
+    depths: Sequence[int] = (5, 10, 20),
+    channels: Sequence[int] = (4,),
+    dilations: Sequence[int] = (4, 8),
+    preset: str = "quick",
+    members: int = 1,
+    steps: int | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    executor: Executor | None = None,
+) -> Step[Scan]:
+    """Train every kind of network of a grid for as many steps, and compare them; a step.
+
+    Parameters
+    ----------
+    pair : Pair
+        Noisy and clean.
+    depths, channels, dilations : sequence of int
+        Nodes, channels of a chunk, and largest dilations to combine.
+    preset : str
+        How long members train.
+    members : int
+        Networks of each kind.
+    steps : int, optional
+        Training steps instead of the preset's.
+    seed : int
+        The same for all.
+    device : str
+        Where they train, as `Denoiser` takes it.
+    executor : concurrent.futures.Executor, optional
+        Where tasks run; local processes by default.
+
+    Returns
+    -------
+    Scan
+        One row for each combination.
+
+    Raises
+    ------
+    ValueError
+        When the images can't be trained on or a setting makes no sense.
+
+    References
+    ----------
+    Zwart et al., "Behind the Noise", arXiv 2505.08176, figure 1-B.
+    """
+    train = replace(PRESETS[preset], steps=steps) if steps else PRESETS[preset]
+    grid = [
+        NetworkSettings(depth=d, channels=c, max_dilation=r)
+        for d, c, r in product(depths, channels, dilations)
+    ]
+    if not grid:
+        raise ValueError(
+            "There is nothing to scan; give at least one depth, number of channels and dilation."
+        )
+    made: list[tuple[Denoiser, float]] = []
+    for k, network in enumerate(grid):
+        denoiser = Denoiser(preset, members=members, seed=seed, device=device, network=network, train=train)
+        began = time.perf_counter()
+        inner = denoiser.fit_steps(
+            pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
+            pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid, executor=executor,
+        )  # fmt: skip
+        reached = 0.0
+        for progress in inner:
+            reached = max(reached, progress.fraction)
+            note = f"Kind {k + 1} of {len(grid)}: {progress.note}"
+            yield Progress(round(1000 * (k + reached)), 1000 * len(grid), note)
+        made.append((denoiser, time.perf_counter() - began))
+    shared = _shared([denoiser.held_out for denoiser, _ in made])
+    return Scan(tuple(_row(*one, part) for one, part in zip(made, shared, strict=True)))
+
+
+def _row(denoiser: Denoiser, seconds: float, held_out: HeldOut) -> ScanRow:
+    """What one trained denoiser reached on held-out pixels."""
+    report = denoiser.report
+    assert report is not None, "a fitted denoiser has a report"
+    spread = held_out.target.std(1)
+    score = crps_from_quantiles(held_out.target, held_out.quantiles, held_out.levels, axis=1)
+    median = held_out.quantiles[held_out.levels.index(0.5)]
+    return ScanRow(
+        denoiser.network.depth,
+        denoiser.network.channels,
+        denoiser.network.max_dilation,
+        denoiser.receptive_field,
+        denoiser.parameters,
+        seconds,
+        float(np.mean(score / spread)),
+        float(np.mean(correlation(held_out.target, median, axis=1))),
+        float(np.mean(report.coverage)),
+        float(np.mean(report.width / spread)),
+    )
+
+
+def _shared(parts: Sequence[HeldOut]) -> list[HeldOut]:
+    """Held-out pixels within what all have held out: a wider field of view leaves less of the image."""
+    places = [part.position for part in parts]
+    if any(place is None for place in places):
+        return list(parts)
+    known: list[NDArray[Any]] = [np.asarray(place) for place in places]
+    low = np.max([place.min(0) for place in known], axis=0)
+    high = np.min([place.max(0) for place in known], axis=0)
+    inside = [((place >= low) & (place <= high)).all(1) for place in known]
+    if min(int(i.sum()) for i in inside) < 100:
+        return list(parts)
+    return [part.take(i) for part, i in zip(parts, inside, strict=True)]
+
+
+def _text(value: float) -> str:
+    """A number as it reads in a table."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"
