@@ -1,9 +1,9 @@
-"""All that training and calibration made, and the same as the contents of a bundle."""
+"""The model: one frozen value with all that training and calibration made, and its bundle."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -13,42 +13,60 @@ from napari_btn.core.calibration.drift import Profile
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.groups import GroupCalibration
 from napari_btn.core.evaluation.report import Report
-from napari_btn.core.networks.family import Blueprint
+from napari_btn.core.networks.family import Blueprint, Member, Networks
 from napari_btn.core.progress import Note
-from napari_btn.io.bundle import Bundle
+from napari_btn.core.settings import EnsembleSettings
+from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.exceedance import Exceedance
     from napari_btn.core.calibration.grouping import Grouping
-    from napari_btn.core.networks.family import Member
-    from napari_btn.core.settings import NetworkSettings
     from napari_btn.core.tokens.learn import TokenModel
 
 __all__ = [
-    "Fitted",
-    "Measured",
-    "Networks",
-    "at_stage",
+    "Calibrated",
+    "Learned",
+    "Model",
+    "Scores",
     "distribution_of",
-    "from_bundle",
-    "member_arrays",
-    "members_of",
-    "to_bundle",
+    "load_model",
+    "load_partial",
+    "save_model",
+    "save_partial",
 ]
 
-N = TypeVar("N", bound="Networks")
+_HELD_OUT = tuple(f.name for f in fields(HeldOut) if f.name != "levels")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Networks:
-    """What training made."""
+class Learned:
+    """Trained members, and what is known of the images that they learned from.
 
-    blueprint: Blueprint
-    members: tuple[Member, ...]
+    Parameters
+    ----------
+    networks : Networks
+    losses : dict
+        Per member number, the training loss of each step.
+    notes : tuple of Note
+        From the plan and the training.
+    axes : str
+        Axes of the noisy image.
+    channel_names : tuple of str
+    pixel_size : tuple of float, optional
+        One per space axis, in ``unit``.
+    unit : str
+    provenance : dict
+        JSON-ready: version, settings, seed and fingerprints of the images.
+    profile : Profile, optional
+        Noise and brightness of the images that were calibrated on; None where they are too small.
+    """
+
+    networks: Networks
     losses: dict[int, tuple[float, ...]]
     notes: tuple[Note, ...]
     axes: str
@@ -56,24 +74,49 @@ class Networks:
     pixel_size: tuple[float, ...] | None
     unit: str
     provenance: dict[str, Any]
-    tokens: TokenModel | None = None
     profile: Profile | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Measured(Networks):
-    """The same with what the networks say of pixels that they never saw."""
+class Scores:
+    """Predictions and targets of pixels that no member trained on.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        What the offsets come from.
+    block_px : int
+        Side of a block in pixels; 0 where scenes are the blocks.
+    covers : str
+        What an interval covers, as the supervision says.
+    notes : tuple of Note
+        On the target.
+    reported : HeldOut, optional
+        Pixels that only the report is measured on.
+    grouping : Grouping, optional
+        Group of each pixel, where groups are calibrated apart.
+    """
 
     held_out: HeldOut
     block_px: int
     covers: str
+    notes: tuple[Note, ...] = ()
     reported: HeldOut | None = None
     grouping: Grouping | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Fitted(Measured):
-    """All that training and calibration made; replaced as a whole, never changed."""
+class Calibrated:
+    """Offsets at one level, and what they were measured to hold.
+
+    Parameters
+    ----------
+    calibration : Calibration
+    report : Report
+    distribution : Exceedance, optional
+        The recalibration into probabilities, where the levels make a distribution.
+    groups : GroupCalibration, optional
+    """
 
     calibration: Calibration
     report: Report
@@ -81,81 +124,220 @@ class Fitted(Measured):
     groups: GroupCalibration | None = None
 
 
-def at_stage(stage: type[N], known: Networks, **new: Any) -> N:
-    """What is known of an ensemble, at another stage of its making.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Model:
+    """All that training and calibration made; replaced as a whole, never changed.
 
     Parameters
     ----------
-    stage : type
-        `Networks`, `Measured` or `Fitted`.
-    known : Networks
-        At any stage; what the wanted one doesn't have is left out.
-    **new : object
-        Fields that are new, or replaced.
+    settings : EnsembleSettings
+        Those of the training, with the calibration in use.
+    learned : Learned
+    scores : Scores
+    calibrated : Calibrated
+    tokens : TokenModel, optional
+        The palette, once it is learned.
     """
-    kept = {f.name: getattr(known, f.name) for f in fields(stage) if hasattr(known, f.name)}
-    return stage(**{**kept, **new})
+
+    settings: EnsembleSettings
+    learned: Learned
+    scores: Scores
+    calibrated: Calibrated
+    tokens: TokenModel | None = field(default=None)
+
+    @property
+    def networks(self) -> Networks:
+        """Trained members and what they are made from."""
+        return self.learned.networks
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """What members are made from."""
+        return self.learned.networks.blueprint
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels it was trained on."""
+        return self.learned.channel_names
+
+    @property
+    def caption(self) -> dict[str, Any]:
+        """What a map must carry to be read rightly, JSON-ready."""
+        calibration, report = self.calibrated.calibration, self.calibrated.report
+        grouping = self.scores.grouping
+        return {
+            **self.learned.provenance,
+            "alpha": calibration.alpha,
+            "covers": self.scores.covers,
+            "rule": calibration.rule,
+            **({} if grouping is None else {"grouped_by": grouping.name}),
+            "n_blocks": calibration.n_blocks,
+            "channel_names": list(self.channel_names),
+            "coverage": report.to_dict()["coverage"],
+            "warnings": [n.to_dict() for n in report.warnings],
+        }
 
 
-def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
-    """Contents of the bundle that `from_bundle` reads."""
-    arrays = member_arrays(fitted.members)
-    for k, loss in fitted.losses.items():
+def distribution_of(held_out: HeldOut, calibration: Calibration) -> Exceedance | None:
+    """Return the recalibration into probabilities; None where one level makes no distribution.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        What the calibration comes from.
+    calibration : Calibration
+        Its rule says whether pixels or blocks count.
+    """
+    return exceedance_from(held_out, calibration.rule) if len(held_out.levels) > 1 else None
+
+
+# ---------------------------------------------------------------- bundles
+
+
+def save_model(model: Model, path: str | Path) -> None:
+    """Save as a bundle; the file appears only when it is whole.
+
+    Parameters
+    ----------
+    model : Model
+    path : str or Path
+        Of the bundle.
+    """
+    write_bundle(_to_bundle(model), path)
+
+
+def load_model(path: str | Path) -> Model:
+    """Return the model of a bundle.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the bundle.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, newer, not a bundle, or of an interrupted training.
+    """
+    bundle = read_bundle(path)
+    if bundle.values.get("kind") != "trained":
+        raise ValueError(f"{path} is an interrupted training; go on with it (--resume) before using it.")
+    try:
+        return _from_bundle(bundle)
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} lacks a part of a bundle ({error}); it is damaged. Save it again."
+        ) from error
+
+
+def save_partial(
+    settings: EnsembleSettings, checkpoint: Sequence[Member], data: dict[str, Any], path: str | Path
+) -> None:
+    """Save the members that an interrupted training has finished, for `load_partial`.
+
+    Parameters
+    ----------
+    settings : EnsembleSettings
+    checkpoint : sequence of Member
+        A `Progress.checkpoint`.
+    data : dict
+        JSON-ready: what they learned from.
+    path : str or Path
+        Of the bundle.
+    """
+    values = {
+        "kind": "partial",
+        "settings": settings.to_dict(),
+        "data": data,
+        "members": [[m.number, m.attempt] for m in checkpoint],
+    }
+    write_bundle(Bundle(values, _member_arrays(checkpoint)), path)
+
+
+def load_partial(path: str | Path) -> tuple[EnsembleSettings, tuple[Member, ...], dict[str, Any]]:
+    """Return settings, finished members and data of an interrupted training.
+
+    Parameters
+    ----------
+    path : str or Path
+        Of the bundle.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged, newer, or of a finished training.
+    """
+    bundle = read_bundle(path)
+    if bundle.values.get("kind") != "partial":
+        raise ValueError(f"{path} is not an interrupted training; load it as a bundle instead.")
+    try:
+        settings = EnsembleSettings.from_dict(bundle.values["settings"])
+        return settings, _members_of(bundle), dict(bundle.values.get("data", {}))
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} lacks a part of a bundle ({error}); it is damaged. Start the training again."
+        ) from error
+
+
+def _to_bundle(model: Model) -> Bundle:
+    """Contents of the bundle that `_from_bundle` reads."""
+    learned, scores, calibrated = model.learned, model.scores, model.calibrated
+    blueprint, members = learned.networks.blueprint, learned.networks.members
+    arrays = _member_arrays(members)
+    for k, loss in learned.losses.items():
         arrays[f"loss.{k}"] = np.asarray(loss, np.float32)
     for part in ("held_out", "reported"):
-        for name in ("quantiles", "target", "block", "observed", "position"):
-            value = getattr(getattr(fitted, part), name, None)
+        for name in _HELD_OUT:
+            value = getattr(getattr(scores, part), name, None)
             if value is not None:
                 arrays[f"{part}.{name}"] = value
-    if fitted.tokens is not None:
-        arrays |= {f"tokens.{name}": value for name, value in fitted.tokens.to_arrays().items()}
-    if fitted.grouping is not None:
-        arrays |= _grouping_arrays(fitted.grouping)
+    if model.tokens is not None:
+        arrays |= {f"tokens.{name}": value for name, value in model.tokens.to_arrays().items()}
+    if scores.grouping is not None:
+        arrays |= _grouping_arrays(scores.grouping)
     values = {
         "kind": "trained",
-        "settings": settings,
-        "dilations": list(fitted.blueprint.dilations),
-        "flat": list(fitted.blueprint.flat),
-        "n_in": fitted.blueprint.n_in,
-        "n_out": fitted.blueprint.n_out,
-        "ndim": fitted.blueprint.ndim,
-        "members": [[m.number, m.attempt] for m in fitted.members],
-        "block_px": fitted.block_px,
-        "calibration": fitted.calibration.to_dict(),
-        "groups": None if fitted.groups is None else fitted.groups.to_dict(),
-        "report": fitted.report.to_dict(),
-        "notes": [n.to_dict() for n in fitted.notes],
-        "axes": fitted.axes,
-        "channel_names": list(fitted.channel_names),
-        "pixel_size": None if fitted.pixel_size is None else list(fitted.pixel_size),
-        "unit": fitted.unit,
-        "covers": fitted.covers,
-        "provenance": fitted.provenance,
-        "profile": None if fitted.profile is None else fitted.profile.to_dict(),
+        "settings": model.settings.to_dict(),
+        "dilations": list(blueprint.dilations),
+        "flat": list(blueprint.flat),
+        "n_in": blueprint.n_in,
+        "n_out": blueprint.n_out,
+        "ndim": blueprint.ndim,
+        "members": [[m.number, m.attempt] for m in members],
+        "block_px": scores.block_px,
+        "calibration": calibrated.calibration.to_dict(),
+        "groups": None if calibrated.groups is None else calibrated.groups.to_dict(),
+        "report": calibrated.report.to_dict(),
+        "notes": [n.to_dict() for n in (*learned.notes, *scores.notes)],
+        "axes": learned.axes,
+        "channel_names": list(learned.channel_names),
+        "pixel_size": None if learned.pixel_size is None else list(learned.pixel_size),
+        "unit": learned.unit,
+        "covers": scores.covers,
+        "provenance": learned.provenance,
+        "profile": None if learned.profile is None else learned.profile.to_dict(),
     }
     return Bundle(values, arrays)
 
 
-def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, ...], seed: int) -> Fitted:
-    """Return what a bundle holds; ``KeyError`` or ``TypeError`` where it lacks a part."""
+def _from_bundle(bundle: Bundle) -> Model:
+    """Model of a bundle; ``KeyError`` or ``TypeError`` where it lacks a part."""
     values, arrays = bundle.values, bundle.arrays
+    settings = EnsembleSettings.from_dict(values["settings"])
     blueprint = Blueprint(
-        network,
+        settings.network,
         tuple(values["dilations"]),
         values["n_in"],
         values["n_out"],
         values["ndim"],
-        levels,
-        seed,
+        settings.levels,
+        settings.seed,
         tuple(values.get("flat", ())),
     )
-    held_out = _held_out_from("held_out", arrays, levels)
-    members = members_of(values, arrays)
-    calibration = Calibration.from_dict(values["calibration"])
+    members = _members_of(bundle)
     known, groups = values.get("profile"), values.get("groups")
-    return Fitted(
-        blueprint=blueprint,
-        members=members,
+    learned = Learned(
+        networks=Networks(blueprint, members),
         losses={m.number: tuple(float(v) for v in arrays.get(f"loss.{m.number}", ())) for m in members},
         notes=tuple(Note.from_dict(n) for n in values["notes"]),
         axes=values["axes"],
@@ -163,22 +345,34 @@ def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, .
         pixel_size=None if values["pixel_size"] is None else tuple(values["pixel_size"]),
         unit=values["unit"],
         provenance=values["provenance"],
-        tokens=_tokens_from("tokens", arrays),
         profile=None if known is None else Profile.from_dict(known),
-        held_out=held_out,
+    )
+    scores = Scores(
+        held_out=_held_out_from("held_out", bundle, settings.levels),
         block_px=values["block_px"],
         covers=values["covers"],
-        reported=_held_out_from("reported", arrays, levels) if "reported.target" in arrays else None,
-        grouping=_grouping_from(arrays),
+        reported=_held_out_from("reported", bundle, settings.levels) if "reported.target" in arrays else None,
+        grouping=_grouping_from(bundle),
+    )
+    calibration = Calibration.from_dict(values["calibration"])
+    calibrated = Calibrated(
         calibration=calibration,
         report=Report.from_dict(values["report"]),
-        distribution=distribution_of(held_out, calibration),
+        distribution=distribution_of(scores.held_out, calibration),
         groups=None if groups is None else GroupCalibration.from_dict(groups),
+    )
+    return Model(
+        settings=settings,
+        learned=learned,
+        scores=scores,
+        calibrated=calibrated,
+        tokens=_tokens_from("tokens", bundle),
     )
 
 
-def _held_out_from(part: str, arrays: dict[str, NDArray[Any]], levels: tuple[float, ...]) -> HeldOut:
+def _held_out_from(part: str, bundle: Bundle, levels: tuple[float, ...]) -> HeldOut:
     """Held-out scores of a bundle's part."""
+    arrays = bundle.arrays
     return HeldOut(
         arrays[f"{part}.quantiles"],
         arrays[f"{part}.target"],
@@ -189,31 +383,30 @@ def _held_out_from(part: str, arrays: dict[str, NDArray[Any]], levels: tuple[flo
     )
 
 
-def member_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:
+def _member_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:
     """Weights as a bundle's arrays."""
     return {f"member.{m.number}.{name}": value for m in members for name, value in m.weights.items()}
 
 
-def members_of(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> tuple[Member, ...]:
+def _members_of(bundle: Bundle) -> tuple[Member, ...]:
     """Members of a bundle."""
-    from napari_btn.core.networks.family import Member
-
-    names = sorted({k.split(".", 2)[2] for k in arrays if k.startswith("member.")})
+    names = sorted({k.split(".", 2)[2] for k in bundle.arrays if k.startswith("member.")})
     return tuple(
-        Member(number, attempt, {name: arrays[f"member.{number}.{name}"] for name in names})
-        for number, attempt in values["members"]
+        Member(number, attempt, {name: bundle.arrays[f"member.{number}.{name}"] for name in names})
+        for number, attempt in bundle.values["members"]
     )
 
 
-def _tokens_from(part: str, arrays: dict[str, NDArray[Any]]) -> TokenModel | None:
+def _tokens_from(part: str, bundle: Bundle) -> TokenModel | None:
+    """Palette of a bundle's part."""
     from napari_btn.core.tokens.learn import TokenModel
 
-    found = {k.removeprefix(f"{part}."): v for k, v in arrays.items() if k.startswith(f"{part}.")}
+    found = {k.removeprefix(f"{part}."): v for k, v in bundle.arrays.items() if k.startswith(f"{part}.")}
     return TokenModel.from_arrays(found) if found else None
 
 
 def _grouping_arrays(grouping: Grouping) -> dict[str, NDArray[Any]]:
-    """Groups of the held-out pixels, and the palette that made them: the bundle's own may be learned anew."""
+    """Groups of the held-out pixels, and the palette that made them: the bundle's own may be another."""
     arrays = {"grouping.count": np.array([grouping.count]), "grouping.held_out": grouping.held_out}
     if grouping.reported is not None:
         arrays["grouping.reported"] = grouping.reported
@@ -222,19 +415,15 @@ def _grouping_arrays(grouping: Grouping) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _grouping_from(arrays: dict[str, NDArray[Any]]) -> Grouping | None:
+def _grouping_from(bundle: Bundle) -> Grouping | None:
+    """Groups of a bundle's held-out pixels."""
     from napari_btn.core.calibration.grouping import Grouping
 
-    if "grouping.count" not in arrays:
+    if "grouping.count" not in bundle.arrays:
         return None
     return Grouping(
-        int(arrays["grouping.count"][0]),
-        arrays["grouping.held_out"],
-        _tokens_from("grouped_by", arrays),
-        arrays.get("grouping.reported"),
+        int(bundle.arrays["grouping.count"][0]),
+        bundle.arrays["grouping.held_out"],
+        _tokens_from("grouped_by", bundle),
+        bundle.arrays.get("grouping.reported"),
     )
-
-
-def distribution_of(held_out: HeldOut, calibration: Calibration) -> Exceedance | None:
-    """Return the recalibration into probabilities, where the levels make a distribution."""
-    return exceedance_from(held_out, calibration.rule) if len(held_out.levels) > 1 else None

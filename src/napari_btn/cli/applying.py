@@ -148,7 +148,7 @@ def evaluate(
     force: bool,
 ) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
-    from napari_btn.core.calibration.held_out import fingerprint_steps
+    from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.evaluation.report import evaluate as measure
     from napari_btn.denoiser import load
 

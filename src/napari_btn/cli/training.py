@@ -184,7 +184,7 @@ def _fit(
 
 def _record(denoiser: Denoiser, pair: Pair, regions: Any) -> dict[str, Any]:
     """What members learn from: images, what counts in them, and how they are split."""
-    from napari_btn.core.calibration.held_out import fingerprint_steps
+    from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.data.image import View
 
     views, known = pair.views, denoiser.calibration_settings
@@ -343,13 +343,17 @@ def scan(
     force: bool,
 ) -> None:
     """Compare depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
-    from napari_btn.workflow.scan import scan_steps
+    from napari_btn.core.compute.pool import compute_for
+    from napari_btn.core.settings import EnsembleSettings
+    from napari_btn.workflow.scan import grid_of, scan_steps
 
     if plot:
         ready(plot, force)
     pair = open_pair(noisy, clean, axes, channels)
-    result = drain(scan_steps(pair, depths=depths, channels=widths, dilations=dilations, preset=preset,
-                              members=members, steps=steps, seed=seed, device=device))  # fmt: skip
+    train = replace(PRESETS[preset], steps=steps) if steps else PRESETS[preset]
+    settings = EnsembleSettings(preset=preset, members=members, seed=seed, train=train)
+    grid = grid_of(depths, widths, dilations)
+    result = drain(scan_steps(pair, grid, settings, compute_for(device, members)))
     if plot:
         from napari_btn.io.atomic import written_whole
         from napari_btn.plots import figures as plots

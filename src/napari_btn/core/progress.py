@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Callable, Generator, Mapping
 
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Note", "Progress", "Step", "drain"]
+__all__ = ["Note", "Progress", "Step", "drain", "with_progress"]
 
 T = TypeVar("T")
 
@@ -65,6 +65,27 @@ def drain(step: Step[T]) -> T:
         except StopIteration as end:
             result: T = end.value
             return result
+
+
+def with_progress(step: Step[T], change: Callable[[Progress], Progress]) -> Step[T]:
+    """Return the same step with its progress changed on the way, as a part of a larger one.
+
+    Parameters
+    ----------
+    step : Step
+    change : callable
+        From the step's progress to that of the whole.
+    """
+    try:
+        while True:
+            try:
+                progress = next(step)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+            yield change(progress)
+    finally:
+        step.close()
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ the tooltip and the command line as its help, so it is written for the microscop
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 if TYPE_CHECKING:
@@ -14,14 +15,18 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "LEVELS",
     "PRESETS",
     "TOKEN_METHODS",
     "CalibrationSettings",
+    "EnsembleSettings",
     "NetworkSettings",
     "Preset",
     "TileSettings",
     "TokenMethod",
+    "TokenSettings",
     "TrainSettings",
+    "need",
 ]
 
 Preset = Literal["quick", "standard", "thorough"]
@@ -29,6 +34,12 @@ Unit = Literal["auto", "block", "pixel", "image", "risk"]
 Score = Literal["symmetric", "asymmetric", "scaled"]
 Split = Literal["auto", "longest", "y", "x", "z"]
 TokenMethod = Literal["kmeans", "mixture", "hdbscan"]
+
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+"""Quantile levels that are learned by default."""
+
+NEEDED_OF_ALPHA = "between 0 and 1: the share of pixels that the intervals may miss"
 
 
 class _Settings:
@@ -49,8 +60,20 @@ class _Settings:
         return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
-def _need(ok: bool, name: str, value: object, needed: str) -> None:
-    """Raise the one sentence that says what came and what is needed."""
+def need(ok: bool, name: str, value: object, needed: str) -> None:
+    """Raise ``ValueError`` with what came and what is needed, unless it is there.
+
+    Parameters
+    ----------
+    ok : bool
+        True if the value will do.
+    name : str
+        Name of the argument.
+    value : object
+        What came.
+    needed : str
+        What it must be, as the end of a sentence.
+    """
     if not ok:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
 
@@ -98,18 +121,18 @@ class NetworkSettings(_Settings):
     bias_free: bool = False
 
     def __post_init__(self) -> None:
-        _need(self.family in ("sms",), "family", self.family, '"sms"')
-        _need(1 <= self.depth <= 200, "depth", self.depth, "1 to 200")
-        _need(1 <= self.channels <= 64, "channels", self.channels, "1 to 64")
-        _need(1 <= self.inputs <= 64, "inputs", self.inputs, "1 to 64")
-        _need(1 <= self.max_dilation <= 64, "max_dilation", self.max_dilation, "1 to 64")
+        need(self.family in ("sms",), "family", self.family, '"sms"')
+        need(1 <= self.depth <= 200, "depth", self.depth, "1 to 200")
+        need(1 <= self.channels <= 64, "channels", self.channels, "1 to 64")
+        need(1 <= self.inputs <= 64, "inputs", self.inputs, "1 to 64")
+        need(1 <= self.max_dilation <= 64, "max_dilation", self.max_dilation, "1 to 64")
         known = self.field_of_view in ("fixed", "repeats")
-        _need(known, "field_of_view", self.field_of_view, '"fixed" or "repeats"')
-        _need(self.skip_power >= 0, "skip_power", self.skip_power, "0 or more")
-        _need(1 <= self.head_units <= 1024, "head_units", self.head_units, "1 to 1024")
+        need(known, "field_of_view", self.field_of_view, '"fixed" or "repeats"')
+        need(self.skip_power >= 0, "skip_power", self.skip_power, "0 or more")
+        need(1 <= self.head_units <= 1024, "head_units", self.head_units, "1 to 1024")
         if self.dilations is not None:
             ok = len(self.dilations) == self.depth and all(d >= 1 for d in self.dilations)
-            _need(ok, "dilations", self.dilations, f"{self.depth} whole numbers of at least 1, one per node")
+            need(ok, "dilations", self.dilations, f"{self.depth} whole numbers of at least 1, one per node")
 
 
 @dataclass(frozen=True)
@@ -145,11 +168,11 @@ class TrainSettings(_Settings):
     early_stopping: bool = False
 
     def __post_init__(self) -> None:
-        _need(self.steps >= 1, "steps", self.steps, "1 or more")
-        _need(self.passes > 0, "passes", self.passes, "more than 0")
+        need(self.steps >= 1, "steps", self.steps, "1 or more")
+        need(self.passes > 0, "passes", self.passes, "more than 0")
         for name, value, least in (("batch_size", self.batch_size, 1), ("patch_px", self.patch_px, 4)):
-            _need(value is None or value >= least, name, value, f"{least} or more, or None")
-        _need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+            need(value is None or value >= least, name, value, f"{least} or more, or None")
+        need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
 
     @property
     def patches(self) -> tuple[int, int]:
@@ -205,20 +228,20 @@ class CalibrationSettings(_Settings):
     groups: int = 0
 
     def __post_init__(self) -> None:
-        _need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block", "pixel", "image" or "risk"')
-        _need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
-        _need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
-        _need(0.1 <= self.train_fraction <= 0.9, "train_fraction", self.train_fraction, "0.1 to 0.9")
-        _need(self.split in ("auto", "checkerboard"), "split", self.split, '"auto" or "checkerboard"')
-        _need(
+        need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block", "pixel", "image" or "risk"')
+        need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
+        need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
+        need(0.1 <= self.train_fraction <= 0.9, "train_fraction", self.train_fraction, "0.1 to 0.9")
+        need(self.split in ("auto", "checkerboard"), "split", self.split, '"auto" or "checkerboard"')
+        need(
             self.split_axis in ("longest", "y", "x", "z"),
             "split_axis",
             self.split_axis,
             '"longest", "y", "x" or "z"',
         )
-        _need(self.block_px is None or self.block_px >= 2, "block_px", self.block_px, "2 or more")
-        _need(self.folds >= 2, "folds", self.folds, "2 or more")
-        _need(
+        need(self.block_px is None or self.block_px >= 2, "block_px", self.block_px, "2 or more")
+        need(self.folds >= 2, "folds", self.folds, "2 or more")
+        need(
             self.groups == 0 or 2 <= self.groups <= 40, "groups", self.groups, "0 for none, or 2 to 40 tokens"
         )
 
@@ -239,8 +262,36 @@ class TileSettings(_Settings):
     halo_px: int | None = None
 
     def __post_init__(self) -> None:
-        _need(self.tile_px is None or self.tile_px >= 8, "tile_px", self.tile_px, "8 or more")
-        _need(self.halo_px is None or self.halo_px >= 0, "halo_px", self.halo_px, "0 or more")
+        need(self.tile_px is None or self.tile_px >= 8, "tile_px", self.tile_px, "8 or more")
+        need(self.halo_px is None or self.halo_px >= 0, "halo_px", self.halo_px, "0 or more")
+
+
+@dataclass(frozen=True)
+class TokenSettings(_Settings):
+    """How an image is clustered into tokens.
+
+    Attributes
+    ----------
+    n_tokens : int
+        Tokens at first; any other number is a cut of the same tree.
+    order_by : str or int
+        Channel whose median orders the tokens, by name or number.
+    smooth_px : float
+        SD of the Gaussian over the latent components, in pixels, when the palette is learned.
+    method : str, optional
+        "kmeans"; "mixture", Gaussians of any shape and size; or "hdbscan", dense groups of any shape, as
+        many as there are, where the rest goes to the nearest. None keeps the palette's method, and is
+        "kmeans" at first.
+    """
+
+    n_tokens: int = 20
+    order_by: str | int = 0
+    smooth_px: float = 1.5
+    method: TokenMethod | None = None
+
+    def __post_init__(self) -> None:
+        known = ", ".join(map(repr, TOKEN_METHODS))
+        need(self.method in (None, *TOKEN_METHODS), "method", self.method, known)
 
 
 PRESETS: dict[str, TrainSettings] = {
@@ -249,6 +300,78 @@ PRESETS: dict[str, TrainSettings] = {
     "thorough": TrainSettings(steps=3000),
 }
 """Training settings a person picks first."""
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """All settings of an ensemble: what is trained, how it is calibrated, how it predicts.
+
+    Attributes
+    ----------
+    preset : str
+        "quick", "standard" or "thorough": how long members train.
+    members : int
+        Networks in the ensemble, 1 to 1000.
+    alpha : float
+        Miscoverage, in (0, 1): intervals hold the signal with coverage ``1 - alpha``.
+    levels : tuple of float
+        Quantile levels to learn, rising, with 0.5 among them.
+    supervision : str
+        What members learn from; "pair" is a noisy and a clean image.
+    seed : int
+        The same seed, data and settings give the same pixels on the CPU.
+    network, train, calibration, tiles : settings
+        The stages' own.
+    """
+
+    preset: str = "standard"
+    members: int = 10
+    alpha: float = 0.1
+    levels: tuple[float, ...] = LEVELS
+    supervision: str = "pair"
+    seed: int = 0
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    train: TrainSettings = field(default_factory=lambda: PRESETS["standard"])
+    calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
+    tiles: TileSettings = field(default_factory=TileSettings)
+
+    def __post_init__(self) -> None:
+        need(self.preset in PRESETS, "preset", self.preset, '"quick", "standard" or "thorough"')
+        whole = hasattr(self.members, "__index__") and not isinstance(self.members, bool)
+        need(whole and 1 <= self.members <= 1000, "members", self.members, "1 to 1000")
+        need(0 < self.alpha < 1, "alpha", self.alpha, NEEDED_OF_ALPHA)
+        levels = tuple(float(v) for v in self.levels)
+        rising = all(a < b for a, b in pairwise((0.0, *levels, 1.0)))
+        need(
+            rising and 0.5 in levels, "levels", levels, "rising numbers between 0 and 1, with 0.5 among them"
+        )
+        need(
+            hasattr(self.seed, "__index__") and self.seed >= 0,
+            "seed",
+            self.seed,
+            "a whole number of at least 0",
+        )
+        plain = {"members": int(self.members), "alpha": float(self.alpha), "levels": levels}
+        for name, value in {**plain, "seed": int(self.seed)}.items():
+            object.__setattr__(self, name, value)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a JSON-ready dict."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        made = {k: v.to_dict() if isinstance(v, _Settings) else v for k, v in values.items()}
+        return {**made, "levels": list(self.levels)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the settings of a dict; ``KeyError`` or ``TypeError`` where it lacks or adds a key."""
+        stages = {
+            "network": NetworkSettings.from_dict(values["network"]),
+            "train": TrainSettings.from_dict(values["train"]),
+            "calibration": CalibrationSettings.from_dict(values["calibration"]),
+            "tiles": TileSettings.from_dict(values["tiles"]),
+        }
+        return cls(**{**values, **stages})
+
 
 TOKEN_METHODS: tuple[TokenMethod, ...] = get_args(TokenMethod)
 """How latents can be clustered into tokens."""

@@ -1,114 +1,283 @@
-"""From held-out scores to calibrated intervals and their report, for all pixels together or group by group."""
+"""Calibrate: held-out scores, groups of pixels, offsets and their report."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_btn.core.calibration.conformal import calibrate, cross_fitted
+from napari_btn.core.calibration.drift import profile_of
 from napari_btn.core.calibration.groups import calibrate_groups, cross_fitted_groups
-from napari_btn.core.evaluation.report import report_on
+from napari_btn.core.calibration.held_out import held_out_steps, target_noise
+from napari_btn.core.data.fingerprint import fingerprint_steps
+from napari_btn.core.data.splits import CALIBRATE, REPORT, spread_boxes
+from napari_btn.core.evaluation.report import Judged, report_on
 from napari_btn.core.progress import Note, Progress
-from napari_btn.model import Fitted, at_stage, distribution_of
+from napari_btn.core.supervision.registry import supervision_of
+from napari_btn.model import Calibrated, Scores, distribution_of
+from napari_btn.workflow.inputs import image_for, need_same, over_space, scenes_for
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.conformal import Calibration
     from napari_btn.core.calibration.groups import GroupCalibration
-    from napari_btn.core.data.image import View
-    from napari_btn.core.inference.latents import LatentSource
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.image import Box, View
+    from napari_btn.core.data.pairs import Pair, Scenes
+    from napari_btn.core.data.splits import Split
     from napari_btn.core.progress import Step
-    from napari_btn.core.settings import CalibrationSettings, TileSettings
-    from napari_btn.model import Measured
+    from napari_btn.core.settings import CalibrationSettings, EnsembleSettings
+    from napari_btn.core.tokens.learn import TokenModel
+    from napari_btn.model import Learned, Model
 
-__all__ = ["by_mask", "by_tokens_steps", "calibrated_steps", "held_out_intervals", "labels_steps"]
+__all__ = [
+    "calibrate_steps",
+    "calibrated_steps",
+    "group_labels_steps",
+    "held_out_intervals",
+    "need_unseen_steps",
+    "scores_steps",
+]
 
 
-def calibrated_steps(
-    fitted: Measured, alpha: float, settings: CalibrationSettings, seed: int
-) -> Step[Fitted]:
-    """The same with offsets and report at a level, from the stored held-out scores; a step.
+def calibrate_steps(
+    model: Model,
+    compute: Compute,
+    settings: EnsembleSettings,
+    *,
+    pair: Pair | None = None,
+    groups: Any = None,
+) -> Step[Model]:
+    """Return the model calibrated at another level, or on other data; a step that never trains.
 
     Parameters
     ----------
-    fitted : Measured
-        Trained, with held-out scores, and their grouping where groups are calibrated apart.
-    alpha : float
-        Miscoverage.
-    settings : CalibrationSettings
-        Unit, score, folds and minimum.
-    seed : int
-        Seed of folds and bootstrap.
+    model : Model
+    compute : Compute
+    settings : EnsembleSettings
+        The model's, with another ``alpha`` or ``calibration``.
+    pair : Pair, optional
+        Images that the members never trained on; all of them calibrate. Without ``clean`` it is the image
+        that the stored scores come from, where ``groups`` needs it.
+    groups : int or array of int, optional
+        What is calibrated apart: so many tokens, or the group of each pixel from 1, 0 for none.
+
+    Raises
+    ------
+    ValueError
+        If the members trained on these images, or groups can't be found.
+    """
+    if groups is None and settings.calibration.groups != model.settings.calibration.groups:
+        groups = settings.calibration.groups
+    mask = groups is not None and not isinstance(groups, int | np.integer)
+    if groups is not None:
+        count = 0 if mask else int(groups)
+        settings = replace(settings, calibration=replace(settings.calibration, groups=count))
+    learned, scores, view = model.learned, model.scores, None
+    if pair is not None:
+        yield Progress(0, 1, "Checking the images")
+        view = image_for(model, pair.noisy, pair.axes).view
+        if pair.clean is not None or groups is None:
+            _need_groups(scores, groups)
+            learned, scores = yield from _scores_on(model, scenes_for(model, pair), settings, compute)
+        else:
+            need_same(view, scores.held_out)
+    tokens = model.tokens
+    if mask:
+        scores = _in_mask(scores, over_space(groups, learned.axes if view is None else view.axes, "groups"))
+    else:
+        count = settings.calibration.groups
+        scores, tokens = yield from _in_tokens(model, scores, view, groups, count, compute)
+    calibrated = yield from calibrated_steps(learned, scores, settings)
+    yield Progress(1, 1, "Calibrated")
+    return replace(
+        model, settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens
+    )
+
+
+def scores_steps(
+    learned: Learned,
+    scenes: Scenes,
+    parts: Split,
+    settings: EnsembleSettings,
+    compute: Compute,
+    tokens: TokenModel | None = None,
+) -> Step[tuple[Scores, TokenModel | None]]:
+    """Predict the held-out part, in groups where the settings ask for them; a step.
+
+    Parameters
+    ----------
+    learned : Learned
+        Trained members.
+    scenes : Scenes
+        Images that the members were trained on.
+    parts : Split
+        What was held out of them.
+    settings : EnsembleSettings
+    compute : Compute
+    tokens : TokenModel, optional
+        A known palette.
+
+    Returns
+    -------
+    tuple of Scores, TokenModel or None
+        The palette is learned where groups need one.
+    """
+    judged = scenes.within(parts.regions, CALIBRATE)
+    scores = yield from _measured_steps(
+        learned, judged, parts.held_out, settings, compute, by_scene=parts.by_scene
+    )
+    if parts.report:
+        apart = scenes.within(parts.regions, REPORT)
+        other = yield from _measured_steps(
+            learned, apart, parts.report, settings, compute, by_scene=parts.by_scene
+        )
+        scores = replace(scores, reported=other.held_out)
+    if settings.calibration.groups:
+        return (yield from _by_tokens_steps(learned, scores, tokens, scenes.noisy, settings, compute))
+    return scores, tokens
+
+
+def _measured_steps(
+    learned: Learned,
+    scenes: Scenes,
+    boxes: Sequence[Box],
+    settings: EnsembleSettings,
+    compute: Compute,
+    *,
+    by_scene: bool,
+) -> Step[Scores]:
+    """Scores of boxes that no member trained on."""
+    boxes = spread_boxes(boxes, scenes.noisy.ndim)
+    held_out, block_px = yield from held_out_steps(
+        scenes,
+        boxes,
+        learned.networks,
+        compute,
+        by_scene=by_scene,
+        alpha=settings.alpha,
+        settings=settings.calibration,
+    )
+    noise = target_noise(scenes, boxes, held_out)
+    covers, notes = supervision_of(settings.supervision).covers(noise, learned.channel_names)
+    return Scores(held_out=held_out, block_px=block_px, covers=covers, notes=notes)
+
+
+def _scores_on(
+    model: Model, scenes: Scenes, settings: EnsembleSettings, compute: Compute
+) -> Step[tuple[Learned, Scores]]:
+    """Scores of other images, all of whose pixels calibrate together."""
+    yield from scenes.check_steps()
+    yield from need_unseen_steps(model, scenes)
+    scores = yield from _measured_steps(
+        model.learned, scenes, scenes.whole(), settings, compute, by_scene=not scenes.repeats
+    )
+    return replace(model.learned, notes=(), profile=profile_of(scenes.noisy)), scores
+
+
+def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:
+    """Raise ``ValueError`` for images that members were trained on, noisy or clean; a step.
+
+    Parameters
+    ----------
+    model : Model
+    scenes : Scenes
+        Compared by their fingerprints.
+    """
+    for name, image in (("images", scenes.noisy), ("targets", scenes.clean)):
+        prints = yield from fingerprint_steps(image)
+        if not set(prints.values()) & set(model.learned.provenance.get(name, {}).values()):
+            continue
+        raise ValueError(
+            "The members were trained on these images; coverage measured on them would be too good. "
+            "Give images they never saw, or call calibrate(alpha=...) to use the held-out part."
+        )
+
+
+def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSettings) -> Step[Calibrated]:
+    """Return offsets and report from held-out scores; a step.
+
+    Parameters
+    ----------
+    learned : Learned
+        Trained members, whose notes the report carries.
+    scores : Scores
+        With a grouping where groups are calibrated apart.
+    settings : EnsembleSettings
+        ``alpha``, ``calibration``, and the seed of folds and bootstrap.
     """
     yield Progress(0, 3, "Calibrating: how far intervals must reach")
-    calibration = calibrate(fitted.held_out, alpha=alpha, settings=settings)
-    made = partial(
-        at_stage,
-        Fitted,
-        fitted,
-        calibration=calibration,
-        distribution=distribution_of(fitted.held_out, calibration),
-    )
-    groups, grouping = None, fitted.grouping
-    about: dict[str, Any] = {
-        "channel_names": fitted.channel_names,
-        "covers": fitted.covers,
-        "block_px": fitted.block_px,
-        "seed": seed,
-    }
+    how, alpha, grouping = settings.calibration, settings.alpha, scores.grouping
+    calibration = calibrate(scores.held_out, alpha=alpha, settings=how)
+    groups, group, on = None, None, scores.held_out
     if grouping is not None:
         group = grouping.groups(grouping.held_out)
         groups = calibrate_groups(
-            fitted.held_out,
-            group,
-            parents=grouping.parents,
-            alpha=alpha,
-            settings=settings,
-            name=grouping.name,
+            scores.held_out, group, parents=grouping.parents, alpha=alpha, settings=how, name=grouping.name
         )
-        about |= {"group": group, "group_name": grouping.name}
-    on, intervals = fitted.held_out, None
-    if fitted.reported is not None:
-        on, intervals = fitted.reported, _reported_intervals(fitted, calibration, groups)
-        if grouping is not None and grouping.reported is not None:
-            about["group"] = grouping.groups(grouping.reported)
     yield Progress(1, 3, "Calibrating: checking each block by the others")
-    if intervals is None:
-        intervals = held_out_intervals(fitted, calibration, settings, seed)
+    if scores.reported is None:
+        intervals = held_out_intervals(scores, calibration, how, settings.seed)
+    else:
+        on, intervals = scores.reported, _reported_intervals(scores, calibration, groups)
+        if grouping is not None and grouping.reported is not None:
+            group = grouping.groups(grouping.reported)
     yield Progress(2, 3, "Calibrating: measuring coverage")
-    notes = calibration.notes if groups is None else groups.notes
-    measured = report_on(
-        on, *intervals, alpha=alpha, rule=calibration.rule, notes=(*fitted.notes, *notes), **about
+    found = calibration.notes if groups is None else groups.notes
+    judged = Judged(
+        on,
+        *intervals,
+        block_px=scores.block_px,
+        group=group,
+        group_name=grouping.name if grouping else "token",
     )
-    return made(report=measured, groups=groups)
+    report = report_on(
+        judged,
+        alpha=alpha,
+        rule=calibration.rule,
+        notes=(*learned.notes, *scores.notes, *found),
+        channel_names=learned.channel_names,
+        covers=scores.covers,
+        seed=settings.seed,
+    )
+    distribution = distribution_of(scores.held_out, calibration)
+    return Calibrated(calibration=calibration, report=report, distribution=distribution, groups=groups)
 
 
 def _reported_intervals(
-    fitted: Measured, calibration: Calibration, groups: GroupCalibration | None
-) -> tuple[NDArray[np.float32], ...]:
+    scores: Scores, calibration: Calibration, groups: GroupCalibration | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
     """Intervals of the pixels that a report is measured on, which no offset comes from."""
-    assert fitted.reported is not None, "pixels to report on are painted"
-    quantiles, grouping = fitted.reported.quantiles, fitted.grouping
+    assert scores.reported is not None, "pixels to report on are painted"
+    quantiles, grouping = scores.reported.quantiles, scores.grouping
     if groups is None or grouping is None or grouping.reported is None:
         return calibration.interval(quantiles)
     return groups.interval(quantiles, grouping.groups(grouping.reported))
 
 
 def held_out_intervals(
-    fitted: Measured, calibration: Calibration, settings: CalibrationSettings, seed: int
+    scores: Scores, calibration: Calibration, settings: CalibrationSettings, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Lower, median and upper (C, n) of the held-out pixels; no block's offset used that block."""
-    grouping = fitted.grouping
+    """Return lower, median and upper (C, n) of the held-out pixels; no block's offset used that block.
+
+    Parameters
+    ----------
+    scores : Scores
+    calibration : Calibration
+    settings : CalibrationSettings
+    seed : int
+        Of the folds.
+    """
+    grouping = scores.grouping
     if grouping is None:
-        return cross_fitted(fitted.held_out, calibration, folds=settings.folds, seed=seed)
+        return cross_fitted(scores.held_out, calibration, folds=settings.folds, seed=seed)
     return cross_fitted_groups(
-        fitted.held_out,
+        scores.held_out,
         grouping.groups(grouping.held_out),
         parents=grouping.parents,
         alpha=calibration.alpha,
@@ -120,79 +289,83 @@ def held_out_intervals(
 # ---------------------------------------------------------------- groups
 
 
-def by_tokens_steps(
-    fitted: Measured,
+def _need_groups(scores: Scores, groups: Any) -> None:
+    """Raise where groups were painted, and other images come without theirs."""
+    if groups is None and scores.grouping is not None and scores.grouping.model is None:
+        raise ValueError(
+            "Groups of a mask are calibrated apart; give groups of these images as well, or groups=0 to "
+            "calibrate all pixels together."
+        )
+
+
+def _in_tokens(
+    model: Model, scores: Scores, view: View | None, groups: int | None, count: int, compute: Compute
+) -> Step[tuple[Scores, TokenModel | None]]:
+    """The scores with their pixels in so many tokens, or as they are grouped already."""
+    known = scores.grouping
+    if not count:
+        return replace(scores, grouping=known if groups is None else None), model.tokens
+    if view is not None:
+        settings = replace(model.settings, calibration=replace(model.settings.calibration, groups=count))
+        return (yield from _by_tokens_steps(model.learned, scores, model.tokens, view, settings, compute))
+    if known is None or known.model is None:
+        raise ValueError(
+            f"groups is {count}, and the tokens of the held-out pixels are unknown; give the image that they come "
+            f"from: calibrate(noisy, groups={count})."
+        )
+    grouping = replace(known, count=min(count, known.model.palette.size))
+    return replace(scores, grouping=grouping), model.tokens
+
+
+def _by_tokens_steps(
+    learned: Learned,
+    scores: Scores,
+    tokens: TokenModel | None,
     view: View,
-    count: int,
-    *,
-    seed: int,
-    tiles: TileSettings,
-    executor: Executor | None,
-    device: str,
-) -> Step[Measured]:
-    """The same with every held-out pixel in the group of its token; a step.
-
-    Parameters
-    ----------
-    fitted : Measured
-        Trained, with held-out scores of this image; its palette is used, or one is learned.
-    view : View
-        The noisy image.
-    count : int
-        Tokens that are calibrated apart.
-    """
+    settings: EnsembleSettings,
+    compute: Compute,
+) -> Step[tuple[Scores, TokenModel]]:
+    """Put every held-out pixel into the group of its token; a palette is learned where there is none."""
     from napari_btn.core.calibration.grouping import Grouping, leaves_at_steps, model_steps
+    from napari_btn.core.inference.latents import EnsembleLatents
 
-    source = _latents(fitted, view, tiles, executor, device)
-    model = fitted.tokens or (yield from model_steps(source, view, count, seed=seed))
-    held_out = yield from leaves_at_steps(source, model, _positions(fitted.held_out))
+    count = settings.calibration.groups
+    source = EnsembleLatents(view, learned.networks, compute)
+    model = tokens or (yield from model_steps(source, view, count, seed=settings.seed))
+    held_out = yield from leaves_at_steps(source, model, _positions(scores.held_out))
     reported = None
-    if fitted.reported is not None:
-        reported = yield from leaves_at_steps(source, model, _positions(fitted.reported))
+    if scores.reported is not None:
+        reported = yield from leaves_at_steps(source, model, _positions(scores.reported))
     grouping = Grouping(min(count, model.palette.size), held_out, model, reported)
-    return replace(fitted, tokens=fitted.tokens or model, grouping=grouping)
+    return replace(scores, grouping=grouping), model
 
 
-def by_mask(fitted: Measured, mask: View) -> Measured:
-    """The same with every held-out pixel in the group that was painted there.
-
-    Parameters
-    ----------
-    fitted : Measured
-        Trained, with held-out scores.
-    mask : View
-        Groups from 1, 0 for none, over the field that was calibrated on.
-
-    Raises
-    ------
-    ValueError
-        If the mask doesn't cover the held-out pixels, or holds none of them.
-    """
+def _in_mask(scores: Scores, mask: View) -> Scores:
+    """Put every held-out pixel into the group that was painted there."""
     from napari_btn.core.calibration.grouping import mask_grouping
 
-    reported = None if fitted.reported is None else _positions(fitted.reported)
-    return replace(fitted, grouping=mask_grouping(mask, _positions(fitted.held_out), reported))
+    reported = None if scores.reported is None else _positions(scores.reported)
+    return replace(scores, grouping=mask_grouping(mask, _positions(scores.held_out), reported))
 
 
-def labels_steps(
-    fitted: Fitted,
-    view: View,
-    mask: View | None,
-    *,
-    tiles: TileSettings,
-    executor: Executor | None,
-    device: str,
+def group_labels_steps(
+    model: Model, view: View, mask: View | None, compute: Compute
 ) -> Step[tuple[NDArray[np.integer[Any]] | None, tuple[Note, ...]]]:
-    """Group of each pixel of an image (S, *space) from 0, -1 for none, and what to know of it; a step.
+    """Return the group of each pixel of an image, and notes on it; a step.
 
     Parameters
     ----------
-    fitted : Fitted
-        Trained and calibrated.
+    model : Model
     view : View
         The noisy image.
     mask : View, optional
         Its groups, where groups were painted.
+    compute : Compute
+
+    Returns
+    -------
+    tuple of (ndarray of int, (S, *space), or None), tuple of Note
+        From 0, -1 for none; None where all pixels are calibrated together.
 
     Raises
     ------
@@ -200,8 +373,9 @@ def labels_steps(
         If a mask comes and none is needed, or it doesn't fit the image.
     """
     from napari_btn.core.calibration.grouping import leaf_map_steps
+    from napari_btn.core.inference.latents import EnsembleLatents
 
-    grouping = fitted.grouping
+    grouping = model.scores.grouping
     painted = grouping is not None and grouping.model is None
     if mask is not None and not painted:
         how = "by token" if grouping is not None else "all together"
@@ -211,7 +385,7 @@ def labels_steps(
     if grouping is None:
         return None, ()
     if grouping.model is not None:
-        source = _latents(fitted, view, tiles, executor, device)
+        source = EnsembleLatents(view, model.networks, compute)
         return grouping.groups((yield from leaf_map_steps(source, grouping.model))), ()
     if mask is None:
         text = "Groups were calibrated apart by a mask, and this image came without one: all pixels together."
@@ -220,16 +394,6 @@ def labels_steps(
         raise ValueError(f"groups have shape {mask.space}, the image {view.space}; they must match.")
     scenes = [mask.read(s if mask.n_scenes > 1 else 0)[0] for s in range(view.n_scenes)]
     return np.stack(scenes).astype(np.int32) - 1, ()
-
-
-def _latents(
-    fitted: Measured, view: View, tiles: TileSettings, executor: Executor | None, device: str
-) -> LatentSource:
-    from napari_btn.core.inference.latents import EnsembleLatents
-
-    return EnsembleLatents(
-        view, fitted.members, fitted.blueprint, tiles=tiles, executor=executor, device=device
-    )
 
 
 def _positions(part: Any) -> NDArray[np.int64]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import View, canonical_axes
+from napari_btn.core.data.image import Image, View, canonical_axes
 from napari_btn.core.data.pairs import Pair
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.data.pairs import Scenes
-    from napari_btn.model import Fitted
+    from napari_btn.model import Model
 
 __all__ = [
     "image_for",
@@ -25,9 +25,9 @@ __all__ = [
     "need_same",
     "over_scenes",
     "over_space",
+    "pair_for",
     "pair_of",
     "scenes_for",
-    "sizes_along",
 ]
 
 
@@ -35,12 +35,26 @@ def pair_of(
     noisy: Any,
     clean: Any,
     axes: str,
-    channel_names: Sequence[str] | None,
-    pixel_size: Sequence[float] | None,
-    unit: str,
-    valid: Any,
+    *,
+    channel_names: Sequence[str] | None = None,
+    pixel_size: Sequence[float] | None = None,
+    unit: str = "px",
+    valid: Any = None,
 ) -> Pair:
-    """Gather what came into a `Pair`; lists become arrays."""
+    """Gather what a caller gives into a `Pair`; lists become arrays.
+
+    Parameters
+    ----------
+    noisy, clean : array, or None
+    axes : str
+        Of ``noisy``, any case.
+    channel_names : sequence of str, optional
+    pixel_size : sequence of float, optional
+        One per space axis, in ``unit``.
+    unit : str
+    valid : array of bool, or "finite", optional
+        True where a pixel counts.
+    """
 
     def array(value: Any) -> Any:
         given = value is None or isinstance(value, str) or hasattr(value, "shape")
@@ -57,44 +71,87 @@ def pair_of(
     )
 
 
-def image_for(fitted: Fitted, image: Any, axes: str | None) -> View:
-    """Image that the networks can take; without axes, those of training, less S and T where it has fewer.
+def pair_for(model: Model, noisy: Any, clean: Any, axes: str | None, valid: Any = None) -> Pair:
+    """Gather images for a trained model into a `Pair`, with the channel names of training.
+
+    Parameters
+    ----------
+    model : Model
+    noisy, clean : array, or None
+    axes : str, optional
+        Those of training by default, less S and T where ``noisy`` has fewer dimensions.
+    valid : array of bool, optional
+        True where a pixel counts.
+    """
+    axes = axes or _axes_like(model.learned.axes, noisy)
+    return pair_of(noisy, clean, axes, channel_names=model.channel_names, valid=valid)
+
+
+def image_for(
+    model: Model,
+    array: Any,
+    axes: str | None = None,
+    pixel_size: Sequence[float] | None = None,
+    unit: str | None = None,
+) -> Image:
+    """Return an image that the networks can take, with what is known of it.
+
+    Parameters
+    ----------
+    model : Model
+    array : array
+        Numpy, dask or zarr.
+    axes : str, optional
+        Those of training by default, less S and T where the image has fewer dimensions.
+    pixel_size : sequence of float, optional
+        One per space axis, in ``unit``; that of training by default.
+    unit : str, optional
+        Unit of ``pixel_size``.
 
     Raises
     ------
     ValueError
-        Where its channels or space axes aren't those of training.
+        If its channels or space axes aren't those of training.
     """
-    view = View(image, axes or _axes_like(fitted.axes, image), "image")
-    _need_fit(view, fitted)
-    return view
+    array = array if hasattr(array, "shape") else np.asarray(array)
+    view = View(array, axes or _axes_like(model.learned.axes, array), "image")
+    _need_fit(view, model)
+    if pixel_size is None:
+        size, unit = _sizes_along(view.axes, model), model.learned.unit
+    else:
+        size, unit = tuple(float(v) for v in pixel_size), unit or "px"
+    return Image(array, view.axes, model.channel_names, size, unit)
 
 
-def scenes_for(fitted: Fitted, noisy: Any, clean: Any, axes: str | None, valid: Any = None) -> Scenes:
-    """Pair that the networks can take, its values not yet read; axes as in `image_for`.
+def scenes_for(model: Model, pair: Pair) -> Scenes:
+    """Return a pair's views, which the networks can take; values are not yet read.
+
+    Parameters
+    ----------
+    model : Model
+    pair : Pair
 
     Raises
     ------
     ValueError
-        Where its channels or space axes aren't those of training, or the two images don't go together.
+        If its channels or space axes aren't those of training, or the two images don't go together.
     """
-    axes = axes or _axes_like(fitted.axes, noisy)
-    scenes = pair_of(noisy, clean, axes, fitted.channel_names, None, "px", valid).views
-    _need_fit(scenes.noisy, fitted)
+    scenes = pair.views
+    _need_fit(scenes.noisy, model)
     return scenes
 
 
-def _need_fit(view: View, fitted: Fitted) -> None:
+def _need_fit(view: View, model: Model) -> None:
     """Raise where an image is of another kind than those that trained."""
-    if view.n_channels != fitted.blueprint.n_in:
+    if view.n_channels != model.blueprint.n_in:
         raise ValueError(
             f"The image has {view.n_channels} channels (axes {view.axes}, shape {tuple(view.array.shape)}); these "
-            f"networks were trained on {fitted.blueprint.n_in}: {', '.join(fitted.channel_names)}. Give those."
+            f"networks were trained on {model.blueprint.n_in}: {', '.join(model.channel_names)}. Give those."
         )
-    if view.ndim != fitted.blueprint.ndim:
+    if view.ndim != model.blueprint.ndim:
         raise ValueError(
             f"The image has the space axes {view.space_axes}; these networks were trained in "
-            f"{fitted.blueprint.ndim}D. Give a {fitted.blueprint.ndim}D image."
+            f"{model.blueprint.ndim}D. Give a {model.blueprint.ndim}D image."
         )
 
 
@@ -107,11 +164,11 @@ def _axes_like(axes: str, image: Any) -> str:
     return canonical_axes(axes, ndim)
 
 
-def sizes_along(axes: str, fitted: Fitted) -> tuple[float, ...] | None:
+def _sizes_along(axes: str, model: Model) -> tuple[float, ...] | None:
     """Pixel size along the space axes of an image, in their order."""
-    if fitted.pixel_size is None:
+    if model.learned.pixel_size is None:
         return None
-    size = dict(zip((a for a in fitted.axes if a in "ZYX"), fitted.pixel_size, strict=True))
+    size = dict(zip((a for a in model.learned.axes if a in "ZYX"), model.learned.pixel_size, strict=True))
     return tuple(size[a] for a in axes if a in size)
 
 

@@ -13,24 +13,41 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.held_out import fingerprint_steps
+from napari_btn.core.calibration.drift import profile_of
+from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import CALIBRATE, TRAIN
-from napari_btn.core.data.windows import boxes_of, join, places_in, shifted, window_scenes, without_near
-from napari_btn.core.progress import Note
+from napari_btn.core.data.windows import (
+    boxes_of,
+    join,
+    places_in,
+    shifted,
+    window_scenes,
+    windows_of,
+    without_near,
+)
+from napari_btn.core.progress import Note, Progress
+from napari_btn.core.supervision.patches import patches_for
+from napari_btn.core.supervision.registry import supervision_of
+from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
+from napari_btn.workflow.inputs import scenes_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from napari_btn.core.calibration.grouping import Grouping
-    from napari_btn.core.data.image import Box, View
-    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.image import Box, Image, View
+    from napari_btn.core.data.pairs import Pair, Scenes
     from napari_btn.core.data.splits import Split
     from napari_btn.core.data.windows import Window
     from napari_btn.core.evaluation.report import Report
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import TrainSettings
+    from napari_btn.model import Model
 
-__all__ = ["Refinement", "Refining", "gentler", "refining_steps", "regroup_notes", "split_record"]
+__all__ = ["Refinement", "gentler", "refine_steps", "split_record"]
 
 _STEPS, _RATE = 0.5, 0.5
 _MARGIN = 8  # of a patch around a window: more would show a window's middle more often than other pixels
@@ -75,7 +92,7 @@ class Refinement:
 
 
 @dataclass(frozen=True, eq=False)
-class Refining:
+class _Plan:
     """What is trained on, and what is held out, when training goes on.
 
     Parameters
@@ -141,42 +158,101 @@ def _plain(box: Sequence[slice]) -> list[list[int]]:
     return [[s.start, s.stop] for s in box]
 
 
-def refining_steps(
-    scenes: Scenes,
-    split: Split,
-    windows: Sequence[Window],
-    image: View,
-    provenance: dict[str, Any],
+def refine_steps(
+    model: Model,
+    pair: Pair,
+    compute: Compute,
     *,
-    reach_px: int,
-    patch_px: int,
-) -> Step[Refining]:
-    """What trains and what calibrates when training goes on; a step.
+    windows: Sequence[tuple[Any, Any]] = (),
+    image: Image | None = None,
+    train: TrainSettings | None = None,
+    regions: NDArray[Any] | None = None,
+) -> Step[tuple[Model, Refinement]]:
+    """Go on training from the model's members, calibrate and report again; a step.
 
     Parameters
     ----------
-    scenes : Scenes
-        Noisy and clean images.
-    split : Split
-        Their training and held-out parts.
-    windows : sequence of Window
-        Measured again; all of them train, for they were chosen because they are hard, and a
-        calibration on them would be one of hard pixels.
-    image : View
-        Noisy image of the windows.
-    provenance : dict
-        Of the members.
-    reach_px : int
-        Half-width of the receptive field: pixels as near to a window can't calibrate.
-    patch_px : int
-        Side of a training patch.
+    model : Model
+    pair : Pair
+        That of the first training, which is split as it was then; or another one.
+    compute : Compute
+    windows : sequence of (Region or sequence of int, array)
+        Where each lies, and what was measured there; all of them train.
+    image : Image, optional
+        Noisy image that the windows lie in; that of the pair by default.
+    train : TrainSettings, optional
+        The model's own with half the steps at half the rate by default.
+    regions : ndarray of int, (*space), optional
+        Painted areas of the pair.
+
+    Returns
+    -------
+    tuple of Model, Refinement
+        The new model, whose tokens are not learned yet, and what was gained on the same held-out pixels.
 
     Raises
     ------
     ValueError
-        If the images trained before in another split, a window doesn't fit, or nothing is left to
-        calibrate on.
+        With what came, what is needed and what to do; also where pixels would calibrate that the
+        members were trained on.
     """
+    from napari_btn.core.training.processes import Start
+    from napari_btn.workflow.fit import train_members_steps
+
+    settings = model.settings
+    wanted = gentler(settings.train) if train is None else train
+    yield Progress(0, settings.members * wanted.steps, "Checking the images")
+    scenes = scenes_for(model, pair)
+    yield from scenes.check_steps()
+    way, reach = supervision_of(settings.supervision), model.blueprint.receptive_field
+    parts = way.split(scenes, reach, settings.calibration, seed=settings.seed, regions=regions)
+    wanted = patches_for(wanted, model.blueprint, parts.train)
+    seen = scenes.noisy if image is None else image.view
+    plan = yield from _plan_steps(
+        model, scenes, parts, windows_of(windows, seen, model.channel_names), seen, patch_px=wanted.patches[1]
+    )
+    train, lesson = yield from way.lesson_steps(plan.learnt, plan.boxes, wanted)
+    start = Start(model.networks.members, plan.first_draw)
+    trained = yield from train_members_steps(
+        lesson, model.blueprint, train, settings.members, compute, start=start
+    )
+    learned = replace(
+        model.learned,
+        networks=replace(model.networks, members=trained.members),
+        losses={k: (*model.learned.losses.get(k, ()), *v) for k, v in trained.losses.items()},
+        notes=(*plan.notes, *trained.notes, *_regroup_notes(model.scores.grouping)),
+        provenance=plan.provenance,
+        profile=profile_of(scenes.noisy),
+    )
+    scores, tokens = yield from scores_steps(learned, plan.counted, parts, settings, compute)
+    calibrated = yield from calibrated_steps(learned, scores, settings)
+    former = replace(model.learned, notes=plan.notes)
+    before, _ = yield from scores_steps(former, plan.counted, parts, settings, compute, model.tokens)
+    # the same blocks for both, so that they differ by the members alone
+    blocks = replace(before.held_out, block=scores.held_out.block)
+    before = replace(before, held_out=blocks, block_px=scores.block_px)
+    earlier = yield from calibrated_steps(former, before, settings)
+    total = settings.members * train.steps
+    yield Progress(total, total, "Calibrated")
+    made = replace(model, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
+    return made, Refinement(earlier.report, calibrated.report, len(windows))
+
+
+def _plan_steps(
+    model: Model,
+    scenes: Scenes,
+    split: Split,
+    windows: Sequence[Window],
+    image: View,
+    *,
+    patch_px: int,
+) -> Step[_Plan]:
+    """Find what trains and what may still calibrate.
+
+    All windows train: they were chosen because they are hard, and a calibration on them would be one of
+    hard pixels. Pixels as near to a window as the receptive field can't calibrate.
+    """
+    provenance, reach_px = model.learned.provenance, model.blueprint.receptive_field
     prints = yield from fingerprint_steps(scenes.noisy)
     record = split_record(split, list(prints.values()))
     earlier, splits = provenance.get("refined", []), provenance.get("splits", [])
@@ -205,7 +281,7 @@ def refining_steps(
         if found is not None and found not in images.values():
             images[f"{len(earlier) + 1}: {name}"] = found
     extra = window_scenes(image, windows, scenes.channel_names, patch_px // _MARGIN)
-    return Refining(
+    return _Plan(
         join([scenes.within(split.regions, TRAIN), *extra]),
         (*split.train, *boxes_of(extra, scenes.noisy.n_scenes)),
         counted,
@@ -242,7 +318,7 @@ def _need_same_split(
         )
 
 
-def regroup_notes(grouping: Grouping | None) -> tuple[Note, ...]:
+def _regroup_notes(grouping: Grouping | None) -> tuple[Note, ...]:
     """What to know where groups of a mask were calibrated apart, and new members are calibrated."""
     if grouping is None or grouping.model is not None:
         return ()

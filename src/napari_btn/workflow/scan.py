@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.evaluation.metrics import correlation, crps_from_quantiles
-from napari_btn.core.progress import Progress
-from napari_btn.core.settings import PRESETS, NetworkSettings
-from napari_btn.denoiser import Denoiser
+from napari_btn.core.progress import Progress, with_progress
+from napari_btn.core.settings import NetworkSettings
+from napari_btn.workflow.fit import fit_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.progress import Step
+    from napari_btn.core.settings import EnsembleSettings
+    from napari_btn.model import Model
 
-__all__ = ["Scan", "ScanRow", "scan_steps"]
+__all__ = ["Scan", "ScanRow", "grid_of", "scan_steps"]
 
 
 @dataclass(frozen=True)
@@ -97,16 +99,9 @@ class Scan:
 
 def scan_steps(
     pair: Pair,
-    *,
-    depths: Sequence[int] = (5, 10, 20),
-    channels: Sequence[int] = (4,),
-    dilations: Sequence[int] = (4, 8),
-    preset: str = "quick",
-    members: int = 1,
-    steps: int | None = None,
-    seed: int = 0,
-    device: str = "auto",
-    executor: Executor | None = None,
+    grid: Sequence[NetworkSettings],
+    settings: EnsembleSettings,
+    compute: Compute,
 ) -> Step[Scan]:
     """Train every kind of network of a grid for as many steps, and compare them; a step.
 
@@ -114,75 +109,74 @@ def scan_steps(
     ----------
     pair : Pair
         Noisy and clean.
-    depths, channels, dilations : sequence of int
-        Nodes, channels of a chunk, and largest dilations to combine.
-    preset : str
-        How long members train.
-    members : int
-        Networks of each kind.
-    steps : int, optional
-        Training steps instead of the preset's.
-    seed : int
-        The same for all.
-    device : str
-        Where they train, as `Denoiser` takes it.
-    executor : concurrent.futures.Executor, optional
-        Where tasks run; local processes by default.
+    grid : sequence of NetworkSettings
+        Kinds of networks, as `grid_of` makes them.
+    settings : EnsembleSettings
+        All else, the same for all kinds.
+    compute : Compute
 
     Returns
     -------
     Scan
-        One row for each combination.
+        One row for each kind.
 
     Raises
     ------
     ValueError
-        When the images can't be trained on or a setting makes no sense.
+        If the images can't be trained on, or the grid is empty.
 
     References
     ----------
     Zwart et al., "Behind the Noise", arXiv 2505.08176, figure 1-B.
     """
-    train = replace(PRESETS[preset], steps=steps) if steps else PRESETS[preset]
-    grid = [
-        NetworkSettings(depth=d, channels=c, max_dilation=r)
-        for d, c, r in product(depths, channels, dilations)
-    ]
     if not grid:
         raise ValueError(
             "There is nothing to scan; give at least one depth, number of channels and dilation."
         )
-    made: list[tuple[Denoiser, float]] = []
+    made: list[tuple[Model, float]] = []
+    reached = 0.0
     for k, network in enumerate(grid):
-        denoiser = Denoiser(preset, members=members, seed=seed, device=device, network=network, train=train)
         began = time.perf_counter()
-        inner = denoiser.fit_steps(
-            pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
-            pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid, executor=executor,
-        )  # fmt: skip
-        reached = 0.0
-        for progress in inner:
-            reached = max(reached, progress.fraction)
+
+        def place(progress: Progress, k: int = k) -> Progress:
+            nonlocal reached
+            reached = max(k + progress.fraction, reached)
             note = f"Kind {k + 1} of {len(grid)}: {progress.note}"
-            yield Progress(round(1000 * (k + reached)), 1000 * len(grid), note)
-        made.append((denoiser, time.perf_counter() - began))
-    shared = _shared([denoiser.held_out for denoiser, _ in made])
+            return Progress(round(1000 * reached), 1000 * len(grid), note)
+
+        model = yield from with_progress(fit_steps(pair, replace(settings, network=network), compute), place)
+        made.append((model, time.perf_counter() - began))
+    shared = _shared([model.scores.held_out for model, _ in made])
     return Scan(tuple(_row(*one, part) for one, part in zip(made, shared, strict=True)))
 
 
-def _row(denoiser: Denoiser, seconds: float, held_out: HeldOut) -> ScanRow:
-    """What one trained denoiser reached on held-out pixels."""
-    report = denoiser.report
-    assert report is not None, "a fitted denoiser has a report"
+def grid_of(
+    depths: Sequence[int] = (5, 10, 20), channels: Sequence[int] = (4,), dilations: Sequence[int] = (4, 8)
+) -> list[NetworkSettings]:
+    """Return every combination of depths, channels of a chunk, and largest dilations.
+
+    Parameters
+    ----------
+    depths, channels, dilations : sequence of int
+    """
+    return [
+        NetworkSettings(depth=d, channels=c, max_dilation=r)
+        for d, c, r in product(depths, channels, dilations)
+    ]
+
+
+def _row(model: Model, seconds: float, held_out: HeldOut) -> ScanRow:
+    """What one model reached on held-out pixels."""
+    report, network = model.calibrated.report, model.settings.network
     spread = held_out.target.std(1)
     score = crps_from_quantiles(held_out.target, held_out.quantiles, held_out.levels, axis=1)
     median = held_out.quantiles[held_out.levels.index(0.5)]
     return ScanRow(
-        denoiser.network.depth,
-        denoiser.network.channels,
-        denoiser.network.max_dilation,
-        denoiser.receptive_field,
-        denoiser.parameters,
+        network.depth,
+        network.channels,
+        network.max_dilation,
+        model.blueprint.receptive_field,
+        model.networks.parameters,
         seconds,
         float(np.mean(score / spread)),
         float(np.mean(correlation(held_out.target, median, axis=1))),

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Drift", "Profile", "check_drift", "profile"]
+    from napari_btn.core.data.image import View
+
+__all__ = ["Drift", "Profile", "check_drift", "drift_notes", "profile", "profile_of"]
 
 BINS = 8
 # Fewer pixels than this in a bin of brightness say little about its noise.
@@ -23,6 +25,8 @@ FEWEST = 64
 TRIM = 0.95
 NOISE_LOW, NOISE_HIGH = 0.8, 1.25
 SHARE_AMBER, SHARE_RED = 0.03, 0.10
+_PROFILE_PIXELS = 1_000_000  # enough to know the noise of eight bins of brightness to a per cent
+_PROFILE_FEWEST = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,3 +240,53 @@ def _share_notes(outside: NDArray[np.float64], far: float, names: Sequence[str])
         for share, what in found
         if share >= SHARE_AMBER
     )
+
+
+def profile_of(image: View) -> Profile | None:
+    """Return noise and brightness of a noisy image; None where it is too small.
+
+    Parameters
+    ----------
+    image : View
+        Rows evenly spread over it are read.
+    """
+    rows = _spread_rows(image)
+    return None if rows is None else profile(rows)
+
+
+def drift_notes(known: Profile | None, image: View, channel_names: Sequence[str]) -> tuple[Note, ...]:
+    """Return notes on an image whose noise or brightness differs from the calibrated one.
+
+    Parameters
+    ----------
+    known : Profile, optional
+        Of the images that were calibrated on.
+    image : View
+        Another image.
+    channel_names : sequence of str
+    """
+    rows = None if known is None else _spread_rows(image)
+    if known is None or rows is None:
+        return ()
+    return check_drift(known, rows, channel_names=channel_names).notes
+
+
+def _spread_rows(image: View) -> NDArray[np.float32] | None:
+    """Bands of whole rows as (C, bands, rows, X), evenly spread over scenes and planes."""
+    height, width = image.space[-2:]
+    if min(height, width) < 3:
+        return None
+    planes = [(s, z) for s in range(image.n_scenes) for z in np.ndindex(*image.space[:-2])]
+    rows = min(height, max(_PROFILE_PIXELS // (16 * width), 3))
+    starts = [(*plane, y) for plane in planes for y in range(0, height - rows + 1, rows)]
+    wanted = max(_PROFILE_PIXELS // (rows * width), 1)
+    step = max(len(starts) / wanted, 1.0)
+    bands = [
+        image.read(s, (*(slice(i, i + 1) for i in z), slice(y, y + rows), slice(0, width))).reshape(
+            image.n_channels, rows, width
+        )
+        for s, z, y in (starts[int(i)] for i in np.arange(step / 2, len(starts), step))
+    ]
+    made = np.stack(bands, 1)
+    known = np.isfinite(made).reshape(image.n_channels, -1).sum(1)
+    return made if known.min() >= _PROFILE_FEWEST else None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.data.image import Box, View, values_at
+from napari_btn.core.settings import TokenSettings
 from napari_btn.core.tokens.learn import fit_steps
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def model_steps(source: LatentSource, noisy: View, count: int, *, seed: int = 0)
     def values(position: NDArray[np.intp]) -> NDArray[np.float32]:
         return np.asarray(np.nan_to_num(values_at(noisy, position)))
 
-    model = yield from fit_steps(source, values, base=count, count=max(count, 40), seed=seed)
+    model = yield from fit_steps(source, values, TokenSettings(n_tokens=count), seed=seed)
     return model
 
 

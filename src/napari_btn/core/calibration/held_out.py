@@ -1,11 +1,10 @@
-"""What the members never saw: predicted, gathered by block, and told what it can say.
+"""Held-out scores: pixels that no member trained on, predicted and gathered by block.
 
 The unit of calibration is the block or the scene; here pixels are given to theirs.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,32 +13,26 @@ import numpy as np
 from napari_btn.core.calibration.blocks import Blocks, error_length
 from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.conformal import calibrate
-from napari_btn.core.calibration.drift import Profile, check_drift, profile
-from napari_btn.core.data.image import Box, View
-from napari_btn.core.progress import Note, Progress
+from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.image import Box
     from napari_btn.core.data.pairs import Scenes
-    from napari_btn.core.networks.family import Blueprint, Member
+    from napari_btn.core.networks.family import Networks
     from napari_btn.core.progress import Step
-    from napari_btn.core.settings import CalibrationSettings, TileSettings
+    from napari_btn.core.settings import CalibrationSettings
 
 __all__ = [
     "block_numbers",
-    "covers",
-    "drift_notes",
-    "fingerprint_steps",
     "held_out_steps",
-    "profile_of",
+    "target_noise",
 ]
 
-_PROFILE_PIXELS = 1_000_000  # enough to know the noise of eight bins of brightness to a per cent
-_PROFILE_FEWEST = 64
 _NOISE_FEWEST = 64  # neighbourhoods of four known pixels; of fewer, nothing is said of the target's noise
 _STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for another level
 
@@ -47,25 +40,21 @@ _STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for anoth
 def held_out_steps(
     scenes: Scenes,
     boxes: Sequence[Box],
-    members: Sequence[Member],
-    blueprint: Blueprint,
+    networks: Networks,
+    compute: Compute,
     *,
     by_scene: bool,
     alpha: float,
     settings: CalibrationSettings,
-    tiles: TileSettings,
-    executor: Executor | None,
-    device: str,
 ) -> Step[tuple[HeldOut, int]]:
     """Predict the held-out boxes and gather their pixels by block; a step."""
     from napari_btn.core.inference.run import tile_quantiles
 
     yield Progress(0, 1, "Calibrating: the held-out part")
+    blueprint = networks.blueprint
     n = scenes.noisy.n_channels
     quantiles = [np.empty((len(blueprint.levels), n, *b.shape), np.float32) for b in boxes]
-    for progress, result in tile_quantiles(
-        scenes.noisy, boxes, members, blueprint, tiles=tiles, executor=executor, device=device
-    ):
+    for progress, result in tile_quantiles(scenes.noisy, boxes, networks, compute):
         if result is not None:
             for box, array in zip(boxes, quantiles, strict=True):
                 if box.scene == result.scene and _inside(result.write, box.slices):
@@ -170,8 +159,8 @@ def block_numbers(
     return side, numbers
 
 
-def covers(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> tuple[str, tuple[Note, ...]]:
-    """What the interval covers: "clean", or "long exposure" where the target has noise of its own."""
+def target_noise(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> NDArray[np.floating[Any]] | None:
+    """Return the share of the residual variance that is the target's own noise, (C,); None if unknown."""
     middle = held_out.levels.index(0.5)
     residual = np.var(held_out.target - held_out.quantiles[middle], axis=1)
     largest = max(boxes, key=lambda b: b.size)
@@ -183,71 +172,7 @@ def covers(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> tuple[str
     detail = (plane[:, 1:, 1:] - plane[:, 1:, :-1] - plane[:, :-1, 1:] + plane[:, :-1, :-1]) / 2
     detail = detail[:, np.isfinite(detail).all(0)]
     if detail.shape[1] < _NOISE_FEWEST:
-        return "clean", ()
-    noise = np.square(np.median(np.abs(detail), axis=1) / 0.6745)
-    share = noise / np.maximum(residual, 1e-30)
-    worst = int(np.argmax(share))
-    if share[worst] < 0.01:
-        return "clean", ()
-    if share[worst] <= 0.1:
-        return "long exposure", ()
-    text = (
-        f"The target is noisy itself (in {scenes.channel_names[worst]} its noise makes {share[worst]:.0%} of the "
-        "residual variance): intervals cover another long exposure, and cover the clean signal more often than stated."
-    )
-    return "long exposure", (Note("amber", text),)
-
-
-def fingerprint_steps(image: View) -> Step[dict[str, str]]:
-    """SHA-256 of each scene of an image, by number; a step."""
-    prints = {}
-    for scene in range(image.n_scenes):
-        digest = hashlib.sha256()
-        for part in _rows(Box(scene, tuple(slice(0, n) for n in image.space))):
-            yield Progress(scene, image.n_scenes, "Reading the images")
-            digest.update(np.ascontiguousarray(image.read(scene, part)).data)
-        prints[str(scene)] = digest.hexdigest()
-    return prints
-
-
-def _rows(box: Box) -> list[tuple[slice, ...]]:
-    step = max(4_000_000 // max(box.size // max(box.shape[0], 1), 1), 1)
-    first = box.slices[0]
-    return [
-        (slice(a, min(a + step, first.stop)), *box.slices[1:]) for a in range(first.start, first.stop, step)
-    ]
-
-
-def profile_of(image: View) -> Profile | None:
-    """Noise and brightness of a noisy image, from rows evenly spread over it; None where it is too small."""
-    rows = _spread_rows(image)
-    return None if rows is None else profile(rows)
-
-
-def drift_notes(known: Profile | None, image: View, channel_names: Sequence[str]) -> tuple[Note, ...]:
-    """What to know of an image whose noise or brightness differs from the calibrated one."""
-    rows = None if known is None else _spread_rows(image)
-    if known is None or rows is None:
-        return ()
-    return check_drift(known, rows, channel_names=channel_names).notes
-
-
-def _spread_rows(image: View) -> NDArray[np.float32] | None:
-    """Bands of whole rows as (C, bands, rows, X), evenly spread over scenes and planes."""
-    height, width = image.space[-2:]
-    if min(height, width) < 3:
         return None
-    planes = [(s, z) for s in range(image.n_scenes) for z in np.ndindex(*image.space[:-2])]
-    rows = min(height, max(_PROFILE_PIXELS // (16 * width), 3))
-    starts = [(*plane, y) for plane in planes for y in range(0, height - rows + 1, rows)]
-    wanted = max(_PROFILE_PIXELS // (rows * width), 1)
-    step = max(len(starts) / wanted, 1.0)
-    bands = [
-        image.read(s, (*(slice(i, i + 1) for i in z), slice(y, y + rows), slice(0, width))).reshape(
-            image.n_channels, rows, width
-        )
-        for s, z, y in (starts[int(i)] for i in np.arange(step / 2, len(starts), step))
-    ]
-    made = np.stack(bands, 1)
-    known = np.isfinite(made).reshape(image.n_channels, -1).sum(1)
-    return made if known.min() >= _PROFILE_FEWEST else None
+    noise = np.square(np.median(np.abs(detail), axis=1) / 0.6745)
+    share: NDArray[np.floating[Any]] = noise / np.maximum(residual, 1e-30)
+    return share

@@ -11,33 +11,27 @@ from napari_btn.core.inference.run import tile_quantiles
 from napari_btn.core.progress import Note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from concurrent.futures import Executor
-
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.conformal import Calibration
     from napari_btn.core.calibration.groups import GroupCalibration
+    from napari_btn.core.compute.pool import Compute
     from napari_btn.core.inference.run import TileQuantiles
-    from napari_btn.core.networks.family import Blueprint, Member
+    from napari_btn.core.networks.family import Networks
     from napari_btn.core.progress import Step
-    from napari_btn.core.settings import TileSettings
 
-__all__ = ["predict_steps"]
+__all__ = ["write_maps_steps"]
 
 
-def predict_steps(
+def write_maps_steps(
     source: View,
-    members: Sequence[Member],
-    blueprint: Blueprint,
+    networks: Networks,
     calibration: Calibration,
     maps: dict[str, Any],
+    compute: Compute,
     *,
     groups: tuple[GroupCalibration, NDArray[np.integer[Any]]] | None = None,
     valid: NDArray[np.bool_] | Literal["finite"] | None = None,
-    tiles: TileSettings | None = None,
-    executor: Executor | None = None,
-    device: str = "cpu",
 ) -> Step[tuple[Note, ...]]:
     """Write calibrated maps into arrays, tile by tile; a step that returns notes on the device and the image.
 
@@ -45,9 +39,12 @@ def predict_steps(
     ----------
     source : View
         The noisy image.
+    networks : Networks
+    calibration : Calibration
     maps : dict of str to array
         Writable arrays in the axes of the source, under any of "lower", "median", "upper",
         "width", "spread", and "quantiles" with the levels first.
+    compute : Compute
     groups : tuple of GroupCalibration, ndarray of int (S, *space), optional
         Offsets by group, and the group of each pixel from 0, instead of the calibration's.
     valid : ndarray of bool (S, *space), or "finite", optional
@@ -60,13 +57,11 @@ def predict_steps(
     """
     views = {k: View(v, source.axes, k) for k, v in maps.items() if k != "quantiles"}
     if "quantiles" in maps:
-        levels = range(len(blueprint.levels))
+        levels = range(len(networks.blueprint.levels))
         stack = [View(maps["quantiles"], source.axes, "quantiles", first=(i,)) for i in levels]
     whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.n_scenes)]
     notes: list[Note] = []
-    results = tile_quantiles(
-        source, whole, members, blueprint, tiles=tiles, executor=executor, device=device, notes=notes
-    )
+    results = tile_quantiles(source, whole, networks, compute, notes=notes)
     left_out = 0
     for progress, result in results:
         if result is not None:

@@ -9,15 +9,28 @@ import tempfile
 import uuid
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from napari_btn.core.compute.device import device_for, works
+from napari_btn.core.settings import TileSettings
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Inline", "StopSign", "StoppedError", "one_thread", "process_pool", "slots"]
+__all__ = [
+    "Compute",
+    "Inline",
+    "StopSign",
+    "StoppedError",
+    "compute_for",
+    "one_thread",
+    "process_pool",
+    "slots",
+]
 
 # Tensors of megabytes come and go in every layer. Huge pages, kept by a worker instead of handed back each
 # time, save a tenth to a quarter of the CPU-seconds. Only glibc reads this. What is kept is no leak: see
@@ -108,6 +121,65 @@ class Inline(Executor):
         except BaseException as error:  # noqa: BLE001  (a future holds whatever came)
             future.set_exception(error)
         return future
+
+
+@dataclass(frozen=True, eq=False)
+class Compute:
+    """Where work runs, and in what pieces.
+
+    Parameters
+    ----------
+    tiles : TileSettings
+        How images are cut for prediction.
+    executor : concurrent.futures.Executor, optional
+        Where tasks run; local processes by default. On a graphics card nothing runs elsewhere.
+    device : str
+        Torch's name of the device.
+    workers : int
+        Members in training at one time.
+    """
+
+    tiles: TileSettings = field(default_factory=TileSettings)
+    executor: Executor | None = None
+    device: str = "cpu"
+    workers: int = 1
+
+
+def compute_for(
+    device: str, members: int, tiles: TileSettings | None = None, executor: Executor | None = None
+) -> Compute:
+    """Return where members train and predict on this machine.
+
+    Parameters
+    ----------
+    device : str
+        "auto", "cpu", "cuda", "cuda:1" or "mps".
+    members : int
+        Members of the ensemble.
+    tiles : TileSettings, optional
+        How images are cut.
+    executor : concurrent.futures.Executor, optional
+        Where tasks run instead of local processes; then on the CPU.
+
+    Raises
+    ------
+    ValueError
+        If PyTorch can't use the device that is asked for; "auto" takes the CPU then.
+    """
+    tiles = tiles or TileSettings()
+    if executor is not None:
+        return Compute(tiles, executor, "cpu", slots(executor))
+    from joblib.externals.loky import cpu_count
+
+    found = device_for(device)
+    if not works(found):
+        if device != "auto":
+            raise ValueError(
+                f"PyTorch can't use {device!r}, most likely because the graphics driver is older than it "
+                'needs; update the driver, or give device="cpu".'
+            )
+        found = "cpu"
+    return Compute(tiles, None, found, max(min(cpu_count(), members), 1))
 
 
 class StoppedError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,6 +81,11 @@ class Image:
         """Bytes of the whole array, read or not."""
         size: int = math.prod(self.data.shape) * np.dtype(self.data.dtype).itemsize
         return size
+
+    @cached_property
+    def view(self) -> View:
+        """The array read crop by crop; ``ValueError`` where axes are unknown or don't fit."""
+        return View(self.data, self.axes or "", "image")
 
 
 class View:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
+from napari_btn.core.settings import need
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -102,7 +104,7 @@ def amplification(clean: ArrayLike, *, rng: np.random.Generator, gain: float = 1
     """
     counts = np.asarray(clean, dtype=np.float64)
     _need_rates(counts)
-    _need(gain > 0, "gain", gain, "above zero")
+    need(gain > 0, "gain", gain, "above zero")
     return (gain * rng.standard_gamma(counts)).astype(np.float32)
 
 
@@ -133,7 +135,7 @@ def readout(
         If ``sd`` is negative or not finite.
     """
     signal = np.asarray(clean, dtype=np.float32)
-    _need(np.isfinite(sd) and sd >= 0, "sd", sd, "zero or more")
+    need(np.isfinite(sd) and sd >= 0, "sd", sd, "zero or more")
     noise = rng.standard_normal(signal.shape, dtype=np.float32)
     return signal + np.float32(offset) + np.float32(sd) * noise
 
@@ -161,8 +163,8 @@ def digitise(clean: ArrayLike, *, step: float = 1.0, bits: int = 16) -> NDArray[
         If ``step`` or ``bits`` is out of range or the signal is not finite.
     """
     signal = np.asarray(clean, dtype=np.float64)
-    _need(step > 0, "step", step, "above zero")
-    _need(1 <= bits <= 24, "bits", bits, "1 to 24")
+    need(step > 0, "step", step, "above zero")
+    need(1 <= bits <= 24, "bits", bits, "1 to 24")
     if not np.isfinite(signal).all():
         raise ValueError("The signal holds NaN or infinite values, which have no digital number.")
     return np.clip(np.round(signal / step), 0, 2**bits - 1).astype(np.float32)
@@ -205,7 +207,7 @@ def skewed(
         If ``share`` is outside 0 to 1, or the standard deviation is negative or NaN anywhere.
     """
     signal = np.asarray(clean, dtype=np.float32)
-    _need(0 <= share <= 1, "share", share, "0 to 1")
+    need(0 <= share <= 1, "share", share, "0 to 1")
     sd = floor + slope * signal
     if not (sd >= 0).all():
         raise ValueError(
@@ -247,7 +249,7 @@ def correlated(
         If ``sd`` or a length is negative, or there isn't one length per axis.
     """
     signal = np.asarray(clean, dtype=np.float32)
-    _need(np.isfinite(sd) and sd >= 0, "sd", sd, "zero or more")
+    need(np.isfinite(sd) and sd >= 0, "sd", sd, "zero or more")
     lengths = _per_axis(length_px, signal.ndim)
     margin = [int(np.ceil(4 * length)) for length in lengths]
     # drawn with a margin, because reflection at the border would raise the variance there
@@ -282,8 +284,8 @@ def stripes(clean: ArrayLike, *, rng: np.random.Generator, sd: float, axis: int 
         If ``sd`` is negative, or ``axis`` isn't an axis of ``clean``.
     """
     signal = np.asarray(clean, dtype=np.float32)
-    _need(np.isfinite(sd) and sd >= 0, "sd", sd, "zero or more")
-    _need(-signal.ndim <= axis < signal.ndim, "axis", axis, f"an axis of {signal.ndim}")
+    need(np.isfinite(sd) and sd >= 0, "sd", sd, "zero or more")
+    need(-signal.ndim <= axis < signal.ndim, "axis", axis, f"an axis of {signal.ndim}")
     shape = list(signal.shape)
     shape[axis] = 1
     return signal + np.float32(sd) * rng.standard_normal(shape, dtype=np.float32)
@@ -313,9 +315,9 @@ def defect_map(
     ValueError
         If a probability is out of range.
     """
-    _need(dead >= 0, "dead", dead, "zero or more")
-    _need(hot >= 0, "hot", hot, "zero or more")
-    _need(dead + hot <= 1, "dead + hot", dead + hot, "at most 1")
+    need(dead >= 0, "dead", dead, "zero or more")
+    need(hot >= 0, "hot", hot, "zero or more")
+    need(dead + hot <= 1, "dead + hot", dead + hot, "at most 1")
     draw = rng.random(tuple(shape))
     return np.where(draw < dead, DEAD, np.where(draw < dead + hot, HOT, 0)).astype(np.uint8)
 
@@ -361,12 +363,6 @@ def defects(
     return np.where(broken == HOT, np.float32(saturation), shown)
 
 
-def _need(ok: bool | np.bool_, name: str, value: object, needed: str) -> None:
-    """Raise the one sentence that says what came and what is needed."""
-    if not ok:
-        raise ValueError(f"{name} is {value!r}; it must be {needed}.")
-
-
 def _need_rates(expected: NDArray[np.float64]) -> None:
     """Raise unless every expected count can be drawn."""
     if not np.isfinite(expected).all():
@@ -391,7 +387,7 @@ def _per_axis(length_px: float | Sequence[float], ndim: int) -> tuple[float, ...
             f"length_px has {len(lengths)} values, the signal {ndim} axes; give one value for all, "
             "or one per axis."
         )
-    _need(all(np.isfinite(v) and v >= 0 for v in lengths), "length_px", length_px, "zero or more")
+    need(all(np.isfinite(v) and v >= 0 for v in lengths), "length_px", length_px, "zero or more")
     return lengths
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -57,7 +57,7 @@ def by_width(
 
 
 def by_group(
-    miss: NDArray[np.bool_], group: NDArray[np.int64] | None
+    miss: NDArray[np.bool_], group: NDArray[np.integer[Any]] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Coverage and share of the pixels of each token or mask.
 
@@ -248,7 +248,7 @@ def coverage_curve(
     settings: CalibrationSettings | None = None,
     alphas: Sequence[float] = (0.5, 0.32, 0.2, 0.1, 0.05),
     *,
-    group: NDArray[np.int64] | None = None,
+    group: NDArray[np.integer[Any]] | None = None,
     parents: Sequence[int] | None = None,
     seed: int = 0,
 ) -> NDArray[np.float64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,23 +12,23 @@ from napari_btn.core.calibration.conformal import calibrate, cross_fitted
 from napari_btn.core.calibration.held_out import block_numbers
 from napari_btn.core.evaluation.metrics import correlation, coverage
 from napari_btn.core.inference.run import tile_quantiles
+from napari_btn.core.networks.family import Networks
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import CalibrationSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Executor
 
     from numpy.typing import NDArray
 
+    from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.pairs import Scenes
-    from napari_btn.core.networks.family import Blueprint, Member
     from napari_btn.core.progress import Step
-    from napari_btn.core.settings import TileSettings
 
 __all__ = ["EnsembleGain", "ensemble_gain", "gain_steps"]
 
 SIZES = (1, 2, 5, 10, 25)
+_DRAWS = 5  # random choices of so many members, over which each figure is averaged
 _MOST_PIXELS = 50_000  # more pixels change no digit that is shown
 
 
@@ -72,13 +72,10 @@ class EnsembleGain:
 
 def ensemble_gain(
     quantiles: NDArray[np.float32],
-    truth: NDArray[np.float32],
-    block: NDArray[np.int64],
+    held_out: HeldOut,
     *,
-    levels: Sequence[float],
     alpha: float = 0.1,
     sizes: Sequence[int] = SIZES,
-    draws: int = 5,
     settings: CalibrationSettings | None = None,
     channel_names: Sequence[str] | None = None,
     seed: int = 0,
@@ -89,18 +86,12 @@ def ensemble_gain(
     ----------
     quantiles : ndarray of float32, (M, L, C, n)
         Each member's quantiles of pixels that no member trained on.
-    truth : ndarray of float32, (C, n)
-        Their true values.
-    block : ndarray of int64, (n,)
-        Block or scene of each pixel, from 0; the offset used in a block comes from the others.
-    levels : sequence of float
-        Levels of the quantiles.
+    held_out : HeldOut
+        Quantiles of all members together, and the truth; the offset used in a block comes from the others.
     alpha : float
         Miscoverage, in (0, 1).
     sizes : sequence of int
         Numbers of members; those above M are left out.
-    draws : int
-        Random choices of so many members, over which each figure is averaged.
     settings : CalibrationSettings, optional
         How intervals are calibrated.
     channel_names : sequence of str, optional
@@ -111,18 +102,18 @@ def ensemble_gain(
     Raises
     ------
     ValueError
-        If shapes don't fit or no size is within the number of members.
+        If shapes don't fit, or no size is within the number of members.
 
     References
     ----------
     Zwart et al., "Behind the Noise", arXiv 2505.08176, figure on the ensemble's size.
     """
-    wanted = (len(levels), *truth.shape)
-    if quantiles.shape[1:] != wanted or block.shape != truth.shape[1:]:
+    if quantiles.shape[1:] != held_out.quantiles.shape:
         raise ValueError(
-            f"Quantiles have shape {quantiles.shape}, truth {truth.shape}, blocks {block.shape}; for {len(levels)} "
-            "levels they must be (M, L, C, n), (C, n) and (n,). Give all of the same pixels."
+            f"The members' quantiles have shape {quantiles.shape}, those of all together {held_out.quantiles.shape}; "
+            "they must be (M, L, C, n) and (L, C, n). Give both of the same pixels."
         )
+    settings = settings or CalibrationSettings()
     members = len(quantiles)
     kept = tuple(sorted({int(m) for m in sizes if 1 <= m <= members}))
     if not kept:
@@ -132,29 +123,25 @@ def ensemble_gain(
     rng = np.random.default_rng(seed)
     rows = []
     for size in kept:
-        choices = [rng.permutation(members)[:size] for _ in range(draws if size < members else 1)]
+        choices = [rng.permutation(members)[:size] for _ in range(_DRAWS if size < members else 1)]
         made = [
-            _scores(quantiles[np.sort(c)], truth, block, tuple(levels), alpha, settings, seed)
+            _scores(
+                replace(held_out, quantiles=quantiles[np.sort(c)].mean(0, dtype=np.float32)),
+                alpha,
+                settings,
+                seed,
+            )
             for c in choices
         ]
         rows.append(np.mean(made, axis=0))
     table = np.stack(rows)
-    names = tuple(channel_names) if channel_names else tuple(str(c) for c in range(len(truth)))
+    names = tuple(channel_names) if channel_names else tuple(str(c) for c in range(len(held_out.target)))
     return EnsembleGain(kept, table[:, 0], table[:, 1], table[:, 2], alpha, names)
 
 
-def _scores(
-    quantiles: NDArray[np.float32],
-    truth: NDArray[np.float32],
-    block: NDArray[np.int64],
-    levels: tuple[float, ...],
-    alpha: float,
-    settings: CalibrationSettings | None,
-    seed: int,
-) -> NDArray[np.float64]:
+def _scores(held_out: HeldOut, alpha: float, settings: CalibrationSettings, seed: int) -> NDArray[np.float64]:
     """Correlation, coverage and width (3, C) of one choice of members."""
-    settings = settings or CalibrationSettings()
-    held_out = HeldOut(quantiles.mean(0, dtype=np.float32), truth, block, levels)
+    truth = held_out.target
     calibration = calibrate(held_out, alpha=alpha, settings=settings)
     lower, median, upper = cross_fitted(held_out, calibration, folds=settings.folds, seed=seed)
     width = np.mean(upper - lower, axis=1, dtype=np.float64)
@@ -165,15 +152,12 @@ def _scores(
 
 def gain_steps(
     scenes: Scenes,
-    members: Sequence[Member],
-    blueprint: Blueprint,
+    networks: Networks,
+    compute: Compute,
     *,
     alpha: float = 0.1,
     sizes: Sequence[int] = SIZES,
     settings: CalibrationSettings | None = None,
-    tiles: TileSettings | None = None,
-    executor: Executor | None = None,
-    device: str = "cpu",
     seed: int = 0,
 ) -> Step[EnsembleGain]:
     """`ensemble_gain` of trained members on images with a truth; a step.
@@ -182,22 +166,16 @@ def gain_steps(
     ----------
     scenes : Scenes
         Images that no member trained on.
-    members : sequence of Member
+    networks : Networks
         Trained members.
-    blueprint : Blueprint
-        What they are made from.
+    compute : Compute
+        Where tasks run.
     alpha : float
         Miscoverage.
     sizes : sequence of int
         Numbers of members.
     settings : CalibrationSettings, optional
         How intervals are calibrated.
-    tiles : TileSettings, optional
-        How images are cut.
-    executor : concurrent.futures.Executor, optional
-        Where tasks run.
-    device : str
-        Torch's name of the device.
     seed : int
         Draws members and pixels.
 
@@ -206,15 +184,14 @@ def gain_steps(
     EnsembleGain
         Over at most 50,000 pixels.
     """
+    members, blueprint = networks.members, networks.blueprint
     truth = np.stack([scenes.read_clean(s) for s in range(scenes.noisy.n_scenes)], 1)
     chosen = _choose(np.asarray(np.isfinite(truth).all(0)), seed)
     outer = np.zeros((2, *truth.shape), np.float32)
     picked = np.empty((len(members), len(blueprint.levels), len(truth), len(chosen)), np.float32)
     for k, member in enumerate(members):
         whole = np.empty((len(blueprint.levels), *truth.shape), np.float32)
-        results = tile_quantiles(
-            scenes.noisy, scenes.whole(), [member], blueprint, tiles=tiles, executor=executor, device=device
-        )
+        results = tile_quantiles(scenes.noisy, scenes.whole(), Networks(blueprint, (member,)), compute)
         for progress, tile in results:
             if tile is not None:
                 whole[:, :, tile.scene][(slice(None), slice(None), *tile.write)] = tile.quantiles
@@ -225,11 +202,15 @@ def gain_steps(
     apart, lower, upper = ([image[:, s] for s in range(image.shape[1])] for image in (truth, *outer))
     settings = settings or CalibrationSettings()
     _, numbers = block_numbers(apart, lower, upper, scenes, settings.block_px)
-    return ensemble_gain(
-        picked,
+    together = HeldOut(
+        picked.mean(0, dtype=np.float32),
         truth.reshape(len(truth), -1)[:, chosen],
         numbers.reshape(-1)[chosen],
-        levels=blueprint.levels,
+        blueprint.levels,
+    )
+    return ensemble_gain(
+        picked,
+        together,
         alpha=alpha,
         sizes=sizes,
         settings=settings,

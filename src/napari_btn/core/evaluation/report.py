@@ -165,24 +165,9 @@ class Report:
         return cls(**fields)
 
 
-def report_on(
-    held_out: HeldOut,
-    lower: NDArray[np.float32],
-    median: NDArray[np.float32],
-    upper: NDArray[np.float32],
-    *,
-    alpha: float,
-    rule: str = "",
-    channel_names: Sequence[str] | None = None,
-    covers: str = "clean",
-    block_px: int = 0,
-    ssim: NDArray[np.float64] | None = None,
-    group: NDArray[np.int64] | None = None,
-    group_name: str = "token",
-    seed: int = 0,
-    notes: Sequence[Note] = (),
-) -> Report:
-    """Report on given intervals, for an image with a truth.
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """Intervals at pixels whose target is known.
 
     Parameters
     ----------
@@ -190,6 +175,42 @@ def report_on(
         Target and blocks; quantiles of shape (0, C, n) and no levels where they are unknown.
     lower, median, upper : ndarray of float32, shape (C, n)
         Intervals at the same pixels.
+    block_px : int
+        Side of a block in pixels; 0 where blocks are scenes.
+    group : ndarray of int64, shape (n,), optional
+        Token (or mask) of each pixel, from 0; -1 for none.
+    group_name : str
+        What a group is called: "token" or "group".
+    ssim : ndarray of float64, shape (C,), optional
+        Structural similarity of the median, which needs the whole image.
+    """
+
+    held_out: HeldOut
+    lower: NDArray[np.float32]
+    median: NDArray[np.float32]
+    upper: NDArray[np.float32]
+    block_px: int = 0
+    group: NDArray[np.integer[Any]] | None = None
+    group_name: str = "token"
+    ssim: NDArray[np.float64] | None = None
+
+
+def report_on(
+    judged: Judged,
+    *,
+    alpha: float,
+    rule: str = "",
+    channel_names: Sequence[str] | None = None,
+    covers: str = "clean",
+    seed: int = 0,
+    notes: Sequence[Note] = (),
+) -> Report:
+    """Report on given intervals, for an image with a truth.
+
+    Parameters
+    ----------
+    judged : Judged
+        The intervals.
     alpha : float
         Miscoverage that the intervals aim at.
     rule : str
@@ -198,14 +219,6 @@ def report_on(
         The C channels; "0", "1", ... if left out.
     covers : str
         What the target is: "clean", "long exposure" or "replicate".
-    block_px : int
-        Side of a block in pixels; 0 where blocks are scenes.
-    ssim : ndarray of float64, shape (C,), optional
-        Structural similarity of the median, which needs the whole image.
-    group : ndarray of int64, shape (n,), optional
-        Token (or mask) of each pixel, from 0; -1 for none.
-    group_name : str
-        What a group is called: "token" or "group".
     seed : int
         Seed of the bootstrap.
     notes : sequence of Note
@@ -221,6 +234,8 @@ def report_on(
     ValueError
         If the names don't fit the channels.
     """
+    held_out, lower, median, upper = judged.held_out, judged.lower, judged.median, judged.upper
+    block_px, group, group_name, ssim = judged.block_px, judged.group, judged.group_name, judged.ssim
     n_channels, n_pixels = held_out.target.shape
     names = tuple(str(i) for i in range(n_channels)) if channel_names is None else tuple(channel_names)
     if len(names) != n_channels:
@@ -278,7 +293,11 @@ def report_on(
 
 
 def _group_bounds(
-    miss: NDArray[np.bool_], group: NDArray[np.int64] | None, held_out: HeldOut, block_px: int, seed: int
+    miss: NDArray[np.bool_],
+    group: NDArray[np.integer[Any]] | None,
+    held_out: HeldOut,
+    block_px: int,
+    seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Bounds of each group's coverage, (C, G): 0 and 1 where it has too few blocks to tell."""
     group = np.full(miss.shape[1], -1) if group is None else group
@@ -420,20 +439,23 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
     if prediction.groups is not None:
         left = View(prediction.groups, prediction.axes.replace("C", ""), "groups")
         group = np.stack([left.read(s)[0] for s in range(lower.n_scenes)])[known].astype(np.int64) - 1
-    return report_on(
+    judged = Judged(
         held_out,
         flat(low),
         flat(median),
         flat(high),
+        block_px=side,
+        group=group,
+        group_name=str(prediction.provenance.get("grouped_by", "token")),
+        ssim=_ssim(truth, median, known),
+    )
+    return report_on(
+        judged,
         alpha=prediction.alpha,
         rule=str(prediction.provenance.get("rule", "")),
         channel_names=prediction.channel_names,
         covers=prediction.covers,
-        block_px=side,
-        group=group,
-        group_name=str(prediction.provenance.get("grouped_by", "token")),
         seed=seed,
-        ssim=_ssim(truth, median, known),
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-    from napari_btn.core.networks.family import Blueprint, Member
+    from napari_btn.core.networks.family import Blueprint, Member, Networks
     from napari_btn.core.progress import Step
 
 __all__ = ["EquivalentFilter", "filter_steps"]
@@ -89,8 +89,7 @@ class EquivalentFilter:
 
 def filter_steps(
     source: View,
-    members: Sequence[Member],
-    blueprint: Blueprint,
+    networks: Networks,
     at: Sequence[int],
     *,
     channel: int = 0,
@@ -103,8 +102,7 @@ def filter_steps(
     ----------
     source : View
         The noisy image.
-    members : sequence of Member
-    blueprint : Blueprint
+    networks : Networks
     at : sequence of int
         The pixel, along the space axes.
     channel : int
@@ -119,6 +117,7 @@ def filter_steps(
     ValueError
         If the pixel or the scene lies outside the image.
     """
+    members, blueprint = networks.members, networks.blueprint
     place = tuple(int(p) for p in at)
     inside = len(place) == source.ndim and all(0 <= p < n for p, n in zip(place, source.space, strict=True))
     if not inside or not 0 <= scene < source.n_scenes:

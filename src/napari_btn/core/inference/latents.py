@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,14 +15,15 @@ from napari_btn.core.compute.pool import Inline, one_thread, process_pool
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.inference.run import INLINE_WORK, loaded, tile_side
 from napari_btn.core.inference.tiles import Tile, plan_tiles
-from napari_btn.core.networks.family import Blueprint, Member, build
+from napari_btn.core.networks.family import Blueprint, Member, Networks, build
 from napari_btn.core.progress import Progress
-from napari_btn.core.settings import TileSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from napari_btn.core.compute.pool import Compute
 
 
 __all__ = ["EnsembleLatents", "LatentSource", "Projected"]
@@ -90,31 +91,16 @@ class EnsembleLatents:
     ----------
     view : View
         The noisy image.
-    members : sequence of Member
+    networks : Networks
         Trained members.
-    blueprint : Blueprint
-        What they are made from.
-    tiles : TileSettings, optional
-        How the image is cut.
-    executor : concurrent.futures.Executor, optional
-        Where tasks run; local processes for large images by default.
-    device : str
-        Torch's name of the device.
+    compute : Compute
+        Where tasks run; without an executor, local processes for large images.
     """
 
-    def __init__(
-        self,
-        view: View,
-        members: Sequence[Member],
-        blueprint: Blueprint,
-        *,
-        tiles: TileSettings | None = None,
-        executor: Executor | None = None,
-        device: str = "cpu",
-    ) -> None:
-        self._view, self._members, self._blueprint = view, tuple(members), blueprint
-        self._executor, self._device = executor, device
-        self._tiles = tiles or TileSettings()
+    def __init__(self, view: View, networks: Networks, compute: Compute) -> None:
+        members, blueprint = networks.members, networks.blueprint
+        self._view, self._members, self._blueprint = view, members, blueprint
+        self._executor, self._device, self._tiles = compute.executor, compute.device, compute.tiles
         widths = build(blueprint, [(members[0].number, members[0].attempt)]).trunk.widths
         self.members, self.features = len(self._members), sum(widths)
         self.scenes, self.space = view.n_scenes, view.space

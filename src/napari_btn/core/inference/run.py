@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from napari_btn.core.compute.device import exact_arithmetic, in_memory, release
-from napari_btn.core.compute.pool import Inline, StopSign, one_thread, process_pool, slots
+from napari_btn.core.compute.pool import Compute, Inline, StopSign, one_thread, process_pool, slots
 from napari_btn.core.inference.tiles import Tile, plan_tiles, tile_steps
-from napari_btn.core.networks.family import Blueprint, Member, build
+from napari_btn.core.networks.family import Blueprint, Member, Networks, build
 from napari_btn.core.progress import Note, Progress
-from napari_btn.core.settings import TileSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.data.image import Box, View
     from napari_btn.core.networks.heads import Ensemble
+    from napari_btn.core.settings import TileSettings
 
 __all__ = [
     "TileQuantiles",
@@ -142,12 +142,9 @@ class _Card:
 def tile_quantiles(
     source: View,
     regions: Sequence[Box],
-    members: Sequence[Member],
-    blueprint: Blueprint,
+    networks: Networks,
+    compute: Compute,
     *,
-    tiles: TileSettings | None = None,
-    executor: Executor | None = None,
-    device: str = "cpu",
     notes: list[Note] | None = None,
 ) -> Iterator[tuple[Progress, TileQuantiles | None]]:
     """Yield the ensemble's quantiles tile by tile, and ``None`` in between so that a caller may stop.
@@ -161,19 +158,15 @@ def tile_quantiles(
         The noisy image.
     regions : sequence of Box
         What to predict; halos read beyond it.
-    members : sequence of Member
-    blueprint : Blueprint
-    tiles : TileSettings, optional
-    executor : concurrent.futures.Executor, optional
-        Where tasks run; local processes by default. On a graphics card nothing runs elsewhere.
-    device : str
-        Torch's name.
+    networks : Networks
+    compute : Compute
     notes : list of Note, optional
         Takes what there is to say of the device at the end.
     """
-    settings = tiles or TileSettings()
-    halo = _halo(blueprint, settings)
-    side = tile_side(settings, max(halo), source.ndim)
+    members, blueprint = networks.members, networks.blueprint
+    executor, device = compute.executor, compute.device
+    halo = _halo(blueprint, compute.tiles)
+    side = tile_side(compute.tiles, max(halo), source.ndim)
     plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
     work = len(members) * sum(box.size for box in regions)
     card = None if device == "cpu" else _Card(blueprint, device)

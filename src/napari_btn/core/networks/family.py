@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.sms.trunk import SparseMixedScale
     from napari_btn.core.settings import NetworkSettings
 
-__all__ = ["FAMILIES", "Blueprint", "Member", "build", "graph_of", "member_rng"]
+__all__ = ["FAMILIES", "Blueprint", "Member", "Networks", "build", "graph_of", "member_rng"]
+
+_SCALING = ("x_loc", "x_scale", "y_loc", "y_scale")
 
 Weights = dict[str, "NDArray[np.float32]"]
 
@@ -83,6 +85,27 @@ class Member:
     number: int
     attempt: int
     weights: Weights
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """Trained members and what they are made from.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    members : tuple of Member
+        In the order of their numbers.
+    """
+
+    blueprint: Blueprint
+    members: tuple[Member, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Weights of one member."""
+        weights = self.members[0].weights
+        return sum(int(value.size) for name, value in weights.items() if name not in _SCALING)
 
 
 def member_rng(seed: int, member: int, *, attempt: int = 0, use: int = 0) -> np.random.Generator:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Patch = tuple[NDArray[np.float32], NDArray[np.float32]]
     Redraw = Callable[[int, Sequence[slice], Patch, np.random.Generator], Patch]
 
-__all__ = ["draw_patches", "patch_sides", "patches_for", "step_bytes"]
+__all__ = ["Lesson", "patch_sides", "patches_for", "step_bytes"]
 
 # By the number of space axes: least and largest side, usual patches of a step at the least side, and the
 # fewest. The presets' figures were measured at the usual ones.
@@ -109,38 +109,70 @@ def patch_sides(side: int, boxes: Sequence[Box]) -> tuple[int, ...]:
     return tuple(min(side, *lengths) for lengths in zip(*(box.shape for box in boxes), strict=True))
 
 
-def draw_patches(
-    scenes: Scenes,
-    boxes: Sequence[Box],
-    *,
-    count: int,
-    patch_px: int,
-    augment: bool,
-    rng: np.random.Generator,
-    redraw: Redraw | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Random patches, (count, C, *patch) noisy and clean, flipped and turned alike.
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What members learn from: images, the parts of them that train, and how a patch is made.
 
-    All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
-    Boxes are drawn with odds of their size; ``redraw`` may draw a patch anew, given the number of its
-    box, its crop and its own noisy and clean values; a patch without a counted pixel is drawn again.
+    Parameters
+    ----------
+    scenes : Scenes
+        Inputs and targets; a target that is NaN has no weight in the loss.
+    boxes : tuple of Box
+        What trains.
+    validation : tuple of Box
+        What tells when a member gets worse, and which of its weights are best; none trains to the end.
+    redraw : callable, optional
+        Makes a patch from the number of its box, its crop, its own input and target, and a generator.
     """
-    sides = patch_sides(patch_px, boxes)
-    odds = np.array([b.size for b in boxes], float)
-    noisy, clean = [], []
-    for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):
-        for _ in range(_TRIES):
-            crop = boxes[index].crop(sides, rng)
-            x, y = (read(boxes[index].scene, crop) for read in (scenes.read_noisy, scenes.read_clean))
-            if redraw is not None:
-                x, y = redraw(int(index), crop, (x, y), rng)
-            if scenes.valid is None or np.isfinite(y).any():
-                break
-        if augment:
-            x, y = _turned(x, y, rng)
-        noisy.append(x)
-        clean.append(y)
-    return np.stack(noisy), np.stack(clean)
+
+    scenes: Scenes
+    boxes: tuple[Box, ...]
+    validation: tuple[Box, ...] = ()
+    redraw: Redraw | None = None
+
+    def draw(
+        self,
+        count: int,
+        patch_px: int,
+        rng: np.random.Generator,
+        *,
+        augment: bool = False,
+        boxes: Sequence[Box] = (),
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Draw random patches, (count, C, *patch) input and target.
+
+        All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
+        Boxes are drawn with odds of their size; a patch without a counted pixel is drawn again.
+
+        Parameters
+        ----------
+        count : int
+            Patches of the batch.
+        patch_px : int
+            Side in pixels.
+        rng : numpy.random.Generator
+        augment : bool
+            Flip and turn input and target alike, and let ``redraw`` make the patch.
+        boxes : sequence of Box
+            Where from; what trains by default.
+        """
+        boxes, scenes = boxes or self.boxes, self.scenes
+        sides = patch_sides(patch_px, boxes)
+        odds = np.array([b.size for b in boxes], float)
+        inputs, targets = [], []
+        for index in rng.choice(len(boxes), size=count, p=odds / odds.sum()):
+            for _ in range(_TRIES):
+                crop = boxes[index].crop(sides, rng)
+                x, y = (read(boxes[index].scene, crop) for read in (scenes.read_noisy, scenes.read_clean))
+                if self.redraw is not None and augment:
+                    x, y = self.redraw(int(index), crop, (x, y), rng)
+                if scenes.valid is None or np.isfinite(y).any():
+                    break
+            if augment:
+                x, y = _turned(x, y, rng)
+            inputs.append(x)
+            targets.append(y)
+        return np.stack(inputs), np.stack(targets)
 
 
 def _turned(

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.inference.latents import LatentSource, Projected
     from napari_btn.core.progress import Step
-    from napari_btn.core.settings import TokenMethod
+    from napari_btn.core.settings import TokenSettings
 
 __all__ = [
     "Projection",
@@ -41,6 +41,8 @@ _PCA_VALUES: Final = 100_000_000  # latent values in the sample at most, 400 MB
 _CLUSTER_PIXELS: Final = 20_000
 _FIT_PIXELS: Final = 600_000  # pixels whose latents are computed for the fit; crops of larger images
 _TRUNCATE: Final = 4.0
+_COMPONENTS: Final = 24
+_PALETTE: Final = 40  # clusters, of which cuts make tokens
 _MOST: Final = 120  # nodes are numbered in eight bits
 _MAP_BYTES: Final = 1_500_000_000  # label maps of all cuts at most; above, only the finest cut is kept
 
@@ -117,14 +119,10 @@ class TokenModel:
 def fit_steps(
     source: LatentSource,
     values: Callable[[NDArray[np.intp]], NDArray[np.float32]],
+    settings: TokenSettings,
     *,
     valid: NDArray[np.bool_] | None = None,
-    base: int = 20,
-    components: int = 24,
-    count: int = 40,
-    smooth_px: float = 1.5,
     seed: int = 0,
-    method: TokenMethod = "kmeans",
 ) -> Step[TokenModel]:
     """Learn the projection and the palette from an image; a step.
 
@@ -134,20 +132,12 @@ def fit_steps(
         The image's latents.
     values : callable
         Channels (C, n) at pixels (n, 1 + ndim) given as scene and index; they order the tokens.
+    settings : TokenSettings
+        The palette has 40 clusters, or as many as tokens are asked for where that is more.
     valid : ndarray of bool, (S, *space), optional
         Where pixels count.
-    base : int
-        Tokens first asked for.
-    components : int
-        Principal components.
-    count : int
-        Clusters in the palette.
-    smooth_px : float
-        SD of the Gaussian over the components, in pixels; 0 for none.
     seed : int
         Seed of the sample and of the clustering.
-    method : str
-        How points are clustered, as in `fit_palette`.
 
     Returns
     -------
@@ -169,7 +159,7 @@ def fit_steps(
             k, rows, one = part
             latents[rows, k * source.features : (k + 1) * source.features] = one
         yield replace(progress, note="Reading latents")
-    projection = _principal(latents, source.members, components, smooth_px, seed)
+    projection = _principal(latents, source.members, settings.smooth_px, seed)
     del latents
     chosen = _stratified(boxes, _CLUSTER_PIXELS, rng, valid)
     points = np.empty((len(chosen), len(projection.offset)), dtype=np.float32)
@@ -178,8 +168,14 @@ def fit_steps(
             rows, index = _in_tile(chosen, tile.scene, tile.write)
             points[rows] = projection.components(tile).transpose(*range(1, 1 + len(index)), 0)[index]
         yield replace(progress, note="Reducing latents")
-    palette = yield from fit_palette(points, values(chosen), count=count, seed=seed, method=method)
-    return TokenModel(projection, palette, min(base, palette.size))
+    palette = yield from fit_palette(
+        points,
+        values(chosen),
+        count=max(settings.n_tokens, _PALETTE),
+        seed=seed,
+        method=settings.method or "kmeans",
+    )
+    return TokenModel(projection, palette, min(max(settings.n_tokens, 2), palette.size))
 
 
 def assign_steps(
@@ -221,17 +217,13 @@ def assign_steps(
 
 def tokens_steps(
     source: LatentSource,
-    axes: str,
-    median: NDArray[np.float32],
+    median: View,
+    settings: TokenSettings,
     *,
     width: NDArray[np.float32] | None = None,
     model: TokenModel | None = None,
-    k: int = 20,
-    order_by: int = 0,
-    smooth_px: float = 1.5,
     seed: int = 0,
     valid: NDArray[np.bool_] | None = None,
-    method: TokenMethod | None = None,
 ) -> Step[tuple[TokenModel, Tokens]]:
     """Tokens of an image, with a model that is learned from it where none is given; a step.
 
@@ -239,24 +231,19 @@ def tokens_steps(
     ----------
     source : LatentSource
         The image's latents.
-    axes : str
-        Axes of the image.
-    median, width : ndarray of float32, (*axes)
-        Calibrated maps of the image, which order and describe the tokens.
+    median : View
+        Calibrated median of the image, which orders and describes the tokens.
+    settings : TokenSettings
+        Tokens, 1 to 120; HDBSCAN finds its own number, and gives as many as it has where fewer are there.
+        ``order_by`` is a number.
+    width : ndarray of float32, (*axes), optional
+        Calibrated width, which describes them, too.
     model : TokenModel, optional
         Learned before; applied as it is, unless another method is asked for.
-    k : int
-        Tokens, at least 1. HDBSCAN finds its own number, and gives as many as it has where k is larger.
-    order_by : int
-        Channel whose median orders the tokens.
-    smooth_px : float
-        SD of the Gaussian over the components, in pixels, where a model is learned.
     seed : int
         Seed of the learning.
     valid : ndarray of bool, (S, *space), optional
         Where pixels count; the others get the label 0.
-    method : str, optional
-        How points are clustered, as in `fit_palette`; by default as in `model`, or by k-means.
 
     Returns
     -------
@@ -268,25 +255,16 @@ def tokens_steps(
     ValueError
         If there cannot be so many tokens, or the model belongs to other members.
     """
+    k, axes, method = settings.n_tokens, median.axes, settings.method
     if not 1 <= k <= _MOST:
         raise ValueError(f"{k} tokens are asked for; 1 to {_MOST} are possible.")
-    view = View(median, axes, "median")
     if model is None or method not in (None, model.palette.method):
-        model = yield from fit_steps(
-            source,
-            partial(values_at, view),
-            valid=valid,
-            base=max(k, 2),
-            count=max(k, 40),
-            smooth_px=smooth_px,
-            seed=seed,
-            method=method or "kmeans",
-        )
+        model = yield from fit_steps(source, partial(values_at, median), settings, valid=valid, seed=seed)
     if model.palette.method == "hdbscan":
         k = min(k, model.palette.size)
     model.palette.cut(k)
     left = axes.replace("C", "")
-    shape = tuple(n for a, n in zip(axes, median.shape, strict=True) if a != "C")
+    shape = tuple(n for a, n in zip(axes, median.array.shape, strict=True) if a != "C")
     rows = max(model.palette.size - 1, 1)
     if rows * int(np.prod(shape)) > _MAP_BYTES:
         rows = 1
@@ -304,13 +282,13 @@ def tokens_steps(
     def channels_first(maps: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.moveaxis(maps, axes.index("C"), 0) if "C" in axes else maps[None]
 
-    first, second = channels_first(median), None if width is None else channels_first(width)
-    return model, Tokens(model.palette, nodes, k, model.base, left, first, second, order_by=order_by)
+    first, second = channels_first(median.array), None if width is None else channels_first(width)
+    return model, Tokens(
+        model.palette, nodes, k, model.base, left, first, second, order_by=int(settings.order_by)
+    )
 
 
-def _principal(
-    latents: NDArray[np.float32], members: int, components: int, smooth_px: float, seed: int
-) -> Projection:
+def _principal(latents: NDArray[np.float32], members: int, smooth_px: float, seed: int) -> Projection:
     """Principal components of a sample (m, M F), which is overwritten; each member scaled to an RMS of one."""
     from sklearn.utils.extmath import randomized_svd
     from threadpoolctl import threadpool_limits
@@ -325,7 +303,7 @@ def _principal(
     blocks *= scale[None, :, None]
     mean = latents.mean(axis=0, dtype=np.float64).astype(np.float32)
     latents -= mean
-    kept = min(components, latents.shape[1], len(latents) - 1)
+    kept = min(_COMPONENTS, latents.shape[1], len(latents) - 1)
     with threadpool_limits(limits=1):
         axes = randomized_svd(latents, kept, n_oversamples=16, n_iter=4, flip_sign=False, random_state=seed)[
             2

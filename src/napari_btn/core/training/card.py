@@ -22,7 +22,16 @@ from napari_btn.core.networks.family import Member, build
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.patches import step_bytes
 from napari_btn.core.training.optimiser import GroupOptimiser, bias_correction, one_cycle
-from napari_btn.core.training.processes import Preview, Run, Start, Trained, Trainer, fitting, train_steps
+from napari_btn.core.training.processes import (
+    FROM_NONE,
+    Preview,
+    Run,
+    Start,
+    Trained,
+    Trainer,
+    fitting,
+    train_steps,
+)
 from napari_btn.core.training.tasks import State, probe_member, start_member
 
 if TYPE_CHECKING:
@@ -30,12 +39,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.data.image import Box
-    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.compute.pool import Compute
     from napari_btn.core.networks.family import Blueprint
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import TrainSettings
-    from napari_btn.core.supervision.redraw import NoiseRedraw
+    from napari_btn.core.supervision.patches import Lesson
 
 __all__ = ["member_bytes", "train_together_steps"]
 
@@ -298,19 +306,14 @@ class _Together:
 
 
 def train_together_steps(
-    scenes: Scenes,
-    boxes: Sequence[Box],
+    lesson: Lesson,
     blueprint: Blueprint,
     settings: TrainSettings,
     *,
     members: int,
-    device: str,
-    workers: int = 1,
-    resume: Sequence[Member] = (),
+    compute: Compute,
+    start: Start = FROM_NONE,
     preview_every: float = 0.0,
-    redraw: NoiseRedraw | None = None,
-    start: Start | None = None,
-    validation: Sequence[Box] = (),
 ) -> Step[Trained]:
     """Train as many members at a time as a device holds; a step that returns `Trained`.
 
@@ -319,32 +322,25 @@ def train_together_steps(
 
     Parameters
     ----------
-    scenes : Scenes
-    boxes : sequence of Box
+    lesson : Lesson
         What to train on.
     blueprint : Blueprint
     settings : TrainSettings
     members : int
         How many members the ensemble has.
-    device : str
-        Torch's name.
-    workers : int
-        Members in training at one time where the CPU has to take over.
-    resume : sequence of Member
-        Members already trained with the same blueprint and settings.
+    compute : Compute
+        The device, and how many members train at one time where the CPU has to take over.
+    start : Start
+        Weights to go on from, and members that are trained already.
     preview_every : float
         Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
-    redraw : NoiseRedraw, optional
-        Draws the noise of small images anew.
-    start : Start, optional
-        Weights to go on from.
-    validation : sequence of Box
-        What tells when a member gets worse, as in `train_steps`.
     """
-    start = start or Start()
-    trainer = Trainer(scenes, boxes, blueprint, settings, Inline(), redraw, start, validation)
-    work = _Together(trainer, device, Preview(scenes, blueprint, preview_every, device=device), members)
-    work.finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
+    device = compute.device
+    trainer = Trainer(lesson, blueprint, settings, Inline(), start)
+    work = _Together(
+        trainer, device, Preview(lesson.scenes, blueprint, preview_every, device=device), members
+    )
+    work.finished = {m.number: m for m in fitting(start.finished, blueprint) if m.number < members}
     waiting = [trainer.begin(k) for k in range(members) if k not in work.finished]
     fits = int(_SHARE * free_bytes(device)) // member_bytes(blueprint, settings)
     ladder = _Ladder(device, max(1, min(members, fits)), settings.patches[0])
@@ -368,9 +364,14 @@ def train_together_steps(
     losses = {k: tuple(v) for k, v in trainer.losses.items() if k in work.finished}
     if waiting:
         rest = yield from train_steps(
-            scenes, boxes, blueprint, settings, members=members, workers=workers, resume=kept,
-            preview_every=preview_every, redraw=redraw, start=start, validation=validation,
-        )  # fmt: skip
+            lesson,
+            blueprint,
+            settings,
+            members=members,
+            compute=replace(compute, executor=None, device="cpu"),
+            start=replace(start, finished=kept),
+            preview_every=preview_every,
+        )
         kept, notes = rest.members, [*notes, *rest.notes]
         losses |= rest.losses
     return Trained(kept, dict(sorted(losses.items())), tuple(notes))

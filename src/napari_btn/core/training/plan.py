@@ -11,11 +11,12 @@ import numpy as np
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.data.registration import shift_of
 from napari_btn.core.data.repetition import middle_of_space, repetition_of
-from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split, split, split_axis
+from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split, split_axis
 from napari_btn.core.networks.family import Blueprint
 from napari_btn.core.networks.sms.graph import draw_dilations, flat_nodes, receptive_field
 from napari_btn.core.progress import Note
 from napari_btn.core.supervision.patches import patch_sides, patches_for
+from napari_btn.core.supervision.registry import supervision_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,35 +24,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.data.pairs import Scenes
-    from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TrainSettings
+    from napari_btn.core.data.splits import Split
+    from napari_btn.core.settings import EnsembleSettings, NetworkSettings, TrainSettings
 
-__all__ = ["Estimate", "PairCheck", "Plan", "estimate_training", "plan_training", "validation_part"]
+__all__ = ["Estimate", "Plan", "estimate_training", "plan_training", "validation_part"]
 
 _UNKNOWN = 0.01  # share of held-out pixels with values that training lacks, from which it is said
 
 _MANY_CHANNELS, _FEW_PLANES = 32, 4  # beyond them the axes are more often wrong than the image is so
 
 _REPEATS = 2.5  # of a lattice that networks see to each side
-
-
-@dataclass(frozen=True)
-class PairCheck:
-    """What is known of a pair before training.
-
-    Parameters
-    ----------
-    notes : tuple of Note
-        Misalignment, a narrow gap, a shortened network.
-    shift : tuple of float, optional
-        Pixels by which ``clean`` must move to lie on ``noisy``, one per space axis; None where it
-        can't be told.
-    receptive_field : int
-        Half-width in pixels of the networks that fit the image.
-    """
-
-    notes: tuple[Note, ...]
-    shift: tuple[float, ...] | None
-    receptive_field: int
 
 
 @dataclass(frozen=True)
@@ -75,23 +57,48 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions made before training."""
+    """Decisions made before training.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+        Networks that fit the image.
+    split : Split
+        What trains and what is held out.
+    shift : tuple of float, optional
+        Pixels by which ``clean`` must move to lie on ``noisy``, one per space axis; None if unknown.
+    notes : tuple of Note
+        Misalignment, a narrow gap, a shortened network.
+    """
 
     blueprint: Blueprint
     split: Split
     shift: tuple[float, ...] | None
     notes: tuple[Note, ...]
 
+    @property
+    def receptive_field(self) -> int:
+        """Half-width in pixels of the networks that fit the image."""
+        return self.blueprint.receptive_field
 
-def plan_training(
-    scenes: Scenes,
-    network: NetworkSettings,
-    calibration: CalibrationSettings,
-    levels: tuple[float, ...],
-    seed: int,
-    regions: NDArray[Any] | None = None,
-) -> Plan:
-    """Decide schedule and split, and look for a shift between the two images."""
+
+def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[Any] | None = None) -> Plan:
+    """Decide schedule and split, and look for a shift between the two images.
+
+    Parameters
+    ----------
+    scenes : Scenes
+        Inputs and targets.
+    settings : EnsembleSettings
+    regions : ndarray of int, (*space), optional
+        Painted areas: 1 trains, 2 calibrates, 3 reports.
+
+    Raises
+    ------
+    ValueError
+        If the images are too small or can't be split.
+    """
+    network, calibration, seed = settings.network, settings.calibration, settings.seed
     notes = _axes_notes(scenes.noisy)
     shift = shift_of(scenes)
     if shift is not None and max(abs(s) for s in shift) > 0.5:
@@ -120,11 +127,13 @@ def plan_training(
         scenes.noisy.n_channels,
         scenes.clean.n_channels,
         scenes.noisy.ndim,
-        levels,
+        settings.levels,
         seed,
         flat_nodes(dilations, scenes.z_step) if scenes.noisy.ndim == 3 else (),
     )
-    parts = split(scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions)
+    parts = supervision_of(settings.supervision).split(
+        scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions
+    )
     return Plan(blueprint, parts, shift, (*notes, *parts.notes, *_value_notes(scenes, parts, seed)))
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from napari_btn.core.compute.pool import process_pool
 from napari_btn.core.networks.family import Blueprint, Member, build, member_rng
 from napari_btn.core.progress import Note, Progress
-from napari_btn.core.supervision.patches import draw_patches
 from napari_btn.core.training.collapse import Collapse
 from napari_btn.core.training.tasks import (
     State,
@@ -36,11 +35,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.data.image import Box
+    from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.pairs import Scenes
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import TrainSettings
-    from napari_btn.core.supervision.redraw import NoiseRedraw
+    from napari_btn.core.supervision.patches import Lesson
 
 __all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_steps"]
 
@@ -82,13 +81,16 @@ class Start:
         Members whose weights it goes on from; others start from none.
     first_draw : int
         Number of the first batch's draw; another one than before shows other patches.
+    finished : sequence of Member
+        Members already trained with the same blueprint and settings.
     """
 
     members: Sequence[Member] = ()
     first_draw: int = 0
+    finished: Sequence[Member] = ()
 
 
-_FROM_NONE = Start()
+FROM_NONE = Start()
 
 
 @dataclass
@@ -113,56 +115,40 @@ class Trainer:
 
     def __init__(
         self,
-        scenes: Scenes,
-        boxes: Sequence[Box],
+        lesson: Lesson,
         blueprint: Blueprint,
         settings: TrainSettings,
         executor: Executor | None,
-        redraw: NoiseRedraw | None = None,
-        start: Start = _FROM_NONE,
-        validation: Sequence[Box] = (),
+        start: Start = FROM_NONE,
     ) -> None:
         self.start = {m.number: m for m in fitting(start.members, blueprint)}
         self.first_draw = start.first_draw
-        self.scenes, self.boxes, self.blueprint, self.settings = scenes, boxes, blueprint, settings
-        scaling = scaling_of(scenes, boxes, blueprint.levels, seed=blueprint.seed)
+        self.lesson, self.blueprint, self.settings = lesson, blueprint, settings
+        scaling = scaling_of(lesson.scenes, lesson.boxes, blueprint.levels, seed=blueprint.seed)
         self.scaling = scaling.through_origin() if blueprint.settings.bias_free else scaling
         self.given = executor
         self.executor = executor
-        self.redraw = redraw
         self.losses: dict[int, list[float]] = {}
         self.fresh: list[tuple[int, int, float]] = []
         self.notes: list[Note] = []
         probe_rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 2)))
-        self._probe = self._draw(probe_rng, count=min(16, 4 * settings.patches[0]), augment=False)
+        patches, side = settings.patches
+        self._probe = lesson.draw(min(16, 4 * patches), side, probe_rng)
         self.validation: tuple[Any, Any] | None = None
-        if validation:
-            count = max(_VALIDATION_PIXELS // settings.patches[1] ** scenes.noisy.ndim, 4)
-            self.validation = self._draw(probe_rng, count=count, augment=False, boxes=validation)
+        if lesson.validation:
+            count = max(_VALIDATION_PIXELS // side**blueprint.ndim, 4)
+            self.validation = lesson.draw(count, side, probe_rng, boxes=lesson.validation)
 
     @cached_property
     def collapse(self) -> Collapse:
         """What a member is judged by; made while members train, since the first look is half-way."""
         return Collapse(*self._probe, self.blueprint.levels)
 
-    def _draw(
-        self, rng: np.random.Generator, *, count: int, augment: bool, boxes: Sequence[Box] = ()
-    ) -> tuple[Any, Any]:
-        return draw_patches(
-            self.scenes,
-            boxes or self.boxes,
-            count=count,
-            patch_px=self.settings.patches[1],
-            augment=augment,
-            rng=rng,
-            redraw=self.redraw.patch if self.redraw and augment else None,
-        )
-
     def batch(self, run: Run, step: int) -> tuple[Any, Any]:
         """Batch of one step, from the member's own seed."""
         use = _FIRST_BATCH + self.first_draw + step
         rng = member_rng(self.blueprint.seed, run.member, attempt=run.attempt, use=use)
-        return self._draw(rng, count=self.settings.patches[0], augment=self.settings.augment)
+        return self.lesson.draw(*self.settings.patches, rng, augment=self.settings.augment)
 
     def begin(self, member: int) -> Run:
         """Return a member on its way: from the weights that it has already, or from none."""
@@ -266,7 +252,7 @@ class Trainer:
         bad = self.collapse.channels(loss, sd, end=end)
         if not bad.size:
             return end
-        names = ", ".join(self.scenes.channel_names[c] for c in bad)
+        names = ", ".join(self.lesson.scenes.channel_names[c] for c in bad)
         if run.member in self.start:
             if end:
                 text = f"Member {run.member + 1} lost {names} while training went on; it was kept as it had been."
@@ -314,59 +300,45 @@ class Trainer:
 
 
 def train_steps(
-    scenes: Scenes,
-    boxes: Sequence[Box],
+    lesson: Lesson,
     blueprint: Blueprint,
     settings: TrainSettings,
     *,
     members: int,
-    executor: Executor | None = None,
-    workers: int,
-    resume: Sequence[Member] = (),
+    compute: Compute,
+    start: Start = FROM_NONE,
     preview_every: float = 0.0,
-    redraw: NoiseRedraw | None = None,
-    start: Start = _FROM_NONE,
-    validation: Sequence[Box] = (),
 ) -> Step[Trained]:
     """Train members, several at a time; a step that returns `Trained`.
 
     Parameters
     ----------
-    scenes : Scenes
-    boxes : sequence of Box
+    lesson : Lesson
         What to train on.
     blueprint : Blueprint
     settings : TrainSettings
     members : int
         How many members the ensemble has.
-    executor : concurrent.futures.Executor, optional
-        Where tasks run; a pool of processes by default.
-    workers : int
-        Members in training at one time.
-    resume : sequence of Member
-        Members already trained with the same blueprint and settings.
+    compute : Compute
+        Where tasks run, a pool of processes by default, and how many at one time.
+    start : Start
+        Weights to go on from, with a one-cycle of its own, and members that are trained already.
     preview_every : float
         Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
-    redraw : NoiseRedraw, optional
-        Draws the noise of small images anew.
-    start : Start
-        Weights to go on from, with a one-cycle of its own.
-    validation : sequence of Box
-        What tells when a member gets worse, and which of its weights are best; none trains to the end.
     """
-    finished = {m.number: m for m in fitting(resume, blueprint) if m.number < members}
+    finished = {m.number: m for m in fitting(start.finished, blueprint) if m.number < members}
     total, kept = members * settings.steps, tuple(finished[k] for k in sorted(finished))
     yield Progress(
         settings.steps * len(kept), total, "Measuring the brightness of what trains", checkpoint=kept
     )
-    trainer = Trainer(scenes, boxes, blueprint, settings, executor, redraw, start, validation)
+    trainer = Trainer(lesson, blueprint, settings, compute.executor, start)
     yield Progress(settings.steps * len(kept), total, "Starting the members", checkpoint=kept)
     waiting = [trainer.begin(k) for k in range(members) if k not in finished]
     running: list[Run] = []
-    preview = Preview(scenes, blueprint, preview_every, workers)
+    preview = Preview(lesson.scenes, blueprint, preview_every, compute.workers)
     try:
         while waiting or running:
-            while waiting and len(running) < workers:
+            while waiting and len(running) < compute.workers:
                 running.append(waiting.pop(0))
                 trainer.submit(running[-1])
             wait([r.task for r in running if r.task is not None], timeout=0.2, return_when=FIRST_COMPLETED)

@@ -50,11 +50,14 @@ def engine() -> ModuleType:
 
 def _compared(inputs: PairInputs, grid: dict[str, Any], common: dict[str, Any]) -> Step[Scan]:
     """Comparison of networks on a pair of layers, as a step."""
+    from napari_btn.core.compute.pool import compute_for
     from napari_btn.core.data.pairs import Pair
-    from napari_btn.workflow.scan import scan_steps
+    from napari_btn.core.settings import PRESETS, EnsembleSettings
+    from napari_btn.workflow.scan import grid_of, scan_steps
 
     given = {name: value for name, value in inputs.pair().items() if name != "regions"}
-    return scan_steps(Pair(**given), **grid, **common)
+    settings = EnsembleSettings("quick", members=1, seed=common["seed"], train=PRESETS["quick"])
+    return scan_steps(Pair(**given), grid_of(**grid), settings, compute_for(common["device"], 1))
 
 
 class DenoiseWidget(DenoiseView):

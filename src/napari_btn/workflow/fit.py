@@ -1,0 +1,211 @@
+"""Train an ensemble: plan, members, held-out scores, calibration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari_btn.core.calibration.drift import profile_of
+from napari_btn.core.data.fingerprint import fingerprint_steps
+from napari_btn.core.data.splits import TRAIN
+from napari_btn.core.networks.family import Networks
+from napari_btn.core.progress import Progress
+from napari_btn.core.supervision.patches import patch_sides, patches_for
+from napari_btn.core.supervision.registry import supervision_of
+from napari_btn.core.training.plan import plan_training, validation_part
+from napari_btn.model import Learned, Model
+from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
+from napari_btn.workflow.refine import split_record
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.pairs import Pair, Scenes
+    from napari_btn.core.networks.family import Blueprint, Member
+    from napari_btn.core.progress import Step
+    from napari_btn.core.settings import EnsembleSettings, TrainSettings
+    from napari_btn.core.supervision.patches import Lesson
+    from napari_btn.core.training.plan import Plan
+    from napari_btn.core.training.processes import Start, Trained
+
+__all__ = ["fit_steps", "plan_of", "prepare", "train_members_steps"]
+
+
+def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None = None) -> Plan:
+    """Return what is decided before training, without training.
+
+    Parameters
+    ----------
+    pair : Pair
+        Images whose values are not checked here.
+    settings : EnsembleSettings
+    regions : ndarray of int, (*space), optional
+        Painted areas: 1 trains, 2 calibrates, 3 reports.
+
+    Raises
+    ------
+    ValueError
+        If the images can't be trained on.
+    """
+    return plan_training(supervision_of(settings.supervision).scenes(pair), settings, regions)
+
+
+def prepare(compute: Compute) -> None:
+    """Load what training needs, and start the local processes that train.
+
+    Parameters
+    ----------
+    compute : Compute
+    """
+    from napari_btn.core.compute.pool import process_pool
+
+    # first, so that the processes load their libraries while this one loads its own
+    if compute.device == "cpu":
+        process_pool()
+    import napari_btn.core.training.processes  # noqa: F401  (loaded here so that it isn't later)
+
+
+def fit_steps(
+    pair: Pair,
+    settings: EnsembleSettings,
+    compute: Compute,
+    *,
+    regions: NDArray[Any] | None = None,
+    resume: Sequence[Member] = (),
+    preview_every: float = 0.0,
+) -> Step[Model]:
+    """Train, calibrate and report; a step.
+
+    Parameters
+    ----------
+    pair : Pair
+        Images of the user.
+    settings : EnsembleSettings
+    compute : Compute
+    regions : ndarray of int, (*space), optional
+        Painted areas, instead of the split: 1 trains, 2 calibrates, 3 is what the report is measured on.
+    resume : sequence of Member
+        A `Progress.checkpoint` of an earlier run with the same settings and data.
+    preview_every : float
+        Least seconds between previews of the median; 0 for none.
+
+    Raises
+    ------
+    ValueError
+        With what came, what is needed and what to do.
+    """
+    from napari_btn.core.training.processes import Start
+
+    way, steps = supervision_of(settings.supervision), settings.members * settings.train.steps
+    yield Progress(0, steps, "Checking the images")
+    scenes = way.scenes(pair)
+    yield from scenes.check_steps()
+    yield Progress(0, steps, "Planning the training")
+    if compute.executor is None:
+        # they start while the training is planned
+        prepare(compute)
+    plan = plan_training(scenes, settings, regions)
+    learnt = scenes.within(plan.split.regions, TRAIN)
+    own, validation = (
+        validation_part(plan.split.train) if settings.train.early_stopping else (plan.split.train, ())
+    )
+    train = patches_for(settings.train, plan.blueprint, own)
+    count, side = train.patches
+    sides = patch_sides(side, own)
+    shown = f"{count} patch{'es' if count > 1 else ''} of {' x '.join(str(n) for n in sides)} px"
+    yield Progress(0, steps, f"Each step learns from {shown}")
+    train, lesson = yield from way.lesson_steps(learnt, own, train, validation)
+    trained = yield from train_members_steps(
+        lesson,
+        plan.blueprint,
+        train,
+        settings.members,
+        compute,
+        start=Start(finished=resume),
+        preview_every=preview_every,
+    )
+    total = settings.members * train.steps
+    provenance = yield from _provenance(scenes, plan, settings)
+    provenance |= {"patches": {"count": count, "sides_px": list(sides)}}
+    yield Progress(total, total, "Calibrating: what the images look like")
+    learned = Learned(
+        networks=Networks(plan.blueprint, trained.members),
+        losses=trained.losses,
+        notes=(*plan.notes, *trained.notes),
+        axes=scenes.noisy.axes,
+        channel_names=scenes.channel_names,
+        pixel_size=pair.pixel_size,
+        unit=pair.unit,
+        provenance=provenance,
+        profile=profile_of(scenes.noisy),
+    )
+    scores, tokens = yield from scores_steps(learned, scenes, plan.split, settings, compute)
+    calibrated = yield from calibrated_steps(learned, scores, settings)
+    yield Progress(total, total, "Calibrated")
+    return Model(settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
+
+
+def train_members_steps(
+    lesson: Lesson,
+    blueprint: Blueprint,
+    train: TrainSettings,
+    members: int,
+    compute: Compute,
+    *,
+    start: Start,
+    preview_every: float = 0.0,
+) -> Step[Trained]:
+    """Train members in processes of their own, or together on a card; a step.
+
+    Parameters
+    ----------
+    lesson : Lesson
+        What they learn from.
+    blueprint : Blueprint
+    train : TrainSettings
+        With patches chosen.
+    members : int
+        Members of the ensemble.
+    compute : Compute
+    start : Start
+        Weights to go on from, and members that are trained already.
+    preview_every : float
+        Least seconds between previews of the median; 0 for none.
+    """
+    if compute.device == "cpu":
+        from napari_btn.core.training.processes import train_steps as run
+    else:
+        from napari_btn.core.training.card import train_together_steps as run
+    return (
+        yield from run(
+            lesson,
+            blueprint,
+            train,
+            members=members,
+            compute=compute,
+            start=start,
+            preview_every=preview_every,
+        )
+    )
+
+
+def _provenance(scenes: Scenes, plan: Plan, settings: EnsembleSettings) -> Step[dict[str, Any]]:
+    """Version, settings and fingerprints, JSON-ready."""
+    import torch
+
+    from napari_btn import __version__
+
+    prints = yield from fingerprint_steps(scenes.noisy)
+    targets = yield from fingerprint_steps(scenes.clean)
+    return {
+        "napari_btn": __version__,
+        "torch": torch.__version__,
+        "settings": settings.to_dict(),
+        "receptive_field_px": plan.blueprint.receptive_field,
+        "gap_px": plan.split.gap_px,
+        "images": prints,
+        "targets": targets,
+        "splits": [split_record(plan.split, list(prints.values()))],
+    }

@@ -1,0 +1,185 @@
+"""Predict: calibrated maps of an image, in memory or on disk, with what must be known of them."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.calibration.drift import drift_notes
+from napari_btn.io.maps import open_maps, zarr_maps
+from napari_btn.workflow.calibrate import group_labels_steps, held_out_intervals
+from napari_btn.workflow.inputs import in_axes_of, is_same, over_scenes, over_space
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.image import Image, View
+    from napari_btn.core.progress import Step
+    from napari_btn.model import Model
+
+__all__ = ["Folder", "held_out_inside", "predict_steps"]
+
+_MAPS = ("lower", "median", "upper", "spread")
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where maps go that need not fit in memory.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.ome.zarr`` or ``.zarr``; it appears when it is whole.
+    overwrite : bool
+        Replace what is there.
+    """
+
+    path: str | Path
+    overwrite: bool = False
+
+
+def predict_steps(
+    model: Model,
+    image: Image,
+    compute: Compute,
+    *,
+    out: Folder | None = None,
+    quantiles: bool = True,
+    groups: Any = None,
+    valid: Any = None,
+) -> Step[Prediction]:
+    """Return calibrated maps of an image, computed tile by tile; a step.
+
+    Parameters
+    ----------
+    model : Model
+    image : Image
+        As `inputs.image_for` makes it.
+    compute : Compute
+    out : Folder, optional
+        Where maps are written tile by tile; in memory by default.
+    quantiles : bool
+        Keep the ensemble's quantiles, which `Prediction.exceedance` needs.
+    groups : array of int, optional
+        Group of each pixel, where groups of a mask were calibrated apart.
+    valid : array of bool, or "finite", optional
+        True where a pixel counts.
+
+    Raises
+    ------
+    ValueError
+        If a pixel that counts is NaN or infinite, or ``out`` is taken or names no zarr.
+    """
+    from napari_btn.core.calibration.maps import write_maps_steps
+    from napari_btn.core.calibration.prediction import Prediction
+
+    view, calibrated = image.view, model.calibrated
+    mask = None if groups is None else over_space(groups, view.axes, "groups")
+    counted: Any = "finite" if isinstance(valid, str) and valid == "finite" else over_scenes(valid, view)
+    group, group_notes = yield from group_labels_steps(model, view, mask, compute)
+    drift = drift_notes(model.learned.profile, view, model.channel_names)
+    notes = (*calibrated.report.warnings, *group_notes, *drift)
+    caption = {**model.caption, "warnings": [n.to_dict() for n in notes]}
+    names = (*_MAPS, "quantiles") if quantiles else _MAPS
+    with _maps(model, image, names, caption, compute, out) as maps:
+        said = yield from write_maps_steps(
+            view,
+            model.networks,
+            calibrated.calibration,
+            maps,
+            compute,
+            groups=None if group is None or calibrated.groups is None else (calibrated.groups, group),
+            valid=counted,
+        )
+    if out is not None:
+        maps = open_maps(out.path, view.axes)
+    return Prediction(
+        lower=maps["lower"],
+        median=maps["median"],
+        upper=maps["upper"],
+        spread=maps["spread"],
+        quantiles=maps.get("quantiles"),
+        stored_width=maps.get("width"),
+        levels=model.settings.levels,
+        axes=view.axes,
+        channel_names=model.channel_names,
+        pixel_size=image.pixel_size,
+        unit=image.unit or "px",
+        alpha=calibrated.calibration.alpha,
+        covers=model.scores.covers,
+        provenance=caption,
+        notes=(*notes, *said),
+        distribution=calibrated.distribution,
+        held_out=model.scores.held_out,
+        groups=None if group is None else in_axes_of(group + 1, view),
+    )
+
+
+@contextmanager
+def _maps(
+    model: Model,
+    image: Image,
+    names: Sequence[str],
+    caption: dict[str, Any],
+    compute: Compute,
+    out: Folder | None,
+) -> Iterator[dict[str, Any]]:
+    """Arrays for the maps: in memory, or on disk, where the width is kept as well."""
+    axes, shape, levels = image.view.axes, tuple(image.view.array.shape), model.settings.levels
+    if out is None:
+        sizes = {"quantiles": (len(levels), *shape)}
+        yield {name: np.empty(sizes.get(name, shape), np.float32) for name in names}
+        return
+    from napari_btn.core.inference.run import written_steps
+
+    inner = written_steps(model.blueprint, image.view.space, compute.tiles)
+    with zarr_maps(
+        out.path,
+        (*names, "width"),
+        shape,
+        axes=axes,
+        channel_names=model.channel_names,
+        pixel_size=image.pixel_size,
+        unit=image.unit,
+        provenance={"levels": list(levels), **caption},
+        overwrite=out.overwrite,
+        steps=dict(zip(image.view.space_axes, inner, strict=True)),
+    ) as maps:
+        yield maps
+
+
+def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -> NDArray[np.float32] | None:
+    """Return which held-out pixels of an image lie inside their intervals, cross-fitted.
+
+    Parameters
+    ----------
+    model : Model
+    view : View
+        The noisy image.
+    shape : sequence of int
+        Shape of the map, in ``axes``.
+    axes : str
+        One letter per dimension.
+
+    Returns
+    -------
+    ndarray of float32, or None
+        None for an image that was not calibrated on.
+    """
+    from napari_btn.core.evaluation.diagnostics import inside_map
+
+    scores = model.scores
+    if not is_same(view, scores.held_out):
+        return None
+    lower, _, upper = held_out_intervals(
+        scores, model.calibrated.calibration, model.settings.calibration, model.settings.seed
+    )
+    return inside_map(scores.held_out, lower, upper, shape, axes)

@@ -1,0 +1,102 @@
+"""Tokens of an image: predict it where that is not done, and cluster what the networks see in each pixel."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.data.image import View, channel_number
+from napari_btn.core.settings import need
+from napari_btn.workflow.inputs import over_scenes
+from napari_btn.workflow.predict import held_out_inside, predict_steps
+
+if TYPE_CHECKING:
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.image import Image
+    from napari_btn.core.progress import Step
+    from napari_btn.core.settings import TokenSettings
+    from napari_btn.core.tokens.tokens import Tokens
+    from napari_btn.model import Model
+
+__all__ = ["tokens_steps"]
+
+
+def tokens_steps(
+    model: Model,
+    image: Image,
+    compute: Compute,
+    settings: TokenSettings,
+    *,
+    refit: bool = False,
+    valid: Any = None,
+    prediction: Prediction | None = None,
+) -> Step[tuple[Model, Tokens]]:
+    """Return the model with its palette, and the image as tokens; a step.
+
+    Parameters
+    ----------
+    model : Model
+        Its palette is used where it has one.
+    image : Image
+        As `inputs.image_for` makes it.
+    compute : Compute
+    settings : TokenSettings
+    refit : bool
+        Learn the palette again from this image.
+    valid : array of bool, optional
+        True where a pixel counts; the rest gets label 0.
+    prediction : Prediction, optional
+        Of the same image, where it is there already.
+
+    Raises
+    ------
+    ValueError
+        If there cannot be so many tokens, the prediction doesn't fit, or HDBSCAN finds no two groups.
+    """
+    from napari_btn.core.inference.latents import EnsembleLatents
+    from napari_btn.core.tokens.learn import tokens_steps as cluster_steps
+
+    view = image.view
+    names = model.channel_names
+    known = (
+        settings.order_by in names
+        if isinstance(settings.order_by, str)
+        else 0 <= settings.order_by < len(names)
+    )
+    need(known, "order_by", settings.order_by, f"a channel: {', '.join(names)}, or its number from 0")
+    order = channel_number(settings.order_by, names)
+    if prediction is None:
+        prediction = yield from predict_steps(model, image, compute, quantiles=False, valid=valid)
+    elif tuple(prediction.median.shape) != tuple(view.array.shape) or prediction.axes != view.axes:
+        raise ValueError(
+            f"The prediction has axes {prediction.axes} {tuple(prediction.median.shape)}, the image {view.axes} "
+            f"{tuple(view.array.shape)}; they must match. Predict this image, or leave prediction out."
+        )
+    palette, tokens = yield from cluster_steps(
+        EnsembleLatents(view, model.networks, compute),
+        View(np.asarray(prediction.median[...], np.float32), view.axes, "median"),
+        replace(settings, order_by=order),
+        width=prediction.width,
+        model=None if refit else model.tokens,
+        seed=model.settings.seed,
+        valid=over_scenes(valid, view),
+    )
+    model = replace(model, tokens=palette)
+    described = {
+        "n_tokens": tokens.k,
+        "method": palette.palette.method,
+        "palette": palette.palette.size,
+        "smooth_px": palette.projection.smooth_px,
+        "stability": tokens.stability,
+    }
+    return model, replace(
+        tokens,
+        inside=held_out_inside(model, view, tokens.labels.shape, tokens.axes),
+        channel_names=names,
+        pixel_size=image.pixel_size,
+        unit=image.unit or "px",
+        provenance={**model.caption, "tokens": described},
+    )
