@@ -1,4 +1,4 @@
-"""How long a stop waits: the longest times between two yields of training and prediction of a large image."""
+"""The wait for a stop: the longest times between two yields of training and prediction of a large image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHOWN = 3
 
 
 def waits(step: Step[Any]) -> list[tuple[float, str]]:
-    """Run a step; seconds from each yield to the next and what was said before, longest first."""
+    """Run a step; return the seconds between yields and the note before each, longest first."""
     made, said, last = [], "the call", time.perf_counter()
     for progress in step:
         now = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Groups calibrated apart, through `Denoiser`: tokens or a mask, kept in the bundle, applied and reported."""
+"""Groups calibrated separately through `Denoiser`: tokens or a mask, saved, applied and reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Going on from trained members: nothing that calibrates was ever trained on, and what was gained is told."""
+"""Refinement: calibration pixels were never trained on, and the gain is reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
 
 
-def test_windows_train_and_the_gain_is_told(bundle):
+def test_windows_are_trained_on_and_the_gain_is_reported(bundle):
     before = btn.load(bundle)
     denoiser, gain = refined(bundle)
     assert not same(denoiser, before)

@@ -129,7 +129,7 @@ def test_open_settings_say_who_closes_them():
         TrainSettings(patch_px=2)
 
 
-def test_a_person_is_told_and_the_bundle_remembers(tmp_path):
+def test_patches_are_shown_and_kept_in_the_bundle(tmp_path):
     rng = np.random.default_rng(0)
     clean = np.cumsum(rng.normal(size=(96, 150)), axis=1).astype(np.float32)
     pair = Pair((clean + rng.normal(size=clean.shape))[None].astype(np.float32), clean[None], "CYX", ("a",))
