@@ -14,7 +14,6 @@ import numpy as np
 from napari_btn import model as models
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.compute.pool import compute_for
-from napari_btn.core.evaluation.diagnostics import coverage_curve, miscoverage_map
 from napari_btn.core.evaluation.report import evaluate
 from napari_btn.core.progress import drain
 from napari_btn.core.settings import (
@@ -26,13 +25,19 @@ from napari_btn.core.settings import (
     TileSettings,
     TokenSettings,
     TrainSettings,
-    need,
 )
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import Estimate, Plan, estimate_training
-from napari_btn.workflow.calibrate import calibrate_steps, held_out_intervals, need_unseen_steps
+from napari_btn.workflow.calibrate import calibrate_steps
+from napari_btn.workflow.evaluate import (
+    coverage_by_level,
+    equivalent_filter_steps,
+    gain_of_members_steps,
+    graph_of_member,
+    missed_share,
+)
 from napari_btn.workflow.fit import fit_steps, plan_of, prepare
-from napari_btn.workflow.inputs import image_for, need_same, pair_for, pair_of, scenes_for
+from napari_btn.workflow.inputs import image_for, pair_for, pair_of
 from napari_btn.workflow.predict import Folder, predict_steps
 from napari_btn.workflow.refine import Refinement, refine_steps
 from napari_btn.workflow.tokens import tokens_steps
@@ -622,17 +627,7 @@ class Denoiser:
         alphas : sequence of float
             The A miscoverages; see `core.evaluation.diagnostics.coverage_curve`.
         """
-        scores = self.model.scores
-        grouping = scores.grouping
-        group = None if grouping is None else grouping.groups(grouping.held_out).astype(np.int64)
-        return coverage_curve(
-            scores.held_out,
-            self.calibration_settings,
-            alphas,
-            group=group,
-            parents=None if grouping is None else grouping.parents,
-            seed=self.seed,
-        )
+        return coverage_by_level(self.model, alphas)
 
     def miscoverage(
         self, shape: Sequence[int], *, noisy: Any = None, axes: str | None = None
@@ -659,20 +654,8 @@ class Denoiser:
         ValueError
             If the held-out pixels don't lie within the shape, or come from another image than ``noisy``.
         """
-        model = self.model
-        scores, ndim = model.scores, model.blueprint.ndim
-        if noisy is not None:
-            need_same(image_for(model, noisy, axes).view, scores.held_out)
-        letters = "ZYX"[-ndim:] if len(shape) == ndim else (axes or self.axes).upper().replace("C", "")
-        if len(letters) != len(shape):
-            raise ValueError(
-                f"The shape {tuple(shape)} has {len(shape)} numbers; give one per axis of {letters}, or {ndim} for "
-                "the space axes alone."
-            )
-        lower, _, upper = held_out_intervals(
-            scores, model.calibrated.calibration, self.calibration_settings, self.seed
-        )
-        return miscoverage_map(scores.held_out, lower, upper, shape, letters)
+        image = None if noisy is None else image_for(self.model, noisy, axes)
+        return missed_share(self.model, shape, axes, image)
 
     # ---------------------------------------------------------------- prediction
 
@@ -820,13 +803,11 @@ class Denoiser:
         scene: int = 0,
     ) -> Step[EquivalentFilter]:
         """Return the filter of `equivalent_filter`; a step."""
-        from napari_btn.core.data.image import channel_number
-        from napari_btn.core.inference.jacobian import filter_steps
-
-        number = channel_number(channel, self.model.channel_names)
-        view, device = image_for(self.model, noisy, axes).view, self._compute(None).device
+        image = image_for(self.model, noisy, axes)
         return (
-            yield from filter_steps(view, self.model.networks, at, channel=number, scene=scene, device=device)
+            yield from equivalent_filter_steps(
+                self.model, image, at, self._compute(None), channel=channel, scene=scene
+            )
         )
 
     def tokens(
@@ -857,8 +838,12 @@ class Denoiser:
             As in `predict`.
         refit : bool
             Learn the palette again from this image.
-        order_by, smooth_px, method
-            As in `TokenSettings`. Another method than the palette's learns again.
+        order_by : str or int
+            Channel whose median orders the tokens, by name or number.
+        smooth_px : float
+            SD of the Gaussian over the latent components, in pixels, when the palette is learned.
+        method : str, optional
+            As in `TokenSettings`; another method than the palette's learns again.
         valid : array of bool, optional
             True where a pixel counts, over the space axes or all axes but C; the rest gets label 0.
         prediction : Prediction, optional
@@ -935,12 +920,7 @@ class Denoiser:
         ValueError
             If there is no such member.
         """
-        from napari_btn.core.networks.family import graph_of
-
-        networks = self.model.networks
-        need(0 <= member < len(networks.members), "member", member, f"0 to {len(networks.members) - 1}")
-        found = networks.members[member]
-        return graph_of(networks.blueprint, found.number, found.attempt)
+        return graph_of_member(self.model, member)
 
     def ensemble_gain(
         self,
@@ -969,22 +949,8 @@ class Denoiser:
         ValueError
             If the images don't fit the networks, or members were trained on them.
         """
-        from napari_btn.core.evaluation.gain import gain_steps
-
-        model = self.model
-        scenes = scenes_for(model, pair_for(model, noisy, clean, axes))
-        drain(scenes.check_steps())
-        drain(need_unseen_steps(model, scenes))
-        steps = gain_steps(
-            scenes,
-            model.networks,
-            self._compute(executor),
-            alpha=self.alpha,
-            sizes=sizes,
-            settings=self.calibration_settings,
-            seed=self.seed,
-        )
-        return drain(steps)
+        pair = pair_for(self.model, noisy, clean, axes)
+        return drain(gain_of_members_steps(self.model, pair, self._compute(executor), sizes))
 
     # ---------------------------------------------------------------- files
 
