@@ -15,6 +15,7 @@ from napari_btn.core.calibration.groups import GroupCalibration
 from napari_btn.core.evaluation.report import Report
 from napari_btn.core.networks.family import Blueprint
 from napari_btn.core.progress import Note
+from napari_btn.core.registry import FAMILIES
 from napari_btn.io.bundle import Bundle
 
 if TYPE_CHECKING:
@@ -114,8 +115,7 @@ def to_bundle(fitted: Fitted, settings: dict[str, Any]) -> Bundle:
     values = {
         "kind": "trained",
         "settings": settings,
-        "dilations": list(fitted.blueprint.dilations),
-        "flat": list(fitted.blueprint.flat),
+        **fitted.blueprint.family.to_dict(fitted.blueprint.plan),
         "n_in": fitted.blueprint.n_in,
         "n_out": fitted.blueprint.n_out,
         "ndim": fitted.blueprint.ndim,
@@ -141,13 +141,12 @@ def from_bundle(bundle: Bundle, network: NetworkSettings, levels: tuple[float, .
     values, arrays = bundle.values, bundle.arrays
     blueprint = Blueprint(
         network,
-        tuple(values["dilations"]),
+        FAMILIES[network.family].from_dict(values),
         values["n_in"],
         values["n_out"],
         values["ndim"],
         levels,
         seed,
-        tuple(values.get("flat", ())),
     )
     held_out = _held_out_from("held_out", arrays, levels)
     members = members_of(values, arrays)

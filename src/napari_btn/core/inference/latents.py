@@ -15,7 +15,6 @@ from napari_btn.core.compute.pool import Inline, one_thread, process_pool
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.inference.run import INLINE_WORK, loaded, tile_side
 from napari_btn.core.inference.tiles import Tile, plan_tiles
-from napari_btn.core.networks.family import Blueprint, Member, build
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import TileSettings
 
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from napari_btn.core.networks.family import Blueprint, Member
 
 
 __all__ = ["EnsembleLatents", "LatentSource", "Projected"]
@@ -115,8 +116,7 @@ class EnsembleLatents:
         self._view, self._members, self._blueprint = view, tuple(members), blueprint
         self._executor, self._device = executor, device
         self._tiles = tiles or TileSettings()
-        widths = build(blueprint, [(members[0].number, members[0].attempt)]).trunk.widths
-        self.members, self.features = len(self._members), sum(widths)
+        self.members, self.features = len(self._members), sum(blueprint.widths)
         self.scenes, self.space = view.n_scenes, view.space
 
     def sample(
@@ -211,7 +211,7 @@ class EnsembleLatents:
         )
         side = tile_side(self._tiles, halo, len(self.space), _TILE_PIXELS[len(self.space)])
         for box in boxes:
-            for tile in plan_tiles(self.space, side, halo, box.slices):
+            for tile in plan_tiles(self.space, side, halo, box.slices, self._blueprint.family.alignment_px):
                 yield int(box.scene), tile
 
     def _read(self, scene: int, tile: Tile) -> NDArray[np.float32]:
@@ -282,4 +282,4 @@ def _projected(
         return np.ascontiguousarray(total.cpu().numpy())
 
     with one_thread(), torch.inference_mode(), exact_arithmetic():
-        return in_memory(task, x, keep, blueprint.reach, device)[0]
+        return in_memory(task, x, keep, blueprint.reach, device, blueprint.family.alignment_px)[0]
