@@ -3,7 +3,7 @@
 Every parameter has the member as its first axis, and members run as the groups of one
 convolution, so the same module serves one member in a process of its own and all of them on
 a GPU. Nothing here looks across the batch or normalises over space: a pixel depends on its
-receptive field alone, whatever the batch and the tile it came in.
+receptive field alone, in any batch and any tile.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ensemble"]
 
-# Pixels that go through the heads together in a prediction: all that is between fits in a core's own cache.
+# Pixels that go through the heads together in a prediction: their intermediate values fit in a core's cache.
 _HEAD_PIXELS = 8192
 
 
@@ -63,7 +63,7 @@ class Ensemble(nn.Module):
     Attributes
     ----------
     steps : Steps
-        How the heads' outputs become steps between quantiles.
+        Map of the heads' outputs to the steps between quantiles.
     between : callable
         Called after each layer of a prediction; where it raises, the prediction ends.
     """
@@ -134,7 +134,7 @@ class Ensemble(nn.Module):
     def _heads(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Return quantiles (B, M, C, L, *space) of the hidden layer, which is overwritten, and the scaled input.
 
-        A few pixels go through all of the head at a time, so that what is between stays in the cache.
+        A few pixels go through all of the head at a time, so that intermediate values stay in the cache.
         """
         batch, *space, members, _ = hidden.shape
         levels, pixels = len(self.levels), math.prod(space)

@@ -43,7 +43,7 @@ def quantiles_from_raw(raw: torch.Tensor, middle: int, steps: Steps = SOFTPLUS) 
     middle : int
         Index of the median among the L levels.
     steps : Steps
-        How steps are made.
+        Map of outputs to steps.
     """
     centre = raw[:, :, middle : middle + 1]
     parts = [centre]
@@ -67,7 +67,7 @@ def step_from_middle(raw: torch.Tensor, out: torch.Tensor, middle: int, steps: S
     middle : int
         Index of the median.
     steps : Steps
-        How steps are made.
+        Map of outputs to steps.
     """
     out[middle] = raw[middle]
     below, above = steps.made(raw[:middle]), steps.made(raw[middle + 1 :])
@@ -78,7 +78,7 @@ def step_from_middle(raw: torch.Tensor, out: torch.Tensor, middle: int, steps: S
 
 
 class _NoncrossingPinball(torch.autograd.Function):
-    """Pinball loss of non-crossing quantiles, whose gradient is made on the way; arguments as below."""
+    """Pinball loss of non-crossing quantiles; the forward pass computes the gradient as well."""
 
     @staticmethod
     def forward(
@@ -145,7 +145,7 @@ def noncrossing_pinball(
     Parameters
     ----------
     raw : Tensor, (C, L, N), float32
-        The median at ``middle``; elsewhere what makes the steps away from it.
+        The median at ``middle``; elsewhere the outputs of the steps away from it.
     target : Tensor, (C, N), float32
         NaN targets don't count.
     levels : tuple of float
@@ -153,7 +153,7 @@ def noncrossing_pinball(
     middle : int
         Index of the median.
     steps : Steps
-        How steps are made.
+        Map of outputs to steps.
 
     References
     ----------

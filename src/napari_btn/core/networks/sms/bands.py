@@ -1,9 +1,9 @@
 """Predict with a sparse mixed-scale member on the CPU, band of rows by band.
 
-Nodes take turns. In its turn a node makes the rows that later nodes need for the next rows of the
-result, from what earlier nodes have made; rows that nobody reads any more are freed. So what passes
-from node to node is still in the cache, nothing is computed twice, and the memory that it takes grows
-with the width of an image but not with its length.
+Nodes take turns. In its turn a node computes the rows that later nodes need for the next rows of the
+result, and rows that no node will read again are freed. So features are still in the cache when the
+next node reads them, nothing is computed twice, and the memory grows with the width of an image but
+not with its length.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def margins_of(reach: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
     Parameters
     ----------
     reach : sequence of sequence of int
-        How far each node looks, in pixels along each space axis.
+        Half-width of each node's kernel in pixels, along each space axis.
     """
     margins = [(0,) * len(reach[0])]
     for node in reversed(reach):
@@ -81,7 +81,7 @@ class _Feature:
 
 @dataclass(frozen=True)
 class _Node:
-    """One node: the (feature, first channel, channels) that it reads, its weights, and how far it looks."""
+    """One node: the (feature, first channel, channels) that it reads, its weights, and its reach in pixels."""
 
     reads: tuple[tuple[int, int, int], ...]
     kernel: torch.Tensor

@@ -1,8 +1,8 @@
 """Hidden layers of many members at once: one convolution per node whose groups are the members.
 
 On a graphics card a step is bound by the number of kernels, not by arithmetic: every feature of
-every member lies in one tensor, a node reads its sources by one gather, and its gradient goes back
-by one scatter. Nothing here waits for the device, so that a step can be captured and replayed.
+every member lies in one tensor, a node reads its sources by one gather, and its gradient returns by
+one scatter. Nothing here waits for the device, so that a step can be captured and replayed.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class _GroupedHidden(torch.autograd.Function):
         to_kernels, to_biases = [], []
         for t in range(len(reads) - 1, -1, -1):
             own = _outputs(t, n_in, width)
-            # what later nodes sent back is complete here: nodes only read earlier ones
+            # the gradient from later nodes is complete here, because nodes only read earlier ones
             passed = (back[:, :, own] * (features[:, :, own] > 0)).flatten(1, 2)
             kernel = kernels[t]
             sent, weight, bias = torch.ops.aten.convolution_backward(

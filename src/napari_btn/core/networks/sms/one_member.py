@@ -88,7 +88,7 @@ def weight_gradient(
     grad : Tensor, (B, *space, out), float32, contiguous
         Gradient by the convolution's output.
     read : Tensor, (B, *space, C), float32, contiguous
-        What the convolution read.
+        Input of the convolution.
     kernel : sequence of int
         Sides of the kernel, odd.
     dilation : int
@@ -197,7 +197,7 @@ def _sparse_backward(
     for t in range(len(graph.sources) - 1, -1, -1):
         read, feature = kept[2 * t], kept[2 * t + 1]
         flat = feature.view(-1, feature.shape[-1])
-        # what later nodes sent back is complete here: nodes only read earlier ones
+        # the gradient from later nodes is complete here, because nodes only read earlier ones
         later = waiting.pop(t, None)
         grad = rows @ heads[t] if later is None else later.view_as(flat).addmm_(rows, heads[t])
         totals[2][t].addmm_(rows.t(), flat)
