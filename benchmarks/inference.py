@@ -12,8 +12,8 @@ from benchmarks.measure import own_cpu
 from benchmarks.table import Bar, Result, main
 from napari_btn import Denoiser, TileSettings, samples
 from napari_btn.core.compute.pool import Inline, process_pool
-from napari_btn.core.networks.family import Blueprint, build
-from napari_btn.core.networks.sms.graph import draw_dilations
+from napari_btn.core.networks.family import Blueprint, Extent, build
+from napari_btn.core.networks.sms.family import FAMILY
 from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TrainSettings
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -22,7 +22,7 @@ _TILE = 384  # the tile that prediction chooses in 2D
 
 def _module(n_in: int, ndim: int, side: int) -> tuple[Any, torch.Tensor]:
     settings = NetworkSettings()
-    blueprint = Blueprint(settings, draw_dilations(settings, ndim=ndim), n_in, n_in, ndim, LEVELS, 0)
+    blueprint = Blueprint(settings, FAMILY.plan(settings, Extent(ndim)), n_in, n_in, ndim, LEVELS, 0)
     module = build(blueprint, [(0, 0)])
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((1, n_in, *(side,) * ndim)).astype(np.float32))

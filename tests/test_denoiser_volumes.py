@@ -115,7 +115,7 @@ def test_a_volume_in_tiles_is_the_whole_and_survives_a_bundle(volume, tmp_path):
     assert (again.axes, again.pixel_size, again.unit) == ("ZYX", (4, 2, 2), "um")
     # planes lie two pixels apart
     blueprint = again._need_fitted().blueprint
-    assert blueprint.flat == (False, True, False)
+    assert blueprint.plan.flat == (False, True, False)
     assert blueprint.reach == (2, 4, 4)
     again.tiles = TileSettings(tile_px=200)
     whole = again.predict(pair.noisy, executor=Inline())

@@ -12,8 +12,7 @@ import napari_btn as btn
 from napari_btn import samples
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.inference.run import loaded
-from napari_btn.core.networks.heads import quantiles_from_raw
-from napari_btn.core.networks.sms.one_member import ABSOLUTE, noncrossing_pinball
+from napari_btn.core.networks.pinball import ABSOLUTE, noncrossing_pinball, quantiles_from_raw
 from napari_btn.core.training import processes as training
 from napari_btn.core.training.tasks import pinball
 

@@ -14,6 +14,7 @@ from napari_btn import samples
 from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.networks.family import Blueprint
+from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.networks.sms.graph import draw_dilations
 from napari_btn.core.settings import PRESETS, NetworkSettings, TrainSettings
 from napari_btn.core.supervision.patches import patch_sides, patches_for, step_bytes
@@ -22,7 +23,7 @@ from napari_btn.core.supervision.patches import patch_sides, patches_for, step_b
 def blueprint(ndim=2, channels=1, levels=7, **network):
     settings = NetworkSettings(**network)
     dilations = draw_dilations(settings, ndim=ndim)
-    return Blueprint(settings, dilations, channels, channels, ndim, (0.5,) * levels, 0)
+    return Blueprint(settings, Schedule(dilations), channels, channels, ndim, (0.5,) * levels, 0)
 
 
 def boxes(*shape, count=1):

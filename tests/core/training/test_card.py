@@ -15,6 +15,7 @@ from napari_btn.core.compute.device import devices
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.networks.family import Blueprint
+from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.settings import NetworkSettings, TrainSettings
 from napari_btn.core.training import card as together
 from napari_btn.core.training import processes as training
@@ -23,7 +24,7 @@ from napari_btn.core.training.processes import Start, train_steps
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 BLUEPRINT = Blueprint(
-    NetworkSettings(depth=3, channels=2, inputs=2, head_units=8), (1, 2, 1), 2, 2, 2, LEVELS, 3
+    NetworkSettings(depth=3, channels=2, inputs=2, head_units=8), Schedule((1, 2, 1)), 2, 2, 2, LEVELS, 3
 )
 SETTINGS = TrainSettings(steps=8, batch_size=2, patch_px=12)
 

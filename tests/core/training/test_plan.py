@@ -33,7 +33,7 @@ def test_a_field_of_192_by_256_takes_the_default_network_and_both_gaps():
 def test_a_small_field_shortens_the_schedule_until_it_fits(shape):
     made = plan(shape)
     assert made.blueprint.receptive_field <= max(shape) // 4
-    assert len(made.blueprint.dilations) == 10
+    assert len(made.blueprint.plan.dilations) == 10
     assert said(made, "instead of 39")
     assert made.split.train
     assert made.split.gap_px >= made.blueprint.receptive_field
@@ -57,13 +57,13 @@ def test_scenes_need_no_gap_and_no_smaller_network():
 def test_a_volume_takes_dilations_to_four():
     made = plan((20, 40, 200), "ZYX")
     assert made.blueprint.ndim == 3
-    assert max(made.blueprint.dilations) == 4
+    assert max(made.blueprint.plan.dilations) == 4
     assert made.blueprint.receptive_field == 23
 
 
 def test_a_given_schedule_is_kept_or_refused():
     network = btn.NetworkSettings(depth=3, dilations=(4, 5, 6))
-    assert plan((60, 120), network=network).blueprint.dilations == (4, 5, 6)
+    assert plan((60, 120), network=network).blueprint.plan.dilations == (4, 5, 6)
     with pytest.raises(ValueError, match="network with smaller dilations"):
         plan((30, 30), network=network)
 
@@ -152,4 +152,15 @@ def test_networks_see_some_repeats_of_a_lattice_where_that_is_asked_for(period, 
 def test_what_does_not_repeat_itself_is_seen_as_ever():
     network = btn.NetworkSettings(field_of_view="repeats")
     scenes = samples.edx(seed=0).scenes
-    assert btn.Denoiser(network=network)._plan(scenes).blueprint.dilations == (1, 2, 3, 4, 5, 6, 7, 8, 1, 2)
+    assert btn.Denoiser(network=network)._plan(scenes).blueprint.plan.dilations == (
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+        7,
+        8,
+        1,
+        2,
+    )

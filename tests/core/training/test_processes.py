@@ -19,6 +19,7 @@ from napari_btn.core.compute.pool import Inline, process_pool
 from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.networks.family import Blueprint, Member
+from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.settings import NetworkSettings, TrainSettings
 from napari_btn.core.training import processes as training
 from napari_btn.core.training.card import train_together_steps
@@ -37,7 +38,7 @@ def scenes_of(channels=2, shape=(40, 56), valid=None, seed=0):
 
 SCENES = scenes_of()
 BLUEPRINT = Blueprint(
-    NetworkSettings(depth=3, channels=2, inputs=2, head_units=8), (1, 2, 1), 2, 2, 2, LEVELS, 3
+    NetworkSettings(depth=3, channels=2, inputs=2, head_units=8), Schedule((1, 2, 1)), 2, 2, 2, LEVELS, 3
 )
 SETTINGS = TrainSettings(steps=8, batch_size=2, patch_px=12)
 
@@ -251,7 +252,7 @@ def test_the_first_preview_does_not_wait_behind_the_next_tasks_of_the_members():
 
 def test_the_preview_of_a_large_image_says_where_it_is():
     scenes = scenes_of(1, (600, 560))
-    blueprint = Blueprint(BLUEPRINT.settings, (1, 2, 1), 1, 1, 2, LEVELS, 0)
+    blueprint = Blueprint(BLUEPRINT.settings, Schedule((1, 2, 1)), 1, 1, 2, LEVELS, 0)
     seen, _ = drain(steps_of(1, executor=Inline(), scenes=scenes, blueprint=blueprint, preview_every=1e-9))
     shown = next(p for p in seen if p.preview is not None)
     assert shown.preview.shape == (1, 512, 512)

@@ -176,6 +176,7 @@ def in_memory(
     keep: tuple[slice, ...],
     reach: Sequence[int],
     device: str,
+    alignment: int = 1,
 ) -> tuple[NDArray[np.float32], bool]:
     """What a task makes of a tile, in halves where the device's memory is too small, at last on the CPU.
 
@@ -191,6 +192,8 @@ def in_memory(
         How far a pixel sees, along each axis.
     device : str
         Torch's name.
+    alignment : int
+        Halves begin and end at multiples of so many pixels, or at the tile's border.
 
     Returns
     -------
@@ -206,15 +209,16 @@ def in_memory(
     release(device)
     axis = max(range(len(keep)), key=lambda a: keep[a].stop - keep[a].start)
     start, stop = keep[axis].start, keep[axis].stop
-    if stop - start <= 2 * reach[axis]:
+    if stop - start <= max(2 * reach[axis], 1):
         return task(x, keep, "cpu"), False
     middle = (start + stop) // 2
     made = []
     for first, last in ((start, middle), (middle, stop)):
-        low, high = max(first - reach[axis], 0), min(last + reach[axis], x.shape[1 + axis])
+        low = max(first - reach[axis], 0) // alignment * alignment
+        high = min(-(-(last + reach[axis]) // alignment) * alignment, x.shape[1 + axis])
         part = x[(slice(None),) * (1 + axis) + (slice(low, high),)]
         inner = (*keep[:axis], slice(first - low, last - low), *keep[axis + 1 :])
-        made.append(in_memory(task, part, inner, reach, device)[0])
+        made.append(in_memory(task, part, inner, reach, device, alignment)[0])
     return np.concatenate(made, axis - len(keep)), False
 
 

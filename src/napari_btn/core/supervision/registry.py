@@ -1,14 +1,14 @@
 """The seam for ways of learning: what members see, what they learn from it, and what intervals then cover.
 
 A new way is a file in this package with a class that has the methods of `Supervision`, and its
-line in `SUPERVISIONS`. Command line, settings and dock take their choices from there.
+line in `SUPERVISIONS`; other packages bring theirs by entry point. Command line, settings and dock take their choices from there.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_btn.core.supervision.pair import PairSupervision
+from napari_btn.core.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,9 @@ class Supervision(Protocol):
         """
 
 
-SUPERVISIONS: dict[str, Supervision] = {way.name: way for way in (PairSupervision(),)}
+SUPERVISIONS: Registry[Supervision] = Registry(
+    "napari_btn.supervisions", {"pair": "napari_btn.core.supervision.pair:PAIR"}
+)
 """Every way of learning by its name."""
 
 
