@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_btn.core.calibration.prediction import Prediction
-from napari_btn.io import atomic, images
+from napari_btn.io import _tiff, atomic, images
+from napari_btn.io._format import Format
 from napari_btn.io.images import read_image, read_provenance, write_images, write_prediction
-from napari_btn.io.metadata import guess_axes
+from napari_btn.io.metadata import Meta, guess_axes
 
 zarr = pytest.importorskip("zarr")
 
@@ -245,7 +246,7 @@ def test_colour_samples_are_channels(tmp_path: Path) -> None:
 def test_a_large_tiff_is_opened_and_not_read(
     compression: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_LAZY_BYTES", 1000)
+    monkeypatch.setattr(_tiff, "_LAZY_BYTES", 1000)
     values = np.random.default_rng(0).random((3, 64, 70)).astype(np.float32)
     tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata={"axes": "CYX"}, compression=compression)
     image = read_image(tmp_path / "a.ome.tif")
@@ -255,7 +256,7 @@ def test_a_large_tiff_is_opened_and_not_read(
 
 
 def test_our_own_large_output_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_LAZY_BYTES", 1000)
+    monkeypatch.setattr(_tiff, "_LAZY_BYTES", 1000)
     maps = _maps((3, 64, 70))
     write_images(maps, tmp_path / "a.ome.tif", axes="CYX")
     image = read_image(f"{tmp_path / 'a.ome.tif'}:width")
@@ -557,3 +558,49 @@ def test_a_zarr_that_cannot_take_its_name_leaves_the_old_one(
         write_images({"new": np.ones((3, 4))}, path, axes="YX", overwrite=True)
     assert read_image(f"{path}:old").data.shape == (3, 4)
     assert list(tmp_path.iterdir()) == [path]
+
+
+# --- the table of formats ------------------------------------------------------------------------
+
+
+@given(
+    stem=st.text(min_size=1), suffix=st.sampled_from(images.SUFFIXES), ome=st.booleans(), upper=st.booleans()
+)
+def test_a_name_is_split_at_the_suffix_of_an_image(stem: str, suffix: str, ome: bool, upper: bool) -> None:
+    ending = ".ome" * ome + suffix
+    ending = ending.upper() if upper else ending
+    found = images.split_suffix(stem + ending)
+    assert "".join(found) == stem + ending
+    assert found[1].endswith(ending[-len(suffix) :])
+
+
+def test_other_names_have_no_suffix_of_an_image() -> None:
+    for name in ("soil", "soil.csv", ".npz", "soil.tif.txt"):
+        assert images.split_suffix(name) == (name, "")
+
+
+def test_formats_share_no_suffix_and_are_found_by_their_outputs() -> None:
+    assert len(set(images.SUFFIXES)) == len(images.SUFFIXES)
+    for one in images.FORMATS:
+        if one.write:
+            assert images.output_format(f"soil{one.output}") is one
+            assert one.output.endswith(one.suffixes)
+
+
+def test_a_new_format_is_one_entry_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(file: Path, key: str | None) -> tuple[np.ndarray, Meta]:
+        return np.loadtxt(file), Meta(name=key or "")
+
+    def write(maps: dict[str, np.ndarray], path: Path, meta: Meta, provenance: dict[str, object]) -> None:
+        np.savetxt(path, maps["median"])
+
+    text = Format((".txt",), ".txt", read, lambda file, key: {}, write, ".txt")
+    monkeypatch.setattr(images, "FORMATS", (*images.FORMATS, text))
+    monkeypatch.setattr(images, "SUFFIXES", (*images.SUFFIXES, ".txt"))
+    values = np.arange(6.0).reshape(2, 3)
+    write_images({"median": values}, tmp_path / "soil.txt", axes="YX")
+    image = read_image(tmp_path / "soil.txt")
+    np.testing.assert_array_equal(image.data, values)
+    assert (image.axes, image.name) == ("YX", "soil")
+    with pytest.raises(ValueError, match=r"file\.npz:key or \.txt"):
+        read_image(tmp_path)

@@ -56,7 +56,7 @@ def test_what_is_no_label_image_is_refused(tmp_path):
         read_labels(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "b.tif", LABELS.astype(np.uint8))
     (tmp_path / "b.json").write_text("{")
-    with pytest.raises(ValueError, match=r"b\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"b\.json is not valid JSON"):
         read_labels(tmp_path / "b.tif")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Final
@@ -12,7 +12,23 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-__all__ = ["Meta", "from_imagej", "from_ngff", "from_ome", "guess_axes", "to_ngff", "to_ome", "unit_symbol"]
+__all__ = [
+    "Meta",
+    "first_provenance",
+    "from_imagej",
+    "from_ngff",
+    "from_note",
+    "from_ome",
+    "guess_axes",
+    "ome_notes",
+    "plain_axes",
+    "read_json",
+    "to_json",
+    "to_ngff",
+    "to_note",
+    "to_ome",
+    "unit_symbol",
+]
 
 NAMESPACE: Final = "napari-btn"
 
@@ -67,6 +83,22 @@ class Meta:
     unit: str | None = None
     axes_guessed: bool = False
     name: str = ""
+
+    @classmethod
+    def given(
+        cls,
+        axes: str,
+        channel_names: Sequence[str] | None = None,
+        pixel_size: Sequence[float] | None = None,
+        unit: str | None = None,
+    ) -> Meta:
+        """Return metadata from the arguments of a caller: axes of any case, any sequences."""
+        return cls(
+            axes=axes.upper(),
+            channel_names=tuple(channel_names) if channel_names else None,
+            pixel_size=tuple(map(float, pixel_size)) if pixel_size is not None else None,
+            unit=unit_symbol(unit),
+        )
 
     def checked(self, shape: Sequence[int]) -> Meta:
         """The same, with what contradicts the shape left out and missing axes guessed."""
@@ -377,6 +409,11 @@ def ome_notes(xml: str) -> list[dict[str, Any]]:
         told = [texts[r.get("ID", "")] for r in image.findall("{*}AnnotationRef") if r.get("ID", "") in texts]
         found.append(read_json(told[0]) if told else {})
     return found
+
+
+def first_provenance(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the provenance of the first note that has one; empty where none has."""
+    return next((dict(note["provenance"]) for note in notes if "provenance" in note), {})
 
 
 def read_json(text: str) -> dict[str, Any]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from napari_btn.core.remeasure.regions import Region
+from napari_btn.io._format import package
 from napari_btn.io.atomic import MissingInputError, written_whole
-from napari_btn.io.output import MissingPackageError
+from napari_btn.io.outlines import ring_area
 from napari_btn.io.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _from_geojson(data: Any) -> list[Region]:
 # ----------------------------------------------------------------------------------- ImageJ ROIs
 def _write_rois(regions: Sequence[Region], path: Path, *, overwrite: bool) -> None:
     """One .roi, or a .zip of them."""
-    roifile = _roifile(path)
+    roifile = package("roifile", path)
     if path.suffix.lower() == ".roi" and len(regions) != 1:
         raise ValueError(f"A .roi holds one region, {len(regions)} came; name the file .zip.")
     rois = []
@@ -288,7 +289,7 @@ def _write_rois(regions: Sequence[Region], path: Path, *, overwrite: bool) -> No
 
 def _read_rois(path: Path) -> list[Region]:
     """Regions of ImageJ ROIs: rectangles and closed outlines."""
-    roifile = _roifile(path)
+    roifile = package("roifile", path)
     kinds = roifile.ROI_TYPE
     found = roifile.roiread(path)
     regions = []
@@ -313,17 +314,6 @@ def _read_rois(path: Path) -> list[Region]:
     return regions
 
 
-def _roifile(path: Path) -> Any:
-    """The roifile package."""
-    try:
-        import roifile
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{path.name} needs the package roifile, which isn't installed; pip install 'napari-btn[all]'."
-        ) from error
-    return roifile
-
-
 # -------------------------------------------------------------------------------------- outlines
 def _outline(region: Region) -> list[NDArray[np.float64]]:
     """Closed rings (n, 2) of (y, x) around a region: the outer one first, then the holes."""
@@ -335,15 +325,9 @@ def _outline(region: Region) -> list[NDArray[np.float64]]:
 
     padded = np.pad(region.mask.astype(float), 1)
     rings = find_contours(padded, 0.5, fully_connected="high")
-    rings.sort(key=lambda c: -abs(_area(c)))
+    rings.sort(key=ring_area, reverse=True)
     # the padding took one off, the corner of a pixel adds one half
     return [np.add(c, (region.y - 0.5, region.x - 0.5)) for c in rings]
-
-
-def _area(ring: NDArray[np.float64]) -> float:
-    """Signed area of a closed ring."""
-    y, x = ring.T
-    return float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
 
 
 def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
