@@ -10,10 +10,10 @@ from scipy.stats import norm
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib, an extra")
 
+from napari_btn import plots
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.evaluation.report import evaluate
 from napari_btn.core.progress import Note
-from napari_btn.plots import figures as plots
 from napari_btn.plots.page import report_page
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -78,7 +78,7 @@ def test_what_is_unknown_is_no_figure():
     from dataclasses import replace
 
     report = measured()[2]
-    with pytest.raises(ValueError, match="no quantiles"):
+    with pytest.raises(ValueError, match="has no quantiles"):
         plots.places(replace(report, pit=np.full((2, 20), np.nan)))
     with pytest.raises(ValueError, match="by width"):
         plots.coverage_by_width(replace(report, bin_coverage=np.empty((0, 0))))

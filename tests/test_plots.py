@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib, an extra")
 
-from napari_btn.plots import figures as plots
+from napari_btn import plots
 
 
 @dataclass

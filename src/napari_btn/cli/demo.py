@@ -170,7 +170,7 @@ def no_window() -> str:
 
 def _write_pictures(demo: Demo, folder: Path) -> None:
     """Write the pictures as PNG."""
-    from napari_btn.plots import figures as plots
+    from napari_btn import plots
 
     pair, prediction = demo.pair, demo.prediction
     plots.losses(demo.losses).savefig(folder / "losses.png", dpi=100)

@@ -352,7 +352,7 @@ def scan(
                               members=members, steps=steps, seed=seed, device=device))  # fmt: skip
     if plot:
         from napari_btn.io.atomic import written_whole
-        from napari_btn.plots import figures as plots
+        from napari_btn import plots
 
         with written_whole(plot, overwrite=force) as rough:
             plots.scan(result.rows).savefig(rough)
