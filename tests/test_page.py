@@ -1,4 +1,4 @@
-"""The HTML report stands for itself, says what is true, and escapes what it was given."""
+"""The HTML report is self-contained, correct, and escapes its inputs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_scenes_and_volumes(shape, axes):
     assert report_page(report, title="x", prediction=prediction, clean=clean).count("<img") == 7
 
 
-def test_figures_draw_what_they_are_given():
+def test_figures_draw_the_values_of_the_report():
     _, _, report = measured()
     figure = plots.coverage_by_width(report)
     np.testing.assert_allclose(figure.axes[0].lines[-1].get_ydata(), report.bin_coverage[0])
@@ -74,7 +74,7 @@ def test_figures_draw_what_they_are_given():
     np.testing.assert_allclose(image.get_array()[0], [-1, 0])
 
 
-def test_what_is_unknown_is_no_figure():
+def test_figures_of_missing_values_are_refused():
     from dataclasses import replace
 
     report = measured()[2]
