@@ -1,7 +1,8 @@
 """The seam for ways of learning: what members see, what they learn from it, and what intervals then cover.
 
 A new way is a file in this package with a class that has the methods of `Supervision`, and its
-line in `SUPERVISIONS`; other packages bring theirs by entry point. Command line, settings and dock take their choices from there.
+line in `SUPERVISIONS`; other packages bring theirs by entry point. Command line, settings and dock
+take their choices from there.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.core.progress import Progress
+from napari_btn.io.images import SUFFIXES
 from napari_btn.widgets.shared.layers import LayerImage, add_image, read_layer, stack_images
 from napari_btn.widgets.shared.panels import NoteLabel, Theme
 from napari_btn.widgets.shared.worker import run_step, sentence_of
@@ -38,7 +39,7 @@ __all__ = ["LayerPicker", "ask_for_image", "open_image"]
 
 _AXES_OF_STACK = {"channels": "C", "repeats": "S"}
 _ROWS_SHOWN = 4
-_IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
+_IMAGES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;All files (*)"
 
 
 class LayerPicker(QWidget):
