@@ -17,7 +17,7 @@ import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib.externals.loky import ProcessPoolExecutor, cpu_count
+from joblib.externals.loky import ProcessPoolExecutor, cpu_count, process_executor
 
 from napari_btn.core.calibration.conformal import Calibration
 from napari_btn.core.calibration.maps import predict_steps
@@ -180,13 +180,17 @@ def test_workers_stand_back_for_the_program_that_uses_them():
 def _hold(megabytes):
     """Keep so much memory in the worker, and say which one it is."""
     builtins.held = [*getattr(builtins, "held", []), np.ones(megabytes * 2**17)]
-    time.sleep(1.1)  # loky looks at a worker's memory once a second
     return os.getpid()
 
 
+def _keep_watched_worker():
+    process_executor._MEMORY_LEAK_CHECK_DELAY = 0.0  # loky looks after every task, not once a second
+    _keep_worker()
+
+
 def test_a_worker_that_keeps_memory_is_not_replaced():
-    """Elsewise loky ends it in the middle of the work: without `_keep_worker` the last number is another one."""
-    pool = ProcessPoolExecutor(1, initializer=_keep_worker)
+    """Otherwise loky ends it in the middle of the work: without `_keep_worker` the last number is another one."""
+    pool = ProcessPoolExecutor(1, initializer=_keep_watched_worker)
     try:
         assert len({pool.submit(_hold, megabytes).result(timeout=60) for megabytes in (1, 400, 1, 1)}) == 1
     finally:
