@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,13 +129,14 @@ def test_training_ends_in_layers_with_scale_units_and_provenance(
 def test_a_preview_comes_while_training_and_stays_away_when_it_is_deleted(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
 ) -> None:
-    denoiser_class.updates = 80
+    denoiser_class.updates = 10**6
     ready.train.click()
     qtbot.waitUntil(lambda: "soil noisy preview" in viewer.layers)
     viewer.layers.remove("soil noisy preview")
     qtbot.wait(300)
     assert ready.busy
     assert "soil noisy preview" not in viewer.layers
+    ready.stop.click()
     qtbot.waitUntil(lambda: not ready.busy)
 
 
@@ -172,11 +172,12 @@ def test_what_fails_is_said_and_train_is_ready_again(
 def test_stop_keeps_finished_members_and_continue_goes_on_from_them(
     ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any
 ) -> None:
-    denoiser_class.updates = 60
+    denoiser_class.updates = 10**6
     ready.train.click()
     qtbot.waitUntil(lambda: ready._runs["work"].checkpoint is not None)
     ready.stop.click()
     qtbot.waitUntil(lambda: not ready.busy)
+    denoiser_class.updates = 20
     assert "1 of 10 members" in ready.progress.line.text()
     assert ready.train.text() == "Continue"
     ready.form.seed.setValue(7)
@@ -187,14 +188,13 @@ def test_stop_keeps_finished_members_and_continue_goes_on_from_them(
     assert ready.train.text() == "Train"
 
 
-def test_pause_holds_and_resume_goes_on(ready: DenoiseWidget, qtbot: QtBot) -> None:
+def test_pause_holds_and_resume_goes_on(ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any) -> None:
     ready.train.click()
     ready.pause.click()
+    before = denoiser_class.updated
     assert ready.pause.text() == "Resume"
-    qtbot.wait(200)
-    at = ready.progress.bar.value()
-    qtbot.wait(400)
-    assert ready.progress.bar.value() == at
+    qtbot.wait(300)
+    assert denoiser_class.updated <= before + 1  # the one that had begun
     assert ready.progress.line.text().startswith("Paused.")
     assert ready.busy
     ready.pause.click()
@@ -507,13 +507,11 @@ def test_a_dock_that_left_hears_nothing_of_layers(ready: DenoiseWidget, viewer: 
 def test_leaving_in_mid_training_ends_it_at_once_and_nothing_is_called_back(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
 ) -> None:
-    denoiser_class.updates = 10_000
+    denoiser_class.updates = 10**6
     ready.train.click()
     qtbot.waitUntil(lambda: bool(ready.chart.losses))
     work = ready._runs["work"]
-    start = time.monotonic()
     ready.leave()
-    assert time.monotonic() - start < 2
     assert not work.running
     viewer.add_image(np.zeros((5, 5)))
     qtbot.wait(200)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -86,11 +87,35 @@ def test_leaving_stops_all_runs_together(plain: Plain, qtbot: QtBot) -> None:
     for name in ("one", "two", "three"):
         plain.work(name)
     runs = list(plain._runs.values())
-    qtbot.wait(50)
+    qtbot.waitUntil(runs[0]._started.is_set)
+    started = [run for run in runs if run._started.is_set()]  # Qt runs as many at a time as there are cores
     plain.leave()
-    assert not any(run.running for run in runs)
+    assert not any(run.running for run in started)
     assert plain._runs == {}
+    qtbot.waitUntil(lambda: not any(run.running for run in runs))
     qtbot.wait(50)
+    assert plain.results == []
+
+
+def test_a_dock_leaves_although_a_step_is_stuck(
+    plain: Plain, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("napari_btn.widgets.shared.dock._CLOSE_WAIT", 0.05)
+    go_on = threading.Event()
+
+    def stuck() -> Generator[Progress, None, str]:
+        go_on.wait(60)
+        yield Progress(0, 1)
+        return "too late"
+
+    run = plain._runs["stuck"] = run_step(
+        stuck, on_result=plain.results.append, on_error=plain.results.append
+    )
+    qtbot.waitUntil(run._started.is_set)
+    plain.leave()
+    assert run.running
+    go_on.set()
+    qtbot.waitUntil(lambda: not run.running)
     assert plain.results == []
 
 
@@ -110,7 +135,7 @@ def test_a_dock_that_is_deleted_unasked_stops_its_runs(viewer: ViewerModel, qtbo
     dock = Plain(viewer)
     dock.work("work")
     run = dock._runs["work"]
-    qtbot.wait(50)
+    qtbot.waitUntil(run._started.is_set)
     dock.deleteLater()
     qtbot.waitUntil(lambda: not run.running)
     del dock
@@ -126,7 +151,7 @@ def test_closing_the_dock_or_the_window_makes_it_leave(
     viewer.window.add_dock_widget(dock, name="plain")
     dock.work("work")
     run = dock._runs["work"]
-    qtbot.wait(50)
+    qtbot.waitUntil(run._started.is_set)
     if way == "dock":
         viewer.window.remove_dock_widget(dock)
     else:

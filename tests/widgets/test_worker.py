@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,7 +113,7 @@ def test_a_stop_closes_the_step_in_its_thread_before_it_is_told(qtbot: QtBot) ->
     closed, threads, heard = threading.Event(), [], Heard()
     run = heard.run(lambda: endless(closed, threads))
     qtbot.waitUntil(lambda: bool(heard.progress))
-    assert run.stop(wait=2)
+    assert run.stop(wait=60)
     assert closed.is_set()
     qtbot.waitUntil(heard.over)
     assert heard.end == [("stopped", None), ("finished", None)]
@@ -135,7 +136,7 @@ def test_nobody_is_called_back_by_a_run_that_was_left(qtbot: QtBot) -> None:
     run = heard.run(lambda: endless(closed, []))
     qtbot.waitUntil(lambda: bool(heard.progress))
     told = len(heard.progress)
-    assert run.leave(wait=2)
+    assert run.leave(wait=60)
     qtbot.wait(200)
     assert heard.end == []
     assert len(heard.progress) == told
@@ -153,7 +154,7 @@ def test_signals_that_went_with_the_window_are_missed_by_nobody(
     monkeypatch.setattr("napari.qt.threading.GeneratorWorker.run", gone, raising=False)
     with pytest.raises(RuntimeError):
         run._worker.run()
-    assert run.leave(wait=2)
+    assert run.leave(wait=60)
     run._worker.run()
 
 
@@ -166,28 +167,31 @@ def test_a_run_left_before_its_thread_started_does_no_work(qtbot: QtBot) -> None
 
     def start_and_leave() -> None:
         # In an event loop, as a click is, superqt starts a thread a millisecond later.
-        assert run_step(make, on_result=made.append, on_error=made.append).leave(wait=2)
+        assert run_step(make, on_result=made.append, on_error=made.append).leave(wait=60)
 
     QTimer.singleShot(0, start_and_leave)
     qtbot.wait(100)
     assert made == []
 
 
-def test_a_step_that_yields_all_the_time_is_told_twice_a_second_and_loses_nothing(qtbot: QtBot) -> None:
+def test_a_step_that_yields_all_the_time_is_told_twice_a_second_and_loses_nothing(
+    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("napari_btn.widgets.shared.worker.time", SimpleNamespace(monotonic=lambda: now[0]))
+
     def step() -> Step:
-        end = time.monotonic() + 0.6
-        done = 0
-        while time.monotonic() < end:
-            done += 1
+        for done in range(1, 101):
             yield Progress(done, 0, losses=((0, done, 1.0),))
-        return str(done)
+            now[0] += 1 / 64
+        return "done"
 
     heard = Heard()
     heard.run(step)
     qtbot.waitUntil(heard.over)
-    assert len(heard.progress) <= 4
+    assert [progress.done for progress, _ in heard.progress] == [1, 33, 65, 97, 100]
     losses = [loss for progress, _ in heard.progress for loss in progress.losses]
-    assert len(losses) == int(heard.end[0][1])
+    assert [done for _, done, _ in losses] == list(range(1, 101))
 
 
 def test_a_preview_is_told_at_once(qtbot: QtBot) -> None:
@@ -204,19 +208,25 @@ def test_a_preview_is_told_at_once(qtbot: QtBot) -> None:
 
 
 def test_a_paused_step_stands_still_and_goes_on(qtbot: QtBot) -> None:
-    closed, heard = threading.Event(), Heard()
-    run = heard.run(lambda: endless(closed, []))
+    begun, heard = [0], Heard()
+
+    def step() -> Step:
+        while True:
+            begun[0] += 1
+            yield Progress(begun[0], 0)
+            time.sleep(0.01)
+
+    run = heard.run(step)
     qtbot.waitUntil(lambda: bool(heard.progress))
     run.pause()
-    qtbot.wait(250)
-    told = len(heard.progress)
-    qtbot.wait(250)
+    before = begun[0]
+    qtbot.wait(300)
     assert run.paused
-    assert len(heard.progress) == told
+    assert begun[0] <= before + 1  # the piece that was under way
     run.resume()
-    qtbot.waitUntil(lambda: len(heard.progress) > told)
+    qtbot.waitUntil(lambda: begun[0] > before + 1)
     run.pause()
-    assert run.stop(wait=2)
+    assert run.stop(wait=60)
     qtbot.waitUntil(heard.over)
 
 
