@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
@@ -26,7 +26,7 @@ from napari_btn.widgets.denoise.pairing import PairInputs, in_order_of, unlike_p
 from napari_btn.widgets.shared.panels import NoteLabel, Theme
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
 from napari_btn.widgets.shared.results import is_ours
-from napari_btn.widgets.shared.worker import load_ahead, run_step, sentence_of
+from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.progress import Step
+    from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.widgets.shared.layers import LayerImage
-    from napari_btn.widgets.shared.worker import Run
 
 __all__ = ["PairForm"]
 
@@ -74,8 +74,8 @@ class PairForm(QWidget):
         Whose layers are offered.
     theme : Theme
         Colours of the notes.
-    runs : dict of str to Run
-        Where runs of this form are kept, so that they are stopped with the others.
+    lifetime : Lifetime
+        Of the dock.
     engine : callable
         Returns the module of the denoiser.
     """
@@ -84,10 +84,10 @@ class PairForm(QWidget):
     """What is picked, or what is known of it, is another."""
 
     def __init__(
-        self, viewer: Any, theme: Theme, runs: dict[str, Run[Any]], engine: Callable[[], ModuleType]
+        self, viewer: Any, theme: Theme, lifetime: Lifetime, engine: Callable[[], ModuleType]
     ) -> None:
         super().__init__()
-        self._viewer, self._runs, self._engine = viewer, runs, engine
+        self._viewer, self._lifetime, self._engine = viewer, lifetime, engine
         self._found: _Found | None = None
         self._axes_for: object = None
         self._prepared = -_PREPARE_EVERY
@@ -95,10 +95,9 @@ class PairForm(QWidget):
         self.inputs: PairInputs | None = None
         """The pair and settings as last read; None where they won't do."""
         self._build(theme)
-        self._check_later = QTimer(self)
-        self._check_later.setSingleShot(True)
-        self._check_later.setInterval(_CHECK_AFTER_MS)
-        self._check_later.timeout.connect(self._start_check)
+        self._check_later = lifetime.timer(_CHECK_AFTER_MS, self._start_check)
+        for part in (self.noisy, self.clean, self.valid, self.regions):
+            lifetime.at_end(part.leave)
         for picker in (self.noisy, self.clean):
             picker.changed.connect(self.changed)
             picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
@@ -209,7 +208,7 @@ class PairForm(QWidget):
         else:
             self.shape.clear()
         self.form.setRowVisible(self.channels, noisy is not None and "C" in noisy.axes)
-        self.guessed.setVisible(noisy is not None and noisy.guessed)
+        self.guessed.setVisible(noisy is not None and noisy.axes_guessed)
         for picker in (self.noisy, self.clean):
             if picker.note.notes:
                 return picker.note.notes[0][1]
@@ -296,7 +295,7 @@ class PairForm(QWidget):
 
     def _prepare(self, inputs: PairInputs) -> None:
         """Have the workers ready by the time that the user clicks Train; they rest when nobody does."""
-        if time.monotonic() - self._prepared < _PREPARE_EVERY or "prepare" in self._runs:
+        if time.monotonic() - self._prepared < _PREPARE_EVERY or "prepare" in self._lifetime.runs:
             return
         self._prepared = time.monotonic()
         denoiser = self._engine().Denoiser(**inputs.settings)
@@ -307,22 +306,18 @@ class PairForm(QWidget):
             yield Progress(0, 1, "Preparing")
             denoiser.prepare()
 
-        def over(error: object = None) -> None:
-            """Training says what is wrong, if it still is."""
-            del error
-            self._runs.pop("prepare", None)
+        def over(result: object) -> None:
+            """Leave an error to the training, which says it if it is still there."""
 
-        self._runs["prepare"] = run_step(
-            step, title="napari-btn: starting workers", on_result=over, on_error=over, on_stopped=over
-        )
+        self._lifetime.start("prepare", step, over, over, title="starting workers")
 
     def _start_check(self) -> None:
         """Run the whole check (registration, split) in a thread."""
         inputs = self.inputs
-        if inputs is None or "work" in self._runs:
+        if inputs is None or "work" in self._lifetime.runs:
             return
         self._prepare(inputs)
-        if self._runs.keys() & {"check", "prepare"}:
+        if self._lifetime.runs.keys() & {"check", "prepare"}:
             # one thread at a time loads libraries
             self._check_later.start()
             return
@@ -339,20 +334,15 @@ class PairForm(QWidget):
             notes = tuple((note.level, note.text) for note in check.notes)
             notes = (*unlike_pixels(inputs.noisy, inputs.clean), *notes)
             self._found = _Found(inputs.key(), notes, shift=check.shift)
+            self.changed.emit()
 
         def failed(error: Exception) -> None:
             """Keep what was wrong."""
             text = sentence_of(error)
             self._found = _Found(inputs.key(), (("red", text),), text)
-
-        def over() -> None:
-            """Show it."""
-            self._runs.pop("check", None)
             self.changed.emit()
 
-        self._runs["check"] = run_step(
-            step, title="napari-btn: checking images", on_result=found, on_error=failed, on_finished=over
-        )
+        self._lifetime.start("check", step, found, failed, title="checking images")
 
     def _on_user_align(self) -> None:
         """Add a clean layer moved onto noisy, and pick it."""
@@ -374,15 +364,9 @@ class PairForm(QWidget):
 
     def _on_user_wants_file(self, picker: LayerPicker) -> None:
         """Ask for an image file."""
-        ask_for_image(self, self._viewer, picker, self._runs)
+        ask_for_image(self, self._viewer, picker, self._lifetime)
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
         for note in (self.noisy.note, self.clean.note, self.note):
             note.redraw()
-
-    def leave(self) -> None:
-        """Check and listen no more."""
-        self._check_later.stop()
-        for picker in (self.noisy, self.clean, self.valid, self.regions):
-            picker.leave()

@@ -124,7 +124,7 @@ def in_order_of(axes: str, clean: LayerImage) -> LayerImage:
         A view of clean, or clean itself.
     """
     wanted = axes if len(clean.shape) == len(axes) else "".join(a for a in axes if a not in "ST")
-    if clean.guessed and len(wanted) == len(clean.shape):
+    if clean.axes_guessed and len(wanted) == len(clean.shape):
         return clean.with_axes(wanted)
     if clean.axes == wanted or sorted(clean.axes) != sorted(wanted) or not hasattr(clean.data, "transpose"):
         return clean

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.widgets.shared.charts import ScanChart
+from napari_btn.widgets.denoise.charts import ScanChart
 from napari_btn.widgets.shared.panels import NoteLabel, push_button
 
 if TYPE_CHECKING:

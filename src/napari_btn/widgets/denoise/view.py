@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import (
     QFormLayout,
@@ -14,49 +14,40 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.core.compute.device import devices
-from napari_btn.widgets.denoise.pair_form import PairForm
+from napari_btn.widgets.denoise.charts import LossChart
 from napari_btn.widgets.denoise.scan_panel import ScanPanel
 from napari_btn.widgets.denoise.training_form import TrainingForm
-from napari_btn.widgets.shared.charts import LossChart
-from napari_btn.widgets.shared.dock import Dock
-from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme, push_button
+from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, ScrollColumn, push_button
 from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.report_panel import ReportPanel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
+    from napari_btn.widgets.denoise.pair_form import PairForm
+    from napari_btn.widgets.shared.panels import Theme
 
-__all__ = ["DenoiseView"]
+__all__ = ["TRAIN_HELP", "DenoiseView"]
 
 TRAIN_HELP = "Train on the two images, calibrate, and add lower, median, upper and width as layers."
-CALIBRATE_HELP = (
+_CALIBRATE_HELP = (
     "Calibrate the trained networks on the pair that is picked above, which they never saw, instead of the held-out "
     "part of the field that they were trained on. Trains nothing."
 )
 
 
-class DenoiseView(Dock):
-    """Parts of the Denoise dock.
+class DenoiseView(QWidget):
+    """The form of the Denoise dock.
 
     Parameters
     ----------
-    napari_viewer : napari.Viewer
-        Gives the theme and the layers.
-    engine : callable
-        Returns the module of the denoiser.
+    theme : Theme
+        Colours of the viewer.
+    pair : PairForm
+        Where the two images are picked, shown on top.
     """
 
-    def __init__(self, napari_viewer: Any, engine: Callable[[], ModuleType]) -> None:
-        super().__init__(napari_viewer)
-        self._theme = Theme(self.viewer)
-        self._engine = engine
-        self._build()
-
-    def _build(self) -> None:
-        """Make the parts and lay them out."""
-        self.setObjectName("napari_btn_denoise")
-        self.pair = PairForm(self.viewer, self._theme, self._runs, self._engine)
+    def __init__(self, theme: Theme, pair: PairForm) -> None:
+        super().__init__()
+        self._theme, self.pair = theme, pair
         here = devices()
         shown = {name: name if name == "cpu" else f"{name}: {text}" for name, text in here.found}
         # the card's name says enough; without a card, why there is none
@@ -90,7 +81,7 @@ class DenoiseView(Dock):
         self.load = push_button("load", "Load…", "Load networks that were saved before.")
         self.recalibrate = push_button("recalibrate", "Recalibrate", "")
         self.recalibrate.hide()
-        self.calibrate_on = push_button("calibrate_on", "Calibrate on this pair", CALIBRATE_HELP)
+        self.calibrate_on = push_button("calibrate_on", "Calibrate on this pair", _CALIBRATE_HELP)
         self.calibrate_on.hide()
 
     def _arrange(self) -> None:

@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.denoiser import Denoiser
     from napari_btn.session import Session
-    from napari_btn.widgets.shared.layers import LayerImage
-    from napari_btn.widgets.shared.worker import Run
+    from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.workflow.refine import Refinement
 
 __all__ = ["MeasuredPanel", "Round", "continue_steps", "measured_in"]
@@ -40,7 +39,7 @@ _PUT_HELP = (
     "the whole field, which is cut."
 )
 _GO_HELP = (
-    "Go on training with the windows that were measured again, calibrate anew on held-out pixels, and denoise the "
+    "Go on training with the windows that were measured again, calibrate again on held-out pixels, and denoise the "
     "image again."
 )
 
@@ -65,13 +64,13 @@ class Round:
 
 
 def measured_in(
-    image: LayerImage | Image, regions: Sequence[Region], shape: Sequence[int]
+    image: Image, regions: Sequence[Region], shape: Sequence[int]
 ) -> dict[int, NDArray[np.float32]]:
     """What an image says of windows, by their number: (C, *size) each.
 
     Parameters
     ----------
-    image : LayerImage or Image
+    image : Image
         Of the whole field, or of one window's size.
     regions : sequence of Region
         The windows that are asked for.
@@ -153,8 +152,8 @@ class MeasuredPanel(QWidget):
         Colours of its notes.
     viewer : napari.Viewer
         Whose layers are offered.
-    runs : dict of str to Run
-        Where reading a file is kept.
+    lifetime : Lifetime
+        Of the dock.
     """
 
     put_wanted = Signal()
@@ -162,7 +161,7 @@ class MeasuredPanel(QWidget):
     go_wanted = Signal()
     """Training is to go on."""
 
-    def __init__(self, session: Session, theme: Theme, viewer: Any, runs: dict[str, Run[Any]]) -> None:
+    def __init__(self, session: Session, theme: Theme, viewer: Any, lifetime: Lifetime) -> None:
         super().__init__()
         self._session = session
         self.measured = LayerPicker(
@@ -176,7 +175,8 @@ class MeasuredPanel(QWidget):
         self.go = push_button("continue_training", "Continue training", _GO_HELP)
         self.gain = NoteLabel(theme, "gain")
         for picker in (self.measured, self.noisy, self.clean):
-            picker.file_wanted.connect(lambda p=picker: ask_for_image(self, viewer, p, runs))
+            lifetime.at_end(picker.leave)
+            picker.file_wanted.connect(lambda p=picker: ask_for_image(self, viewer, p, lifetime))
         self.put.clicked.connect(self.put_wanted)
         self.go.clicked.connect(self.go_wanted)
         self._arrange()
@@ -265,11 +265,6 @@ class MeasuredPanel(QWidget):
             why = "" if self.measured.layers else "Pick a layer, or load a file."
         self.put.setEnabled(not why)
         self.put.setToolTip(why or _PUT_HELP)
-
-    def leave(self) -> None:
-        """Watch no layer any more."""
-        for picker in (self.measured, self.noisy, self.clean):
-            picker.leave()
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""

@@ -18,10 +18,30 @@ if TYPE_CHECKING:
 
     from napari_btn.widgets.shared.placement import Placement
 
-__all__ = ["Frame", "add_rectangles", "features_of", "keep_before"]
+__all__ = ["Frame", "Measured", "add_rectangles", "features_of", "keep_before", "place_of"]
+
+Place = tuple[tuple[int, ...], tuple[int, ...]]
+Measured = dict[Place, "NDArray[np.float32]"]
+"""What was measured again, (C, *size), by the place of its window."""
 
 _COLOUR = "#56b4e9"  # Okabe and Ito's sky blue stands out of gray and magma
 _TEXT_SIZE = 12
+
+
+def place_of(region: Region) -> Place:
+    """Return first pixel and size of a window: when it is moved, what was measured there doesn't count.
+
+    Parameters
+    ----------
+    region : Region
+        In pixels.
+
+    Returns
+    -------
+    tuple of tuple of int
+        Start and size.
+    """
+    return region.start, region.size
 
 
 class Frame:

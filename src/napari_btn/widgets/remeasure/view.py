@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -21,9 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.widgets.remeasure.measured import MeasuredPanel
 from napari_btn.widgets.remeasure.stage_panel import StagePanel
-from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.panels import (
     NoteLabel,
     ProgressPanel,
@@ -37,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_btn.core.remeasure.regions import Region
+    from napari_btn.widgets.remeasure.measured import MeasuredPanel
 
 __all__ = ["EXPORT_HELP", "PROPOSE_HELP", "SCORES", "RemeasureView", "short_unit"]
 
@@ -84,19 +83,20 @@ def short_unit(unit: str) -> str:
     return _UNITS.get(unit, unit)
 
 
-class RemeasureView(Dock):
-    """Parts of the Re-measure dock.
+class RemeasureView(QWidget):
+    """The form of the Re-measure dock.
 
     Parameters
     ----------
-    napari_viewer : napari.Viewer
-        Gives the theme.
+    theme : Theme
+        Colours of the viewer.
+    loop : MeasuredPanel
+        What was measured again, shown at the bottom.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
-        self.setObjectName("napari_btn_remeasure")
-        self._theme = Theme(self.viewer)
+    def __init__(self, theme: Theme, loop: MeasuredPanel) -> None:
+        super().__init__()
+        self._theme, self.loop = theme, loop
         self._build_choice()
         self._build_window()
         self._build_results()
@@ -197,7 +197,6 @@ class RemeasureView(Dock):
         self.summary.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.export = push_button("export", "Export…", EXPORT_HELP)
         self.stage = StagePanel(self._theme)
-        self.loop = MeasuredPanel(self.session, self._theme, self.viewer, self._runs)
         self.message = NoteLabel(self._theme, "message")
 
     def _arrange(self) -> None:

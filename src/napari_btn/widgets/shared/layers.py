@@ -8,11 +8,12 @@ crop by crop.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import SPACE, Image
 from napari_btn.widgets.shared.placement import Placement
 
 if TYPE_CHECKING:
@@ -48,51 +49,29 @@ _LETTER_OF = {
 }  # fmt: skip
 _SHORT_UNIT = {"pixel": "px", "css_pixel": "px", "micrometer": "um", "nanometer": "nm", "millimeter": "mm"}
 _LONG_UNIT = {"px": "pixel", "µm": "um", "μm": "um", "": "pixel"}
-_SPACE = "ZYX"
 
 
 @dataclass(frozen=True)
-class LayerImage:
-    """What a layer showed when it was read.
+class LayerImage(Image):
+    """An image as a layer holds it, with its place in the viewer.
+
+    The data are those of the layer: numpy, dask, zarr; level 0 of a multiscale layer. Axes hold "?" where
+    they are unknown, and the name is that of the layer, or of the stack.
 
     Parameters
     ----------
-    data : array-like
-        As the layer holds it: numpy, dask, zarr; level 0 of a multiscale layer.
-    axes : str
-        One letter per dimension.
-    guessed : bool
-        Whether the axes were guessed from the shape.
-    channel_names : tuple of str, optional
-        One per channel.
-    pixel_size : tuple of float, optional
-        One per space axis in the order of ``axes``; None where the layer says nothing.
-    unit : str
-        Unit of the pixel size.
-    name : str
-        Name of the layer, or of the stack.
     placement : Placement
         Where it stands.
     """
 
-    data: Any
-    axes: str
-    guessed: bool
-    channel_names: tuple[str, ...] | None
-    pixel_size: tuple[float, ...] | None
-    unit: str
-    name: str
-    placement: Placement
+    axes: str = ""
+    unit: str = "px"
+    placement: Placement = field(kw_only=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of the data."""
         return tuple(int(n) for n in self.data.shape)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the data when they stand in memory."""
-        return int(np.prod(self.shape, dtype=np.int64)) * int(np.dtype(self.data.dtype).itemsize)
 
     @property
     def in_memory(self) -> bool:
@@ -114,9 +93,9 @@ class LayerImage:
         """
         axes = axes.upper()
         if axes == self.axes:
-            return replace(self, guessed=False)
+            return replace(self, axes_guessed=False)
         if len(axes) != len(self.axes) or len(set(axes)) != len(axes):
-            return replace(self, axes=axes, guessed=False)
+            return replace(self, axes=axes, axes_guessed=False)
         placement = replace(self.placement, axes=axes)
         pixel_size, unit = _pixel_size(placement)
         names = self.channel_names
@@ -125,7 +104,7 @@ class LayerImage:
         return replace(
             self,
             axes=axes,
-            guessed=False,
+            axes_guessed=False,
             placement=placement,
             pixel_size=pixel_size,
             unit=unit,
@@ -193,9 +172,8 @@ def read_layer(layer: ImageLayer) -> LayerImage:
         tuple(layer.axis_labels),
     )
     pixel_size, unit = _pixel_size(placement)
-    return LayerImage(
-        data, axes, guessed, _channel_names(layer, axes, data.shape), pixel_size, unit, layer.name, placement
-    )
+    names = _channel_names(layer, axes, data.shape)
+    return LayerImage(data, axes, names, pixel_size, unit, layer.name, guessed, placement=placement)
 
 
 def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
@@ -238,23 +216,23 @@ def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
     return LayerImage(
         _Stacked([image.data for image in images]),
         axes,
-        any(image.guessed for image in images),
         names if axis == "C" else first.channel_names,
         first.pixel_size,
         first.unit,
         _common_name(names),
-        first.placement.onto(axes),
+        any(image.axes_guessed for image in images),
+        placement=first.placement.onto(axes),
     )
 
 
-def add_image(viewer: Any, image: Any) -> ImageLayer:
+def add_image(viewer: Any, image: Image) -> ImageLayer:
     """Layer of an image read from a file.
 
     Parameters
     ----------
     viewer : napari.Viewer
         Gets the layer.
-    image : napari_btn.io.images.Image
+    image : Image
         Data with what its file said of axes, channels and pixel size.
 
     Returns
@@ -353,7 +331,7 @@ def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
 def _grid(axes: str, pixel_size: Sequence[float] | None, unit: str) -> dict[str, Any]:
     """Axis labels, scale and units of a layer."""
     axes = axes.upper()
-    space = [a for a in axes if a in _SPACE]
+    space = [a for a in axes if a in SPACE]
     size = dict(zip(space, pixel_size or [1.0] * len(space), strict=True))
     unit = _LONG_UNIT.get(unit, unit)
     return {
@@ -389,7 +367,7 @@ def _channel_names(layer: ImageLayer, axes: str, shape: Sequence[int]) -> tuple[
 
 def _pixel_size(placement: Placement) -> tuple[tuple[float, ...] | None, str]:
     """Pixel size along the space axes and its unit; None where the layer says nothing."""
-    space = [i for i, letter in enumerate(placement.axes) if letter in _SPACE]
+    space = [i for i, letter in enumerate(placement.axes) if letter in SPACE]
     if not space:
         return None, "px"
     units = [placement.units[i] for i in space]

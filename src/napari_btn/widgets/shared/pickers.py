@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared.layers import LayerImage, add_image, read_layer, stack_images
 from napari_btn.widgets.shared.panels import NoteLabel, Theme
-from napari_btn.widgets.shared.worker import run_step, sentence_of
+from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
     from weakref import ReferenceType
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
 
     from napari_btn.core.progress import Step
-    from napari_btn.widgets.shared.worker import Run
+    from napari_btn.widgets.shared.dock import Lifetime
 
 __all__ = ["LayerPicker", "ask_for_image", "open_image"]
 
@@ -283,14 +283,14 @@ def _events_of(layer: ImageLayer) -> tuple[Any, ...]:
     return layer.events.data, layer.events.axis_labels, layer.events.scale, layer.events.units
 
 
-def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, runs: dict[str, Run[Any]]) -> None:
+def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
     """Ask for an image file and open it for a picker."""
     path, _ = QFileDialog.getOpenFileName(parent, "Open image", "", _IMAGES)
     if path:
-        open_image(viewer, picker, path, runs)
+        open_image(viewer, picker, path, lifetime)
 
 
-def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[str, Run[Any]]) -> None:
+def open_image(viewer: Any, picker: LayerPicker, path: str | Path, lifetime: Lifetime) -> None:
     """Read an image file in a thread, add it as a layer, and pick that.
 
     Parameters
@@ -301,8 +301,8 @@ def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[st
         Picks it, or says why the file can't be read.
     path : str or Path
         An image file.
-    runs : dict of str to Run
-        Where the run is kept.
+    lifetime : Lifetime
+        Of the dock.
     """
     role = picker.combo.objectName()
 
@@ -329,17 +329,5 @@ def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[st
         picker.note.say(("red", sentence_of(error)))
 
     name = f"read {role}"
-    if name in runs:
-        runs.pop(name).leave(wait=0)
-
-    def over() -> None:
-        """Take the run down."""
-        runs.pop(name, None)
-
-    runs[name] = run_step(
-        step,
-        title=f"napari-btn: reading {path}",
-        on_result=read,
-        on_error=failed,
-        on_finished=over,
-    )
+    lifetime.drop(name)
+    lifetime.start(name, step, read, failed, title=f"reading {path}")

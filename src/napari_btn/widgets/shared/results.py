@@ -7,8 +7,9 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
+from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.layers import KEY, limits_of, read_layer
-from napari_btn.widgets.shared.overlays import our_layer
+from napari_btn.widgets.shared.overlays import KINDS, WIDTH_PERCENTILE, layer_name, our_layer, placed_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +19,14 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.widgets.shared.layers import LayerImage
-    from napari_btn.widgets.shared.placement import Placement
 
-__all__ = ["is_ours", "show_prediction", "show_prediction_steps", "show_preview"]
+__all__ = ["is_ours", "record_of", "show_prediction", "show_prediction_steps", "show_preview"]
 
 _SAMPLED = 100_000
 _CHANNELS_CUT = 64
-_SIGNAL = ("lower", "median", "upper")
-_MAPS = ("lower", "upper", "width", "median")
-_SHOWN_AT_FIRST = ("median", "preview")
+_MAPS = sorted((k.name for k in MAP_KINDS if k.added == "prediction"), key=lambda name: name == "median")
+"""Maps of a prediction from the lowest layer to the one on top, the median."""
 _PERCENTILE = 99.8
-_WIDTH_PERCENTILE = 99.5
 
 
 def is_ours(layer: ImageLayer) -> bool:
@@ -99,23 +97,38 @@ def show_prediction_steps(
     placement = source.placement.onto(prediction.axes)
     _settle_preview(viewer, source.name, prediction.axes)
     shown: dict[str, ImageLayer] = {}
+    record = record_of(prediction)
     for name in _MAPS:
-        record = {
-            "map": name,
-            "axes": prediction.axes,
-            "channel_names": list(prediction.channel_names or ()),
-            "covers": prediction.covers,
-            "alpha": prediction.alpha,
-            "provenance": prediction.provenance,
-        }
-        values = getattr(prediction, name)
-        if _back_up(viewer, our_layer(viewer, f"{source.name} {name}", name), record):
+        if _back_up(viewer, our_layer(viewer, layer_name(source.name, name), name), record):
             yield shown
-        shown[name] = _set_layer(viewer, f"{source.name} {name}", values, placement, record)
+        values = getattr(prediction, name)
+        shown[name] = placed_map(viewer, name, source.name, values, placement, record)
         yield shown
     _keep_contrast(viewer, source.name, shown, clean)
     viewer.layers.selection.active = shown["median"]
     yield shown
+
+
+def record_of(prediction: Prediction) -> dict[str, Any]:
+    """Return the metadata that all layers of a prediction share.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Any.
+
+    Returns
+    -------
+    dict
+        Axes, channels, coverage and provenance.
+    """
+    return {
+        "axes": prediction.axes,
+        "channel_names": list(prediction.channel_names or ()),
+        "covers": prediction.covers,
+        "alpha": prediction.alpha,
+        "provenance": prediction.provenance,
+    }
 
 
 def show_preview(
@@ -146,9 +159,9 @@ def show_preview(
     whole = dict(zip(source.axes, source.shape, strict=True))
     start = [max(whole.get(a, n) - n, 0) // 2 for a, n in zip(axes, preview.shape, strict=True)]
     placement = source.placement.onto(axes).cropped(start)
-    name = f"{source.name} preview"
+    name = layer_name(source.name, "preview")
     old = our_layer(viewer, name, "preview")
-    layer = _set_layer(viewer, name, preview, placement, {"map": "preview", "axes": axes})
+    layer = placed_map(viewer, "preview", source.name, preview, placement, {"axes": axes})
     if old is not layer:
         _keep_contrast(viewer, name, {"median": layer}, clean)
     return layer
@@ -167,41 +180,6 @@ def _settle_preview(viewer: Any, name: str, axes: str) -> None:
         viewer.layers.remove(preview)
     for stop in _FOLLOWING.get(viewer, {}).pop(f"{name} preview", []):
         stop()
-
-
-def _set_layer(
-    viewer: Any, name: str, data: NDArray[np.float32], placement: Placement, record: dict[str, Any]
-) -> ImageLayer:
-    """Layer with these data, updated in place where it fits."""
-    old = our_layer(viewer, name, record["map"])
-    if old is not None and old.ndim == data.ndim:
-        old.data = data
-        for key, value in placement.to_layer().items():
-            if not _same(getattr(old, key), value):
-                setattr(old, key, value)
-        old.metadata = {**old.metadata, KEY: record}
-        return old
-    if old is not None:
-        viewer.layers.remove(old)
-    colormap = "magma" if record["map"] == "width" else "gray"
-    return viewer.add_image(
-        data,
-        name=name,
-        colormap=colormap,
-        contrast_limits=(0.0, 1.0),
-        visible=record["map"] in _SHOWN_AT_FIRST,
-        metadata={KEY: record},
-        rgb=False,
-        **placement.to_layer(),
-    )
-
-
-def _same(old: Any, new: Any) -> bool:
-    """Whether a layer has a place already: setting it again would draw it again."""
-    if isinstance(new, tuple) and new and isinstance(new[0], str):
-        return tuple(str(value) for value in old) == new
-    old = getattr(old, "affine_matrix", old)
-    return np.shape(old) == np.shape(new) and bool(np.allclose(old, new))
 
 
 def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> bool:
@@ -246,7 +224,7 @@ def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: I
     median = shown["median"]
     axes = median.metadata[KEY]["axes"]
     channel_axis = axes.index("C") if "C" in axes else None
-    signal = [shown[name] for name in _SIGNAL if name in shown]
+    signal = [shown[k.name] for k in MAP_KINDS if k.contrast == "signal" and k.name in shown]
     limits = None
     if clean is not None and clean in viewer.layers and not clean.rgb:
         clean_axes = read_layer(clean).axes
@@ -259,10 +237,9 @@ def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: I
     stops = [_follow(viewer, signal, limits, channel_axis)]
     if len(signal) > 1:
         stops.append(_link(viewer, signal))
-    if "width" in shown:
-        width = shown["width"]
-        upper = [(0.0, high) for _, high in _channel_limits(width, channel_axis, _WIDTH_PERCENTILE)]
-        stops.append(_follow(viewer, [width], upper, channel_axis))
+    for layer in (layer for name, layer in shown.items() if KINDS[name].contrast == "from zero"):
+        upper = [(0.0, high) for _, high in _channel_limits(layer, channel_axis, WIDTH_PERCENTILE)]
+        stops.append(_follow(viewer, [layer], upper, channel_axis))
     following[tag] = stops
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
 
-__all__ = ["few_values", "first_threshold"]
+__all__ = ["few_values", "first_threshold", "has_levels"]
 
 _PLANES = 8
 
@@ -38,6 +38,22 @@ def first_threshold(prediction: Prediction, known: Threshold | None) -> Threshol
         return known
     tops = [np.nanpercentile(few_values(prediction.median, prediction.axes, c, 4), 90) for c in range(n)]
     return Threshold(tuple(float(f"{top:.2g}") for top in tops))
+
+
+def has_levels(prediction: Prediction) -> bool:
+    """Return True if probabilities are known: the prediction has calibrated quantiles.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Any.
+
+    Returns
+    -------
+    bool
+        False for maps alone.
+    """
+    return getattr(prediction, "distribution", None) is not None and prediction.quantiles is not None
 
 
 def few_values(array: Any, axes: str, channel: int, step: int = 2) -> NDArray[np.float32]:

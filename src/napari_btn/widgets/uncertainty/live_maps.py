@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_btn.core.progress import Progress
-from napari_btn.widgets.shared.overlays import map_layer, mask_layer, our_layer
+from napari_btn.widgets.shared.overlays import KINDS, layer_name, map_layer, our_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
-    from napari_btn.widgets.shared.placement import Placement
 
-__all__ = ["LiveMaps"]
+__all__ = ["LIVE", "LiveMaps"]
 
+LIVE = tuple(kind.name for kind in KINDS.values() if kind.added == "threshold")
+"""Names of the maps that follow the threshold."""
 Key = tuple[int, ...]
 _KEPT_VALUES = 60_000_000  # float32 quantiles of planes lately in sight: 240 MB
 
@@ -40,7 +42,7 @@ class LiveMaps:
 
     def __init__(self, viewer: Any, prediction: Prediction, source: str) -> None:
         self.viewer, self.prediction = viewer, prediction
-        self.names = {"exceedance": f"{source} P(> t)", "claim": f"{source} sure > t"}
+        self.source = source
         self.axes = prediction.axes
         self.shape = tuple(int(n) for n in prediction.median.shape)
         self._size = dict(zip(self.axes, self.shape, strict=True))
@@ -48,7 +50,7 @@ class LiveMaps:
         self._fixed = [a for a in self.axes if a not in "YX"]
         self._planes: OrderedDict[Key, NDArray[np.float32]] = OrderedDict()
         self._bounds: dict[Key, tuple[float, NDArray[np.float32]]] = {}
-        self._drawn: dict[str, dict[Key, tuple[float, ...]]] = {"exceedance": {}, "claim": {}}
+        self._drawn: dict[str, dict[Key, tuple[float, ...]]] = {kind: {} for kind in LIVE}
 
     # ---------------------------------------------------------------- where
 
@@ -63,7 +65,7 @@ class LiveMaps:
     def keys_of(self, channel: int) -> list[Key]:
         """All planes of a channel."""
         sizes = [range(self._size[a]) if a != "C" else (channel,) for a in self._fixed]
-        return [tuple(k) for k in _product(sizes)]
+        return list(product(*sizes))
 
     def _where(self, key: Key) -> tuple[Any, ...]:
         """Index of a plane in a map."""
@@ -83,25 +85,20 @@ class LiveMaps:
 
     def layer(self, kind: str) -> Any:
         """The layer of "exceedance" or "claim"; None where there is none."""
-        return our_layer(self.viewer, self.names[kind], kind)
+        return our_layer(self.viewer, layer_name(self.source, kind), kind)
 
     def shows(self, kind: str) -> bool:
         """Whether the layer is there with planes of this prediction."""
         layer = self.layer(kind)
         return layer is not None and layer.data.shape == self.shape and bool(self._drawn[kind])
 
-    def add(self, kind: str, placement: Placement | None, record: Mapping[str, Any]) -> Any:
-        """The layer, made if there is none."""
+    def add(self, kind: str, record: Mapping[str, Any]) -> Any:
+        """Return the layer, made if there is none."""
         if self.shows(kind):
             return self.layer(kind)
         self._drawn[kind] = {}
-        record = {**record, "map": kind}
-        if kind == "claim":
-            return mask_layer(
-                self.viewer, self.names[kind], np.zeros(self.shape, np.uint8), placement, record
-            )
-        data = np.zeros(self.shape, np.float32)
-        return map_layer(self.viewer, self.names[kind], data, placement, record, (0.0, 1.0))
+        dtype = np.uint8 if KINDS[kind].contrast == "none" else np.float32
+        return map_layer(self.viewer, kind, self.source, np.zeros(self.shape, dtype), record)
 
     def stale(self, kind: str, key: Key, asked: tuple[float, ...]) -> bool:
         """Whether a plane of a layer shows another threshold."""
@@ -195,10 +192,3 @@ class LiveMaps:
 def _asked(kind: str, threshold: float, confidence: float) -> tuple[float, ...]:
     """What a plane is drawn for."""
     return (threshold,) if kind == "exceedance" else (threshold, confidence)
-
-
-def _product(sizes: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
-    """All combinations of the indices."""
-    from itertools import product
-
-    return product(*sizes)

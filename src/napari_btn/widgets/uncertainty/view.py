@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from math import floor, log10
-from typing import Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
@@ -21,8 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.widgets.shared.charts import CoverageChart, DensityChart, LineChart
-from napari_btn.widgets.shared.dock import Dock
+from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.panels import (
     NoteLabel,
     PercentBox,
@@ -32,19 +30,12 @@ from napari_btn.widgets.shared.panels import (
     push_button,
 )
 from napari_btn.widgets.shared.report_panel import ReportPanel
+from napari_btn.widgets.uncertainty.charts import CoverageChart, DensityChart, LineChart
 
-__all__ = ["TOGGLES", "UncertaintyView"]
+__all__ = ["TABS", "UncertaintyView"]
 
-TOGGLES = {
-    "lower": "Lower bound of the interval.",
-    "median": "Median: the denoised image.",
-    "upper": "Upper bound of the interval.",
-    "width": "Width of the interval: upper minus lower.",
-    "spread": "Spread of the members' medians, before calibration: where networks disagree.",
-    "exceedance": "Probability that the signal exceeds the threshold; follows the slider.",
-    "claim": "Outline of the pixels that are claimed to exceed the threshold.",
-}
-_SHORT = {"exceedance": "P(> t)", "claim": "sure > t"}
+TABS = ("line", "pixel", "coverage")
+"""Names of the tabs, in their order."""
 _STEPS = 1000
 _WIDTH = 400  # known before the style is: the toggles beside their title
 _SURE = (0.5, 0.99)
@@ -119,19 +110,18 @@ class SlidingBox(QWidget):
         self.changed.emit(value)
 
 
-class UncertaintyView(Dock):
-    """Parts of the Uncertainty dock.
+class UncertaintyView(QWidget):
+    """The form of the Uncertainty dock.
 
     Parameters
     ----------
-    napari_viewer : napari.Viewer
-        Gives the theme.
+    theme : Theme
+        Colours of the viewer.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
-        self.setObjectName("napari_btn_uncertainty")
-        self._theme = Theme(self.viewer)
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
+        self._theme = theme
         self._build_top()
         self._build_tabs()
         self._arrange()
@@ -142,12 +132,14 @@ class UncertaintyView(Dock):
         self.drift = NoteLabel(self._theme, "drift")
         self.channel = combo_box("channel", "Channel that is looked at; follows the viewer's slider.")
         self.toggles: dict[str, QPushButton] = {}
-        for kind, help_text in TOGGLES.items():
-            toggle = push_button(f"show_{kind}", _SHORT.get(kind, kind), help_text)
+        for kind in MAP_KINDS:
+            if kind.added == "button":
+                continue
+            toggle = push_button(f"show_{kind.name}", kind.title, kind.caption)
             toggle.setCheckable(True)
-            toggle.setAccessibleName(f"Show {kind}")
+            toggle.setAccessibleName(f"Show {kind.name}")
             toggle.setStyleSheet("QPushButton { padding: 3px 6px; }")
-            self.toggles[kind] = toggle
+            self.toggles[kind.name] = toggle
         self.grid = push_button(
             "side_by_side", "Raw | median | width", "Show the noisy image beside the median and the width."
         )
@@ -233,8 +225,7 @@ class UncertaintyView(Dock):
 
     def _arrange(self) -> None:
         """Lay the parts out: little enough for a laptop, and it scrolls where there is less."""
-        inside = QWidget()
-        column = QVBoxLayout(inside)
+        column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.setSpacing(4)
         column.addWidget(self.hint)
@@ -259,12 +250,7 @@ class UncertaintyView(Dock):
             _page(self.report, self.worst, self.reliability, self.missed, self.missed_note), "Coverage"
         )
         column.addWidget(self.tabs, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        # Napari adds a stretch below what doesn't want to be tall.
-        inside.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        layout.addWidget(inside)
-        self.setMinimumWidth(max(inside.minimumSizeHint().width(), _WIDTH))
+        self.setMinimumWidth(max(self.minimumSizeHint().width(), _WIDTH))
 
     def _rows_of_toggles(self) -> QWidget:
         """Two rows of toggles, and the grid beside them."""

@@ -36,7 +36,7 @@ def ready(dock: DenoiseWidget, viewer: ViewerModel, pair: tuple[np.ndarray, np.n
 
 
 def run(dock: DenoiseWidget, qtbot: QtBot) -> None:
-    dock.train.click()
+    dock.view.train.click()
     assert dock.busy
     qtbot.waitUntil(lambda: not dock.busy, timeout=10000)
 
@@ -56,12 +56,12 @@ def test_the_names_that_scripts_drive_are_there(ready: DenoiseWidget) -> None:
 def test_the_devices_of_this_machine_are_offered_or_why_there_is_none(dock: DenoiseWidget) -> None:
     from napari_btn.core.compute.device import devices
 
-    shown = [dock.form.device.itemText(i) for i in range(dock.form.device.count())]
+    shown = [dock.view.form.device.itemText(i) for i in range(dock.view.form.device.count())]
     assert [text.split(":")[0] for text in shown] == ["auto", *(n.split(":")[0] for n in devices().names)]
-    assert dock.form.settings()["device"] == "auto"
-    dock.form.device.setCurrentIndex(dock.form.device.count() - 1)
-    assert dock.form.settings()["device"] == devices().names[-1]
-    assert devices().reason in dock.form.device_reason.text()
+    assert dock.view.form.settings()["device"] == "auto"
+    dock.view.form.device.setCurrentIndex(dock.view.form.device.count() - 1)
+    assert dock.view.form.settings()["device"] == devices().names[-1]
+    assert devices().reason in dock.view.form.device_reason.text()
 
 
 def test_every_control_has_a_tooltip_and_an_accessible_name(ready: DenoiseWidget) -> None:
@@ -80,7 +80,7 @@ def test_every_control_has_a_tooltip_and_an_accessible_name(ready: DenoiseWidget
 
 
 def test_coverage_is_set_as_a_fraction_or_a_percentage(dock: DenoiseWidget) -> None:
-    coverage = dock.form.coverage
+    coverage = dock.view.form.coverage
     coverage.setValue(95)
     assert coverage.value() == pytest.approx(0.95)
     coverage.setValue(0.8)
@@ -92,18 +92,18 @@ def test_coverage_is_set_as_a_fraction_or_a_percentage(dock: DenoiseWidget) -> N
 
 
 def test_the_obvious_layers_are_picked(ready: DenoiseWidget) -> None:
-    assert ready.pair.noisy.combo.currentText() == "soil noisy"
-    assert ready.pair.clean.combo.currentText() == "soil clean"
-    assert ready.pair.axes.text() == "CYX"
-    assert ready.pair.guessed.isHidden()
-    assert ready.train.isEnabled()
-    assert ready.pair.channels.text() == "Si, Al, Fe"
-    assert "0.5" in ready.pair.shape.text()
+    assert ready.view.pair.noisy.combo.currentText() == "soil noisy"
+    assert ready.view.pair.clean.combo.currentText() == "soil clean"
+    assert ready.view.pair.axes.text() == "CYX"
+    assert ready.view.pair.guessed.isHidden()
+    assert ready.view.train.isEnabled()
+    assert ready.view.pair.channels.text() == "Si, Al, Fe"
+    assert "0.5" in ready.view.pair.shape.text()
 
 
 def test_an_empty_viewer_says_what_is_missing(dock: DenoiseWidget) -> None:
-    assert not dock.train.isEnabled()
-    assert "No noisy image" in dock.train.toolTip()
+    assert not dock.view.train.isEnabled()
+    assert "No noisy image" in dock.view.train.toolTip()
 
 
 def test_training_ends_in_layers_with_scale_units_and_provenance(
@@ -121,17 +121,17 @@ def test_training_ends_in_layers_with_scale_units_and_provenance(
     assert "soil noisy preview" not in viewer.layers
     assert ready.session.prediction is not None
     assert ready.session.source.name == "soil noisy"
-    assert "90 %" in ready.report.text()
-    assert "Overlap &lt;here&gt;" in ready.report.text()
-    assert ready.chart.losses
-    assert ready.progress.line.text().startswith("Done")
+    assert "90 %" in ready.view.report.text()
+    assert "Overlap &lt;here&gt;" in ready.view.report.text()
+    assert ready.view.chart.losses
+    assert ready.view.progress.line.text().startswith("Done")
 
 
 def test_a_preview_comes_while_training_and_stays_away_when_it_is_deleted(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
 ) -> None:
     denoiser_class.updates = 80
-    ready.train.click()
+    ready.view.train.click()
     qtbot.waitUntil(lambda: "soil noisy preview" in viewer.layers)
     viewer.layers.remove("soil noisy preview")
     qtbot.wait(300)
@@ -144,12 +144,12 @@ def test_a_preview_comes_while_training_and_stays_away_when_it_is_deleted(
 def test_a_layer_deleted_while_training_harms_nothing(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, victim: str
 ) -> None:
-    ready.train.click()
+    ready.view.train.click()
     viewer.layers.remove(victim)
     qtbot.waitUntil(lambda: not ready.busy)
     assert "soil noisy median" in viewer.layers
-    assert not ready.message.notes
-    assert not ready.train.isEnabled()
+    assert not ready.view.message.notes
+    assert not ready.view.train.isEnabled()
 
 
 @pytest.mark.parametrize(
@@ -162,42 +162,42 @@ def test_what_fails_is_said_and_train_is_ready_again(
 ) -> None:
     denoiser_class.fail = error
     run(ready, qtbot)
-    [(level, text)] = ready.message.notes
+    [(level, text)] = ready.view.message.notes
     assert level == "red"
     assert text.startswith("Training failed. ")
     assert "emory" in text or "Too few blocks." in text or "KeyError" in text
-    assert ready.train.isEnabled()
+    assert ready.view.train.isEnabled()
 
 
 def test_stop_keeps_finished_members_and_continue_goes_on_from_them(
     ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any
 ) -> None:
     denoiser_class.updates = 60
-    ready.train.click()
-    qtbot.waitUntil(lambda: ready._runs["work"].checkpoint is not None)
-    ready.stop.click()
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: ready.lifetime.runs["work"].checkpoint is not None)
+    ready.view.stop.click()
     qtbot.waitUntil(lambda: not ready.busy)
-    assert "1 of 10 members" in ready.progress.line.text()
-    assert ready.train.text() == "Continue"
-    ready.form.seed.setValue(7)
-    assert ready.train.text() == "Train"
-    ready.form.seed.setValue(0)
+    assert "1 of 10 members" in ready.view.progress.line.text()
+    assert ready.view.train.text() == "Continue"
+    ready.view.form.seed.setValue(7)
+    assert ready.view.train.text() == "Train"
+    ready.view.form.seed.setValue(0)
     run(ready, qtbot)
     assert denoiser_class.resumed == ("member 0",)
-    assert ready.train.text() == "Train"
+    assert ready.view.train.text() == "Train"
 
 
 def test_pause_holds_and_resume_goes_on(ready: DenoiseWidget, qtbot: QtBot) -> None:
-    ready.train.click()
-    ready.pause.click()
-    assert ready.pause.text() == "Resume"
+    ready.view.train.click()
+    ready.view.pause.click()
+    assert ready.view.pause.text() == "Resume"
     qtbot.wait(200)
-    at = ready.progress.bar.value()
+    at = ready.view.progress.bar.value()
     qtbot.wait(400)
-    assert ready.progress.bar.value() == at
-    assert ready.progress.line.text().startswith("Paused.")
+    assert ready.view.progress.bar.value() == at
+    assert ready.view.progress.line.text().startswith("Paused.")
     assert ready.busy
-    ready.pause.click()
+    ready.view.pause.click()
     qtbot.waitUntil(lambda: not ready.busy, timeout=20_000)
 
 
@@ -210,7 +210,7 @@ def test_a_second_run_updates_in_place_and_keeps_the_first_as_one_backup(
     run(ready, qtbot)
     assert len(viewer.layers) == n
     for seed in (1, 2):
-        ready.form.seed.setValue(seed)
+        ready.view.form.seed.setValue(seed)
         run(ready, qtbot)
     assert viewer.layers["soil noisy median"] is median
     assert len(viewer.layers) == n + 4
@@ -223,62 +223,62 @@ def test_recalibration_offers_itself_and_brings_new_intervals(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
 ) -> None:
     run(ready, qtbot)
-    assert ready.recalibrate.isHidden()
-    ready.form.coverage.setValue(95)
-    assert not ready.recalibrate.isHidden()
-    ready.recalibrate.click()
+    assert ready.view.recalibrate.isHidden()
+    ready.view.form.coverage.setValue(95)
+    assert not ready.view.recalibrate.isHidden()
+    ready.view.recalibrate.click()
     qtbot.waitUntil(lambda: not ready.busy)
     assert viewer.layers["soil noisy lower"].metadata["napari_btn"]["alpha"] == pytest.approx(0.05)
-    assert ready.recalibrate.isHidden()
+    assert ready.view.recalibrate.isHidden()
 
 
 def test_apply_denoises_another_layer_and_says_how_it_differs(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, pair: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    assert not ready.apply.isEnabled()
+    assert not ready.view.apply.isEnabled()
     run(ready, qtbot)
     viewer.add_image(
         pair[0][:, :30], name="wide", axis_labels=("c", "y", "x"), scale=(1, 2, 2), units=PLACED["units"]
     )
-    ready.apply_to.pick(viewer.layers["wide"])
-    assert ready.apply.isEnabled()
-    ready.apply.click()
+    ready.view.apply_to.pick(viewer.layers["wide"])
+    assert ready.view.apply.isEnabled()
+    ready.view.apply.click()
     qtbot.waitUntil(lambda: not ready.busy)
     assert viewer.layers["wide median"].data.shape == (3, 30, 50)
     np.testing.assert_allclose(viewer.layers["wide median"].scale, (1, 2, 2))
-    assert "pixels of 2 um" in ready.message.notes[0][1]
+    assert "pixels of 2 um" in ready.view.message.notes[0][1]
 
 
 def test_save_and_load(ready: DenoiseWidget, qtbot: QtBot, tmp_path: Path) -> None:
-    assert not ready.save.isEnabled()
+    assert not ready.view.save.isEnabled()
     run(ready, qtbot)
     ready.save_to(tmp_path / "soil")
     assert (tmp_path / "soil.btn").exists()
     ready.save_to(tmp_path / "nowhere" / "soil.btn")
-    assert ready.message.notes[0][0] == "red"
+    assert ready.view.message.notes[0][0] == "red"
     ready.load_from(tmp_path / "soil.btn")
     qtbot.waitUntil(lambda: not ready.busy)
-    assert ready.form.preset.currentText() == "quick"
-    assert ready.form.members.value() == 3
-    assert ready.form.coverage.value() == pytest.approx(0.8)
+    assert ready.view.form.preset.currentText() == "quick"
+    assert ready.view.form.members.value() == 3
+    assert ready.view.form.coverage.value() == pytest.approx(0.8)
     ready.load_from(tmp_path / "damaged.btn")
     qtbot.waitUntil(lambda: not ready.busy)
-    assert "is damaged. Save it again." in ready.message.notes[0][1]
+    assert "is damaged. Save it again." in ready.view.message.notes[0][1]
     assert ready.session.denoiser is not None
 
 
 def test_a_dock_is_rebuilt_from_the_session(ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot) -> None:
     from napari_btn.widgets.denoise.dock import DenoiseWidget
 
-    ready.form.members.setValue(4)
+    ready.view.form.members.setValue(4)
     run(ready, qtbot)
     ready.leave()
     again = DenoiseWidget(viewer)
     qtbot.addWidget(again)
-    assert again.form.members.value() == 4
-    assert again.report.text() == ready.report.text()
-    assert again.chart.losses
-    assert again.save.isEnabled()
+    assert again.view.form.members.value() == 4
+    assert again.view.report.text() == ready.view.report.text()
+    assert again.view.chart.losses
+    assert again.view.save.isEnabled()
     again.leave()
 
 
@@ -286,24 +286,24 @@ def test_a_dock_is_rebuilt_from_the_session(ready: DenoiseWidget, viewer: Viewer
 
 
 def refused(dock: DenoiseWidget) -> str:
-    assert not dock.train.isEnabled()
-    return str(dock.train.toolTip())
+    assert not dock.view.train.isEnabled()
+    return str(dock.view.train.toolTip())
 
 
 def test_an_rgb_layer_is_refused_beside_its_picker(ready: DenoiseWidget, viewer: ViewerModel) -> None:
     viewer.add_image(np.zeros((40, 50, 3), np.uint8), name="photo", rgb=True)
-    ready.pair.noisy.pick(viewer.layers["photo"])
+    ready.view.pair.noisy.pick(viewer.layers["photo"])
     assert "RGB" in refused(ready)
-    assert "RGB" in ready.pair.noisy.note.notes[0][1]
-    ready.pair.noisy.pick(viewer.layers["soil noisy"])
-    assert ready.train.isEnabled()
-    assert not ready.pair.noisy.note.notes
+    assert "RGB" in ready.view.pair.noisy.note.notes[0][1]
+    ready.view.pair.noisy.pick(viewer.layers["soil noisy"])
+    assert ready.view.train.isEnabled()
+    assert not ready.view.pair.noisy.note.notes
 
 
 def test_noisy_as_its_own_clean_is_refused(ready: DenoiseWidget, viewer: ViewerModel) -> None:
-    ready.pair.clean.pick(viewer.layers["soil noisy"])
+    ready.view.pair.clean.pick(viewer.layers["soil noisy"])
     assert "same image" in refused(ready)
-    assert "same image" in ready.pair.note.notes[0][1]
+    assert "same image" in ready.view.pair.note.notes[0][1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -328,23 +328,23 @@ def test_shapes_that_differ_are_refused(ready: DenoiseWidget, viewer: ViewerMode
 
 @pytest.mark.parametrize("axes", ["", "YX", "CQX", "YYX", "SCYX"])
 def test_wrong_axes_are_refused_and_right_ones_train(ready: DenoiseWidget, axes: str) -> None:
-    ready.pair.axes.setText(axes)
+    ready.view.pair.axes.setText(axes)
     assert refused(ready)
-    assert ready.pair.note.notes
-    ready.pair.axes.setText("cyx")
-    assert ready.train.isEnabled()
+    assert ready.view.pair.note.notes
+    ready.view.pair.axes.setText("cyx")
+    assert ready.view.train.isEnabled()
 
 
 def test_channels_can_be_named(ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot) -> None:
-    ready.pair.channels.setText("Ca, Ti")
+    ready.view.pair.channels.setText("Ca, Ti")
     assert "2 channel names came" in refused(ready)
-    ready.pair.channels.setText("Ca, Ti , Mn")
-    assert ready.train.isEnabled()
+    ready.view.pair.channels.setText("Ca, Ti , Mn")
+    assert ready.view.train.isEnabled()
     run(ready, qtbot)
     assert viewer.layers["soil noisy median"].metadata["napari_btn"]["channel_names"] == ["Ca", "Ti", "Mn"]
-    ready.pair.axes.setText("ZYX")
-    assert ready.pair.channels.isHidden()
-    assert ready.train.isEnabled()
+    ready.view.pair.axes.setText("ZYX")
+    assert ready.view.pair.channels.isHidden()
+    assert ready.view.train.isEnabled()
 
 
 def test_what_the_whole_check_finds_comes_later(
@@ -352,7 +352,7 @@ def test_what_the_whole_check_finds_comes_later(
 ) -> None:
     for name in ("soil noisy", "soil clean"):
         viewer.layers[name].data = viewer.layers[name].data[:, :12, :12].copy()
-    qtbot.waitUntil(lambda: not ready.train.isEnabled())
+    qtbot.waitUntil(lambda: not ready.view.train.isEnabled())
     assert "too small" in refused(ready)
 
 
@@ -361,12 +361,12 @@ def test_a_shift_is_noted_and_align_adds_a_moved_layer(
 ) -> None:
     denoiser_class.notes_of_check = (Note("amber", "Clean lies Y -3.1 px from noisy."),)
     denoiser_class.shift = (-3.1, 1.4)
-    ready.form.seed.setValue(3)
-    qtbot.waitUntil(lambda: bool(ready.pair.note.notes))
-    assert ready.train.isEnabled()
-    assert not ready.pair.align.isHidden()
-    ready.pair.align.click()
-    assert ready.pair.clean.combo.currentText() == "soil clean aligned"
+    ready.view.form.seed.setValue(3)
+    qtbot.waitUntil(lambda: bool(ready.view.pair.note.notes))
+    assert ready.view.train.isEnabled()
+    assert not ready.view.pair.align.isHidden()
+    ready.view.pair.align.click()
+    assert ready.view.pair.clean.combo.currentText() == "soil clean aligned"
     np.testing.assert_allclose(viewer.layers["soil clean aligned"].scale, (1, 0.5, 0.5))
 
 
@@ -375,11 +375,11 @@ def test_axes_are_guessed_with_a_badge_where_a_layer_says_nothing(
 ) -> None:
     viewer.add_image(pair[0], name="raw")
     viewer.add_image(pair[1], name="truth")
-    assert dock.pair.axes.text() == "CYX"
-    assert not dock.pair.guessed.isHidden()
-    dock.pair.axes.setText("ZYX")
-    assert dock.pair.guessed.isHidden()
-    assert dock.train.isEnabled()
+    assert dock.view.pair.axes.text() == "CYX"
+    assert not dock.view.pair.guessed.isHidden()
+    dock.view.pair.axes.setText("ZYX")
+    assert dock.view.pair.guessed.isHidden()
+    assert dock.view.train.isEnabled()
 
 
 def test_layers_are_stacked_as_channels(
@@ -390,20 +390,20 @@ def test_layers_are_stacked_as_channels(
     for name, c in (("Si", 0), ("Al", 1), ("Fe", 2)):
         viewer.add_image(pair[0][c], name=f"{name} fast", scale=(0.5, 0.5), units=("um", "um"))
         viewer.add_image(pair[1][c], name=f"{name} slow", scale=(0.5, 0.5), units=("um", "um"))
-    for picker, word in ((dock.pair.noisy, "fast"), (dock.pair.clean, "slow")):
+    for picker, word in ((dock.view.pair.noisy, "fast"), (dock.view.pair.clean, "slow")):
         picker.many.setChecked(True)
         for row in range(picker.list.count()):
             item = picker.list.item(row)
             item.setCheckState(Qt.CheckState.Checked if word in item.text() else Qt.CheckState.Unchecked)
-    assert dock.pair.axes.text() == "CYX"
-    assert dock.train.isEnabled(), dock.train.toolTip()
+    assert dock.view.pair.axes.text() == "CYX"
+    assert dock.view.train.isEnabled(), dock.view.train.toolTip()
     run(dock, qtbot)
     [median] = [layer for layer in viewer.layers if layer.name.endswith(" median")]
     assert median.data.shape == (3, 40, 50)
     np.testing.assert_allclose(median.scale, (1, 0.5, 0.5))
     assert median.metadata["napari_btn"]["channel_names"] == ["Si fast", "Al fast", "Fe fast"]
-    dock.pair.noisy.stack_as.setCurrentText("repeats")
-    assert dock.pair.axes.text() == "SYX"
+    dock.view.pair.noisy.stack_as.setCurrentText("repeats")
+    assert dock.view.pair.axes.text() == "SYX"
 
 
 def test_repeats_train_against_one_clean_layer(
@@ -411,8 +411,8 @@ def test_repeats_train_against_one_clean_layer(
 ) -> None:
     viewer.add_image(np.stack([pair[0], pair[0] + 1]), name="noisy", axis_labels=("s", "c", "y", "x"))
     viewer.add_image(pair[1], name="clean", axis_labels=("c", "y", "x"))
-    assert dock.pair.axes.text() == "SCYX"
-    assert dock.train.isEnabled(), dock.train.toolTip()
+    assert dock.view.pair.axes.text() == "SCYX"
+    assert dock.view.train.isEnabled(), dock.view.train.toolTip()
     run(dock, qtbot)
     assert viewer.layers["noisy median"].data.shape == (2, 3, 40, 50)
 
@@ -422,9 +422,9 @@ def test_clean_in_another_order_is_turned(
 ) -> None:
     viewer.add_image(pair[0], name="noisy", axis_labels=("c", "y", "x"))
     viewer.add_image(np.moveaxis(pair[1], 0, 2), name="clean", axis_labels=("y", "x", "c"), rgb=False)
-    assert dock.train.isEnabled(), dock.train.toolTip()
-    assert dock.pair.inputs is not None
-    np.testing.assert_array_equal(dock.pair.inputs.clean.data, pair[1])
+    assert dock.view.train.isEnabled(), dock.view.train.toolTip()
+    assert dock.view.pair.inputs is not None
+    np.testing.assert_array_equal(dock.view.pair.inputs.clean.data, pair[1])
 
 
 def test_a_file_is_read_added_and_picked(
@@ -435,29 +435,31 @@ def test_a_file_is_read_added_and_picked(
     tmp_path: Path,
 ) -> None:
     np.savez(tmp_path / "soil.npz", noisy=pair[0], clean=pair[1])
-    for picker in (dock.pair.noisy, dock.pair.clean):
-        open_image(viewer, picker, tmp_path / "soil.npz", dock._runs)
+    for picker in (dock.view.pair.noisy, dock.view.pair.clean):
+        open_image(viewer, picker, tmp_path / "soil.npz", dock.lifetime)
         qtbot.waitUntil(lambda picker=picker: bool(picker.layers))
-    assert dock.pair.noisy.combo.currentText() == "soil noisy"
-    assert dock.pair.clean.combo.currentText() == "soil clean"
-    assert dock.train.isEnabled(), dock.train.toolTip()
+    assert dock.view.pair.noisy.combo.currentText() == "soil noisy"
+    assert dock.view.pair.clean.combo.currentText() == "soil clean"
+    assert dock.view.train.isEnabled(), dock.view.train.toolTip()
     (tmp_path / "broken.tif").write_bytes(b"no image")
-    open_image(viewer, dock.pair.noisy, tmp_path / "broken.tif", dock._runs)
-    qtbot.waitUntil(lambda: bool(dock.pair.noisy.note.notes))
+    open_image(viewer, dock.view.pair.noisy, tmp_path / "broken.tif", dock.lifetime)
+    qtbot.waitUntil(lambda: bool(dock.view.pair.noisy.note.notes))
     assert len(viewer.layers) == 2
 
 
 def test_workers_are_made_ready_once_while_the_user_looks_at_the_form(
     ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    qtbot.waitUntil(lambda: denoiser_class.prepared == 1 and not ready._runs)
-    ready.form.members.setValue(3)
-    ready.form.seed.setValue(3)
+    qtbot.waitUntil(lambda: denoiser_class.prepared == 1 and not ready.lifetime.runs)
+    ready.view.form.members.setValue(3)
+    ready.view.form.seed.setValue(3)
     qtbot.waitUntil(
-        lambda: ready.pair._found is not None and ready.pair._found.key == ready.pair.inputs.key()
+        lambda: (
+            ready.view.pair._found is not None and ready.view.pair._found.key == ready.view.pair.inputs.key()
+        )
     )
     assert denoiser_class.prepared == 1
-    ready.pair._prepared -= 100
+    ready.view.pair._prepared -= 100
     at_check: list[int] = []
     check = denoiser_class.check
 
@@ -466,12 +468,12 @@ def test_workers_are_made_ready_once_while_the_user_looks_at_the_form(
         return check(self, *args, **given)
 
     monkeypatch.setattr(denoiser_class, "check", checked)
-    ready.form.seed.setValue(4)
-    qtbot.waitUntil(lambda: bool(at_check) and not ready._runs)
+    ready.view.form.seed.setValue(4)
+    qtbot.waitUntil(lambda: bool(at_check) and not ready.lifetime.runs)
     assert at_check == [2]  # before the check that a person doesn't wait for
-    ready.pair._prepared -= 100
-    ready.form.members.setValue(4)
-    qtbot.waitUntil(lambda: denoiser_class.prepared == 3 and not ready._runs)
+    ready.view.pair._prepared -= 100
+    ready.view.form.members.setValue(4)
+    qtbot.waitUntil(lambda: denoiser_class.prepared == 3 and not ready.lifetime.runs)
 
 
 def test_no_workers_are_started_for_a_pair_that_will_not_do(
@@ -479,22 +481,22 @@ def test_no_workers_are_started_for_a_pair_that_will_not_do(
 ) -> None:
     for name, side in (("noisy", 8), ("clean", 9)):
         viewer.add_image(np.random.default_rng(0).random((8, side), np.float32), name=name)
-    qtbot.waitUntil(lambda: not dock.train.isEnabled() and not dock._runs)
+    qtbot.waitUntil(lambda: not dock.view.train.isEnabled() and not dock.lifetime.runs)
     qtbot.wait(50)
     assert denoiser_class.prepared == 0
 
 
 def test_renamed_and_removed_layers_are_followed(ready: DenoiseWidget, viewer: ViewerModel) -> None:
     viewer.layers["soil noisy"].name = "fast scan"
-    assert ready.pair.noisy.combo.currentText() == "fast scan"
+    assert ready.view.pair.noisy.combo.currentText() == "fast scan"
     viewer.layers.remove("fast scan")
-    assert ready.pair.noisy.combo.currentIndex() == -1
-    assert "No noisy image" in ready.train.toolTip()
+    assert ready.view.pair.noisy.combo.currentIndex() == -1
+    assert "No noisy image" in ready.view.train.toolTip()
 
 
 def test_a_dock_that_left_hears_nothing_of_layers(ready: DenoiseWidget, viewer: ViewerModel) -> None:
     heard: list[int] = []
-    ready.pair.noisy.changed.connect(lambda: heard.append(1))
+    ready.view.pair.noisy.changed.connect(lambda: heard.append(1))
     layer = viewer.layers["soil noisy"]
     layer.data = np.asarray(layer.data) + 1
     assert heard
@@ -508,9 +510,9 @@ def test_leaving_in_mid_training_ends_it_at_once_and_nothing_is_called_back(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
 ) -> None:
     denoiser_class.updates = 10_000
-    ready.train.click()
-    qtbot.waitUntil(lambda: bool(ready.chart.losses))
-    work = ready._runs["work"]
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: bool(ready.view.chart.losses))
+    work = ready.lifetime.runs["work"]
     start = time.monotonic()
     ready.leave()
     assert time.monotonic() - start < 2
@@ -521,11 +523,11 @@ def test_leaving_in_mid_training_ends_it_at_once_and_nothing_is_called_back(
 
 def test_a_theme_changes_the_colours(ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot) -> None:
     run(ready, qtbot)
-    dark = ready.report.text()
+    dark = ready.view.report.text()
     viewer.theme = "light"
-    assert ready.report.text() != dark
+    assert ready.view.report.text() != dark
     viewer.theme = "dark"
-    assert ready.report.text() == dark
+    assert ready.view.report.text() == dark
 
 
 # ---------------------------------------------------------------- masks, splits, promises
@@ -544,14 +546,14 @@ def test_painted_parts_train_as_they_were_painted(
     regions = by_name(ready, "regions")
     assert [regions.itemText(i) for i in range(regions.count())] == ["as split", "parts"]
     regions.setCurrentText("parts")
-    before = ready.pair.inputs
+    before = ready.view.pair.inputs
     # Napari's brush paints the channel in sight alone; the part is meant for all.
     labels.data_setitem((np.zeros(800, int), *np.indices((40, 20)).reshape(2, -1)), 1)
     labels.data_setitem((np.zeros(400, int), *np.mgrid[5:25, 30:50].reshape(2, -1)), 2)
     labels.events.paint(value=[])
     assert before is not None
-    assert ready.pair.inputs is not None
-    assert ready.pair.inputs.key() != before.key()
+    assert ready.view.pair.inputs is not None
+    assert ready.view.pair.inputs.key() != before.key()
     run(ready, qtbot)
     painted = type(ready.session.denoiser).given["regions"]
     assert painted.shape == (40, 50)
@@ -570,10 +572,10 @@ def test_pixels_that_are_not_finite_can_be_left_out_on_screen(
     viewer.layers["soil clean"].data = clean
     assert "NaN or infinite" in refused(ready)
     by_name(ready, "valid").setCurrentText("where finite")
-    assert ready.train.isEnabled(), ready.train.toolTip()
+    assert ready.view.train.isEnabled(), ready.view.train.toolTip()
     viewer.add_labels((np.isfinite(clean).all(0)).astype(int), name="counts")
     by_name(ready, "valid").setCurrentText("counts")
-    assert ready.train.isEnabled(), ready.train.toolTip()
+    assert ready.view.train.isEnabled(), ready.view.train.toolTip()
     run(ready, qtbot)
     valid = type(ready.session.denoiser).given["valid"]
     assert valid.dtype == bool
@@ -599,29 +601,29 @@ def test_results_are_no_masks(ready: DenoiseWidget, viewer: ViewerModel) -> None
 )
 def test_the_split_is_chosen(ready: DenoiseWidget, shown: str, split: str, axis: str) -> None:
     by_name(ready, "split").setCurrentText(shown)
-    calibration = ready.form.settings()["calibration"]
+    calibration = ready.view.form.settings()["calibration"]
     assert (calibration.split, calibration.split_axis) == (split, axis)
 
 
 def test_other_promises_are_made_from_the_scores_that_there_are(ready: DenoiseWidget, qtbot: QtBot) -> None:
     run(ready, qtbot)
-    assert ready.recalibrate.isHidden()
-    assert ready.calibrate_on.isHidden()
+    assert ready.view.recalibrate.isHidden()
+    assert ready.view.calibrate_on.isHidden()
     by_name(ready, "unit").setCurrentText("with certainty")
     assert not by_name(ready, "delta").isHidden()
     by_name(ready, "delta").setValue(0.05)
     by_name(ready, "score").setCurrentText("scaled by the width")
     by_name(ready, "groups").setValue(4)
-    assert ready.recalibrate.text() == "Recalibrate as set"
-    ready.recalibrate.click()
+    assert ready.view.recalibrate.text() == "Recalibrate as set"
+    ready.view.recalibrate.click()
     qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
     made = ready.session.denoiser
     settings = made.calibration_settings
     assert (settings.unit, settings.delta, settings.score, settings.groups) == ("risk", 0.05, "scaled", 4)
     # Tokens come from the image that the scores come from.
-    assert made.calibrated["noisy"] is ready.pair.inputs.noisy.data
+    assert made.calibrated["noisy"] is ready.view.pair.inputs.noisy.data
     assert made.calibrated["clean"] is None
-    assert ready.recalibrate.isHidden()
+    assert ready.view.recalibrate.isHidden()
 
 
 def test_another_pair_calibrates_trained_networks(
@@ -629,8 +631,8 @@ def test_another_pair_calibrates_trained_networks(
 ) -> None:
     ready.load_from(tmp_path / "a.btn")
     qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
-    assert not ready.calibrate_on.isHidden()
-    ready.calibrate_on.click()
+    assert not ready.view.calibrate_on.isHidden()
+    ready.view.calibrate_on.click()
     qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
     given = type(ready.session.denoiser).calibrated
     assert given["noisy"] is viewer.layers["soil noisy"].data
@@ -645,8 +647,8 @@ def test_a_bundles_promise_is_shown(ready: DenoiseWidget) -> None:
     denoiser.calibration_settings = CalibrationSettings(
         unit="image", score="asymmetric", split="checkerboard", delta=0.2, groups=5
     )
-    ready.form.show_settings(denoiser)
-    assert ready.form.calibration() == denoiser.calibration_settings
+    ready.view.form.show_settings(denoiser)
+    assert ready.view.form.calibration() == denoiser.calibration_settings
 
 
 # ---------------------------------------------------------------- networks compared
@@ -673,58 +675,58 @@ def test_networks_are_compared_and_the_best_is_taken(
         return a_scan()
 
     monkeypatch.setattr("napari_btn.widgets.denoise.dock._compared", steps)
-    ready.scan.lists["scan_depths"].setText("5,10")
-    ready.scan.start.click()
+    ready.view.scan.lists["scan_depths"].setText("5,10")
+    ready.view.scan.start.click()
     assert ready.busy
-    assert not ready.scan.start.isEnabled()
+    assert not ready.view.scan.start.isEnabled()
     qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
     grid = {"depths": (5, 10), "channels": (4,), "dilations": (4, 8)}
     assert asked == [("soil noisy", grid, {"seed": 0, "device": "auto"})]
-    table = ready.scan.table
+    table = ready.view.scan.table
     assert table.rowCount() == 4
     texts = [table.item(r, 3).text() for r in range(4)]
     assert [text.endswith("best") for text in texts] == [False, False, True, False]
     assert table.currentRow() == 2
-    assert len(ready.scan.chart.lines) == 2
-    assert "depth 10, 4 channels, dilation to 4" in ready.progress.line.text()
-    ready.scan.take.click()
-    network = ready.form.settings()["network"]
+    assert len(ready.view.scan.chart.lines) == 2
+    assert "depth 10, 4 channels, dilation to 4" in ready.view.progress.line.text()
+    ready.view.scan.take.click()
+    network = ready.view.form.settings()["network"]
     assert (network.depth, network.channels, network.max_dilation) == (10, 4, 4)
     table.selectRow(1)
-    ready.scan.take.click()
-    assert ready.form.settings()["network"].channels == 8
+    ready.view.scan.take.click()
+    assert ready.view.form.settings()["network"].channels == 8
 
 
 def test_a_list_that_is_none_is_said_and_nothing_starts(ready: DenoiseWidget) -> None:
-    ready.scan.lists["scan_dilations"].setText("4; 8")
-    ready.scan.start.click()
+    ready.view.scan.lists["scan_dilations"].setText("4; 8")
+    ready.view.scan.start.click()
     assert not ready.busy
-    assert "whole numbers with commas" in ready.scan.note.text()
+    assert "whole numbers with commas" in ready.view.scan.note.text()
 
 
 def test_without_images_networks_can_not_be_compared(dock: DenoiseWidget) -> None:
-    assert not dock.scan.start.isEnabled()
-    assert dock.scan.start.toolTip() == dock.train.toolTip()
+    assert not dock.view.scan.start.isEnabled()
+    assert dock.view.scan.start.toolTip() == dock.view.train.toolTip()
 
 
 def test_bias_free_networks_are_asked_for_and_shown(ready: DenoiseWidget) -> None:
-    assert not ready.form.settings()["network"].bias_free
-    ready.form.bias_free.setChecked(True)
-    made = Denoiser(**ready.form.settings())
+    assert not ready.view.form.settings()["network"].bias_free
+    ready.view.form.bias_free.setChecked(True)
+    made = Denoiser(**ready.view.form.settings())
     assert made.network.bias_free
-    ready.form.bias_free.setChecked(False)
-    ready.form.show_settings(made)
-    assert ready.form.bias_free.isChecked()
+    ready.view.form.bias_free.setChecked(False)
+    ready.view.form.show_settings(made)
+    assert ready.view.form.bias_free.isChecked()
 
 
 def test_early_stopping_is_asked_for(ready: DenoiseWidget) -> None:
-    assert not ready.form.settings()["train"].early_stopping
-    ready.form.early_stopping.setChecked(True)
-    assert ready.form.settings()["train"].early_stopping
+    assert not ready.view.form.settings()["train"].early_stopping
+    ready.view.form.early_stopping.setChecked(True)
+    assert ready.view.form.settings()["train"].early_stopping
 
 
 def test_the_image_decides_on_patches_until_a_size_is_asked_for(ready: DenoiseWidget) -> None:
-    assert ready.form.patch.text() == "from the image"
+    assert ready.view.form.patch.text() == "from the image"
     for side in (None, 96, None):
-        ready.form.show_settings(Denoiser(train=TrainSettings(patch_px=side)))
-        assert ready.form.settings()["train"].patch_px == side
+        ready.view.form.show_settings(Denoiser(train=TrainSettings(patch_px=side)))
+        assert ready.view.form.settings()["train"].patch_px == side
