@@ -1,4 +1,4 @@
-"""Drive the real window through the edx sample and write the pictures of the documents.
+"""Drive the real window through the edx sample and write the screenshots of the documents.
 
 Run by ``make screenshots``. Without a display it starts a virtual one of a small laptop's size.
 """
@@ -24,7 +24,7 @@ MEMBERS = 3
 
 
 def start_screen() -> subprocess.Popen[bytes] | None:
-    """Virtual screen, where there is no other."""
+    """Start a virtual screen if there is no other."""
     if os.environ.get("DISPLAY") or not sys.platform.startswith("linux"):
         return None
     read, write = os.pipe()
@@ -40,7 +40,7 @@ def start_screen() -> subprocess.Popen[bytes] | None:
 
 
 def wait_until(done: Callable[[], bool], seconds: float) -> None:
-    """Let the window live until something is so."""
+    """Handle the events of the window until something is true."""
     from qtpy.QtWidgets import QApplication
 
     end = time.monotonic() + seconds
@@ -52,7 +52,7 @@ def wait_until(done: Callable[[], bool], seconds: float) -> None:
 
 
 def pause(seconds: float) -> None:
-    """Let the window settle."""
+    """Wait while the window handles its events."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() > end, seconds + 1)
 
@@ -87,7 +87,7 @@ def uncertainty(viewer: napari.Viewer) -> None:
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
 
     def part(name: str) -> QWidget:
-        """Control by its object name."""
+        """Return a control by its object name."""
         return dock.findChild(QWidget, name)
 
     viewer.canvas.grid.enabled = False
@@ -208,7 +208,7 @@ def main() -> None:
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
 
     def part(name: str) -> QWidget:
-        """Control by its object name."""
+        """Return a control by its object name."""
         return dock.findChild(QWidget, name)
 
     def pick(name: str, text: str) -> None:

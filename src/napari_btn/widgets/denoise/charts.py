@@ -61,7 +61,7 @@ class LossChart(Chart):
         self._draw()
 
     def add(self, losses: Iterable[tuple[int, int, float]]) -> None:
-        """Draw more losses, at once: with what else changes, since each picture costs a frame of the whole window.
+        """Add losses and draw them at once, since each drawing costs a frame of the whole window.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class LossChart(Chart):
         self._draw()
 
     def _draw(self) -> None:
-        """Bring the curves up to date."""
+        """Update the curves."""
         x: list[float] = []
         y: list[float] = []
         for steps, values in self._members.values():
@@ -95,7 +95,7 @@ class LossChart(Chart):
         )
 
     def _mean_curve(self) -> tuple[Sequence[float], Sequence[float]]:
-        """Mean over the members, smoothed over steps, where at least one member has been."""
+        """Return the mean over the members, smoothed over steps, up to the last step of any."""
         if not self._members:
             return [], []
         longest = max((steps[-1] for steps, _ in self._members.values()), default=0)
@@ -112,7 +112,7 @@ class LossChart(Chart):
 
 
 def _thinned(steps: Sequence[int], values: Sequence[float]) -> tuple[Sequence[float], Sequence[float]]:
-    """At most a few hundred points, each the geometric mean of those it stands for."""
+    """Return at most a few hundred points, each the geometric mean of its neighbours."""
     every = -(-len(steps) // _DRAWN_POINTS)
     if every <= 1:
         return steps, values

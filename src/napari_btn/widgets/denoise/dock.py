@@ -1,4 +1,4 @@
-"""The Denoise dock: from two layers to calibrated quantile layers."""
+"""The Denoise dock: trains on two layers, and adds calibrated quantile layers."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class DenoiseWidget(Dock):
         ask_for_image(self, self.viewer, self.view.apply_to, self.lifetime)
 
     def _refresh(self) -> None:
-        """Read what is picked, say what is wrong with it, and set the buttons."""
+        """Read the picked layers, report what is wrong with them, and set the buttons."""
         if self.lifetime.ended or self.busy:
             return
         reason = self.view.pair.read(self.view.form.settings)
@@ -118,7 +118,7 @@ class DenoiseWidget(Dock):
         self._set_buttons(reason)
 
     def _show_estimate(self) -> None:
-        """Say how long training will take."""
+        """Show how long training will take."""
         text = ""
         if self.view.pair.inputs is not None:
             noisy = self.view.pair.inputs.noisy
@@ -131,11 +131,11 @@ class DenoiseWidget(Dock):
         self.view.estimate.setVisible(bool(text))
 
     def _set_buttons(self, reason: str) -> None:
-        """Enable what can be done now; ``reason`` is why Train can't."""
+        """Enable the possible actions; ``reason`` says why Train is impossible."""
         denoiser, busy = self.session.denoiser, self.busy
         for part in (self.view.pair, self.view.form, self.view.apply_to, self.view.load):
             part.setEnabled(not busy)
-        # the time left is said below while work runs
+        # while work runs, the progress shows the time left
         self.view.estimate.setVisible(bool(self.view.estimate.text()) and not busy)
         self.view.train.setEnabled(not busy and not reason)
         self.view.train.setToolTip("Busy; stop first, or wait." if busy else reason or TRAIN_HELP)
@@ -173,7 +173,7 @@ class DenoiseWidget(Dock):
         self.view.calibrate_on.setVisible(denoiser is not None and not busy and not reason and new)
 
     def _wanted(self) -> tuple[float, CalibrationSettings] | None:
-        """Miscoverage and calibration that the form asks for; how the field was split is past."""
+        """Return the miscoverage and calibration of the form; the split stays that of the training."""
         denoiser = self.session.denoiser
         if denoiser is None:
             return None
@@ -190,14 +190,14 @@ class DenoiseWidget(Dock):
             self._refresh()
 
     def _on_user_train(self) -> None:
-        """Train on what is picked."""
+        """Train on the picked pair."""
         self._refresh()
         inputs = self.view.pair.inputs
         if inputs is not None and self.view.train.isEnabled():
             self.trainer.train(engine().Denoiser(**inputs.settings), inputs)
 
     def _take_trained(self, denoiser: Denoiser) -> None:
-        """Keep the denoiser, and denoise what it was trained on."""
+        """Keep the denoiser, and denoise its training image."""
         started = self.trainer.started
         self._scored, self._trained_on = started, None if started is None else started.images()
         self.session.denoiser = denoiser
@@ -206,7 +206,7 @@ class DenoiseWidget(Dock):
             self._denoise(started.noisy, started.noisy.axes)
 
     def _on_user_scan(self) -> None:
-        """Compare networks on what is picked."""
+        """Compare networks on the picked pair."""
         self._refresh()
         inputs = self.view.pair.inputs
         if inputs is None or not self.view.scan.start.isEnabled():
@@ -221,7 +221,7 @@ class DenoiseWidget(Dock):
         self.work.launch("Comparing", lambda: _compared(inputs, grid, common), self._show_scan)
 
     def _show_scan(self, scan: Scan) -> None:
-        """Show what the comparison found."""
+        """Show the result of the comparison."""
         self.view.scan.show_scan(scan)
         best = scan.best
         kind = f"depth {best.depth}, {best.channels} channels, dilation to {best.max_dilation}"
@@ -252,7 +252,7 @@ class DenoiseWidget(Dock):
         QTimer.singleShot(0, self._show_next)
 
     def _show_next(self) -> None:
-        """Add the next layer; the window lives between two."""
+        """Add the next layer; the window handles events between two."""
         if self.lifetime.ended or self._showing is None or self._source is None:
             return
         if next(self._showing, None) is not None:
@@ -272,7 +272,7 @@ class DenoiseWidget(Dock):
             self._denoise(image, None if image.axes_guessed else image.axes)
 
     def _on_user_recalibrate(self) -> None:
-        """Calibrate as set, from the scores that there are."""
+        """Calibrate with the form's settings, from the stored scores."""
         denoiser, wanted = self.session.denoiser, self._wanted()
         if denoiser is None or wanted is None:
             return
@@ -288,7 +288,7 @@ class DenoiseWidget(Dock):
         )
 
     def _on_user_calibrate_on(self) -> None:
-        """Calibrate on the pair that is picked."""
+        """Calibrate on the picked pair."""
         denoiser, inputs, wanted = self.session.denoiser, self.view.pair.inputs, self._wanted()
         if denoiser is None or inputs is None or wanted is None:
             return
@@ -296,7 +296,7 @@ class DenoiseWidget(Dock):
         given = {k: v for k, v in inputs.pair().items() if k in ("noisy", "clean", "axes", "valid")}
 
         def calibrated(denoiser: Denoiser) -> None:
-            """Keep what the scores come from now, and show the new intervals."""
+            """Keep the origin of the scores, and show the new intervals."""
             self._scored = inputs
             self._take_calibrated(denoiser)
 
@@ -354,12 +354,12 @@ class DenoiseWidget(Dock):
         """
 
         def step() -> Step[Any]:
-            """Load, as a step."""
+            """Load the file; a step."""
             yield Progress(0, 1, "Loading")
             return engine().load(path)
 
         def loaded(denoiser: Any) -> None:
-            """Use it."""
+            """Use the loaded denoiser."""
             self.trainer.forget()
             self._scored = self._trained_on = None
             self.session.denoiser, self.session.training = denoiser, None
@@ -368,7 +368,7 @@ class DenoiseWidget(Dock):
         self.work.launch("Loading", step, loaded)
 
     def _on_viewer_layers(self, event: Any = None) -> None:
-        """Offer the layers that there are, and pick the obvious ones."""
+        """Offer the layers, and pick the obvious ones."""
         if self.lifetime.ended:
             return
         from napari.layers import Image
@@ -376,14 +376,14 @@ class DenoiseWidget(Dock):
         layers = [layer for layer in self.viewer.layers if isinstance(layer, Image)]
         removed = getattr(event, "type", "") == "removed" and is_ours(event.value)
         if removed and event.value.metadata[KEY].get("map") == "preview":
-            # The user doesn't want it: it must not come back with the next progress.
+            # The user removed it, so the next progress must not add it again.
             self.trainer.end_previews()
         self.view.pair.offer(layers, choose=not self.busy)
         self.view.apply_to.refresh(layers)
         self._refresh()
 
     def _on_session_changed(self, slot: str) -> None:
-        """Show what the session knows now."""
+        """Show the session's state."""
         if self.lifetime.ended or slot != "denoiser":
             return
         denoiser = self.session.denoiser

@@ -1,4 +1,4 @@
-"""Pick a noisy and a clean image: pickers, axes, and what is wrong with the pair or worth knowing."""
+"""The form that picks a noisy and a clean image, with axes, masks and notes on the pair."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ _MOVED_PX = 0.5
 
 @dataclass(frozen=True)
 class _Found:
-    """What the whole check has found for the inputs with this key."""
+    """The findings of the whole check, for the inputs with this key."""
 
     key: tuple[Any, ...]
     notes: tuple[tuple[str, str], ...]
@@ -81,7 +81,7 @@ class PairForm(QWidget):
     """
 
     changed = Signal()
-    """What is picked, or what is known of it, is another."""
+    """Emitted when the picked pair, or what is known of it, changes."""
 
     def __init__(
         self, viewer: Any, theme: Theme, lifetime: Lifetime, engine: Callable[[], ModuleType]
@@ -172,7 +172,7 @@ class PairForm(QWidget):
         layers : sequence of napari.layers.Image
             In the viewer's order.
         choose : bool
-            Whether to pick.
+            True to pick.
         """
         for picker in (self.noisy, self.clean):
             picker.refresh(list(layers))
@@ -187,7 +187,7 @@ class PairForm(QWidget):
                 picker.pick(named[0] if named else own[place])
 
     def read(self, settings: Callable[[], dict[str, Any]]) -> str:
-        """Why what is picked can't be trained on; empty where it can, and ``inputs`` then hold it.
+        """Read the picked layers into ``inputs``, and return why they can't be trained on, if so.
 
         Parameters
         ----------
@@ -227,7 +227,7 @@ class PairForm(QWidget):
         return self._known_or_later(inputs)
 
     def _checked(self, noisy: LayerImage, clean: LayerImage, settings: dict[str, Any]) -> PairInputs:
-        """Inputs that passed what can be checked at once."""
+        """Return the inputs after the checks that are quick."""
         layer = self.clean.layer
         clean = in_order_of(noisy.axes, clean)
         masks, key = self._masks(noisy)
@@ -237,7 +237,7 @@ class PairForm(QWidget):
         return inputs
 
     def _masks(self, noisy: LayerImage) -> tuple[dict[str, Any], tuple[Any, ...]]:
-        """Where pixels count, and which are painted to train, calibrate and report; and what names these masks."""
+        """Return the masks of valid and painted pixels, and a key that identifies them."""
         masks: dict[str, Any] = {}
         if self.valid.choice > 0:
             masks["valid"] = "finite"
@@ -254,7 +254,7 @@ class PairForm(QWidget):
         return masks, tuple(key)
 
     def _with_axes(self, noisy: LayerImage) -> LayerImage:
-        """Noisy with the axes and channel names in the lines, which start anew with another layer."""
+        """Return noisy with the typed axes and channel names, which are reset for another layer."""
         picked = (tuple(id(layer) for layer in self.noisy.layers), noisy.axes, noisy.shape)
         if picked != self._axes_for:
             self._axes_for = picked
@@ -281,7 +281,7 @@ class PairForm(QWidget):
     # ---------------------------------------------------------------- the whole check
 
     def _known_or_later(self, inputs: PairInputs) -> str:
-        """Show what the whole check has found, or start it soon; returns why not to train, if known."""
+        """Show the findings of the whole check, or start it soon; return why not to train, if known."""
         found = self._found
         if found is None or found.key != inputs.key():
             self._check_later.start()
@@ -290,18 +290,18 @@ class PairForm(QWidget):
         moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
         self.align.setVisible(moved and self.clean.layer is not None and inputs.quick_to_read)
         if not found.reason:
-            self._prepare(inputs)  # again, where the form is touched after workers had gone
+            self._prepare(inputs)  # again, if the workers have stopped since
         return found.reason
 
     def _prepare(self, inputs: PairInputs) -> None:
-        """Have the workers ready by the time that the user clicks Train; they rest when nobody does."""
+        """Start the workers before the user clicks Train; they stop when unused."""
         if time.monotonic() - self._prepared < _PREPARE_EVERY or "prepare" in self._lifetime.runs:
             return
         self._prepared = time.monotonic()
         denoiser = self._engine().Denoiser(**inputs.settings)
 
         def step() -> Step[None]:
-            """Start workers and load libraries, as a step."""
+            """Start workers and load libraries; a step."""
             load_ahead()
             yield Progress(0, 1, "Preparing")
             denoiser.prepare()
@@ -318,26 +318,26 @@ class PairForm(QWidget):
             return
         self._prepare(inputs)
         if self._lifetime.runs.keys() & {"check", "prepare"}:
-            # one thread at a time loads libraries
+            # only one thread at a time may load libraries
             self._check_later.start()
             return
         denoiser = self._engine().Denoiser(**inputs.settings)
 
         def step() -> Step[Any]:
-            """Check, as a step."""
+            """Check the pair; a step."""
             load_ahead()
             yield Progress(0, 1, "Checking")
             return denoiser.check(**inputs.pair())
 
         def found(check: Any) -> None:
-            """Keep what was found."""
+            """Keep the findings."""
             notes = tuple((note.level, note.text) for note in check.notes)
             notes = (*unlike_pixels(inputs.noisy, inputs.clean), *notes)
             self._found = _Found(inputs.key(), notes, shift=check.shift)
             self.changed.emit()
 
         def failed(error: Exception) -> None:
-            """Keep what was wrong."""
+            """Keep the error."""
             text = sentence_of(error)
             self._found = _Found(inputs.key(), (("red", text),), text)
             self.changed.emit()
@@ -345,7 +345,7 @@ class PairForm(QWidget):
         self._lifetime.start("check", step, found, failed, title="checking images")
 
     def _on_user_align(self) -> None:
-        """Add a clean layer moved onto noisy, and pick it."""
+        """Add a copy of clean, moved onto noisy, and pick it."""
         from napari_btn.core.data.registration import align
 
         inputs, layer, found = self.inputs, self.clean.layer, self._found

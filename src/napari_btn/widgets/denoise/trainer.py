@@ -1,4 +1,4 @@
-"""Training in the Denoise dock: the loss curve, the preview, and members that a stop leaves behind."""
+"""Training in the Denoise dock: the loss curve, the preview, and the finished members of a stopped training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PREVIEW_EVERY = 2.0
 
 
 class Trainer:
-    """Trains on what is picked, and shows what comes of it.
+    """Training on the picked pair, with its loss curve and preview.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ class Trainer:
         self._viewer, self._view, self._work, self._lifetime = viewer, view, work, lifetime
         self._trained = trained
         self.started: PairInputs | None = None
-        """What the last training was started with."""
+        """Pair and settings of the last training."""
         self._kept: tuple[Any, Any] | None = None
         self._previews = True
 
@@ -90,15 +90,15 @@ class Trainer:
         self._trained(denoiser)
 
     def end_previews(self) -> None:
-        """Show no more previews of this training."""
+        """Stop showing previews of this training."""
         self._previews = False
 
     def forget(self) -> None:
-        """Forget what was trained on, when other networks are loaded."""
+        """Forget the training pair, when other networks are loaded."""
         self.started = None
 
     def checkpoint(self) -> Any:
-        """Return the finished members of a stopped training that fit what is picked now; None without any."""
+        """Return the finished members of a stopped training that fit the picked pair; None without any."""
         if (
             self._kept is None
             or self._view.pair.inputs is None
@@ -108,7 +108,7 @@ class Trainer:
         return self._kept[1]
 
     def _keep_members(self, run: Run[Any]) -> str:
-        """Keep the finished members of a training that ended early; returns a sentence about them."""
+        """Keep the finished members of a training that ended early; return a sentence about them."""
         if self.started is None or not run.checkpoint:
             return ""
         self._kept = (self.started.key(), run.checkpoint)
@@ -116,20 +116,20 @@ class Trainer:
         return f" {n} of {wanted} members are finished and kept; Continue goes on from them."
 
     def _take_progress(self, progress: Progress) -> None:
-        """Draw what training has brought."""
+        """Draw new losses, and the preview."""
         self._view.chart.add(progress.losses)
         if progress.preview is not None:
-            # Drawn on its own, so that the window answers between curve and image.
+            # Drawn later, so that the window handles events between curve and image.
             QTimer.singleShot(0, partial(self._show_preview, progress.preview))
 
     def _show_preview(self, preview: NDArray[np.float32]) -> None:
-        """Show the median so far, unless the user took it away."""
+        """Show the median so far, unless the user removed it."""
         if self._lifetime.ended or not self._previews or self.started is None or self._work.run is None:
             return
         show_preview(self._viewer, preview, self.started.noisy, clean=self.clean_layer())
 
     def clean_layer(self) -> ImageLayer | None:
-        """Clean layer that training was started with, if it is still there."""
+        """Return the clean layer of the training, if it still exists."""
         if self.started is None or self.started.clean_layer is None:
             return None
         layer = self.started.clean_layer()

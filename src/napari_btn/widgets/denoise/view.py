@@ -1,4 +1,4 @@
-"""What the Denoise dock is made of, and how it is laid out; it does nothing yet."""
+"""The form of the Denoise dock: its controls and their layout."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class DenoiseView(QWidget):
         self._theme, self.pair = theme, pair
         here = devices()
         shown = {name: name if name == "cpu" else f"{name}: {text}" for name, text in here.found}
-        # the card's name says enough; without a card, why there is none
+        # with a GPU its name is enough; without one, the reason is shown
         self.form = TrainingForm({"auto": "auto", **shown}, f"No GPU: {here.reason}" if here.reason else "")
         self.form.add_advanced("Pixels count", self.pair.valid)
         self.form.add_advanced("Painted parts", self.pair.regions)
@@ -85,7 +85,7 @@ class DenoiseView(QWidget):
         self.calibrate_on.hide()
 
     def _arrange(self) -> None:
-        """Lay the parts out: what is set scrolls, what runs stays in sight."""
+        """Lay the parts out: settings scroll, buttons and progress stay in sight."""
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(4, 4, 4, 4)
@@ -134,7 +134,7 @@ class DenoiseView(QWidget):
 
 
 def _in_one_column(*forms: QFormLayout) -> None:
-    """Let the fields of several forms begin at the same place."""
+    """Align the fields of several forms."""
     labels = [
         item.widget()
         for form in forms
@@ -147,7 +147,7 @@ def _in_one_column(*forms: QFormLayout) -> None:
 
 
 def _line() -> QFrame:
-    """Thin line between groups."""
+    """Return a thin line between groups."""
     line = QFrame()
     line.setFrameShape(QFrame.Shape.HLine)
     line.setFrameShadow(QFrame.Shadow.Sunken)

@@ -39,7 +39,7 @@ class Work:
 
     @property
     def run(self) -> Run[Any] | None:
-        """What runs; None when nothing does."""
+        """The run; None when nothing runs."""
         return self._lifetime.runs.get(_NAME)
 
     @property
@@ -55,7 +55,7 @@ class Work:
         on_progress: Callable[[Progress], None] | None = None,
         on_early_end: Callable[[Run[Any]], str] | None = None,
     ) -> None:
-        """Run a step with its progress shown, and say what goes wrong.
+        """Run a step with its progress and errors shown.
 
         Parameters
         ----------
@@ -86,7 +86,7 @@ class Work:
             self._changed()
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
+            """Show the error."""
             if on_early_end is not None:
                 on_early_end(run)
             self._view.progress.hide()
@@ -94,7 +94,7 @@ class Work:
             self._changed()
 
         def stopped() -> None:
-            """Say what is left."""
+            """Show that the work was stopped, and what is left of it."""
             left = "" if on_early_end is None else on_early_end(run)
             self._view.progress.finish(f"{title} was stopped.{left}")
             self._changed()
@@ -121,7 +121,7 @@ class Work:
         self._changed()
 
     def _say_paused(self) -> None:
-        """Say how a paused work goes on."""
+        """Show how to go on from a pause."""
         if self.paused:
             self._view.progress.line.setText("Paused. Resume goes on from here; Stop ends it.")
 

@@ -74,7 +74,7 @@ class RemeasureWidget(Dock):
         self.lifetime.hear(self._on_session_changed, self.session.changed)
 
     def _on_session_changed(self, slot: str) -> None:
-        """Show what the session knows now."""
+        """Show the session's state."""
         if self.lifetime.ended:
             return
         if slot in ("denoiser", "source", "prediction"):
@@ -104,7 +104,7 @@ class RemeasureWidget(Dock):
             self._rescore()
 
     def _show_state(self) -> None:
-        """Show what can be done, and why not."""
+        """Enable the possible actions, and explain the others."""
         known, busy, view = self._field is not None, self.loop.busy, self.view
         problem, regions = self.request.problem(), self.editor.regions
         view.problem.say(*((("red", problem),) if known and problem else ()))
@@ -122,7 +122,7 @@ class RemeasureWidget(Dock):
         self._score_later.start()
 
     def _on_user_propose(self) -> None:
-        """Search, and show what was found."""
+        """Search windows, and show them."""
         field = self._field
         if field is None or self.request.problem() or "propose" in self.lifetime.runs:
             return
@@ -154,7 +154,7 @@ class RemeasureWidget(Dock):
         self._start("propose", lambda: propose_steps(field.prediction, choice, search, score), done)
 
     def _say_found(self, found: int, count: int) -> None:
-        """Say where fewer windows were found than wanted."""
+        """Report if fewer windows were found than wanted."""
         if found == 0:
             text = "No pixel has a score, so nothing is worth measuring again. Choose another threshold or score."
             self.view.message.say(("amber", text))
@@ -165,7 +165,7 @@ class RemeasureWidget(Dock):
             self.view.message.say(("info", text))
 
     def _rescore(self) -> None:
-        """Make the score of the rectangles again, if it is another."""
+        """Compute the score of the rectangles, unless it is known."""
         field, layer = self._field, self.editor.layer
         if self.lifetime.ended or field is None or layer is None or not layer.nshapes:
             return
@@ -189,7 +189,7 @@ class RemeasureWidget(Dock):
         searches = name == "propose"
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
+            """Show the error."""
             self.view.message.say(("red", sentence_of(error)))
             over()
 
@@ -231,7 +231,7 @@ class RemeasureWidget(Dock):
                 self.lifetime.runs[name].stop()
 
     def _stop_runs(self) -> None:
-        """Let go of what runs; its results would be of another image."""
+        """Stop all runs, whose results would be of another image."""
         for name in list(self.lifetime.runs):
             self.lifetime.drop(name)
         self._score_later.stop()

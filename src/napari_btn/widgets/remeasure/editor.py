@@ -123,7 +123,7 @@ class RegionEditor:
         return None if self._field is None else self._field.frame
 
     def record(self, regions: Sequence[Region]) -> dict[str, Any]:
-        """Metadata of the layer."""
+        """Return the metadata of the layer."""
         assert self._field is not None
         choice = self._request.choice()
         return {
@@ -137,7 +137,7 @@ class RegionEditor:
         }
 
     def show_regions(self, regions: Sequence[Region]) -> None:
-        """Show regions in the layer; edited ones are kept in a hidden one."""
+        """Show regions in the layer; edited ones are kept in a hidden layer."""
         field, layer = self._field, self.layer
         if field is None or (layer is None and not regions):
             return
@@ -173,7 +173,7 @@ class RegionEditor:
         self._rescore()
 
     def _edited(self) -> bool:
-        """Whether the rectangles are others than those that were proposed."""
+        """Return True if the rectangles differ from those that were proposed."""
         proposed = self.layer.metadata.get(KEY, {}).get("proposed", [])
         return bool(self.regions) and proposed != [[list(r.start), list(r.size)] for r in self.regions]
 
@@ -192,7 +192,7 @@ class RegionEditor:
         return True
 
     def watch(self, layer: Any) -> None:
-        """Hear of a layer's changes, and of the last one's no more."""
+        """Follow the changes of this layer, and no longer those of the last."""
         if layer is self.layer:
             return
         old, self.layer = self.layer, layer
@@ -206,13 +206,13 @@ class RegionEditor:
             layer.events.highlight.connect(self._on_viewer_highlight)
 
     def _on_viewer_rectangles(self, event: Any = None) -> None:
-        """A rectangle was moved, drawn or deleted."""
+        """Read the rectangles soon after one was moved, drawn or deleted."""
         del event
         if not (self._lifetime.ended or self._own or self._read_later.isActive()):
             self._read_later.start()
 
     def read(self, *, write: bool = False) -> None:
-        """Bring table, features and session up to the rectangles."""
+        """Update table, features and session from the rectangles."""
         layer, frame = self.layer, self._frame()
         if self._lifetime.ended or self._own or frame is None:
             return
@@ -236,14 +236,14 @@ class RegionEditor:
         self._own = False
 
     def _depths(self) -> list[int]:
-        """Planes of each rectangle; one drawn by hand has a single one."""
+        """Return the number of planes of each rectangle; 1 for those drawn by hand."""
         layer = self.layer
         if layer is None or "depth_px" not in layer.features:
             return [1] * (0 if layer is None else layer.nshapes)
         return [int(d) if np.isfinite(d) and d >= 1 else 1 for d in layer.features["depth_px"].astype(float)]
 
     def _on_viewer_dims(self, event: Any = None) -> None:
-        """Another channel is shown: rectangles of a layer that has channels go along."""
+        """Move the rectangles of a layer with channels to the shown channel."""
         del event
         layer, frame = self.layer, self._frame()
         if self._lifetime.ended or layer is None or frame is None or self._field is None:
@@ -259,13 +259,13 @@ class RegionEditor:
         layer.data = moved
 
     def _say_outside(self, numbers: list[int]) -> None:
-        """Say which rectangles reach over the border."""
+        """Report which rectangles reach over the border."""
         kept = tuple(n for n in self._view.message.notes if "image's border" not in n[1])
         text = f"Rectangle {', '.join(map(str, numbers))}: what lies over the image's border doesn't count."
         self._view.message.say(*kept, *((("amber", text),) if numbers else ()))
 
     def show_table(self, regions: Sequence[Region], blank: Sequence[bool]) -> None:
-        """Show the regions, and how much of the score they hold."""
+        """Show the regions, and their share of the score."""
         self._view.table.blockSignals(True)
         self._view.show_regions(regions, blank, [place_of(r) in self._measured for r in regions])
         self._view.table.blockSignals(False)
@@ -286,7 +286,7 @@ class RegionEditor:
         )
 
     def _on_user_row(self) -> None:
-        """Rows were selected: their rectangles are, and the view goes to the first."""
+        """Select the rectangles of the selected rows, and go to the first."""
         layer = self.layer
         if layer is None or self._field is None:
             return
@@ -315,7 +315,7 @@ class RegionEditor:
         camera.center = (*tuple(camera.center)[: -len(shown)], *shown)
 
     def _on_viewer_highlight(self, event: Any = None) -> None:
-        """Rectangles were selected in the viewer: so are their rows."""
+        """Select the rows of the rectangles that were selected in the viewer."""
         del event
         layer = self.layer
         if self._lifetime.ended or self._own or layer is None:
@@ -334,5 +334,5 @@ class RegionEditor:
 
 
 def _camera(viewer: Any) -> Any:
-    """The viewer's camera, which moved in napari 0.9."""
+    """Return the viewer's camera, which moved in napari 0.9."""
     return (viewer.scene if "scene" in type(viewer).model_fields else viewer).camera

@@ -1,4 +1,4 @@
-"""What the Re-measure dock works on: a prediction of an image, and the frame of its regions."""
+"""The prediction that the Re-measure dock works on, and the frame of its regions."""
 
 from __future__ import annotations
 

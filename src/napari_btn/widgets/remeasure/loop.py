@@ -33,7 +33,7 @@ __all__ = ["RegionLoop"]
 
 
 class RegionLoop:
-    """Puts what was measured into windows, and goes on training with it.
+    """Measured windows, and the training that goes on with them.
 
     Parameters
     ----------
@@ -89,12 +89,12 @@ class RegionLoop:
         return bool({"propose", "continue"} & set(self._lifetime.runs))
 
     def show_state(self) -> None:
-        """Show what can be done with what was measured."""
+        """Enable the possible actions with the measured windows."""
         put = bool(self._editor.regions)
         self._panel.show_state(windows=len(self.windows()), put=put, busy=self.busy)
 
     def windows(self) -> list[tuple[Region, NDArray[np.float32]]]:
-        """Windows that were measured again, as they lie."""
+        """Return the windows that were measured again, at their present places."""
         return [
             (r, self._measured[place_of(r)]) for r in self._editor.regions if place_of(r) in self._measured
         ]
@@ -126,7 +126,7 @@ class RegionLoop:
         self._view.message.say(("info", f"'{image.name}' is in {n} {'window' if n == 1 else 'windows'}."))
 
     def _on_user_continue(self) -> None:
-        """Go on training with what was measured."""
+        """Go on training with the measured windows."""
         denoiser, field, windows = self._session.denoiser, self._field, self.windows()
         self._view.message.say()
         self._panel.gain.say()
@@ -146,12 +146,12 @@ class RegionLoop:
             over()
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
+            """Show the error."""
             self._view.message.say(("red", f"Training did not go on. {sentence_of(error)}"))
             over()
 
         def stopped() -> None:
-            """Say that nothing changed."""
+            """Show that nothing changed."""
             self._view.message.say(("info", "Stopped; the networks are as they were."))
             over()
 
@@ -168,7 +168,7 @@ class RegionLoop:
         self._changed()
 
     def _show_round(self, made: Round, field: Field, regions: list[Region], scene: int) -> None:
-        """Keep the new networks, show their maps, and say what was gained."""
+        """Keep the new networks, show their maps, and report the gain."""
         training, source = self._session.training, field.source
         self._session.denoiser = made.denoiser
         self._session.training = training
@@ -194,7 +194,7 @@ def _lay_down(layer: Any, place: Placement | None, axes: str, region: Region) ->
 
 
 def _gained(made: Round, before: Prediction, regions: list[Region], scene: int) -> list[tuple[str, str]]:
-    """Return what a round gained, in sentences."""
+    """Return sentences on the gain of a round."""
     old, new = (width_outside(p, regions, scene) for p in (before, made.prediction))
     gain = made.gain
     lines = [("info", "Mean width outside the windows, and on held-out pixels with their coverage:")]

@@ -1,4 +1,4 @@
-"""What was measured again: pick it, put it into its window, and go on training with it."""
+"""Windows that were measured again: pick them, put them in place, and go on training."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ _GO_HELP = (
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """What one more training gave.
+    """The result of one more training.
 
     Parameters
     ----------
@@ -66,7 +66,7 @@ class Round:
 def measured_in(
     image: Image, regions: Sequence[Region], shape: Sequence[int]
 ) -> dict[int, NDArray[np.float32]]:
-    """What an image says of windows, by their number: (C, *size) each.
+    """Return the pixels of windows in an image, (C, *size) each, by the number of the window.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def continue_steps(
     denoiser : Denoiser
         Stays as it is.
     training : Training
-        What it was trained on.
+        Its training images.
     windows : sequence of (Region, array (C, *size))
         Measured again.
     source : Image
@@ -142,12 +142,12 @@ def continue_steps(
 
 
 class MeasuredPanel(QWidget):
-    """Part of the Re-measure dock that closes the loop.
+    """The panel of what was measured again.
 
     Parameters
     ----------
     session : Session
-        Knows the denoiser, and what it was trained on.
+        Holds the denoiser and its training images.
     theme : Theme
         Colours of its notes.
     viewer : napari.Viewer
@@ -157,9 +157,9 @@ class MeasuredPanel(QWidget):
     """
 
     put_wanted = Signal()
-    """The picked image is to be put into windows."""
+    """Emitted when the picked image shall be put into windows."""
     go_wanted = Signal()
-    """Training is to go on."""
+    """Emitted when training shall go on."""
 
     def __init__(self, session: Session, theme: Theme, viewer: Any, lifetime: Lifetime) -> None:
         super().__init__()
@@ -219,7 +219,7 @@ class MeasuredPanel(QWidget):
             picker.refresh(layers)
 
     def training(self) -> Training | None:
-        """What the networks were trained on: of the session, or as picked.
+        """Return the training images: those of the session, or the picked ones.
 
         Raises
         ------
@@ -237,16 +237,16 @@ class MeasuredPanel(QWidget):
         )
 
     def show_state(self, *, windows: int, put: bool, busy: bool) -> None:
-        """Show what can be done, and why not.
+        """Enable the possible actions, and explain the others.
 
         Parameters
         ----------
         windows : int
             Windows that were measured again.
         put : bool
-            Whether there are windows to put an image into.
+            True if there are windows to put an image into.
         busy : bool
-            Whether something runs.
+            True while something runs.
         """
         self._pair.setVisible(self._session.training is None)
         reason = ""

@@ -1,4 +1,4 @@
-"""From a choice of score to proposed windows, as a step; and the score of windows that were moved."""
+"""Proposals of windows from a choice of score, and the scores of moved windows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SPREADS: dict[str, Literal["plain", "relative"]] = {"spread": "plain", "relativ
 
 @dataclass(frozen=True)
 class Choice:
-    """What makes a pixel worth another measurement.
+    """The score that makes a pixel worth another measurement.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Search:
 
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """Windows, and the score that they were chosen by.
+    """Proposed windows, and the score that they were chosen by.
 
     Parameters
     ----------
@@ -90,7 +90,7 @@ class Proposal:
 
 
 def sizes_of(prediction: Prediction) -> dict[str, int]:
-    """Size along each axis of a prediction.
+    """Return the size along each axis of a prediction.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def sizes_of(prediction: Prediction) -> dict[str, int]:
 
 
 def pixel_size_of(prediction: Prediction) -> tuple[tuple[float, ...], str]:
-    """Pixel size along (Z,) Y, X and its unit; 1 px where the prediction says nothing.
+    """Return the pixel size along (Z,) Y, X and its unit; 1 px if the prediction has none.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def propose_steps(
 
 
 def scored(region: Region, score: NDArray[np.float32] | None) -> Region:
-    """The region with its score summed anew; only its own pixels are read.
+    """Return the region with its score, summed over its own pixels.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def scored(region: Region, score: NDArray[np.float32] | None) -> Region:
 
 
 def _score(prediction: Prediction, choice: Choice, i: int, channel: int) -> NDArray[np.float32]:
-    """Score of one channel."""
+    """Return the score of one channel."""
     scene = choice.scene
     if choice.kind == "ambiguity":
         return score_map(prediction, channel=channel, threshold=choice.thresholds[i], scene=scene)

@@ -1,4 +1,4 @@
-"""What the form of the Re-measure dock asks for: a score, and windows of a size."""
+"""The score and the windows that the form of the Re-measure dock asks for."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Request:
     session : Session
         Shares the threshold with other docks.
     changed : callable
-        Called when the windows are others.
+        Called when the windows change.
     rescore : callable
-        Called when the score is another.
+        Called when the score changes.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Request:
             combo.setCurrentText(before)
 
     def show_state(self) -> None:
-        """Show what the form asks for, as far as there is an image."""
+        """Show the controls that apply to the image."""
         field, view = self._field, self._view
         for part in (view.score, view.channel, view.threshold, view.window_unit):
             part.setEnabled(field is not None)
@@ -175,7 +175,7 @@ class Request:
         return ""
 
     def _show_threshold(self) -> None:
-        """Show the threshold of the channel, or those of all."""
+        """Show the threshold of the channel, or those of all channels."""
         field = self._field
         choice = self.choice()
         self._view.show_row(self._view.threshold_row, choice.kind == "ambiguity" and field is not None)
@@ -211,7 +211,7 @@ class Request:
             self._view.pixels.setText("= {} x {} {}".format(*lengths, short_unit(frame.unit)))
 
     def _show_decimals(self) -> None:
-        """Let the boxes take a pixel's steps."""
+        """Set decimals and steps of the boxes to about a pixel."""
         for box, step in zip(
             (self._view.window_height, self._view.window_width), self._unit_size, strict=True
         ):
@@ -219,17 +219,17 @@ class Request:
             box.setSingleStep(step * 8)
 
     def _on_user_choice(self, index: int) -> None:
-        """Another score, or another channel."""
+        """Use another score or channel."""
         del index
         self._choose()
 
     def _on_user_score(self, index: int) -> None:
-        """Another score, which stays for other images."""
+        """Use another score, and keep it for other images."""
         self._picked = True
         self._on_user_choice(index)
 
     def _on_user_threshold(self, value: float) -> None:
-        """Another threshold, for all docks."""
+        """Set another threshold, for all docks."""
         (c,) = self.choice().channels
         values = list(self.asked.values)
         values[c] = value
@@ -238,13 +238,13 @@ class Request:
         self._choose()
 
     def _on_user_window(self, value: object) -> None:
-        """Another size."""
+        """Use another size."""
         del value
         self._sized = True
         self._changed()
 
     def _on_user_unit(self, index: int) -> None:
-        """The size in another unit: the same pixels."""
+        """Show the same size in another unit."""
         sides = self.window()[-2:]
         if self._field is None or index < 0:
             return
@@ -265,6 +265,6 @@ class Request:
         self._changed()
 
     def _choose(self) -> None:
-        """Show another score."""
+        """Report a change of the score."""
         self._changed()
         self._rescore()

@@ -57,7 +57,7 @@ class StageFit:
         self._fit()
 
     def _fit(self) -> None:
-        """Fit the places, and say how well they agree."""
+        """Fit the places, and show how well they agree."""
         self.affine, count, problem = None, 0, ""
         try:
             places = self._panel.pairs()
@@ -71,7 +71,7 @@ class StageFit:
         self._panel.say_fit(self.affine, count, problem)
 
     def _on_user_stage(self) -> None:
-        """A place was typed: fit anew, and let the session know what fits."""
+        """Fit the typed places, and keep them in the session if they fit."""
         self._fit()
         if self._field is not None and not self._lifetime.ended:
             places = tuple(self._panel.pairs()) if self.affine is not None else ()

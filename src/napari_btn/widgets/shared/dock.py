@@ -187,7 +187,7 @@ class Lifetime:
             on_error(error)
 
         def stopped() -> None:
-            """Say that it was stopped."""
+            """Show that the work was stopped."""
             self.runs.pop(name, None)
             if on_stopped is not None:
                 on_stopped()

@@ -1,4 +1,4 @@
-"""Napari layers to arrays with axes, scale and unit; files and samples to layers.
+"""Conversion of napari layers to images with axes, scale and unit, and of images to layers.
 
 A layer is read once, on the main thread, into a value that a step may keep: nothing here is
 touched by a worker. Large arrays (dask, zarr, memory maps) are passed on as they are and read
@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 KEY = "napari_btn"
-"""Where a layer's metadata holds ours."""
+"""Key of our entries in a layer's metadata."""
 
 _LETTER_OF = {
     "s": "S", "scene": "S", "scenes": "S", "position": "S", "p": "S", "repeat": "S",
@@ -75,11 +75,11 @@ class LayerImage(Image):
 
     @property
     def in_memory(self) -> bool:
-        """Whether the values can be read at once, without a file or a calculation behind them."""
+        """True if the values are in memory, not in a file or computed on demand."""
         return all(type(part) is np.ndarray for part in getattr(self.data, "arrays", (self.data,)))
 
     def with_axes(self, axes: str) -> LayerImage:
-        """The same image with axes that the user gave.
+        """Return the same image with axes that the user gave.
 
         Parameters
         ----------
@@ -135,7 +135,7 @@ class _Stacked:
 
 
 def read_layer(layer: ImageLayer) -> LayerImage:
-    """What an image layer shows: data, axes, channel names, pixel size and place.
+    """Return the data, axes, channel names, pixel size and place of an image layer.
 
     Axes come from the layer's axis labels, else from its metadata, else from a guess.
 
@@ -177,7 +177,7 @@ def read_layer(layer: ImageLayer) -> LayerImage:
 
 
 def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
-    """Several images as one, stacked as channels or as repeats.
+    """Stack images as channels or as repeats.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
 
 
 def add_image(viewer: Any, image: Image) -> ImageLayer:
-    """Layer of an image read from a file.
+    """Add a layer with an image that was read from a file.
 
     Parameters
     ----------
@@ -249,7 +249,7 @@ def add_image(viewer: Any, image: Image) -> ImageLayer:
 
 
 def sample_blobs() -> list[tuple[Any, dict[str, Any], str]]:
-    """Blobs in skewed noise, and without it, as layers.
+    """Return layers of blobs in skewed noise, and of the blobs alone.
 
     Returns
     -------
@@ -262,7 +262,7 @@ def sample_blobs() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def sample_edx() -> list[tuple[Any, dict[str, Any], str]]:
-    """Counts of three elements in a soil, and the rates behind them, as layers.
+    """Return layers of counts of three elements in a soil, and of the rates behind them.
 
     Returns
     -------
@@ -275,7 +275,7 @@ def sample_edx() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def sample_xct() -> list[tuple[Any, dict[str, Any], str]]:
-    """A fast tomogram of grains, voids and cracks, and the volume behind it, as layers.
+    """Return layers of a fast tomogram of grains, voids and cracks, and of the volume behind it.
 
     Returns
     -------
@@ -288,7 +288,7 @@ def sample_xct() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def sample_lattice() -> list[tuple[Any, dict[str, Any], str]]:
-    """Electron counts of a crystal's atomic columns, and the rates behind them, as layers.
+    """Return layers of electron counts of a crystal's atomic columns, and of the rates behind them.
 
     Returns
     -------
@@ -301,7 +301,7 @@ def sample_lattice() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
-    """Noisy and clean layers of a pair.
+    """Return the noisy and clean layers of a pair.
 
     Parameters
     ----------
@@ -329,7 +329,7 @@ def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def _grid(axes: str, pixel_size: Sequence[float] | None, unit: str) -> dict[str, Any]:
-    """Axis labels, scale and units of a layer."""
+    """Return axis labels, scale and units of a layer."""
     axes = axes.upper()
     space = [a for a in axes if a in SPACE]
     size = dict(zip(space, pixel_size or [1.0] * len(space), strict=True))
@@ -342,11 +342,11 @@ def _grid(axes: str, pixel_size: Sequence[float] | None, unit: str) -> dict[str,
 
 
 def _axes_of(layer: ImageLayer, shape: tuple[int, ...]) -> tuple[str, bool]:
-    """Axes letters of a layer, and whether they are a guess."""
+    """Return the axes letters of a layer, and True if they are a guess."""
     known = [_LETTER_OF.get(str(label).lower(), "?") for label in layer.axis_labels]
     ours = layer.metadata.get(KEY)
-    told = layer.metadata.get("axes") or (ours.get("axes") if isinstance(ours, Mapping) else None)
-    for axes in ("".join(known), str(told or "").upper()):
+    named = layer.metadata.get("axes") or (ours.get("axes") if isinstance(ours, Mapping) else None)
+    for axes in ("".join(known), str(named or "").upper()):
         if len(axes) == len(shape) and len(set(axes)) == len(axes) and set(axes) <= set("STCZYX"):
             return axes, False
     from napari_btn.io.metadata import guess_axes
@@ -355,7 +355,7 @@ def _axes_of(layer: ImageLayer, shape: tuple[int, ...]) -> tuple[str, bool]:
 
 
 def _channel_names(layer: ImageLayer, axes: str, shape: Sequence[int]) -> tuple[str, ...] | None:
-    """Channel names in a layer's metadata, if there is one for each channel."""
+    """Return the channel names in a layer's metadata, if there is one for each channel."""
     ours = layer.metadata.get(KEY)
     names = layer.metadata.get("channel_names") or (
         ours.get("channel_names") if isinstance(ours, Mapping) else None
@@ -366,7 +366,7 @@ def _channel_names(layer: ImageLayer, axes: str, shape: Sequence[int]) -> tuple[
 
 
 def _pixel_size(placement: Placement) -> tuple[tuple[float, ...] | None, str]:
-    """Pixel size along the space axes and its unit; None where the layer says nothing."""
+    """Return the pixel size along the space axes and its unit; None if the layer has none."""
     space = [i for i, letter in enumerate(placement.axes) if letter in SPACE]
     if not space:
         return None, "px"
@@ -379,7 +379,7 @@ def _pixel_size(placement: Placement) -> tuple[tuple[float, ...] | None, str]:
 
 
 def _shear_matrix(shear: Any, n: int) -> NDArray[np.float64]:
-    """Shear as a matrix; napari gives the upper triangle where that is all."""
+    """Return the shear as a matrix; napari may give the upper triangle only."""
     values = np.asarray(shear, dtype=float)
     if values.ndim == 2:
         return values
@@ -389,12 +389,12 @@ def _shear_matrix(shear: Any, n: int) -> NDArray[np.float64]:
 
 
 def _common_name(names: Sequence[str]) -> str:
-    """Short name of a stack."""
+    """Return a short name for a stack."""
     return " + ".join(names) if sum(map(len, names)) <= 24 else f"{names[0]} + {len(names) - 1}"
 
 
 def limits_of(values: NDArray[Any], high: float) -> tuple[float, float]:
-    """Low and high contrast limit of finite values, apart from each other.
+    """Return the low and high contrast limit of finite values.
 
     Parameters
     ----------

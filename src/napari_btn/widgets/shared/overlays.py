@@ -63,7 +63,7 @@ def layer_name(source: str, kind: str) -> str:
 
 
 def our_layer(viewer: Any, name: str, kind: str) -> Any:
-    """Our layer of that name and kind; None where there is none.
+    """Return our layer of this name and kind; None if there is none.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def our_layer(viewer: Any, name: str, kind: str) -> Any:
 
 
 def placement_of(viewer: Any, source: str, axes: str) -> Placement | None:
-    """Where the results of a source stand; None where neither they nor the source are there.
+    """Return the placement of a source's results; None if neither they nor the source exist.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def map_layer(
     record: Mapping[str, Any],
     start: Sequence[int] = (),
 ) -> ImageLayer | Labels:
-    """Show a map as a layer, made or brought up to date, where the results of its source stand.
+    """Show a map as a layer, made or updated, where the results of its source stand.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def placed_map(
     placement: Placement | None,
     record: Mapping[str, Any],
 ) -> Any:
-    """Show a map as a layer in a known place, made or brought up to date.
+    """Show a map as a layer in a known place, made or updated.
 
     Parameters
     ----------
@@ -281,7 +281,7 @@ def _outline(
 
 
 def line_layer(viewer: Any, name: str, shape: tuple[int, int], placement: Placement | None) -> Shapes:
-    """Layer to draw lines in, with one line across the middle to begin with.
+    """Return the layer to draw lines in, at first with one line across the middle.
 
     Parameters
     ----------
@@ -353,7 +353,7 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
 
 
 def as_before(viewer: Any, before: Mapping[str, Any]) -> None:
-    """Leave the row: canvas and layers as they were shown before.
+    """Show canvas and layers as they were before the row.
 
     Parameters
     ----------
@@ -371,17 +371,17 @@ def as_before(viewer: Any, before: Mapping[str, Any]) -> None:
 
 
 def _grid(viewer: Any) -> Any:
-    """The viewer's grid, which moved in napari 0.9."""
+    """Return the viewer's grid, which moved in napari 0.9."""
     return (viewer.canvas if "canvas" in type(viewer).model_fields else viewer).grid
 
 
 def _old(grid: Any) -> bool:
-    """Whether the grid counts hidden layers too, as before napari 0.9."""
+    """Return True if the grid counts hidden layers too, as before napari 0.9."""
     return "nlayers" in signature(grid.position).parameters
 
 
 def truths(viewer: Any, shape: tuple[int, ...], axes: str) -> list[ImageLayer]:
-    """Image layers, not ours, that may be the truth of a result of this shape.
+    """Return the image layers, not ours, that may be the truth of a result of this shape.
 
     Parameters
     ----------
@@ -413,7 +413,7 @@ def truths(viewer: Any, shape: tuple[int, ...], axes: str) -> list[ImageLayer]:
 
 
 def plane_of(array: Any, axes: str, at: Mapping[str, int]) -> NDArray[np.float32]:
-    """One plane of an array, rows first.
+    """Return one plane of an array, rows first.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Results as layers: named, placed as their source, with one contrast that follows the channel."""
+"""Results as layers, placed like their source, with contrast limits that follow the channel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PERCENTILE = 99.8
 
 
 def is_ours(layer: ImageLayer) -> bool:
-    """Whether a layer is a result of ours.
+    """Return True if a layer is a result of ours.
 
     Parameters
     ----------
@@ -48,7 +48,7 @@ def is_ours(layer: ImageLayer) -> bool:
 def show_prediction(
     viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
 ) -> dict[str, ImageLayer]:
-    """Layers lower, median, upper and width of a prediction, made or brought up to date.
+    """Show lower, median, upper and width of a prediction as layers, made or updated.
 
     Clean, lower, median and upper get the same contrast limits, linked, and all follow the shown
     channel. A result that this one replaces stays as one hidden backup.
@@ -76,7 +76,7 @@ def show_prediction(
 def show_prediction_steps(
     viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
 ) -> Iterator[dict[str, ImageLayer]]:
-    """The same as `show_prediction`, layer by layer: a new layer holds the window for a tenth of a second.
+    """Show a prediction layer by layer, since each new layer blocks the window for a tenth of a second.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def record_of(prediction: Prediction) -> dict[str, Any]:
 def show_preview(
     viewer: Any, preview: NDArray[np.float32], source: LayerImage, *, clean: ImageLayer | None = None
 ) -> ImageLayer:
-    """Layer with the median so far, made once and then updated in place.
+    """Show the median so far in a layer that is made once and then updated in place.
 
     Parameters
     ----------
@@ -168,11 +168,11 @@ def show_preview(
 
 
 def _settle_preview(viewer: Any, name: str, axes: str) -> None:
-    """Let the preview become the median, or go where there is one already."""
+    """Turn the preview into the median layer, or remove it if there is one already."""
     preview = our_layer(viewer, f"{name} preview", "preview")
     if preview is None:
         return
-    # Napari collects garbage whenever a layer is removed, which holds the window: better to keep it.
+    # Removing a layer makes napari collect garbage, which blocks the window: better to rename it.
     if f"{name} median" not in viewer.layers and preview.metadata[KEY]["axes"] == axes:
         preview.metadata = {**preview.metadata, KEY: {**preview.metadata[KEY], "map": "median"}}
         preview.name = f"{name} median"
@@ -183,7 +183,7 @@ def _settle_preview(viewer: Any, name: str, axes: str) -> None:
 
 
 def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> bool:
-    """Whether a result that would be lost is now kept, as one hidden layer at the bottom."""
+    """Keep a result that would be lost as the one hidden backup at the bottom; return True if so."""
     if old is None:
         return False
     before = old.metadata[KEY]
@@ -216,7 +216,7 @@ _FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKe
 
 
 def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: ImageLayer | None) -> None:
-    """Give the maps their contrast limits per channel and let them follow the shown channel."""
+    """Set the contrast limits of the maps per channel, following the shown channel."""
     following = _FOLLOWING.setdefault(viewer, {})
     if tag in following:
         for stop in following.pop(tag):
@@ -244,12 +244,12 @@ def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: I
 
 
 def _link(viewer: Any, layers: Sequence[ImageLayer]) -> Callable[[], None]:
-    """Link the layers' contrast limits; returns what ends it."""
+    """Link the layers' contrast limits; return a function that unlinks them."""
     viewer.layers.link_layers(layers, ("contrast_limits",))
     window, members = ref(viewer), [ref(layer) for layer in layers]
 
     def stop() -> None:
-        """Unlink those that are still there."""
+        """Unlink the layers that still exist."""
         alive = [layer for member in members if (layer := member()) is not None]
         if (here := window()) is not None and len(alive) > 1:
             here.layers.unlink_layers(alive, ("contrast_limits",))
@@ -263,14 +263,14 @@ def _follow(
     limits: list[tuple[float, float]],
     channel_axis: int | None,
 ) -> Callable[[], None]:
-    """Set the layers' contrast limits, now and whenever another channel is shown; returns what ends it."""
-    # Weak, because a viewer that is closed must go.
+    """Set the layers' contrast limits for each shown channel; return a function that ends this."""
+    # Weak references, so that a closed viewer can be deleted.
     window, members = ref(viewer), [ref(layer) for layer in layers]
     guide = members[-1]
     state = {"channel": -1}
 
     def follow(event: object = None) -> None:
-        """Bring the limits of the shown channel; those of the last one are kept as the user left them."""
+        """Set the limits of the shown channel, and keep the user's limits of the last one."""
         del event
         here, layer = window(), guide()
         if here is None or layer is None or layer not in here.layers:
@@ -286,7 +286,7 @@ def _follow(
             member.contrast_limits = limits[channel]
 
     def stop() -> None:
-        """Follow no more."""
+        """Stop following the channel."""
         if (here := window()) is not None:
             here.dims.events.current_step.disconnect(follow)
 
@@ -296,7 +296,7 @@ def _follow(
 
 
 def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: int) -> int:
-    """Index of the channel that the sliders stand at."""
+    """Return the index of the channel at the sliders' position."""
     if channel_axis is None:
         return 0
     point = layer.world_to_data(viewer.dims.point)
@@ -306,13 +306,13 @@ def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: 
 def _channel_limits(
     layer: ImageLayer, channel_axis: int | None, high: float = _PERCENTILE
 ) -> list[tuple[float, float]]:
-    """Contrast limits of each channel of a layer."""
+    """Return the contrast limits of each channel of a layer."""
     data = layer.data[0] if layer.multiscale else layer.data
     if channel_axis is None:
         return [limits_of(_thinned(data), high)]
     channels = range(data.shape[channel_axis])
     if type(data) is not np.ndarray:
-        # A zarr array would read a whole channel here: its middle is cut out first.
+        # A whole channel of a zarr array would be read here, so its middle is cut out first.
         middle = _thinned(data) if len(channels) <= _CHANNELS_CUT else None
         if middle is not None and middle.shape[channel_axis] == len(channels):
             data = middle
@@ -321,7 +321,7 @@ def _channel_limits(
 
 
 def _thinned(data: Any) -> NDArray[Any]:
-    """At most about a hundred thousand values: evenly taken from memory, the middle of what is read from disk."""
+    """Return about a hundred thousand values: spread evenly in memory, from the middle on disk."""
     size = int(np.prod(data.shape, dtype=np.int64))
     if type(data) is np.ndarray:
         step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, data.ndim)))))

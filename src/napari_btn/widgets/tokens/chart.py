@@ -103,7 +103,7 @@ class TokenChart(Chart):
         self.show_picked(self._picked)
 
     def _violin(self, edges: NDArray[np.float64], half: NDArray[np.float64], number: int) -> Any:
-        """Closed shape of a token."""
+        """Return the closed shape of a token."""
         centres = (edges[:-1] + edges[1:]) / 2
         seen = np.flatnonzero(half)
         part = slice(max(seen[0] - 1, 0), seen[-1] + 2)

@@ -62,18 +62,18 @@ class TokensWidget(Dock):
 
     @property
     def busy(self) -> bool:
-        """Whether the dock searches or exports."""
+        """True while the dock searches or exports."""
         return bool(self.lifetime.runs)
 
     def _on_session_changed(self, slot: str) -> None:
-        """Show what the session knows now."""
+        """Show the session's state."""
         if self.lifetime.ended or slot not in ("denoiser", "source", "prediction", "tokens"):
             return
         if self.editor.shown is not None and self.session.tokens is self.editor.shown.tokens:
             return
-        # what is being found belongs to an image or networks that are no longer looked at
+        # a running search would return tokens of the last image or networks
         if slot != "tokens" and self.lifetime.drop("find"):
-            self.view.progress.finish("The search was stopped: the image or the networks are others now.")
+            self.view.progress.finish("The search was stopped: the image or the networks have changed.")
         self._on_session_tokens()
 
     def _on_session_tokens(self) -> None:
@@ -87,7 +87,7 @@ class TokensWidget(Dock):
         self.editor.describe()
 
     def _offer(self, tokens: Tokens) -> None:
-        """Offer the numbers of tokens and the channels that there are."""
+        """Offer the possible numbers of tokens, and the channels."""
         for part in (self.view.slider, self.view.n_tokens):
             part.blockSignals(True)
             part.setRange(2, max(tokens.palette.size, 2))
@@ -104,7 +104,7 @@ class TokensWidget(Dock):
                 combo.blockSignals(False)
 
     def _show_state(self) -> None:
-        """Enable what can be done now, and say what can't and why."""
+        """Enable the possible actions, and explain the others."""
         known = self.session.denoiser is not None and self.session.source is not None
         there = self.editor.shown is not None and self.editor.shown.layer is not None
         gone = self.editor.shown is not None and not there
@@ -130,7 +130,7 @@ class TokensWidget(Dock):
         self._show_stability()
 
     def _show_stability(self) -> None:
-        """Say how far the tokens can be trusted."""
+        """Show how stable the tokens are."""
         tokens = None if self.editor.shown is None else self.editor.shown.tokens
         if tokens is None or self.editor.shown is None or self.editor.shown.layer is None:
             self.view.stability.say()
@@ -169,7 +169,7 @@ class TokensWidget(Dock):
         axes = source.axes if prediction is None else prediction.axes
 
         def step() -> Step[Tokens]:
-            """Find them, and sum them up while the window lives."""
+            """Find the tokens, and compute their table in the thread; a step."""
             load_ahead()
             found = yield from denoiser.tokens_steps(
                 source.data, k, axes, refit=refit, method=method, prediction=prediction, valid="finite"
@@ -179,7 +179,7 @@ class TokensWidget(Dock):
             return found
 
         def done(tokens: Tokens) -> None:
-            """Show them."""
+            """Show the result."""
             self.view.progress.finish(
                 f"Done: '{source.name} tokens' is a layer now. Pick rows, or click the image."
             )
@@ -192,7 +192,7 @@ class TokensWidget(Dock):
     def _launch(
         self, name: str, title: str, step: Callable[[], Step[Any]], done: Callable[[Any], None]
     ) -> None:
-        """Run a step with its progress shown, and say in the dock what goes wrong."""
+        """Run a step with its progress and errors shown."""
         self.view.status.say()
         self.view.progress.start(title)
 
@@ -202,13 +202,13 @@ class TokensWidget(Dock):
             self._show_state()
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
+            """Show the error."""
             self.view.progress.hide()
             self.view.status.say(("red", f"{title} failed. {sentence_of(error)}"))
             self._show_state()
 
         def stopped() -> None:
-            """Say that it was stopped."""
+            """Show that the work was stopped."""
             self.view.progress.finish(f"{title} was stopped.")
             self._show_state()
 
@@ -218,7 +218,7 @@ class TokensWidget(Dock):
         self._show_state()
 
     def _on_user_stop(self) -> None:
-        """End the search."""
+        """Stop the search."""
         if "find" in self.lifetime.runs:
             self.lifetime.runs["find"].stop()
             self.view.stop.setEnabled(False)
@@ -229,7 +229,7 @@ class TokensWidget(Dock):
         self.editor.cut(k)
 
     def _on_user_suggest(self) -> None:
-        """Take the suggested number."""
+        """Use the suggested number of tokens."""
         if self.editor.shown is not None:
             self.view.n_tokens.setValue(self.editor.shown.tokens.suggested)
 
@@ -240,7 +240,7 @@ class TokensWidget(Dock):
         suggested = f"{self.editor.shown.source} tokens.ome.tif"
         path, _ = QFileDialog.getSaveFileName(self, "Export tokens", suggested, _LABELS)
         if path:
-            # the dialog has asked already
+            # the dialog has already asked
             self.export_to(path, overwrite=True)
 
     def export_to(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -274,7 +274,7 @@ class TokensWidget(Dock):
         }
 
         def step() -> Step[tuple[Path, ...]]:
-            """Write, as a step."""
+            """Write the files; a step."""
             from napari_btn.io.labels import write_labels, write_outlines
 
             yield Progress(0, 1, "Writing")
@@ -286,7 +286,7 @@ class TokensWidget(Dock):
             )  # fmt: skip
 
         def done(written: tuple[Path, ...]) -> None:
-            """Say where."""
+            """Show the written files."""
             self.view.progress.hide()
             image, *others = written
             beside = " and ".join(file.name for file in others)
@@ -295,6 +295,6 @@ class TokensWidget(Dock):
         self._launch("export", "Exporting", step, done)
 
     def _on_viewer_layers(self, event: Any) -> None:
-        """Say that the layer with the tokens was removed."""
+        """Show that the layer with the tokens was removed."""
         if not self.lifetime.ended and self.editor.watches(event.value):
             self.editor.describe()

@@ -78,7 +78,7 @@ class TokenEditor:
         lifetime.hear_clicks(viewer, self._on_user_click)
 
     def describe(self) -> None:
-        """Bring table, chart, features and colours up to date with the layer."""
+        """Update table, chart, features and colours from the layer."""
         if self._lifetime.ended:
             return
         shown = self.shown
@@ -94,7 +94,7 @@ class TokenEditor:
         self._changed()
 
     def _colours(self) -> NDArray[np.float32]:
-        """Colour of each number: its own, its group's, or of a channel's median."""
+        """Return the colour of each number: its own, its group's, or that of a channel's median."""
         from napari.utils.colormaps import ensure_colormap
         from napari.utils.colormaps.standardize_color import transform_color
 
@@ -133,7 +133,7 @@ class TokenEditor:
         self.describe()
 
     def _draw_chart(self) -> None:
-        """Draw the values of a channel, token by token."""
+        """Draw the values of a channel for each token."""
         shown, c = self.shown, self._view.channel.currentIndex()
         drawn = shown is not None and shown.layer is not None and shown.tokens.median is not None and c >= 0
         self._view.chart.setVisible(drawn)
@@ -161,7 +161,7 @@ class TokenEditor:
         self.offer_groups()
 
     def _on_user_pick(self) -> None:
-        """Other rows are picked: they stand out in the image."""
+        """Highlight the tokens of the picked rows in the image."""
         if self._lifetime.ended:
             return
         picked = self._view.table.picked()
@@ -172,10 +172,10 @@ class TokenEditor:
                 layer.selected_label = picked[0]
         self._changed()
         if picked or (self._view.status.notes[:1] and self._view.status.notes[0][1].startswith(_PICKED)):
-            self._view.status.say(("info", self._told(picked)))
+            self._view.status.say(("info", self._sentence_of(picked)))
 
-    def _told(self, picked: list[int]) -> str:
-        """What is picked, in words."""
+    def _sentence_of(self, picked: list[int]) -> str:
+        """Return a sentence about the picked tokens."""
         if self.shown is None or not picked:
             return ""
         table, names = self.shown.view.table, self.shown.names
@@ -209,14 +209,14 @@ class TokenEditor:
         self._view.table.pick([n for n in before if n != number] + ([number] if number not in before else []))
 
     def _on_viewer_pick(self, event: Any = None) -> None:
-        """Napari's own picker took a label: it is picked here too."""
+        """Pick the label that napari's own picker took."""
         del event
         layer = None if self.shown is None else self.shown.layer
         if not self._own and layer is not None and str(layer.mode) in ("pick", "Mode.PICK"):
             self.pick(int(layer.selected_label))
 
     def _on_user_merge(self) -> None:
-        """Make the picked tokens one."""
+        """Merge the picked tokens."""
         if self.shown is None:
             return
         self.look()
@@ -236,7 +236,7 @@ class TokenEditor:
             self._view.table.editItem(self._view.table.item(self._view.table.row_of(picked[0]), NAME_COLUMN))
 
     def _on_user_name(self, item: QTableWidgetItem) -> None:
-        """A name was typed."""
+        """Rename the token whose name was typed."""
         if self.shown is None or item.column() != NAME_COLUMN:
             return
         self.shown.rename(self._view.table.number_at(item.row()), item.text().strip())
@@ -262,7 +262,7 @@ class TokenEditor:
         )
 
     def offer_groups(self) -> None:
-        """Offer the groups that there are from this point of view; what is typed stays."""
+        """Offer the groups of this point of view; typed text stays."""
         groups = {} if self.shown is None else self.shown.groups[self._view.viewpoint.currentText()]
         typed = self._view.group_name.currentText()
         self._view.group_name.blockSignals(True)
@@ -272,7 +272,7 @@ class TokenEditor:
         self._view.group_name.blockSignals(False)
 
     def _on_user_undo(self) -> None:
-        """Take the last edit back."""
+        """Undo the last edit."""
         if self.shown is None:
             return
         with self.quiet():
@@ -350,7 +350,7 @@ class TokenEditor:
 
     @contextmanager
     def quiet(self) -> Iterator[None]:
-        """Take what the layer says meanwhile for our own doing."""
+        """Ignore the layer's events while we change it ourselves."""
         before, self._own = self._own, True
         try:
             yield
@@ -358,7 +358,7 @@ class TokenEditor:
             self._own = before
 
     def _watch(self, layer: Any) -> None:
-        """Hear of strokes and picks in a layer, and of no other's."""
+        """Follow painting and picking in this layer, and in no other."""
         if self._watched is not None:
             events = self._watched.events
             for event in (events.paint, events.labels_update, events.set_data, events.data):
@@ -366,7 +366,7 @@ class TokenEditor:
             events.selected_label.disconnect(self._on_viewer_pick)
         self._watched = layer
         if layer is not None:
-            # Napari's own undo says no more than that it drew anew.
+            # napari's own undo emits set_data only.
             for event in (
                 layer.events.paint,
                 layer.events.labels_update,
@@ -377,7 +377,7 @@ class TokenEditor:
             layer.events.selected_label.connect(self._on_viewer_pick)
 
     def _on_viewer_paint(self, event: Any = None) -> None:
-        """The layer was painted, or drawn anew: look soon, once for a whole stroke."""
+        """Read the labels soon after painting, once for a whole stroke."""
         if self._lifetime.ended or self._own or self.shown is None:
             return
         redrawn = getattr(event, "type", "") == "set_data"
@@ -385,13 +385,13 @@ class TokenEditor:
             self._look_later.start()
 
     def look(self) -> None:
-        """Take over what was painted."""
+        """Read what was painted."""
         if not self._lifetime.ended and self.shown is not None and self.shown.look():
             self.describe()
 
 
 def channels_of(tokens: Tokens) -> list[str]:
-    """Names of the channels that tokens have values of.
+    """Return the names of the channels that tokens have values of.
 
     Parameters
     ----------

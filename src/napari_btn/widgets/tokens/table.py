@@ -79,13 +79,13 @@ class TokenTable(QTableWidget):
         self._titles: tuple[str, ...] = ()
 
     def sizeHint(self) -> QSize:  # Qt's name
-        """A few rows; a table takes what height there is, and no more of a laptop's than that."""
+        """Return the height of a few rows, which fits on a laptop."""
         return QSize(super().sizeHint().width(), _HEIGHT)
 
     def show_table(
         self, table: Mapping[str, NDArray[Any]], channels: Sequence[str], colours: NDArray[Any]
     ) -> None:
-        """Show these tokens instead of the last; picked numbers stay picked, the order stays.
+        """Show these tokens instead of the last; picks and order stay.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class TokenTable(QTableWidget):
         if titles != self._titles:
             self.resizeColumnsToContents()
             self.setColumnWidth(NAME_COLUMN, 80)
-            # the style's margins aren't counted in
+            # Qt leaves out the style's margins
             for column in range(NAME_COLUMN + 1, len(columns)):
                 self.setColumnWidth(column, self.columnWidth(column) + 12)
             self._titles = titles
@@ -142,27 +142,27 @@ class TokenTable(QTableWidget):
         self._select(picked)
 
     def clear_table(self) -> None:
-        """Show nothing."""
+        """Empty the table."""
         self.blockSignals(True)
         self.setRowCount(0)
         self.blockSignals(False)
 
     def number_at(self, row: int) -> int:
-        """Number of the token in a row; 0 where there is none."""
+        """Return the number of the token in a row; 0 if there is none."""
         item = self.item(row, 0)
         return 0 if item is None else int(item.value)
 
     def row_of(self, number: int) -> int:
-        """Row of a token; -1 where it has none."""
+        """Return the row of a token; -1 if it has none."""
         return next((row for row in range(self.rowCount()) if self.number_at(row) == number), -1)
 
     def picked(self) -> list[int]:
-        """Numbers of the picked tokens, rising."""
+        """Return the numbers of the picked tokens, in rising order."""
         rows = {index.row() for index in self.selectedIndexes()}
         return sorted(self.number_at(row) for row in rows)
 
     def pick(self, numbers: Sequence[int]) -> None:
-        """Pick the rows of these tokens, and say so once."""
+        """Pick the rows of these tokens, with one signal."""
         self._select(numbers)
         rows = [row for number in numbers if (row := self.row_of(number)) >= 0]
         if rows:
@@ -170,7 +170,7 @@ class TokenTable(QTableWidget):
         self.itemSelectionChanged.emit()
 
     def _select(self, numbers: Sequence[int]) -> None:
-        """Pick the rows of these tokens, silently."""
+        """Pick the rows of these tokens, without a signal."""
         self.blockSignals(True)
         self.clearSelection()
         mode = self.selectionMode()
@@ -184,9 +184,9 @@ class TokenTable(QTableWidget):
 
 
 def _cell(key: str, value: Any, table: Mapping[str, NDArray[Any]], row: int) -> _Cell:
-    """What stands in a cell."""
+    """Return the text of a cell."""
     if key in VIEWPOINTS:
-        # read, not typed: the button groups all that is picked at once
+        # not editable: the button groups all picked rows at once
         cell = _Cell(str(value), str(value), "")
         cell.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
         return cell
@@ -206,13 +206,13 @@ def _cell(key: str, value: Any, table: Mapping[str, NDArray[Any]], row: int) -> 
 
 
 def _coverage(table: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Coverage of each token, mean over the channels; NaN where it is unknown."""
+    """Return the coverage of each token, mean over the channels; NaN if unknown."""
     columns = [column for name, column in table.items() if name.endswith(" coverage")]
     return np.mean(columns, axis=0) if columns else np.full(len(table["index"]), np.nan)
 
 
 def _coverage_cell(value: float, table: Mapping[str, NDArray[Any]], row: int) -> _Cell:
-    """Coverage of a token, with what it is counted from; or why it is unknown."""
+    """Return a cell with the coverage of a token and its counts, or why it is unknown."""
     known = table.get("known pixels")
     if not np.isfinite(value):
         why = _NO_TRUTH if known is None else "Unknown: none of the token's pixels was held out."
@@ -227,10 +227,10 @@ def _coverage_cell(value: float, table: Mapping[str, NDArray[Any]], row: int) ->
 
 
 def _swatch(rgba: NDArray[Any]) -> QIcon:
-    """Square of a colour."""
+    """Return a square of a colour."""
     pixels = QPixmap(12, 12)
     pixels.fill(QColor.fromRgbF(*(float(v) for v in rgba[:3])))
     icon = QIcon(pixels)
-    # in a picked row it would be tinted
+    # Qt would tint it in a picked row
     icon.addPixmap(pixels, QIcon.Mode.Selected)
     return icon

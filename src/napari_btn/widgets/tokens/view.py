@@ -1,4 +1,4 @@
-"""What the Tokens dock is made of, and how it is laid out; it does nothing yet."""
+"""The form of the Tokens dock: its controls and their layout."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TokensView(QWidget):
         self._arrange()
 
     def _build_top(self) -> None:
-        """Make what finds tokens and cuts them."""
+        """Make the controls that find and cut tokens."""
         self.hint = NoteLabel(self._theme, "hint")
         self.find = push_button(
             "find", "Find tokens", "Group the pixels of the denoised image by what the networks see in them."
@@ -90,7 +90,7 @@ class TokensView(QWidget):
         self.stability = NoteLabel(self._theme, "stability")
 
     def _build_table(self) -> None:
-        """Make what shows and changes tokens."""
+        """Make the controls that show and edit tokens."""
         self.table = TokenTable()
         self.merge = push_button(
             "merge", "Merge", "Make the picked tokens one; the largest keeps its number."
@@ -130,7 +130,7 @@ class TokensView(QWidget):
         self.status = NoteLabel(self._theme, "status")
 
     def _arrange(self) -> None:
-        """Lay the parts out: little enough for a laptop."""
+        """Lay the parts out, small enough for a laptop."""
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.setSpacing(4)
@@ -151,12 +151,12 @@ class TokensView(QWidget):
         column.addWidget(self.status)
         column.addLayout(_row(self.values_of, self.channel, stretch=self.channel))
         column.addWidget(self.chart)
-        # two lines at all numbers of tokens, so that the table stays where it is while the slider moves
+        # always two lines, so that the table doesn't move with the slider
         self.stability.setMinimumHeight(2 * self.fontMetrics().lineSpacing() + 2)
         self.setMinimumWidth(max(self.minimumSizeHint().width(), _WIDTH))
 
     def _advanced(self) -> QWidget:
-        """Settings that most people leave alone."""
+        """Return the settings that most people leave alone, folded."""
         inside = QWidget()
         form = QFormLayout(inside)
         form.setContentsMargins(0, 0, 0, 0)
@@ -172,7 +172,7 @@ class TokensView(QWidget):
 
 
 def _row(*parts: QWidget | None, stretch: QWidget | None = None) -> QHBoxLayout:
-    """Parts beside each other; None for a gap."""
+    """Return a row of parts; None stands for a gap."""
     row = QHBoxLayout()
     row.setContentsMargins(0, 0, 0, 0)
     row.setSpacing(4)

@@ -247,7 +247,7 @@ class CoverageChart(Chart):
 
 
 def _range_of(curves: Mapping[str, NDArray[np.float64]]) -> tuple[float, float]:
-    """Range of what matters: all of the band and the truth, nine tenths of the observed points."""
+    """Return the range of band and truth, and of nine tenths of the observed points."""
     ends = []
     for name, values in curves.items():
         known = values[np.isfinite(values)]

@@ -68,7 +68,7 @@ class CoverageTab:
         calibration = denoiser.calibration
 
         def step() -> Step[Any]:
-            """Measure, as a step."""
+            """Measure the coverage; a step."""
             yield Progress(0, 1, "Measuring the coverage at several levels")
             return denoiser.coverage_curve(_ALPHAS)
 
@@ -78,7 +78,7 @@ class CoverageTab:
             self.show_reliability()
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
+            """Show the error."""
             self._view.hint.say(("red", sentence_of(error)))
 
         self._lifetime.start("reliability", step, done, failed)
@@ -99,12 +99,12 @@ class CoverageTab:
         if denoiser is None or prediction is None or source is None or "missed" in self._lifetime.runs:
             return
         size = dict(zip(prediction.axes, prediction.median.shape, strict=True))
-        # scenes with targets of their own are blocks of their own
+        # each scene with its own target is a block
         apart = denoiser.report is not None and denoiser.report.block_px == 0
         letters = [a for a in (source.axes if apart and source.axes else "ZYX") if a != "C" and a in size]
 
         def step() -> Step[Any]:
-            """Paint, as a step."""
+            """Paint the blocks; a step."""
             yield Progress(0, 1, "Painting missed blocks")
             return denoiser.miscoverage([int(size[a]) for a in letters], noisy=source.data, axes=source.axes)
 
@@ -123,7 +123,7 @@ class CoverageTab:
             self._view.missed_note.say(("info", text))
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
+            """Show the error."""
             self._view.missed_note.say(("red", sentence_of(error)))
 
         self._view.missed_note.say()

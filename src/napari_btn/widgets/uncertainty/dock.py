@@ -1,4 +1,4 @@
-"""The Uncertainty dock: what the intervals say, and where the signal exceeds a threshold."""
+"""The Uncertainty dock: calibrated intervals, and where the signal exceeds a threshold."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _NO_LEVELS = (
 
 
 class UncertaintyWidget(Dock):
-    """Dock that shows what calibrated intervals say of an image.
+    """Dock that shows calibrated intervals, and where the signal exceeds a threshold.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class UncertaintyWidget(Dock):
         self.lifetime.hear(self._on_session_changed, self.session.changed)
 
     def _on_session_changed(self, slot: str) -> None:
-        """Show what the session knows now."""
+        """Show the session's state."""
         if self.lifetime.ended:
             return
         if slot == "threshold":
@@ -122,7 +122,7 @@ class UncertaintyWidget(Dock):
         self.line.watch()
 
     def _on_session_threshold(self) -> None:
-        """Another dock, or a script, set the threshold."""
+        """Take the threshold that another dock, or a script, has set."""
         asked = self.session.threshold
         if asked is None or asked == self.focus.asked or len(asked.values) != len(self.focus.asked.values):
             return
@@ -131,7 +131,7 @@ class UncertaintyWidget(Dock):
         self._later()
 
     def _show_notes(self) -> None:
-        """Say what is missing, and what this image has against its calibration."""
+        """Show what is missing, and how the image differs from the calibration data."""
         prediction = self.focus.prediction
         if prediction is None:
             self.view.hint.say(("info", _NOTHING_YET))
@@ -166,7 +166,7 @@ class UncertaintyWidget(Dock):
         self._later()
 
     def _on_user_channel(self, channel: int) -> None:
-        """Another channel is picked: the viewer goes there."""
+        """Move the viewer to the picked channel."""
         prediction, anchor = self.focus.prediction, self.focus.anchor()
         if channel < 0 or prediction is None:
             return
@@ -181,7 +181,7 @@ class UncertaintyWidget(Dock):
         self._later()
 
     def _show_controls(self) -> None:
-        """Show channel, threshold and confidence as they are asked for."""
+        """Show the chosen channel, threshold and confidence."""
         prediction = self.focus.prediction
         if prediction is None:
             return
@@ -198,19 +198,19 @@ class UncertaintyWidget(Dock):
         self.coverage.show_reliability()
 
     def _on_user_threshold(self, value: float) -> None:
-        """The threshold is another: the map of it is shown from now on."""
+        """Show the exceedance map of the new threshold."""
         values = list(self.focus.asked.values)
         values[self.focus.asked.channel] = value
         self.focus.asked = replace(self.focus.asked, values=tuple(values))
         self._live_change("exceedance")
 
     def _on_user_confidence(self, value: float) -> None:
-        """The confidence is another: claims are outlined from now on."""
+        """Outline the claims at the new confidence."""
         self.focus.asked = replace(self.focus.asked, confidence=value)
         self._live_change("claim")
 
     def _on_user_select(self, value: object = None) -> None:
-        """Claims are made for a set, or for each pixel; or with another share of wrong ones."""
+        """Make claims for a set at a share of false ones, or for each pixel."""
         del value
         self.view.confidence.setEnabled(self.focus.live is not None and not self.view.select.isChecked())
         if self.focus.live is not None:
@@ -220,14 +220,14 @@ class UncertaintyWidget(Dock):
             self._settle.start()
 
     def _live_change(self, kind: str) -> None:
-        """Show the layer that the change is about, draw soon, and tell the session when it settles."""
+        """Show the map that changes, draw soon, and update the session when the slider rests."""
         if self.focus.live is not None:
             self._show(kind)
         self._settle.start()
         self._later()
 
     def _show(self, kind: str) -> None:
-        """Make sure that a live layer is there."""
+        """Show a map that follows the threshold, and add it if needed."""
         if self.focus.live is None or self.focus.prediction is None or self.focus.source is None:
             return
         if self.focus.live.shows(kind) and self.focus.live.layer(kind).visible:
@@ -246,14 +246,14 @@ class UncertaintyWidget(Dock):
         self._settle.start()
 
     def _later(self, value: object = None) -> None:
-        """Draw soon, once for all that happens until then."""
+        """Draw soon, once for all changes until then."""
         del value
         if not self.lifetime.ended and not self._due:
             self._due = True
             self._wanted.emit()
 
     def _draw(self) -> None:
-        """Bring what is in sight up to date."""
+        """Update what is in sight."""
         self._due = False
         if self.lifetime.ended:
             return
@@ -264,13 +264,13 @@ class UncertaintyWidget(Dock):
             for kind in kinds:
                 self.focus.live.draw(kind, key, asked.value, asked.confidence)
         if not self._settle.isActive():
-            # Another text lays out the whole window anew: not while a slider moves.
+            # A new text lays out the whole window, which is too slow while a slider moves.
             self.view.caption.setText(self._sentence())
         self.line.draw()
         self.pixel.draw()
 
     def _sentence(self) -> str:
-        """What the shown map says, and doesn't."""
+        """Return the caption of the shown map."""
         prediction, denoiser = self.focus.prediction, self.session.denoiser
         if prediction is None:
             return ""
@@ -291,7 +291,7 @@ class UncertaintyWidget(Dock):
         return "" if calibration is None else str(calibration.caption(prediction.covers))
 
     def _take_settled(self) -> None:
-        """The sliders rest: tell the session, and bring the rest of a volume up to date."""
+        """Update the session and the rest of a volume, when the sliders rest."""
         if self.lifetime.ended or self.focus.prediction is None:
             return
         self.view.caption.setText(self._sentence())
@@ -309,7 +309,7 @@ class UncertaintyWidget(Dock):
         self._start_rest()
 
     def _start_rest(self) -> None:
-        """Compute the planes out of sight in a thread, some at a time so that few are held twice."""
+        """Compute the planes out of sight in a thread, a few at a time to save memory."""
         live, asked = self.focus.live, self.focus.asked
         assert live is not None
         kinds = [
@@ -324,7 +324,7 @@ class UncertaintyWidget(Dock):
         keys = keys[: max(_AT_ONCE // int(np.prod(live.plane_shape)), 1)]
 
         def done(made: Any) -> None:
-            """Show them, unless the sliders went on."""
+            """Show the planes, unless the sliders moved on."""
             if self.focus.live is live and asked == self.focus.asked:
                 live.take(made, asked.value, asked.confidence)
                 self._start_rest()
@@ -345,7 +345,7 @@ class UncertaintyWidget(Dock):
         assert live is not None
 
         def step() -> Step[Any]:
-            """Select, as a step."""
+            """Select the set; a step."""
             yield Progress(0, 1, "Selecting")
             return prediction.select(asked.value, asked.channel, level=level)
 
@@ -360,11 +360,11 @@ class UncertaintyWidget(Dock):
         self.lifetime.start("select", step, done, self._say_error)
 
     def _say_error(self, error: Exception) -> None:
-        """Say what went wrong."""
+        """Show the error."""
         self.view.hint.say(("red", sentence_of(error)))
 
     def _on_viewer_layers(self, event: Any = None) -> None:
-        """Offer the layers that there are."""
+        """Offer the layers of the viewer."""
         if self.lifetime.ended:
             return
         added = getattr(event, "value", None)

@@ -1,4 +1,4 @@
-"""What the Uncertainty dock looks at: a prediction, a plane of it, and a threshold."""
+"""The prediction, plane and threshold that the Uncertainty dock looks at."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Focus:
         Parameters
         ----------
         caption : str
-            What the map says at this threshold.
+            Sentence about the map at this threshold.
 
         Returns
         -------

@@ -51,7 +51,7 @@ class LineCut:
         lifetime.at_end(self._leave_line)
 
     def _on_user_line(self) -> None:
-        """Add a line, or go on with the one that is there."""
+        """Add a line, or go on with the existing one."""
         prediction, source = self._focus.prediction, self._focus.source
         if prediction is None or source is None:
             return
@@ -66,7 +66,7 @@ class LineCut:
         self._changed()
 
     def watch(self) -> None:
-        """Hear of the line's changes, if there is a line."""
+        """Follow the changes of the line, if there is one."""
         name = f"{self._focus.name} line cut"
         layer = our_layer(self._focus.viewer, name, "line cut")
         if layer is self._line:
@@ -78,14 +78,14 @@ class LineCut:
             layer.events.set_data.connect(self._on_viewer_drew)
 
     def _leave_line(self) -> None:
-        """Hear of the line no more."""
+        """Disconnect from the line."""
         if self._line is not None:
             self._line.events.data.disconnect(self._on_viewer_line)
             self._line.events.set_data.disconnect(self._on_viewer_drew)
         self._line = None
 
     def _on_viewer_line(self, event: Any) -> None:
-        """The line was moved, or another drawn: the last one counts, and the ones before go."""
+        """Draw the moved or new line, and remove the lines before it."""
         layer = self._line
         if layer is not None and str(getattr(event, "action", "")).endswith("added") and layer.nshapes > 1:
             layer.selected_data = set(range(layer.nshapes - 1))
@@ -93,7 +93,7 @@ class LineCut:
         self._changed()
 
     def draw(self) -> None:
-        """Draw what lies along the line."""
+        """Draw the values along the line."""
         prediction, source = self._focus.prediction, self._focus.source
         drawn = self._line is not None and self._line in self._focus.viewer.layers and self._line.nshapes > 0
         self._view.line_chart.setVisible(drawn and prediction is not None)
@@ -138,7 +138,7 @@ class LineCut:
         self._view.line_note.say(*notes)
 
     def _observed(self, at: dict[str, int], median: NDArray[np.float32]) -> NDArray[np.float64] | None:
-        """Noisy plane at the median's scale, by gain and offset over the whole plane."""
+        """Return the noisy plane at the median's scale, by gain and offset over the whole plane."""
         source, prediction = self._focus.source, self._focus.prediction
         assert source is not None
         assert prediction is not None
@@ -186,7 +186,7 @@ class LineCut:
         self._changed()
 
     def offer_truths(self) -> None:
-        """Offer the layers that may be the truth; one that is called so is picked."""
+        """Offer the layers that may be the truth; pick one with such a name."""
         prediction, before = self._focus.prediction, self._view.truth.currentText()
         found = (
             [] if prediction is None else truths(self._focus.viewer, prediction.median.shape, prediction.axes)

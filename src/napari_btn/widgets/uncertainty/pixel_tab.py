@@ -72,12 +72,12 @@ class PixelTab:
         self.show_pixel(*(round(float(where[axis])) for axis in self._yx()))
 
     def _yx(self) -> tuple[int, int]:
-        """Axes of rows and columns."""
+        """Return the axes of rows and columns."""
         assert self._focus.prediction is not None
         return self._focus.prediction.axes.index("Y"), self._focus.prediction.axes.index("X")
 
     def show_pixel(self, y: int, x: int) -> None:
-        """Show what is known of a pixel of the plane in sight.
+        """Show the values of a pixel of the plane in sight.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class PixelTab:
         self._view.pixel.setText(f"<div>{name} at {place}</div><table cellspacing='2'>{body}</table>")
 
     def _more_of_pixel(self, at: dict[str, int]) -> list[tuple[str, str]]:
-        """The observed value, the truth and the token, where they are known."""
+        """Return the observed value, the truth and the token, as far as known."""
         source, rows = self._focus.source, []
         if source is not None and source.axes and set(source.axes) <= {*at, "C"}:
             size = dict(zip(source.axes, source.data.shape, strict=True))
@@ -152,7 +152,7 @@ class PixelTab:
             rows.append(("calibrated with", f"{name} {number}" if number else "all pixels"))
         tokens = self._session.tokens
         if tokens is not None and prediction is not None:
-            # Labels are looked up anew on every call, for the whole image.
+            # Each call looks up the labels of the whole image.
             if self._labels is None or self._labels[0] is not tokens:
                 self._labels = (tokens, np.asarray(tokens.labels))
             labels = self._labels[1]
@@ -177,7 +177,7 @@ class PixelTab:
         name = denoiser.channel_names[at["C"]]
 
         def step() -> Step[EquivalentFilter]:
-            """Look through the members, as a step."""
+            """Compute the filter over the members; a step."""
             made: EquivalentFilter = yield from denoiser.equivalent_filter_steps(
                 source.data,
                 [at[a] for a in space],
@@ -192,14 +192,14 @@ class PixelTab:
             self._show_filter(made, name, space, stacked="C" in size)
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
+            """Show the error."""
             self._view.filter_note.say(("red", sentence_of(error)))
 
         self._view.filter_note.say()
         self._lifetime.start("filter", step, done, failed)
 
     def _show_filter(self, made: EquivalentFilter, channel: str, space: str, *, stacked: bool) -> None:
-        """Add the layer of a filter, and say what its weights add up to."""
+        """Add the layer of a filter, and show what its weights add up to."""
         axes = f"C{space}" if stacked else space
         crop = made.crop if stacked else made.crop[0]
         start = [s.start for s in made.box.slices]

@@ -1,4 +1,4 @@
-"""What the Uncertainty dock is made of, and how it is laid out; it does nothing yet."""
+"""The form of the Uncertainty dock: its controls and their layout."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ __all__ = ["TABS", "UncertaintyView"]
 TABS = ("line", "pixel", "coverage")
 """Names of the tabs, in their order."""
 _STEPS = 1000
-_WIDTH = 400  # known before the style is: the toggles beside their title
+_WIDTH = 400  # of the toggles beside their title, before the style is known
 _SURE = (0.5, 0.99)
 
 
@@ -55,7 +55,7 @@ class SlidingBox(QWidget):
     """
 
     changed = Signal(float)
-    """The number is another, by hand or by a script."""
+    """Emitted when the number changes, by hand or by a script."""
 
     def __init__(self, box: QDoubleSpinBox, name: str, help_text: str) -> None:
         super().__init__()
@@ -75,37 +75,37 @@ class SlidingBox(QWidget):
         row.addWidget(self.slider, 1)
         row.addWidget(box)
         self._low, self._high = 0.0, 1.0
-        self.slider.valueChanged.connect(self._on_slider)
-        box.valueChanged.connect(self._on_box)
+        self.slider.valueChanged.connect(self._on_user_slider)
+        box.valueChanged.connect(self._on_user_box)
 
     def set_range(self, low: float, high: float) -> None:
-        """Let the slider span these numbers."""
+        """Set the range of the slider."""
         self._low, self._high = low, max(high, low + 1e-12)
         self._place()
 
     def show_value(self, value: float) -> None:
-        """Show a number without saying that it changed."""
+        """Show a number without a signal."""
         self.box.blockSignals(True)
         self.box.setValue(value)
         self.box.blockSignals(False)
         self._place()
 
     def _place(self) -> None:
-        """Put the handle where the number is."""
+        """Move the handle to the number."""
         share = (self.box.value() - self._low) / (self._high - self._low)
         self.slider.blockSignals(True)
         self.slider.setValue(round(_STEPS * min(max(share, 0.0), 1.0)))
         self.slider.blockSignals(False)
 
-    def _on_slider(self, step: int) -> None:
-        """The handle was moved."""
+    def _on_user_slider(self, step: int) -> None:
+        """Take the number of the handle."""
         self.box.blockSignals(True)
         self.box.setValue(self._low + step / _STEPS * (self._high - self._low))
         self.box.blockSignals(False)
         self.changed.emit(self.box.value())
 
-    def _on_box(self, value: float) -> None:
-        """A number was typed, or set by a script."""
+    def _on_user_box(self, value: float) -> None:
+        """Take a number that was typed, or set by a script."""
         self._place()
         self.changed.emit(value)
 
@@ -127,7 +127,7 @@ class UncertaintyView(QWidget):
         self._arrange()
 
     def _build_top(self) -> None:
-        """Make what is always in sight."""
+        """Make the controls that are always in sight."""
         self.hint = NoteLabel(self._theme, "hint")
         self.drift = NoteLabel(self._theme, "drift")
         self.channel = combo_box("channel", "Channel that is looked at; follows the viewer's slider.")
@@ -180,7 +180,7 @@ class UncertaintyView(QWidget):
         self.caption.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
 
     def _build_tabs(self) -> None:
-        """Make the three ways to look closer."""
+        """Make the parts of the tabs."""
         colours = self._theme.colours()
         self.line_cut = push_button(
             "line_cut",
@@ -224,7 +224,7 @@ class UncertaintyView(QWidget):
         self.tabs.setAccessibleName("Line cut, pixel and coverage")
 
     def _arrange(self) -> None:
-        """Lay the parts out: little enough for a laptop, and it scrolls where there is less."""
+        """Lay the parts out, small enough for a laptop."""
         column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.setSpacing(4)
@@ -253,7 +253,7 @@ class UncertaintyView(QWidget):
         self.setMinimumWidth(max(self.minimumSizeHint().width(), _WIDTH))
 
     def _rows_of_toggles(self) -> QWidget:
-        """Two rows of toggles, and the grid beside them."""
+        """Return two rows of toggles, with the grid beside them."""
         box = QWidget()
         rows = QVBoxLayout(box)
         rows.setContentsMargins(0, 0, 0, 0)
@@ -265,7 +265,7 @@ class UncertaintyView(QWidget):
 
     @staticmethod
     def _row(*parts: QWidget) -> QWidget:
-        """Parts beside each other."""
+        """Return a row of parts."""
         box = QWidget()
         row = QHBoxLayout(box)
         row.setContentsMargins(0, 0, 0, 0)
@@ -276,7 +276,7 @@ class UncertaintyView(QWidget):
         return box
 
     def set_threshold_range(self, low: float, high: float) -> None:
-        """Let the threshold's slider span the channel, in steps that its box can show."""
+        """Set the range of the threshold's slider, in steps that its box can show."""
         span = max(high - low, 1e-12)
         self.threshold.box.setDecimals(min(max(3 - floor(log10(span)), 2), 12))
         self.threshold.box.setSingleStep(span / 100)
@@ -300,13 +300,13 @@ class UncertaintyView(QWidget):
 
 
 def _page(*parts: QWidget) -> ScrollColumn:
-    """Parts below each other, at the top; a page scrolls where there is too little room for it."""
+    """Return a page of parts that scrolls where there is too little room."""
     page = QWidget()
     column = QVBoxLayout(page)
     column.setContentsMargins(4, 4, 4, 4)
     column.setSpacing(4)
     for part in parts:
         column.addWidget(part, 1 if isinstance(part, LineChart) else 0)
-    # Takes the room that a chart, as long as it is hidden, leaves to the others.
+    # Takes the room of a hidden chart.
     column.addStretch(0 if any(isinstance(part, LineChart) for part in parts) else 1)
     return ScrollColumn(page)
