@@ -23,7 +23,7 @@ def dock_of(viewer: Any, name: str) -> Any:
 
 
 @pytest.mark.slow
-def test_the_whole_walk_in_a_window(
+def test_the_whole_workflow_in_a_window(
     make_napari_viewer: Callable[..., Any],
     qtbot: QtBot,
     tmp_path: Path,

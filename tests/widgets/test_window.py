@@ -137,7 +137,7 @@ def test_opening_the_dock_loads_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_window_never_stops_while_training(
+def test_the_window_stays_responsive_while_training(
     make_napari_viewer: Callable[..., Any], qtbot: QtBot, denoiser_class: Any
 ) -> None:
     viewer = make_napari_viewer(show=True)

@@ -267,7 +267,7 @@ def test_the_table_follows_edits(make_dock, viewer, qtbot):
     assert not part(dock, "export").isEnabled()
 
 
-def test_another_threshold_scores_the_rectangles_anew(make_dock, viewer, qtbot):
+def test_another_threshold_rescores_the_rectangles(make_dock, viewer, qtbot):
     prediction = make_prediction()
     dock = make_dock(prediction)
     part(dock, "channel").setCurrentText("Si")
@@ -422,7 +422,7 @@ def test_three_places_put_stage_coordinates_into_the_files(make_dock, viewer, tm
         ([(0, 0, 1, 1), (5, 7, 2, 2)], "2 of 3 places"),
     ],
 )
-def test_places_that_fit_nothing_are_told(make_dock, viewer, rows, sentence):
+def test_places_without_a_fit_are_reported(make_dock, viewer, rows, sentence):
     dock = make_dock(make_prediction())
     type_places(dock, rows)
     assert sentence in dock.view.stage.fit.notes[0][1]
@@ -479,7 +479,7 @@ def test_a_large_image_is_searched_in_a_thread(make_dock, viewer, qtbot, monkeyp
     assert len(session_of(viewer).regions) == 4  # the rectangles that were there, scored by the new maps
 
 
-def test_a_reopened_dock_goes_on(make_dock, viewer, qtbot):
+def test_a_reopened_dock_keeps_the_regions(make_dock, viewer, qtbot):
     dock = make_dock(make_prediction())
     propose(dock)
     regions = session_of(viewer).regions
@@ -496,7 +496,7 @@ def test_a_reopened_dock_goes_on(make_dock, viewer, qtbot):
     settled(last, qtbot)
 
 
-def test_nothing_to_measure_is_said(make_dock, viewer):
+def test_an_empty_score_is_reported(make_dock, viewer):
     prediction = make_prediction()
     dock = make_dock(replace(prediction, lower=prediction.median, upper=prediction.median))
     part(dock, "score").setCurrentIndex(part(dock, "score").findData("width"))
@@ -506,7 +506,7 @@ def test_nothing_to_measure_is_said(make_dock, viewer):
     assert "soil regions" not in viewer.layers
 
 
-def test_a_dock_that_left_listens_to_nothing(make_dock, viewer):
+def test_a_dock_that_left_ignores_the_viewer(make_dock, viewer):
     dock = make_dock(make_prediction())
     propose(dock)
     dock.leave()
@@ -654,7 +654,7 @@ def ready(make_dock, viewer):
     return dock, session
 
 
-def test_training_goes_on_with_the_windows_and_says_what_it_gained(ready, viewer, qtbot):
+def test_training_continues_with_the_windows_and_reports_the_gain(ready, viewer, qtbot):
     dock, session = ready
     before = session.denoiser
     windows = dock.loop.windows()
@@ -674,14 +674,14 @@ def test_training_goes_on_with_the_windows_and_says_what_it_gained(ready, viewer
     assert session.training is not None
     np.testing.assert_allclose(session.prediction.width, 0.2, rtol=1e-4)
     assert "soil median" in viewer.layers
-    told = [text for _, text in dock.view.loop.gain.notes]
-    assert len(told) == 4
-    assert told[1].startswith("Si: ")
-    assert "2 → 1 (-50.0%), 90.0%" in told[1]
+    said = [text for _, text in dock.view.loop.gain.notes]
+    assert len(said) == 4
+    assert said[1].startswith("Si: ")
+    assert "2 → 1 (-50.0%), 90.0%" in said[1]
     assert column(dock, "✓") == ["✓", "✓"]
 
 
-def test_what_goes_wrong_is_said_and_nothing_changes(ready, qtbot):
+def test_an_error_is_reported_and_nothing_changes(ready, qtbot):
     dock, session = ready
     session.denoiser.fails = True
     before = session.denoiser

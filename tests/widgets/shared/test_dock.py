@@ -69,7 +69,7 @@ def plain(viewer: ViewerModel, qtbot: QtBot) -> Plain:
     return dock
 
 
-def test_a_dock_hears_until_it_leaves(plain: Plain, viewer: ViewerModel, qtbot: QtBot) -> None:
+def test_a_dock_follows_signals_until_it_leaves(plain: Plain, viewer: ViewerModel, qtbot: QtBot) -> None:
     viewer.add_points()
     session_of(viewer).prediction = None
     viewer.theme = "light"

@@ -195,7 +195,7 @@ def test_an_image_of_a_file_becomes_a_layer_that_reads_back(viewer: ViewerModel)
 
 
 @pytest.mark.parametrize("values", [np.zeros(5), np.full(4, np.nan), np.array([1.0, np.inf]), np.arange(9.0)])
-def test_contrast_limits_are_apart(values: np.ndarray) -> None:
+def test_contrast_limits_differ(values: np.ndarray) -> None:
     low, high = limits_of(values, 99.5)
     assert np.isfinite([low, high]).all()
     assert low < high

@@ -23,7 +23,7 @@ Step = Generator[Progress, None, str]
 
 
 class Heard:
-    """What a run has told, in order."""
+    """What a run has said, in order."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[Progress, Timing]] = []
@@ -108,7 +108,7 @@ def test_an_error_before_the_first_progress_is_heard(qtbot: QtBot) -> None:
     assert heard.end[0][0] == "error"
 
 
-def test_a_stop_closes_the_step_in_its_thread_before_it_is_told(qtbot: QtBot) -> None:
+def test_a_stop_closes_the_step_in_its_thread_before_it_is_reported(qtbot: QtBot) -> None:
     closed, threads, heard = threading.Event(), [], Heard()
     run = heard.run(lambda: endless(closed, threads))
     qtbot.waitUntil(lambda: bool(heard.progress))
@@ -134,11 +134,11 @@ def test_nobody_is_called_back_by_a_run_that_was_left(qtbot: QtBot) -> None:
     closed, heard = threading.Event(), Heard()
     run = heard.run(lambda: endless(closed, []))
     qtbot.waitUntil(lambda: bool(heard.progress))
-    told = len(heard.progress)
+    said = len(heard.progress)
     assert run.leave(wait=2)
     qtbot.wait(200)
     assert heard.end == []
-    assert len(heard.progress) == told
+    assert len(heard.progress) == said
 
 
 def test_signals_that_went_with_the_window_are_missed_by_nobody(
@@ -173,7 +173,7 @@ def test_a_run_left_before_its_thread_started_does_no_work(qtbot: QtBot) -> None
     assert made == []
 
 
-def test_a_step_that_yields_all_the_time_is_told_twice_a_second_and_loses_nothing(qtbot: QtBot) -> None:
+def test_frequent_progress_is_merged_to_twice_a_second(qtbot: QtBot) -> None:
     def step() -> Step:
         end = time.monotonic() + 0.6
         done = 0
@@ -190,7 +190,7 @@ def test_a_step_that_yields_all_the_time_is_told_twice_a_second_and_loses_nothin
     assert len(losses) == int(heard.end[0][1])
 
 
-def test_a_preview_is_told_at_once(qtbot: QtBot) -> None:
+def test_a_preview_is_passed_on_at_once(qtbot: QtBot) -> None:
     def step() -> Step:
         yield Progress(0, 3)
         yield Progress(1, 3, preview=np.zeros((2, 3), np.float32))
@@ -203,18 +203,18 @@ def test_a_preview_is_told_at_once(qtbot: QtBot) -> None:
     assert [(p.done, p.preview is not None) for p, _ in heard.progress] == [(0, False), (1, True), (2, False)]
 
 
-def test_a_paused_step_stands_still_and_goes_on(qtbot: QtBot) -> None:
+def test_a_paused_step_stops_and_resumes(qtbot: QtBot) -> None:
     closed, heard = threading.Event(), Heard()
     run = heard.run(lambda: endless(closed, []))
     qtbot.waitUntil(lambda: bool(heard.progress))
     run.pause()
     qtbot.wait(250)
-    told = len(heard.progress)
+    said = len(heard.progress)
     qtbot.wait(250)
     assert run.paused
-    assert len(heard.progress) == told
+    assert len(heard.progress) == said
     run.resume()
-    qtbot.waitUntil(lambda: len(heard.progress) > told)
+    qtbot.waitUntil(lambda: len(heard.progress) > said)
     run.pause()
     assert run.stop(wait=2)
     qtbot.waitUntil(heard.over)

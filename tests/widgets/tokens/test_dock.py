@@ -353,9 +353,9 @@ def test_coverage_is_shown_where_it_is_known(dock, viewer, found):
     shown = dict(zip(column(dock, "#"), column(dock, "coverage"), strict=True))
     assert shown.pop("2") == "67 %"
     assert set(shown.values()) == {"—"}
-    told = dock.view.table.item(dock.view.table.row_of(2), heads(dock).index("coverage")).toolTip()
-    assert "Si 100.0 %, Al 100.0 %, Fe 0.0 %" in told
-    assert f"{(found.labels == 2).sum()} held-out pixels" in told
+    said = dock.view.table.item(dock.view.table.row_of(2), heads(dock).index("coverage")).toolTip()
+    assert "Si 100.0 %, Al 100.0 %, Fe 0.0 %" in said
+    assert f"{(found.labels == 2).sum()} held-out pixels" in said
     other = dock.view.table.item(dock.view.table.row_of(1), heads(dock).index("coverage"))
     assert "none of the token's pixels" in other.toolTip()
     assert layer_of(viewer).features["Fe coverage"][1] == 0
@@ -465,7 +465,7 @@ def test_what_is_found_of_an_image_that_went_is_not_shown(make_dock, viewer, den
     assert part(dock, "find").isEnabled()
 
 
-def test_a_new_dock_goes_on_with_layer_names_and_edits(dock, make_dock, viewer, qtbot):
+def test_a_new_dock_keeps_layer_names_and_edits(dock, make_dock, viewer, qtbot):
     dock.view.table.item(dock.view.table.row_of(2), 1).setText("clay")
     rested(dock, qtbot)
     dock.view.table.pick([1, 3])

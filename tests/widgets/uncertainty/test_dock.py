@@ -192,7 +192,7 @@ def test_a_threshold_makes_the_calibrated_map_where_the_median_stands(make_dock,
     assert session_of(viewer).threshold.value == 0.25
 
 
-def test_the_slider_and_the_box_are_one(make_dock, report, qtbot):
+def test_slider_and_box_stay_in_sync(make_dock, report, qtbot):
     dock = make_dock(make_prediction(), report)
     slider = part(dock, "threshold_slider")
     slider.setValue(slider.maximum())
@@ -310,7 +310,7 @@ def test_the_text_follows_when_the_slider_rests(make_dock, report, qtbot):
     assert "0.7" in dock.view.caption.text()
 
 
-def test_a_line_cut_follows_channel_and_brings_the_observed_to_scale(make_dock, report, viewer, qtbot):
+def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock, report, viewer, qtbot):
     prediction = make_prediction()
     dock = make_dock(prediction, report)
     part(dock, "channel").setCurrentIndex(0)
@@ -387,7 +387,7 @@ def test_the_token_of_a_pixel_is_named_where_there_are_tokens(make_dock, report,
     assert "<b>17</b>" in part(dock, "pixel").text()
 
 
-def test_a_drag_is_no_click(make_dock, report, viewer):
+def test_a_drag_is_not_a_click(make_dock, report, viewer):
     dock = make_dock(make_prediction(), report)
     event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
     drag = viewer.mouse_drag_callbacks[-1](viewer, event)
@@ -435,7 +435,7 @@ def test_a_new_denoiser_takes_the_old_maps_away_from_the_dock(make_dock, report,
     assert part(dock, "caption").text() == ""
 
 
-def test_drift_of_this_image_is_said_and_notes_of_the_report_are_not_repeated(make_dock, report):
+def test_drift_is_reported_without_repeating_notes_of_the_report(make_dock, report):
     notes = (Note("amber", "Few blocks."), Note("red", "Noise twice as high."))
     dock = make_dock(make_prediction(notes=notes), report)
     assert dock.view.drift.notes == (("red", "This image: Noise twice as high."),)
@@ -497,7 +497,7 @@ def test_coverage_is_shown_and_missed_blocks_painted(make_dock, report, viewer, 
     assert "Covered least" in part(dock, "worst").text()
 
 
-def test_what_made_a_pixel_becomes_a_layer_in_its_place(make_dock, report, viewer, qtbot):
+def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
     part(dock, "channel").setCurrentIndex(1)
     assert part(dock, "filter").isHidden()
@@ -547,7 +547,7 @@ def test_missed_blocks_are_not_painted_on_another_image(make_dock, report, viewe
     assert "not the one" in part(dock, "missed_note").text()
 
 
-def test_a_dock_that_left_listens_to_nothing(make_dock, report, viewer, qtbot):
+def test_a_dock_that_left_ignores_the_viewer(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
     callbacks = len(viewer.mouse_drag_callbacks)
     part(dock, "line_cut").click()
@@ -610,7 +610,7 @@ def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, report):
     assert dock.lifetime.ended
 
 
-def test_a_dock_behind_the_tab_of_another_goes_on(make_napari_viewer, qtbot, report):
+def test_a_dock_hidden_by_another_tab_keeps_working(make_napari_viewer, qtbot, report):
     viewer = make_napari_viewer(show=True)
     _, first = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
     viewer.window.add_dock_widget(QWidget(), name="another", tabify=True)
