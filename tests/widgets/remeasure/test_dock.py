@@ -1,4 +1,7 @@
-"""The Re-measure dock: proposed windows, rectangles and table that follow each other, export."""
+"""The Re-measure dock: proposed windows, rectangles and table that follow each other, export.
+
+Long because all tests share one dock with a made-up prediction, made by the functions at the top.
+"""
 
 from __future__ import annotations
 

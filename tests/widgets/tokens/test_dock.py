@@ -1,4 +1,7 @@
-"""The Tokens dock: find, cut, pick, merge, name, paint, take back, export."""
+"""The Tokens dock: find, cut, pick, merge, name, paint, take back, export.
+
+Long because all tests share one dock with found tokens, made by the functions at the top.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The Uncertainty dock: live maps of a threshold, claims, line cuts, pixels and coverage."""
+"""The Uncertainty dock: live maps of a threshold, claims, line cuts, pixels and coverage.
+
+Long because all tests share one dock with a made-up prediction, made by the functions at the top.
+"""
 
 from __future__ import annotations
 
