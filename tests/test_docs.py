@@ -91,7 +91,7 @@ def test_object_names_in_the_guides_are_the_docks(name, module, widget, qtbot):
     from napari.components import ViewerModel
     from qtpy.QtWidgets import QWidget
 
-    dock = getattr(import_module(f"napari_btn.widgets.{module}"), widget)(ViewerModel())
+    dock = getattr(import_module(f"napari_btn.widgets.{module}.dock"), widget)(ViewerModel())
     qtbot.addWidget(dock)
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     (table,) = re.findall(r"^\| control \|.*?(?=^$|\Z)", text, flags=re.M | re.S)

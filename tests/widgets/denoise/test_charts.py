@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtGui import QColor
 
-from napari_btn.widgets.shared.charts import LossChart
+from napari_btn.widgets.denoise.charts import LossChart
 
 if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
@@ -59,17 +59,3 @@ def test_nothing_and_zero_are_drawn(chart: LossChart) -> None:
     chart.clear()
     assert chart.losses == ()
     assert len(chart._mean.getData()[0] if chart._mean.getData()[0] is not None else []) == 0
-
-
-def test_another_theme_leaves_the_numbers_at_the_axis_as_they_are(qtbot: QtBot) -> None:
-    from napari_btn.widgets.shared.charts import TokenChart
-
-    made = TokenChart(COLOURS)
-    qtbot.addWidget(made)
-    made.show()
-    edges = np.linspace(0.0, 0.3, 9)
-    made.show_tokens(edges, np.ones((2, 8), int), np.array([0.1, 0.2]), np.ones((2, 4), np.float32), "Fe")
-    made.set_colours({**COLOURS, "text": QColor("black"), "background": QColor("white")})
-    axis = made._plot.getAxis("left")
-    assert axis.autoSIPrefixScale == 1
-    assert axis.tickStrings([0.1, 0.2], axis.autoSIPrefixScale, 0.1) == ["0.1", "0.2"]

@@ -24,7 +24,7 @@ Step = Generator[Progress, None, str]
 
 
 class Heard:
-    """What a run has told, in order."""
+    """What a run has said, in order."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[Progress, Timing]] = []
@@ -109,7 +109,7 @@ def test_an_error_before_the_first_progress_is_heard(qtbot: QtBot) -> None:
     assert heard.end[0][0] == "error"
 
 
-def test_a_stop_closes_the_step_in_its_thread_before_it_is_told(qtbot: QtBot) -> None:
+def test_a_stop_closes_the_step_in_its_thread_before_it_is_reported(qtbot: QtBot) -> None:
     closed, threads, heard = threading.Event(), [], Heard()
     run = heard.run(lambda: endless(closed, threads))
     qtbot.waitUntil(lambda: bool(heard.progress))
@@ -135,11 +135,11 @@ def test_nobody_is_called_back_by_a_run_that_was_left(qtbot: QtBot) -> None:
     closed, heard = threading.Event(), Heard()
     run = heard.run(lambda: endless(closed, []))
     qtbot.waitUntil(lambda: bool(heard.progress))
-    told = len(heard.progress)
+    said = len(heard.progress)
     assert run.leave(wait=60)
     qtbot.wait(200)
     assert heard.end == []
-    assert len(heard.progress) == told
+    assert len(heard.progress) == said
 
 
 def test_signals_that_went_with_the_window_are_missed_by_nobody(
@@ -174,9 +174,7 @@ def test_a_run_left_before_its_thread_started_does_no_work(qtbot: QtBot) -> None
     assert made == []
 
 
-def test_a_step_that_yields_all_the_time_is_told_twice_a_second_and_loses_nothing(
-    qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frequent_progress_is_merged_to_twice_a_second(qtbot: QtBot, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("napari_btn.widgets.shared.worker.time", SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -194,7 +192,7 @@ def test_a_step_that_yields_all_the_time_is_told_twice_a_second_and_loses_nothin
     assert [done for _, done, _ in losses] == list(range(1, 101))
 
 
-def test_a_preview_is_told_at_once(qtbot: QtBot) -> None:
+def test_a_preview_is_passed_on_at_once(qtbot: QtBot) -> None:
     def step() -> Step:
         yield Progress(0, 3)
         yield Progress(1, 3, preview=np.zeros((2, 3), np.float32))
@@ -207,7 +205,7 @@ def test_a_preview_is_told_at_once(qtbot: QtBot) -> None:
     assert [(p.done, p.preview is not None) for p, _ in heard.progress] == [(0, False), (1, True), (2, False)]
 
 
-def test_a_paused_step_stands_still_and_goes_on(qtbot: QtBot) -> None:
+def test_a_paused_step_stops_and_resumes(qtbot: QtBot) -> None:
     begun, heard = [0], Heard()
 
     def step() -> Step:

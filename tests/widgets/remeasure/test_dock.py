@@ -1,4 +1,7 @@
-"""The Re-measure dock: proposed windows, rectangles and table that follow each other, export."""
+"""The Re-measure dock: proposed windows, rectangles and table that follow each other, export.
+
+Long because all tests share one dock with a made-up prediction, made by the functions at the top.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +99,10 @@ def part(dock, name):
 
 def settled(dock, qtbot):
     qtbot.waitUntil(
-        lambda: not (dock._read_later.isActive() or dock._score_later.isActive() or dock._runs), timeout=10000
+        lambda: (
+            not (dock.editor._read_later.isActive() or dock._score_later.isActive() or dock.lifetime.runs)
+        ),
+        timeout=10000,
     )
 
 
@@ -113,7 +119,7 @@ def places(regions):
 
 def test_an_empty_dock_says_what_to_do_first(make_dock):
     dock = make_dock()
-    assert "Train" in dock.hint.notes[0][1]
+    assert "Train" in dock.view.hint.notes[0][1]
     assert not part(dock, "propose").isEnabled()
     assert "Nothing is denoised" in part(dock, "propose").toolTip()
     assert "no regions yet" in part(dock, "export").toolTip()
@@ -188,7 +194,7 @@ def test_one_member_has_no_spread(make_dock):
     dock = make_dock(replace(prediction, spread=0 * prediction.median))
     part(dock, "score").setCurrentIndex(part(dock, "score").findData("spread"))
     propose(dock)
-    assert "two members or more" in dock.message.notes[0][1]
+    assert "two members or more" in dock.view.message.notes[0][1]
 
 
 def test_physical_units_are_pixels_too(make_dock):
@@ -200,7 +206,7 @@ def test_physical_units_are_pixels_too(make_dock):
     assert part(dock, "window_height").value() == 4.0
     assert part(dock, "window_width").value() == 5.0
     part(dock, "window_height").setValue(6.0)
-    assert dock._window() == (12, 10)
+    assert dock.request.window() == (12, 10)
     assert "12 x 10 px" in part(dock, "window_pixels").text()
 
 
@@ -208,11 +214,11 @@ def test_a_window_larger_than_the_image_is_refused_beside_the_control(make_dock)
     dock = make_dock(make_prediction())
     part(dock, "window_height").setValue(41)
     assert not part(dock, "propose").isEnabled()
-    assert dock.problem.notes[0][0] == "red"
+    assert dock.view.problem.notes[0][0] == "red"
     assert "40 x 56" in part(dock, "propose").toolTip()
     part(dock, "window_height").setValue(40)
     assert part(dock, "propose").isEnabled()
-    assert dock.problem.notes == ()
+    assert dock.view.problem.notes == ()
 
 
 def test_maps_without_levels_have_widths_only(make_dock):
@@ -244,7 +250,7 @@ def test_the_table_follows_edits(make_dock, viewer, qtbot):
     settled(dock, qtbot)
     region = session_of(viewer).regions[1]
     assert places([region]) == [(2, 3, 7, 12)]
-    score = score_map(prediction, channel=1, threshold=dock._asked.values[1])
+    score = score_map(prediction, channel=1, threshold=dock.request.asked.values[1])
     assert region.score == pytest.approx(score[2:9, 3:15].sum(), rel=1e-5)
     assert layer.features["score"][1] == pytest.approx(region.score)
     layer.add(np.array([[30, 40], [30, 70], [36, 70], [36, 40]]), shape_type="rectangle")
@@ -252,19 +258,19 @@ def test_the_table_follows_edits(make_dock, viewer, qtbot):
     assert part(dock, "regions").rowCount() == 5
     assert places(session_of(viewer).regions)[-1] == (30, 40, 6, 16)
     assert list(layer.features["rank"]) == [1, 2, 3, 4, 5]
-    assert any("border" in text for _, text in dock.message.notes)
+    assert any("border" in text for _, text in dock.view.message.notes)
     layer.selected_data = {4, 0}
     layer.remove_selected()
     settled(dock, qtbot)
     assert len(session_of(viewer).regions) == 3
-    assert not any("border" in text for _, text in dock.message.notes)
+    assert not any("border" in text for _, text in dock.view.message.notes)
     viewer.layers.remove(layer)
     assert session_of(viewer).regions is None
     assert part(dock, "regions").rowCount() == 0
     assert not part(dock, "export").isEnabled()
 
 
-def test_another_threshold_scores_the_rectangles_anew(make_dock, viewer, qtbot):
+def test_another_threshold_rescores_the_rectangles(make_dock, viewer, qtbot):
     prediction = make_prediction()
     dock = make_dock(prediction)
     part(dock, "channel").setCurrentText("Si")
@@ -360,7 +366,7 @@ def test_scenes_have_rectangles_of_their_own(make_dock, viewer, qtbot):
     layer = viewer.layers["soil regions"]
     assert all((d[:, 0] == 1).all() for d in layer.data)
     wanted = propose_regions(
-        score_map(prediction, channel=0, threshold=dock._asked.value, scene=1), (8, 8), 2
+        score_map(prediction, channel=0, threshold=dock.request.asked.value, scene=1), (8, 8), 2
     )
     assert places(session_of(viewer).regions) == places(wanted)
 
@@ -373,15 +379,15 @@ def test_export_is_what_is_in_sight(make_dock, viewer, tmp_path, ending):
     dock.export_to(path)
     assert places(read_regions(path)) == places(session_of(viewer).regions)
     assert read_regions(path)[0].unit == "um"
-    assert dock.message.notes[0][0] == "info"
+    assert dock.view.message.notes[0][0] == "info"
     dock.export_to(tmp_path / "missing" / f"regions.{ending}")
-    assert dock.message.notes[0][0] == "red"
+    assert dock.view.message.notes[0][0] == "red"
 
 
 def type_places(dock, rows):
     for row, values in enumerate(rows):
         for k, text in enumerate(values):
-            dock.stage.table.setItem(row, k, QTableWidgetItem(str(text)))
+            dock.view.stage.table.setItem(row, k, QTableWidgetItem(str(text)))
 
 
 def test_three_places_put_stage_coordinates_into_the_files(make_dock, viewer, tmp_path):
@@ -389,25 +395,25 @@ def test_three_places_put_stage_coordinates_into_the_files(make_dock, viewer, tm
     propose(dock)
     dock.export_to(tmp_path / "without.csv")
     assert "stage_1" not in read_table(tmp_path / "without.csv")
-    assert "stage coordinates" not in dock.message.notes[0][1]
+    assert "stage coordinates" not in dock.view.message.notes[0][1]
     # the stage counts in quarters of a pixel from 1000, its second axis runs against the columns
     type_places(dock, [(0, 0, 1000, 2000), (30, "0,0", 1120, 2000), (0, 50, 1000, 1800)])
-    assert "fit exactly" in dock.stage.fit.notes[0][1]
+    assert "fit exactly" in dock.view.stage.fit.notes[0][1]
     dock.export_to(tmp_path / "with.csv")
     table = read_table(tmp_path / "with.csv")
     for k, region in enumerate(session_of(viewer).regions):
         y, x = region.y + region.height / 2 - 0.5, region.x + region.width / 2 - 0.5
         np.testing.assert_allclose((table["stage_1"][k], table["stage_2"][k]), (1000 + 4 * y, 2000 - 4 * x))
-    assert "stage coordinates" in dock.message.notes[0][1]
+    assert "stage coordinates" in dock.view.message.notes[0][1]
     part(dock, "stage_more").click()
     type_places(dock, [(0, 0, 1000, 2000), (30, 0, 1120, 2000), (0, 50, 1000, 1800), (30, 50, 1128, 1800)])
-    assert "4 places agree to 2" in dock.stage.fit.notes[0][1]
+    assert "4 places agree to 2" in dock.view.stage.fit.notes[0][1]
     dock.leave()
     again = make_dock()
-    assert len(again.stage.pairs()) == 4
+    assert len(again.view.stage.pairs()) == 4
     part(again, "stage_clear").click()
     assert session_of(viewer).stage is None
-    assert again._affine is None
+    assert again.stage.affine is None
 
 
 @pytest.mark.parametrize(
@@ -419,35 +425,35 @@ def test_three_places_put_stage_coordinates_into_the_files(make_dock, viewer, tm
         ([(0, 0, 1, 1), (5, 7, 2, 2)], "2 of 3 places"),
     ],
 )
-def test_places_that_fit_nothing_are_told(make_dock, viewer, rows, sentence):
+def test_places_without_a_fit_are_reported(make_dock, viewer, rows, sentence):
     dock = make_dock(make_prediction())
     type_places(dock, rows)
-    assert sentence in dock.stage.fit.notes[0][1]
-    assert dock._affine is None
+    assert sentence in dock.view.stage.fit.notes[0][1]
+    assert dock.stage.affine is None
     assert session_of(viewer).stage is None
 
 
 def test_positions_come_from_a_points_layer(make_dock, viewer):
     dock = make_dock(make_prediction())
     part(dock, "stage_take").click()
-    assert "no layer with points" in dock.stage.fit.notes[0][1]
+    assert "no layer with points" in dock.view.stage.fit.notes[0][1]
     viewer.add_points([[1.0, 2.0], [15.0, 2.5], [1.0, 25.0]], name="marks")
     type_places(dock, [("", "", 7, 8)])
     part(dock, "stage_take").click()
     # the image has pixels of half a unit
-    texts = [[dock.stage._text(r, c) for c in range(4)] for r in range(3)]
+    texts = [[dock.view.stage._text(r, c) for c in range(4)] for r in range(3)]
     assert texts == [["2", "4", "7", "8"], ["30", "5", "", ""], ["2", "50", "", ""]]
-    assert "lacks stage 1, stage 2" in dock.stage.fit.notes[0][1]
+    assert "lacks stage 1, stage 2" in dock.view.stage.fit.notes[0][1]
 
 
 def test_places_count_for_their_image_alone(make_dock, viewer):
     prediction = make_prediction()
     dock = make_dock(prediction)
     type_places(dock, [(0, 0, 1, 1), (0, 5, 1, 2), (5, 0, 2, 1)])
-    assert dock._affine is not None
+    assert dock.stage.affine is not None
     fill(viewer, prediction, name="other")
-    assert dock._affine is None
-    assert dock.stage.pairs() == []
+    assert dock.stage.affine is None
+    assert dock.view.stage.pairs() == []
 
 
 def test_export_asks_only_on_a_click(make_dock, tmp_path, monkeypatch):
@@ -465,7 +471,7 @@ def test_a_large_image_is_searched_in_a_thread(make_dock, viewer, qtbot, monkeyp
     monkeypatch.setattr("napari_btn.widgets.remeasure.dock._AT_ONCE", 0)
     dock = make_dock(make_prediction())
     propose(dock)
-    assert "propose" in dock._runs
+    assert "propose" in dock.lifetime.runs
     assert not part(dock, "propose").isEnabled()
     settled(dock, qtbot)
     assert part(dock, "regions").rowCount() == 4
@@ -476,7 +482,7 @@ def test_a_large_image_is_searched_in_a_thread(make_dock, viewer, qtbot, monkeyp
     assert len(session_of(viewer).regions) == 4  # the rectangles that were there, scored by the new maps
 
 
-def test_a_reopened_dock_goes_on(make_dock, viewer, qtbot):
+def test_a_reopened_dock_keeps_the_regions(make_dock, viewer, qtbot):
     dock = make_dock(make_prediction())
     propose(dock)
     regions = session_of(viewer).regions
@@ -493,17 +499,17 @@ def test_a_reopened_dock_goes_on(make_dock, viewer, qtbot):
     settled(last, qtbot)
 
 
-def test_nothing_to_measure_is_said(make_dock, viewer):
+def test_an_empty_score_is_reported(make_dock, viewer):
     prediction = make_prediction()
     dock = make_dock(replace(prediction, lower=prediction.median, upper=prediction.median))
     part(dock, "score").setCurrentIndex(part(dock, "score").findData("width"))
     part(dock, "channel").setCurrentText("Si")
     propose(dock)
-    assert dock.message.notes[0][0] == "amber"
+    assert dock.view.message.notes[0][0] == "amber"
     assert "soil regions" not in viewer.layers
 
 
-def test_a_dock_that_left_listens_to_nothing(make_dock, viewer):
+def test_a_dock_that_left_ignores_the_viewer(make_dock, viewer):
     dock = make_dock(make_prediction())
     propose(dock)
     dock.leave()
@@ -535,27 +541,27 @@ def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, tmp_path):
     viewer.theme = "light"
     qtbot.wait(50)
     viewer.window.remove_dock_widget(dock)
-    assert dock._left
+    assert dock.lifetime.ended
 
 
 # ---------------------------------------------------------------- measured again
 
 
 def propose_two(dock):
-    part(dock, "score").setCurrentIndex(dock.score.findData("width"))
+    part(dock, "score").setCurrentIndex(dock.view.score.findData("width"))
     propose(dock, count=2)
     return session_of(dock.viewer).regions
 
 
 def select(dock, *rows):
-    dock.table.clearSelection()
+    dock.view.table.clearSelection()
     for row in rows:
-        dock.table.selectRow(row)
+        dock.view.table.selectRow(row)
 
 
 def column(dock, head):
-    names = [dock.table.horizontalHeaderItem(k).text() for k in range(dock.table.columnCount())]
-    return [dock.table.item(r, names.index(head)).text() for r in range(dock.table.rowCount())]
+    names = [dock.view.table.horizontalHeaderItem(k).text() for k in range(dock.view.table.columnCount())]
+    return [dock.view.table.item(r, names.index(head)).text() for r in range(dock.view.table.rowCount())]
 
 
 def test_without_anything_measured_training_cannot_go_on_and_it_says_why(make_dock):
@@ -565,7 +571,7 @@ def test_without_anything_measured_training_cannot_go_on_and_it_says_why(make_do
     propose_two(dock)
     assert part(dock, "continue_training").isEnabled() is False
     session_of(dock.viewer).training = None
-    assert dock.loop._pair.isVisibleTo(dock.loop.folded)
+    assert dock.view.loop._pair.isVisibleTo(dock.view.loop.folded)
 
 
 def test_a_patch_is_put_into_its_window_and_shown_there(make_dock, viewer):
@@ -573,15 +579,15 @@ def test_a_patch_is_put_into_its_window_and_shown_there(make_dock, viewer):
     _, second = propose_two(dock)
     values = np.arange(3 * 8 * 10, dtype=np.float32).reshape(3, 8, 10)
     patch = viewer.add_image(values, name="again", axis_labels=("c", "y", "x"))
-    dock.loop.measured.pick(patch)
+    dock.view.loop.measured.pick(patch)
     assert part(dock, "put").isEnabled()
-    dock.table.clearSelection()
+    dock.view.table.clearSelection()
     part(dock, "put").click()
-    assert "2 windows have 8 x 10 px" in dock.message.notes[0][1]
+    assert "2 windows have 8 x 10 px" in dock.view.message.notes[0][1]
     select(dock, 1)
     part(dock, "put").click()
     assert column(dock, "✓") == ["", "✓"]
-    ((region, kept),) = dock._windows()
+    ((region, kept),) = dock.loop.windows()
     assert region.start == second.start
     np.testing.assert_array_equal(kept, values)
     np.testing.assert_allclose(patch.translate[1:], np.multiply(second.start, 0.5))
@@ -592,11 +598,11 @@ def test_an_image_of_the_whole_field_fills_all_windows_and_moving_one_empties_it
     dock = make_dock(make_prediction())
     propose_two(dock)
     whole = viewer.add_image(np.random.default_rng(1).random((3, 40, 56), np.float32), name="slow")
-    dock.loop.measured.pick(whole)
-    dock.table.clearSelection()
+    dock.view.loop.measured.pick(whole)
+    dock.view.table.clearSelection()
     part(dock, "put").click()
     assert column(dock, "✓") == ["✓", "✓"]
-    for region, values in dock._windows():
+    for region, values in dock.loop.windows():
         np.testing.assert_array_equal(values, whole.data[(slice(None), *region.slices)])
     layer = viewer.layers["soil regions"]
     corners = np.array(layer.data[0])
@@ -609,11 +615,11 @@ def test_an_image_of_the_whole_field_fills_all_windows_and_moving_one_empties_it
 def test_an_image_of_another_size_is_refused(make_dock, viewer):
     dock = make_dock(make_prediction())
     propose_two(dock)
-    dock.loop.measured.pick(viewer.add_image(np.ones((3, 9, 10), np.float32), name="odd"))
+    dock.view.loop.measured.pick(viewer.add_image(np.ones((3, 9, 10), np.float32), name="odd"))
     select(dock, 0)
     part(dock, "put").click()
-    assert "9 x 10 px, the windows 8 x 10" in dock.message.notes[0][1]
-    assert dock._windows() == []
+    assert "9 x 10 px, the windows 8 x 10" in dock.view.message.notes[0][1]
+    assert dock.loop.windows() == []
 
 
 class Continuing(SimpleNamespace):
@@ -645,16 +651,16 @@ def ready(make_dock, viewer):
     rng = np.random.default_rng(2)
     session.training = Training(Pair(rng.random((3, 30, 30)), rng.random((3, 30, 30)), "CYX", NAMES))
     propose_two(dock)
-    dock.loop.measured.pick(viewer.add_image(rng.random((3, 40, 56), np.float32), name="slow"))
-    dock.table.clearSelection()
+    dock.view.loop.measured.pick(viewer.add_image(rng.random((3, 40, 56), np.float32), name="slow"))
+    dock.view.table.clearSelection()
     part(dock, "put").click()
     return dock, session
 
 
-def test_training_goes_on_with_the_windows_and_says_what_it_gained(ready, viewer, qtbot):
+def test_training_continues_with_the_windows_and_reports_the_gain(ready, viewer, qtbot):
     dock, session = ready
     before = session.denoiser
-    windows = dock._windows()
+    windows = dock.loop.windows()
     assert part(dock, "continue_training").isEnabled(), part(dock, "continue_training").toolTip()
     part(dock, "continue_training").click()
     assert not part(dock, "propose").isEnabled()
@@ -671,21 +677,21 @@ def test_training_goes_on_with_the_windows_and_says_what_it_gained(ready, viewer
     assert session.training is not None
     np.testing.assert_allclose(session.prediction.width, 0.2, rtol=1e-4)
     assert "soil median" in viewer.layers
-    told = [text for _, text in dock.loop.gain.notes]
-    assert len(told) == 4
-    assert told[1].startswith("Si: ")
-    assert "2 → 1 (-50.0%), 90.0%" in told[1]
+    said = [text for _, text in dock.view.loop.gain.notes]
+    assert len(said) == 4
+    assert said[1].startswith("Si: ")
+    assert "2 → 1 (-50.0%), 90.0%" in said[1]
     assert column(dock, "✓") == ["✓", "✓"]
 
 
-def test_what_goes_wrong_is_said_and_nothing_changes(ready, qtbot):
+def test_an_error_is_reported_and_nothing_changes(ready, qtbot):
     dock, session = ready
     session.denoiser.fails = True
     before = session.denoiser
     part(dock, "continue_training").click()
     settled(dock, qtbot)
-    assert dock.message.notes[0][0] == "red"
-    assert "nothing of the held-out part" in dock.message.notes[0][1]
+    assert dock.view.message.notes[0][0] == "red"
+    assert "nothing of the held-out part" in dock.view.message.notes[0][1]
     assert session.denoiser is before
     assert part(dock, "continue_training").isEnabled()
 
@@ -695,7 +701,7 @@ def test_images_of_the_training_are_picked_where_the_session_has_none(ready, vie
     session.training = None
     assert "trained on" in part(dock, "continue_training").toolTip()
     rng = np.random.default_rng(3)
-    for name, picker in (("fast", dock.loop.noisy), ("clean", dock.loop.clean)):
+    for name, picker in (("fast", dock.view.loop.noisy), ("clean", dock.view.loop.clean)):
         picker.pick(viewer.add_image(rng.random((3, 30, 30), np.float32), name=name))
     assert part(dock, "continue_training").isEnabled()
     part(dock, "continue_training").click()
@@ -709,7 +715,7 @@ def test_images_of_the_training_are_picked_where_the_session_has_none(ready, vie
 def test_a_margin_keeps_windows_off_the_border_and_off_each_other(make_dock, viewer):
     prediction = make_prediction()
     dock = make_dock(prediction)
-    part(dock, "score").setCurrentIndex(dock.score.findData("width"))
+    part(dock, "score").setCurrentIndex(dock.view.score.findData("width"))
     part(dock, "margin").setValue(3)
     propose(dock)
     regions = session_of(viewer).regions
@@ -725,7 +731,7 @@ def test_a_margin_keeps_windows_off_the_border_and_off_each_other(make_dock, vie
 def test_windows_are_listed_as_the_stage_travels(make_dock, viewer):
     prediction = make_prediction()
     dock = make_dock(prediction)
-    part(dock, "score").setCurrentIndex(dock.score.findData("width"))
+    part(dock, "score").setCurrentIndex(dock.view.score.findData("width"))
     propose(dock, 6, 6, 8)
     best = session_of(viewer).regions
     part(dock, "travel_order").setChecked(True)

@@ -35,14 +35,14 @@ def image(shape: tuple[int, ...], **how: Any) -> Any:
 )
 def test_axes_come_from_the_labels(labels: tuple[str, ...], axes: str) -> None:
     read = read_layer(image((3, 7, 9), axis_labels=labels))
-    assert (read.axes, read.guessed) == (axes, False)
+    assert (read.axes, read.axes_guessed) == (axes, False)
 
 
 def test_axes_come_from_the_metadata_where_labels_say_nothing() -> None:
     read = read_layer(image((3, 7, 9), metadata={"axes": "tyx"}))
-    assert (read.axes, read.guessed) == ("TYX", False)
+    assert (read.axes, read.axes_guessed) == ("TYX", False)
     read = read_layer(image((3, 7, 9), metadata={"napari_btn": {"axes": "SYX", "channel_names": []}}))
-    assert (read.axes, read.guessed) == ("SYX", False)
+    assert (read.axes, read.axes_guessed) == ("SYX", False)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_axes_come_from_the_metadata_where_labels_say_nothing() -> None:
 )
 def test_axes_are_guessed_from_the_shape_and_said_to_be(shape: tuple[int, ...], axes: str) -> None:
     read = read_layer(image(shape))
-    assert (read.axes, read.guessed) == (axes, True)
+    assert (read.axes, read.axes_guessed) == (axes, True)
 
 
 def test_useless_or_double_labels_are_no_axes() -> None:
-    assert read_layer(image((3, 40, 50), axis_labels=("y", "y", "x"))).guessed
-    assert read_layer(image((3, 40, 50), axis_labels=("a", "y", "x"))).guessed
+    assert read_layer(image((3, 40, 50), axis_labels=("y", "y", "x"))).axes_guessed
+    assert read_layer(image((3, 40, 50), axis_labels=("a", "y", "x"))).axes_guessed
 
 
 def test_pixel_size_and_unit_come_from_scale_and_units() -> None:
@@ -174,7 +174,7 @@ def test_samples_become_layers_with_axes_scale_units_and_names(viewer: ViewerMod
         viewer.add_layer(Layer.create(data, arguments, kind))
     assert [layer.name for layer in viewer.layers] == ["edx noisy", "edx clean", "blobs noisy", "blobs clean"]
     read = read_layer(viewer.layers["edx noisy"])
-    assert (read.axes, read.guessed, read.channel_names) == ("CYX", False, ("Si", "Al", "Fe"))
+    assert (read.axes, read.axes_guessed, read.channel_names) == ("CYX", False, ("Si", "Al", "Fe"))
     assert (read.pixel_size, read.unit) == ((0.5, 0.5), "um")
     assert read_layer(viewer.layers["blobs clean"]).axes == "SYX"
 
@@ -191,11 +191,11 @@ def test_an_image_of_a_file_becomes_a_layer_that_reads_back(viewer: ViewerModel)
         "um",
         ("a", "b", "c"),
     )
-    assert read_layer(add_image(viewer, Image(data, "CYX", axes_guessed=True, name="x"))).guessed
+    assert read_layer(add_image(viewer, Image(data, "CYX", axes_guessed=True, name="x"))).axes_guessed
 
 
 @pytest.mark.parametrize("values", [np.zeros(5), np.full(4, np.nan), np.array([1.0, np.inf]), np.arange(9.0)])
-def test_contrast_limits_are_apart(values: np.ndarray) -> None:
+def test_contrast_limits_differ(values: np.ndarray) -> None:
     low, high = limits_of(values, 99.5)
     assert np.isfinite([low, high]).all()
     assert low < high

@@ -8,11 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from qtpy.QtWidgets import QWidget
 
 from napari_btn.core.progress import Progress
 from napari_btn.session import session_of
 from napari_btn.widgets.shared.dock import Dock
-from napari_btn.widgets.shared.worker import run_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -21,32 +21,39 @@ if TYPE_CHECKING:
     from pytestqt.qtbot import QtBot
 
 
+class View(QWidget):
+    """A view that counts how often it is redrawn."""
+
+    def __init__(self, heard: list[str]) -> None:
+        super().__init__()
+        self._heard = heard
+
+    def redraw(self) -> None:
+        self._heard.append("redraw")
+
+
 class Plain(Dock):
     """A dock that counts what reaches it."""
 
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
+        super().__init__(napari_viewer, "plain")
         self.heard: list[str] = []
         self.results: list[Any] = []
-        self.later = self._timer(30)
-        self.later.timeout.connect(lambda: self.heard.append("timer"))
-        self._hear(self._on_layers, self.viewer.layers.events.inserted, self.viewer.layers.events.removed)
-        self._hear(self._on_session, self.session.changed)
+        self.later = self.lifetime.timer(30, lambda: self.heard.append("timer"))
+        events = self.viewer.layers.events
+        self.lifetime.hear(self._on_viewer_layers, events.inserted, events.removed)
+        self.lifetime.hear(self._on_session_changed, self.session.changed)
+        self.lifetime.at_end(lambda: self.heard.append("let go"))
+        self.show_view(View(self.heard))
 
-    def _on_layers(self, event: Any) -> None:
+    def _on_viewer_layers(self, event: Any) -> None:
         self.heard.append(event.type)
 
-    def _on_session(self, slot: str) -> None:
+    def _on_session_changed(self, slot: str) -> None:
         self.heard.append(slot)
 
-    def _let_go(self) -> None:
-        self.heard.append("let go")
-
-    def redraw(self) -> None:
-        self.heard.append("redraw")
-
     def work(self, name: str) -> None:
-        self._runs[name] = run_step(endless, on_result=self.results.append, on_error=self.results.append)
+        self.lifetime.start(name, endless, self.results.append, self.results.append)
 
 
 def endless() -> Generator[Progress, None, str]:
@@ -63,7 +70,7 @@ def plain(viewer: ViewerModel, qtbot: QtBot) -> Plain:
     return dock
 
 
-def test_a_dock_hears_until_it_leaves(plain: Plain, viewer: ViewerModel, qtbot: QtBot) -> None:
+def test_a_dock_follows_signals_until_it_leaves(plain: Plain, viewer: ViewerModel, qtbot: QtBot) -> None:
     viewer.add_points()
     session_of(viewer).prediction = None
     viewer.theme = "light"
@@ -86,12 +93,12 @@ def test_a_dock_hears_until_it_leaves(plain: Plain, viewer: ViewerModel, qtbot: 
 def test_leaving_stops_all_runs_together(plain: Plain, qtbot: QtBot) -> None:
     for name in ("one", "two", "three"):
         plain.work(name)
-    runs = list(plain._runs.values())
+    runs = list(plain.lifetime.runs.values())
     qtbot.waitUntil(runs[0]._started.is_set)
     started = [run for run in runs if run._started.is_set()]  # Qt runs as many at a time as there are cores
     plain.leave()
     assert not any(run.running for run in started)
-    assert plain._runs == {}
+    assert plain.lifetime.runs == {}
     qtbot.waitUntil(lambda: not any(run.running for run in runs))
     qtbot.wait(50)
     assert plain.results == []
@@ -122,9 +129,9 @@ def test_a_dock_leaves_although_a_step_is_stuck(
 def test_a_dropped_run_is_stopped_alone(plain: Plain, qtbot: QtBot) -> None:
     plain.work("old")
     plain.work("other")
-    old, other = plain._runs["old"], plain._runs["other"]
-    assert plain._drop("old")
-    assert not plain._drop("old")
+    old, other = plain.lifetime.runs["old"], plain.lifetime.runs["other"]
+    assert plain.lifetime.drop("old")
+    assert not plain.lifetime.drop("old")
     qtbot.waitUntil(lambda: not old.running)
     assert other.running
     assert plain.results == []
@@ -134,7 +141,7 @@ def test_a_dropped_run_is_stopped_alone(plain: Plain, qtbot: QtBot) -> None:
 def test_a_dock_that_is_deleted_unasked_stops_its_runs(viewer: ViewerModel, qtbot: QtBot) -> None:
     dock = Plain(viewer)
     dock.work("work")
-    run = dock._runs["work"]
+    run = dock.lifetime.runs["work"]
     qtbot.waitUntil(run._started.is_set)
     dock.deleteLater()
     qtbot.waitUntil(lambda: not run.running)
@@ -150,12 +157,12 @@ def test_closing_the_dock_or_the_window_makes_it_leave(
     dock = Plain(viewer)
     viewer.window.add_dock_widget(dock, name="plain")
     dock.work("work")
-    run = dock._runs["work"]
+    run = dock.lifetime.runs["work"]
     qtbot.waitUntil(run._started.is_set)
     if way == "dock":
         viewer.window.remove_dock_widget(dock)
     else:
         viewer.close()
-    assert dock._left
+    assert dock.lifetime.ended
     assert not run.running
     assert dock.heard[-1] == "let go"

@@ -1,4 +1,7 @@
-"""The Uncertainty dock: live maps of a threshold, claims, line cuts, pixels and coverage."""
+"""The Uncertainty dock: live maps of a threshold, claims, line cuts, pixels and coverage.
+
+Long because all tests share one dock with a made-up prediction, made by the functions at the top.
+"""
 
 from __future__ import annotations
 
@@ -147,7 +150,7 @@ def make_dock(viewer, qtbot):
 
 def drawn(dock, qtbot):
     qtbot.waitUntil(lambda: not dock._due and not dock._settle.isActive())
-    qtbot.waitUntil(lambda: not dock._runs)
+    qtbot.waitUntil(lambda: not dock.lifetime.runs)
 
 
 def part(dock, name):
@@ -156,7 +159,7 @@ def part(dock, name):
 
 def test_an_empty_dock_says_what_to_do_first(make_dock):
     dock = make_dock()
-    assert "Train" in dock.hint.notes[0][1]
+    assert "Train" in dock.view.hint.notes[0][1]
     assert not part(dock, "threshold").isEnabled()
     assert not part(dock, "line_cut").isEnabled()
 
@@ -188,11 +191,11 @@ def test_a_threshold_makes_the_calibrated_map_where_the_median_stands(make_dock,
     assert "not per pixel" in record["caption"]
     assert record["provenance"] == {"seed": 0}
     assert "Fe > 0.25" in part(dock, "caption").text()
-    assert dock.toggles["exceedance"].isChecked()
+    assert dock.view.toggles["exceedance"].isChecked()
     assert session_of(viewer).threshold.value == 0.25
 
 
-def test_the_slider_and_the_box_are_one(make_dock, report, qtbot):
+def test_slider_and_box_stay_in_sync(make_dock, report, qtbot):
     dock = make_dock(make_prediction(), report)
     slider = part(dock, "threshold_slider")
     slider.setValue(slider.maximum())
@@ -225,7 +228,7 @@ def test_claims_are_the_pixels_whose_bound_lies_above(make_dock, report, viewer,
     part(dock, "confidence").setValue(0.8)
     drawn(dock, qtbot)
     mask = viewer.layers["soil sure > t"].data
-    c = dock._asked.channel
+    c = dock.focus.asked.channel
     np.testing.assert_array_equal(mask[c] > 0, prediction.lower_bound(0.8, c) > 0.2)
     assert part(dock, "caption").text().startswith(f"{int(mask[c].sum())} pixels outlined.")
     assert "half of the time" in part(dock, "caption").text()
@@ -239,7 +242,7 @@ def test_a_selected_set_says_its_false_discovery_level(make_dock, report, viewer
     part(dock, "threshold").setValue(0.2)
     part(dock, "select").setChecked(True)
     drawn(dock, qtbot)
-    c = dock._asked.channel
+    c = dock.focus.asked.channel
     wanted = prediction.select(0.2, c, level=0.1)
     np.testing.assert_array_equal(viewer.layers["soil sure > t"].data[c] > 0, wanted.mask)
     assert part(dock, "caption").text() == wanted.caption
@@ -286,13 +289,13 @@ def test_of_a_lazy_volume_only_planes_in_sight_are_read_at_once(
     part(dock, "threshold").setValue(0.3)
     dock._draw()
     # seven levels of one plane; of the volume, other planes of them are for the worker
-    assert {at[2] for at in read if len(at) == 5} <= {dock._at()["Z"]}
+    assert {at[2] for at in read if len(at) == 5} <= {dock.focus.at()["Z"]}
     read.clear()
     dock._show_controls()
     part(dock, "show_spread").click()
     assert len({at[1] for at in read if len(at) == 4}) <= 10
     drawn(dock, qtbot)
-    shown = dock._at()["C"]
+    shown = dock.focus.at()["C"]
     np.testing.assert_array_equal(viewer.layers["soil P(> t)"].data[shown], whole.exceedance(0.3, shown))
 
 
@@ -301,16 +304,16 @@ def test_the_text_follows_when_the_slider_rests(make_dock, report, qtbot):
     drawn(dock, qtbot)
     part(dock, "threshold").setValue(0.3)
     drawn(dock, qtbot)
-    before = dock.caption.text()
+    before = dock.view.caption.text()
     assert "0.3" in before
     part(dock, "threshold").setValue(0.7)
     qtbot.waitUntil(lambda: not dock._due)
-    assert dock.caption.text() == before
+    assert dock.view.caption.text() == before
     drawn(dock, qtbot)
-    assert "0.7" in dock.caption.text()
+    assert "0.7" in dock.view.caption.text()
 
 
-def test_a_line_cut_follows_channel_and_brings_the_observed_to_scale(make_dock, report, viewer, qtbot):
+def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock, report, viewer, qtbot):
     prediction = make_prediction()
     dock = make_dock(prediction, report)
     part(dock, "channel").setCurrentIndex(0)
@@ -320,21 +323,23 @@ def test_a_line_cut_follows_channel_and_brings_the_observed_to_scale(make_dock, 
     np.testing.assert_allclose(layer.scale, (0.5, 0.5))
     layer.data = [np.array([[7.0, 3.0], [7.0, 50.0]])]
     drawn(dock, qtbot)
-    curves = dock.line_chart.curves
+    curves = dock.view.line_chart.curves
     assert set(curves) == {"lower", "median", "upper", "observed", "truth"}
     np.testing.assert_allclose(curves["median"], prediction.median[0, 7, 3:51], atol=1e-6)
     np.testing.assert_allclose(curves["truth"], prediction.median[0, 7, 3:51] + 0.1, atol=1e-6)
     assert np.std(curves["observed"]) == pytest.approx(np.std(curves["median"]), rel=0.3)
-    assert "% of the truth along the line is inside" in dock.line_note.notes[0][1]
+    assert "% of the truth along the line is inside" in dock.view.line_note.notes[0][1]
     viewer.dims.set_current_step(0, 2)
     drawn(dock, qtbot)
-    np.testing.assert_allclose(dock.line_chart.curves["median"], prediction.median[2, 7, 3:51], atol=1e-6)
+    np.testing.assert_allclose(
+        dock.view.line_chart.curves["median"], prediction.median[2, 7, 3:51], atol=1e-6
+    )
     part(dock, "truth").setCurrentIndex(0)
     drawn(dock, qtbot)
-    assert "truth" not in dock.line_chart.curves
+    assert "truth" not in dock.view.line_chart.curves
     viewer.layers.remove(layer)
     drawn(dock, qtbot)
-    assert dock.line_chart.isHidden()
+    assert dock.view.line_chart.isHidden()
 
 
 def test_a_click_shows_interval_distribution_and_spread(make_dock, report, viewer, qtbot):
@@ -343,7 +348,7 @@ def test_a_click_shows_interval_distribution_and_spread(make_dock, report, viewe
     part(dock, "channel").setCurrentIndex(2)
     viewer.layers.selection.active = viewer.layers["soil median"]
     event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
-    click = dock._on_mouse(viewer, event)
+    click = viewer.mouse_drag_callbacks[-1](viewer, event)
     next(click)
     event.type = "mouse_release"
     assert next(click, None) is None
@@ -354,7 +359,7 @@ def test_a_click_shows_interval_distribution_and_spread(make_dock, report, viewe
     assert "0.2" in text
     assert "P(> " in text
     assert "truth" in text
-    dock.show_pixel(-1, 5)
+    dock.pixel.show_pixel(-1, 5)
     assert "y 10, x 20" in part(dock, "pixel").text()
 
 
@@ -362,13 +367,13 @@ def test_after_drawing_a_line_a_pixel_can_be_clicked(make_dock, report, viewer):
     dock = make_dock(make_prediction(), report)
     part(dock, "line_cut").click()
     event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
-    next(click := dock._on_mouse(viewer, event))
+    next(click := viewer.mouse_drag_callbacks[-1](viewer, event))
     event.type = "mouse_release"
     next(click, None)
     assert "Click a pixel" in part(dock, "pixel").text()
-    dock.tabs.setCurrentIndex(1)
+    dock.view.tabs.setCurrentIndex(1)
     event.type = "mouse_press"
-    next(click := dock._on_mouse(viewer, event))
+    next(click := viewer.mouse_drag_callbacks[-1](viewer, event))
     event.type = "mouse_release"
     next(click, None)
     assert "y 10, x 20" in part(dock, "pixel").text()
@@ -380,15 +385,15 @@ def test_the_token_of_a_pixel_is_named_where_there_are_tokens(make_dock, report,
     labels[3, 4] = 17
     tokens = SimpleNamespace(axes="YX", labels=labels)
     monkeypatch.setattr(type(session_of(viewer)), "tokens", tokens, raising=False)
-    dock.show_pixel(3, 4)
+    dock.pixel.show_pixel(3, 4)
     assert "token" in part(dock, "pixel").text()
     assert "<b>17</b>" in part(dock, "pixel").text()
 
 
-def test_a_drag_is_no_click(make_dock, report, viewer):
+def test_a_drag_is_not_a_click(make_dock, report, viewer):
     dock = make_dock(make_prediction(), report)
     event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
-    drag = dock._on_mouse(viewer, event)
+    drag = viewer.mouse_drag_callbacks[-1](viewer, event)
     next(drag)
     event.type, event.pos = "mouse_move", (30, 1)
     assert next(drag, None) is None
@@ -415,11 +420,11 @@ def test_the_dock_is_rebuilt_from_the_session_alone(make_dock, report, viewer, q
 
 def test_another_dock_may_set_the_threshold(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
-    c = dock._asked.channel
+    c = dock.focus.asked.channel
     session_of(viewer).threshold = Threshold((0.7, 0.7, 0.7), 0, 0.6)
     assert part(dock, "threshold").value() == pytest.approx(0.7)
     assert part(dock, "confidence").value() == pytest.approx(0.6)
-    assert dock._asked.channel == c
+    assert dock.focus.asked.channel == c
     drawn(dock, qtbot)
 
 
@@ -427,41 +432,41 @@ def test_a_new_denoiser_takes_the_old_maps_away_from_the_dock(make_dock, report,
     dock = make_dock(make_prediction(), report)
     part(dock, "threshold").setValue(0.3)
     session_of(viewer).denoiser = FakeDenoiser(report)
-    assert dock.live is None
+    assert dock.focus.live is None
     assert not part(dock, "threshold").isEnabled()
     drawn(dock, qtbot)
     assert part(dock, "caption").text() == ""
 
 
-def test_drift_of_this_image_is_said_and_notes_of_the_report_are_not_repeated(make_dock, report):
+def test_drift_is_reported_without_repeating_notes_of_the_report(make_dock, report):
     notes = (Note("amber", "Few blocks."), Note("red", "Noise twice as high."))
     dock = make_dock(make_prediction(notes=notes), report)
-    assert dock.drift.notes == (("red", "This image: Noise twice as high."),)
+    assert dock.view.drift.notes == (("red", "This image: Noise twice as high."),)
 
 
 def test_maps_without_quantiles_can_be_looked_at_but_not_thresholded(make_dock, report, viewer):
     from dataclasses import replace
 
     dock = make_dock(replace(make_prediction(), quantiles=None), report)
-    assert dock.hint.notes[0][0] == "amber"
+    assert dock.view.hint.notes[0][0] == "amber"
     assert not part(dock, "threshold").isEnabled()
-    dock.show_pixel(3, 4)
+    dock.pixel.show_pixel(3, 4)
     assert "interval" in part(dock, "pixel").text()
-    dock.toggles["width"].click()
+    dock.view.toggles["width"].click()
     assert viewer.layers["soil width"].visible
 
 
 def test_toggles_show_what_is_in_sight(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
-    assert dock.toggles["median"].isChecked()
-    dock.toggles["median"].click()
+    assert dock.view.toggles["median"].isChecked()
+    dock.view.toggles["median"].click()
     assert not viewer.layers["soil median"].visible
     viewer.layers["soil upper"].visible = True
-    assert dock.toggles["upper"].isChecked()
-    dock.toggles["spread"].click()
+    assert dock.view.toggles["upper"].isChecked()
+    dock.view.toggles["spread"].click()
     np.testing.assert_array_equal(viewer.layers["soil spread"].data, np.float32(0.2))
     viewer.layers.remove("soil lower")
-    assert not dock.toggles["lower"].isEnabled()
+    assert not dock.view.toggles["lower"].isEnabled()
     drawn(dock, qtbot)
 
 
@@ -481,9 +486,9 @@ def test_side_by_side_and_back(make_dock, report, viewer):
 
 def test_coverage_is_shown_and_missed_blocks_painted(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
-    dock.tabs.setCurrentIndex(2)
+    dock.view.tabs.setCurrentIndex(2)
     drawn(dock, qtbot)
-    assert not dock.reliability.isHidden()
+    assert not dock.view.reliability.isHidden()
     assert "Fe" in part(dock, "report").text()
     assert "Overlap" in part(dock, "report").text()
     part(dock, "miscoverage").click()
@@ -495,11 +500,11 @@ def test_coverage_is_shown_and_missed_blocks_painted(make_dock, report, viewer, 
     assert "Covered least" in part(dock, "worst").text()
 
 
-def test_what_made_a_pixel_becomes_a_layer_in_its_place(make_dock, report, viewer, qtbot):
+def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
     part(dock, "channel").setCurrentIndex(1)
     assert part(dock, "filter").isHidden()
-    dock.show_pixel(20, 30)
+    dock.pixel.show_pixel(20, 30)
     drawn(dock, qtbot)
     assert not part(dock, "filter").isHidden()
     part(dock, "filter").click()
@@ -512,7 +517,7 @@ def test_what_made_a_pixel_becomes_a_layer_in_its_place(make_dock, report, viewe
     assert layer.contrast_limits == [-0.5, 0.5]
     assert layer.metadata["napari_btn"]["net_bias"] == 0.25
     assert "2 = 1.75 from the noisy pixels" in part(dock, "filter_note").text()
-    dock.show_pixel(10, 40)
+    dock.pixel.show_pixel(10, 40)
     drawn(dock, qtbot)
     assert not part(dock, "filter_note").text()
     part(dock, "filter").click()
@@ -526,37 +531,38 @@ def test_what_made_a_pixel_becomes_a_layer_in_its_place(make_dock, report, viewe
 def test_a_filter_that_cannot_be_made_says_why(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
     part(dock, "channel").setCurrentIndex(2)
-    dock.show_pixel(20, 30)
+    dock.pixel.show_pixel(20, 30)
     drawn(dock, qtbot)
     part(dock, "filter").click()
-    qtbot.waitUntil(lambda: "filter" not in dock._runs, timeout=10000)
+    qtbot.waitUntil(lambda: "filter" not in dock.lifetime.runs, timeout=10000)
     assert "soil filter" not in viewer.layers
     assert "other channels" in part(dock, "filter_note").text()
 
 
 def test_missed_blocks_are_not_painted_on_another_image(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
-    dock.tabs.setCurrentIndex(2)
+    dock.view.tabs.setCurrentIndex(2)
     drawn(dock, qtbot)
-    dock._source.data[:] = -1e7
+    dock.focus.source.data[:] = -1e7
     part(dock, "miscoverage").click()
-    qtbot.waitUntil(lambda: "missed" not in dock._runs, timeout=10000)
+    qtbot.waitUntil(lambda: "missed" not in dock.lifetime.runs, timeout=10000)
     assert "soil miscoverage" not in viewer.layers
     assert "not the one" in part(dock, "missed_note").text()
 
 
-def test_a_dock_that_left_listens_to_nothing(make_dock, report, viewer, qtbot):
+def test_a_dock_that_left_ignores_the_viewer(make_dock, report, viewer, qtbot):
     dock = make_dock(make_prediction(), report)
+    callbacks = len(viewer.mouse_drag_callbacks)
     part(dock, "line_cut").click()
     drawn(dock, qtbot)
     dock.leave()
+    assert len(viewer.mouse_drag_callbacks) == callbacks - 1
     text = part(dock, "caption").text()
     viewer.dims.set_current_step(0, 0)
     viewer.layers["soil width"].visible = True
     viewer.layers.remove("soil line cut")
     session_of(viewer).prediction = None
     assert part(dock, "caption").text() == text
-    assert dock._on_mouse not in viewer.mouse_drag_callbacks
 
 
 def test_one_channel_without_an_axis(make_dock, viewer, qtbot, report):
@@ -598,24 +604,24 @@ def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, report):
     part(dock, "line_cut").click()
     drawn(dock, qtbot)
     assert viewer.screenshot(canvas_only=True, flash=False)[..., :3].std() > 1
-    dock.tabs.setCurrentIndex(2)
+    dock.view.tabs.setCurrentIndex(2)
     drawn(dock, qtbot)
     viewer.theme = "light"
     part(dock, "side_by_side").click()
     qtbot.wait(50)
     viewer.window.remove_dock_widget(dock)
-    assert dock._left
+    assert dock.lifetime.ended
 
 
-def test_a_dock_behind_the_tab_of_another_goes_on(make_napari_viewer, qtbot, report):
+def test_a_dock_hidden_by_another_tab_keeps_working(make_napari_viewer, qtbot, report):
     viewer = make_napari_viewer(show=True)
     _, first = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
     viewer.window.add_dock_widget(QWidget(), name="another", tabify=True)
     qtbot.wait(100)
-    assert not first._left
+    assert not first.lifetime.ended
     fill(viewer, make_prediction(), FakeDenoiser(report))
     part(first, "threshold").setValue(0.25)
     drawn(first, qtbot)
     assert "soil P(> t)" in viewer.layers
     viewer.close()
-    assert first._left
+    assert first.lifetime.ended
