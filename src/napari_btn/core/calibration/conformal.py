@@ -1,4 +1,4 @@
-"""Held-out scores in, calibrated intervals out.
+"""Calibrated intervals from held-out scores.
 
 The unit of calibration is the block (or the scene): neighbouring pixels are not exchangeable.
 """
@@ -54,7 +54,7 @@ BLOCKS_PER_ALPHA = 5
 
 
 def covered(covers: str) -> str:
-    """What an interval covers, as it reads in a sentence.
+    """Return the words for what an interval covers.
 
     Parameters
     ----------
@@ -124,13 +124,13 @@ class Calibration:
 
     @property
     def finite(self) -> bool:
-        """Whether every offset is finite."""
+        """True if every offset is finite."""
         return bool(np.isfinite(self.offset_lower).all() and np.isfinite(self.offset_upper).all())
 
     def interval(
         self, quantiles: NDArray[np.floating[Any]]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Lower bound, median and upper bound, with lower <= median <= upper.
+        """Return lower bound, median and upper bound, with lower <= median <= upper.
 
         Parameters
         ----------
@@ -162,7 +162,7 @@ class Calibration:
         offset_lower: NDArray[np.floating[Any]],
         offset_upper: NDArray[np.floating[Any]],
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Like `interval`, with offsets that may differ from pixel to pixel.
+        """Return the interval as `interval` does, with offsets that may differ between pixels.
 
         Parameters
         ----------
@@ -206,7 +206,7 @@ class Calibration:
         return np.maximum(lower, low, out=lower), np.maximum(q_median, low), np.maximum(upper, low, out=upper)
 
     def caption(self, covers: str = "clean") -> str:
-        """What the interval promises, in a line to print under every map.
+        """Return the promise of the interval, as a line to print under every map.
 
         Parameters
         ----------
@@ -216,7 +216,7 @@ class Calibration:
         Returns
         -------
         str
-            Level, what is covered, over what, from how many blocks, and the warnings' number.
+            Coverage, what is covered, over which images, number of blocks, number of warnings.
         """
         share, delta = f"{100 * (1 - self.alpha):.4g} %", f"{100 * (1 - self.delta):.4g} %"
         alike = "images like the calibration data"
@@ -232,7 +232,7 @@ class Calibration:
         return f"{text} Warnings: {', '.join(warned)}." if warned else text
 
     def to_dict(self) -> dict[str, Any]:
-        """Calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
+        """Return the calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["levels"] = list(self.levels)
         values["offset_lower"] = _plain(self.offset_lower)
@@ -243,7 +243,7 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Calibration from `to_dict`."""
+        """Return the calibration that `to_dict` stored."""
         fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         fields["levels"] = tuple(float(level) for level in fields["levels"])
         for name in ("offset_lower", "offset_upper", "width_floor"):
@@ -256,7 +256,9 @@ class Calibration:
 def calibrate(
     held_out: HeldOut, *, alpha: float = 0.1, settings: CalibrationSettings | None = None
 ) -> Calibration:
-    """Offsets that make the interval cover ``1 - alpha``, per channel, from all held-out blocks.
+    """Calibrate: find offsets per channel that make the interval cover ``1 - alpha``.
+
+    All held-out blocks are used.
 
     Parameters
     ----------
@@ -312,7 +314,7 @@ def calibrate(
 def cross_fitted(
     held_out: HeldOut, calibration: Calibration, *, folds: int = 5, seed: int = 0
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Intervals of the held-out pixels, where no block's offset used that block.
+    """Return intervals of the held-out pixels, each with an offset from the other blocks.
 
     Parameters
     ----------
@@ -321,7 +323,7 @@ def cross_fitted(
     calibration : Calibration
         Made from `held_out`; gives the level, the rule and the score.
     folds : int
-        Folds of whole blocks; every block its own where fewer would leave no finite offset.
+        Folds of whole blocks; every block is its own fold where fewer would leave no finite offset.
     seed : int
         Seed of the draw that deals blocks into folds.
 
@@ -386,7 +388,7 @@ def without_target_noise(
 def folds_of(
     block: NDArray[np.int64], calibration: Calibration, *, folds: int = 5, seed: int = 0
 ) -> NDArray[np.int64]:
-    """Fold of each pixel, whole blocks dealt at random.
+    """Return the fold of each pixel; whole blocks are dealt at random.
 
     Parameters
     ----------
@@ -415,7 +417,7 @@ def folds_of(
 
 
 def with_offsets(calibration: Calibration, held_out: HeldOut) -> Calibration:
-    """The same calibration with offsets from these held-out data."""
+    """Return the calibration with offsets from these held-out data."""
     target = held_out.target.astype(np.float64)
     q_lower, q_upper = (held_out.quantiles[i] for i in (calibration.lower_index, calibration.upper_index))
     below, above = q_lower - target, target - q_upper
@@ -432,7 +434,7 @@ def with_offsets(calibration: Calibration, held_out: HeldOut) -> Calibration:
 def _offsets(
     scores: NDArray[np.float64], calibration: Calibration, block: NDArray[np.int64], sides: int
 ) -> NDArray[np.float64]:
-    """Conformal quantile of each channel, by the calibration's rule; each of two sides gets half of alpha."""
+    """Return the conformal quantile of each channel; each of two sides gets half of alpha."""
     alpha, delta = calibration.alpha / sides, calibration.delta / sides
     if calibration.rule == "image":
         return np.asarray([image_quantile(row, alpha, delta, block) for row in scores])
@@ -443,14 +445,14 @@ def _offsets(
 
 
 def _width_floor(held_out: HeldOut, lower: int, upper: int) -> NDArray[np.float64]:
-    """A hundredth of the typical predicted width, so that a width of zero can grow."""
+    """Return a hundredth of the typical predicted width, so that a width of zero can grow."""
     width = held_out.quantiles[upper].astype(np.float64) - held_out.quantiles[lower]
     typical = np.median(width, axis=-1)
     return np.asarray(np.maximum(0.01 * typical, 1e-30), dtype=np.float64)
 
 
 def _start_levels(levels: Sequence[float], alpha: float) -> tuple[int, int, tuple[Note, ...]]:
-    """Levels at or outside alpha / 2 and 1 - alpha / 2, and a note where there is none."""
+    """Return the levels at or outside alpha / 2 and 1 - alpha / 2, and a note where there is none."""
     values = np.asarray(levels)
     lower = np.flatnonzero(values <= alpha / 2 + SLACK)
     upper = np.flatnonzero(values >= 1 - alpha / 2 - SLACK)
@@ -502,7 +504,7 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
 def _outward(
     quantile: NDArray[np.float32], offset: NDArray[np.floating[Any]], direction: float
 ) -> NDArray[np.float32]:
-    """Quantile plus offset in float32, rounded outward."""
+    """Return quantile plus offset in float32, rounded outward."""
     # On flat background thousands of pixels tie exactly at the bound: rounding inward would lose them all.
     step = np.nextafter(offset.astype(np.float32), np.float32(direction))
     moved = quantile + step

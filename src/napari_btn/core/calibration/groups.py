@@ -1,4 +1,4 @@
-"""Calibration apart for tokens (or masks), so that a rare phase is covered as well as the rest."""
+"""Calibration by groups of pixels, so that a rare phase is covered as well as the rest."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["GroupCalibration", "calibrate_groups", "cross_fitted_groups"]
 
 @dataclass(frozen=True, eq=False)
 class GroupCalibration:
-    """One pair of offsets per group of pixels and channel.
+    """Calibration with one pair of offsets per group of pixels and channel.
 
     Parameters
     ----------
@@ -55,7 +55,7 @@ class GroupCalibration:
     def interval(
         self, quantiles: NDArray[np.floating[Any]], group: NDArray[np.integer[Any]]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Lower bound, median and upper bound, with lower <= median <= upper.
+        """Return lower bound, median and upper bound, with lower <= median <= upper.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class GroupCalibration:
         return self.base.interval_with(quantiles, low, high)
 
     def to_dict(self) -> dict[str, Any]:
-        """Calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
+        """Return the calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
         return {
             "base": self.base.to_dict(),
             "offset_lower": [[_plain(v) for v in row] for row in self.offset_lower.tolist()],
@@ -102,7 +102,7 @@ class GroupCalibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Calibration from `to_dict`."""
+        """Return the calibration that `to_dict` stored."""
         lower, upper = (
             np.asarray([[float(v) for v in row] for row in values[name]], dtype=np.float64)
             for name in ("offset_lower", "offset_upper")
@@ -126,7 +126,7 @@ def calibrate_groups(
     settings: CalibrationSettings | None = None,
     name: str = "token",
 ) -> GroupCalibration:
-    """Offsets that make the interval cover ``1 - alpha`` within each group.
+    """Calibrate by group: find offsets that cover ``1 - alpha`` within each.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def calibrate_groups(
     settings : CalibrationSettings, optional
         Unit, score and minimum; the defaults if left out.
     name : str
-        What a group is called in notes.
+        Word for a group in notes.
 
     Returns
     -------
@@ -211,7 +211,7 @@ def cross_fitted_groups(
     settings: CalibrationSettings | None = None,
     seed: int = 0,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Intervals of the held-out pixels by group, where no block's offset used that block.
+    """Return intervals of the held-out pixels by group, each with an offset from the other blocks.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def cross_fitted_groups(
 
 
 def _leaves(tree: NDArray[np.int64], n_groups: int) -> dict[int, list[int]]:
-    """Groups under each node of the tree."""
+    """Return the groups under each node of the tree."""
     leaves: dict[int, list[int]] = {}
     for g in range(n_groups):
         at, seen = g, set[int]()
@@ -271,7 +271,7 @@ def _climb(
     worth: Mapping[int, float],
     least: int,
 ) -> int:
-    """First node from the group up with enough blocks; -1, all pixels, where there is none."""
+    """Return the first node from the group up with enough blocks; -1, all pixels, if there is none."""
     at = group
     while at != -1 and worth[at] < least:
         at = int(tree[at])
@@ -279,10 +279,10 @@ def _climb(
 
 
 def _worth(block: NDArray[np.int64], alpha: float, settings: CalibrationSettings) -> float:
-    """Blocks that a group is worth.
+    """Return the effective number of blocks of a group.
 
-    Where pixels are pooled, blocks of equal size that say as much (Kish): a phase that fills three blocks
-    and touches twenty is worth three.
+    Where pixels are pooled, it is the number of blocks of equal size with as much information (Kish): a phase
+    that fills three blocks and touches twenty is worth three.
     """
     counts = np.bincount(block).astype(np.float64)
     n_blocks = int(np.count_nonzero(counts))
@@ -292,7 +292,7 @@ def _worth(block: NDArray[np.int64], alpha: float, settings: CalibrationSettings
 
 
 def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note, ...]:
-    """Notes that name the groups calibrated with others."""
+    """Return notes that name the groups calibrated with others."""
     notes = []
     for with_all, with_what in ((False, "their neighbours in the tree"), (True, "all pixels")):
         numbers = [str(g + 1) for g in made.fallback if (made.node[g] == -1) == with_all]
@@ -308,7 +308,7 @@ def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note
 
 
 def _pooled_notes(groups: Sequence[int], name: str) -> tuple[Note, ...]:
-    """Note that names the groups whose pixels were pooled although the whole was calibrated by blocks."""
+    """Return a note on groups whose pixels were pooled although the whole was calibrated by blocks."""
     if not groups:
         return ()
     who = f"{name.capitalize()}{'s' if len(groups) > 1 else ''} {', '.join(str(g + 1) for g in groups)}"

@@ -1,4 +1,4 @@
-"""Conformal scores in, one threshold out: by pixel, by block, by image, or at a stated risk."""
+"""Quantiles of conformal scores: by pixel, by block, by image, or at a stated risk."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["conformal_quantile", "image_quantile", "need_alpha", "needed_blocks", "risk_quantile"]
 
-# Of ranks and masses: (n + 1)(1 - alpha) that is a whole number must not round up to the next one.
+# For ranks and masses: a whole number (n + 1)(1 - alpha) must not be rounded up to the next one.
 SLACK = 1e-9
 
 
 def conformal_quantile(scores: ArrayLike, alpha: float, block: ArrayLike | None = None) -> float:
-    """Smallest score that covers ``1 - alpha`` of new cases, with the finite-sample correction.
+    """Return the smallest score that covers ``1 - alpha`` of new cases, with the finite-sample correction.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def conformal_quantile(scores: ArrayLike, alpha: float, block: ArrayLike | None 
 
 
 def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLike) -> float:
-    """Smallest score that covers at least ``1 - alpha`` of each of most new images.
+    """Return the smallest score that covers at least ``1 - alpha`` of each of most new images.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLi
 
 
 def risk_quantile(scores: ArrayLike, alpha: float, delta: float, block: ArrayLike) -> float:
-    """Smallest score whose coverage over new blocks is at least ``1 - alpha``, with certainty ``1 - delta``.
+    """Return the smallest score that covers ``1 - alpha`` of new blocks with certainty ``1 - delta``.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def risk_quantile(scores: ArrayLike, alpha: float, delta: float, block: ArrayLik
 
 
 def needed_blocks(alpha: float, score: str = "symmetric", rule: str = "block", delta: float = 0.1) -> int:
-    """Fewest blocks with a finite offset: 9 at 90 % (19 asymmetric), 22 under the rule "risk"."""
+    """Return the fewest blocks with a finite offset: 9 at 90 % (19 asymmetric), 22 by the rule "risk"."""
     sides = 2 if score == "asymmetric" else 1
     if rule == "risk":
         return math.ceil(math.log(delta / sides) / math.log(1 - alpha / sides) - SLACK)
@@ -143,13 +143,13 @@ def needed_blocks(alpha: float, score: str = "symmetric", rule: str = "block", d
 
 
 def need_alpha(alpha: float) -> None:
-    """Raise unless alpha is a miscoverage."""
+    """Raise ``ValueError`` unless alpha is a miscoverage."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha!r}; it must be between 0 and 1, as 0.1 for 90 % coverage.")
 
 
 def _largest_risk(n_blocks: int, alpha: float, delta: float) -> float | None:
-    """Largest mean block miscoverage that rules out a risk over alpha, None where not even 0 does."""
+    """Return the largest mean block miscoverage that rules out a risk over alpha; None if not even 0 does."""
     if _risk_p_value(0.0, n_blocks, alpha) > delta:
         return None
     low, high = 0.0, alpha
@@ -160,7 +160,7 @@ def _largest_risk(n_blocks: int, alpha: float, delta: float) -> float | None:
 
 
 def _risk_p_value(risk: float, n: int, alpha: float) -> float:
-    """Hoeffding-Bentkus p-value of the hypothesis that the risk exceeds alpha."""
+    """Return the Hoeffding-Bentkus p-value of the hypothesis that the risk exceeds alpha."""
     hit = 0.0 if risk == 0 else risk * math.log(risk / alpha)
     hoeffding = math.exp(-n * (hit + (1 - risk) * math.log((1 - risk) / (1 - alpha))))
     k = np.arange(math.ceil(n * risk - SLACK) + 1)

@@ -1,4 +1,4 @@
-"""Values along a line through a plane, and observations brought to the scale of a target."""
+"""Values along a line through a plane, and the scale of observations relative to a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["along", "points_between", "to_scale"]
 
 
 def points_between(start: Sequence[float], end: Sequence[float]) -> NDArray[np.float64]:
-    """Points a pixel apart on the straight line between two, both ends among them.
+    """Return points about a pixel apart on a straight line, ends included.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def points_between(start: Sequence[float], end: Sequence[float]) -> NDArray[np.f
 
 
 def along(plane: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values at points between the pixels, bilinear.
+    """Return values at points between the pixels, by linear interpolation.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def along(plane: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float6
 
 
 def to_scale(observed: ArrayLike, target: ArrayLike) -> tuple[float, float]:
-    """Gain and offset that bring observations to the scale of a target: ``gain * observed + offset``.
+    """Return gain and offset that scale observations to a target: ``gain * observed + offset``.
 
     Parameters
     ----------

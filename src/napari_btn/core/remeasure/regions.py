@@ -1,4 +1,4 @@
-"""Where to measure again: fields of view that collect the most score, and connected regions.
+"""Regions to measure again: fields of view that collect the most score, and connected components.
 
 Images have any number of spatial axes from two (Y, X) to three (Z, Y, X). Positions in pixels
 count from the first pixel; positions in physical units count from that pixel's outer corner, so
@@ -45,7 +45,7 @@ class Region:
     z, depth : int, optional
         First plane and number of planes; only in volumes.
     mask : ndarray of bool, optional
-        Which pixels of the bounding box belong to it; None where all do.
+        True for pixels of the bounding box that belong to it; None if all do.
     """
 
     y: int
@@ -102,22 +102,22 @@ def propose_regions(
     margin: int = 0,
     spacing: int = 0,
 ) -> list[Region]:
-    """Best fields of view to measure again: disjoint windows that collect the most score.
+    """Propose fields of view to measure again: disjoint windows that collect the most score.
 
     Windows are taken greedily from sums over an integral image, then moved one at a time while
-    that gains; the same is done from the best tiles of the regular grid, and the better of the
-    two is returned, so that the result is never worse than those tiles. Large images are searched
+    the total grows. A second search starts from the best tiles of the regular grid, and the better
+    result is returned, so that it is never worse than those tiles. Large images are searched
     on a coarser set of places (with exact sums), and refined to the pixel at the end. The same
     input gives the same output.
 
     Parameters
     ----------
     score : array_like, (Y, X) or (Z, Y, X)
-        How much each pixel deserves another measurement; larger is better.
+        Value of measuring each pixel again; larger is better.
     window : int or sequence of int
         Size in pixels along the axes of `score`; one number for all of them.
     count : int
-        How many windows at most. Fewer come back where no more fit, or where the rest has no
+        Largest number of windows. Fewer are returned where no more fit, or where the rest has no
         positive score.
     pixel_size : float or sequence of float, optional
         Size of a pixel along the axes of `score`, in `unit`; 1 by default.
@@ -175,12 +175,12 @@ def threshold_regions(
     unit: str = "px",
     mask: ArrayLike | None = None,
 ) -> list[Region]:
-    """Connected regions whose smoothed score reaches a threshold.
+    """Return connected regions whose smoothed score reaches a threshold.
 
     Parameters
     ----------
     score : array_like, (Y, X) or (Z, Y, X)
-        How much each pixel deserves another measurement.
+        Value of measuring each pixel again.
     threshold : float
         Smallest smoothed score that belongs to a region.
     smooth_px : float
@@ -188,7 +188,7 @@ def threshold_regions(
     min_area_px : int
         Smallest region that is kept, in pixels.
     count : int, optional
-        Keep only so many, the best ones.
+        Largest number of regions to keep, the best ones.
     pixel_size : float or sequence of float, optional
     unit : str
     mask : array_like, optional
@@ -228,7 +228,7 @@ def threshold_regions(
 
 
 def rescore(regions: Sequence[Region], score: ArrayLike, mask: ArrayLike | None = None) -> list[Region]:
-    """The same regions with their scores summed anew, after they were moved or the score changed.
+    """Return the regions with their scores summed again, after they were moved or the score changed.
 
     Parameters
     ----------
@@ -256,12 +256,12 @@ def rescore(regions: Sequence[Region], score: ArrayLike, mask: ArrayLike | None 
 
 
 def label_image(regions: Sequence[Region], shape: Sequence[int]) -> NDArray[np.int32]:
-    """Regions painted into one label image: 1 for the first, 2 for the second, 0 elsewhere.
+    """Paint regions into one label image: 1 for the first, 2 for the second, 0 elsewhere.
 
     Parameters
     ----------
     regions : sequence of Region
-        Where two overlap, the earlier one stays on top.
+        Where two overlap, the earlier one is on top.
     shape : sequence of int
         Shape of the image, (Y, X) or (Z, Y, X).
 
@@ -304,16 +304,16 @@ class _Search:
         self.sums = _window_sums(image, self.starts, size)
 
     def total(self, picked: Sequence[tuple[int, ...]]) -> float:
-        """Score collected by windows at these starts."""
+        """Return the score collected by windows at these starts."""
         return sum(self._at(start) for start in picked)
 
     def _at(self, start: tuple[int, ...]) -> float:
-        """Score collected by one window."""
+        """Return the score collected by one window."""
         box = tuple(slice(a, a + s) for a, s in zip(start, self.size, strict=True))
         return _sum(self.image, box, None)
 
     def grid_tiles(self, count: int) -> list[tuple[int, ...]]:
-        """The best tiles of the regular grid."""
+        """Return the best tiles of the regular grid."""
         regular = [
             np.arange(low, h + 1, s + self.spacing)
             for low, h, s in zip(self.low, self.high, self.size, strict=True)
@@ -325,7 +325,7 @@ class _Search:
         return [tuple(int(r[i]) for r, i in zip(regular, w, strict=True)) for w in where]
 
     def improve(self, picked: list[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
-        """Windows filled up greedily to `count`, then moved one at a time while that gains."""
+        """Add windows greedily up to `count`, then move one at a time while the total grows."""
         picked = list(picked)
         blocked = np.zeros(self.sums.shape, dtype=np.int16)
         for start in picked:
@@ -352,7 +352,7 @@ class _Search:
         return len(picked) > before
 
     def _best(self, blocked: NDArray[np.int16]) -> tuple[int, ...] | None:
-        """Start of the best free place, or None where none has a positive score."""
+        """Return the start of the best free place, or None if none has a positive score."""
         free = np.where(blocked == 0, self.sums, -np.inf)
         k = np.unravel_index(int(np.argmax(free)), free.shape)
         if not free[k] > 0:
@@ -360,7 +360,7 @@ class _Search:
         return tuple(int(a[i]) for a, i in zip(self.starts, k, strict=True))
 
     def _near(self, start: tuple[int, ...]) -> tuple[slice, ...]:
-        """Index of the places whose window would touch the one at `start`."""
+        """Return the index of the places whose window would touch the one at `start`."""
         return tuple(
             slice(
                 int(np.searchsorted(a, s - n - self.spacing, side="right")),
@@ -370,7 +370,7 @@ class _Search:
         )
 
     def refine(self, picked: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Windows moved to the best pixel near their coarse place."""
+        """Move windows to the best pixel near their coarse place."""
         picked = list(picked)
         for i, start in enumerate(picked if self.step > 1 else []):
             near = [
@@ -391,7 +391,7 @@ class _Search:
 
 
 def _window_sums(image: NDArray[np.float64], starts: Starts, size: tuple[int, ...]) -> NDArray[np.float64]:
-    """Sums of windows at all combinations of starts, by an integral image over the edges only."""
+    """Sum windows at all combinations of starts, by an integral image over the edges only."""
     total = image
     ends = []
     for axis, (a, n) in enumerate(zip(starts, size, strict=True)):
@@ -407,7 +407,7 @@ def _window_sums(image: NDArray[np.float64], starts: Starts, size: tuple[int, ..
 
 
 def _weighted(score: ArrayLike, mask: ArrayLike | None) -> NDArray[np.float64]:
-    """Score times mask, checked."""
+    """Return score times mask, checked."""
     image = np.asarray(score)
     if image.ndim not in (2, 3) or not image.size:
         raise ValueError(
@@ -435,7 +435,7 @@ def _region(
     unit: str,
     mask: NDArray[np.bool_] | None = None,
 ) -> Region:
-    """A Region with its score summed."""
+    """Return a Region with its score summed."""
     box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
     z, depth = (start[0], size[0]) if len(start) == 3 else (None, None)
     score = _sum(image, box, mask)
@@ -443,13 +443,13 @@ def _region(
 
 
 def _sum(image: NDArray[np.float64], box: tuple[slice, ...], mask: NDArray[np.bool_] | None) -> float:
-    """Sum of the image in a box."""
+    """Return the sum of the image in a box."""
     part = image[box]
     return float(part.sum() if mask is None else part[mask].sum())
 
 
 def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) -> tuple[int, ...]:
-    """Window size, checked against the image and the margin."""
+    """Return the window size, checked against the image and the margin."""
     sides = (window,) * len(shape) if isinstance(window, int | np.integer) else window
     size = tuple(int(n) for n in sides)
     _at_least(margin, 0, "margin")
@@ -463,7 +463,7 @@ def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) ->
 
 
 def _pixel_size(pixel_size: float | Sequence[float] | None, ndim: int) -> tuple[float, ...]:
-    """Pixel size per axis, checked."""
+    """Return the pixel size per axis, checked."""
     sizes = np.ones(ndim) if pixel_size is None else np.asarray(pixel_size, dtype=float)
     sizes = np.full(ndim, float(sizes)) if sizes.ndim == 0 else sizes
     if sizes.shape != (ndim,) or not np.isfinite(sizes).all() or (sizes <= 0).any():
@@ -474,7 +474,7 @@ def _pixel_size(pixel_size: float | Sequence[float] | None, ndim: int) -> tuple[
 
 
 def _check_inside(region: Region, shape: tuple[int, ...]) -> None:
-    """Raise where a region is not inside an image."""
+    """Raise ``ValueError`` if a region is not inside an image."""
     ok = len(region.start) == len(shape) and all(
         a >= 0 and n >= 1 and a + n <= m for a, n, m in zip(region.start, region.size, shape, strict=True)
     )

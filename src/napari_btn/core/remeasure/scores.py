@@ -1,4 +1,4 @@
-"""How much each pixel deserves another measurement."""
+"""Scores that say which pixels to measure again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
-    """How undecided each pixel is about a threshold: ``4 p (1 - p)``.
+    """Return the ambiguity of each pixel about a threshold: ``4 p (1 - p)``.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
     Returns
     -------
     ndarray of float32
-        0 where the matter is settled, 1 where it is even.
+        0 where P is 0 or 1, 1 where it is one half.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
 
 
 def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = None) -> NDArray[np.float32]:
-    """Width of the interval relative to the signal: ``width / max(|median|, floor)``.
+    """Return the width of the interval relative to the signal: ``width / max(|median|, floor)``.
 
     Parameters
     ----------
@@ -86,10 +86,10 @@ def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = No
 def width_reduction(
     width: ArrayLike, dwell_ratio: float, noise_width: ArrayLike | None = None
 ) -> NDArray[np.float32]:
-    """How much narrower each interval is expected to become when measured again.
+    """Return by how much each interval is expected to narrow when measured again.
 
-    What is known now (precision ``1 / width**2``) and the new measurement (precision
-    ``dwell_ratio / noise_width**2``, counting noise falling as the root of the dwell) add up as
+    The present knowledge (precision ``1 / width**2``) and the new measurement (precision
+    ``dwell_ratio / noise_width**2``, since counting noise falls as the root of the dwell) add up as
     independent Gaussian evidence.
 
     Parameters
@@ -99,8 +99,8 @@ def width_reduction(
     dwell_ratio : float
         Dwell of the new measurement over that of the old one; positive.
     noise_width : array_like, optional
-        Width of the interval that one old measurement alone gives, in the unit of `width`; by
-        default `width` itself (no help from the neighbours).
+        Width of the interval of one old measurement alone, in the unit of `width`; by
+        default `width` itself (no information from neighbours).
 
     Returns
     -------
@@ -125,10 +125,9 @@ def width_reduction(
 
 
 def disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[np.float32]:
-    """How far the members of an ensemble disagree: their spread, or its share of the interval's width.
+    """Return the disagreement of the members: their spread, or its share of the interval's width.
 
-    What members disagree on, more data can settle; where they agree on a wide interval, it is the noise
-    that is wide.
+    More data can reduce a disagreement; where members agree on a wide interval, its width comes from noise.
 
     Parameters
     ----------
@@ -172,7 +171,7 @@ def combine_channels(
     *,
     by: Literal["rank", "mean"] = "rank",
 ) -> NDArray[np.float32]:
-    """One score from several channels, each replaced by its ranks, or divided by its mean, first.
+    """Combine the scores of channels, each first replaced by its ranks or divided by its mean.
 
     Parameters
     ----------
@@ -183,8 +182,8 @@ def combine_channels(
     mask : array_like of bool, (*space), optional
         Pixels that are ranked; the others get 0.
     by : str
-        "rank" knows no units and no outliers. "mean" keeps how much more one pixel scores than
-        another, so that a few very wide intervals of a rare phase count for what they are.
+        "rank" is independent of units and outliers. "mean" keeps the ratios between pixels, so that a
+        few very wide intervals of a rare phase keep their weight.
 
     Returns
     -------
@@ -240,11 +239,11 @@ def score_map(
     spread: Literal["plain", "relative"] | None = None,
     scene: int | None = None,
 ) -> NDArray[np.float32]:
-    """Score of each pixel of a prediction, for `regions.propose_regions`.
+    """Return the score of each pixel of a prediction, for `regions.propose_regions`.
 
-    With a threshold, how undecided ``P(signal > threshold)`` is; with a dwell, how much narrower
-    the interval is expected to become; with a spread, how far the members disagree; else the width of the
-    interval relative to the signal.
+    With a threshold it is the ambiguity of ``P(signal > threshold)``; with a dwell, the expected narrowing
+    of the interval; with a spread, the disagreement of the members; else the width of the interval relative
+    to the signal.
 
     Parameters
     ----------
@@ -260,12 +259,12 @@ def score_map(
     spread : str, optional
         "plain", the members' spread; or "relative", its share of the interval's width.
     scene : int, optional
-        Which scene, where the maps have several.
+        Number of the scene, where the maps have several.
 
     Returns
     -------
     ndarray of float32, (Y, X) or (Z, Y, X)
-        Larger is more deserving.
+        Larger for pixels to measure first.
 
     Raises
     ------
@@ -306,16 +305,18 @@ def score_map(
 
 
 def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int = 0) -> NDArray[np.float64]:
-    """Mean width of the intervals outside of regions, (C,): what measuring them again is good for elsewhere.
+    """Return the mean width of the intervals outside regions, (C,).
+
+    It shows what measuring the regions again brings elsewhere.
 
     Parameters
     ----------
     prediction : Prediction
         Calibrated maps.
     regions : sequence of Region
-        Left out.
+        Regions to leave out.
     scene : int
-        Which scene, where the maps have several.
+        Number of the scene, where the maps have several.
     """
     axes = prediction.axes.replace("C", "")
     made = []
@@ -330,7 +331,7 @@ def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int 
 
 
 def _one_scene(values: NDArray[np.float32], axes: str, scene: int | None) -> NDArray[np.float32]:
-    """One scene of a map, its axes in the order Z, Y, X."""
+    """Return one scene of a map, its axes in the order Z, Y, X."""
     space = [a for a in "ZYX" if a in axes]
     stack = values.transpose([axes.index(a) for a in "STZYX" if a in axes])
     stack = stack.reshape(-1, *stack.shape[stack.ndim - len(space) :])
