@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_btn.core.calibration.conformal import Calibration, calibrate, choose_rule, folds_of, with_offsets
-from napari_btn.core.calibration.rules import needed_blocks
+from napari_btn.core.calibration.conformal import (
+    Calibration,
+    calibrate,
+    from_other_folds,
+    json_numbers,
+    with_offsets,
+)
+from napari_btn.core.calibration.rules import choose_rule, needed_blocks
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import CalibrationSettings
 
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.calibration.conformal import Interval
 
 __all__ = ["GroupCalibration", "calibrate_groups", "cross_fitted_groups"]
 
@@ -52,9 +59,7 @@ class GroupCalibration:
         """Groups with too few blocks, calibrated with their neighbours in the tree."""
         return tuple(int(g) for g in np.flatnonzero(self.node != np.arange(len(self.node))))
 
-    def interval(
-        self, quantiles: NDArray[np.floating[Any]], group: NDArray[np.integer[Any]]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    def interval(self, quantiles: NDArray[np.floating[Any]], group: NDArray[np.integer[Any]]) -> Interval:
         """Return lower bound, median and upper bound, with lower <= median <= upper.
 
         Parameters
@@ -87,14 +92,14 @@ class GroupCalibration:
                 (self.offset_upper, self.base.offset_upper),
             )
         )
-        return self.base.interval_with(quantiles, low, high)
+        return self.base.interval(quantiles, (low, high))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
         return {
             "base": self.base.to_dict(),
-            "offset_lower": [[_plain(v) for v in row] for row in self.offset_lower.tolist()],
-            "offset_upper": [[_plain(v) for v in row] for row in self.offset_upper.tolist()],
+            "offset_lower": json_numbers(self.offset_lower),
+            "offset_upper": json_numbers(self.offset_upper),
             "node": self.node.tolist(),
             "n_blocks": self.n_blocks.tolist(),
             "notes": [note.to_dict() for note in self.notes],
@@ -103,14 +108,10 @@ class GroupCalibration:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the calibration that `to_dict` stored."""
-        lower, upper = (
-            np.asarray([[float(v) for v in row] for row in values[name]], dtype=np.float64)
-            for name in ("offset_lower", "offset_upper")
-        )
         return cls(
             base=Calibration.from_dict(values["base"]),
-            offset_lower=lower,
-            offset_upper=upper,
+            offset_lower=np.asarray(values["offset_lower"], dtype=np.float64),
+            offset_upper=np.asarray(values["offset_upper"], dtype=np.float64),
             node=np.asarray(values["node"], dtype=np.int64),
             n_blocks=np.asarray(values["n_blocks"], dtype=np.int64),
             notes=tuple(Note.from_dict(note) for note in values["notes"]),
@@ -210,7 +211,7 @@ def cross_fitted_groups(
     alpha: float = 0.1,
     settings: CalibrationSettings | None = None,
     seed: int = 0,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+) -> Interval:
     """Return intervals of the held-out pixels by group, each with an offset from the other blocks.
 
     Parameters
@@ -236,19 +237,14 @@ def cross_fitted_groups(
     settings = settings or CalibrationSettings()
     base = calibrate(held_out, alpha=alpha, settings=settings)
     members = np.asarray(group, dtype=np.int64)
-    fold = folds_of(held_out.block, base, folds=settings.folds, seed=seed)
-    lower, median, upper = (np.full(held_out.target.shape, np.nan, dtype=np.float32) for _ in range(3))
-    if fold.max() == 0:
-        return lower, base.interval(held_out.quantiles)[1], upper
-    for k in range(int(fold.max()) + 1):
-        inside = fold == k
+
+    def left_out(inside: NDArray[np.bool_]) -> Interval:
         others = calibrate_groups(
             held_out.take(~inside), members[~inside], parents=parents, alpha=alpha, settings=settings
         )
-        lower[:, inside], median[:, inside], upper[:, inside] = others.interval(
-            held_out.quantiles[:, :, inside], members[inside]
-        )
-    return lower, median, upper
+        return others.interval(held_out.quantiles[:, :, inside], members[inside])
+
+    return from_other_folds(held_out, base, left_out, folds=settings.folds, seed=seed)
 
 
 def _leaves(tree: NDArray[np.int64], n_groups: int) -> dict[int, list[int]]:
@@ -317,8 +313,3 @@ def _pooled_notes(groups: Sequence[int], name: str) -> tuple[Note, ...]:
         "like the calibration data, without a finite-sample guarantee. Hold out more for one."
     )
     return (Note("amber", text),)
-
-
-def _plain(value: float) -> float | str:
-    """A number for JSON, which knows no infinity."""
-    return value if np.isfinite(value) else str(value)
