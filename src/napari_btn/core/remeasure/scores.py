@@ -18,6 +18,8 @@ __all__ = [
     "ambiguity",
     "combine_channels",
     "disagreement",
+    "need_finite",
+    "need_same_shape",
     "relative_width",
     "score_map",
     "width_outside",
@@ -75,7 +77,7 @@ def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = No
         If the shapes differ or `floor` is not positive.
     """
     w, m = np.asarray(width, dtype=np.float32), np.abs(np.asarray(median, dtype=np.float32))
-    _same_shape("width", w.shape, "median", m.shape)
+    need_same_shape("width", w.shape, "median", m.shape)
     if floor is None:
         floor = float(max(np.nanquantile(m, 0.9), 1e-3 * np.nanmax(m))) or 1.0
     if not floor > 0:
@@ -116,7 +118,7 @@ def width_reduction(
         raise ValueError(f"dwell_ratio is {dwell_ratio}; it must be positive (10: ten times the dwell).")
     w = np.asarray(width, dtype=np.float64)
     n = w if noise_width is None else np.asarray(noise_width, dtype=np.float64)
-    _same_shape("width", w.shape, "noise_width", n.shape)
+    need_same_shape("width", w.shape, "noise_width", n.shape)
     w = np.maximum(w, 0.0)
     combined = np.divide(
         w * n, np.sqrt(n**2 + dwell_ratio * w**2), out=np.zeros_like(w), where=(n > 0) & (w > 0)
@@ -160,7 +162,7 @@ def disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[n
     if width is None:
         return s.copy()
     w = np.asarray(width, dtype=np.float32)
-    _same_shape("spread", s.shape, "width", w.shape)
+    need_same_shape("spread", s.shape, "width", w.shape)
     return np.divide(s, w, out=np.zeros_like(s), where=w > 0)
 
 
@@ -203,11 +205,11 @@ def combine_channels(
     if share.shape != (len(maps),) or (share < 0).any() or not share.sum() > 0:
         raise ValueError(f"weights are {share.tolist()}; needed are {len(maps)}, none negative, not all 0.")
     chosen = np.ones(maps.shape[1:], bool) if mask is None else np.asarray(mask).astype(bool)
-    _same_shape("a score map", maps.shape[1:], "mask", chosen.shape)
+    need_same_shape("a score map", maps.shape[1:], "mask", chosen.shape)
     out = np.zeros(maps.shape[1:], dtype=np.float32)
     for values, w in zip(maps, share / share.sum(), strict=True):
         inside = values[chosen]
-        _check_finite(inside)
+        need_finite(inside)
         if by == "mean":
             mean = float(np.mean(inside, dtype=np.float64)) if inside.size else 0.0
             out[chosen] += np.float32(w / mean if mean else 0) * inside
@@ -217,15 +219,29 @@ def combine_channels(
     return out
 
 
-def _check_finite(values: NDArray[np.generic]) -> None:
-    """Raise where values are NaN or infinite."""
+def need_finite(values: NDArray[np.generic]) -> None:
+    """Raise ``ValueError`` if a value is NaN or infinite.
+
+    Parameters
+    ----------
+    values : ndarray
+        Any type and shape.
+    """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = int(np.count_nonzero(~np.isfinite(values)))
         raise ValueError(f"{bad} values are NaN or infinite; mask those pixels, or replace them.")
 
 
-def _same_shape(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> None:
-    """Raise where two shapes differ."""
+def need_same_shape(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` if two shapes differ.
+
+    Parameters
+    ----------
+    name, other : str
+        Names of the two arrays.
+    shape, other_shape : tuple of int
+        Their shapes.
+    """
     if shape != other_shape:
         raise ValueError(f"{name} has shape {shape}, {other} has {other_shape}; they must match.")
 

@@ -104,12 +104,6 @@ class StageAffine:
         p = np.atleast_2d(np.asarray(points, dtype=float))
         return p @ self.matrix[:, :2].T + self.matrix[:, 2]
 
-    def to_image(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Image positions (n, 2) as (y, x) of stage coordinates (n, 2)."""
-        p = np.atleast_2d(np.asarray(points, dtype=float))
-        back = np.linalg.inv(self.matrix[:, :2])
-        return np.asarray((p - self.matrix[:, 2]) @ back.T, dtype=np.float64)
-
 
 def travel_order(
     regions: Sequence[Region],
