@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Progress, with_progress
 from napari_btn.core.tokens.palette import Palette, rows_of
 from napari_btn.core.tokens.shares import density_steps, mixture_steps
 
@@ -29,8 +30,6 @@ _RESTARTS: Final = 10
 _LLOYD_STEPS: Final = 20
 _COARSE: Final = 12  # cuts into so many tokens or fewer are compared between seeds
 _CHUNK: Final = 1024
-
-T = TypeVar("T")
 
 
 def fit_palette(
@@ -93,7 +92,8 @@ def fit_palette(
     found: list[Palette] = []
     misfits: list[NDArray[np.float64]] = []
     for i, s in enumerate(seeds):
-        palette, misfit = yield from _part_of(_FITS[method](x, count, int(s)), i, len(seeds))
+        fit = _FITS[method](x, count, int(s))
+        palette, misfit = yield from with_progress(fit, partial(_as_part, number=i, total=len(seeds)))
         found.append(palette)
         misfits.append(misfit)
     best = found[int(np.argmin([misfit.sum() for misfit in misfits]))]
@@ -108,17 +108,11 @@ def fit_palette(
     return replace(best, agreement=_agreement([p.assign(x) for p in found], best.size))
 
 
-def _part_of(steps: Step[T], number: int, total: int) -> Step[T]:
-    """Run a step as one of several equal parts."""
+def _as_part(progress: Progress, number: int, total: int) -> Progress:
+    """Return the progress of a whole from that of one of several equal parts."""
     again = " with another seed" if number else ""
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        done = int(100 * (number + progress.fraction))
-        yield Progress(done, 100 * total, f"{progress.note or 'Clustering'}{again}")
+    done = int(100 * (number + progress.fraction))
+    return Progress(done, 100 * total, f"{progress.note or 'Clustering'}{again}")
 
 
 def _agreement(labels: list[NDArray[np.uint8]], size: int) -> NDArray[np.float64]:
@@ -290,6 +284,7 @@ def adjusted_rand(a: ArrayLike, b: ArrayLike) -> float:
     """
     table = _contingency(a, b)
     n = table.sum()
+    # scikit-learn's function rounds differently in the last digit, and takes forty times as long.
 
     def pairs(counts: NDArray[np.float64]) -> float:
         return float((counts * (counts - 1)).sum() / 2)
