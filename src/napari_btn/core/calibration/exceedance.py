@@ -320,6 +320,8 @@ def lock_threshold(
     ----------
     Zadrozny and Elkan, KDD (2002), on isotonic recalibration.
     """
+    from sklearn.isotonic import isotonic_regression
+
     score = 1 - cdf(held_out.quantiles[:, channel], held_out.levels, threshold)
     above = held_out.target[channel] > threshold
     weight = _weights(held_out.block, rule)
@@ -328,7 +330,7 @@ def lock_threshold(
         np.bincount(cell, w, minlength=LOCKED_STEPS).astype(np.float64) for w in (weight, weight * above)
     )
     filled = np.flatnonzero(mass)
-    fitted = _isotonic(hits[filled] / mass[filled], mass[filled])
+    fitted = isotonic_regression(hits[filled] / mass[filled], sample_weight=mass[filled])
     centre = (np.arange(LOCKED_STEPS) + 0.5) / LOCKED_STEPS
     seen = held_out.n_blocks / (held_out.n_blocks + 1)
     table = np.interp(centre, centre[filled], fitted) * seen + (1 - seen) / 2
@@ -427,16 +429,3 @@ def _weights(block: NDArray[np.int64], rule: str) -> NDArray[np.float64]:
         return np.full(block.size, 1 / block.size)
     counts = np.bincount(block)
     return np.asarray(1 / (counts[block] * np.count_nonzero(counts)), dtype=np.float64)
-
-
-def _isotonic(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values made non-decreasing by pooling neighbours that violate it, least squares."""
-    pools: list[tuple[float, float, int]] = []
-    for value, weight in zip(values, weights, strict=True):
-        mean, total, size = float(value), float(weight), 1
-        while pools and pools[-1][0] >= mean:
-            other, mass, count = pools.pop()
-            mean = (mean * total + other * mass) / (total + mass)
-            total, size = total + mass, size + count
-        pools.append((mean, total, size))
-    return np.repeat([pool[0] for pool in pools], [pool[2] for pool in pools])
