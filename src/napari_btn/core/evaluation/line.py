@@ -47,17 +47,12 @@ def along(plane: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float6
     ndarray of float64, shape (n,)
         NaN where a point lies outside the plane.
     """
-    last = np.asarray(plane.shape) - 1
+    from scipy.ndimage import map_coordinates
+
     # A pixel reaches half a pixel beyond its centre.
-    inside = ((points >= -0.5) & (points <= last + 0.5)).all(axis=1)
-    held = np.clip(points, 0, last)
-    low = np.minimum(held.astype(np.int64), np.maximum(last - 1, 0))
-    high = np.minimum(low + 1, last)
-    v, u = (held - low).T
-    (y0, x0), (y1, x1) = low.T, high.T
-    top = (1 - u) * plane[y0, x0] + u * plane[y0, x1]
-    bottom = (1 - u) * plane[y1, x0] + u * plane[y1, x1]
-    return np.asarray(np.where(inside, (1 - v) * top + v * bottom, np.nan), dtype=np.float64)
+    inside = ((points >= -0.5) & (points <= np.asarray(plane.shape) - 0.5)).all(axis=1)
+    values = map_coordinates(plane, points.T, np.float64, order=1, mode="nearest")
+    return np.where(inside, values, np.nan)
 
 
 def to_scale(observed: ArrayLike, target: ArrayLike) -> tuple[float, float]:
