@@ -115,9 +115,8 @@ def test_a_dock_leaves_although_a_step_is_stuck(
         yield Progress(0, 1)
         return "too late"
 
-    run = plain._runs["stuck"] = run_step(
-        stuck, on_result=plain.results.append, on_error=plain.results.append
-    )
+    plain.lifetime.start("stuck", stuck, plain.results.append, plain.results.append)
+    run = plain.lifetime.runs["stuck"]
     qtbot.waitUntil(run._started.is_set)
     plain.leave()
     assert run.running

@@ -124,7 +124,9 @@ def write_maps_steps(
     groups: tuple[GroupCalibration, NDArray[np.integer[Any]]] | None = None,
     valid: NDArray[np.bool_] | Literal["finite"] | None = None,
 ) -> Step[tuple[Note, ...]]:
-    """Write calibrated maps into arrays, tile by tile; a step that returns notes on the device and the image.
+    """Write calibrated maps into arrays, tile by tile; a step.
+
+    It returns notes on the device and the image.
 
     Parameters
     ----------
@@ -191,7 +193,7 @@ def write_maps_steps(
 def _left_out(
     source: View, tile: TileQuantiles, valid: NDArray[np.bool_] | Literal["finite"] | None
 ) -> NDArray[np.bool_]:
-    """Pixels of a tile that don't count, (*tile)."""
+    """Return the pixels of a tile that don't count, (*tile)."""
     finite = np.asarray(np.isfinite(source.read(tile.scene, tile.write)).all(0))
     if isinstance(valid, str):
         return np.asarray(~finite)

@@ -1,11 +1,10 @@
-"""Values along a line through a plane, and observations brought to the scale of a target."""
+"""Values along a line through a plane, and the scale of observations relative to a target."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +15,7 @@ __all__ = ["along", "points_between", "to_scale"]
 
 
 def points_between(start: Sequence[float], end: Sequence[float]) -> NDArray[np.float64]:
-    """Return points a pixel apart on a straight line, with both of its ends.
+    """Return points about a pixel apart on a straight line, ends included.
 
     Parameters
     ----------
@@ -34,7 +33,7 @@ def points_between(start: Sequence[float], end: Sequence[float]) -> NDArray[np.f
 
 
 def along(plane: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Interpolate the values at points of a plane (bilinear).
+    """Return values at points between the pixels, by linear interpolation.
 
     Parameters
     ----------
@@ -48,15 +47,16 @@ def along(plane: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float6
     ndarray of float64, shape (n,)
         NaN where a point lies outside the plane.
     """
-    last = np.asarray(plane.shape) - 1
+    from scipy.ndimage import map_coordinates
+
     # A pixel reaches half a pixel beyond its centre.
-    inside = ((points >= -0.5) & (points <= last + 0.5)).all(axis=1)
-    values = ndimage.map_coordinates(plane, points.T, output=np.float64, order=1, mode="nearest")
-    return np.asarray(np.where(inside, values, np.nan), dtype=np.float64)
+    inside = ((points >= -0.5) & (points <= np.asarray(plane.shape) - 0.5)).all(axis=1)
+    values = map_coordinates(plane, points.T, np.float64, order=1, mode="nearest")
+    return np.where(inside, values, np.nan)
 
 
 def to_scale(observed: ArrayLike, target: ArrayLike) -> tuple[float, float]:
-    """Return the gain and offset that bring observations to the scale of a target.
+    """Return gain and offset that scale observations to a target: ``gain * observed + offset``.
 
     Parameters
     ----------
