@@ -97,7 +97,11 @@ def test_a_rare_phase_is_covered_when_it_is_calibrated_apart(together):
     assert plain < 0.8
     assert made.report.group_coverage[2, 1] > plain + 0.03
     assert made.report.group_name == "group"
-    assert made.predict(PAIR.noisy, axes="CYX").notes[-1].text.startswith("Groups were calibrated apart")
+    assert (
+        made.predict(PAIR.noisy, axes="CYX")
+        .notes[-1]
+        .text.startswith("Groups of a mask were calibrated separately")
+    )
     prediction = made.predict(PAIR.noisy, axes="CYX", groups=mask)
     np.testing.assert_array_equal(prediction.groups, mask)
     found = btn.evaluate(prediction, PAIR.clean)
@@ -125,7 +129,7 @@ def test_bundles_keep_groups_and_any_level_or_number_of_them(bundle, apart):
 def test_tokens_can_be_asked_for_later_with_the_image_alone(together, apart, tmp_path):
     together.save(tmp_path / "plain.btn")
     later = btn.load(tmp_path / "plain.btn")
-    with pytest.raises(ValueError, match="give the image that they come from"):
+    with pytest.raises(ValueError, match="give their image"):
         later.calibrate(groups=3)
     with pytest.raises(ValueError, match="is not the one that the held-out scores come from"):
         later.calibrate(PAIR.noisy + 1, groups=3)

@@ -156,15 +156,15 @@ def test_another_pair_fine_tunes(bundle):
     assert gain.windows == 0
     assert denoiser.held_out.position[:, 2].max() < 100
     assert len(denoiser.provenance["splits"]) == 2
-    with pytest.raises(ValueError, match="trained the members"):
+    with pytest.raises(ValueError, match="trained on"):
         denoiser.calibrate(PAIR.noisy[KNOWN], PAIR.clean[KNOWN])
-    with pytest.raises(ValueError, match="trained the members"):
+    with pytest.raises(ValueError, match="trained on"):
         denoiser.calibrate(other.noisy, other.clean)
 
 
 def test_the_image_of_the_windows_cannot_calibrate(bundle):
     denoiser, _ = refined(bundle)
-    with pytest.raises(ValueError, match="trained the members"):
+    with pytest.raises(ValueError, match="trained on"):
         denoiser.calibrate(PAIR.noisy, PAIR.clean)
 
 

@@ -1,7 +1,7 @@
 """Denoise images with quantiles that hold a stated coverage, and see where to measure again.
 
-Names are imported when they are first asked for: ``import napari_btn`` loads neither torch nor
-Qt nor napari, so that napari starts as fast with the plugin as without it.
+Names are imported on first use: ``import napari_btn`` loads neither torch nor Qt nor napari, so that
+napari starts as fast with the plugin as without it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> object:
-    """Public name, imported on first use."""
+    """Import a public name on first use."""
     if name == "samples":
         return import_module("napari_btn.samples")
     if name not in _HOME:
@@ -61,5 +61,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    """Public names, loaded or not."""
+    """Return the public names, imported or not."""
     return sorted({*globals(), *__all__})

@@ -1,4 +1,4 @@
-"""Members and tiles on the workers of a dask scheduler: several machines, the same steps, the same pixels."""
+"""Execution on the workers of a dask scheduler, with the same results as on one machine."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ if TYPE_CHECKING:
 
 __all__ = ["connected"]
 
-_PATIENCE_S = 10  # for a scheduler to answer
-_LARGE = "64MiB"  # a tile of a volume or a few batches; dask warns from ten on
+_PATIENCE_S = 10  # longest wait for an answer of the scheduler
+_LARGE = "64MiB"  # size of a tile of a volume or a few batches; dask warns from 10 MiB on by default
 _START = "start one with `dask scheduler`, and `dask worker ADDRESS` on each machine"
 
 
 @contextmanager
 def connected(address: str) -> Iterator[Executor]:
-    """Executor that runs tasks on the workers of a dask scheduler, until the context ends.
+    """Connect to a dask scheduler; yield an executor that runs tasks on its workers.
 
-    Give it to `Denoiser.fit`, `Denoiser.predict` and their steps as ``executor``. Members and pixels are
-    those of the local processes, whatever the workers' number and speed.
+    Pass it to `Denoiser.fit`, `Denoiser.predict` and their steps as ``executor``. Members and pixels are the
+    same as with local processes, for any number of workers.
 
     Parameters
     ----------
     address : str
-        Of the scheduler: "tcp://10.0.0.1:8786", or without its scheme.
+        Address of the scheduler, e.g. "tcp://10.0.0.1:8786"; the scheme may be left out.
 
     Raises
     ------
     ValueError
-        If dask is not installed, no scheduler answers, it has no workers, or a worker lacks napari-btn or has
+        If dask is not installed, no scheduler answers, it has no workers, or a worker has no napari-btn or
         another version of it.
     """
     try:
@@ -53,11 +53,11 @@ def connected(address: str) -> Iterator[Executor]:
 
 
 def _need_workers(client: Any, address: str) -> None:
-    """Raise where there is nobody to work, or somebody who would work with other code."""
+    """Raise ``ValueError`` if there are no workers, or a worker has another version of the code."""
     from napari_btn import __version__
 
     def version_there() -> str:
-        """What a worker has; a local function is sent whole, so that one without napari-btn can say so."""
+        """Return the version on a worker; a local function also runs on a worker without napari-btn."""
         from importlib.metadata import PackageNotFoundError, version
 
         try:

@@ -1,4 +1,4 @@
-"""The model: one frozen value with all that training and calibration made, and its bundle."""
+"""The model, one frozen value with all results of training and calibration, and its bundle."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ _HELD_OUT = tuple(f.name for f in fields(HeldOut) if f.name != "levels")
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Learned:
-    """Trained members, and what is known of the images that they learned from.
+    """Trained members, and a description of their training images.
 
     Parameters
     ----------
     networks : Networks
     losses : dict
-        Per member number, the training loss of each step.
+        Training loss of each step, by member number.
     notes : tuple of Note
-        From the plan and the training.
+        Notes of the plan and the training.
     axes : str
         Axes of the noisy image.
     channel_names : tuple of str
@@ -62,9 +62,9 @@ class Learned:
         One per space axis, in ``unit``.
     unit : str
     provenance : dict
-        JSON-ready: version, settings, seed and fingerprints of the images.
+        Version, settings, seed and fingerprints of the images, JSON-ready.
     profile : Profile, optional
-        Noise and brightness of the images that were calibrated on; None where they are too small.
+        Noise and brightness of the calibration images; None if they are too small.
     """
 
     networks: Networks
@@ -80,22 +80,22 @@ class Learned:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scores:
-    """Predictions and targets of pixels that no member trained on.
+    """Predictions and targets of held-out pixels.
 
     Parameters
     ----------
     held_out : HeldOut
-        What the offsets come from.
+        Pixels that offsets are calibrated on.
     block_px : int
-        Side of a block in pixels; 0 where scenes are the blocks.
+        Side of a block in pixels; 0 if scenes are the blocks.
     covers : str
-        What an interval covers, as the supervision says.
+        Quantity that an interval covers, from the supervision.
     notes : tuple of Note
-        On the target.
+        Notes on the target.
     reported : HeldOut, optional
-        Pixels that only the report is measured on.
+        Pixels for the report alone.
     grouping : Grouping, optional
-        Group of each pixel, where groups are calibrated apart.
+        Group of each pixel, if groups are calibrated separately.
     """
 
     held_out: HeldOut
@@ -108,14 +108,14 @@ class Scores:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Calibrated:
-    """Offsets at one level, and what they were measured to hold.
+    """Offsets at one miscoverage level, and their measured coverage.
 
     Parameters
     ----------
     calibration : Calibration
     report : Report
     distribution : Exceedance, optional
-        The recalibration into probabilities, where the levels make a distribution.
+        Recalibration into probabilities; None if there is only one quantile level.
     groups : GroupCalibration, optional
     """
 
@@ -127,17 +127,17 @@ class Calibrated:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Model:
-    """All that training and calibration made; replaced as a whole, never changed.
+    """All results of training and calibration; replaced as a whole, never changed.
 
     Parameters
     ----------
     settings : EnsembleSettings
-        Those of the training, with the calibration in use.
+        Settings of the training, with the calibration in use.
     learned : Learned
     scores : Scores
     calibrated : Calibrated
     tokens : TokenModel, optional
-        The palette, once it is learned.
+        Palette, if one was learned.
     """
 
     settings: EnsembleSettings
@@ -148,22 +148,22 @@ class Model:
 
     @property
     def networks(self) -> Networks:
-        """Trained members and what they are made from."""
+        """Trained members and their blueprint."""
         return self.learned.networks
 
     @property
     def blueprint(self) -> Blueprint:
-        """What members are made from."""
+        """Blueprint of the members."""
         return self.learned.networks.blueprint
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Names of the channels it was trained on."""
+        """Names of the training channels."""
         return self.learned.channel_names
 
     @property
     def caption(self) -> dict[str, Any]:
-        """What a map must carry to be read rightly, JSON-ready."""
+        """Metadata that every map carries, JSON-ready."""
         calibration, report = self.calibrated.calibration, self.calibrated.report
         grouping = self.scores.grouping
         return {
@@ -180,14 +180,14 @@ class Model:
 
 
 def distribution_of(held_out: HeldOut, calibration: Calibration) -> Exceedance | None:
-    """Return the recalibration into probabilities; None where one level makes no distribution.
+    """Return the recalibration into probabilities; None if there is only one quantile level.
 
     Parameters
     ----------
     held_out : HeldOut
-        What the calibration comes from.
+        Pixels that the calibration comes from.
     calibration : Calibration
-        Its rule says whether pixels or blocks count.
+        Its rule decides between pixels and blocks as units.
     """
     return exceedance_from(held_out, calibration.rule) if len(held_out.levels) > 1 else None
 
@@ -196,13 +196,13 @@ def distribution_of(held_out: HeldOut, calibration: Calibration) -> Exceedance |
 
 
 def save_model(model: Model, path: str | Path) -> None:
-    """Save as a bundle; the file appears only when it is whole.
+    """Save a model as a bundle; the file appears only when it is complete.
 
     Parameters
     ----------
     model : Model
     path : str or Path
-        Of the bundle.
+        Path of the bundle.
     """
     write_bundle(_to_bundle(model), path)
 
@@ -213,7 +213,7 @@ def load_model(path: str | Path) -> Model:
     Parameters
     ----------
     path : str or Path
-        Of the bundle.
+        Path of the bundle.
 
     Raises
     ------
@@ -234,7 +234,7 @@ def load_model(path: str | Path) -> Model:
 def save_partial(
     settings: EnsembleSettings, checkpoint: Sequence[Member], data: dict[str, Any], path: str | Path
 ) -> None:
-    """Save the members that an interrupted training has finished, for `load_partial`.
+    """Save the finished members of an interrupted training, for `load_partial`.
 
     Parameters
     ----------
@@ -242,9 +242,9 @@ def save_partial(
     checkpoint : sequence of Member
         A `Progress.checkpoint`.
     data : dict
-        JSON-ready: what they learned from.
+        Description of the training data, JSON-ready.
     path : str or Path
-        Of the bundle.
+        Path of the bundle.
     """
     values = {
         "kind": "partial",
@@ -261,7 +261,7 @@ def load_partial(path: str | Path) -> tuple[EnsembleSettings, tuple[Member, ...]
     Parameters
     ----------
     path : str or Path
-        Of the bundle.
+        Path of the bundle.
 
     Raises
     ------
@@ -281,7 +281,7 @@ def load_partial(path: str | Path) -> tuple[EnsembleSettings, tuple[Member, ...]
 
 
 def _to_bundle(model: Model) -> Bundle:
-    """Contents of the bundle that `_from_bundle` reads."""
+    """Return the bundle of a model."""
     learned, scores, calibrated = model.learned, model.scores, model.calibrated
     blueprint, members = learned.networks.blueprint, learned.networks.members
     arrays = _member_arrays(members)
@@ -321,7 +321,7 @@ def _to_bundle(model: Model) -> Bundle:
 
 
 def _from_bundle(bundle: Bundle) -> Model:
-    """Model of a bundle; ``KeyError`` or ``TypeError`` where it lacks a part."""
+    """Return the model of a bundle; raise ``KeyError`` or ``TypeError`` if a part is missing."""
     values, arrays = bundle.values, bundle.arrays
     settings = EnsembleSettings.from_dict(values["settings"])
     blueprint = Blueprint(
@@ -370,7 +370,7 @@ def _from_bundle(bundle: Bundle) -> Model:
 
 
 def _held_out_from(part: str, bundle: Bundle, levels: tuple[float, ...]) -> HeldOut:
-    """Held-out scores of a bundle's part."""
+    """Return the held-out scores in a part of a bundle."""
     arrays = bundle.arrays
     return HeldOut(
         arrays[f"{part}.quantiles"],
@@ -383,12 +383,12 @@ def _held_out_from(part: str, bundle: Bundle, levels: tuple[float, ...]) -> Held
 
 
 def _member_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:
-    """Weights as a bundle's arrays."""
+    """Return the weights of members as arrays of a bundle."""
     return {f"member.{m.number}.{name}": value for m in members for name, value in m.weights.items()}
 
 
 def _members_of(bundle: Bundle) -> tuple[Member, ...]:
-    """Members of a bundle."""
+    """Return the members of a bundle."""
     names = sorted({k.split(".", 2)[2] for k in bundle.arrays if k.startswith("member.")})
     return tuple(
         Member(number, attempt, {name: bundle.arrays[f"member.{number}.{name}"] for name in names})
@@ -397,7 +397,7 @@ def _members_of(bundle: Bundle) -> tuple[Member, ...]:
 
 
 def _tokens_from(part: str, bundle: Bundle) -> TokenModel | None:
-    """Palette of a bundle's part."""
+    """Return the palette in a part of a bundle."""
     from napari_btn.core.tokens.learn import TokenModel
 
     found = {k.removeprefix(f"{part}."): v for k, v in bundle.arrays.items() if k.startswith(f"{part}.")}
@@ -405,7 +405,7 @@ def _tokens_from(part: str, bundle: Bundle) -> TokenModel | None:
 
 
 def _grouping_arrays(grouping: Grouping) -> dict[str, NDArray[Any]]:
-    """Groups of the held-out pixels, and the palette that made them: the bundle's own may be another."""
+    """Return the groups of held-out pixels, and their palette, which may differ from that of the bundle."""
     arrays = {"grouping.count": np.array([grouping.count]), "grouping.held_out": grouping.held_out}
     if grouping.reported is not None:
         arrays["grouping.reported"] = grouping.reported
@@ -415,7 +415,7 @@ def _grouping_arrays(grouping: Grouping) -> dict[str, NDArray[Any]]:
 
 
 def _grouping_from(bundle: Bundle) -> Grouping | None:
-    """Groups of a bundle's held-out pixels."""
+    """Return the groups of the held-out pixels of a bundle."""
     from napari_btn.core.calibration.grouping import Grouping
 
     if "grouping.count" not in bundle.arrays:

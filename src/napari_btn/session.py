@@ -1,7 +1,7 @@
-"""The state of one viewer's analysis: what was set, and what a change makes stale.
+"""The state of the analysis in one viewer, and the dependencies between its parts.
 
-A session knows no window. Docks set its slots on the main thread when a step has returned, and
-listen to one event; a dock that is closed and opened again is rebuilt from here alone.
+A session knows no window. Docks set its attributes on the main thread when a step has returned, and
+listen to one event. A dock that is closed and opened again is rebuilt from the session alone.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _STALE_AFTER: dict[str, tuple[str, ...]] = {
     "source": ("prediction", "tokens", "regions"),
     "prediction": ("tokens", "regions"),
 }
-"""What each slot clears when it is set, because it was made from it."""
+"""Attributes that are cleared when an attribute is set, because they depend on it."""
 
 
 @dataclass(frozen=True)
 class Threshold:
-    """What the user asks of the signal, and how sure the answer must be.
+    """A threshold of the signal, and the confidence of claims about it.
 
     Parameters
     ----------
     values : tuple of float
-        Threshold of each channel, in the units of the prediction.
+        Threshold of each channel, in units of the prediction.
     channel : int
-        Channel that is looked at, from 0.
+        Current channel, from 0.
     confidence : float
-        Between 0 and 1, for claims.
+        Confidence of claims, between 0 and 1.
     """
 
     values: tuple[float, ...]
@@ -50,20 +50,20 @@ class Threshold:
 
     @property
     def value(self) -> float:
-        """Threshold of the channel that is looked at."""
+        """Threshold of the current channel."""
         return self.values[self.channel]
 
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """What a denoiser was trained on.
+    """The images that a denoiser was trained on.
 
     Parameters
     ----------
     pair : Pair
         Noisy and clean images.
     regions : array of int, optional
-        Painted areas that trained and calibrated.
+        Painted areas for training and calibration.
     """
 
     pair: Pair
@@ -72,14 +72,14 @@ class Training:
 
 @dataclass(frozen=True)
 class StagePlaces:
-    """Places of an image that are known on the stage, too.
+    """Places of an image with known stage coordinates.
 
     Parameters
     ----------
     source : str
         Name of the image.
     places : tuple of tuple of float
-        Row and column in pixels, and the two stage coordinates, of each.
+        Row and column in pixels, and the two stage coordinates, of each place.
     """
 
     source: str
@@ -87,12 +87,12 @@ class StagePlaces:
 
 
 class Session:
-    """What is known about one viewer's analysis.
+    """The state of the analysis in one viewer.
 
     Attributes
     ----------
     changed : Signal
-        Emitted once per set slot, with its name, after everything that depends on it was cleared.
+        Emitted with the name of each attribute that was set, after its dependent attributes were cleared.
     """
 
     changed = Signal(str)
@@ -109,7 +109,7 @@ class Session:
 
     @property
     def denoiser(self) -> Denoiser | None:
-        """Trained or loaded denoiser; setting it clears prediction and tokens."""
+        """Trained or loaded denoiser; setting it clears prediction, tokens and regions."""
         return self._denoiser
 
     @denoiser.setter
@@ -118,7 +118,7 @@ class Session:
 
     @property
     def training(self) -> Training | None:
-        """Images that the denoiser was trained on; None where they are not known, as for a loaded one."""
+        """Training images of the denoiser; None if unknown, e.g. of a loaded one."""
         return self._training
 
     @training.setter
@@ -127,7 +127,7 @@ class Session:
 
     @property
     def source(self) -> Image | None:
-        """Image that was last given to the denoiser; setting it clears prediction and tokens."""
+        """Image that was last denoised; setting it clears prediction, tokens and regions."""
         return self._source
 
     @source.setter
@@ -136,7 +136,7 @@ class Session:
 
     @property
     def prediction(self) -> Prediction | None:
-        """Quantile maps of the source by the denoiser; setting it clears the tokens that it describes."""
+        """Prediction of the source; setting it clears tokens and regions."""
         return self._prediction
 
     @prediction.setter
@@ -149,7 +149,7 @@ class Session:
 
     @property
     def tokens(self) -> Tokens | None:
-        """Tokens of the source by the denoiser, in the number that is looked at."""
+        """Tokens of the source, at the current number of tokens."""
         return self._tokens
 
     @tokens.setter
@@ -162,7 +162,7 @@ class Session:
 
     @property
     def threshold(self) -> Threshold | None:
-        """Thresholds of the channels, once a person or a dock has set them; they outlive a prediction."""
+        """Thresholds of the channels, once set; a new prediction keeps them."""
         return self._threshold
 
     @threshold.setter
@@ -171,7 +171,7 @@ class Session:
 
     @property
     def regions(self) -> tuple[Region, ...] | None:
-        """Where to measure the source again, in the order of a visit; a new prediction clears it."""
+        """Regions of the source to measure again, in the order of a visit; a new prediction clears them."""
         return self._regions
 
     @regions.setter
@@ -180,7 +180,7 @@ class Session:
 
     @property
     def stage(self) -> StagePlaces | None:
-        """Places known on the stage; they outlive a prediction, and count for the image they name alone."""
+        """Places with known stage coordinates, valid for the image that they name; a new prediction keeps them."""
         return self._stage
 
     @stage.setter
@@ -188,7 +188,7 @@ class Session:
         self._set("stage", stage)
 
     def _set(self, slot: str, value: Any) -> None:
-        """Store a value, clear what was made from the old one, tell once."""
+        """Store a value, clear what depends on the old one, and emit one event."""
         setattr(self, f"_{slot}", value)
         for stale in _STALE_AFTER.get(slot, ()):
             setattr(self, f"_{stale}", None)
@@ -199,12 +199,12 @@ _SESSIONS: WeakKeyDictionary[object, Session] = WeakKeyDictionary()
 
 
 def session_of(viewer: object) -> Session:
-    """Session of a viewer, made on first use and gone with it.
+    """Return the session of a viewer; it is created on first use and deleted with the viewer.
 
     Parameters
     ----------
     viewer : object
-        Any hashable object that can be referred to weakly; napari's proxy of a viewer counts as that viewer.
+        Any hashable object with weak references; a napari proxy of a viewer counts as that viewer.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Steps: long actions that say how far they are, may be stopped between two yields, and leave notes."""
+"""Steps: long actions that report progress and can be stopped between two yields; and notes."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a step is.
+    """The progress of a step.
 
     Parameters
     ----------
     done, total : int
-        Work done and work in all, in the step's own unit (training steps, tiles).
+        Work done and total work, in units of the step (training steps, tiles).
     note : str
-        What is being done now, for a person.
+        Current activity, shown to the user.
     preview : ndarray, optional
         The median so far, float32, in the axes of the input without ``S`` and ``T``.
     losses : tuple of (member, step, loss), optional
-        Training losses new since the last progress, for a live curve.
+        Training losses since the last progress, for a live curve.
     checkpoint : object, optional
-        What ``fit_steps(resume=...)`` needs to go on from here; opaque to the receiver.
+        State for ``fit_steps(resume=...)``, opaque to the receiver.
     preview_offset : tuple of int
-        Where the preview begins in the image, in pixels along its space axes; empty for the origin.
+        First pixel of the preview along the space axes of the image; empty for the origin.
     """
 
     done: int
@@ -58,7 +58,12 @@ else:
 
 
 def drain(step: Step[T]) -> T:
-    """Run a step to its end, and return its result."""
+    """Run a step to its end and return its result.
+
+    Parameters
+    ----------
+    step : Step
+    """
     while True:
         try:
             next(step)
@@ -68,13 +73,13 @@ def drain(step: Step[T]) -> T:
 
 
 def with_progress(step: Step[T], change: Callable[[Progress], Progress]) -> Step[T]:
-    """Return the same step with its progress changed on the way, as a part of a larger one.
+    """Return the step with its progress changed, as a part of a larger step.
 
     Parameters
     ----------
     step : Step
     change : callable
-        From the step's progress to that of the whole.
+        Takes the progress of the step and returns that of the larger one.
     """
     try:
         while True:
@@ -90,24 +95,24 @@ def with_progress(step: Step[T], change: Callable[[Progress], Progress]) -> Step
 
 @dataclass(frozen=True)
 class Note:
-    """Something the user should know about a result.
+    """A note to the user about a result.
 
     Parameters
     ----------
     level : str
         "red" (don't trust the coverage) or "amber" (read before relying on it).
     text : str
-        What came, what is needed, and what to do.
+        Text that says what came, what is needed and what to do.
     """
 
     level: Literal["red", "amber"]
     text: str
 
     def to_dict(self) -> dict[str, str]:
-        """Note as a JSON-ready dict."""
+        """Return the note as a JSON-ready dict."""
         return {"level": self.level, "text": self.text}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Note from `to_dict`."""
+        """Return the note of a dict that `to_dict` made."""
         return cls(level=values["level"], text=str(values["text"]))

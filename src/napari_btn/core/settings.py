@@ -1,7 +1,7 @@
 """Settings, as frozen dataclasses checked on construction.
 
-Every field has one line in its class's ``Attributes`` section; the docks show that line as
-the tooltip and the command line as its help, so it is written for the microscopist.
+Each field has an entry in the ``Attributes`` section of its class. The docks show it as tooltip and the
+command line as help, so it is written for microscopists.
 """
 
 from __future__ import annotations
@@ -45,15 +45,15 @@ NEEDED_OF_ALPHA = "between 0 and 1: the share of pixels that the intervals may m
 
 
 class _Settings:
-    """What all settings share: a plain dict in, a plain dict out."""
+    """A base of all settings, with conversion to and from a dict."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings as a JSON-ready dict."""
+        """Return the settings as a JSON-ready dict."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}  # type: ignore[call-overload]
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Settings from a dict; unknown keys raise ``ValueError``."""
+        """Return the settings of a dict; raise ``ValueError`` for unknown keys."""
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         if unknown := sorted(set(values) - known):
             raise ValueError(
@@ -63,18 +63,23 @@ class _Settings:
 
 
 def need(ok: bool, name: str, value: object, needed: str) -> None:
-    """Raise ``ValueError`` with what came and what is needed, unless it is there.
+    """Raise ``ValueError`` with what came and what is needed, unless ``ok``.
 
     Parameters
     ----------
     ok : bool
-        True if the value will do.
+        True if the value is valid.
     name : str
         Name of the argument.
     value : object
-        What came.
+        Value that came.
     needed : str
-        What it must be, as the end of a sentence.
+        Valid values, as the end of a sentence.
+
+    Raises
+    ------
+    ValueError
+        If not ``ok``.
     """
     if not ok:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
@@ -82,16 +87,16 @@ def need(ok: bool, name: str, value: object, needed: str) -> None:
 
 @dataclass(frozen=True)
 class NetworkSettings(_Settings):
-    """What a member looks like.
+    """The architecture of a member.
 
     Attributes
     ----------
     family : str
         Kind of member: "sms" (random sparse mixed-scale network), or one of an installed package.
     depth : int
-        Nodes per member; the one knob that usually needs tuning.
+        Nodes per member; the one setting that usually needs tuning.
     channels : int
-        Channels in a chunk; a node makes ``inputs * channels`` of them.
+        Channels in a chunk; a node outputs ``inputs * channels`` of them.
     inputs : int
         Earlier chunks that a node reads.
     dilations : tuple of int, optional
@@ -99,15 +104,15 @@ class NetworkSettings(_Settings):
     max_dilation : int
         Largest dilation of a drawn schedule (at most 4 in 3D).
     field_of_view : str
-        "fixed" (follows from depth and dilations), or "repeats": where the image repeats itself, as a
+        "fixed" (follows from depth and dilations), or "repeats": if the image repeats itself, as a
         lattice does, networks see two and a half repeats.
     skip_power : float
         How strongly a node prefers near predecessors: weight ``distance ** -skip_power``.
     head_units : int
         Hidden units of the quantile heads, shared by all levels.
     bias_free : bool
-        Without additive constants: an image twice as bright and noisy gives a median and quantiles twice as high,
-        so that members hold for noise levels that they were never trained on; intervals follow with the score
+        No additive constants: an image twice as bright and noisy gives a median and quantiles twice as high,
+        so that members work at noise levels that they were not trained on; so do intervals with the score
         "scaled". Zero must mean no signal.
     """
 
@@ -142,26 +147,26 @@ class NetworkSettings(_Settings):
 
 @dataclass(frozen=True)
 class TrainSettings(_Settings):
-    """How members are trained.
+    """The training of members.
 
     Attributes
     ----------
     steps : int
         Optimiser steps per member.
     passes : float
-        Times that a training pixel may be seen with its own noise. In a smaller image noise is drawn anew
-        from pixels that look alike, for twice as many; steps beyond that are cut.
+        Times that a training pixel may be seen with its own noise. In a small image, noise is drawn again
+        from similar pixels, for at most twice as many passes; further steps are cut.
     batch_size : int, optional
         Patches per step (at most 2 in 3D); None chooses from image and network.
     patch_px : int, optional
-        Side of a training patch in pixels (at most 32 in 3D; smaller where the image is smaller); None
-        chooses from image and network.
+        Side of a training patch in pixels (at most 32 in 3D, and at most the image); None chooses from
+        image and network.
     learning_rate : float
         Peak learning rate of the one-cycle schedule.
     augment : bool
         Flip and turn patches (right angles).
     early_stopping : bool
-        Set a tenth of what trains aside, stop a member that gets worse there, and keep its best weights.
+        Set a tenth of the training part aside, stop a member that gets worse there, and keep its best weights.
     """
 
     steps: int = 1000
@@ -181,44 +186,50 @@ class TrainSettings(_Settings):
 
     @property
     def patches(self) -> tuple[int, int]:
-        """Patches per step and their side in pixels, which must have been chosen."""
+        """Number of patches per step and their side in pixels.
+
+        Raises
+        ------
+        ValueError
+            If one of them is None.
+        """
         if self.batch_size is None or self.patch_px is None:
             raise ValueError(
                 f"batch_size is {self.batch_size} and patch_px is {self.patch_px}; give both, or let "
-                "core.patches.patches_for choose them from the image."
+                "core.supervision.patches.patches_for choose them from the image."
             )
         return self.batch_size, self.patch_px
 
 
 @dataclass(frozen=True)
 class CalibrationSettings(_Settings):
-    """How intervals are calibrated.
+    """The calibration of intervals.
 
     Attributes
     ----------
     unit : str
-        What counts as one calibration case: "auto", "block", "pixel", "image" (most new images are
-        covered, each) or "risk" (the coverage holds with a stated certainty).
+        Unit of one calibration case: "auto", "block", "pixel", "image" (each of most new images is covered)
+        or "risk" (the coverage holds with a stated certainty).
     score : str
         "symmetric" (one offset for both sides), "asymmetric", or "scaled" (by the predicted width).
     train_fraction : float
-        Share of the field, without the gap, that trains; the rest is held out.
+        Share of the field, without the gap, for training; the rest is held out.
     split : str
-        How one field is split: "auto" (in two, along an axis) or "checkerboard" (macro-blocks that train and
-        are held out in turn).
+        Split of one field: "auto" (in two, along an axis) or "checkerboard" (training and held-out
+        macro-blocks in turn).
     split_axis : str
         Axis along which one field is split: "longest", "y", "x" or "z".
     block_px : int, optional
-        Side of a held-out block in pixels; None measures the errors' correlation length.
+        Side of a held-out block in pixels; None measures the correlation length of the errors.
     folds : int
         Folds of the cross-fitted coverage check.
     minimum : float, optional
-        Lowest value that the signal can have; intervals are clipped there.
+        Lowest possible value of the signal; intervals are clipped there.
     delta : float
-        Share of new images that may be covered less ("image"), or chance that the coverage is less ("risk").
+        Share of new images that may be covered less ("image"), or probability of a lower coverage ("risk").
     groups : int
-        Tokens that are calibrated apart, so that a rare phase is covered as well as the rest; 0 calibrates
-        all pixels together.
+        Number of tokens that are calibrated separately, so that a rare phase is covered as well as the
+        rest; 0 calibrates all pixels together.
     """
 
     unit: Unit = "auto"
@@ -253,14 +264,14 @@ class CalibrationSettings(_Settings):
 
 @dataclass(frozen=True)
 class TileSettings(_Settings):
-    """How large images are cut for prediction.
+    """The tiles of large images for prediction.
 
     Attributes
     ----------
     tile_px : int, optional
-        Side of a tile in pixels, halo included, at least three halos; None chooses for speed and memory.
+        Side of a tile in pixels, halo included, at least three halos; None chooses by speed and memory.
     halo_px : int, optional
-        Margin of a tile that is thrown away; None is the receptive field.
+        Discarded margin of a tile in pixels; None is the receptive field.
     """
 
     tile_px: int | None = None
@@ -273,20 +284,20 @@ class TileSettings(_Settings):
 
 @dataclass(frozen=True)
 class TokenSettings(_Settings):
-    """How an image is clustered into tokens.
+    """The clustering of an image into tokens.
 
     Attributes
     ----------
     n_tokens : int
-        Tokens at first; any other number is a cut of the same tree.
+        Number of tokens; any other number is a cut of the same tree.
     order_by : str or int
         Channel whose median orders the tokens, by name or number.
     smooth_px : float
-        SD of the Gaussian over the latent components, in pixels, when the palette is learned.
+        Sigma in pixels of the Gaussian filter of latent components, when the palette is learned.
     method : str, optional
-        "kmeans"; "mixture", Gaussians of any shape and size; or "hdbscan", dense groups of any shape, as
-        many as there are, where the rest goes to the nearest. None keeps the palette's method, and is
-        "kmeans" at first.
+        "kmeans"; "mixture", Gaussians of any shape and size; or "hdbscan", dense groups of any shape and
+        number, to which all other pixels are assigned. None keeps the method of the palette ("kmeans" if
+        there is none).
     """
 
     n_tokens: int = 20
@@ -304,29 +315,29 @@ PRESETS: dict[str, TrainSettings] = {
     "standard": TrainSettings(steps=1000),
     "thorough": TrainSettings(steps=3000),
 }
-"""Training settings a person picks first."""
+"""Training settings by the name of the preset."""
 
 
 @dataclass(frozen=True)
 class EnsembleSettings:
-    """All settings of an ensemble: what is trained, how it is calibrated, how it predicts.
+    """All settings of an ensemble: training, calibration and prediction.
 
     Attributes
     ----------
     preset : str
-        "quick", "standard" or "thorough": how long members train.
+        "quick", "standard" or "thorough": duration of the training.
     members : int
-        Networks in the ensemble, 1 to 1000.
+        Number of networks in the ensemble, 1 to 1000.
     alpha : float
         Miscoverage, in (0, 1): intervals hold the signal with coverage ``1 - alpha``.
     levels : tuple of float
-        Quantile levels to learn, rising, with 0.5 among them.
+        Quantile levels to learn, increasing, with 0.5 among them.
     supervision : str
-        What members learn from; "pair" is a noisy and a clean image.
+        Data that members learn from; "pair" is a noisy and a clean image.
     seed : int
         The same seed, data and settings give the same pixels on the CPU.
     network, train, calibration, tiles : settings
-        The stages' own.
+        Settings of the stages.
     """
 
     preset: str = "standard"
@@ -368,7 +379,7 @@ class EnsembleSettings:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the settings of a dict; ``KeyError`` or ``TypeError`` where it lacks or adds a key."""
+        """Return the settings of a dict; raise ``KeyError`` or ``TypeError`` if a key is missing or unknown."""
         stages = {
             "network": NetworkSettings.from_dict(values["network"]),
             "train": TrainSettings.from_dict(values["train"]),
@@ -379,4 +390,4 @@ class EnsembleSettings:
 
 
 TOKEN_METHODS: tuple[TokenMethod, ...] = get_args(TokenMethod)
-"""How latents can be clustered into tokens."""
+"""Methods that cluster latents into tokens."""

@@ -1,1 +1,1 @@
-"""Steps that order several stages into one action of the user."""
+"""Steps that combine several stages into one action of the user."""

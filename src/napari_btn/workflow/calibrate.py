@@ -1,4 +1,4 @@
-"""Calibrate: held-out scores, groups of pixels, offsets and their report."""
+"""Calibration: held-out scores, groups of pixels, offsets and their report."""
 
 from __future__ import annotations
 
@@ -53,24 +53,25 @@ def calibrate_steps(
     pair: Pair | None = None,
     groups: Any = None,
 ) -> Step[Model]:
-    """Return the model calibrated at another level, or on other data; a step that never trains.
+    """Return the model calibrated at another level or on other data, without training; a step.
 
     Parameters
     ----------
     model : Model
     compute : Compute
     settings : EnsembleSettings
-        The model's, with another ``alpha`` or ``calibration``.
+        Settings of the model, with another ``alpha`` or ``calibration``.
     pair : Pair, optional
-        Images that the members never trained on; all of them calibrate. Without ``clean`` it is the image
-        that the stored scores come from, where ``groups`` needs it.
+        Images that no member was trained on; all of their pixels calibrate. Without ``clean``, the image of
+        the stored scores, which ``groups`` may need.
     groups : int or array of int, optional
-        What is calibrated apart: so many tokens, or the group of each pixel from 1, 0 for none.
+        Groups that are calibrated separately: a number of tokens, or the group of each pixel, from 1; 0 for
+        none.
 
     Raises
     ------
     ValueError
-        If the members trained on these images, or groups can't be found.
+        If members were trained on these images, or groups can't be found.
     """
     if groups is None and settings.calibration.groups != model.settings.calibration.groups:
         groups = settings.calibration.groups
@@ -108,25 +109,25 @@ def scores_steps(
     compute: Compute,
     tokens: TokenModel | None = None,
 ) -> Step[tuple[Scores, TokenModel | None]]:
-    """Predict the held-out part, in groups where the settings ask for them; a step.
+    """Predict the held-out part, in groups if the settings ask for them; a step.
 
     Parameters
     ----------
     learned : Learned
         Trained members.
     scenes : Scenes
-        Images that the members were trained on.
+        Training images.
     parts : Split
-        What was held out of them.
+        Their training and held-out parts.
     settings : EnsembleSettings
     compute : Compute
     tokens : TokenModel, optional
-        A known palette.
+        Palette, if there is one.
 
     Returns
     -------
     tuple of Scores, TokenModel or None
-        The palette is learned where groups need one.
+        The palette is learned if groups need one.
     """
     judged = scenes.within(parts.regions, CALIBRATE)
     scores = yield from _measured_steps(
@@ -152,7 +153,7 @@ def _measured_steps(
     *,
     by_scene: bool,
 ) -> Step[Scores]:
-    """Scores of boxes that no member trained on."""
+    """Return the scores of boxes that no member was trained on; a step."""
     boxes = spread_boxes(boxes, scenes.noisy.ndim)
     held_out, block_px = yield from held_out_steps(
         scenes,
@@ -171,7 +172,7 @@ def _measured_steps(
 def _scores_on(
     model: Model, scenes: Scenes, settings: EnsembleSettings, compute: Compute
 ) -> Step[tuple[Learned, Scores]]:
-    """Scores of other images, all of whose pixels calibrate together."""
+    """Return the scores of other images, of which all pixels calibrate together; a step."""
     yield from scenes.check_steps()
     yield from need_unseen_steps(model, scenes)
     scores = yield from _measured_steps(
@@ -181,13 +182,18 @@ def _scores_on(
 
 
 def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:
-    """Raise ``ValueError`` for images that members were trained on, noisy or clean; a step.
+    """Check that no member was trained on these images, noisy or clean; a step.
 
     Parameters
     ----------
     model : Model
     scenes : Scenes
-        Compared by their fingerprints.
+        Images, compared by their fingerprints.
+
+    Raises
+    ------
+    ValueError
+        If a fingerprint is that of a training image.
     """
     for name, image in (("images", scenes.noisy), ("targets", scenes.clean)):
         prints = yield from fingerprint_steps(image)
@@ -195,7 +201,7 @@ def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:
             continue
         raise ValueError(
             "The members were trained on these images; coverage measured on them would be too good. "
-            "Give images they never saw, or call calibrate(alpha=...) to use the held-out part."
+            "Give other images, or call calibrate(alpha=...) to use the held-out part."
         )
 
 
@@ -205,13 +211,13 @@ def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSetting
     Parameters
     ----------
     learned : Learned
-        Trained members, whose notes the report carries.
+        Trained members, whose notes go into the report.
     scores : Scores
-        With a grouping where groups are calibrated apart.
+        Held-out scores; their grouping is calibrated separately.
     settings : EnsembleSettings
-        ``alpha``, ``calibration``, and the seed of folds and bootstrap.
+        Gives ``alpha``, ``calibration``, and the seed of folds and bootstrap.
     """
-    yield Progress(0, 3, "Calibrating: how far intervals must reach")
+    yield Progress(0, 3, "Calibrating: computing offsets")
     how, alpha, grouping = settings.calibration, settings.alpha, scores.grouping
     calibration = calibrate(scores.held_out, alpha=alpha, settings=how)
     groups, group, on = None, None, scores.held_out
@@ -220,7 +226,7 @@ def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSetting
         groups = calibrate_groups(
             scores.held_out, group, parents=grouping.parents, alpha=alpha, settings=how, name=grouping.name
         )
-    yield Progress(1, 3, "Calibrating: checking each block by the others")
+    yield Progress(1, 3, "Calibrating: cross-fitting the blocks")
     if scores.reported is None:
         intervals = held_out_intervals(scores, calibration, how, settings.seed)
     else:
@@ -252,7 +258,7 @@ def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSetting
 def _reported_intervals(
     scores: Scores, calibration: Calibration, groups: GroupCalibration | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Intervals of the pixels that a report is measured on, which no offset comes from."""
+    """Return the intervals of the pixels for the report alone."""
     assert scores.reported is not None, "pixels to report on are painted"
     quantiles, grouping = scores.reported.quantiles, scores.grouping
     if groups is None or grouping is None or grouping.reported is None:
@@ -263,7 +269,7 @@ def _reported_intervals(
 def held_out_intervals(
     scores: Scores, calibration: Calibration, settings: CalibrationSettings, seed: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Return lower, median and upper (C, n) of the held-out pixels; no block's offset used that block.
+    """Return lower, median and upper (C, n) of the held-out pixels, cross-fitted over blocks.
 
     Parameters
     ----------
@@ -271,7 +277,7 @@ def held_out_intervals(
     calibration : Calibration
     settings : CalibrationSettings
     seed : int
-        Of the folds.
+        Seed of the folds.
     """
     grouping = scores.grouping
     if grouping is None:
@@ -290,10 +296,10 @@ def held_out_intervals(
 
 
 def _need_groups(scores: Scores, groups: Any) -> None:
-    """Raise where groups were painted, and other images come without theirs."""
+    """Raise ``ValueError`` if groups were painted and other images come without groups."""
     if groups is None and scores.grouping is not None and scores.grouping.model is None:
         raise ValueError(
-            "Groups of a mask are calibrated apart; give groups of these images as well, or groups=0 to "
+            "Groups of a mask are calibrated separately; give groups of these images as well, or groups=0 to "
             "calibrate all pixels together."
         )
 
@@ -301,7 +307,7 @@ def _need_groups(scores: Scores, groups: Any) -> None:
 def _in_tokens(
     model: Model, scores: Scores, view: View | None, groups: int | None, count: int, compute: Compute
 ) -> Step[tuple[Scores, TokenModel | None]]:
-    """The scores with their pixels in so many tokens, or as they are grouped already."""
+    """Return the scores with pixels grouped by ``count`` tokens, or as before; a step."""
     known = scores.grouping
     if not count:
         return replace(scores, grouping=known if groups is None else None), model.tokens
@@ -310,8 +316,8 @@ def _in_tokens(
         return (yield from _by_tokens_steps(model.learned, scores, model.tokens, view, settings, compute))
     if known is None or known.model is None:
         raise ValueError(
-            f"groups is {count}, and the tokens of the held-out pixels are unknown; give the image that they come "
-            f"from: calibrate(noisy, groups={count})."
+            f"groups is {count}, and the tokens of the held-out pixels are unknown; give their image: "
+            f"calibrate(noisy, groups={count})."
         )
     grouping = replace(known, count=min(count, known.model.palette.size))
     return replace(scores, grouping=grouping), model.tokens
@@ -325,7 +331,7 @@ def _by_tokens_steps(
     settings: EnsembleSettings,
     compute: Compute,
 ) -> Step[tuple[Scores, TokenModel]]:
-    """Put every held-out pixel into the group of its token; a palette is learned where there is none."""
+    """Group held-out pixels by token, and learn a palette if there is none; a step."""
     from napari_btn.core.calibration.grouping import Grouping, leaves_at_steps, model_steps
     from napari_btn.core.inference.latents import EnsembleLatents
 
@@ -341,7 +347,7 @@ def _by_tokens_steps(
 
 
 def _in_mask(scores: Scores, mask: View) -> Scores:
-    """Put every held-out pixel into the group that was painted there."""
+    """Group held-out pixels by a painted mask."""
     from napari_btn.core.calibration.grouping import mask_grouping
 
     reported = None if scores.reported is None else _positions(scores.reported)
@@ -357,20 +363,20 @@ def group_labels_steps(
     ----------
     model : Model
     view : View
-        The noisy image.
+        Noisy image.
     mask : View, optional
-        Its groups, where groups were painted.
+        Groups of the image, if groups were painted.
     compute : Compute
 
     Returns
     -------
     tuple of (ndarray of int, (S, *space), or None), tuple of Note
-        From 0, -1 for none; None where all pixels are calibrated together.
+        Groups from 0, -1 for none; None if all pixels are calibrated together.
 
     Raises
     ------
     ValueError
-        If a mask comes and none is needed, or it doesn't fit the image.
+        If a mask is given but not needed, or does not fit the image.
     """
     from napari_btn.core.calibration.grouping import leaf_map_steps
     from napari_btn.core.inference.latents import EnsembleLatents
@@ -388,7 +394,7 @@ def group_labels_steps(
         source = EnsembleLatents(view, model.networks, compute)
         return grouping.groups((yield from leaf_map_steps(source, grouping.model))), ()
     if mask is None:
-        text = "Groups were calibrated apart by a mask, and this image came without one: all pixels together."
+        text = "Groups of a mask were calibrated separately, but this image has no mask: all pixels are taken together."
         return None, (Note("amber", text + " Give predict its groups."),)
     if mask.space != view.space or mask.n_scenes not in (1, view.n_scenes):
         raise ValueError(f"groups have shape {mask.space}, the image {view.space}; they must match.")
@@ -397,7 +403,7 @@ def group_labels_steps(
 
 
 def _positions(part: Any) -> NDArray[np.int64]:
-    """Scene and index of stored pixels."""
+    """Return scene and index of stored pixels."""
     if part.position is None:
         raise ValueError(
             "The held-out pixels have no positions; groups need them. Calibrate on images again."

@@ -1,4 +1,4 @@
-"""Train an ensemble: plan, members, held-out scores, calibration."""
+"""Training of an ensemble: plan, members, held-out scores, calibration."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ __all__ = ["fit_steps", "plan_of", "prepare", "train_members_steps"]
 
 
 def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None = None) -> Plan:
-    """Return what is decided before training, without training.
+    """Return the plan of a training, without training.
 
     Parameters
     ----------
     pair : Pair
-        Images whose values are not checked here.
+        Images; their values are not checked here.
     settings : EnsembleSettings
     regions : ndarray of int, (*space), optional
-        Painted areas: 1 trains, 2 calibrates, 3 reports.
+        Painted areas: 1 for training, 2 for calibration, 3 for the report.
 
     Raises
     ------
@@ -53,7 +53,7 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
 
 
 def prepare(compute: Compute) -> None:
-    """Load what training needs, and start the local processes that train.
+    """Load the libraries that training needs, and start the local processes.
 
     Parameters
     ----------
@@ -61,10 +61,10 @@ def prepare(compute: Compute) -> None:
     """
     from napari_btn.core.compute.pool import process_pool
 
-    # first, so that the processes load their libraries while this one loads its own
+    # before the import, so that processes load their libraries at the same time
     if compute.device == "cpu":
         process_pool()
-    import napari_btn.core.training.processes  # noqa: F401  (loaded here so that it isn't later)
+    import napari_btn.core.training.processes  # noqa: F401  (imported early)
 
 
 def fit_steps(
@@ -81,20 +81,20 @@ def fit_steps(
     Parameters
     ----------
     pair : Pair
-        Images of the user.
+        Noisy and clean images.
     settings : EnsembleSettings
     compute : Compute
     regions : ndarray of int, (*space), optional
-        Painted areas, instead of the split: 1 trains, 2 calibrates, 3 is what the report is measured on.
+        Painted areas instead of the split: 1 for training, 2 for calibration, 3 for the report.
     resume : sequence of Member
-        A `Progress.checkpoint` of an earlier run with the same settings and data.
+        `Progress.checkpoint` of an earlier run with the same settings and data.
     preview_every : float
         Least seconds between previews of the median; 0 for none.
 
     Raises
     ------
     ValueError
-        With what came, what is needed and what to do.
+        If the images can't be trained on.
     """
     from napari_btn.core.training.processes import Start
 
@@ -104,7 +104,7 @@ def fit_steps(
     yield from scenes.check_steps()
     yield Progress(0, steps, "Planning the training")
     if compute.executor is None:
-        # they start while the training is planned
+        # early, so that processes start while the training is planned
         prepare(compute)
     plan = plan_training(scenes, settings, regions)
     learnt = scenes.within(plan.split.regions, TRAIN)
@@ -129,7 +129,7 @@ def fit_steps(
     total = settings.members * train.steps
     provenance = yield from _provenance(scenes, plan, settings)
     provenance |= {"patches": {"count": count, "sides_px": list(sides)}}
-    yield Progress(total, total, "Calibrating: what the images look like")
+    yield Progress(total, total, "Calibrating: measuring noise and brightness")
     learned = Learned(
         networks=Networks(plan.blueprint, trained.members),
         losses=trained.losses,
@@ -157,20 +157,20 @@ def train_members_steps(
     start: Start,
     preview_every: float = 0.0,
 ) -> Step[Trained]:
-    """Train members in processes of their own, or together on a card; a step.
+    """Train members in processes, or together on a graphics card; a step.
 
     Parameters
     ----------
     lesson : Lesson
-        What they learn from.
+        Training data.
     blueprint : Blueprint
     train : TrainSettings
-        With patches chosen.
+        Settings with patch size and number chosen.
     members : int
-        Members of the ensemble.
+        Number of members of the ensemble.
     compute : Compute
     start : Start
-        Weights to go on from, and members that are trained already.
+        Weights to continue from, and members that are trained already.
     preview_every : float
         Least seconds between previews of the median; 0 for none.
     """
@@ -192,7 +192,7 @@ def train_members_steps(
 
 
 def _provenance(scenes: Scenes, plan: Plan, settings: EnsembleSettings) -> Step[dict[str, Any]]:
-    """Version, settings and fingerprints, JSON-ready."""
+    """Return version, settings and fingerprints, JSON-ready; a step."""
     import torch
 
     from napari_btn import __version__

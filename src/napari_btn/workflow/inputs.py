@@ -1,4 +1,4 @@
-"""What a caller gives, as the pairs, images and masks that the core works on, checked against the networks."""
+"""Conversion of user input to pairs, images and masks, checked against the networks."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def pair_of(
     unit: str = "px",
     valid: Any = None,
 ) -> Pair:
-    """Gather what a caller gives into a `Pair`; lists become arrays.
+    """Return a `Pair` of user input; lists become arrays.
 
     Parameters
     ----------
     noisy, clean : array, or None
     axes : str
-        Of ``noisy``, any case.
+        Axes of ``noisy``, any case.
     channel_names : sequence of str, optional
     pixel_size : sequence of float, optional
         One per space axis, in ``unit``.
@@ -57,6 +57,7 @@ def pair_of(
     """
 
     def array(value: Any) -> Any:
+        """Return lists as arrays."""
         given = value is None or isinstance(value, str) or hasattr(value, "shape")
         return value if given else np.asarray(value)
 
@@ -72,7 +73,7 @@ def pair_of(
 
 
 def pair_for(model: Model, noisy: Any, clean: Any, axes: str | None, valid: Any = None) -> Pair:
-    """Gather images for a trained model into a `Pair`, with the channel names of training.
+    """Return a `Pair` of images for a trained model, with its channel names.
 
     Parameters
     ----------
@@ -94,7 +95,7 @@ def image_for(
     pixel_size: Sequence[float] | None = None,
     unit: str | None = None,
 ) -> Image:
-    """Return an image that the networks can take, with what is known of it.
+    """Return an image for the networks of a model, with its metadata.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def image_for(
     Raises
     ------
     ValueError
-        If its channels or space axes aren't those of training.
+        If channels or space axes aren't those of training.
     """
     array = array if hasattr(array, "shape") else np.asarray(array)
     view = View(array, axes or _axes_like(model.learned.axes, array), "image")
@@ -124,7 +125,7 @@ def image_for(
 
 
 def scenes_for(model: Model, pair: Pair) -> Scenes:
-    """Return a pair's views, which the networks can take; values are not yet read.
+    """Return the views of a pair for the networks of a model; values are not yet read.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ def scenes_for(model: Model, pair: Pair) -> Scenes:
     Raises
     ------
     ValueError
-        If its channels or space axes aren't those of training, or the two images don't go together.
+        If channels or space axes aren't those of training, or the two images don't fit each other.
     """
     scenes = pair.views
     _need_fit(scenes.noisy, model)
@@ -142,7 +143,7 @@ def scenes_for(model: Model, pair: Pair) -> Scenes:
 
 
 def _need_fit(view: View, model: Model) -> None:
-    """Raise where an image is of another kind than those that trained."""
+    """Raise ``ValueError`` if an image has other channels or space axes than the training images."""
     if view.n_channels != model.blueprint.n_in:
         raise ValueError(
             f"The image has {view.n_channels} channels (axes {view.axes}, shape {tuple(view.array.shape)}); these "
@@ -156,7 +157,7 @@ def _need_fit(view: View, model: Model) -> None:
 
 
 def _axes_like(axes: str, image: Any) -> str:
-    """Axes of training, less S and T where the image has fewer dimensions."""
+    """Return the axes of training, without S and T if the image has fewer dimensions."""
     ndim = len(image.shape) if hasattr(image, "shape") else np.ndim(image)
     for candidate in (axes, axes.replace("S", "").replace("T", "")):
         if len(candidate) == ndim:
@@ -165,7 +166,7 @@ def _axes_like(axes: str, image: Any) -> str:
 
 
 def _sizes_along(axes: str, model: Model) -> tuple[float, ...] | None:
-    """Pixel size along the space axes of an image, in their order."""
+    """Return the pixel size of training along the space axes of an image."""
     if model.learned.pixel_size is None:
         return None
     size = dict(zip((a for a in model.learned.axes if a in "ZYX"), model.learned.pixel_size, strict=True))
@@ -173,7 +174,20 @@ def _sizes_along(axes: str, model: Model) -> tuple[float, ...] | None:
 
 
 def over_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
-    """Return a mask over the space axes, or over all axes but C, or of what is finite, as (S, *space)."""
+    """Return the mask of pixels that count, (S, *space); None for all.
+
+    Parameters
+    ----------
+    valid : array of bool, "finite" or None
+        Mask over the space axes, or over all axes but C; "finite" for pixels with finite values.
+    view : View
+        Image of the mask.
+
+    Raises
+    ------
+    ValueError
+        If the mask does not fit the image.
+    """
     if valid is None:
         return None
     if isinstance(valid, str):
@@ -196,7 +210,16 @@ def over_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
 
 
 def over_space(mask: Any, axes: str, name: str) -> View:
-    """Mask over the space axes of an image, or over all of its axes but C."""
+    """Return a view of a mask over the space axes of an image, or over all of its axes but C.
+
+    Parameters
+    ----------
+    mask : array
+    axes : str
+        Axes of the image.
+    name : str
+        Name of the mask in errors.
+    """
     mask = mask if hasattr(mask, "shape") else np.asarray(mask)
     left = axes.replace("C", "")
     if len(mask.shape) != len(left):
@@ -205,7 +228,14 @@ def over_space(mask: Any, axes: str, name: str) -> View:
 
 
 def in_axes_of(scenes: NDArray[Any], view: View) -> NDArray[Any]:
-    """Map (S, *space) in the axes of an image without C."""
+    """Return a map (S, *space) in the axes of an image without C.
+
+    Parameters
+    ----------
+    scenes : ndarray, (S, *space)
+    view : View
+        The image.
+    """
     size = dict(zip(view.axes, view.array.shape, strict=True))
     left = view.axes.replace("C", "")
     out = np.empty([size[a] for a in left], scenes.dtype)
@@ -216,7 +246,13 @@ def in_axes_of(scenes: NDArray[Any], view: View) -> NDArray[Any]:
 
 
 def is_same(view: View, held_out: HeldOut) -> bool:
-    """Whether an image is the one that held-out scores come from; False where that can't be told."""
+    """Return True if held-out scores come from this image; False if unknown.
+
+    Parameters
+    ----------
+    view : View
+    held_out : HeldOut
+    """
     from napari_btn.core.data.image import values_at
 
     position, observed = held_out.position, held_out.observed
@@ -227,11 +263,22 @@ def is_same(view: View, held_out: HeldOut) -> bool:
 
 
 def need_same(view: View, held_out: HeldOut) -> None:
-    """Raise where an image is not the one that held-out scores come from."""
+    """Raise ``ValueError`` unless held-out scores come from this image.
+
+    Parameters
+    ----------
+    view : View
+    held_out : HeldOut
+
+    Raises
+    ------
+    ValueError
+        If the scores come from another image, or have no positions.
+    """
     if held_out.position is None or held_out.observed is None:
         raise ValueError("The held-out pixels have no positions; calibrate on images of their own again.")
     if not is_same(view, held_out):
         raise ValueError(
-            "This image is not the one that the held-out scores come from, so nothing of them can be told by its "
-            "pixels. Take that one, or calibrate on a pair of its own."
+            "The held-out scores come from another image than this one. Give that image, or calibrate on a pair of "
+            "this one."
         )

@@ -1,4 +1,4 @@
-"""Predict: calibrated maps of an image, in memory or on disk, with what must be known of them."""
+"""Prediction: calibrated maps of an image with their metadata, in memory or on disk."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ _MAPS = ("lower", "median", "upper", "spread")
 
 @dataclass(frozen=True)
 class Folder:
-    """Where maps go that need not fit in memory.
+    """A folder for maps that need not fit in memory.
 
     Parameters
     ----------
     path : str or Path
-        ``.ome.zarr`` or ``.zarr``; it appears when it is whole.
+        Path that ends with ``.ome.zarr`` or ``.zarr``; it appears when it is complete.
     overwrite : bool
-        Replace what is there.
+        Replace an existing folder.
     """
 
     path: str | Path
@@ -60,21 +60,21 @@ def predict_steps(
     ----------
     model : Model
     image : Image
-        As `inputs.image_for` makes it.
+        Result of `inputs.image_for`.
     compute : Compute
     out : Folder, optional
-        Where maps are written tile by tile; in memory by default.
+        Folder to write to tile by tile; in memory by default.
     quantiles : bool
-        Keep the ensemble's quantiles, which `Prediction.exceedance` needs.
+        Keep the quantiles of the ensemble, which `Prediction.exceedance` needs.
     groups : array of int, optional
-        Group of each pixel, where groups of a mask were calibrated apart.
+        Group of each pixel, if groups of a mask were calibrated separately.
     valid : array of bool, or "finite", optional
         True where a pixel counts.
 
     Raises
     ------
     ValueError
-        If a pixel that counts is NaN or infinite, or ``out`` is taken or names no zarr.
+        If a pixel that counts is NaN or infinite, or ``out`` exists or is not a zarr path.
     """
     from napari_btn.core.calibration.maps import write_maps_steps
     from napari_btn.core.calibration.prediction import Prediction
@@ -130,7 +130,7 @@ def _maps(
     compute: Compute,
     out: Folder | None,
 ) -> Iterator[dict[str, Any]]:
-    """Arrays for the maps: in memory, or on disk, where the width is kept as well."""
+    """Yield arrays for the maps, in memory, or on disk, where the width is stored as well."""
     axes, shape, levels = image.view.axes, tuple(image.view.array.shape), model.settings.levels
     if out is None:
         sizes = {"quantiles": (len(levels), *shape)}

@@ -1,8 +1,8 @@
-"""Going on from trained members: which pixels may train now, which may still calibrate, what was gained.
+"""Refinement: continued training of members, new calibration, and the gain.
 
-Members remember what they were trained on, also in an earlier training. So a bundle records which
-pixels of which images trained; an image that comes again must be split alike, and what lies near a
-window that was measured again calibrates no more.
+Members remember the images of all earlier trainings. So a bundle records which pixels of which images
+were trained on. An image that comes again must have the same split, and pixels near a window that was
+measured again no longer calibrate.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ if TYPE_CHECKING:
 __all__ = ["Refinement", "gentler", "refine_steps", "split_record"]
 
 _STEPS, _RATE = 0.5, 0.5
-_MARGIN = 8  # of a patch around a window: more would show a window's middle more often than other pixels
-_DRAWS = 1_000_000  # batches that one training may draw
+_MARGIN = 8  # margin around a window in 1/8 patches; a larger one would favour the middle of windows
+_DRAWS = 1_000_000  # most batches of one training
 
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """What going on with the training gained, measured on the same held-out pixels.
+    """The gain of a refinement, measured on the same held-out pixels.
 
     Parameters
     ----------
     before, after : Report
-        Of the members as they were and as they are, each calibrated and cross-fitted on pixels that
-        neither training used.
+        Reports of the members before and after, each calibrated and cross-fitted on pixels that neither
+        training used.
     windows : int
-        Windows measured again that were trained on.
+        Number of windows that were trained on.
     """
 
     before: Report
@@ -72,7 +72,7 @@ class Refinement:
     windows: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Windows, and width and coverage per channel, as a JSON-ready dict."""
+        """Return windows, and width and coverage per channel, as a JSON-ready dict."""
         parts = {"before": self.before, "after": self.after}
         measured = {
             f"{what} {when}": [float(v) for v in getattr(report, what)]
@@ -93,21 +93,21 @@ class Refinement:
 
 @dataclass(frozen=True, eq=False)
 class _Plan:
-    """What is trained on, and what is held out, when training goes on.
+    """A plan of a refinement.
 
     Parameters
     ----------
     learnt : Scenes
-        The pair, and a scene for each window.
+        Scenes of the pair, and a scene for each window.
     boxes : tuple of Box
-        What trains.
+        Training part.
     counted : Scenes
-        The pair, without what is too near to a window to calibrate or report.
+        Scenes of the pair, without pixels too near to a window to calibrate or report.
     notes : tuple of Note
     provenance : dict
-        With what was trained on now.
+        Provenance, with the images of this training.
     first_draw : int
-        For `train_steps`.
+        First draw of a batch, as in `Start`.
     """
 
     learnt: Scenes
@@ -119,12 +119,12 @@ class _Plan:
 
 
 def gentler(train: TrainSettings) -> TrainSettings:
-    """Settings to go on with: half the steps at half the rate, so that what is known isn't lost.
+    """Return settings for a refinement: half the steps at half the rate, so that members forget little.
 
     Parameters
     ----------
     train : TrainSettings
-        Of the first training.
+        Settings of the first training.
     """
     return replace(
         train, steps=max(round(_STEPS * train.steps), 1), learning_rate=_RATE * train.learning_rate
@@ -132,14 +132,14 @@ def gentler(train: TrainSettings) -> TrainSettings:
 
 
 def split_record(split: Split, images: Sequence[str]) -> dict[str, Any]:
-    """Which pixels of which images trained, JSON-ready.
+    """Return a record of the training pixels of the images, JSON-ready.
 
     Parameters
     ----------
     split : Split
-        Of the images.
+        Split of the images.
     images : sequence of str
-        Their fingerprints.
+        Fingerprints of the images.
     """
     painted = None
     if split.regions is not None:
@@ -154,7 +154,7 @@ def split_record(split: Split, images: Sequence[str]) -> dict[str, Any]:
 
 
 def _plain(box: Sequence[slice]) -> list[list[int]]:
-    """Box as numbers."""
+    """Return a box as numbers."""
     return [[s.start, s.stop] for s in box]
 
 
@@ -168,33 +168,33 @@ def refine_steps(
     train: TrainSettings | None = None,
     regions: NDArray[Any] | None = None,
 ) -> Step[tuple[Model, Refinement]]:
-    """Go on training from the model's members, calibrate and report again; a step.
+    """Continue the training of a model, then calibrate and report again; a step.
 
     Parameters
     ----------
     model : Model
     pair : Pair
-        That of the first training, which is split as it was then; or another one.
+        Pair of the first training, which keeps its split, or another pair.
     compute : Compute
     windows : sequence of (Region or sequence of int, array)
-        Where each lies, and what was measured there; all of them train.
+        Position and measured values of each window; all windows are for training.
     image : Image, optional
-        Noisy image that the windows lie in; that of the pair by default.
+        Noisy image of the windows; that of the pair by default.
     train : TrainSettings, optional
-        The model's own with half the steps at half the rate by default.
+        Settings of the training; by default those of the model, changed by `gentler`.
     regions : ndarray of int, (*space), optional
         Painted areas of the pair.
 
     Returns
     -------
     tuple of Model, Refinement
-        The new model, whose tokens are not learned yet, and what was gained on the same held-out pixels.
+        New model, and its gain on the same held-out pixels. A palette is kept only if groups need one.
 
     Raises
     ------
     ValueError
-        With what came, what is needed and what to do; also where pixels would calibrate that the
-        members were trained on.
+        If the images or windows don't fit the model, or members were trained on pixels that would
+        calibrate.
     """
     from napari_btn.core.training.processes import Start
     from napari_btn.workflow.fit import train_members_steps
@@ -228,7 +228,7 @@ def refine_steps(
     calibrated = yield from calibrated_steps(learned, scores, settings)
     former = replace(model.learned, notes=plan.notes)
     before, _ = yield from scores_steps(former, plan.counted, parts, settings, compute, model.tokens)
-    # the same blocks for both, so that they differ by the members alone
+    # the same blocks for both, so that only the members differ
     blocks = replace(before.held_out, block=scores.held_out.block)
     before = replace(before, held_out=blocks, block_px=scores.block_px)
     earlier = yield from calibrated_steps(former, before, settings)
@@ -247,10 +247,10 @@ def _plan_steps(
     *,
     patch_px: int,
 ) -> Step[_Plan]:
-    """Find what trains and what may still calibrate.
+    """Return the pixels for training and those that may still calibrate; a step.
 
-    All windows train: they were chosen because they are hard, and a calibration on them would be one of
-    hard pixels. Pixels as near to a window as the receptive field can't calibrate.
+    All windows are for training, because they were chosen as hard and would bias a calibration. Pixels
+    within the receptive field around a window can't calibrate.
     """
     provenance, reach_px = model.learned.provenance, model.blueprint.receptive_field
     prints = yield from fingerprint_steps(scenes.noisy)
@@ -302,25 +302,25 @@ def _need_same_split(
     refined: Sequence[dict[str, Any]],
     provenance: dict[str, Any],
 ) -> None:
-    """Raise where images that trained before would be split in another way."""
+    """Raise ``ValueError`` if images of an earlier training would be split in another way."""
     known = set(provenance.get("images", {}).values()) - {one["image"] for one in refined}
     for old in splits:
         known -= set(old["images"])
         if set(old["images"]) & set(record["images"]) and old != record:
             raise ValueError(
-                "Some of these images trained the members, in another split; what would be held out now has been "
-                "trained on. Give all the images of that training, with its `regions`, or others."
+                "Members were trained on some of these images in another split, so also on pixels that would be held "
+                "out now. Give all images of that training, with its `regions`, or other images."
             )
     if known & set(record["images"]):
         raise ValueError(
-            "These images trained the members, but it isn't known which of their pixels did. Give others as noisy and "
-            "clean, or train anew."
+            "Members were trained on these images, but the training pixels are unknown. Give other images as noisy "
+            "and clean, or train again."
         )
 
 
 def _regroup_notes(grouping: Grouping | None) -> tuple[Note, ...]:
-    """What to know where groups of a mask were calibrated apart, and new members are calibrated."""
+    """Return a note if groups of a mask were calibrated separately before the refinement."""
     if grouping is None or grouping.model is not None:
         return ()
-    text = "Groups of a mask were calibrated apart before; now all pixels are together. Calibrate with groups again."
+    text = "Groups of a mask were calibrated separately before, now all pixels together. Calibrate with groups again."
     return (Note("amber", text),)

@@ -1,4 +1,4 @@
-"""Which networks suit an image: quality over a grid of depths, channels and dilations."""
+"""Comparison of networks on an image, over a grid of depths, channels and dilations."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ __all__ = ["Scan", "ScanRow", "grid_of", "scan_steps"]
 
 @dataclass(frozen=True)
 class ScanRow:
-    """What one kind of network reached.
+    """The results of one kind of network.
 
     Parameters
     ----------
     depth, channels, max_dilation : int
-        The settings; a small image may have shortened the dilations.
+        Settings; on a small image, dilations may be smaller.
     receptive_field : int
-        Half-width in pixels.
+        Half-width of the receptive field in pixels.
     parameters : int
-        Weights of one member.
+        Number of weights of a member.
     seconds : float
         Wall time of training and calibration.
     crps : float
-        Continuous ranked probability score on the held-out pixels that all kinds share, as a share of the
-        target's standard deviation; mean over channels, lower is better.
+        Continuous ranked probability score on held-out pixels common to all kinds, divided by the standard
+        deviation of the target; mean over channels, lower is better.
     correlation : float
-        Of the median with the target on the same pixels; mean over channels.
+        Correlation of the median with the target on the same pixels; mean over channels.
     coverage, width : float
-        Cross-fitted coverage, and mean width as a share of the target's standard deviation.
+        Cross-fitted coverage, and mean width divided by the standard deviation of the target.
     """
 
     depth: int
@@ -66,7 +66,7 @@ class ScanRow:
 
 @dataclass(frozen=True)
 class Scan:
-    """Rows of a scan, in the order of the grid.
+    """The rows of a scan, in the order of the grid.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ class Scan:
 
     @property
     def best(self) -> ScanRow:
-        """The row with the lowest score."""
+        """Row with the lowest score."""
         return min(self.rows, key=lambda row: row.crps)
 
     def table(self) -> str:
@@ -93,7 +93,7 @@ class Scan:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Scan as a JSON-ready dict."""
+        """Return the scan as a JSON-ready dict."""
         return {"rows": [asdict(row) for row in self.rows], "best": asdict(self.best)}
 
 
@@ -103,16 +103,16 @@ def scan_steps(
     settings: EnsembleSettings,
     compute: Compute,
 ) -> Step[Scan]:
-    """Train every kind of network of a grid for as many steps, and compare them; a step.
+    """Train every kind of network of a grid and compare them; a step.
 
     Parameters
     ----------
     pair : Pair
-        Noisy and clean.
+        Noisy and clean images.
     grid : sequence of NetworkSettings
-        Kinds of networks, as `grid_of` makes them.
+        Kinds of networks, e.g. from `grid_of`.
     settings : EnsembleSettings
-        All else, the same for all kinds.
+        All other settings, the same for all kinds.
     compute : Compute
 
     Returns
@@ -139,6 +139,7 @@ def scan_steps(
         began = time.perf_counter()
 
         def place(progress: Progress, k: int = k) -> Progress:
+            """Return the progress of the whole scan."""
             nonlocal reached
             reached = max(k + progress.fraction, reached)
             note = f"Kind {k + 1} of {len(grid)}: {progress.note}"
@@ -153,7 +154,7 @@ def scan_steps(
 def grid_of(
     depths: Sequence[int] = (5, 10, 20), channels: Sequence[int] = (4,), dilations: Sequence[int] = (4, 8)
 ) -> list[NetworkSettings]:
-    """Return every combination of depths, channels of a chunk, and largest dilations.
+    """Return every combination of depths, channels per chunk, and largest dilations.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ def grid_of(
 
 
 def _row(model: Model, seconds: float, held_out: HeldOut) -> ScanRow:
-    """What one model reached on held-out pixels."""
+    """Return the results of one model on held-out pixels."""
     report, network = model.calibrated.report, model.settings.network
     spread = held_out.target.std(1)
     score = crps_from_quantiles(held_out.target, held_out.quantiles, held_out.levels, axis=1)
@@ -186,7 +187,7 @@ def _row(model: Model, seconds: float, held_out: HeldOut) -> ScanRow:
 
 
 def _shared(parts: Sequence[HeldOut]) -> list[HeldOut]:
-    """Held-out pixels within what all have held out: a wider field of view leaves less of the image."""
+    """Return the held-out pixels common to all models; a wider field of view leaves fewer."""
     places = [part.position for part in parts]
     if any(place is None for place in places):
         return list(parts)
@@ -200,5 +201,5 @@ def _shared(parts: Sequence[HeldOut]) -> list[HeldOut]:
 
 
 def _text(value: float) -> str:
-    """A number as it reads in a table."""
+    """Return a number as text for a table."""
     return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -1,4 +1,4 @@
-"""Tokens of an image: predict it where that is not done, and cluster what the networks see in each pixel."""
+"""Tokens of an image: prediction, if needed, and clustering of latents."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def tokens_steps(
     valid: Any = None,
     prediction: Prediction | None = None,
 ) -> Step[tuple[Model, Tokens]]:
-    """Return the model with its palette, and the image as tokens; a step.
+    """Return the model with its palette, and the tokens of an image; a step.
 
     Parameters
     ----------
     model : Model
-        Its palette is used where it has one.
+        Model; its palette is used if it has one.
     image : Image
-        As `inputs.image_for` makes it.
+        Result of `inputs.image_for`.
     compute : Compute
     settings : TokenSettings
     refit : bool
@@ -50,12 +50,12 @@ def tokens_steps(
     valid : array of bool, optional
         True where a pixel counts; the rest gets label 0.
     prediction : Prediction, optional
-        Of the same image, where it is there already.
+        Prediction of the same image, if there is one.
 
     Raises
     ------
     ValueError
-        If there cannot be so many tokens, the prediction doesn't fit, or HDBSCAN finds no two groups.
+        If there are too many tokens, the prediction doesn't fit, or HDBSCAN finds fewer than two groups.
     """
     from napari_btn.core.inference.latents import EnsembleLatents
     from napari_btn.core.tokens.learn import tokens_steps as cluster_steps

@@ -7,7 +7,8 @@ import pytest
 from skimage import data
 
 from napari_btn import samples
-from napari_btn.core.data.repetition import middle_of_space, repetition_of
+from napari_btn.core.data.image import middle_of_space
+from napari_btn.core.data.repetition import repetition_of
 
 
 @pytest.mark.parametrize("period", [8, 10, 16, 25])

@@ -23,7 +23,8 @@ from napari_btn.core.settings import NetworkSettings, TrainSettings
 from napari_btn.core.training import processes as training
 from napari_btn.core.training.card import train_together_steps
 from napari_btn.core.training.plan import validation_part
-from napari_btn.core.training.processes import Start, middle_of, train_steps
+from napari_btn.core.training.preview import middle_of
+from napari_btn.core.training.processes import Start, train_steps
 from napari_btn.core.training.tasks import train_member
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -244,7 +245,7 @@ def test_a_task_has_as_many_steps_as_fit_into_a_third_of_a_second(monkeypatch, s
 
 
 def test_previews_are_medians_of_the_middle(reference, monkeypatch):
-    monkeypatch.setattr(training, "_PREVIEW_SHARE", np.inf)
+    monkeypatch.setattr("napari_btn.core.training.preview._SHARE", np.inf)
     seen, made = drain(steps_of(2, executor=Inline(), preview_every=1e-9))
     shown = [p.preview for p in seen if p.preview is not None]
     assert len(shown) > 2
@@ -304,7 +305,7 @@ def test_previews_take_a_twentieth_of_the_time_at_most(monkeypatch):
         asked.append(state.step)
         return np.zeros((2, 40, 56), np.float32), 3600.0
 
-    monkeypatch.setattr("napari_btn.core.training.processes.median_of", slow)
+    monkeypatch.setattr("napari_btn.core.training.preview.median_of", slow)
     seen, _ = drain(steps_of(2, executor=Inline(), preview_every=1e-9))
     assert len(asked) == 1
     assert sum(p.preview is not None for p in seen) == 1

@@ -1,1 +1,1 @@
-"""Devices and pools: where work runs."""
+"""Devices and worker pools."""

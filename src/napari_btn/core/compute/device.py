@@ -1,4 +1,4 @@
-"""Which devices this machine can compute on, and why not on others; torch is not needed to tell."""
+"""Devices of this machine, found without loading torch."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ class Devices:
     Parameters
     ----------
     found : tuple of (str, str)
-        Torch's name and a name for a person, the one that "auto" takes first; the CPU is always there.
+        Torch's name and a display name of each device, the one of "auto" first; the CPU is always among them.
     reason : str
-        Why there is no graphics card among them; empty where there is one.
+        Why no graphics card was found; empty if there is one.
     """
 
     found: tuple[tuple[str, str], ...]
@@ -49,13 +49,13 @@ class Devices:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Torch's names."""
+        """Names of the devices in torch."""
         return tuple(name for name, _ in self.found)
 
 
 @cache
 def devices() -> Devices:
-    """Return what there is: asked of the driver, so that a window need not wait for torch to load."""
+    """Return the devices; the driver is asked, so that a window need not wait for torch."""
     cuda, hip = _built_for()
     if sys.platform == "darwin":
         if platform.machine() == "arm64":
@@ -72,10 +72,10 @@ def devices() -> Devices:
 
 
 def device_for(wanted: str) -> str:
-    """Torch's name of the device that a user's name means.
+    """Return torch's name of the device that a user named.
 
-    "auto" is the first NVIDIA card, else the CPU: whether an Apple GPU beats its CPU at networks this
-    small has not been measured, so it is taken only when named.
+    "auto" is the first NVIDIA card, else the CPU. An Apple GPU is used only if named, because its speed on
+    networks this small has not been measured.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def device_for(wanted: str) -> str:
     Raises
     ------
     ValueError
-        If it is no device, or none of this machine's.
+        If there is no such device, or not on this machine.
     """
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", wanted):
         raise ValueError(f'device is {wanted!r}; it must be "auto", "cpu", "cuda", "cuda:1" or "mps".')
@@ -102,7 +102,7 @@ def device_for(wanted: str) -> str:
 
 
 def _built_for() -> tuple[bool, bool]:
-    """Whether the installed torch is built for CUDA, and for HIP, as its version file says."""
+    """Return True for CUDA, and for HIP, if the installed torch is built for it."""
     spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return False, False
@@ -112,7 +112,7 @@ def _built_for() -> tuple[bool, bool]:
 
 
 def _cards() -> list[str]:
-    """Names of the NVIDIA cards that the driver shows, in CUDA's order."""
+    """Return the names of the NVIDIA cards that the driver reports, in the order of CUDA."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:
@@ -130,7 +130,7 @@ def _cards() -> list[str]:
 
 @contextmanager
 def exact_arithmetic() -> Iterator[None]:
-    """Full float32 products inside: what is made on a card is what the CPU makes, to rounding."""
+    """Compute full float32 products in this context, so that results equal those of the CPU to rounding."""
     import torch
 
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
@@ -142,12 +142,12 @@ def exact_arithmetic() -> Iterator[None]:
 
 
 def free_bytes(device: str) -> int:
-    """Memory that training may count on: what is free on a card, elsewhere four gigabytes.
+    """Return the memory in bytes that training may use: free memory of a card, else four gigabytes.
 
     Parameters
     ----------
     device : str
-        Torch's name.
+        Name of the device in torch.
     """
     import torch
 
@@ -159,7 +159,7 @@ def free_bytes(device: str) -> int:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that a device's memory is used up: only CUDA has a class for that.
+    """Return True if an error means that the device is out of memory; only CUDA has a class for it.
 
     Parameters
     ----------
@@ -178,20 +178,21 @@ def in_memory(
     device: str,
     alignment: int = 1,
 ) -> tuple[NDArray[np.float32], bool]:
-    """What a task makes of a tile, in halves where the device's memory is too small, at last on the CPU.
+    """Run a task on a tile; if the device lacks memory, on halves of it, and finally on the CPU.
 
     Parameters
     ----------
     task : callable
-        Of a tile (C, *space), the part to keep and a device; returns an array that ends in that part's axes.
+        Takes a tile (C, *space), the part to keep and a device; returns an array whose last axes are those of
+        the kept part.
     x : ndarray of float32, (C, *space)
-        With its halo.
+        Tile with its halo.
     keep : tuple of slice
-        The part that is wanted.
+        Part to keep.
     reach : sequence of int
-        How far a pixel sees, along each axis.
+        Receptive field in pixels along each axis.
     device : str
-        Torch's name.
+        Name of the device in torch.
     alignment : int
         Halves begin and end at multiples of so many pixels, or at the tile's border.
 
@@ -199,7 +200,7 @@ def in_memory(
     -------
     result : ndarray of float32
     whole : bool
-        Whether the device had room for the tile as it was.
+        True if the device had memory for the whole tile.
     """
     try:
         return task(x, keep, device), True
@@ -223,12 +224,12 @@ def in_memory(
 
 
 def works(device: str) -> bool:
-    """Whether torch itself can compute on a device that the driver shows; it loads torch where that isn't the CPU.
+    """Return True if torch can compute on a device that the driver reports; loads torch except for the CPU.
 
     Parameters
     ----------
     device : str
-        Torch's name.
+        Name of the device in torch.
     """
     if device == "cpu":
         return True
@@ -240,12 +241,12 @@ def works(device: str) -> bool:
 
 
 def release(device: str) -> None:
-    """Give memory that torch holds ready on a device back to other programs.
+    """Return the memory that torch caches on a device to other programs.
 
     Parameters
     ----------
     device : str
-        Torch's name.
+        Name of the device in torch.
     """
     import gc
 

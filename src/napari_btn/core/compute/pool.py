@@ -1,4 +1,4 @@
-"""Where members are computed: local processes of one thread each, or this thread."""
+"""Executors that compute members: local processes of one thread each, or this thread."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ __all__ = [
     "slots",
 ]
 
-# Tensors of megabytes come and go in every layer. Huge pages, kept by a worker instead of handed back each
-# time, save a tenth to a quarter of the CPU-seconds. Only glibc reads this. What is kept is no leak: see
-# `_keep_worker`, without which loky would replace the worker in the middle of the work.
+# Every layer allocates and frees tensors of megabytes. Huge pages that a worker keeps instead of returning
+# them each time save a tenth to a quarter of the CPU-seconds. Only glibc reads this. loky would take kept
+# memory for a leak and replace the worker in the middle of its work; `_keep_worker` prevents that.
 _KEEP_PAGES = ":".join(
     (
         "glibc.malloc.hugetlb=1",
@@ -42,15 +42,15 @@ _KEEP_PAGES = ":".join(
         f"glibc.malloc.trim_threshold={512 * 2**20}",
     )
 )
-_NICE = 5  # steps of priority that workers stand back by: a window on the same cores stays fluid
+_NICE = 5  # lower priority of workers, so that a window on the same cores stays responsive
 _POOL: list[Executor] = []
 _POOL_LOCK = Lock()
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread inside: members are what runs in parallel, and results don't depend on the count."""
-    import torch  # workers load it by themselves, so that they can start before this process has it
+    """Use one torch thread in this context: members run in parallel, and results don't depend on the count."""
+    import torch  # workers load torch themselves, so that they can start before this process has it
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -63,7 +63,7 @@ def one_thread() -> Iterator[None]:
 def process_pool() -> Executor:
     """Return the local pool: one process per core, started at once and without importing the user's script.
 
-    It is not joblib's own one, which every other user of joblib in this process would trip over.
+    It is not the pool of joblib, which other users of joblib in this process share.
     """
     from joblib.externals.loky import ProcessPoolExecutor, cpu_count
 
@@ -75,34 +75,40 @@ def process_pool() -> Executor:
     with _POOL_LOCK:
         if not (_POOL and _accepts(_POOL[0])):
             _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)]
-            _POOL[0].submit(int)  # its processes start with the first task, and are wanted now
+            _POOL[0].submit(int)  # processes start with the first task; this one makes them start now
         return _POOL[0]
 
 
 def slots(executor: Executor) -> int:
-    """How many tasks an executor runs at a time: of a pool, or of a dask client's workers; 2 where it can't be told."""
+    """Return the number of tasks that an executor runs in parallel (2 if unknown).
+
+    Parameters
+    ----------
+    executor : concurrent.futures.Executor
+        A pool, or the executor of a dask client.
+    """
     client = getattr(executor, "_client", None)
     found = getattr(executor, "_max_workers", 2) if client is None else sum(client.nthreads().values())
     return max(int(found), 1)
 
 
 def _keep_worker() -> None:
-    """Let a worker live although its memory grows, give way to the program that a person looks at, and load torch.
+    """Keep a worker although its memory grows, lower its priority, and load torch.
 
-    Memory grows with kept pages and a volume's first tile. loky takes 300 MB more for a leak and replaces
-    the worker, with a warning from the pool's own thread: where warnings are errors that thread ends, and
-    the work waits for ever.
+    Memory grows with kept pages and with the first tile of a volume. loky takes 300 MB of growth for a leak
+    and replaces the worker, with a warning from its own thread. If warnings are errors, that thread ends and
+    the work never finishes.
     """
     from joblib.externals.loky import process_executor
 
     process_executor._MAX_MEMORY_LEAK_SIZE = 2**62
     if hasattr(os, "nice"):
         os.nice(_NICE)
-    import torch  # noqa: F401  (every task needs it, and the first one should not wait for it)
+    import torch  # noqa: F401  (every task needs torch, and the first one should not wait for it)
 
 
 def _accepts(pool: Executor) -> bool:
-    """Whether a pool is neither broken nor shut down."""
+    """Return True if a pool is neither broken nor shut down."""
     try:
         pool.submit(int)
     except RuntimeError:
@@ -111,32 +117,32 @@ def _accepts(pool: Executor) -> bool:
 
 
 class Inline(Executor):
-    """Runs a task when it is submitted, in this thread."""
+    """An executor that runs each task in this thread when it is submitted."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         """Return a finished future."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
-        except BaseException as error:  # noqa: BLE001  (a future holds whatever came)
+        except BaseException as error:  # noqa: BLE001  (a future holds any exception)
             future.set_exception(error)
         return future
 
 
 @dataclass(frozen=True, eq=False)
 class Compute:
-    """Where work runs, and in what pieces.
+    """The device, executor and tiles that work runs on.
 
     Parameters
     ----------
     tiles : TileSettings
-        How images are cut for prediction.
+        Tiles of large images.
     executor : concurrent.futures.Executor, optional
-        Where tasks run; local processes by default. On a graphics card nothing runs elsewhere.
+        Runs the tasks; local processes by default. Not used on a graphics card.
     device : str
-        Torch's name of the device.
+        Name of the device in torch.
     workers : int
-        Members in training at one time.
+        Number of members trained at the same time.
     """
 
     tiles: TileSettings = field(default_factory=TileSettings)
@@ -148,23 +154,23 @@ class Compute:
 def compute_for(
     device: str, members: int, tiles: TileSettings | None = None, executor: Executor | None = None
 ) -> Compute:
-    """Return where members train and predict on this machine.
+    """Return the devices and executor that members use on this machine.
 
     Parameters
     ----------
     device : str
         "auto", "cpu", "cuda", "cuda:1" or "mps".
     members : int
-        Members of the ensemble.
+        Number of members of the ensemble.
     tiles : TileSettings, optional
-        How images are cut.
+        Tiles of large images.
     executor : concurrent.futures.Executor, optional
-        Where tasks run instead of local processes; then on the CPU.
+        Runs the tasks instead of local processes, on the CPU.
 
     Raises
     ------
     ValueError
-        If PyTorch can't use the device that is asked for; "auto" takes the CPU then.
+        If PyTorch can't use the named device ("auto" falls back to the CPU).
     """
     tiles = tiles or TileSettings()
     if executor is not None:
@@ -183,34 +189,34 @@ def compute_for(
 
 
 class StoppedError(Exception):
-    """The work was given up while it was under way; nobody waits for its result."""
+    """A task was stopped, and its result is not needed."""
 
 
 class StopSign:
-    """A sign that tasks in other processes look at; on other machines it never shows."""
+    """A stop signal for tasks in other processes of this machine; tasks on other machines don't see it."""
 
     def __init__(self) -> None:
         self._path = str(Path(_folder()) / uuid.uuid4().hex)
 
     def show(self) -> None:
-        """Ask all who look to end."""
+        """Ask all tasks that look at the sign to stop."""
         Path(self._path).touch()
 
     def look(self) -> None:
-        """Go on, unless the sign shows.
+        """Raise if a stop was asked for.
 
         Raises
         ------
         StoppedError
-            When it shows.
+            If `show` was called.
         """
-        if os.path.exists(self._path):  # noqa: PTH110  (a path object costs more than the question)
+        if os.path.exists(self._path):  # noqa: PTH110  (a path object costs more than the check)
             raise StoppedError("This work was stopped.")
 
 
 @cache
 def _folder() -> str:
-    """Folder of this process's signs, gone when the process ends."""
+    """Return the folder of stop signs of this process, deleted when it ends."""
     made = tempfile.mkdtemp(prefix="napari-btn-stop-")
     atexit.register(shutil.rmtree, made, ignore_errors=True)
     return made

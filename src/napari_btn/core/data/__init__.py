@@ -1,1 +1,1 @@
-"""Images, pairs, splits and what is measured of them before training."""
+"""Images, pairs, splits, and measurements made on them before training."""

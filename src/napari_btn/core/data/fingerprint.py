@@ -1,4 +1,4 @@
-"""Fingerprints of images, by which a bundle knows what its members were trained on."""
+"""Fingerprints of images: they let a bundle recognise the images that its members were trained on."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["fingerprint_steps"]
 
+_READ = 4_000_000  # pixels read at a time; another number would change the fingerprints
+
 
 def fingerprint_steps(image: View) -> Step[dict[str, str]]:
     """Return the SHA-256 of each scene of an image, by number; a step.
@@ -27,17 +29,8 @@ def fingerprint_steps(image: View) -> Step[dict[str, str]]:
     prints = {}
     for scene in range(image.n_scenes):
         digest = hashlib.sha256()
-        for part in _rows(Box(scene, tuple(slice(0, n) for n in image.space))):
+        for part in Box(scene, tuple(slice(0, n) for n in image.space)).slabs(_READ):
             yield Progress(scene, image.n_scenes, "Reading the images")
             digest.update(np.ascontiguousarray(image.read(scene, part)).data)
         prints[str(scene)] = digest.hexdigest()
     return prints
-
-
-def _rows(box: Box) -> list[tuple[slice, ...]]:
-    """Cut a box into runs of rows of about four million values."""
-    step = max(4_000_000 // max(box.size // max(box.shape[0], 1), 1), 1)
-    first = box.slices[0]
-    return [
-        (slice(a, min(a + step, first.stop)), *box.slices[1:]) for a in range(first.start, first.stop, step)
-    ]

@@ -1,4 +1,4 @@
-"""One image: an array, its axes and what else is known of it, and how it is read crop by crop."""
+"""An image with its axes and metadata, and a view that reads it crop by crop."""
 
 from __future__ import annotations
 
@@ -14,20 +14,30 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["LETTERS", "SPACE", "Box", "Image", "View", "canonical_axes", "channel_number", "values_at"]
+__all__ = [
+    "LETTERS",
+    "SPACE",
+    "Box",
+    "Image",
+    "View",
+    "canonical_axes",
+    "channel_number",
+    "middle_of_space",
+    "values_at",
+]
 
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
+_MIDDLE = {2: 512, 3: 96}  # side in pixels of the part of a large image that is analysed
 
 
 def canonical_axes(axes: str, ndim: int, name: str = "image") -> str:
-    """Upper-case axes letters, checked against the number of dimensions.
+    """Return axes letters in upper case, checked against the number of dimensions.
 
     Raises
     ------
     ValueError
-        For an unknown letter, a letter that comes twice, a count that differs from ``ndim``,
-        or no ``YX``.
+        If a letter is unknown or comes twice, the count differs from ``ndim``, or Y or X is missing.
     """
     axes = axes.upper()
     if unknown := sorted(set(axes) - set(LETTERS)):
@@ -48,14 +58,14 @@ def canonical_axes(axes: str, ndim: int, name: str = "image") -> str:
 
 @dataclass(frozen=True)
 class Image:
-    """An array with what is known of it: of a file, a layer or a script.
+    """An array with its metadata, from a file, a layer or a script.
 
     Parameters
     ----------
     data : array-like
         numpy array, read-only memory map or zarr array, of the dtype of the file.
     axes : str, optional
-        One letter of S, T, C, Z, Y, X per dimension; None where not even a guess is possible.
+        One letter of S, T, C, Z, Y, X per dimension; None if unknown.
     channel_names : tuple of str, optional
         One per channel.
     pixel_size : tuple of float, optional
@@ -78,20 +88,26 @@ class Image:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the whole array, read or not."""
+        """Size of the whole array in bytes."""
         size: int = math.prod(self.data.shape) * np.dtype(self.data.dtype).itemsize
         return size
 
     @cached_property
     def view(self) -> View:
-        """The array read crop by crop; ``ValueError`` where axes are unknown or don't fit."""
+        """View that reads the array crop by crop.
+
+        Raises
+        ------
+        ValueError
+            If the axes are unknown or don't fit.
+        """
         return View(self.data, self.axes or "", "image")
 
 
 class View:
-    """Any array (numpy, dask, zarr, memory map) read crop by crop as (scene, C, *space), float32.
+    """A reader of any array (numpy, dask, zarr, memory map) in crops of float32 (C, *space).
 
-    Nothing is read before `read` asks for it, so an image may be larger than memory.
+    Data are read only on demand, so an image may be larger than memory.
 
     Parameters
     ----------
@@ -100,7 +116,7 @@ class View:
     axes : str
         One letter per dimension, any order.
     first : tuple of int
-        Fixed indices of dimensions that stand before ``axes``.
+        Fixed indices of the leading dimensions, before those of ``axes``.
     """
 
     def __init__(self, array: Any, axes: str, name: str = "image", *, first: tuple[int, ...] = ()) -> None:
@@ -121,24 +137,28 @@ class View:
         self._frames = size.get("T", 1)
 
     def _index(self, scene: int, box: Sequence[slice] | None) -> tuple[tuple[int | slice, ...], list[str]]:
-        """Index of a scene's box in the array, and the axes that are left."""
+        """Return the index of a scene's box in the array, and the remaining axes."""
         where = dict(zip(self.space_axes, box, strict=True)) if box is not None else {}
         fixed = {"S": scene // self._frames, "T": scene % self._frames}
         index = tuple(fixed[a] if a in fixed else where.get(a, slice(None)) for a in self.axes)
         return self._first + index, [a for a in self.axes if a not in fixed]
 
     def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
-        """One scene, or a box of it, as (C, *space) float32 with the space axes in the order ZYX."""
+        """Return one scene, or a box of it, as float32 (C, *space) with the space axes in the order ZYX."""
         index, left = self._index(scene, box)
-        # what float32 can't hold becomes infinite, and `check` says so
+        # values beyond the range of float32 become infinite, which `Scenes.check_steps` reports
         with np.errstate(over="ignore"):
             crop = np.asarray(self.array[index], dtype=np.float32)
         if "C" not in left:
             crop, left = crop[None], ["C", *left]
         return crop.transpose([left.index(a) for a in "C" + self.space_axes])
 
+    def read_finite(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Return the values of `read`, zero where they are NaN or infinite."""
+        return np.nan_to_num(self.read(scene, box), nan=0.0, posinf=0.0, neginf=0.0)
+
     def write(self, scene: int, box: Sequence[slice], values: NDArray[np.float32]) -> None:
-        """Put (C, *space) values where `read` would take them from."""
+        """Write (C, *space) values to a box of one scene."""
         index, left = self._index(scene, box)
         order = "C" + self.space_axes
         if "C" not in left:
@@ -147,12 +167,12 @@ class View:
 
 
 def channel_number(channel: str | int | None, names: Sequence[str]) -> int:
-    """Number of a channel, from 0, by its name or its number; None means the only one.
+    """Return the number of a channel, from 0, given its name or number; None means the only one.
 
     Raises
     ------
     ValueError
-        If there is no such channel, or several and none is named.
+        If there is no such channel, or if there are several and none is named.
     """
     known = ", ".join(names)
     if channel is None:
@@ -172,7 +192,7 @@ def channel_number(channel: str | int | None, names: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Box:
-    """A box of one scene, over its space axes."""
+    """A box within one scene, over its space axes."""
 
     scene: int
     slices: tuple[slice, ...]
@@ -185,10 +205,17 @@ class Box:
     @property
     def size(self) -> int:
         """Number of pixels."""
-        return int(np.prod(self.shape))
+        return math.prod(self.shape)
+
+    def slabs(self, most: int) -> list[tuple[slice, ...]]:
+        """Cut the box along its first axis into slabs of at most ``most`` pixels, if a row is no larger."""
+        first, *rest = self.slices
+        step = max(most // math.prod(self.shape[1:]), 1)
+        starts = range(first.start, first.stop, step)
+        return [(slice(start, min(start + step, first.stop)), *rest) for start in starts]
 
     def crop(self, side: int | Sequence[int], rng: np.random.Generator) -> tuple[slice, ...]:
-        """Return a random crop of at most ``side`` pixels along each axis."""
+        """Draw a random crop of at most ``side`` pixels along each axis."""
         sides = (side,) * len(self.slices) if isinstance(side, int) else side
         starts = [
             int(rng.integers(s.start, max(s.stop - w, s.start) + 1))
@@ -197,13 +224,25 @@ class Box:
         return tuple(slice(a, min(a + w, s.stop)) for a, w, s in zip(starts, sides, self.slices, strict=True))
 
 
+def middle_of_space(space: Sequence[int]) -> tuple[slice, ...]:
+    """Return the middle part of an image, large enough to look for repeats or a shift.
+
+    Parameters
+    ----------
+    space : sequence of int
+        Spatial shape, in pixels.
+    """
+    side = _MIDDLE[len(space)]
+    return tuple(slice(max(n - side, 0) // 2, max(n - side, 0) // 2 + min(n, side)) for n in space)
+
+
 def values_at(view: View, position: NDArray[np.integer[Any]]) -> NDArray[np.float32]:
-    """Values of an image at some pixels.
+    """Return the values of an image at the given pixels.
 
     Parameters
     ----------
     view : View
-        The image.
+        Image.
     position : ndarray of int, (n, 1 + ndim)
         Scene and index of each pixel.
 

@@ -1,8 +1,8 @@
-"""What a detector does to a clean signal, one effect at a time.
+"""Detector effects on a clean signal, one function each.
 
-The effects compose in the order of the physics: counts arrive (`poisson`), are multiplied
-(`amplification`), read (`readout`), and turned into numbers (`digitise`); `defects` are
-pixels of the detector itself. `skewed` and `correlated` are noise laws by themselves.
+The effects compose in the order of the physics: counts arrive (`poisson`), are amplified
+(`amplification`), read out (`readout`), and digitised (`digitise`). `defects` adds broken pixels
+and saturation. `skewed` and `correlated` are noise models of their own.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ __all__ = [
 ]
 
 DEAD: Final = 1
-"""A pixel that answers nothing, in a map of `defect_map`."""
+"""Value of a dead pixel in a map of `defect_map`."""
 HOT: Final = 2
-"""A pixel that always answers at its maximum, in a map of `defect_map`."""
+"""Value of a hot pixel, which is always saturated, in a map of `defect_map`."""
 
 _MAX_COUNTS = 2.0**53
 
@@ -44,14 +44,14 @@ _MAX_COUNTS = 2.0**53
 def poisson(
     clean: ArrayLike, *, rng: np.random.Generator, dose: float | NDArray[np.floating] = 1.0
 ) -> NDArray[np.float32]:
-    """Counts of a signal that arrives one particle at a time.
+    """Draw Poisson counts of a signal.
 
     Parameters
     ----------
     clean : array_like
         Rate per pixel, finite and not negative.
     rng : numpy.random.Generator
-        Where the draw comes from.
+        Source of randomness.
     dose : float or ndarray
         Expected counts at a rate of one; an array is broadcast against ``clean``, e.g. one
         dose per channel.
@@ -64,7 +64,7 @@ def poisson(
     Raises
     ------
     ValueError
-        If a rate or a dose is negative, not finite, or beyond what can be counted.
+        If a rate or a dose is negative, not finite, or too large to draw.
     """
     expected = np.asarray(clean, dtype=np.float64) * dose
     _need_rates(expected)
@@ -72,10 +72,10 @@ def poisson(
 
 
 def amplification(clean: ArrayLike, *, rng: np.random.Generator, gain: float = 100.0) -> NDArray[np.float32]:
-    """Counts multiplied by an avalanche, which adds noise of its own.
+    """Multiply counts by an avalanche gain, including its excess noise.
 
-    The output of n counts is gamma distributed with shape n and scale ``gain``, the large
-    gain limit of an electron-multiplying register; its variance is twice that of an ideal
+    The output of n counts follows a gamma distribution with shape n and scale ``gain``. This is the
+    large-gain limit of an electron-multiplying register; its variance is twice that of an ideal
     amplifier. Zero counts stay zero.
 
     Parameters
@@ -83,7 +83,7 @@ def amplification(clean: ArrayLike, *, rng: np.random.Generator, gain: float = 1
     clean : array_like
         Counts per pixel, finite and not negative, e.g. from `poisson`.
     rng : numpy.random.Generator
-        Where the draw comes from.
+        Source of randomness.
     gain : float
         Mean output per count, above zero.
 
@@ -111,14 +111,14 @@ def amplification(clean: ArrayLike, *, rng: np.random.Generator, gain: float = 1
 def readout(
     clean: ArrayLike, *, rng: np.random.Generator, sd: float, offset: float = 0.0
 ) -> NDArray[np.float32]:
-    """The signal with the normal noise and the offset of the read-out electronics.
+    """Add the normal noise and the offset of the read-out electronics.
 
     Parameters
     ----------
     clean : array_like
         Signal of any shape.
     rng : numpy.random.Generator
-        Where the draw comes from.
+        Source of randomness.
     sd : float
         Standard deviation of the noise, in the unit of ``clean``, not negative.
     offset : float
@@ -141,7 +141,7 @@ def readout(
 
 
 def digitise(clean: ArrayLike, *, step: float = 1.0, bits: int = 16) -> NDArray[np.float32]:
-    """The signal as whole numbers of a converter that ends at both sides.
+    """Round and clip a signal to the range of an analogue-to-digital converter.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def digitise(clean: ArrayLike, *, step: float = 1.0, bits: int = 16) -> NDArray[
     Raises
     ------
     ValueError
-        If ``step`` or ``bits`` is out of range or the signal is not finite.
+        If ``step`` or ``bits`` is out of range, or the signal is not finite.
     """
     signal = np.asarray(clean, dtype=np.float64)
     need(step > 0, "step", step, "above zero")
@@ -178,17 +178,17 @@ def skewed(
     slope: float = 0.15,
     share: float = 0.7,
 ) -> NDArray[np.float32]:
-    """The signal with asymmetric noise that grows with it.
+    """Add asymmetric noise that grows with the signal.
 
-    The noise has mean zero and standard deviation ``floor + slope * clean``. A centred
-    exponential makes ``share`` of its variance, a normal the rest.
+    The noise has mean zero and standard deviation ``floor + slope * clean``. ``share`` of its
+    variance comes from a centred exponential, the rest from a normal distribution.
 
     Parameters
     ----------
     clean : array_like
         Signal of any shape.
     rng : numpy.random.Generator
-        Where the draw comes from.
+        Source of randomness.
     floor : float
         Standard deviation at a signal of zero.
     slope : float
@@ -223,18 +223,18 @@ def skewed(
 def correlated(
     clean: ArrayLike, *, rng: np.random.Generator, sd: float, length_px: float | Sequence[float]
 ) -> NDArray[np.float32]:
-    """The signal with normal noise that neighbouring pixels share.
+    """Add normal noise that is correlated between neighbouring pixels.
 
     Parameters
     ----------
     clean : array_like
         Signal of any shape.
     rng : numpy.random.Generator
-        Where the draw comes from.
+        Source of randomness.
     sd : float
         Standard deviation of the noise, in the unit of ``clean``, not negative.
     length_px : float or sequence of float
-        Sigma of the Gaussian kernel that makes the correlation, in pixels, one value or one
+        Sigma of the Gaussian kernel that correlates the noise, in pixels, one value or one
         per axis (zero: independent along that axis). The correlation of the noise falls as
         ``exp(-lag**2 / (4 * length_px**2))``.
 
@@ -246,13 +246,13 @@ def correlated(
     Raises
     ------
     ValueError
-        If ``sd`` or a length is negative, or there isn't one length per axis.
+        If ``sd`` or a length is negative, or the number of lengths is not that of the axes.
     """
     signal = np.asarray(clean, dtype=np.float32)
     need(np.isfinite(sd) and sd >= 0, "sd", sd, "zero or more")
     lengths = _per_axis(length_px, signal.ndim)
     margin = [int(np.ceil(4 * length)) for length in lengths]
-    # drawn with a margin, because reflection at the border would raise the variance there
+    # a margin, because reflection at the border would raise the variance there
     padded = tuple(n + 2 * m for n, m in zip(signal.shape, margin, strict=True))
     noise = gaussian_filter(rng.standard_normal(padded), lengths)
     inner = noise[tuple(slice(m, m + n) for m, n in zip(margin, signal.shape, strict=True))]
@@ -260,18 +260,18 @@ def correlated(
 
 
 def stripes(clean: ArrayLike, *, rng: np.random.Generator, sd: float, axis: int = -1) -> NDArray[np.float32]:
-    """The signal with one offset per scan line.
+    """Add a random offset to each scan line.
 
     Parameters
     ----------
     clean : array_like
         Signal of any shape.
     rng : numpy.random.Generator
-        Where the draw comes from.
+        Source of randomness.
     sd : float
         Standard deviation of the offsets, not negative.
     axis : int
-        Axis along which a line runs.
+        Axis along which scan lines run.
 
     Returns
     -------
@@ -294,14 +294,14 @@ def stripes(clean: ArrayLike, *, rng: np.random.Generator, sd: float, axis: int 
 def defect_map(
     shape: Sequence[int], *, rng: np.random.Generator, dead: float = 0.001, hot: float = 0.001
 ) -> NDArray[np.uint8]:
-    """Which pixels of a detector are broken: 0 works, `DEAD` or `HOT`.
+    """Draw a map of broken detector pixels: 0 works, `DEAD` or `HOT`.
 
     Parameters
     ----------
     shape : sequence of int
         Shape of the detector.
     rng : numpy.random.Generator
-        Where the draw comes from.
+        Source of randomness.
     dead, hot : float
         Probability that a pixel is dead or hot, not negative, at most 1 together.
 
@@ -329,7 +329,7 @@ def defects(
     saturation: float,
     dead_value: float = 0.0,
 ) -> NDArray[np.float32]:
-    """The signal as a detector with broken pixels and an end to its range shows it.
+    """Saturate a signal and replace its broken pixels.
 
     Parameters
     ----------
@@ -338,9 +338,9 @@ def defects(
     broken : ndarray
         Map from `defect_map`.
     saturation : float
-        Largest value that the detector can show; a hot pixel always shows it.
+        Largest value of the detector, and the value of every hot pixel.
     dead_value : float
-        What a dead pixel shows.
+        Value of dead pixels.
 
     Returns
     -------
@@ -364,7 +364,7 @@ def defects(
 
 
 def _need_rates(expected: NDArray[np.float64]) -> None:
-    """Raise unless every expected count can be drawn."""
+    """Raise ``ValueError`` unless every expected count can be drawn."""
     if not np.isfinite(expected).all():
         raise ValueError("The signal holds NaN or infinite values; counts need finite ones. Mask them first.")
     if (expected < 0).any():
@@ -380,7 +380,7 @@ def _need_rates(expected: NDArray[np.float64]) -> None:
 
 
 def _per_axis(length_px: float | Sequence[float], ndim: int) -> tuple[float, ...]:
-    """One length per axis."""
+    """Return one length per axis."""
     lengths = (float(length_px),) * ndim if np.ndim(length_px) == 0 else tuple(map(float, length_px))  # type: ignore[arg-type]
     if len(lengths) != ndim:
         raise ValueError(
@@ -392,7 +392,7 @@ def _per_axis(length_px: float | Sequence[float], ndim: int) -> tuple[float, ...
 
 
 def _kernel_norm(lengths: Sequence[float]) -> float:
-    """Standard deviation that unit white noise keeps after the Gaussian filter."""
+    """Return the standard deviation of unit white noise after the Gaussian filter."""
     norm = 1.0
     for length in lengths:
         impulse = np.zeros(2 * int(np.ceil(4 * length)) + 3)

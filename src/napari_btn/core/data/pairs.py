@@ -1,4 +1,4 @@
-"""Noisy and clean images of one scene: axes, checks, statistics."""
+"""Pairs of noisy and clean images: axes, checks and statistics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from napari_btn.core.data.image import SPACE, Box, View
 from napari_btn.core.progress import Progress, drain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -20,20 +20,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Pair", "Scenes"]
 
-_LARGEST, _LEAST_SPAN = 1e15, 1e-18  # of values whose squares, summed over an image, float32 still holds
-_SAMPLED = 2_000_000  # values read for statistics; more change no digit that is shown
+_LARGEST, _LEAST_SPAN = 1e15, 1e-18  # limits within which sums of squares over an image fit float32
+_READ = 4_000_000  # values read at a time
+_SAMPLED = 2_000_000  # values read for statistics; more would not change the digits shown
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A noisy and a clean image of one scene, or of several.
+    """A noisy and a clean image of one or more scenes.
 
     Parameters
     ----------
     noisy : array-like
         Any real dtype, in the axes ``axes``.
     clean : array-like, optional
-        The same axes, or without ``S`` and ``T`` where the noisy scenes are repeats of one field.
+        The same axes, or without ``S`` and ``T`` if the noisy scenes are repeats of one field.
     axes : str
         Letters of S, T, C, Z, Y, X, any order and case.
     channel_names : tuple of str, optional
@@ -43,10 +44,10 @@ class Pair:
     unit : str
         Unit of the pixel size.
     valid : array of bool, or "finite", optional
-        True where a pixel counts; the space axes alone, or the axes of ``clean``. "finite": where no channel
-        of either image is NaN or infinite.
+        True where a pixel counts; has the space axes alone, or the axes of ``clean``. "finite": pixels that
+        are finite in all channels of both images.
     name : str
-        For layers and files.
+        Name for layers and files.
     """
 
     noisy: Any
@@ -60,7 +61,7 @@ class Pair:
 
     @cached_property
     def clean_axes(self) -> str:
-        """Axes of ``clean``: those of ``noisy``, less S and T where it has fewer dimensions."""
+        """Axes of ``clean``: those of ``noisy``, without S and T if it has fewer dimensions."""
         axes = self.axes.upper()
         ndim = np.ndim(self.clean) if isinstance(self.clean, list | tuple) else len(self.clean.shape)
         shorter = "".join(a for a in axes if a not in "ST")
@@ -68,24 +69,24 @@ class Pair:
 
     @cached_property
     def scenes(self) -> Scenes:
-        """The checked views that training reads.
+        """Views of both images, with shapes and values checked.
 
         Raises
         ------
         ValueError
-            With what came, what is needed and what to do.
+            If the images don't go together, or hold values that can't be trained on.
         """
         drain(self.views.check_steps())
         return self.views
 
     @cached_property
     def views(self) -> Scenes:
-        """Views of the images, checked as to their shapes but not their values.
+        """Views of both images, with shapes checked but not values.
 
         Raises
         ------
         ValueError
-            With what came, what is needed and what to do.
+            If axes, shapes, channel names or pixel size don't go together.
         """
         noisy = View(self.noisy, self.axes, "noisy")
         if self.clean is None:
@@ -107,7 +108,7 @@ class Pair:
         names = self.channel_names or tuple(str(i) for i in range(noisy.n_channels))
         if len(set(names)) != len(names):
             raise ValueError(
-                f"Channel names are {', '.join(names)}; each may come once. Give names that tell them apart."
+                f"Channel names are {', '.join(names)}; each may come once. Give every channel its own name."
             )
         if len(names) != noisy.n_channels:
             raise ValueError(
@@ -121,7 +122,7 @@ class Pair:
         return Scenes(noisy, clean, tuple(names), _valid_view(self.valid, noisy, clean), self._z_step(noisy))
 
     def _z_step(self, noisy: View) -> float:
-        """Distance of two planes in pixels of Y and X; one where nothing is known."""
+        """Return the distance of two planes in pixels of Y and X (1 if unknown)."""
         if self.pixel_size is None or noisy.ndim < 3 or min(self.pixel_size) <= 0:
             return 1.0
         size = dict(zip((a for a in noisy.axes if a in SPACE), self.pixel_size, strict=True))
@@ -129,14 +130,14 @@ class Pair:
 
 
 class _Finite(View):
-    """Mask over the space axes (and the scenes of clean): true where both images are finite in every channel."""
+    """A mask, over the space axes and the scenes of clean, of pixels that are finite in both images."""
 
     def __init__(self, noisy: View, clean: View) -> None:
         super().__init__(clean.array, clean.axes, "valid")
         self._noisy, self.n_channels = noisy, 1
 
     def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
-        """One scene, or a box of it, as (1, *space): 1 where a pixel counts."""
+        """Return one scene, or a box of it, as (1, *space): 1 where a pixel counts."""
         finite = np.isfinite(super().read(scene, box)).min(axis=0, keepdims=True)
         for s in (scene,) if self.n_scenes > 1 else range(self._noisy.n_scenes):
             finite = finite & np.isfinite(self._noisy.read(s, box)).min(axis=0, keepdims=True)
@@ -144,7 +145,7 @@ class _Finite(View):
 
 
 def _valid_view(valid: Any, noisy: View, clean: View) -> View | None:
-    """View of the mask of counted pixels."""
+    """Return a view of the mask of pixels that count."""
     if valid is None:
         return None
     if isinstance(valid, str):
@@ -160,14 +161,14 @@ def _valid_view(valid: Any, noisy: View, clean: View) -> View | None:
     if view.space != clean.space or not fits:
         raise ValueError(
             f"Valid has axes {axes} {tuple(valid.shape)}, clean has {clean.axes} {tuple(clean.array.shape)}; "
-            "they must match. Give True where a pixel counts, for the space axes alone or for all of clean's."
+            "they must match. Give True where a pixel counts, for the space axes alone or for all axes of clean."
         )
     return view
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """Views of noisy and clean images of S scenes; one clean scene may serve all noisy ones.
+    """Views of the noisy and clean scenes; one clean scene may belong to all noisy ones.
 
     ``z_step`` is the distance of two planes of a volume, in pixels of Y and X.
     """
@@ -180,24 +181,24 @@ class Scenes:
 
     @property
     def repeats(self) -> bool:
-        """Whether the noisy scenes are repeats of one field."""
+        """True if the noisy scenes are repeats of one field."""
         return bool(self.clean.n_scenes == 1)
 
     def read_clean(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
-        """Clean values (C, *space), NaN where a pixel doesn't count."""
+        """Return clean values (C, *space), NaN where a pixel doesn't count."""
         target = self.clean.read(0 if self.repeats else scene, box)
         if self.valid is None:
             return target
         return np.where(self.read_valid(scene, box), target, np.nan).astype(np.float32)
 
     def read_valid(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.bool_]:
-        """Where a pixel counts, (C, *space); C may be 1."""
+        """Return the mask of pixels that count, (C, *space); C may be 1."""
         if self.valid is None:
             return np.ones_like(self.clean.read(0 if self.repeats else scene, box), bool)
         return self.valid.read(0 if self.valid.n_scenes == 1 else scene, box) > 0
 
     def within(self, regions: NDArray[Any] | None, label: int) -> Scenes:
-        """The same scenes where only pixels painted with a label count; all where nothing is painted."""
+        """Return the scenes with only the pixels of a painted label counted; unchanged if nothing is painted."""
         if regions is None:
             return self
         mask = regions == label
@@ -206,16 +207,15 @@ class Scenes:
         return replace(self, valid=View(mask, self.noisy.space_axes, "regions"))
 
     def read_noisy(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
-        """Noisy values (C, *space); zero where a pixel isn't finite and doesn't count."""
-        crop = self.noisy.read(scene, box)
-        return crop if self.valid is None else np.nan_to_num(crop, nan=0.0, posinf=0.0, neginf=0.0)
+        """Return noisy values (C, *space); if there is a mask, values that aren't finite become zero."""
+        return self.noisy.read(scene, box) if self.valid is None else self.noisy.read_finite(scene, box)
 
     def sample(
         self, boxes: Sequence[Box], rng: np.random.Generator
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Noisy and clean values from boxes, (C, n) each, NaN where a pixel doesn't count.
+        """Draw noisy and clean values from boxes, (C, n) each, NaN where a pixel doesn't count.
 
-        At most about two million of each, drawn patch by patch where there are more.
+        At most about two million of each; larger boxes are sampled by random patches.
         """
         channels = max(self.noisy.n_channels, self.clean.n_channels)
         per_box = max(_SAMPLED // (channels * len(boxes)), 1)
@@ -236,7 +236,13 @@ class Scenes:
         return [Box(s, full) for s in range(self.noisy.n_scenes)]
 
     def check_steps(self) -> Step[None]:
-        """Raise ``ValueError`` for values that can't be trained on; a step, since it reads all of them."""
+        """Check all values; a step.
+
+        Raises
+        ------
+        ValueError
+            If an image is constant, not finite or out of range, or both images are the same.
+        """
         if self.noisy.array is self.clean.array:
             raise ValueError(
                 "Noisy and clean are the same image; pick the clean (slow) acquisition as clean."
@@ -266,17 +272,19 @@ class Scenes:
             )
 
     def limits_steps(self) -> Step[tuple[dict[str, float], dict[str, float], bool]]:
-        """Lowest and highest counted values of both images, and whether the two are equal; a step.
+        """Return minimum and maximum of both images, and True if the images are equal; a step.
+
+        Only pixels that count are read.
 
         Raises
         ------
         ValueError
-            When a counted value is not finite.
+            If a value is not finite.
         """
         equal = True
         low = {"noisy": np.inf, "clean": np.inf}
         high = {"noisy": -np.inf, "clean": -np.inf}
-        slabs = list(_slabs(self.noisy.space, self.noisy.n_channels))
+        slabs = self.whole()[0].slabs(_READ // self.noisy.n_channels)
         for scene in range(self.noisy.n_scenes):
             for i, box in enumerate(slabs):
                 yield Progress(
@@ -294,17 +302,10 @@ class Scenes:
         return low, high, equal
 
 
-def _slabs(space: Sequence[int], channels: int) -> Iterator[tuple[slice, ...]]:
-    """Yield slabs along the first axis of at most about 4 million values."""
-    row = int(np.prod(space[1:])) * channels
-    step = max(4_000_000 // max(row, 1), 1)
-    for start in range(0, space[0], step):
-        yield (slice(start, min(start + step, space[0])), *(slice(0, n) for n in space[1:]))
-
-
 def _check_finite(
     name: str, values: NDArray[np.float32], counts: NDArray[np.bool_], dtype: Any, masked: bool
 ) -> None:
+    """Raise ``ValueError`` if a value that counts is not finite."""
     with np.errstate(invalid="ignore"):
         if np.isfinite(values.sum(dtype=np.float64)):
             return

@@ -1,4 +1,4 @@
-"""Whether noisy and clean lie on each other, and a clean image moved so that they do."""
+"""Registration of the clean image on the noisy one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import fft, ndimage, special
 
-from napari_btn.core.data.image import SPACE, canonical_axes
+from napari_btn.core.data.image import SPACE, canonical_axes, middle_of_space
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,17 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["align", "registration_shift", "shift_of"]
 
 _PARTS = 4
-_REACH_PX = 24  # longest shift looked for: images farther apart are not one field
-_LEAST_REACH_PX = 8  # smaller parts say nothing
+_REACH_PX = 24  # longest shift searched for: images farther apart are not one field
+_LEAST_REACH_PX = 8  # smaller parts hold too little structure
 _TOLERANCE_PX = 0.5
 
 
 def registration_shift(noisy: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, ...] | None:
-    """Shift in pixels, one per space axis, that moves ``clean`` onto ``noisy``.
+    """Return the shift in pixels, one per space axis, that moves ``clean`` onto ``noisy``.
 
-    Zeros where it does not exceed half a pixel with certainty; None where noise hides it.
-    The peak of the cross-correlation of the band-passed channels, each weighted by its signal,
-    is found on four parts of the field together, and its standard error by leaving each out.
+    The shift is the peak of the cross-correlation of band-passed channels, weighted by their signal
+    and summed over four parts of the field. Its standard error is a jackknife over the parts.
+    Shifts that do not significantly exceed half a pixel are returned as zeros; None means that noise
+    is too strong.
 
     Parameters
     ----------
@@ -49,7 +50,7 @@ def registration_shift(noisy: NDArray[np.float32], clean: NDArray[np.float32]) -
 
 
 def _shift(parts: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> tuple[float, ...] | None:
-    """Shift of parts of one field, or of several fields taken alike."""
+    """Return the common shift of parts of one field, or of several fields."""
     reach = min(_REACH_PX, *(min(seen.shape[1:]) // 2 for seen, _ in parts))
     if reach < _LEAST_REACH_PX:
         return None
@@ -59,7 +60,7 @@ def _shift(parts: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> 
     error = np.sqrt((n - 1) * np.var([_peak(total - one, reach) for one in correlations], axis=0))
     if np.abs(shift).max() >= reach or error.max() > _TOLERANCE_PX:
         return None
-    # few parts know their spread badly, so Student's quantile rather than the normal's
+    # Student's quantile, because few parts give an uncertain standard error
     if (np.abs(shift) - special.stdtrit(n - 1, 0.975) * error).max() <= _TOLERANCE_PX:
         return (0.0,) * len(shift)
     return tuple(float(s) for s in shift)
@@ -68,7 +69,7 @@ def _shift(parts: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> 
 def _weighted(
     noisy: NDArray[np.float32], clean: NDArray[np.float32]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Band-passed images; the clean one weighted by what each noisy channel holds of it."""
+    """Return band-passed images; clean channels are weighted by their signal in the noisy ones."""
     seen, template = np.empty(noisy.shape), np.empty(clean.shape)
     for c in range(len(noisy)):
         seen[c], template[c] = _band(noisy[c]), _band(clean[c])
@@ -78,14 +79,14 @@ def _weighted(
 
 
 def _band(image: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Details of about 2 to 10 px: finer ones are noise, coarser ones say little of a shift."""
+    """Return details of about 2 to 10 px: finer ones are noise, coarser ones hardly locate a shift."""
     image = image.astype(np.float64)
     return np.asarray(ndimage.gaussian_filter(image, 1.5) - ndimage.gaussian_filter(image, 12.0))
 
 
 def _correlation(seen: NDArray[np.float64], template: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Cross-correlation at shifts of up to ``reach``, summed over channels."""
-    # the template alone is windowed: with both, the peak would be drawn towards zero
+    """Return the cross-correlation at shifts of up to ``reach``, summed over channels."""
+    # only the template is windowed: windows on both would pull the peak towards zero
     window: NDArray[np.float64] = np.ones(())
     for n in seen.shape[1:]:
         window = np.multiply.outer(window, np.hanning(n + 2)[1:-1])
@@ -98,7 +99,7 @@ def _correlation(seen: NDArray[np.float64], template: NDArray[np.float64], reach
 
 
 def _peak(correlation: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
-    """Place of the maximum, between pixels by a parabola along each axis."""
+    """Return the position of the maximum, refined by a parabola along each axis."""
     index = np.array(np.unravel_index(int(np.argmax(correlation)), correlation.shape))
     place = index.astype(float)
     for axis, step in enumerate(np.eye(len(index), dtype=int)):
@@ -109,7 +110,19 @@ def _peak(correlation: NDArray[np.float64], reach: int) -> NDArray[np.float64]:
 
 
 def align(clean: NDArray[Any], axes: str, shift: Sequence[float]) -> NDArray[np.float32]:
-    """``clean`` moved by ``shift`` pixels along its space axes (cubic interpolation, edges repeated)."""
+    """Return ``clean`` moved by ``shift`` pixels along its space axes, float32.
+
+    Interpolation is cubic; edge values are repeated.
+
+    Parameters
+    ----------
+    clean : ndarray
+        Image in the axes ``axes``.
+    axes : str
+        One letter per dimension.
+    shift : sequence of float
+        Pixels, one per space axis in the order of ``axes``.
+    """
     axes = canonical_axes(axes, clean.ndim, "clean")
     moves = dict(zip((a for a in SPACE if a in axes), shift, strict=True))
     moved = ndimage.shift(
@@ -119,16 +132,18 @@ def align(clean: NDArray[Any], axes: str, shift: Sequence[float]) -> NDArray[np.
 
 
 def shift_of(scenes: Scenes) -> tuple[float, ...] | None:
-    """Shift between noisy and clean: of the mean of up to 8 repeats, or alike in up to 8 scenes.
+    """Return the shift between noisy and clean in pixels; None if unknown.
 
-    Large images are looked at in their middle.
+    It is measured on the mean of up to 8 repeats, or on up to 8 scenes together, in the middle of
+    large images.
+
+    Parameters
+    ----------
+    scenes : Scenes
     """
     if min(scenes.noisy.space) < 32:
         return None
-    side = 512 if scenes.noisy.ndim == 2 else 96
-    box = tuple(
-        slice(max(n - side, 0) // 2, max(n - side, 0) // 2 + min(n, side)) for n in scenes.noisy.space
-    )
+    box = middle_of_space(scenes.noisy.space)
     shown = range(min(scenes.noisy.n_scenes, 8))
     if scenes.repeats:
         noisy = np.mean([scenes.read_noisy(s, box) for s in shown], axis=0)
@@ -144,7 +159,7 @@ def shift_of(scenes: Scenes) -> tuple[float, ...] | None:
 def _known(
     noisy: NDArray[np.float32], clean: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Both with each channel's mean where clean is unknown: the edge of a mask is no structure."""
+    """Fill unknown clean pixels of both images with channel means, so that masks add no edges."""
     axes = tuple(range(1, clean.ndim))
     known = np.isfinite(clean)
     count = known.sum(axes, keepdims=True)

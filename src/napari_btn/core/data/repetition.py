@@ -1,4 +1,7 @@
-"""Does an image repeat itself, as a lattice does? Then networks gain by looking farther."""
+"""Detection of repeating structure, such as a lattice, from the autocorrelation.
+
+Networks gain from a receptive field that holds several repeats.
+"""
 
 from __future__ import annotations
 
@@ -8,61 +11,47 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import ndimage
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from napari_btn.core.data.image import middle_of_space
 
+if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Repetition", "middle_of_space", "repetition_of"]
+__all__ = ["Repetition", "repetition_of"]
 
-_SIDE = {2: 512, 3: 96}  # pixels of the part that is looked at, along each axis
-_SHARE = 0.3  # of the autocorrelation next to its centre that a repeat has to reach
+_SHARE = 0.3  # share of the central autocorrelation that a repeat must reach
 
 
 @dataclass(frozen=True)
 class Repetition:
-    """How an image repeats itself.
+    """The period of an image and how far it holds.
 
     Parameters
     ----------
     period_px : int
         Distance of the nearest repeat, in pixels.
     reach_px : int
-        Distance up to which repeats are found, at most half of the image.
+        Distance of the farthest repeat found, at most half of the image.
     """
 
     period_px: int
     reach_px: int
 
 
-def middle_of_space(space: Sequence[int]) -> tuple[slice, ...]:
-    """Part of an image that is enough to look for repeats in.
-
-    Parameters
-    ----------
-    space : sequence of int
-        Spatial shape, in pixels.
-    """
-    side = _SIDE[len(space)]
-    return tuple(slice(max(n - side, 0) // 2, max(n - side, 0) // 2 + min(n, side)) for n in space)
-
-
 def repetition_of(image: NDArray[np.float32]) -> Repetition | None:
-    """How an image repeats itself, from its autocorrelation; None where it doesn't.
+    """Return the period of an image from its autocorrelation; None if it does not repeat.
 
-    Noise that is independent from pixel to pixel stands in the very centre of the autocorrelation,
-    which is left out.
+    The centre of the autocorrelation is left out, because it holds the noise of single pixels.
 
     Parameters
     ----------
     image : ndarray of float32, (C, *space)
-        Values that are not finite are read as the mean.
+        Values that are not finite are replaced by the mean.
     """
     if min(image.shape[1:]) < 16:
         return None
     profile = _strongest(image)
     centre = profile[0]
-    # a repeat stands out from a valley before it; structure without one only fades
+    # a repeat is a peak behind a valley; structure without repeats only decays
     rising = np.flatnonzero(np.diff(ndimage.gaussian_filter1d(profile, 1.5)) > 0)
     valley = int(rising[0]) if len(rising) else len(profile) - 1
     floor = profile[valley] + _SHARE * (centre - profile[valley])
@@ -77,12 +66,13 @@ def repetition_of(image: NDArray[np.float32]) -> Repetition | None:
 
 
 def _strongest(image: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Largest autocorrelation over all directions, by the distance in pixels; the mean over channels."""
+    """Return the largest autocorrelation over all directions by distance in pixels, mean over channels."""
     part = image[(slice(None), *middle_of_space(image.shape[1:]))].astype(float)
     space, axes = part.shape[1:], tuple(range(part.ndim - 1))
     doubled = [2 * n for n in space]
 
     def correlated(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the autocorrelation."""
         power = np.abs(np.fft.rfftn(values, doubled, axes)) ** 2
         return np.asarray(np.fft.irfftn(power, doubled, axes))
 
@@ -91,7 +81,7 @@ def _strongest(image: NDArray[np.float32]) -> NDArray[np.float64]:
     for channel in part:
         known = np.isfinite(channel)
         filled = np.where(known, channel, channel[known].mean() if known.any() else 0.0)
-        # slow changes of brightness are alike everywhere and no repeat
+        # a slow change of brightness would look like a repeat at every distance
         flat = filled - ndimage.gaussian_filter(filled, min(space) / 6)
         made = correlated(flat) / overlap
         centre = (0,) * made.ndim

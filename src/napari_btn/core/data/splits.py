@@ -1,4 +1,4 @@
-"""What trains and what is held out from it: by scene, or within one field, with a guard gap between."""
+"""Splits of images into training and held-out parts, by scene or within one field with a guard gap."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ __all__ = [
     "spread_boxes",
 ]
 
-HELD_OUT_PIXELS = 2_000_000  # predicted at most; evenly spread over a larger held-out part
+HELD_OUT_PIXELS = 2_000_000  # predicted at most, spread evenly over a larger held-out part
 
 
 @dataclass(frozen=True)
 class Split:
-    """Where members train and what is held out from them.
+    """Training and held-out parts of the images.
 
     Parameters
     ----------
@@ -46,12 +46,12 @@ class Split:
     gap_px : int
         Guard gap; 0 between scenes.
     by_scene : bool
-        Whether whole scenes are held out; then a scene is one calibration block.
+        True if whole scenes are held out; then a scene is one calibration block.
     notes : tuple of Note
     report : tuple of Box
-        What only the report is measured on; none where it is cross-fitted on ``held_out``.
+        Part for the report alone; empty if the report is cross-fitted on ``held_out``.
     regions : ndarray of int, (*space), optional
-        Painted areas: only pixels of 1 train, of 2 calibrate, of 3 report.
+        Painted areas: 1 for training, 2 for calibration, 3 for the report.
     """
 
     train: tuple[Box, ...]
@@ -74,23 +74,23 @@ def split(
     """Split scenes, or one field with a guard gap, into training and held-out parts.
 
     Several scenes with their own targets are split by scene. One field (also a volume, or
-    repeats of one field) is split along an axis: train | gap | held out. The gap is twice the
-    receptive field where training keeps 40 % of the field (two thirds of its share, where that is
-    less), else once.
+    repeats of one field) is split along an axis: train | gap | held out. The gap is two
+    receptive fields if training keeps 40 % of the field (or two thirds of its share, if that is
+    less), else one.
 
     Parameters
     ----------
     rf_px : int
         Half-width of the receptive field.
     seed : int
-        Draws which scenes train.
+        Seed of the draw of training scenes.
     regions : ndarray of int, (*space), optional
-        Painted areas, instead: 1 trains, 2 calibrates, 3 reports.
+        Painted areas instead: 1 for training, 2 for calibration, 3 for the report.
 
     Raises
     ------
     ValueError
-        When the field is too small for the gap, or no pixel of a part counts.
+        If the field is too small for the gap, or no pixel of a part counts.
     """
     if regions is not None:
         return _split_painted(scenes, rf_px, regions)
@@ -107,12 +107,12 @@ def split(
 
 
 def split_axis(scenes: Scenes, settings: CalibrationSettings) -> int:
-    """Number of the space axis along which one field is split.
+    """Return the number of the space axis along which one field is split.
 
     Raises
     ------
     ValueError
-        When the image lacks the axis.
+        If the image lacks the axis.
     """
     names = scenes.noisy.space_axes
     if settings.split_axis == "longest":
@@ -125,7 +125,7 @@ def split_axis(scenes: Scenes, settings: CalibrationSettings) -> int:
 
 
 def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> Split:
-    """Train | gap | held out, along one axis or in a checkerboard."""
+    """Split one field into train | gap | held out, along an axis or as a checkerboard."""
     if settings.split == "checkerboard":
         return _split_checkerboard(scenes, rf_px)
     space, names, axis = scenes.noisy.space, scenes.noisy.space_axes, split_axis(scenes, settings)
@@ -149,6 +149,7 @@ def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> S
         )
 
     def boxes(part: slice) -> tuple[Box, ...]:
+        """Return the part along the axis, of every scene."""
         cut = tuple(part if a == axis else slice(0, n) for a, n in enumerate(space))
         return tuple(Box(s, cut) for s in range(scenes.noisy.n_scenes))
 
@@ -156,7 +157,7 @@ def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> S
 
 
 def _split_checkerboard(scenes: Scenes, rf_px: int) -> Split:
-    """Macro-blocks that train and are held out in turn."""
+    """Split one field into macro-blocks for training and held-out ones in turn."""
     space, notes = scenes.noisy.space, []
     gap = 2 * rf_px
     train, held_out = checkerboard(space, gap)
@@ -175,13 +176,14 @@ def _split_checkerboard(scenes: Scenes, rf_px: int) -> Split:
         )
 
     def boxes(parts: list[tuple[slice, ...]]) -> tuple[Box, ...]:
+        """Return the parts of every scene."""
         return tuple(Box(s, part) for s in range(scenes.noisy.n_scenes) for part in parts)
 
     return Split(boxes(train), boxes(held_out), gap, False, tuple(notes))
 
 
 def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
-    """Areas that a person painted."""
+    """Split by areas that the user painted."""
     space = scenes.noisy.space
     if not scenes.repeats or tuple(regions.shape) != space:
         raise ValueError(
@@ -204,6 +206,7 @@ def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
         notes.append(Note("amber", text))
 
     def boxes(label: int) -> tuple[Box, ...]:
+        """Return the bounding box of a label, in every scene."""
         mask = regions == label
         if not mask.any():
             return ()
@@ -213,10 +216,11 @@ def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
 
 
 def _split_scenes(scenes: Scenes, settings: CalibrationSettings, seed: int) -> Split:
+    """Split by whole scenes: random ones, or the first frames of a time series."""
     n = scenes.noisy.n_scenes
     order = np.arange(n)
     if "T" not in scenes.noisy.axes:
-        # neighbouring frames of a series resemble each other, scenes don't
+        # scenes are drawn at random, but frames are not: neighbours in time resemble each other
         order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31,))).permutation(n)
     n_train = min(max(round(n * settings.train_fraction), 1), n - 1)
     whole = scenes.whole()
@@ -225,7 +229,15 @@ def _split_scenes(scenes: Scenes, settings: CalibrationSettings, seed: int) -> S
 
 
 def spread_boxes(boxes: Sequence[Box], ndim: int) -> list[Box]:
-    """The boxes, or smaller ones evenly spread over them where they hold more pixels than needed."""
+    """Return the boxes, or smaller boxes spread evenly over them if they hold too many pixels.
+
+    Parameters
+    ----------
+    boxes : sequence of Box
+        Held-out part.
+    ndim : int
+        Number of space axes.
+    """
     total = sum(b.size for b in boxes)
     if total <= HELD_OUT_PIXELS:
         return list(boxes)
@@ -247,26 +259,27 @@ def spread_boxes(boxes: Sequence[Box], ndim: int) -> list[Box]:
 
 
 TRAIN, CALIBRATE, REPORT = 1, 2, 3
-# Held-out cells hold at least one block of the smallest side.
+# least side of a held-out cell, so that it holds a block
 _LEAST_PX = 16
 
 
 def checkerboard(
     space: Sequence[int], gap_px: int
 ) -> tuple[list[tuple[slice, ...]], list[tuple[slice, ...]]]:
-    """Training and held-out cells of a checkerboard over the last two axes.
+    """Return training and held-out cells of a checkerboard over the last two axes.
 
     Parameters
     ----------
     space : sequence of int
         Shape of the field.
     gap_px : int
-        Taken from every held-out cell where it borders on a training cell.
+        Margin removed from held-out cells where they border on training cells.
 
     Returns
     -------
     train, held_out : list of tuple of slice
-        Cells are as small as lets a held-out cell keep half of its side; none where the field is too small.
+        Cells are as small as possible while a held-out cell keeps half of its side; none are held out if the
+        field is too small.
     """
     side = max(4 * gap_px, 2 * gap_px + _LEAST_PX, 2 * _LEAST_PX)
     counts = [max(n // side, 2) for n in space[-2:]]
@@ -289,17 +302,17 @@ def checkerboard(
 
 
 def painted_gap(labels: NDArray[Any]) -> int:
-    """Fewest pixels between an area painted for training and one that is held out.
+    """Return the fewest pixels between an area painted for training and a held-out one.
 
     Parameters
     ----------
     labels : ndarray of int, shape (*space)
-        1 train, 2 calibrate, 3 report; anything else is left out.
+        1 for training, 2 for calibration, 3 for the report; anything else is left out.
 
     Returns
     -------
     int
-        0 where they touch.
+        0 if they touch.
 
     Raises
     ------
@@ -313,7 +326,7 @@ def painted_gap(labels: NDArray[Any]) -> int:
                 "where you like, 3 for the report."
             )
     held = (labels == CALIBRATE) | (labels == REPORT)
-    # loaded for painted areas alone: workers, which read this file on their way, would wait for it
+    # imported here, because workers import this module and must not wait for scipy
     from scipy import ndimage
 
     far = ndimage.distance_transform_cdt(labels != TRAIN, metric="chessboard")
@@ -321,7 +334,7 @@ def painted_gap(labels: NDArray[Any]) -> int:
 
 
 def region_box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
-    """Smallest box around the True pixels.
+    """Return the smallest box around the True pixels.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Windows that were measured again, read as training data at their place in the noisy image."""
+"""Windows that were measured again, as training data at their place in the noisy image."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ __all__ = [
 ]
 
 _SHIFT_PX = 0.5
-_SEARCHED = 100_000_000  # values of an image that is looked through at most
-_ASKED = 64  # pixels that tell one place from another
+_SEARCHED = 100_000_000  # most values of an image that is searched
+_ASKED = 64  # pixels compared to find a place
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +41,9 @@ class Window:
     Parameters
     ----------
     start : tuple of int
-        Its first pixel along (Z,) Y, X of the image that it lies in.
+        First pixel along (Z,) Y, X of the image.
     values : ndarray of float32, (C, *size)
-        What was measured, in the units of the training target; NaN where nothing was.
+        Measured values in the units of the training target; NaN where nothing was measured.
     """
 
     start: tuple[int, ...]
@@ -51,14 +51,14 @@ class Window:
 
     @property
     def box(self) -> tuple[slice, ...]:
-        """Where it lies."""
+        """Slices of the window in the image."""
         return tuple(slice(a, a + n) for a, n in zip(self.start, self.values.shape[1:], strict=True))
 
 
 def windows_of(
     measured: Sequence[tuple[Any, Any]], image: View, channel_names: Sequence[str]
 ) -> tuple[Window, ...]:
-    """Windows, checked against the image that they lie in.
+    """Return windows, checked against the image that they lie in.
 
     Parameters
     ----------
@@ -68,12 +68,12 @@ def windows_of(
     image : View
         Noisy image of one scene.
     channel_names : sequence of str
-        Of the target.
+        Channels of the target.
 
     Raises
     ------
     ValueError
-        If a window doesn't fit, nothing in it is known, or it is the noisy image itself.
+        If a window doesn't fit, holds no known pixel, or is the noisy image itself.
     """
     if measured and image.n_scenes != 1:
         raise ValueError(
@@ -107,18 +107,18 @@ def windows_of(
 def window_scenes(
     image: View, windows: Sequence[Window], channel_names: tuple[str, ...], margin_px: int
 ) -> list[Scenes]:
-    """One scene per window: the noisy image around it, and a target that is known inside alone.
+    """Return one scene per window: the noisy image around it, and a target known only inside.
 
     Parameters
     ----------
     image : View
         Noisy image of one scene.
     windows : sequence of Window
-        Within it.
+        Windows within the image.
     channel_names : tuple of str
-        Of the target.
+        Channels of the target.
     margin_px : int
-        Noisy pixels around each window, as far as the image reaches.
+        Noisy pixels around each window, clipped at the border.
     """
     made = []
     for window in windows:
@@ -133,23 +133,23 @@ def window_scenes(
         )
         clean[(slice(None), *inner)] = window.values
         known = np.isfinite(clean).all(0)
-        # a window may hold a single phase, and hardly a count: unlike a whole image, it may be constant
+        # values are not checked: unlike a whole image, a window of one phase may be constant
         made.append(Pair(noisy, clean, "C" + image.space_axes, channel_names, valid=known).views)
     return made
 
 
 def offset_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> tuple[int, ...] | None:
-    """First pixel of an image in a larger one that holds the same values; None where it isn't there.
+    """Return the first pixel of an image within a larger one of the same values; None if not found.
 
     Parameters
     ----------
     part, whole : ndarray of float32, (C, *space)
-        Noisy images: values that no two places share. NaN is found where NaN is.
+        Noisy images, whose values differ from place to place. NaN matches NaN.
 
     Raises
     ------
     ValueError
-        If the larger one is too large to be searched.
+        If the larger image is too large to search.
     """
     room = [b - a + 1 for a, b in zip(part.shape[1:], whole.shape[1:], strict=True)]
     if len(part) != len(whole) or min(room) < 1:
@@ -162,10 +162,10 @@ def offset_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> tuple[in
             f"{_SEARCHED:.0e}). Give the windows on the pair's own noisy image, or a smaller image around them."
         )
     part, whole = (np.nan_to_num(v, nan=0.0, posinf=0.0, neginf=0.0) for v in (part, whole))
-    # bright pixels are rare where counts are few
-    told = np.argsort(-part.ravel(), kind="stable")[:_ASKED]
+    # the brightest pixels, because they are rare where counts are few
+    brightest = np.argsort(-part.ravel(), kind="stable")[:_ASKED]
     possible = np.ones(room, bool)
-    for index in told:
+    for index in brightest:
         channel, *at = (int(i) for i in np.unravel_index(index, part.shape))
         box = tuple(slice(a, a + r) for a, r in zip(at, room, strict=True))
         possible &= whole[channel][box] == part[channel][tuple(at)]
@@ -177,16 +177,16 @@ def offset_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> tuple[in
 
 
 def places_in(scenes: Scenes, image: View, windows: Sequence[Window]) -> dict[int, list[tuple[slice, ...]]]:
-    """Where windows of an image lie in scenes that hold it, or are part of it, by scene.
+    """Return where windows of an image lie in scenes that contain it or are part of it, by scene.
 
     Parameters
     ----------
     scenes : Scenes
-        What is split into training and held-out parts.
+        Scenes that are split into training and held-out parts.
     image : View
         Noisy image of the windows, of one scene.
     windows : sequence of Window
-        In the pixels of the image.
+        Windows in pixels of the image.
     """
     if not windows or image.ndim != scenes.noisy.ndim:
         return {}
@@ -208,12 +208,12 @@ def places_in(scenes: Scenes, image: View, windows: Sequence[Window]) -> dict[in
 
 
 def shifted(scenes: Sequence[Scenes]) -> tuple[Note, ...]:
-    """Notes on windows that don't lie on the noisy image: a stage seldom returns to the pixel.
+    """Return notes on windows that are shifted against the noisy image, as a stage seldom repeats exactly.
 
     Parameters
     ----------
     scenes : sequence of Scenes
-        What `window_scenes` gives.
+        Result of `window_scenes`.
     """
     notes = []
     for number, one in enumerate(scenes, 1):
@@ -229,7 +229,7 @@ def shifted(scenes: Sequence[Scenes]) -> tuple[Note, ...]:
 
 
 class _Joined(View):
-    """Scenes of several views as those of one; each keeps its own size."""
+    """A view of the scenes of several views, each with its own size."""
 
     def __init__(self, parts: Sequence[tuple[View, int]]) -> None:
         first = parts[0][0]
@@ -238,17 +238,18 @@ class _Joined(View):
         self.n_scenes = len(parts)
 
     def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
+        """Return one scene, or a box of it, as float32 (C, *space)."""
         view, number = self._parts[scene]
         return view.read(number, box)
 
 
 def join(parts: Sequence[Scenes]) -> Scenes:
-    """All scenes one after another, to train on together; the first ones keep their numbers.
+    """Join scenes to train on together; the first ones keep their numbers.
 
     Parameters
     ----------
     parts : sequence of Scenes
-        With the same channels and space axes; sizes may differ, so boxes must be cut for each.
+        Parts with the same channels and space axes; sizes may differ, so each needs its own boxes.
     """
     if len(parts) == 1:
         return parts[0]
@@ -264,16 +265,16 @@ def join(parts: Sequence[Scenes]) -> Scenes:
 
 
 def without_near(scenes: Scenes, places: Mapping[int, Sequence[tuple[slice, ...]]], gap_px: int) -> Scenes:
-    """The same scenes, of which pixels in boxes, or nearer to them than a gap, don't count any more.
+    """Return the scenes with pixels in boxes, or nearer to them than a gap, not counted.
 
     Parameters
     ----------
     scenes : Scenes
-        What is held out, among others. Where they are repeats of one field, boxes of one hold for all.
+        Scenes with held-out parts. If they are repeats of one field, a box holds for all of them.
     places : mapping of int to sequence of tuple of slice
         Boxes over the space axes, by scene; they may reach over the border.
     gap_px : int
-        As far as a network sees.
+        Receptive field of the networks.
     """
     if not any(places.values()):
         return scenes
@@ -290,5 +291,13 @@ def without_near(scenes: Scenes, places: Mapping[int, Sequence[tuple[slice, ...]
 
 
 def boxes_of(scenes: Sequence[Scenes], first: int) -> list[Box]:
-    """One box per window's scene, numbered from ``first``."""
+    """Return one box for each scene of a window.
+
+    Parameters
+    ----------
+    scenes : sequence of Scenes
+        Result of `window_scenes`.
+    first : int
+        Number of the first scene.
+    """
     return [Box(first + i, one.whole()[0].slices) for i, one in enumerate(scenes)]

@@ -1,1 +1,1 @@
-"""Trained members run over images, tile by tile."""
+"""Inference of trained members, tile by tile."""

@@ -1,4 +1,4 @@
-"""Equivalent filters: which input pixels made a pixel of the median, and with what weights."""
+"""Equivalent filters: the weights of the input pixels in one pixel of the median."""
 
 from __future__ import annotations
 
@@ -28,29 +28,29 @@ __all__ = ["EquivalentFilter", "filter_steps"]
 
 @dataclass(frozen=True, eq=False)
 class EquivalentFilter:
-    """The linear filter that makes one pixel of the median at this image: a row of the Jacobian.
+    """The linear filter behind one pixel of the median of an image: a row of the Jacobian.
 
-    ``median = sum(weights * image) + net_bias``, exactly: the networks are linear but for their ReLUs, and
-    within reach of this image each of those is either on or off. It is an array for numpy.
+    ``median = sum(weights * image) + net_bias`` holds exactly, because networks are linear except for their
+    ReLUs, each of which is on or off for this image. The filter converts to a numpy array.
 
     Parameters
     ----------
     crop : ndarray of float32, shape (C, *box)
-        Weights where they can differ from zero, in the target's unit per unit of the input.
+        Weights within the receptive field, in units of the target per unit of the input; zero elsewhere.
     box : Box
-        Where that is: scene, and slices over the space axes.
+        Position of the crop: scene, and slices over the space axes.
     shape : tuple of int
-        Of the image.
+        Shape of the image.
     axes : str
-        Of the image.
+        Axes of the image.
     at : tuple of int
-        The pixel, along the space axes.
+        Pixel of the median, along the space axes.
     channel : int
-        The channel of the median.
+        Channel of the median.
     value : float
-        The median there, in the target's unit.
+        Median at the pixel, in units of the target.
     net_bias : float
-        What the median has that no input pixel gave, in the target's unit; 0 for bias-free networks.
+        Part of the median that depends on no input pixel, in units of the target; 0 for bias-free networks.
 
     References
     ----------
@@ -69,13 +69,13 @@ class EquivalentFilter:
 
     @property
     def weights(self) -> NDArray[np.float32]:
-        """Weight of every pixel of the image, float32 in its shape."""
+        """Weight of every pixel, float32, in the shape of the image."""
         made = np.zeros(self.shape, np.float32)
         View(made, self.axes).write(self.box.scene, self.box.slices, self.crop)
         return made
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """`weights`, for numpy."""
+        """Return `weights`."""
         if copy is False:
             raise ValueError(
                 "The weights are made when they are asked for; ask for a copy, or for `crop` and `box`."
@@ -84,7 +84,7 @@ class EquivalentFilter:
 
     @property
     def total(self) -> float:
-        """Sum of the weights: what an input that is brighter by one everywhere would add, to first order."""
+        """Sum of the weights: change of the median if the whole input were brighter by one, to first order."""
         return float(self.crop.sum(dtype=np.float64))
 
 
@@ -97,21 +97,21 @@ def filter_steps(
     scene: int = 0,
     device: str = "cpu",
 ) -> Step[EquivalentFilter]:
-    """The ensemble's equivalent filter of one pixel, the mean of its members' filters; a step.
+    """Return the equivalent filter of one pixel, the mean over members; a step.
 
     Parameters
     ----------
     source : View
-        The noisy image.
+        Noisy image.
     networks : Networks
     at : sequence of int
-        The pixel, along the space axes.
+        Pixel along the space axes.
     channel : int
-        The channel of the median.
+        Channel of the median.
     scene : int
-        The scene of the image.
+        Scene of the image.
     device : str
-        Torch's name.
+        Name of the device in torch.
 
     Raises
     ------
@@ -129,10 +129,10 @@ def filter_steps(
     pixel = [slice(p, p + 1) for p in place]
     (tile,) = plan_tiles(source.space, 1, blueprint.reach, pixel, blueprint.family.alignment_px)
     box, keep = tile.read, tile.keep
-    x = np.nan_to_num(source.read(scene, box), nan=0.0, posinf=0.0, neginf=0.0)
+    x = source.read_finite(scene, box)
     weights, value = np.zeros(x.shape, np.float64), 0.0
     for done, member in enumerate(members):
-        yield Progress(done, len(members), f"Looking through member {done + 1} of {len(members)}")
+        yield Progress(done, len(members), f"Filter of member {done + 1} of {len(members)}")
         row, median = _row(blueprint, member, x, keep, channel, device)
         weights += row / len(members)
         value += median / len(members)
@@ -150,7 +150,7 @@ def _row(
     channel: int,
     device: str,
 ) -> tuple[NDArray[np.float32], float]:
-    """One member's row of the Jacobian (C, *box), and its median, at the one pixel that is kept."""
+    """Return the row of the Jacobian (C, *box) and the median of one member at the kept pixel."""
     with one_thread(), exact_arithmetic():
         module = loaded(blueprint, member, device)
         given = torch.from_numpy(np.array(x[None], order="C")).to(device).requires_grad_()

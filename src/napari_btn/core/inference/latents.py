@@ -1,4 +1,4 @@
-"""The latents of trained members, read where they are needed: at pixels, or projected tile by tile."""
+"""Latents of trained members, at single pixels or projected tile by tile."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 __all__ = ["EnsembleLatents", "LatentSource", "Projected"]
 
-# Input pixels of a tile: whole features of all its layers stand in memory, which a prediction spares.
+# Input pixels of a tile; unlike a prediction, latents hold the features of all layers in memory.
 _TILE_PIXELS = {2: 384**2, 3: 96**3}
 
 
 @dataclass(frozen=True, eq=False)
 class Projected:
-    """Latent components of one tile, with a margin as far as the image reaches.
+    """Latent components of one tile with its margin, clipped at the border of the image.
 
     Parameters
     ----------
     scene : int
-        Which scene.
+        Number of the scene.
     write : tuple of slice
-        Where the tile belongs.
+        Slices of the tile in the image.
     keep : tuple of slice
-        The tile within `values`.
+        Slices of the tile in `values`.
     values : ndarray of float32, (D, *tile with margin)
-        Sum of the members' projections.
+        Projections summed over the members.
     """
 
     scene: int
@@ -55,7 +55,7 @@ class Projected:
 
 
 class LatentSource(Protocol):
-    """Where latents come from, member by member and tile by tile."""
+    """A source of latents, by member and tile."""
 
     @property
     def members(self) -> int:
@@ -63,7 +63,7 @@ class LatentSource(Protocol):
 
     @property
     def features(self) -> int:
-        """Latent features of a member."""
+        """Number of latent features of a member."""
 
     @property
     def scenes(self) -> int:
@@ -76,25 +76,25 @@ class LatentSource(Protocol):
     def sample(
         self, positions: NDArray[np.intp]
     ) -> Iterator[tuple[Progress, tuple[int, NDArray[np.intp], NDArray[np.float32]] | None]]:
-        """Yield (member, rows, latents (n, F)) of pixels (m, 1 + ndim) of scene and index; None to breathe."""
+        """Yield (member, rows, latents (n, F)) of pixels (m, 1 + ndim) of scene and index; None while waiting."""
 
     def project(
         self, weights: Sequence[NDArray[np.float32]], boxes: Sequence[Box], margin: int
     ) -> Iterator[tuple[Progress, Projected | None]]:
-        """Yield tiles of the boxes with the members' projections (F, D) summed; None to breathe."""
+        """Yield tiles of the boxes, projected by (F, D) and summed over members; None while waiting."""
 
 
 class EnsembleLatents:
-    """A `LatentSource` of an ensemble and one image.
+    """The latents of an ensemble for one image, as a `LatentSource`.
 
     Parameters
     ----------
     view : View
-        The noisy image.
+        Noisy image.
     networks : Networks
         Trained members.
     compute : Compute
-        Where tasks run; without an executor, local processes for large images.
+        Device and executor; without an executor, local processes for large images.
     """
 
     def __init__(self, view: View, networks: Networks, compute: Compute) -> None:
@@ -107,12 +107,12 @@ class EnsembleLatents:
     def sample(
         self, positions: NDArray[np.intp]
     ) -> Iterator[tuple[Progress, tuple[int, NDArray[np.intp], NDArray[np.float32]] | None]]:
-        """Yield (member, rows, latents (n, F)) of pixels (m, 1 + ndim), and None in between.
+        """Yield (member, rows, latents (n, F)) of pixels (m, 1 + ndim); None while waiting.
 
         Parameters
         ----------
         positions : ndarray of int, (m, 1 + ndim)
-            Scene and index.
+            Scene and index of each pixel.
         """
         jobs = []
         for scene, tile in self._plan([Box(s, self._whole()) for s in np.unique(positions[:, 0])], 0):
@@ -124,8 +124,9 @@ class EnsembleLatents:
                 jobs.append((scene, tile, rows, here[rows] - [r.start for r in tile.read]))
 
         def tasks() -> Iterator[tuple[Any, ...]]:
+            """Yield a task for each tile and member."""
             for scene, tile, _, index in jobs:
-                x = self._read(scene, tile)
+                x = self._view.read_finite(scene, tile.read)
                 for member in self._members:
                     yield _latents_at, self._blueprint, member, x, index, self._device
 
@@ -139,16 +140,16 @@ class EnsembleLatents:
     def project(
         self, weights: Sequence[NDArray[np.float32]], boxes: Sequence[Box], margin: int
     ) -> Iterator[tuple[Progress, Projected | None]]:
-        """Yield tiles of the boxes with the members' projections summed, and None in between.
+        """Yield tiles of the boxes, projected and summed over members; None while waiting.
 
         Parameters
         ----------
         weights : sequence of ndarray of float32, (F, D)
-            One per member.
+            Projection of each member.
         boxes : sequence of Box
-            What to cover.
+            Boxes to cover.
         margin : int
-            Pixels beyond each tile that come along, as far as the image reaches.
+            Pixels around each tile, clipped at the border.
         """
         plan = list(self._plan(boxes, margin))
         outer = [
@@ -160,8 +161,9 @@ class EnsembleLatents:
         ]
 
         def tasks() -> Iterator[tuple[Any, ...]]:
+            """Yield a task for each tile and member."""
             for (scene, tile), box in zip(plan, outer, strict=True):
-                x = self._read(scene, tile)
+                x = self._view.read_finite(scene, tile.read)
                 keep = tuple(
                     slice(o.start - r.start, o.stop - r.start) for o, r in zip(box, tile.read, strict=True)
                 )
@@ -174,7 +176,7 @@ class EnsembleLatents:
                 yield progress, None
                 continue
             job, k = divmod(n, self.members)
-            # members are added in their order, so the sum does not depend on who finished first
+            # members are added in their order, so that the sum does not depend on timing
             total = found.copy() if total is None else np.add(total, found, out=total)
             if k + 1 < self.members:
                 yield progress, None
@@ -187,10 +189,11 @@ class EnsembleLatents:
             total = None
 
     def _whole(self) -> tuple[slice, ...]:
+        """Return the slices of a whole scene."""
         return tuple(slice(0, n) for n in self.space)
 
     def _plan(self, boxes: Sequence[Box], margin: int) -> Iterator[tuple[int, Tile]]:
-        """Tiles of the boxes, with the receptive field and a margin around each."""
+        """Yield the tiles of the boxes, with the receptive field and a margin around each."""
         halo = margin + (
             self._blueprint.receptive_field if self._tiles.halo_px is None else self._tiles.halo_px
         )
@@ -199,13 +202,10 @@ class EnsembleLatents:
             for tile in plan_tiles(self.space, side, halo, box.slices, self._blueprint.family.alignment_px):
                 yield int(box.scene), tile
 
-    def _read(self, scene: int, tile: Tile) -> NDArray[np.float32]:
-        return np.nan_to_num(self._view.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
-
     def _run(
         self, tasks: Iterator[tuple[Any, ...]], total: int
     ) -> Iterator[tuple[Progress, int, NDArray[np.float32] | None]]:
-        """Run tasks a few ahead and yield their results in order, or None while waiting."""
+        """Run tasks a few ahead, and yield their results in order; None while waiting."""
         work = self.members * self.scenes * int(np.prod(self.space))
         pool = self._executor
         if pool is None:
@@ -234,7 +234,7 @@ class EnsembleLatents:
 def _latents_at(
     blueprint: Blueprint, member: Member, x: NDArray[np.float32], index: NDArray[np.intp], device: str
 ) -> NDArray[np.float32]:
-    """Task: latents (n, F) at pixels of a tile (C, *space)."""
+    """Return the latents (n, F) at pixels of a tile (C, *space); a task."""
     with one_thread(), torch.inference_mode(), exact_arithmetic():
         at: Any = (slice(None), *(torch.from_numpy(i.copy()).to(device) for i in index.T))
         image = torch.from_numpy(np.array(x[None], order="C")).to(device)
@@ -250,9 +250,10 @@ def _projected(
     weight: NDArray[np.float32],
     device: str,
 ) -> NDArray[np.float32]:
-    """Task: the projection (D, *kept) of a tile's latents, layer by layer so that none is kept."""
+    """Return the projection (D, *kept) of the latents of a tile, added layer by layer; a task."""
 
     def task(x: NDArray[np.float32], keep: tuple[slice, ...], device: str) -> NDArray[np.float32]:
+        """Project the kept part on a device."""
         image = torch.from_numpy(np.array(x[None], order="C")).to(device)
         w = torch.from_numpy(np.array(weight)).to(device)
         total: torch.Tensor | None = None

@@ -1,4 +1,4 @@
-"""Run the ensemble over tiles: members averaged as they come, nothing kept per member."""
+"""Prediction of an ensemble over tiles; members are averaged one by one, without keeping any."""
 
 from __future__ import annotations
 
@@ -32,24 +32,26 @@ __all__ = [
     "written_steps",
 ]
 
-# Input pixels of a tile: a third of a second a member and small in memory, in 3D a few seconds, because halos
-# there cost more than anything else.
+# Input pixels of a tile: a third of a second for a member, and little memory. Tiles of volumes take a few
+# seconds, because smaller ones would compute mostly halo.
 _TILE_PIXELS = {2: 384**2, 3: 128**3}
-# Member-pixels under which starting processes costs more than it saves.
+# Pixels times members below which starting processes costs more than it saves.
 INLINE_WORK = {2: 1_500_000, 3: 200_000}
 
 
 @dataclass(frozen=True, eq=False)
 class TileQuantiles:
-    """Averaged quantiles of one tile.
+    """The quantiles of one tile, averaged over members.
 
     Parameters
     ----------
     scene : int
+        Number of the scene.
     write : tuple of slice
-        Where the tile belongs, over the space axes.
+        Slices of the tile in the image, over the space axes.
     quantiles : ndarray of float32, (L, C, *tile)
     spread : ndarray of float32, (C, *tile)
+        Standard deviation of the medians of the members.
     """
 
     scene: int
@@ -59,25 +61,52 @@ class TileQuantiles:
 
 
 def tile_side(settings: TileSettings, halo: int, ndim: int, pixels: int | None = None) -> int:
-    """Side of a tile in pixels, halo included; of so many pixels, by default what suits a prediction."""
-    # a tile keeps at least a third of its side: one pixel at a time would take for ever
+    """Return the side of a tile in pixels, halo included.
+
+    Parameters
+    ----------
+    settings : TileSettings
+    halo : int
+        Discarded margin in pixels.
+    ndim : int
+        Number of space axes.
+    pixels : int, optional
+        Pixels of a tile; by default a size that suits predictions.
+    """
+    # a tile keeps at least a third of its side, or nearly all work would be halo
     return max(settings.tile_px or round((pixels or _TILE_PIXELS[ndim]) ** (1 / ndim)), 3 * halo)
 
 
 def written_steps(blueprint: Blueprint, space: Sequence[int], settings: TileSettings) -> tuple[int, ...]:
-    """Distance of the tiles in which an image is predicted, along each space axis."""
+    """Return the distance in pixels of the tiles of a prediction along each space axis.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    space : sequence of int
+        Spatial shape of the image.
+    settings : TileSettings
+    """
     halo = _halo(blueprint, settings)
     side = tile_side(settings, max(halo), len(space))
     return tile_steps(space, side, halo, blueprint.family.alignment_px)
 
 
 def _halo(blueprint: Blueprint, settings: TileSettings) -> tuple[int, ...]:
-    """Discarded margin along each space axis."""
+    """Return the discarded margin along each space axis."""
     return blueprint.reach if settings.halo_px is None else (settings.halo_px,) * blueprint.ndim
 
 
 def loaded(blueprint: Blueprint, member: Member, device: str = "cpu") -> Ensemble:
-    """One trained member as a module on a device."""
+    """Return a trained member as a module on a device.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    member : Member
+    device : str
+        Name of the device in torch.
+    """
     module = build(blueprint, [(member.number, member.attempt)])
     module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
     return module.to(device)
@@ -86,7 +115,7 @@ def loaded(blueprint: Blueprint, member: Member, device: str = "cpu") -> Ensembl
 def _quantiles_of(
     module: Ensemble, x: NDArray[np.float32], keep: tuple[slice, ...], device: str
 ) -> NDArray[np.float32]:
-    """Quantiles (L, C, *kept) of a tile (C, *space) from a module of one member."""
+    """Return the quantiles (L, C, *kept) of a tile (C, *space) from a module of one member."""
     with one_thread(), torch.inference_mode(), exact_arithmetic():
         q = module(torch.from_numpy(np.array(x[None], order="C")).to(device), keep)[0, 0]
         return np.ascontiguousarray(q.transpose(0, 1).cpu().numpy())
@@ -99,17 +128,17 @@ def _member_quantiles(
     keep: tuple[slice, ...],
     stop: StopSign | None = None,
 ) -> NDArray[np.float32]:
-    """Task: one member's quantiles (L, C, *kept) of a tile (C, *space)."""
+    """Return the quantiles (L, C, *kept) of one member for a tile (C, *space); a task."""
     with one_thread():
         module = loaded(blueprint, member)
         if stop is not None:
-            # a tile of a volume takes seconds, one of its layers a fraction of one
+            # between layers, because a tile of a volume takes seconds
             module.between = stop.look
         return _quantiles_of(module, x, keep, "cpu")
 
 
 class _Card:
-    """Members on a graphics card, each brought there once, and what became of its memory."""
+    """The members on a graphics card, each loaded once, and a record of missing memory."""
 
     def __init__(self, blueprint: Blueprint, device: str) -> None:
         self.blueprint, self.device = blueprint, device
@@ -119,9 +148,10 @@ class _Card:
     def quantiles(
         self, member: Member, x: NDArray[np.float32], keep: tuple[slice, ...]
     ) -> NDArray[np.float32]:
-        """One member's quantiles (L, C, *kept) of a tile (C, *space)."""
+        """Return the quantiles (L, C, *kept) of one member for a tile (C, *space)."""
 
         def task(x: NDArray[np.float32], keep: tuple[slice, ...], device: str) -> NDArray[np.float32]:
+            """Predict the kept part on a device."""
             if device == "cpu" != self.device:
                 return _member_quantiles(self.blueprint, member, x, keep)
             if member.number not in self.modules:
@@ -134,7 +164,7 @@ class _Card:
         return made
 
     def notes(self) -> tuple[Note, ...]:
-        """What to say for a person."""
+        """Return notes for the user."""
         if not self.lacked:
             return ()
         text = f"{self.device} had too little free memory for tiles of this size; smaller ones took longer."
@@ -149,21 +179,20 @@ def tile_quantiles(
     *,
     notes: list[Note] | None = None,
 ) -> Iterator[tuple[Progress, TileQuantiles | None]]:
-    """Yield the ensemble's quantiles tile by tile, and ``None`` in between so that a caller may stop.
+    """Yield the quantiles of the ensemble tile by tile; ``None`` while waiting, so that a caller may stop.
 
-    Members are added in their order whatever order they finish in, so the result depends on
-    neither the pool nor its speed.
+    Members are added in their own order, so that the result doesn't depend on the pool or its speed.
 
     Parameters
     ----------
     source : View
-        The noisy image.
+        Noisy image.
     regions : sequence of Box
-        What to predict; halos read beyond it.
+        Boxes to predict; halos are read beyond them.
     networks : Networks
     compute : Compute
     notes : list of Note, optional
-        Takes what there is to say of the device at the end.
+        Notes on the device are added to this list at the end.
     """
     members, blueprint = networks.members, networks.blueprint
     executor, device = compute.executor, compute.device
@@ -179,14 +208,15 @@ def tile_quantiles(
     if executor is None and card is None:
         pool = Inline() if work < INLINE_WORK[source.ndim] else process_pool()
     total, n = len(plan) * len(members), len(members)
-    # tiles under way: all workers have something to do while one tile is put together
+    # number of tiles in progress, so that all workers are busy while one tile is averaged
     ahead = 0 if isinstance(pool, Inline) else max(2, 1 + -(-slots(pool) // n))
     pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
     todo = iter(plan)
     done, stop = 0, StopSign()
 
     def send(scene: int, tile: Tile, first: int = 0) -> Iterator[Future[Any]]:
-        x = np.nan_to_num(source.read(scene, tile.read), nan=0.0, posinf=0.0, neginf=0.0)
+        """Submit a tile for one member after another."""
+        x = source.read_finite(scene, tile.read)
         for member in members[first:]:
             if card is not None:
                 yield pool.submit(card.quantiles, member, x, tile.keep)
@@ -200,7 +230,7 @@ def tile_quantiles(
                     pending.append((*job, deque(send(*job))))
             except BrokenExecutor as error:
                 pool, ahead = _without_workers(executor, error), 0
-            # inline, a member runs when its turn comes, so that a stop waits for one member alone
+            # inline, a member runs only when its result is needed, so that a stop waits for one member
             futures = pending[0][2] if pending else send(scene, tile)
             for k in range(n):
                 future = futures.popleft() if isinstance(futures, deque) else next(futures)
@@ -217,7 +247,7 @@ def tile_quantiles(
                 done += 1
                 median = q[blueprint.levels.index(0.5)]
                 if k == 0:
-                    # the first median is the origin: squares of small differences keep their digits
+                    # differences from the first median, whose squares keep more digits
                     mean, base, moments = q.copy(), median.copy(), np.zeros((2, *median.shape), np.float32)
                     continue
                 mean += q
@@ -243,7 +273,7 @@ def tile_quantiles(
 
 
 def _without_workers(given: Executor | None, error: BrokenExecutor) -> Executor:
-    """Where the rest is predicted after a worker of the local pool died: here, which takes less memory."""
+    """Return an executor in this thread, which takes less memory, after a worker of the local pool died."""
     if given is None:
         return Inline()
     raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Cut an image into tiles with a halo and say where each goes back: geometry only."""
+"""Geometry of tiles with a halo."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ __all__ = ["Tile", "plan_tiles", "tile_steps"]
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile of a plan, over the spatial axes.
+    """One tile of an image, over the space axes.
 
     Parameters
     ----------
     read : tuple of slice
-        What to read from the image, halo included and clipped to the image.
+        Part of the image to read, halo included and clipped at the border.
     keep : tuple of slice
-        What to keep of the result computed on ``read``.
+        Part of the result to keep.
     write : tuple of slice
-        Where the kept part belongs in the image.
+        Position of the kept part in the image.
     """
 
     read: tuple[slice, ...]
@@ -38,24 +38,29 @@ def plan_tiles(
     region: Sequence[slice] | None = None,
     alignment: int = 1,
 ) -> list[Tile]:
-    """Tiles that cover an image once; with a halo of the receptive field they stitch without seams.
+    """Return tiles that cover an image once.
 
-    The halo is clipped at the image's own border and not padded: convolutions pad there just as
-    they do when the image is processed whole.
+    With a halo of the receptive field they join without seams. The halo is clipped at the border of the
+    image and not padded, so that convolutions pad there as they do for the whole image.
 
     Parameters
     ----------
     shape : sequence of int
         Spatial shape of the image, any length.
     tile : int or sequence of int
-        Side of a tile, halo included, in pixels; it grows to ``2 * halo + 1`` where it is smaller.
+        Side of a tile in pixels, halo included; at least ``2 * halo + 1`` is used.
     halo : int or sequence of int
         Discarded margin in pixels.
     region : sequence of slice, optional
-        The part of the image to cover; halos read beyond it. The whole image by default.
+        Part of the image to cover; halos are read beyond it. The whole image by default.
     alignment : int
         What is read begins and ends at multiples of so many pixels, or at the image's border; halos grow to
         that. A network that pools needs the pixels that it pools in an image side by side in a tile, too.
+
+    Raises
+    ------
+    ValueError
+        If ``tile`` or ``halo`` has another number of values than ``shape``.
     """
     ndim = len(shape)
     tiles = (tile,) * ndim if isinstance(tile, int) else tuple(tile)
@@ -73,14 +78,16 @@ def plan_tiles(
 
 
 def tile_steps(shape: Sequence[int], tile: int, halo: Sequence[int], alignment: int = 1) -> tuple[int, ...]:
-    """Return the distance of the tiles of a whole image along each axis: chunks of this size are written once each.
+    """Return the distance of the tiles of a whole image along each axis, in pixels.
+
+    Chunks of this size are each written once.
 
     Parameters
     ----------
     shape : sequence of int
         Spatial shape of the image.
     tile : int
-        Side of a tile, halo included, in pixels.
+        Side of a tile in pixels, halo included.
     halo : sequence of int
         Discarded margin in pixels, one per axis.
     alignment : int
@@ -90,7 +97,7 @@ def tile_steps(shape: Sequence[int], tile: int, halo: Sequence[int], alignment: 
 
 
 def _step(n: int, part: slice, tile: int, halo: int) -> int:
-    """Length of the pieces along one axis, the last of which may be a little shorter."""
+    """Return the length of the pieces along one axis; the last may be a little shorter."""
     length = part.stop - part.start
     whole = min(part.stop + halo, n) - max(part.start - halo, 0) <= tile
     count = 1 if whole else -(-length // max(tile - 2 * halo, 1))

@@ -1,1 +1,1 @@
-"""What a member sees and learns from."""
+"""Supervision: the inputs and targets that members learn from."""

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 __all__ = ["PAIR", "PairSupervision"]
 
-_NOISELESS, _NOISY = 0.01, 0.1  # shares of the residual variance that are the target's own noise
+_NOISELESS, _NOISY = 0.01, 0.1  # noise of the target as a share of the residual variance
 
 
 class PairSupervision:
-    """Learn the clean image from the noisy one; the methods are those of `Supervision`.
+    """Supervised learning of the clean image from the noisy one, as a `Supervision`.
 
     References
     ----------
@@ -40,7 +40,7 @@ class PairSupervision:
     help = "A noisy and a clean image of the same scene."
 
     def scenes(self, pair: Pair) -> Scenes:
-        """Return noisy and clean; ``ValueError`` where clean is missing or does not fit."""
+        """Return noisy and clean; raise ``ValueError`` if clean is missing or does not fit."""
         return pair.views
 
     def split(
@@ -52,13 +52,13 @@ class PairSupervision:
         seed: int,
         regions: NDArray[Any] | None = None,
     ) -> Split:
-        """Split by scene, or one field with a guard gap, as `data.splits.split`."""
+        """Split by scene, or one field with a guard gap, by `data.splits.split`."""
         return split(scenes, rf_px, settings, seed=seed, regions=regions)
 
     def lesson_steps(
         self, scenes: Scenes, boxes: Sequence[Box], train: TrainSettings, validation: Sequence[Box] = ()
     ) -> Step[tuple[TrainSettings, Lesson]]:
-        """Return noisy and clean patches, and settings with fewer steps where an image is too small."""
+        """Return noisy and clean patches, and settings with fewer steps if the image is small; a step."""
         settings, redraw = yield from against_overfitting(scenes, boxes, train)
         patch = None if redraw is None else redraw.patch
         return settings, Lesson(scenes, tuple(boxes), tuple(validation), patch)
@@ -66,7 +66,7 @@ class PairSupervision:
     def covers(
         self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
     ) -> tuple[str, tuple[Note, ...]]:
-        """Return "clean", or "long exposure" and a note where the target has noise of its own."""
+        """Return "clean", or "long exposure" and a note if the target is noisy itself."""
         if noise is None or noise.max() < _NOISELESS:
             return "clean", ()
         worst = int(np.argmax(noise))

@@ -1,4 +1,4 @@
-"""Training patches: how large they are, how many a step takes, and how they are drawn."""
+"""Training patches: their size, their number in a step, and the draw."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Lesson", "patch_sides", "patches_for", "step_bytes"]
 
-# By the number of space axes: least and largest side, usual patches of a step at the least side, and the
-# fewest. The presets' figures were measured at the usual ones.
+# By the number of space axes: least and largest side, usual number of patches in a step at the least side,
+# and the fewest. The presets were measured with the usual numbers.
 _SIDES = {2: (64, 128), 3: (32, 48)}
 _USUAL = {2: 4, 3: 2}
 _FEWEST = {2: 2, 3: 1}
 _MOST = 16
-_TRIES = 100  # draws of a patch that holds a counted pixel
-_SEEN = 4 / 3  # sides of a patch in receptive fields: less, and hardly a pixel is seen as it is in an image
+_TRIES = 100  # most draws of a patch until it holds a pixel that counts
+_SEEN = 4 / 3  # side of a patch in receptive fields; in smaller ones nearly all pixels are close to a border
 _STEP_BYTES = 2**29
 
 
 def step_bytes(blueprint: Blueprint, pixels: int) -> int:
-    """Memory of a member's training step on so many pixels, in bytes, to a factor of about two.
+    """Return the memory of one training step of a member in bytes, to a factor of about two.
 
     Parameters
     ----------
     blueprint : Blueprint
     pixels : int
-        Of all patches.
+        Pixels of all patches of the step.
     """
     outputs = blueprint.n_out * len(blueprint.levels)
     # trunk; hidden layer; loss
@@ -50,21 +50,21 @@ def step_bytes(blueprint: Blueprint, pixels: int) -> int:
 
 
 def patches_for(train: TrainSettings, blueprint: Blueprint, boxes: Sequence[Box]) -> TrainSettings:
-    """The settings with ``patch_px`` and ``batch_size`` chosen, where they are left open.
+    """Return the settings with ``patch_px`` and ``batch_size`` chosen if they are None.
 
-    A patch is 64 px a side (32 in a volume), or four thirds of the receptive field where that is more,
-    in steps of 16 px up to 128 (48). A step takes 4 of 64 x 64 px (2 of 32 x 32 x 32), and as many pixels
-    with patches of another size: fewer large ones, more of those that a narrow image cuts short, up to
-    16, as long as all steps together don't show a pixel more than ``train.passes`` times; and fewer where
-    many channels or a deep network would take more than half a gigabyte.
+    The side of a patch is 64 px (32 in a volume), or four thirds of the receptive field if that is more,
+    in multiples of 16 px up to 128 (48). A step takes 4 patches of 64 x 64 px (2 of 32 x 32 x 32). With
+    patches of another size it takes about as many pixels: fewer large patches, or more small ones from a
+    narrow image, up to 16. More patches are taken only while training shows no pixel more than
+    ``train.passes`` times. Fewer are taken if a step would need more than half a gigabyte.
 
     Parameters
     ----------
     train : TrainSettings
-        Numbers that are given stay, but for at most 2 patches of 32 px in a volume.
+        Given numbers are kept, except that a volume has at most 2 patches of 32 px.
     blueprint : Blueprint
     boxes : sequence of Box
-        What trains.
+        Training part.
     """
     ndim = blueprint.ndim
     least, largest = _SIDES[ndim]
@@ -83,44 +83,45 @@ def patches_for(train: TrainSettings, blueprint: Blueprint, boxes: Sequence[Box]
 
 
 def _count(train: TrainSettings, blueprint: Blueprint, boxes: Sequence[Box], pixels: int) -> int:
-    """Patches of a step, of so many pixels each."""
+    """Return the number of patches in a step, of ``pixels`` each."""
     usual, side = _USUAL[blueprint.ndim], _SIDES[blueprint.ndim][0]
     count = max(round(usual * math.prod([side] * blueprint.ndim) / pixels), _FEWEST[blueprint.ndim])
     if count > usual:
-        # where there are too few pixels, more steps teach more than more patches
+        # with few training pixels, more steps help more than more patches
         shown = int(train.passes * sum(box.size for box in boxes) / (train.steps * pixels))
-        # who asks for small patches wants small steps
+        # a user who asks for small patches wants small steps
         most = _MOST if train.patch_px is None else usual
         count = max(usual, min(count, shown, most))
     return max(min(count, _STEP_BYTES // step_bytes(blueprint, pixels)), 1)
 
 
 def patch_sides(side: int, boxes: Sequence[Box]) -> tuple[int, ...]:
-    """Sides of a patch in pixels along each space axis: less where the boxes are smaller.
+    """Return the sides of a patch in pixels along each space axis, cut to the smallest box.
 
     Parameters
     ----------
     side : int
+        Wanted side in pixels.
     boxes : sequence of Box
-        What trains.
+        Training part.
     """
     return tuple(min(side, *lengths) for lengths in zip(*(box.shape for box in boxes), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What members learn from: images, the parts of them that train, and how a patch is made.
+    """The training data of members: images, their training part, and the draw of patches.
 
     Parameters
     ----------
     scenes : Scenes
-        Inputs and targets; a target that is NaN has no weight in the loss.
+        Inputs and targets; NaN targets have no weight in the loss.
     boxes : tuple of Box
-        What trains.
+        Training part.
     validation : tuple of Box
-        What tells when a member gets worse, and which of its weights are best; none trains to the end.
+        Part that early stopping validates on; empty for no early stopping.
     redraw : callable, optional
-        Makes a patch from the number of its box, its crop, its own input and target, and a generator.
+        Returns a patch, given the number of its box, its crop, its input and target, and a generator.
     """
 
     scenes: Scenes
@@ -139,8 +140,8 @@ class Lesson:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Draw random patches, (count, C, *patch) input and target.
 
-        All patches of a batch have one shape: ``patch_px`` a side, less where the boxes are smaller.
-        Boxes are drawn with odds of their size; a patch without a counted pixel is drawn again.
+        All patches of a batch have one shape: ``patch_px`` a side, cut to the smallest box. Boxes are
+        drawn in proportion to their size; a patch without a pixel that counts is drawn again.
 
         Parameters
         ----------
@@ -150,9 +151,9 @@ class Lesson:
             Side in pixels.
         rng : numpy.random.Generator
         augment : bool
-            Flip and turn input and target alike, and let ``redraw`` make the patch.
+            Flip and turn input and target alike, and apply ``redraw``.
         boxes : sequence of Box
-            Where from; what trains by default.
+            Boxes to draw from; the training part by default.
         """
         boxes, scenes = boxes or self.boxes, self.scenes
         sides = patch_sides(patch_px, boxes)

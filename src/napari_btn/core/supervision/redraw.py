@@ -1,10 +1,10 @@
-"""Draw a small image's noise anew, so that members can't learn it by heart.
+"""Resampling of the noise of a small image, so that members don't memorise it.
 
-Where a training pixel is seen hundreds of times, members remember its noise. A pixel's noisy values
-are then replaced, in most patches, by those of another pixel whose clean neighbourhood looks alike:
-a bootstrap of the noise given the signal, which needs no noise model. Noise that is drawn pixel by
-pixel doesn't mind where its pixel lies, so half of those patches are also turned by any angle and
-stretched a little: then members don't learn the few objects of a small image by heart either.
+If a training pixel is seen hundreds of times, members memorise its noise. In most patches, the noisy
+values of a pixel are then replaced by those of another pixel with a similar clean neighbourhood. This
+is a bootstrap of the noise given the signal, which needs no noise model. Since such noise is independent
+of position, nearly half of these patches are also turned by any angle and stretched a little, so that
+members don't memorise the few objects of a small image either.
 """
 
 from __future__ import annotations
@@ -32,19 +32,22 @@ if TYPE_CHECKING:
 
 __all__ = ["NoiseRedraw", "against_overfitting"]
 
-_ALIKE = 24  # pixels to draw from
-_SHARE = 0.7  # of the patches; the others keep their own noise, and with it its correlation
-_CORRELATED = 0.5  # lag-1 correlation of the noise from which drawing pixel by pixel would falsify it
-_WARPED = 0.42  # of the patches with new noise; more blurs fine texture, fewer leave large grains unknown
-_LARGER, _SMALLER = 0.7, math.log(1.22)  # natural logs, at most: objects twice as large, or four fifths
-_LONGER = 2  # times as many passes: then members begin to remember the signal itself
-_ASKED = 10_000  # pixels looked up between two yields: half a second if one busy core did it
-_FEWEST_STEPS = 100  # an image of any size deserves these
+_ALIKE = 24  # similar pixels to draw from
+_SHARE = 0.7  # share of patches with new noise; the others keep their noise and its correlation
+_CORRELATED = 0.5  # lag-1 correlation of the noise above which it is not drawn pixel by pixel
+_WARPED = 0.42  # share of these that is warped; more blurs fine texture, less misses large grains
+_LARGER, _SMALLER = (
+    0.7,
+    math.log(1.22),
+)  # natural logs: objects at most twice as large, or at least four fifths
+_LONGER = 2  # factor on the passes; beyond it members begin to memorise the signal itself
+_ASKED = 10_000  # pixels looked up between two yields: half a second on one busy core
+_FEWEST_STEPS = 100  # training steps for an image of any size
 
 
 @dataclass(frozen=True, eq=False)
 class NoiseRedraw:
-    """Noisy and clean values of training pixels, and for each the pixels that look alike when clean.
+    """Noisy and clean values of the training pixels, and for each pixel those with similar clean values.
 
     Parameters
     ----------
@@ -53,9 +56,9 @@ class NoiseRedraw:
     boxes : tuple of Box
         The training boxes; their pixels are numbered box by box, in raster order.
     noisy, clean : ndarray of float32, (C, n)
-        Clean values that don't count are NaN.
+        NaN where a clean value doesn't count.
     alike : ndarray of int32, (n, k)
-        Numbers of pixels that may stand in; a pixel that doesn't count has only itself.
+        Numbers of the similar pixels; only the pixel itself where it doesn't count.
     """
 
     first: tuple[int, ...]
@@ -71,7 +74,19 @@ class NoiseRedraw:
         own: tuple[NDArray[np.float32], NDArray[np.float32]],
         rng: np.random.Generator,
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Noisy and clean patch (C, *patch) of a crop of a box: its own, or with its noise drawn anew."""
+        """Return the patch as it is, or with its noise drawn again.
+
+        Parameters
+        ----------
+        box : int
+            Number of the training box.
+        crop : sequence of slice
+            Crop of the box, in pixels of the image.
+        own : tuple of ndarray of float32, (C, *patch)
+            Noisy and clean patch at the crop.
+        rng : numpy.random.Generator
+            Source of randomness.
+        """
         if rng.random() >= _SHARE:
             return own
         whole = self.boxes[box]
@@ -85,10 +100,7 @@ class NoiseRedraw:
 
 
 def _warped(at: NDArray[np.int64], shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Nearest pixels (*patch, ndim) to a patch turned in its last plane and stretched about its middle.
-
-    What would lie beyond the box is mirrored at its edge.
-    """
+    """Turn and stretch a patch about its middle; return the nearest pixels (*patch, ndim), mirrored at the box."""
     ndim = len(shape)
     angle, stretch = rng.uniform(-np.pi, np.pi), np.exp(rng.uniform(-_LARGER, _SMALLER))
     turn = np.eye(ndim)
@@ -103,18 +115,18 @@ def _warped(at: NDArray[np.int64], shape: tuple[int, ...], rng: np.random.Genera
 def against_overfitting(
     scenes: Scenes, boxes: Sequence[Box], train: TrainSettings
 ) -> Step[tuple[TrainSettings, NoiseRedraw | None]]:
-    """Settings and noise to train with, as they are where there are many pixels; a step.
+    """Return settings and a noise redraw that prevent overfitting of a small image; a step.
 
-    Where a pixel would be seen more than ``train.passes`` times, its noise is drawn anew and its
-    surroundings are turned and stretched, and it may be seen twice as often; where the noise is
-    correlated from pixel to pixel, so that this would falsify it, steps are cut instead.
+    If pixels would be seen more than ``train.passes`` times, their noise is drawn again, patches are turned
+    and stretched, and pixels may be seen twice as often. If the noise is correlated between pixels, so that
+    a redraw would change it, the number of steps is cut instead. Otherwise nothing changes.
 
     Parameters
     ----------
     scenes : Scenes
         Noisy and clean images.
     boxes : sequence of Box
-        Their parts that train.
+        Training part.
     train : TrainSettings
     """
     pixels = sum(box.size for box in boxes)
@@ -130,7 +142,7 @@ def against_overfitting(
 
 
 def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, float]]:
-    """Pixels that look alike, and the largest lag-1 correlation of what noise is left between them."""
+    """Return the similar pixels, and the largest lag-1 correlation of the noise; a step."""
     noisy = [scenes.read_noisy(b.scene, b.slices) for b in boxes]
     clean = [scenes.read_clean(b.scene, b.slices) for b in boxes]
     scale = np.nanstd(np.concatenate([c.reshape(len(c), -1) for c in clean], 1), axis=1)
@@ -141,7 +153,7 @@ def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, floa
         around = ndimage.gaussian_filter(filled, (0, *(1.5,) * (c.ndim - 1)))
         looks.append(np.concatenate([filled, 0.5 * around]).reshape(2 * len(c), -1))
     features = np.concatenate(looks, 1).T
-    # pixels that look just alike, as in a flat background, would all find the same few
+    # without a small jitter, equal pixels of a flat background would all find the same few
     features = features + 0.01 * np.random.default_rng(0).standard_normal(features.shape)
     counts = np.concatenate([np.isfinite(c).all(0).ravel() for c in clean])
     known = np.flatnonzero(counts)
@@ -149,7 +161,7 @@ def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, floa
     alike = np.repeat(np.arange(len(features), dtype=np.int32)[:, None], k, 1)
     tree, nearest = cKDTree(features[known]), list(range(1, k + 1))
     for start in range(0, len(known), _ASKED):
-        yield Progress(0, 1, "Looking for pixels that look alike")
+        yield Progress(0, 1, "Looking for similar pixels")
         asked = known[start : start + _ASKED]
         alike[asked] = known[tree.query(features[asked], k=nearest, workers=-1)[1]]
     first = np.cumsum([0] + [b.size for b in boxes[:-1]])
@@ -168,7 +180,7 @@ def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, floa
 
 
 def _lag_one(rest: NDArray[np.float32]) -> float:
-    """Largest correlation of a pixel's noise with its neighbour's, over channels and axes."""
+    """Return the largest correlation of the noise of neighbouring pixels, over channels and axes."""
     values = [0.0]
     for channel in rest:
         variance = float(channel.var())

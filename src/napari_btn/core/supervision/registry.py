@@ -1,8 +1,9 @@
-"""The seam for ways of learning: what members see, what they learn from it, and what intervals then cover.
+"""The interface of a supervision, and the supervisions by name.
 
-A new way is a file in this package with a class that has the methods of `Supervision`, and its
-line in `SUPERVISIONS`; other packages bring theirs by entry point. Command line, settings and dock
-take their choices from there.
+A supervision decides what members see, what they learn from it, and what intervals then cover. To add
+one, write a class with the methods of `Supervision` in this package, and list it in `SUPERVISIONS`;
+other packages bring theirs by entry point. The
+command line, the settings and the dock offer what is listed there.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ __all__ = ["SUPERVISIONS", "Supervision", "supervision_of"]
 
 
 class Supervision(Protocol):
-    """A way of learning."""
+    """A way to learn from the images of the user."""
 
     @property
     def name(self) -> str:
@@ -40,15 +41,15 @@ class Supervision(Protocol):
 
     @property
     def help(self) -> str:
-        """One sentence on the data that it needs, for tooltip and command line."""
+        """One sentence on the data that are needed, for tooltip and command line."""
 
     def scenes(self, pair: Pair) -> Scenes:
-        """Return inputs and targets of the user's images; read lazily, not yet checked for values.
+        """Return inputs and targets of the images, read on demand; values are not yet checked.
 
         Raises
         ------
         ValueError
-            If the data does not permit it: what came, what is needed, and what to do instead.
+            If the data don't permit this supervision; the message says what to do instead.
         """
 
     def split(
@@ -60,12 +61,12 @@ class Supervision(Protocol):
         seed: int,
         regions: NDArray[Any] | None = None,
     ) -> Split:
-        """Return what trains and what is held out, at least ``rf_px`` apart."""
+        """Return the training and held-out parts, at least ``rf_px`` apart."""
 
     def lesson_steps(
         self, scenes: Scenes, boxes: Sequence[Box], train: TrainSettings, validation: Sequence[Box] = ()
     ) -> Step[tuple[TrainSettings, Lesson]]:
-        """Return where patches come from, and the settings adapted to the data; a step."""
+        """Return the settings adapted to the data, and the source of patches; a step."""
 
     def covers(
         self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
@@ -75,7 +76,7 @@ class Supervision(Protocol):
         Parameters
         ----------
         noise : ndarray of float, (C,), optional
-            Share of the residual variance that is the target's own noise; None if unknown.
+            Noise of the target as a share of the residual variance; None if unknown.
         channel_names : sequence of str
         """
 
@@ -83,16 +84,16 @@ class Supervision(Protocol):
 SUPERVISIONS: Registry[Supervision] = Registry(
     "napari_btn.supervisions", {"pair": "napari_btn.core.supervision.pair:PAIR"}
 )
-"""Every way of learning by its name."""
+"""Supervisions by name."""
 
 
 def supervision_of(name: str) -> Supervision:
-    """Return a way of learning by its name.
+    """Return a supervision by its name.
 
     Raises
     ------
     ValueError
-        If there is none of that name.
+        If there is no supervision of that name.
     """
     if name not in SUPERVISIONS:
         known = ", ".join(f'"{known}"' for known in SUPERVISIONS)

@@ -1,1 +1,1 @@
-"""Training of members, in processes or together on a card."""
+"""Training of members, in processes or together on a graphics card."""

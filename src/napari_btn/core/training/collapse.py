@@ -1,4 +1,4 @@
-"""Tell a member that learned nothing about a channel from a channel that holds nothing to learn."""
+"""Detection of members that learned nothing about a channel, although there is something to learn."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ __all__ = ["Collapse", "pinball_per_channel"]
 
 
 class Collapse:
-    """Tells a member that learned nothing about a channel from one that could not.
+    """A test for collapsed members, on training patches.
 
-    The yardstick is what a linear fit on smoothed channels reaches on the same training patches,
-    beyond constant quantiles; siblings are no yardstick, or more members would change earlier ones.
+    A member is compared with a linear fit on smoothed channels, both by their gain over constant quantiles.
+    It is not compared with other members, because then more members would change earlier ones.
+
+    Parameters
+    ----------
+    x, y : ndarray of float32, (B, C, *patch)
+        Inputs and targets.
+    levels : sequence of float
+        Quantile levels.
     """
 
     def __init__(self, x: NDArray[np.float32], y: NDArray[np.float32], levels: Sequence[float]) -> None:
-        # workers judge with `pinball_per_channel` alone, and would wait half a second for this
+        # imported here, because workers need `pinball_per_channel` alone and must not wait for scipy
         from scipy import ndimage
 
         self.x, self.y = x, y
@@ -43,14 +50,24 @@ class Collapse:
         residual = np.nanquantile((y - fit).swapaxes(0, 1).reshape(y.shape[1], -1), levels, axis=1).T
         linear = fit[:, :, None] + residual.reshape(1, *residual.shape, *(1,) * len(space))
         skill = 1 - pinball_per_channel(linear, y, levels) / np.maximum(self.constant, 1e-12)
-        # a constant channel is fitted exactly by anything; there is nothing to learn in it
+        # a constant channel is fitted exactly, but there is nothing to learn in it
         varies = np.nanmax(y, axis=(0, *space)) > np.nanmin(y, axis=(0, *space))
         self.linear_skill = np.where(varies, skill, 0.0)
         self.sd = np.nanstd(y, axis=(0, *space))
         self.linear_sd = fit.std(axis=(0, *space))
 
     def channels(self, loss: NDArray[np.float64], sd: NDArray[np.float64], *, end: bool) -> NDArray[np.intp]:
-        """Channels in which a member has collapsed."""
+        """Return the channels in which a member has collapsed.
+
+        Parameters
+        ----------
+        loss : ndarray of float, (C,)
+            Pinball loss of the member.
+        sd : ndarray of float, (C,)
+            Standard deviation of its median.
+        end : bool
+            True at the end of training, when the median must vary as well.
+        """
         skill = 1 - loss / np.maximum(self.constant, 1e-12)
         bad = (self.linear_skill > 0.02) & (skill < 0.5 * self.linear_skill)
         if end:
@@ -59,7 +76,17 @@ class Collapse:
 
 
 def pinball_per_channel(q: NDArray[Any], y: NDArray[Any], levels: Sequence[float]) -> NDArray[np.float64]:
-    """Mean pinball (C,) of (B, C, L, *space) against (B, C, *space)."""
+    """Return the mean pinball loss per channel, (C,); NaN targets don't count.
+
+    Parameters
+    ----------
+    q : ndarray, (B, C, L, *space)
+        Quantiles.
+    y : ndarray, (B, C, *space)
+        Targets.
+    levels : sequence of float
+        Quantile levels.
+    """
     level = np.asarray(levels).reshape(1, 1, -1, *(1,) * (y.ndim - 2))
     diff = y[:, :, None] - q
     loss = np.maximum(level * diff, (level - 1) * diff)

@@ -1,4 +1,4 @@
-"""How members move along their gradients: Muon on the trunk's kernels, Adam elsewhere, one cycle."""
+"""Optimisers of members: Muon for the kernels of the trunk, Adam elsewhere, and the one-cycle schedule."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ _DECAY = 0.1  # decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101)
 
 
 def one_cycle(step: int, settings: TrainSettings) -> float:
-    """Learning rate: a cosine rise over the first 15 %, a cosine fall over the rest.
+    """Return the learning rate: a cosine rise over the first 15 % of the steps, a cosine fall over the rest.
+
+    Parameters
+    ----------
+    step : int
+        Step, counted from 0.
+    settings : TrainSettings
 
     References
     ----------
@@ -33,12 +39,29 @@ def one_cycle(step: int, settings: TrainSettings) -> float:
 
 
 def bias_correction(step: int) -> float:
-    """Factor by which Adam's moments of the first steps are too small; ``step`` counts from 0."""
+    """Return the factor that corrects the bias of the moments of Adam.
+
+    Parameters
+    ----------
+    step : int
+        Step, counted from 0.
+
+    References
+    ----------
+    Kingma & Ba, arXiv 1412.6980, section 3.
+    """
     return math.sqrt(1 - 0.99 ** (step + 1)) / (1 - 0.9 ** (step + 1))
 
 
 class Optimiser:
-    """Muon on the trunk's kernels, Adam on everything else; its state is a dict of tensors.
+    """An optimiser: Muon for the kernels of the trunk, Adam for everything else.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A member.
+    moments : mapping of str to ndarray
+        State of an earlier optimiser; empty at the start.
 
     References
     ----------
@@ -51,7 +74,15 @@ class Optimiser:
 
     @torch.no_grad()
     def step(self, rate: float, step: int) -> None:
-        """Move every parameter along its gradient and clear that; ``step`` counts from 0."""
+        """Move every parameter along its gradient, and clear the gradients.
+
+        Parameters
+        ----------
+        rate : float
+            Learning rate.
+        step : int
+            Step, counted from 0.
+        """
         for name, p in self.named:
             if p.grad is None:
                 continue
@@ -73,17 +104,17 @@ class Optimiser:
 
 
 class GroupOptimiser:
-    """`Optimiser` for the members of a group, in a dozen kernels, without a wait for the device.
+    """An `Optimiser` of all members of a group, in a dozen kernels that never wait for the device.
 
-    Parameters of one treatment are made to lie side by side in memory, with their gradients and
-    moments, so that one operation moves them all. The module's parameters are views of them then.
+    Parameters with the same update rule are stored side by side in memory, with their gradients and
+    moments, so that one operation moves them all. The parameters of the module become views of them.
 
     Parameters
     ----------
     module : torch.nn.Module
-        On its device.
+        Members of the group, on their device.
     moments : mapping of str to Tensor
-        Of `state`, stacked along the members; empty at the start.
+        State of an earlier optimiser, stacked along the members; empty at the start.
     """
 
     def __init__(self, module: torch.nn.Module, moments: Mapping[str, torch.Tensor]) -> None:
@@ -108,7 +139,7 @@ class GroupOptimiser:
 
     @torch.no_grad()
     def step(self, rate: torch.Tensor, correction: torch.Tensor) -> None:
-        """Move every parameter along its gradient and clear that.
+        """Move every parameter along its gradient, and clear the gradients.
 
         Parameters
         ----------
@@ -133,14 +164,14 @@ class GroupOptimiser:
 
 
 def _treatment(name: str, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
-    """0 for kernels that Muon moves, 1 for other weights, 2 for biases, which don't decay; then the shape."""
+    """Return 0 for kernels of Muon, 1 for other weights, 2 for biases, which don't decay; and the shape."""
     if name.endswith("_bias"):
         return 2, ()
     return (0, tuple(shape)) if name.startswith("trunk.") and name.endswith("_weight") else (1, ())
 
 
 def _side_by_side(named: list[tuple[str, torch.nn.Parameter]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values and gradients of parameters as one long tensor each, of which they become views."""
+    """Store values and gradients of parameters in one long tensor each, and make the parameters views."""
     values = torch.cat([p.detach().flatten() for _, p in named])
     gradients = torch.zeros_like(values)
     for (_, p), value, gradient in zip(
@@ -153,13 +184,22 @@ def _side_by_side(named: list[tuple[str, torch.nn.Parameter]]) -> tuple[torch.Te
 def _views(
     named: list[tuple[str, torch.nn.Parameter]], flat: torch.Tensor, moment: str
 ) -> dict[str, torch.Tensor]:
-    """Parts of a long tensor in the shapes of parameters, by name and moment."""
+    """Return the parts of a long tensor in the shapes of parameters, by name and moment."""
     parts = flat.split([p.numel() for _, p in named])
     return {f"{n}/{moment}": part.view(p.shape) for (n, p), part in zip(named, parts, strict=True)}
 
 
 def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """Nearest semi-orthogonal matrices of (M, rows, columns), by five Newton-Schulz iterations."""
+    """Return the nearest semi-orthogonal matrices, by five Newton-Schulz iterations.
+
+    Parameters
+    ----------
+    matrix : Tensor, (M, rows, columns)
+
+    References
+    ----------
+    Jordan et al., "Muon" (2024), https://kellerjordan.github.io/posts/muon/.
+    """
     x = matrix / matrix.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     wide = x.shape[1] <= x.shape[2]
     if not wide:

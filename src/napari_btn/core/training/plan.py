@@ -1,4 +1,4 @@
-"""What is decided before training: networks that fit the image, the split, warnings, an estimate."""
+"""Decisions before training: networks that fit the image, the split, notes, and an estimate."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import Box, View
+from napari_btn.core.data.image import Box, View, middle_of_space
 from napari_btn.core.data.registration import shift_of
-from napari_btn.core.data.repetition import middle_of_space, repetition_of
+from napari_btn.core.data.repetition import repetition_of
 from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split, split_axis
 from napari_btn.core.networks.family import Blueprint, Extent
 from napari_btn.core.progress import Note
@@ -29,25 +29,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Estimate", "Plan", "estimate_training", "plan_training", "validation_part"]
 
-_UNKNOWN = 0.01  # share of held-out pixels with values that training lacks, from which it is said
+_UNKNOWN = 0.01  # least share of held-out pixels with values unknown in training that makes a note
 
-_MANY_CHANNELS, _FEW_PLANES = 32, 4  # beyond them the axes are more often wrong than the image is so
+_MANY_CHANNELS, _FEW_PLANES = 32, 4  # beyond these the axes are probably wrong
 
-_REPEATS = 2.5  # of a lattice that networks see to each side
+_REPEATS = 2.5  # repeats of a lattice that networks see to each side
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What training will take on this machine.
+    """An estimate of the cost of training on this machine.
 
     Parameters
     ----------
     seconds : float
         Wall time, to a factor of about two.
     bytes : int
-        Memory beyond the images.
+        Memory in bytes, without the images.
     note : str
-        The same for a person.
+        The estimate as a sentence.
     """
 
     seconds: float
@@ -57,18 +57,18 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Plan:
-    """Decisions made before training.
+    """A plan of the training.
 
     Parameters
     ----------
     blueprint : Blueprint
         Networks that fit the image.
     split : Split
-        What trains and what is held out.
+        Training and held-out parts.
     shift : tuple of float, optional
-        Pixels by which ``clean`` must move to lie on ``noisy``, one per space axis; None if unknown.
+        Shift that moves ``clean`` onto ``noisy``, in pixels, one per space axis; None if unknown.
     notes : tuple of Note
-        Misalignment, a narrow gap, a shortened network.
+        Notes on misalignment, a narrow gap or a shortened network.
     """
 
     blueprint: Blueprint
@@ -78,12 +78,12 @@ class Plan:
 
     @property
     def receptive_field(self) -> int:
-        """Half-width in pixels of the networks that fit the image."""
+        """Half-width of the receptive field in pixels."""
         return self.blueprint.receptive_field
 
 
 def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[Any] | None = None) -> Plan:
-    """Decide schedule and split, and look for a shift between the two images.
+    """Choose the networks and the split, and look for a shift between the two images.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
         Inputs and targets.
     settings : EnsembleSettings
     regions : ndarray of int, (*space), optional
-        Painted areas: 1 trains, 2 calibrates, 3 reports.
+        Painted areas: 1 for training, 2 for calibration, 3 for the report.
 
     Raises
     ------
@@ -137,7 +137,7 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
 
 
 def _axes_notes(noisy: View) -> list[Note]:
-    """Say where axes are possible but seldom meant: channels that may be rows, planes that may be channels."""
+    """Return a note on axes that are probably wrong: very many channels, or very few planes."""
     shape = " x ".join(str(n) for n in noisy.array.shape)
     if noisy.n_channels > min(_MANY_CHANNELS, *noisy.space):
         text = f"Axes {noisy.axes} make {noisy.n_channels} channels of an image of {shape}"
@@ -151,13 +151,13 @@ def _axes_notes(noisy: View) -> list[Note]:
 
 
 def _field_of_repeats(noisy: View) -> int | None:
-    """Receptive field that shows the repeats of the noisy image; None where it doesn't repeat itself."""
+    """Return a receptive field that holds repeats of the noisy image; None if there are none."""
     found = repetition_of(noisy.read(0, middle_of_space(noisy.space)))
     return None if found is None else min(round(_REPEATS * found.period_px), found.reach_px)
 
 
 def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
-    """Say where the training part holds nothing to learn, or lacks what the held-out part holds."""
+    """Return notes on constant training parts, and on held-out values unknown in training."""
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 3)))
     painted = ((TRAIN, parts.train), (CALIBRATE, parts.held_out))
     sampled = [scenes.within(parts.regions, label).sample(boxes, rng)[1] for label, boxes in painted]
@@ -187,14 +187,21 @@ def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
 
 
 def validation_part(boxes: Sequence[Box], share: float = 0.1) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
-    """(training, validation) parts of the boxes that train: some of many, or a slab of a few.
+    """Divide the training part into boxes for training and for validation.
+
+    Of many boxes some validate, of a few boxes a slab.
 
     Parameters
     ----------
     boxes : sequence of Box
-        What trains; nothing here looks at the held-out blocks.
+        Training part; held-out blocks are not touched.
     share : float
-        Of the pixels that validate, about.
+        Approximate share of the pixels for validation.
+
+    Returns
+    -------
+    train, validation : tuple of Box
+        ``validation`` is empty if the boxes are too small.
     """
     every = round(1 / share)
     if len(boxes) >= every:
@@ -223,18 +230,18 @@ def estimate_training(
     *,
     device: str = "cpu",
 ) -> Estimate:
-    """Time and memory that training will take on this machine, to a factor of about two.
+    """Estimate time and memory of training on this machine, to a factor of about two.
 
     Parameters
     ----------
     shape : sequence of int
-        Of the noisy image.
+        Shape of the noisy image.
     axes : str
         One letter per dimension.
     network, train : settings
     members : int
     device : str
-        Torch's name. How fast a graphics card is isn't known; its seconds are those of a modest one.
+        Name of the device in torch. The estimate for a graphics card assumes a modest one.
     """
     view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
     channels = view.n_channels
@@ -260,10 +267,10 @@ def estimate_training(
 
 
 def _on_card(blueprint: Blueprint, train: TrainSettings, members: int, pixels: int, device: str) -> Estimate:
-    """What training takes on a graphics card: bound by the memory that each step walks through."""
+    """Estimate training on a graphics card, which is bound by memory bandwidth."""
     per_pixel = blueprint.family.floats(blueprint)
     floats = pixels * (per_pixel + 4 * blueprint.settings.head_units + 80 * blueprint.n_out)
-    # each float is written and read a few times, at 2e11 bytes a second; a step is never under a millisecond
+    # each float is written and read a few times, at 2e11 bytes a second; a step takes a millisecond at least
     seconds = 10 + train.steps * max(1e-3, members * floats * 4 * 4 / 2e11)
     memory = 5e8 + members * floats * 4
     minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,16 +1,14 @@
-"""Train members: pure tasks that a pool runs, and the step that hands them out.
+"""Training of members as short tasks in a pool of processes.
 
-A member in training is a value (weights, optimiser moments, step count) that travels to a
-worker with the next few batches and comes back a third of a second later. So progress, cancel
-and a killed worker need no channel of their own, and the batches, drawn here from the member's
-own seed, are the same wherever and in whatever pieces they are trained on.
+A member in training is a value (weights, optimiser moments, step count). It is sent to a worker with
+the next few batches and comes back a third of a second later. So progress, a stop and a killed worker
+need no channel of their own. Batches are drawn here from the seed of the member, so that results don't
+depend on the worker or the size of tasks.
 """
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -21,14 +19,8 @@ from napari_btn.core.compute.pool import process_pool
 from napari_btn.core.networks.family import Blueprint, Member, build, member_rng
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.training.collapse import Collapse
-from napari_btn.core.training.tasks import (
-    State,
-    median_of,
-    probe_member,
-    scaling_of,
-    start_member,
-    train_member,
-)
+from napari_btn.core.training.preview import Preview
+from napari_btn.core.training.tasks import State, probe_member, scaling_of, start_member, train_member
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,34 +28,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.compute.pool import Compute
-    from napari_btn.core.data.pairs import Scenes
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import TrainSettings
     from napari_btn.core.supervision.patches import Lesson
 
 __all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_steps"]
 
-_TASK_S = 0.35  # wall time aimed at for one task: a cancel waits for no longer
-_PREVIEW_PIXELS, _PREVIEW_SHARE = 262_144, 0.05  # of a preview; of the workers' time, that previews may take
+_TASK_S = 0.35  # wall time of one task, and so the longest wait for a stop
 _MAX_ATTEMPTS = 3
-_CHECKS = range(3, 11)  # tenths of the steps after which members are validated; before that all get better
-_PATIENCE = 2  # such looks without a better one end a member
+_CHECKS = range(3, 11)  # tenths of the steps after which members are validated; earlier all improve
+_PATIENCE = 2  # validations without improvement that end a member
 _VALIDATION_PIXELS = 65_536
-_FIRST_BATCH = 16  # first use of a member's seed for batches, see `member_rng`
+_FIRST_BATCH = 16  # first use of the seed of a member for batches, see `member_rng`
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What training returns.
+    """The result of training.
 
     Parameters
     ----------
     members : tuple of Member
         In the order of their numbers.
     losses : dict
-        Per member number, the training loss of each step.
+        Training loss of each step, by member number.
     notes : tuple of Note
-        Collapsed members that were trained again, workers that died.
+        Notes on members that were trained again and workers that died.
     """
 
     members: tuple[Member, ...]
@@ -73,16 +63,16 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where training begins.
+    """The start of a training.
 
     Parameters
     ----------
     members : sequence of Member
-        Members whose weights it goes on from; others start from none.
+        Members to continue from; other members are initialised.
     first_draw : int
-        Number of the first batch's draw; another one than before shows other patches.
+        Number of the first draw of a batch; a new number gives new patches.
     finished : sequence of Member
-        Members already trained with the same blueprint and settings.
+        Members already trained, with the same blueprint and settings.
     """
 
     members: Sequence[Member] = ()
@@ -95,7 +85,7 @@ FROM_NONE = Start()
 
 @dataclass
 class Run:
-    """One member on its way: its state, the task under way and the batches of the next one."""
+    """A member in training: its state, its current task, and the batches of the next task."""
 
     member: int
     attempt: int = 0
@@ -111,7 +101,19 @@ class Run:
 
 
 class Trainer:
-    """Hands out tasks for a set of members and takes their results."""
+    """A trainer that submits the tasks of members and receives their results.
+
+    Parameters
+    ----------
+    lesson : Lesson
+        Training data.
+    blueprint : Blueprint
+    settings : TrainSettings
+    executor : concurrent.futures.Executor, optional
+        Runs the tasks; local processes by default.
+    start : Start
+        Weights to continue from.
+    """
 
     def __init__(
         self,
@@ -141,17 +143,17 @@ class Trainer:
 
     @cached_property
     def collapse(self) -> Collapse:
-        """What a member is judged by; made while members train, since the first look is half-way."""
+        """Test for collapsed members; computed on first use, while members train."""
         return Collapse(*self._probe, self.blueprint.levels)
 
     def batch(self, run: Run, step: int) -> tuple[Any, Any]:
-        """Batch of one step, from the member's own seed."""
+        """Draw the batch of one step, from the seed of the member."""
         use = _FIRST_BATCH + self.first_draw + step
         rng = member_rng(self.blueprint.seed, run.member, attempt=run.attempt, use=use)
         return self.lesson.draw(*self.settings.patches, rng, augment=self.settings.augment)
 
     def begin(self, member: int) -> Run:
-        """Return a member on its way: from the weights that it has already, or from none."""
+        """Return a member at the start of training, with its earlier weights if it has some."""
         known = self.start.get(member)
         if known is None:
             return Run(member)
@@ -159,23 +161,23 @@ class Trainer:
 
     @property
     def stops(self) -> list[int]:
-        """Steps after which a member is looked at."""
+        """Steps after which a member is tested or validated."""
         return sorted({*self._looks("probe"), *self._looks("check")})
 
     def _looks(self, kind: str) -> set[int]:
-        """Steps after which a member is judged ("probe") or validated ("check")."""
+        """Return the steps after which a member is tested ("probe") or validated ("check")."""
         steps = self.settings.steps
         if kind == "probe":
             return {max(steps // 2, 1), steps}
         return {max(steps * k // 10, 1) for k in _CHECKS} if self.validation is not None else set()
 
     def arrive(self, run: Run) -> None:
-        """Note what is to be done with a member before it goes on."""
+        """List the tests of a member that are due before its next training steps."""
         assert run.state is not None
         run.todo = [kind for kind in ("check", "probe") if run.state.step in self._looks(kind)]
 
     def submit(self, run: Run) -> None:
-        """Send a member's next task; then draw the batches of the one after, while that runs."""
+        """Submit the next task of a member, then draw the batches of the one after while it runs."""
         if run.state is None:
             x, y = self.batch(run, 0)
             self._send(
@@ -199,18 +201,19 @@ class Trainer:
             run.ready.append(self.batch(run, ahead + len(run.ready)))
 
     def _send(self, run: Run, kind: str, *call: Any) -> None:
+        """Submit a task; if the pool is broken, return its error as the result."""
         run.kind = kind
         if self.executor is None:
             self.executor = process_pool()
         try:
             run.task = self.executor.submit(*call)
         except BrokenExecutor as error:
-            # a worker died between two looks; said and mended where other dead tasks are
+            # a worker died between two looks; `receive` handles it like any dead task
             run.task = Future()
             run.task.set_exception(error)
 
     def receive(self, run: Run) -> bool:
-        """Take a task's result; True when the member is trained."""
+        """Receive the result of a task; return True if the member is trained."""
         assert run.task is not None
         try:
             result = run.task.result()
@@ -233,7 +236,7 @@ class Trainer:
         return False
 
     def validate(self, run: Run, loss: NDArray[np.float64]) -> None:
-        """Keep the best weights so far; end a member that the validation block says gets worse."""
+        """Keep the best weights so far; end a member that gets worse on the validation part."""
         assert run.state is not None
         run.todo.remove("check")
         score = float(np.mean(loss / self.scaling.y_scale))
@@ -245,7 +248,7 @@ class Trainer:
             run.state, run.ready, run.todo = replace(run.best[1], step=steps), [], ["probe"]
 
     def judge(self, run: Run, loss: NDArray[np.float64], sd: NDArray[np.float64]) -> bool:
-        """Train a collapsed member again from a child of its seed; True when it is done and well."""
+        """Restart a collapsed member from a child of its seed; return True if the member is trained."""
         assert run.state is not None
         end = run.state.step == self.settings.steps
         run.todo.remove("probe")
@@ -256,31 +259,23 @@ class Trainer:
         if run.member in self.start:
             if end:
                 text = f"Member {run.member + 1} lost {names} while training went on; it was kept as it had been."
-                self.notes.append(Note("amber", text))
+                self.warn(text)
                 run.state = replace(run.state, weights=self.start[run.member].weights)
             return end
         if run.attempt + 1 == _MAX_ATTEMPTS:
             if end:
-                self.notes.append(
-                    Note(
-                        "amber",
-                        f"Member {run.member + 1} learned next to nothing about {names} in {_MAX_ATTEMPTS} attempts; "
-                        "it was kept. Train longer, or check that noisy and clean show the same field.",
-                    )
+                self.warn(
+                    f"Member {run.member + 1} learned next to nothing about {names} in {_MAX_ATTEMPTS} attempts; it "
+                    "was kept. Train longer, or check that noisy and clean show the same field."
                 )
             return end
-        self.notes.append(
-            Note(
-                "amber",
-                f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.",
-            )
-        )
+        self.warn(f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.")
         self.losses[run.member] = []
         run.attempt, run.state, run.ready, run.best, run.worse = run.attempt + 1, None, [], None, 0
         return False
 
     def _replace_worker(self, run: Run) -> None:
-        """Start a new pool after a worker died, once per member; the task is sent again."""
+        """Start a new pool after a worker died, once per member, and repeat the task."""
         run.deaths += 1
         if run.deaths > 1 or self.given is not None:
             died = "died" if run.deaths == 1 else "died twice"
@@ -288,15 +283,16 @@ class Trainer:
                 f"A worker process {died} while training member {run.member + 1}, most likely for lack of memory. "
                 "Use smaller patches or batches, or close other programs."
             )
-        # what was drawn ahead belongs to the task after the one that is repeated
+        # batches drawn ahead belong to the task after the repeated one
         run.ready = []
         self.executor = process_pool()
-        self.notes.append(
-            Note(
-                "amber",
-                f"A worker process died while training member {run.member + 1}; its last task was repeated.",
-            )
+        self.warn(
+            f"A worker process died while training member {run.member + 1}; its last task was repeated."
         )
+
+    def warn(self, text: str) -> None:
+        """Add an amber note for the user."""
+        self.notes.append(Note("amber", text))
 
 
 def train_steps(
@@ -309,27 +305,27 @@ def train_steps(
     start: Start = FROM_NONE,
     preview_every: float = 0.0,
 ) -> Step[Trained]:
-    """Train members, several at a time; a step that returns `Trained`.
+    """Train members, several at a time; a step.
 
     Parameters
     ----------
     lesson : Lesson
-        What to train on.
+        Training data.
     blueprint : Blueprint
     settings : TrainSettings
     members : int
-        How many members the ensemble has.
+        Number of members of the ensemble.
     compute : Compute
-        Where tasks run, a pool of processes by default, and how many at one time.
+        Executor, a pool of processes by default, and number of members trained at the same time.
     start : Start
-        Weights to go on from, with a one-cycle of its own, and members that are trained already.
+        Weights to continue from, with a new one-cycle schedule, and members that are trained already.
     preview_every : float
-        Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
+        Least seconds between previews of the median; 0 for none. Previews take at most 5 % of the time.
     """
     finished = {m.number: m for m in fitting(start.finished, blueprint) if m.number < members}
     total, kept = members * settings.steps, tuple(finished[k] for k in sorted(finished))
     yield Progress(
-        settings.steps * len(kept), total, "Measuring the brightness of what trains", checkpoint=kept
+        settings.steps * len(kept), total, "Measuring the brightness of the training part", checkpoint=kept
     )
     trainer = Trainer(lesson, blueprint, settings, compute.executor, start)
     yield Progress(settings.steps * len(kept), total, "Starting the members", checkpoint=kept)
@@ -347,7 +343,7 @@ def train_steps(
                 assert run.state is not None
                 finished[run.member] = Member(run.member, run.attempt, run.state.weights)
                 running.remove(run)
-            # asked for before the members' next tasks, behind which it would wait
+            # before the next tasks of members, or the preview would wait behind them
             shown = preview.make(trainer, running)
             for run in [r for r in arrived if r in running]:
                 trainer.submit(run)
@@ -371,19 +367,30 @@ def train_steps(
 
 
 def fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:
-    """Members of a checkpoint, which must have the shapes of the blueprint."""
+    """Return the members of a checkpoint, after a check that they fit the blueprint.
+
+    Parameters
+    ----------
+    resume : sequence of Member
+    blueprint : Blueprint
+
+    Raises
+    ------
+    ValueError
+        If the weights of a member have other shapes.
+    """
     wanted = {k: tuple(v.shape) for k, v in build(blueprint, [(0, 0)]).state_dict().items()} if resume else {}
     for member in resume:
         if {k: v.shape for k, v in member.weights.items()} != wanted:
             raise ValueError(
                 f"Member {member.number + 1} of the checkpoint does not fit these settings and images; "
-                "go on with those it was trained with, or start anew."
+                "continue with those that it was trained with, or start again."
             )
     return resume
 
 
 def _note(running: Sequence[Run], settings: TrainSettings, members: int) -> str:
-    """Say for a person what is being trained."""
+    """Return the note of the progress: the members in training."""
     if not running:
         return f"Trained {members} members"
     at = ", ".join(
@@ -394,60 +401,3 @@ def _note(running: Sequence[Run], settings: TrainSettings, members: int) -> str:
         if len(running) == 1
         else f"Training members {at}, {members} in all"
     )
-
-
-def middle_of(space: Sequence[int], pixels: int) -> tuple[slice, ...]:
-    """Middle part of an image with at most so many pixels, whole along the sides that are short."""
-    sides, left, rest = list(space), pixels, len(space)
-    for axis in sorted(range(len(space)), key=lambda a: space[a]):
-        # a rounded root may be a hair below the whole number that it stands for
-        sides[axis] = max(min(space[axis], int(left ** (1 / rest) + 1e-9)), 1)
-        left, rest = left // sides[axis], rest - 1
-    return tuple(slice((n - side) // 2, (n - side) // 2 + side) for n, side in zip(space, sides, strict=True))
-
-
-class Preview:
-    """The median so far, of the middle of the first scene, every few seconds."""
-
-    def __init__(
-        self, scenes: Scenes, blueprint: Blueprint, every: float, workers: int = 1, device: str = "cpu"
-    ) -> None:
-        self.workers, self.device = workers, device
-        box = middle_of(scenes.noisy.space, _PREVIEW_PIXELS)
-        self.offset = tuple(s.start for s in box)
-        self.every = self.least = every
-        self.blueprint = blueprint
-        self.x = scenes.read_noisy(0, box) if every > 0 else None
-        self.last = time.monotonic() - every
-        self.medians: dict[int, NDArray[np.float32]] = {}
-        self.task: tuple[int, Future[Any]] | None = None
-
-    @property
-    def due(self) -> bool:
-        """Whether it is time to ask for the next one."""
-        waited = time.monotonic() - self.last >= self.every
-        return self.x is not None and self.task is None and waited
-
-    def make(self, trainer: Trainer, running: Sequence[Run]) -> NDArray[np.float32] | None:
-        """Return a new preview when one is ready, and ask for the next when it is time."""
-        if self.x is None:
-            return None
-        ready = None
-        if self.task is not None and self.task[1].done():
-            member, task = self.task
-            self.task = None
-            if not task.cancelled() and task.exception() is None:
-                self.medians[member], seconds = task.result()
-                self.every = max(self.least, seconds / (_PREVIEW_SHARE * self.workers))
-                shown = [self.medians[m] for m in sorted(self.medians)]
-                ready = np.asarray(np.mean(shown, axis=0), np.float32)
-        started = [r.state for r in running if r.state is not None and r.state.step > 0]
-        if self.due and started and trainer.executor:
-            self.last = time.monotonic()
-            state = max(started, key=lambda s: s.step)
-            with suppress(BrokenExecutor):  # the trainer replaces the pool
-                self.task = (
-                    state.member,
-                    trainer.executor.submit(median_of, self.blueprint, state, self.x, self.device),
-                )
-        return ready

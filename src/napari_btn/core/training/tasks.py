@@ -1,4 +1,4 @@
-"""One member in training: a value, and the pure tasks that take it a few steps on."""
+"""The state of a member in training, and the tasks that train it for a few steps."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.data.image import Box
     from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.networks.heads import Ensemble
     from napari_btn.core.settings import TrainSettings
 
 __all__ = [
@@ -37,7 +38,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Scaling:
-    """Location and scale per channel that networks see, (C,) float32 each."""
+    """Location and scale of inputs and targets per channel, float32 (C,) each."""
 
     x_loc: NDArray[np.float32]
     x_scale: NDArray[np.float32]
@@ -45,23 +46,33 @@ class Scaling:
     y_scale: NDArray[np.float32]
 
     def as_weights(self) -> Weights:
-        """Return the module buffers of these names."""
+        """Return the scaling as buffers of a module, by name."""
         return {"x_loc": self.x_loc, "x_scale": self.x_scale, "y_loc": self.y_loc, "y_scale": self.y_scale}
 
     def through_origin(self) -> Scaling:
-        """The same without locations, for bias-free members: inputs at a mean square of one."""
+        """Return the scaling without locations, for bias-free members: inputs have a mean square of one."""
         none = np.zeros_like
         return Scaling(none(self.x_loc), np.hypot(self.x_loc, self.x_scale), none(self.y_loc), self.y_scale)
 
 
 def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *, seed: int) -> Scaling:
-    """Mean and scale of training values, per channel.
+    """Return the mean and scale of training values, per channel.
 
-    A target's scale is the pinball loss of its constant quantiles, made to equal the standard
-    deviation of normal values. So a rare bright phase, whose standard deviation is all in a few
-    pixels, counts as much in the loss as the other channels.
+    The scale of a target is the pinball loss of its constant quantiles, normalised to the standard
+    deviation for normal values. So a channel with a rare bright phase, whose standard deviation comes from a
+    few pixels, counts as much in the loss as other channels.
+
+    Parameters
+    ----------
+    scenes : Scenes
+    boxes : sequence of Box
+        Training part.
+    levels : sequence of float
+        Quantile levels.
+    seed : int
+        Seed of the sample of values.
     """
-    # workers, which need none of it, would wait half a second for it
+    # imported here, because workers don't need it and must not wait for scipy
     from scipy.special import ndtri
 
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31, 1)))
@@ -81,7 +92,7 @@ def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *,
 
 
 def _constant_loss(quantiles: NDArray[Any], values: NDArray[Any], levels: Sequence[float]) -> float:
-    """Mean pinball loss of quantiles (L,) that are the same everywhere, against values (n,)."""
+    """Return the mean pinball loss of constant quantiles (L,) against values (n,)."""
     # the loss is level * (y - q) + max(q - y, 0): only the second part needs every value
     over = [np.maximum(q - values, 0).mean() for q in quantiles]
     return float(np.mean(np.asarray(levels) * (values.mean() - quantiles) + over))
@@ -89,16 +100,16 @@ def _constant_loss(quantiles: NDArray[Any], values: NDArray[Any], levels: Sequen
 
 @dataclass(frozen=True)
 class State:
-    """A member in training, between two tasks.
+    """The state of a member between two training tasks.
 
     Parameters
     ----------
     member, attempt : int
-        Number of the member, and how often it was trained again.
+        Number of the member, and number of its restarts.
     step : int
-        Optimiser steps that it has taken.
+        Number of optimiser steps taken.
     weights, moments : dict of str to ndarray
-        Of the module and of the optimiser, float32.
+        State of the module and of the optimiser, float32.
     """
 
     member: int
@@ -109,7 +120,14 @@ class State:
 
 
 def pinball(quantiles: torch.Tensor, target: torch.Tensor, levels: Sequence[float]) -> torch.Tensor:
-    """Mean pinball loss (M,) of (B, M, C, L, *space) against (B, C, *space); NaN targets don't count.
+    """Return the mean pinball loss of each member, (M,); NaN targets don't count.
+
+    Parameters
+    ----------
+    quantiles : Tensor, (B, M, C, L, *space)
+    target : Tensor, (B, C, *space)
+    levels : sequence of float
+        Quantile levels.
 
     References
     ----------
@@ -118,7 +136,7 @@ def pinball(quantiles: torch.Tensor, target: torch.Tensor, levels: Sequence[floa
     level = torch.tensor(levels, dtype=quantiles.dtype, device=quantiles.device)
     level = level.reshape(1, 1, 1, -1, *(1,) * (quantiles.ndim - 4))
     diff = target[:, None, :, None] - quantiles
-    # one multiplication a value: its slope is the level above the quantile and level - 1 below
+    # one multiplication per value: the slope is the level above the quantile, and level - 1 below
     slope = (level - (diff < 0).to(diff.dtype)).detach()
     counts = torch.isfinite(target)
     if bool(counts.all()):
@@ -129,7 +147,17 @@ def pinball(quantiles: torch.Tensor, target: torch.Tensor, levels: Sequence[floa
 
 
 def start_member(blueprint: Blueprint, scaling: Scaling, member: int, attempt: int, x: Any, y: Any) -> State:
-    """Task: a member initialised from one batch."""
+    """Initialise a member from one batch; a task.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    scaling : Scaling
+    member, attempt : int
+        Number of the member, and number of its restarts.
+    x, y : ndarray of float32, (B, C, *patch)
+        Inputs and targets.
+    """
     with one_thread():
         module = build(blueprint, [(member, attempt)])
         for name, value in scaling.as_weights().items():
@@ -139,18 +167,48 @@ def start_member(blueprint: Blueprint, scaling: Scaling, member: int, attempt: i
         return State(member, attempt, 0, _to_numpy(module.state_dict()))
 
 
+def _loaded(blueprint: Blueprint, state: State) -> Ensemble:
+    """Return a member as a module."""
+    module = build(blueprint, [(state.member, state.attempt)])
+    module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
+    return module
+
+
 def _to_numpy(tensors: dict[str, torch.Tensor]) -> Weights:
+    """Return copies of tensors as arrays."""
     return {k: v.detach().cpu().contiguous().numpy().copy() for k, v in tensors.items()}
 
 
 def train_member(
     blueprint: Blueprint, settings: TrainSettings, state: State, batches: list[tuple[Any, Any]]
 ) -> tuple[State, list[float], float]:
-    """Task: a member after some optimiser steps, with the losses and the seconds taken."""
+    """Train a member for one step per batch; a task.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    settings : TrainSettings
+    state : State
+    batches : list of (ndarray, ndarray)
+        Inputs and targets of each step.
+
+    Returns
+    -------
+    state : State
+        The member after these steps.
+    losses : list of float
+        Loss of each step.
+    seconds : float
+        Wall time.
+
+    Raises
+    ------
+    ArithmeticError
+        If a loss is not finite.
+    """
     began = time.perf_counter()
     with one_thread():
-        module = build(blueprint, [(state.member, state.attempt)])
-        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
+        module = _loaded(blueprint, state)
         optimiser = Optimiser(module, state.moments)
         losses = []
         for i, (x, y) in enumerate(batches):
@@ -175,10 +233,17 @@ def train_member(
 def probe_member(
     blueprint: Blueprint, state: State, x: Any, y: Any
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Task: pinball per channel and SD of the median per channel, in scaled units."""
+    """Return the pinball loss and the standard deviation of the median, (C,) each; a task.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    state : State
+    x, y : ndarray of float32, (B, C, *patch)
+        Inputs and targets.
+    """
     with one_thread(), torch.inference_mode():
-        module = build(blueprint, [(state.member, state.attempt)])
-        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
+        module = _loaded(blueprint, state)
         q = module(torch.from_numpy(x))[:, 0].numpy()
     return pinball_per_channel(q, y, blueprint.levels), q[:, :, module.middle].std(
         axis=(0, *range(2, x.ndim))
@@ -188,11 +253,20 @@ def probe_member(
 def median_of(
     blueprint: Blueprint, state: State, x: Any, device: str = "cpu"
 ) -> tuple[NDArray[np.float32], float]:
-    """Task: one member's median (C, *space) of an image (C, *space), and the CPU-seconds taken."""
+    """Return the median of one member, (C, *space), and the CPU-seconds taken; a task.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    state : State
+    x : ndarray of float32, (C, *space)
+        Image.
+    device : str
+        Name of the device in torch.
+    """
     began = time.process_time()
     with one_thread(), torch.inference_mode():
-        module = build(blueprint, [(state.member, state.attempt)])
-        module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
+        module = _loaded(blueprint, state)
         made = module.to(device)(torch.from_numpy(np.array(x[None])).to(device))
         median = np.ascontiguousarray(made[0, 0, :, module.middle].cpu().numpy())
     return median, time.process_time() - began
