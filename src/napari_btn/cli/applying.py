@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.prediction import Prediction
-    from napari_btn.core.progress import Step
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.core.settings import TokenMethod
     from napari_btn.core.tokens.tokens import Tokens
@@ -92,7 +91,7 @@ def _predict(
 ) -> Prediction:
     """Predict an image, after saying where it differs from those that the bundle was trained on."""
     say_differences(opened.image, denoiser)
-    step = denoiser.predict_steps(
+    prediction = denoiser.predict(
         opened.image.data,
         axes=opened.axes,
         out=None if tiled is None else tiled.output,
@@ -104,7 +103,6 @@ def _predict(
         unit=opened.image.unit,
         executor=executor,
     )
-    prediction = drain(step)
     say_notes(note for note in prediction.notes if note not in denoiser.notes)
     return prediction
 
@@ -130,9 +128,7 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
         ready(html, force, model.bundle, *files.inputs)
     denoiser = model.load()
     pair = files.open(denoiser)
-    prediction = drain(
-        denoiser.predict_steps(pair.noisy, axes=pair.axes, groups=files.groups, valid=pair.valid)
-    )
+    prediction = denoiser.predict(pair.noisy, axes=pair.axes, groups=files.groups, valid=pair.valid)
     report = measure(prediction, pair.clean, valid=pair.valid)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
     report = replace(report, warnings=(*report.warnings, *drift))
@@ -166,9 +162,9 @@ class Clustering:
         if self.order_by is not None:
             channel_number(_number(self.order_by), denoiser.channel_names)
 
-    def tokens_steps(self, denoiser: Denoiser, opened: OpenImage, prediction: Prediction) -> Step[Tokens]:
-        """Return the step that makes tokens of an image."""
-        return denoiser.tokens_steps(
+    def tokens(self, denoiser: Denoiser, opened: OpenImage, prediction: Prediction) -> Tokens:
+        """Return the tokens of an image."""
+        return denoiser.tokens(
             opened.image.data, self.n_tokens, opened.axes, refit=self.refit, method=self.method,
             order_by=_number(self.order_by or "0"), prediction=prediction, valid=opened.valid,
         )  # fmt: skip
@@ -214,7 +210,7 @@ def tokens(
     how.check(denoiser)
     opened = source.open()
     prediction = _predict(denoiser, opened)
-    found = drain(how.tokens_steps(denoiser, opened, prediction))
+    found = how.tokens(denoiser, opened, prediction)
     size, unit = _scale(opened, prediction)
     write_images({"tokens": found.labels}, target.output, axes=found.axes, pixel_size=size, unit=unit,
                  provenance=found.provenance, overwrite=target.force)  # fmt: skip

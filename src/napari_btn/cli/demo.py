@@ -91,10 +91,11 @@ def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Dem
         unit=pair.unit,
     )
     drain(step, losses)
-    prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes))
+    denoiser.run = drain
+    prediction = denoiser.predict(pair.noisy, axes=pair.axes)
 
     fresh = samples.edx(seed=seed + 1, size=size)
-    report = evaluate(drain(denoiser.predict_steps(fresh.noisy, axes=fresh.axes)), fresh.clean)
+    report = evaluate(denoiser.predict(fresh.noisy, axes=fresh.axes), fresh.clean)
     flat = (len(names), -1)
     before = correlation(fresh.clean.reshape(flat), fresh.noisy.reshape(flat), axis=-1)
     if denoiser.report is not None:

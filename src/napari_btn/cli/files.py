@@ -37,9 +37,12 @@ class Model:
 
     def load(self) -> Denoiser:
         """Return the denoiser of the bundle."""
+        from napari_btn.cli.terminal import drain
         from napari_btn.denoiser import load
 
-        return load(self.bundle, device=self.device)
+        denoiser = load(self.bundle, device=self.device)
+        denoiser.run = drain
+        return denoiser
 
 
 @dataclass(frozen=True)

@@ -294,15 +294,15 @@ def calibrate(
         "settings": promise.settings(denoiser.calibration_settings),
     }
     if noisy is None:
-        drain(denoiser.calibrate_steps(**asked))
+        denoiser.calibrate(**asked)
     elif clean is None:
         if promise.groups is None:
             raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
         opened = ImageFile(noisy, axes).open()
-        drain(denoiser.calibrate_steps(opened.image.data, axes=opened.axes, **asked))
+        denoiser.calibrate(opened.image.data, axes=opened.axes, **asked)
     else:
         pair = PairFiles(noisy, clean, axes).open(denoiser)
-        drain(denoiser.calibrate_steps(pair.noisy, pair.clean, axes=pair.axes, **asked))
+        denoiser.calibrate(pair.noisy, pair.clean, axes=pair.axes, **asked)
     save_bundle(denoiser, target.output)
     if denoiser.report is not None:
         say_notes(denoiser.report.warnings)
