@@ -67,7 +67,7 @@ def test_gain_of_trained_members(random_members, axes, shape):
     assert np.isfinite(gain.correlation).all()
 
 
-def test_of_one_block_no_coverage_is_told():
+def test_coverage_of_one_block_is_unknown():
     quantiles, truth, block = made()
     gain = ensemble_gain(quantiles, truth, np.zeros_like(block), levels=LEVELS, sizes=(2,))
     assert np.isnan(gain.coverage).all()

@@ -142,7 +142,7 @@ def test_infinite_intervals_are_reported_as_such():
     assert np.isinf(Report.from_dict(result.to_dict()).width).all()
 
 
-def test_notes_come_first_and_few_independent_pixels_are_told():
+def test_notes_come_first_and_few_independent_pixels_give_a_warning():
     given = Note("red", "Targets overlap.")
     result = report(correlated(0, shape=(48, 48), sigma=6), notes=(given,))
     assert result.warnings[0] == given
