@@ -37,7 +37,7 @@ def ready(dock: DenoiseWidget, viewer: ViewerModel, pair: tuple[np.ndarray, np.n
 def run(dock: DenoiseWidget, qtbot: QtBot) -> None:
     dock.train.click()
     assert dock.busy
-    qtbot.waitUntil(lambda: not dock.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not dock.busy)
 
 
 def test_the_names_that_scripts_drive_are_there(ready: DenoiseWidget) -> None:
@@ -612,7 +612,7 @@ def test_other_promises_are_made_from_the_scores_that_there_are(ready: DenoiseWi
     by_name(ready, "groups").setValue(4)
     assert ready.recalibrate.text() == "Recalibrate as set"
     ready.recalibrate.click()
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     made = ready.session.denoiser
     settings = made.calibration_settings
     assert (settings.unit, settings.delta, settings.score, settings.groups) == ("risk", 0.05, "scaled", 4)
@@ -626,10 +626,10 @@ def test_another_pair_calibrates_trained_networks(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
 ) -> None:
     ready.load_from(tmp_path / "a.btn")
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     assert not ready.calibrate_on.isHidden()
     ready.calibrate_on.click()
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     given = type(ready.session.denoiser).calibrated
     assert given["noisy"] is viewer.layers["soil noisy"].data
     assert given["clean"] is viewer.layers["soil clean"].data
@@ -675,7 +675,7 @@ def test_networks_are_compared_and_the_best_is_taken(
     ready.scan.start.click()
     assert ready.busy
     assert not ready.scan.start.isEnabled()
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     grid = {"depths": (5, 10), "channels": (4,), "dilations": (4, 8)}
     assert asked == [("soil noisy", grid, {"seed": 0, "device": "auto"})]
     table = ready.scan.table

@@ -95,9 +95,7 @@ def part(dock, name):
 
 
 def settled(dock, qtbot):
-    qtbot.waitUntil(
-        lambda: not (dock._read_later.isActive() or dock._score_later.isActive() or dock._runs), timeout=10000
-    )
+    qtbot.waitUntil(lambda: not (dock._read_later.isActive() or dock._score_later.isActive() or dock._runs))
 
 
 def propose(dock, height=8, width=10, count=4):
