@@ -694,7 +694,7 @@ def test_ten_lines_without_a_main_guard_train(tmp_path):
         "print('ran', denoiser.report.coverage.shape)\n"
     )
     run = subprocess.run(
-        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=120
+        [sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=240
     )
     assert run.stdout.splitlines() == ["ran (3,)"], run.stderr
 

@@ -104,7 +104,7 @@ def test_opening_the_dock_loads_no_torch() -> None:
         "dock.leave()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr
 

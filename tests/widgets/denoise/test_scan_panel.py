@@ -39,7 +39,7 @@ def test_networks_are_compared_and_the_best_is_taken(
     ready.view.scan.start.click()
     assert ready.busy
     assert not ready.view.scan.start.isEnabled()
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     grid = {"depths": (5, 10), "channels": (4,), "dilations": (4, 8)}
     assert asked == [("soil noisy", grid, {"seed": 0, "device": "auto"})]
     table = ready.view.scan.table
