@@ -23,7 +23,7 @@ from napari_btn.core.networks.family import Blueprint, Extent, build, member_rng
 from napari_btn.core.networks.sms.family import FAMILY
 from napari_btn.core.networks.sms.trunk import SparseMixedScale
 from napari_btn.core.settings import NetworkSettings, TrainSettings
-from napari_btn.core.supervision.patches import draw_patches
+from napari_btn.core.supervision.patches import Lesson
 from napari_btn.core.training.optimiser import Optimiser, one_cycle
 from napari_btn.core.training.tasks import scaling_of
 
@@ -125,11 +125,11 @@ def _trained(
     """A member; ``draw`` is whose batches it gets."""
     scenes = pair.scenes
     boxes = scenes.whole()
+    lesson = Lesson(scenes, tuple(boxes))
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = member_rng(blueprint.seed, draw, use=16 + step)
-        x, y = draw_patches(scenes, boxes, count=settings.patches[0], patch_px=settings.patches[1],
-                            augment=True, rng=rng)  # fmt: skip
+        x, y = lesson.draw(*settings.patches, rng, augment=True)
         return torch.from_numpy(x), torch.from_numpy(y)
 
     scaling = scaling_of(scenes, boxes, LEVELS, seed=blueprint.seed).as_weights()

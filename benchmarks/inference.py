@@ -76,12 +76,12 @@ def agreement(denoiser: Denoiser) -> Result:
     """Largest difference between the whole image, odd tiles and a batch, as a share of the data range."""
     stack = samples.blobs(seed=6, n=4, size=200).noisy
     span = float(np.ptp(samples.blobs(seed=6, n=4, size=200).clean))
-    denoiser.tiles = TileSettings(tile_px=1000)
+    denoiser = _cut(denoiser, 1000)
     whole = [denoiser.predict(image, axes="YX", executor=Inline()).median for image in stack]
     result = Result("The same pixels whatever the tile and the batch")
     worst = 0.0
     for tile in (97, 131, 160):
-        denoiser.tiles = replace(denoiser.tiles, tile_px=tile)
+        denoiser = _cut(denoiser, tile)
         tiled = [denoiser.predict(image, axes="YX", executor=Inline()).median for image in stack]
         off = max(float(np.abs(a - b).max()) for a, b in zip(whole, tiled, strict=True)) / span
         worst = max(worst, off)
@@ -98,6 +98,12 @@ def agreement(denoiser: Denoiser) -> Result:
         Bar("3: whole = tiles = batches, share of the range", max(worst, off), 1e-5, above=False)
     )
     return result
+
+
+def _cut(denoiser: Denoiser, tile: int) -> Denoiser:
+    """Return the denoiser with tiles of that side."""
+    settings = replace(denoiser.model.settings, tiles=TileSettings(tile_px=tile))
+    return Denoiser.of(replace(denoiser.model, settings=settings))
 
 
 def run(tiny: bool) -> list[Result]:
