@@ -33,9 +33,10 @@ walls: setup
 docstrings: setup
 	find src -name '*.py' -exec $(BIN)/numpydoc lint {} +
 
-# The whole suite; pytest-xvfb starts a virtual screen of its own.
+# The whole suite, on as many cores as there are up to four: each worker of pytest-xdist has its own virtual
+# screen and its own pool of processes. One test alone, or a debugger: `.venv/bin/python -m pytest tests/...`.
 unit: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 # A wheel built from the sdist, whose manifest napari finds.
 check-wheel: setup

@@ -19,11 +19,11 @@ from benchmarks.measure import close_pool, own_cpu, spent
 from benchmarks.table import Result, main
 from napari_btn import Denoiser, samples
 from napari_btn.core.evaluation.metrics import correlation, crps_from_quantiles
-from napari_btn.core.networks.family import Blueprint, build, member_rng
-from napari_btn.core.networks.sms.graph import draw_dilations
+from napari_btn.core.networks.family import Blueprint, Extent, build, member_rng
+from napari_btn.core.networks.sms.family import FAMILY
 from napari_btn.core.networks.sms.trunk import SparseMixedScale
 from napari_btn.core.settings import NetworkSettings, TrainSettings
-from napari_btn.core.supervision.patches import draw_patches
+from napari_btn.core.supervision.patches import Lesson
 from napari_btn.core.training.optimiser import Optimiser, one_cycle
 from napari_btn.core.training.tasks import scaling_of
 
@@ -68,7 +68,7 @@ class _Trunk(SparseMixedScale):
     norm = False
     padding = "constant"
 
-    def forward(self, x: torch.Tensor, keep: Any = None) -> Iterator[torch.Tensor]:
+    def features(self, x: torch.Tensor, keep: Any = None) -> Iterator[torch.Tensor]:
         assert keep is None
         pad = x.new_zeros(x.shape[0], self.input_pad, *x.shape[2:])
         chunks = [torch.cat([x, pad], 1)]
@@ -125,11 +125,11 @@ def _trained(
     """Train a member with the batches of member ``draw``."""
     scenes = pair.scenes
     boxes = scenes.whole()
+    lesson = Lesson(scenes, tuple(boxes))
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = member_rng(blueprint.seed, draw, use=16 + step)
-        x, y = draw_patches(scenes, boxes, count=settings.patches[0], patch_px=settings.patches[1],
-                            augment=True, rng=rng)  # fmt: skip
+        x, y = lesson.draw(*settings.patches, rng, augment=True)
         return torch.from_numpy(x), torch.from_numpy(y)
 
     scaling = scaling_of(scenes, boxes, LEVELS, seed=blueprint.seed).as_weights()
@@ -180,7 +180,7 @@ def run(tiny: bool) -> list[Result]:
         rows = []
         for seed in seeds:
             train, check, test = (samples.edx(seed=seed + k, size=size) for k in (0, 100, 200))
-            blueprint = Blueprint(network, draw_dilations(network, ndim=2), 3, 3, 2, LEVELS, seed)
+            blueprint = Blueprint(network, FAMILY.plan(network, Extent(2)), 3, 3, 2, LEVELS, seed)
             tuned: list[tuple[float, Any, float, float]] = []
             for rate in RATES:
                 settings = TrainSettings(
@@ -222,7 +222,7 @@ def _diversity(seeds: tuple[int, ...], size: tuple[int, int], settings: TrainSet
         rows = []
         for seed in seeds:
             train, test = samples.edx(seed=seed, size=size), samples.edx(seed=seed + 200, size=size)
-            blueprint = Blueprint(network, draw_dilations(network, ndim=2), 3, 3, 2, LEVELS, seed)
+            blueprint = Blueprint(network, FAMILY.plan(network, Extent(2)), 3, 3, 2, LEVELS, seed)
             members = [
                 _quantiles(_trained(VARIANTS[0], blueprint, settings, train, k, k if own else 0), test)
                 for k in range(3)

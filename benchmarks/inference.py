@@ -12,8 +12,8 @@ from benchmarks.measure import own_cpu
 from benchmarks.table import Bar, Result, main
 from napari_btn import Denoiser, TileSettings, samples
 from napari_btn.core.compute.pool import Inline, process_pool
-from napari_btn.core.networks.family import Blueprint, build
-from napari_btn.core.networks.sms.graph import draw_dilations
+from napari_btn.core.networks.family import Blueprint, Extent, build
+from napari_btn.core.networks.sms.family import FAMILY
 from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TrainSettings
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -22,7 +22,7 @@ _TILE = 384  # side of a tile in 2D by default
 
 def _module(n_in: int, ndim: int, side: int) -> tuple[Any, torch.Tensor]:
     settings = NetworkSettings()
-    blueprint = Blueprint(settings, draw_dilations(settings, ndim=ndim), n_in, n_in, ndim, LEVELS, 0)
+    blueprint = Blueprint(settings, FAMILY.plan(settings, Extent(ndim)), n_in, n_in, ndim, LEVELS, 0)
     module = build(blueprint, [(0, 0)])
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.standard_normal((1, n_in, *(side,) * ndim)).astype(np.float32))
@@ -76,12 +76,12 @@ def agreement(denoiser: Denoiser) -> Result:
     """Return the largest difference between whole image, odd tiles and a batch, as a share of the range."""
     stack = samples.blobs(seed=6, n=4, size=200).noisy
     span = float(np.ptp(samples.blobs(seed=6, n=4, size=200).clean))
-    denoiser.tiles = TileSettings(tile_px=1000)
+    denoiser = _cut(denoiser, 1000)
     whole = [denoiser.predict(image, axes="YX", executor=Inline()).median for image in stack]
     result = Result("The same pixels whatever the tile and the batch")
     worst = 0.0
     for tile in (97, 131, 160):
-        denoiser.tiles = replace(denoiser.tiles, tile_px=tile)
+        denoiser = _cut(denoiser, tile)
         tiled = [denoiser.predict(image, axes="YX", executor=Inline()).median for image in stack]
         off = max(float(np.abs(a - b).max()) for a, b in zip(whole, tiled, strict=True)) / span
         worst = max(worst, off)
@@ -98,6 +98,12 @@ def agreement(denoiser: Denoiser) -> Result:
         Bar("3: whole = tiles = batches, share of the range", max(worst, off), 1e-5, above=False)
     )
     return result
+
+
+def _cut(denoiser: Denoiser, tile: int) -> Denoiser:
+    """Return the denoiser with tiles of that side."""
+    settings = replace(denoiser.model.settings, tiles=TileSettings(tile_px=tile))
+    return Denoiser.of(replace(denoiser.model, settings=settings))
 
 
 def run(tiny: bool) -> list[Result]:

@@ -11,18 +11,21 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from benchmarks.table import Bar, Result, main
-from napari_btn.core.networks.family import Blueprint, build, graph_of
-from napari_btn.core.networks.heads import quantiles_from_raw
-from napari_btn.core.networks.sms.graph import Graph, draw_dilations
+from napari_btn.core.networks.family import Blueprint, Extent, build, graph_of
+from napari_btn.core.networks.pinball import quantiles_from_raw
+from napari_btn.core.networks.sms.family import FAMILY
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.core.training.optimiser import Optimiser
+
+if TYPE_CHECKING:
+    from napari_btn.core.networks.sms.graph import Graph
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
@@ -111,8 +114,7 @@ def _theirs(graph: Graph, ndim: int, x: torch.Tensor, y: torch.Tensor, *, added:
 def compare(ndim: int, shape: tuple[int, ...], repeats: int) -> Result:
     """Measure the three in turns, so that all run under the same load."""
     settings = NetworkSettings()
-    dilations = draw_dilations(settings, ndim=ndim)
-    blueprint = Blueprint(settings, dilations, 3, 3, ndim, LEVELS, 0)
+    blueprint = Blueprint(settings, FAMILY.plan(settings, Extent(ndim)), 3, 3, ndim, LEVELS, 0)
     rng = np.random.default_rng(0)
     x, y = (torch.from_numpy(rng.standard_normal(shape).astype(np.float32)) for _ in range(2))
     graph = graph_of(blueprint, 0)

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -21,10 +22,12 @@ from benchmarks.measure import close_pool, peak_memory, spent
 from benchmarks.memory import GB
 from benchmarks.real import data_folder
 from benchmarks.table import Bar, Result, main
+from napari_btn.core.compute.pool import Compute
 from napari_btn.core.data.image import View, values_at
 from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.progress import drain
-from napari_btn.core.settings import TrainSettings
+from napari_btn.core.settings import TokenSettings, TrainSettings
+from napari_btn.core.tokens import learn
 from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette
 from napari_btn.core.tokens.learn import assign_steps, fit_steps
 
@@ -241,7 +244,10 @@ def size(tiny: bool) -> Result:
 
 def cut_to_five(source: LatentSource, view: View, count: int, seed: int) -> NDArray[np.uint8]:
     """Return the labels of an image in five tokens, from a tree of ``count`` clusters."""
-    model = drain(fit_steps(source, lambda at: values_at(view, at), base=5, count=count, seed=seed))
+    # the size of the palette is no setting
+    with patch.object(learn, "_PALETTE", count):
+        settings = TokenSettings(n_tokens=5)
+        model = drain(fit_steps(source, lambda at: values_at(view, at), settings, seed=seed))
     nodes = np.empty(view.space, dtype=np.uint8)
 
     def keep(scene: int, where: tuple[slice, ...], found: NDArray[np.uint8]) -> None:
@@ -259,8 +265,7 @@ def seeds_agree(tiny: bool) -> Result:
     denoiser = btn.Denoiser("quick", members=3, **({"train": SMALL} if tiny else {}))
     denoiser.fit(pair.noisy, pair.clean, axes="CYX")
     view = View(pair.noisy, "CYX")
-    fitted = denoiser._need_fitted()
-    source = EnsembleLatents(view, fitted.members, fitted.blueprint)
+    source = EnsembleLatents(view, denoiser.model.networks, Compute())
     result = Result(
         "Five tokens of the edx sample: adjusted Rand index between pairs of seeds, `quick`, 3 members"
     )

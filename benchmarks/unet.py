@@ -23,8 +23,7 @@ from benchmarks.table import OUT, Result, main
 from napari_btn import samples
 from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.conformal import calibrate
-from napari_btn.core.networks.heads import quantiles_from_raw
-from napari_btn.core.networks.sms.one_member import noncrossing_pinball
+from napari_btn.core.networks.pinball import noncrossing_pinball, quantiles_from_raw
 from napari_btn.core.settings import CalibrationSettings
 
 if TYPE_CHECKING:

@@ -117,22 +117,22 @@ def both_themes(viewer: napari.Viewer, name: str) -> None:
 def tokens(viewer: napari.Viewer) -> None:
     """Find tokens, and group some by morphology and by chemistry."""
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Tokens")
-    dock.find.click()
-    wait_until(lambda: dock.shown is not None and not dock.busy, 1200)
-    dock.n_tokens.setValue(8)
-    dock.channel.setCurrentIndex(dock.channel.findText("Fe"))
+    dock.view.find.click()
+    wait_until(lambda: dock.editor.shown is not None and not dock.busy, 1200)
+    dock.view.n_tokens.setValue(8)
+    dock.view.channel.setCurrentIndex(dock.view.channel.findText("Fe"))
     pause(1)
-    iron = dock.shown.tokens.table["Fe median"]
+    iron = dock.editor.shown.tokens.table["Fe median"]
     groups = (
         ("morphology", [1, 2], "pore"),
         ("morphology", [6, 7, 8], "grain"),
         ("chemistry", sorted(range(1, 9), key=lambda n: -iron[n - 1])[:2], "iron-rich"),
     )
     for viewpoint, numbers, name in groups:
-        dock.viewpoint.setCurrentText(viewpoint)
-        dock.table.pick(numbers)
-        dock.group_name.setCurrentText(name)
-        dock.assign.click()
+        dock.view.viewpoint.setCurrentText(viewpoint)
+        dock.view.table.pick(numbers)
+        dock.view.group_name.setCurrentText(name)
+        dock.view.assign.click()
     viewer.canvas.grid.enabled = False
     for shown in viewer.layers:
         shown.visible = shown.name == "edx noisy tokens"
@@ -151,24 +151,24 @@ def remeasure(viewer: napari.Viewer) -> None:
     layer = viewer.add_image(field.noisy, name="field", **place)
     slow = viewer.add_image(field.clean, name="slow scan", visible=False, **place)
     _, train = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
-    train.apply_to.pick(layer)
-    train.apply.click()
+    train.view.apply_to.pick(layer)
+    train.view.apply.click()
     wait_until(lambda: "field width" in viewer.layers and not train.busy, 1200)
     viewer.window.remove_dock_widget(train)
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Re-measure")
-    dock.score.setCurrentIndex(dock.score.findData("width"))
-    dock.window_unit.setCurrentIndex(0)
-    for box in (dock.window_height, dock.window_width):
+    dock.view.score.setCurrentIndex(dock.view.score.findData("width"))
+    dock.view.window_unit.setCurrentIndex(0)
+    for box in (dock.view.window_height, dock.view.window_width):
         box.setValue(40)
-    dock.propose.click()
-    wait_until(lambda: dock.table.rowCount() == 5, 60)
+    dock.view.propose.click()
+    wait_until(lambda: dock.view.table.rowCount() == 5, 60)
     stage(viewer, dock, "field")
-    dock.loop.folded.expand(animate=False)
-    dock.loop.measured.pick(slow)
-    dock.table.clearSelection()
-    dock.loop.put.click()
-    dock.loop.go.click()
-    wait_until(lambda: bool(dock.loop.gain.notes), 1200)
+    dock.view.loop.folded.expand(animate=False)
+    dock.view.loop.measured.pick(slow)
+    dock.view.table.clearSelection()
+    dock.view.loop.put.click()
+    dock.view.loop.go.click()
+    wait_until(lambda: bool(dock.view.loop.gain.notes), 1200)
     for shown in viewer.layers:
         shown.visible = shown.name in ("field median", "field regions")
     pause(0.5)
@@ -181,8 +181,8 @@ def stage(viewer: napari.Viewer, dock: Any, source: str) -> None:
     """Register the stage with four places."""
     for shown in viewer.layers:
         shown.visible = shown.name in (f"{source} median", f"{source} regions")
-    dock.stage.folded.expand(animate=False)
-    dock.stage.show_pairs(
+    dock.view.stage.folded.expand(animate=False)
+    dock.view.stage.show_pairs(
         [
             (12, 15, 12005.9, 8007.4),
             (150, 20, 12075.2, 8010.3),
@@ -190,11 +190,11 @@ def stage(viewer: napari.Viewer, dock: Any, source: str) -> None:
             (140, 280, 12069.8, 8139.9),
         ]
     )
-    dock.stage.changed.emit()
+    dock.view.stage.changed.emit()
     pause(0.5)
     viewer.reset_view()
     shoot(viewer, "stage")
-    dock.stage.folded.collapse(animate=False)
+    dock.view.stage.folded.collapse(animate=False)
 
 
 def main() -> None:

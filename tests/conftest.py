@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pytestqt.qtbot import QtBot
 
 # Before torch is loaded, and inherited by worker processes: small problems on busy cores run
 # many times slower on two threads than on one.
@@ -40,6 +43,13 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data: {folder} is not a folder; name one in NAPARI_BTN_DATA")
     return folder
+
+
+@pytest.fixture
+def qtbot(qtbot: QtBot) -> QtBot:
+    """Wait up to a minute for anything: a busy machine is no failure."""
+    qtbot.waitUntil = partial(qtbot.waitUntil, timeout=60_000)  # type: ignore[method-assign]
+    return qtbot
 
 
 @pytest.fixture(autouse=True)

@@ -90,7 +90,7 @@ def test_regions_take_the_stage_from_a_table_of_places(folder):
     assert read_regions(out) == found
 
 
-def test_another_way_of_clustering_learns_anew(folder, monkeypatch):
+def test_another_clustering_method_learns_the_palette_again(folder, monkeypatch):
     monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 1500)
     for name in ("_STARTS", "_ROUNDS"):
         monkeypatch.setattr(f"napari_btn.core.tokens.shares.{name}", 1)
@@ -113,9 +113,9 @@ def test_regions_are_files_in_physical_units(folder, ending):
                   "--count", 3, "-o", out, "--json")  # fmt: skip
     assert result.exit_code == 0, result.output
     found = read_regions(out)
-    told = json.loads(result.stdout)
+    printed = json.loads(result.stdout)
     assert [(r.y, r.x, r.height, r.width) for r in found] == [
-        (t["y"], t["x"], t["height"], t["width"]) for t in told
+        (t["y"], t["x"], t["height"], t["width"]) for t in printed
     ]
     assert len(found) == 3
     assert found[0].unit == "um"

@@ -114,10 +114,11 @@ def test_a_volume_in_tiles_is_the_whole_and_survives_a_bundle(volume, tmp_path):
     again = load(tmp_path / "xct.btn")
     assert (again.axes, again.pixel_size, again.unit) == ("ZYX", (4, 2, 2), "um")
     # planes lie two pixels apart
-    blueprint = again._need_fitted().blueprint
-    assert blueprint.flat == (False, True, False)
+    blueprint = again.model.blueprint
+    assert blueprint.plan.flat == (False, True, False)
     assert blueprint.reach == (2, 4, 4)
-    again.tiles = TileSettings(tile_px=200)
+    settings = replace(again.model.settings, tiles=TileSettings(tile_px=200))
+    again = Denoiser.of(replace(again.model, settings=settings))
     whole = again.predict(pair.noisy, executor=Inline())
     scale = float(np.ptp(whole.median))
     for name in MAPS:
@@ -149,7 +150,7 @@ def test_what_more_members_bring_and_how_they_are_connected(volume):
     gain = denoiser.ensemble_gain(other.noisy, other.clean, executor=Inline())
     assert gain.sizes == (1, 2)
     assert np.isfinite(gain.width).all()
-    with pytest.raises(ValueError, match="trained on"):
+    with pytest.raises(ValueError, match="members were trained on these images"):
         denoiser.ensemble_gain(pair.noisy, pair.clean, executor=Inline())
     assert denoiser.graph(1).dilations == (1, 2, 1)
     assert denoiser.graph(1) != denoiser.graph(0)

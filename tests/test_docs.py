@@ -6,7 +6,6 @@ import re
 import shlex
 from pathlib import Path
 
-import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -92,7 +91,7 @@ def test_object_names_in_the_guides_are_the_docks(name, module, widget, qtbot):
     from napari.components import ViewerModel
     from qtpy.QtWidgets import QWidget
 
-    dock = getattr(import_module(f"napari_btn.widgets.{module}"), widget)(ViewerModel())
+    dock = getattr(import_module(f"napari_btn.widgets.{module}.dock"), widget)(ViewerModel())
     qtbot.addWidget(dock)
     text = (ROOT / "docs" / name).read_text(encoding="utf-8")
     (table,) = re.findall(r"^\| control \|.*?(?=^$|\Z)", text, flags=re.M | re.S)
@@ -117,35 +116,6 @@ def test_the_ten_lines_of_the_readme_run_and_are_ten(tmp_path, monkeypatch, in_a
     assert len([line for line in text.splitlines() if line.strip()]) <= 10
     exec(compile(text, "README.md", "exec"), {})
     assert (tmp_path / "soil.btn").exists()
-
-
-def test_the_example_family_trains(tmp_path, monkeypatch):
-    import napari_btn as btn
-    from napari_btn.core.networks import family as families
-
-    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
-    names = {}
-    for _, text in blocks(ROOT / "docs" / "contributing.md", "python"):
-        exec(compile(text, "contributing.md", "exec"), names)
-    network = btn.NetworkSettings(depth=3)
-    object.__setattr__(network, "family", "stack")  # the step of the page that edits config.py
-    pair = btn.samples.edx(seed=1, size=(48, 176))
-    denoiser = btn.Denoiser(members=1, network=network, train=btn.TrainSettings(steps=3))
-    denoiser.fit(pair.noisy, pair.clean, axes="CYX", executor=Here())
-    assert np.isfinite(denoiser.predict(pair.noisy).median).all()
-
-
-class Here:
-    """An executor that works in this process, where the example family is known."""
-
-    _max_workers = 1
-
-    def submit(self, function, *args, **kwargs):
-        from concurrent.futures import Future
-
-        future = Future()
-        future.set_result(function(*args, **kwargs))
-        return future
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

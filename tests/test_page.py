@@ -1,4 +1,4 @@
-"""The HTML report stands for itself, says what is true, and escapes what it was given."""
+"""The HTML report is self-contained, correct, and escapes its inputs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from scipy.stats import norm
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib, an extra")
 
+from napari_btn import plots
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.evaluation.report import evaluate
 from napari_btn.core.progress import Note
-from napari_btn.plots import figures as plots
 from napari_btn.plots.page import report_page
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -62,7 +62,7 @@ def test_scenes_and_volumes(shape, axes):
     assert report_page(report, title="x", prediction=prediction, clean=clean).count("<img") == 7
 
 
-def test_figures_draw_what_they_are_given():
+def test_figures_draw_the_values_of_the_report():
     _, _, report = measured()
     figure = plots.coverage_by_width(report)
     np.testing.assert_allclose(figure.axes[0].lines[-1].get_ydata(), report.bin_coverage[0])
@@ -74,11 +74,11 @@ def test_figures_draw_what_they_are_given():
     np.testing.assert_allclose(image.get_array()[0], [-1, 0])
 
 
-def test_what_is_unknown_is_no_figure():
+def test_figures_of_missing_values_are_refused():
     from dataclasses import replace
 
     report = measured()[2]
-    with pytest.raises(ValueError, match="no quantiles"):
+    with pytest.raises(ValueError, match="has no quantiles"):
         plots.places(replace(report, pit=np.full((2, 20), np.nan)))
     with pytest.raises(ValueError, match="by width"):
         plots.coverage_by_width(replace(report, bin_coverage=np.empty((0, 0))))

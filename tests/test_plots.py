@@ -1,4 +1,4 @@
-"""Figures: what is drawn is what was given, and a figure file is never blank."""
+"""Figures draw the values that they are given, and a figure file is never blank."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib, an extra")
 
-from napari_btn.plots import figures as plots
+from napari_btn import plots
 
 
 @dataclass
 class FakeReport:
-    """What plots.coverage reads of a report."""
+    """The fields of a report that plots.coverage reads."""
 
     channel_names: tuple[str, ...] = ("Si", "Al", "Fe")
     alpha: float = 0.1
@@ -73,7 +73,7 @@ def test_coverage_bars_are_never_negative():
     plots.coverage(report)
 
 
-def test_line_cut_brings_the_observation_to_the_scale_of_the_prediction():
+def test_line_cut_scales_the_observation_to_the_prediction():
     x = np.linspace(0, 6, 101)
     truth = 5 + np.sin(x)
     figure = plots.line_cut(truth, truth - 1, truth + 1, observed=0.01 * truth + 3, truth=truth, title="Fe",
@@ -120,7 +120,7 @@ def test_maps_take_a_constant_image_and_missing_values():
 
 
 @pytest.mark.parametrize("images", [{}, {"median": np.zeros((3, 5, 7))}])
-def test_maps_refuse_what_is_no_image(images):
+def test_maps_refuse_other_than_images(images):
     with pytest.raises(ValueError, match="take one channel and one slice"):
         plots.maps(images)
 
@@ -140,7 +140,7 @@ def test_ensemble_gain_has_a_panel_for_each_figure():
     assert figure.axes[2].get_legend() is not None
 
 
-def test_ensemble_gain_of_one_channel_needs_no_legend_and_bears_infinite_widths():
+def test_ensemble_gain_of_one_channel_has_no_legend_and_accepts_infinite_widths():
     from napari_btn.core.evaluation.gain import EnsembleGain
 
     table, width = np.full((3, 1), 0.9), np.array([[np.inf], [2.0], [1.0]])

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -15,7 +13,7 @@ def test_more_blob_scenes_never_change_the_earlier_ones() -> None:
     assert (samples.blobs(seed=4, n=4).noisy != few.noisy).any()
 
 
-def test_blobs_follow_their_published_law() -> None:
+def test_blobs_follow_the_published_law() -> None:
     pair = samples.blobs(n=150)
     assert pair.axes == "SYX"
     assert pair.noisy.shape == pair.clean.shape == (150, 64, 64)
@@ -118,20 +116,13 @@ def test_xct_cracks_and_voids_are_darker_than_grains() -> None:
 @pytest.mark.parametrize(
     ("make", "size"), [(samples.edx, (37, 151)), (samples.edx, (400, 33)), (samples.xct, (9, 40, 27))]
 )
-def test_any_shape_can_be_had_and_the_seed_decides(make, size: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
+def test_samples_have_any_shape_and_depend_on_the_seed(make, size: tuple[int, ...]) -> None:  # type: ignore[no-untyped-def]
     first, again, other = make(5, size), make(5, size), make(6, size)
     assert first.clean.shape[-len(size) :] == size
     assert np.isfinite(first.noisy).all()
     np.testing.assert_array_equal(first.noisy, again.noisy)
     np.testing.assert_array_equal(first.clean, again.clean)
     assert (first.noisy != other.noisy).any()
-
-
-def test_samples_are_made_in_a_moment() -> None:
-    for make in (samples.blobs, samples.edx, samples.xct):
-        start = time.process_time()
-        make()
-        assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(
@@ -143,7 +134,7 @@ def test_samples_are_made_in_a_moment() -> None:
         (lambda: samples.xct(size=(4, 64, 64)), "at least 8"),
     ],
 )
-def test_too_small_is_told_in_a_sentence(make, sentence: str) -> None:  # type: ignore[no-untyped-def]
+def test_too_small_sizes_raise_one_sentence(make, sentence: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=sentence):
         make()
 
@@ -180,6 +171,6 @@ def test_lattice_counts_are_poisson_around_the_clean_rate() -> None:
 @pytest.mark.parametrize(
     ("given", "words"), [({"size": (16, 64)}, "size"), ({"period_px": 3}, "period_px"), ({"dose": 0}, "dose")]
 )
-def test_a_lattice_that_makes_no_sense_is_refused(given, words) -> None:
+def test_an_impossible_lattice_is_refused(given, words) -> None:
     with pytest.raises(ValueError, match=words):
         samples.lattice(**given)

@@ -13,7 +13,7 @@ from napari_btn.io.regions import read_regions, write_regions
 from napari_btn.io.tables import read_table
 
 
-def test_the_whole_walk(tmp_path, monkeypatch):
+def test_the_whole_workflow(tmp_path, monkeypatch):
     monkeypatch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 1500)
     monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 1)
     field = btn.samples.edx(seed=3, size=(64, 240))

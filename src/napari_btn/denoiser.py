@@ -1,20 +1,20 @@
 """`Denoiser`: the object a user holds. It trains, calibrates, predicts, reports and saves.
 
-A facade: settings and a frozen `Model`, and the steps of `workflow` by the names of API.md. Docks and
-scans use model and steps themselves.
+A facade: settings and a frozen `Model`, and the steps of `workflow` under the names that users call. Docks
+and scans use model and steps themselves. The file is long because its docstrings are the reference of the
+public interface; the code makes four tenths of it.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import numpy as np
 
 from napari_btn import model as models
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.compute.pool import compute_for
-from napari_btn.core.evaluation.diagnostics import coverage_curve, miscoverage_map
 from napari_btn.core.evaluation.report import evaluate
 from napari_btn.core.progress import drain
 from napari_btn.core.settings import (
@@ -26,13 +26,19 @@ from napari_btn.core.settings import (
     TileSettings,
     TokenSettings,
     TrainSettings,
-    need,
 )
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import Estimate, Plan, estimate_training
-from napari_btn.workflow.calibrate import calibrate_steps, held_out_intervals, need_unseen_steps
+from napari_btn.workflow.calibrate import calibrate_steps
+from napari_btn.workflow.evaluate import (
+    coverage_by_level,
+    equivalent_filter_steps,
+    gain_of_members_steps,
+    graph_of_member,
+    missed_share,
+)
 from napari_btn.workflow.fit import fit_steps, plan_of, prepare
-from napari_btn.workflow.inputs import image_for, need_same, pair_for, pair_of, scenes_for
+from napari_btn.workflow.inputs import image_for, pair_for, pair_of
 from napari_btn.workflow.predict import Folder, predict_steps
 from napari_btn.workflow.refine import Refinement, refine_steps
 from napari_btn.workflow.tokens import tokens_steps
@@ -60,6 +66,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Denoiser", "Estimate", "Plan", "evaluate", "load", "load_partial"]
 
+T = TypeVar("T")
+
+
+class Runner(Protocol):
+    """Runs a step to its end, and returns its result."""
+
+    def __call__(self, step: Step[T], /) -> T:
+        """Return the step's result."""
+
 
 class Denoiser:
     """An ensemble of small random networks with calibrated quantiles.
@@ -83,6 +98,11 @@ class Denoiser:
         NVIDIA card, else the CPU.
     network, train, calibration, tiles : settings, optional
         Replace the defaults, and for ``train`` the preset's.
+
+    Attributes
+    ----------
+    run : callable
+        Runs a step to its end and returns its result; the command line puts one here that shows progress.
 
     References
     ----------
@@ -119,6 +139,7 @@ class Denoiser:
             tiles=tiles or TileSettings(),
         )
         self.device = device
+        self.run: Runner = drain
         self._model: Model | None = None
 
     @classmethod
@@ -386,20 +407,21 @@ class Denoiser:
         ValueError
             With what came, what is needed and what to do.
         """
-        steps = self.fit_steps(
-            noisy,
-            clean,
-            axes=axes,
-            channel_names=channel_names,
-            pixel_size=pixel_size,
-            unit=unit,
-            valid=valid,
-            regions=regions,
-            executor=executor,
-            resume=resume,
-            preview_every=preview_every,
+        return self.run(
+            self.fit_steps(
+                noisy,
+                clean,
+                axes=axes,
+                channel_names=channel_names,
+                pixel_size=pixel_size,
+                unit=unit,
+                valid=valid,
+                regions=regions,
+                executor=executor,
+                resume=resume,
+                preview_every=preview_every,
+            )
         )
-        return drain(steps)
 
     def fit_steps(
         self,
@@ -492,37 +514,8 @@ class Denoiser:
             With what came, what is needed and what to do; also where pixels would calibrate that the
             members were trained on.
         """
-        steps = self.refine_steps(
-            noisy,
-            clean,
-            axes=axes,
-            windows=windows,
-            image=image,
-            image_axes=image_axes,
-            train=train,
-            valid=valid,
-            regions=regions,
-            executor=executor,
-        )
-        return drain(steps)
-
-    def refine_steps(
-        self,
-        noisy: Any,
-        clean: Any,
-        *,
-        axes: str | None = None,
-        windows: Sequence[tuple[Any, Any]] = (),
-        image: Any = None,
-        image_axes: str | None = None,
-        train: TrainSettings | None = None,
-        valid: Any = None,
-        regions: Any = None,
-        executor: Executor | None = None,
-    ) -> Step[Refinement]:
-        """Refine as `refine` does; a step, until whose end the denoiser is unchanged."""
         model = self.model
-        made, refinement = yield from refine_steps(
+        steps = refine_steps(
             model,
             pair_for(model, noisy, clean, axes, valid),
             self._compute(executor),
@@ -531,6 +524,7 @@ class Denoiser:
             train=train,
             regions=_painted(regions),
         )
+        made, refinement = self.run(steps)
         self._take(made)
         return refinement
 
@@ -579,31 +573,6 @@ class Denoiser:
         ValueError
             If the members trained on these images, or groups can't be found.
         """
-        steps = self.calibrate_steps(
-            noisy,
-            clean,
-            axes=axes,
-            alpha=alpha,
-            valid=valid,
-            groups=groups,
-            settings=settings,
-            executor=executor,
-        )
-        return drain(steps)
-
-    def calibrate_steps(
-        self,
-        noisy: Any = None,
-        clean: Any = None,
-        *,
-        axes: str | None = None,
-        alpha: float | None = None,
-        valid: Any = None,
-        groups: Any = None,
-        settings: CalibrationSettings | None = None,
-        executor: Executor | None = None,
-    ) -> Step[Self]:
-        """Calibrate as `calibrate` does; a step, until whose end the denoiser is unchanged."""
         model = self.model
         wanted = replace(
             model.settings,
@@ -611,8 +580,9 @@ class Denoiser:
             calibration=settings or model.settings.calibration,
         )
         pair = None if noisy is None else pair_for(model, noisy, clean, axes, valid)
-        made = yield from calibrate_steps(model, self._compute(executor), wanted, pair=pair, groups=groups)
-        return self._take(made)
+        return self._take(
+            self.run(calibrate_steps(model, self._compute(executor), wanted, pair=pair, groups=groups))
+        )
 
     def coverage_curve(self, alphas: Sequence[float] = (0.5, 0.32, 0.2, 0.1, 0.05)) -> NDArray[np.float64]:
         """Return the cross-fitted coverage after calibration at several levels, (C, A).
@@ -622,17 +592,7 @@ class Denoiser:
         alphas : sequence of float
             The A miscoverages; see `core.evaluation.diagnostics.coverage_curve`.
         """
-        scores = self.model.scores
-        grouping = scores.grouping
-        group = None if grouping is None else grouping.groups(grouping.held_out).astype(np.int64)
-        return coverage_curve(
-            scores.held_out,
-            self.calibration_settings,
-            alphas,
-            group=group,
-            parents=None if grouping is None else grouping.parents,
-            seed=self.seed,
-        )
+        return coverage_by_level(self.model, alphas)
 
     def miscoverage(
         self, shape: Sequence[int], *, noisy: Any = None, axes: str | None = None
@@ -659,20 +619,8 @@ class Denoiser:
         ValueError
             If the held-out pixels don't lie within the shape, or come from another image than ``noisy``.
         """
-        model = self.model
-        scores, ndim = model.scores, model.blueprint.ndim
-        if noisy is not None:
-            need_same(image_for(model, noisy, axes).view, scores.held_out)
-        letters = "ZYX"[-ndim:] if len(shape) == ndim else (axes or self.axes).upper().replace("C", "")
-        if len(letters) != len(shape):
-            raise ValueError(
-                f"The shape {tuple(shape)} has {len(shape)} numbers; give one per axis of {letters}, or {ndim} for "
-                "the space axes alone."
-            )
-        lower, _, upper = held_out_intervals(
-            scores, model.calibrated.calibration, self.calibration_settings, self.seed
-        )
-        return miscoverage_map(scores.held_out, lower, upper, shape, letters)
+        image = None if noisy is None else image_for(self.model, noisy, axes)
+        return missed_share(self.model, shape, axes, image)
 
     # ---------------------------------------------------------------- prediction
 
@@ -729,49 +677,17 @@ class Denoiser:
             If the image doesn't fit the networks, a pixel that counts is NaN or infinite, or ``out`` is taken or
             names no zarr.
         """
-        steps = self.predict_steps(
-            noisy,
-            axes,
-            out=out,
-            overwrite=overwrite,
+        image = image_for(self.model, noisy, axes, pixel_size, unit)
+        steps = predict_steps(
+            self.model,
+            image,
+            self._compute(executor),
+            out=None if out is None else Folder(out, overwrite),
             quantiles=quantiles,
             groups=groups,
             valid=valid,
-            pixel_size=pixel_size,
-            unit=unit,
-            executor=executor,
         )
-        return drain(steps)
-
-    def predict_steps(
-        self,
-        noisy: Any,
-        axes: str | None = None,
-        *,
-        out: str | Path | None = None,
-        overwrite: bool = False,
-        quantiles: bool = True,
-        groups: Any = None,
-        valid: Any = None,
-        pixel_size: Sequence[float] | None = None,
-        unit: str | None = None,
-        executor: Executor | None = None,
-    ) -> Step[Prediction]:
-        """Predict as `predict` does; a step."""
-        model = self.model
-        image = image_for(model, noisy, axes, pixel_size, unit)
-        folder = None if out is None else Folder(out, overwrite)
-        return (
-            yield from predict_steps(
-                model,
-                image,
-                self._compute(executor),
-                out=folder,
-                quantiles=quantiles,
-                groups=groups,
-                valid=valid,
-            )
-        )
+        return self.run(steps)
 
     def equivalent_filter(
         self,
@@ -808,26 +724,11 @@ class Denoiser:
         ValueError
             If the image doesn't fit the networks, or has no such pixel or channel.
         """
-        return drain(self.equivalent_filter_steps(noisy, at, axes, channel=channel, scene=scene))
-
-    def equivalent_filter_steps(
-        self,
-        noisy: Any,
-        at: Sequence[int],
-        axes: str | None = None,
-        *,
-        channel: str | int | None = None,
-        scene: int = 0,
-    ) -> Step[EquivalentFilter]:
-        """Return the filter of `equivalent_filter`; a step."""
-        from napari_btn.core.data.image import channel_number
-        from napari_btn.core.inference.jacobian import filter_steps
-
-        number = channel_number(channel, self.model.channel_names)
-        view, device = image_for(self.model, noisy, axes).view, self._compute(None).device
-        return (
-            yield from filter_steps(view, self.model.networks, at, channel=number, scene=scene, device=device)
+        image = image_for(self.model, noisy, axes)
+        steps = equivalent_filter_steps(
+            self.model, image, at, self._compute(None), channel=channel, scene=scene
         )
+        return self.run(steps)
 
     def tokens(
         self,
@@ -857,8 +758,12 @@ class Denoiser:
             As in `predict`.
         refit : bool
             Learn the palette again from this image.
-        order_by, smooth_px, method
-            As in `TokenSettings`. Another method than the palette's learns again.
+        order_by : str or int
+            Channel whose median orders the tokens, by name or number.
+        smooth_px : float
+            SD of the Gaussian over the latent components, in pixels, when the palette is learned.
+        method : str, optional
+            As in `TokenSettings`; another method than the palette's learns again.
         valid : array of bool, optional
             True where a pixel counts, over the space axes or all axes but C; the rest gets label 0.
         prediction : Prediction, optional
@@ -877,47 +782,18 @@ class Denoiser:
             If there cannot be so many tokens, the image or its prediction doesn't fit, or HDBSCAN finds no
             two groups.
         """
-        steps = self.tokens_steps(
-            noisy,
-            n_tokens,
-            axes,
-            refit=refit,
-            order_by=order_by,
-            smooth_px=smooth_px,
-            method=method,
-            valid=valid,
-            prediction=prediction,
-            executor=executor,
+        made, tokens = self.run(
+            tokens_steps(
+                self.model,
+                image_for(self.model, noisy, axes),
+                self._compute(executor),
+                TokenSettings(n_tokens, order_by, smooth_px, method),
+                refit=refit,
+                valid=valid,
+                prediction=prediction,
+            )
         )
-        return drain(steps)
-
-    def tokens_steps(
-        self,
-        noisy: Any,
-        n_tokens: int = 20,
-        axes: str | None = None,
-        *,
-        refit: bool = False,
-        order_by: str | int = 0,
-        smooth_px: float = 1.5,
-        method: TokenMethod | None = None,
-        valid: Any = None,
-        prediction: Prediction | None = None,
-        executor: Executor | None = None,
-    ) -> Step[Tokens]:
-        """Return the tokens of `tokens`; a step."""
-        model = self.model
-        made, tokens = yield from tokens_steps(
-            model,
-            image_for(model, noisy, axes),
-            self._compute(executor),
-            TokenSettings(n_tokens, order_by, smooth_px, method),
-            refit=refit,
-            valid=valid,
-            prediction=prediction,
-        )
-        if self._model is model:
-            self._take(made)
+        self._take(made)
         return tokens
 
     # ---------------------------------------------------------------- members
@@ -935,12 +811,7 @@ class Denoiser:
         ValueError
             If there is no such member.
         """
-        from napari_btn.core.networks.family import graph_of
-
-        networks = self.model.networks
-        need(0 <= member < len(networks.members), "member", member, f"0 to {len(networks.members) - 1}")
-        found = networks.members[member]
-        return graph_of(networks.blueprint, found.number, found.attempt)
+        return graph_of_member(self.model, member)
 
     def ensemble_gain(
         self,
@@ -969,22 +840,8 @@ class Denoiser:
         ValueError
             If the images don't fit the networks, or members were trained on them.
         """
-        from napari_btn.core.evaluation.gain import gain_steps
-
-        model = self.model
-        scenes = scenes_for(model, pair_for(model, noisy, clean, axes))
-        drain(scenes.check_steps())
-        drain(need_unseen_steps(model, scenes))
-        steps = gain_steps(
-            scenes,
-            model.networks,
-            self._compute(executor),
-            alpha=self.alpha,
-            sizes=sizes,
-            settings=self.calibration_settings,
-            seed=self.seed,
-        )
-        return drain(steps)
+        pair = pair_for(self.model, noisy, clean, axes)
+        return self.run(gain_of_members_steps(self.model, pair, self._compute(executor), sizes))
 
     # ---------------------------------------------------------------- files
 

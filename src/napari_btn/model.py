@@ -15,6 +15,7 @@ from napari_btn.core.calibration.groups import GroupCalibration
 from napari_btn.core.evaluation.report import Report
 from napari_btn.core.networks.family import Blueprint, Member, Networks
 from napari_btn.core.progress import Note
+from napari_btn.core.registry import FAMILIES
 from napari_btn.core.settings import EnsembleSettings
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 
@@ -298,8 +299,7 @@ def _to_bundle(model: Model) -> Bundle:
     values = {
         "kind": "trained",
         "settings": model.settings.to_dict(),
-        "dilations": list(blueprint.dilations),
-        "flat": list(blueprint.flat),
+        **blueprint.family.to_dict(blueprint.plan),
         "n_in": blueprint.n_in,
         "n_out": blueprint.n_out,
         "ndim": blueprint.ndim,
@@ -326,13 +326,12 @@ def _from_bundle(bundle: Bundle) -> Model:
     settings = EnsembleSettings.from_dict(values["settings"])
     blueprint = Blueprint(
         settings.network,
-        tuple(values["dilations"]),
+        FAMILIES[settings.network.family].from_dict(values),
         values["n_in"],
         values["n_out"],
         values["ndim"],
         settings.levels,
         settings.seed,
-        tuple(values.get("flat", ())),
     )
     members = _members_of(bundle)
     known, groups = values.get("profile"), values.get("groups")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from napari_btn.core.networks.family import Blueprint, Member, build, member_rng
+from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.networks.sms.graph import draw_dilations
 from napari_btn.core.settings import NetworkSettings
 
@@ -18,7 +19,8 @@ def _random_members(
 
     settings = NetworkSettings(**{"depth": 4, "channels": chunk, "inputs": 3, "max_dilation": 3} | network)
     dilations = draw_dilations(settings, ndim=ndim)
-    blueprint = Blueprint(settings, dilations, channels, n_out or channels, ndim, levels, seed, flat)
+    plan = Schedule(dilations, flat)
+    blueprint = Blueprint(settings, plan, channels, n_out or channels, ndim, levels, seed)
     x, y = (
         torch.from_numpy(_noise(s, (4, c, *(12,) * ndim))) for s, c in ((1, channels), (2, blueprint.n_out))
     )

@@ -12,8 +12,7 @@ import napari_btn as btn
 from napari_btn import samples
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.inference.run import loaded
-from napari_btn.core.networks.heads import quantiles_from_raw
-from napari_btn.core.networks.sms.one_member import ABSOLUTE, noncrossing_pinball
+from napari_btn.core.networks.pinball import ABSOLUTE, noncrossing_pinball, quantiles_from_raw
 from napari_btn.core.training import processes as training
 from napari_btn.core.training.tasks import pinball
 
@@ -76,7 +75,7 @@ def trained():
 
 def test_training_adds_no_constant(trained):
     _, denoiser = trained
-    (member,) = denoiser._fitted.members
+    (member,) = denoiser.model.networks.members
     for name, value in member.weights.items():
         if name.endswith("_bias") or name in SCALES:
             assert not value.any(), name

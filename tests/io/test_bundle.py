@@ -33,7 +33,7 @@ def path(tmp_path):
     return path
 
 
-def test_what_goes_in_comes_out(path):
+def test_a_bundle_survives_a_round_trip(path):
     made = read_bundle(path)
     assert {k: made.values[k] for k in VALUES} == VALUES
     assert made.arrays.keys() == ARRAYS.keys()
@@ -70,7 +70,7 @@ def test_the_same_content_is_the_same_file(path):
     assert path.read_bytes() == path.with_name("again.btn").read_bytes()
 
 
-def test_what_is_not_an_array_is_json(path):
+def test_all_but_arrays_is_json(path):
     data = path.read_bytes()
     header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     assert json.loads(header["__metadata__"]["napari-btn"])["version"] == BUNDLE_VERSION
@@ -83,7 +83,7 @@ def refused(path, words):
     assert str(caught.value).endswith(".")
 
 
-def test_a_file_cut_short_is_refused(path):
+def test_a_truncated_file_is_refused(path):
     data = path.read_bytes()
     for keep in (0, 3, 8, 60, len(data) // 2, len(data) - 1):
         path.write_bytes(data[:keep])
@@ -161,7 +161,7 @@ def test_a_real_full_disk(path):
     assert caught.value.errno == errno.ENOSPC  # what the simulated ones raise is what a disk raises
 
 
-def test_a_read_only_folder_says_so(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_an_error_with_a_sentence(tmp_path, monkeypatch):
     # by hand, as nothing is read-only for root
     def refuse(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
@@ -172,12 +172,12 @@ def test_a_read_only_folder_says_so(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_missing_folder_says_so(tmp_path):
+def test_a_missing_folder_is_an_error_with_a_sentence(tmp_path):
     with pytest.raises(ValueError, match="There is no folder"):
         write_bundle(Bundle({}, {}), tmp_path / "nowhere" / "a.btn")
 
 
-def test_anyone_may_read_it(path):
+def test_other_users_may_read_a_bundle(path):
     umask = os.umask(0)
     os.umask(umask)
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_btn.core.calibration.prediction import Prediction
-from napari_btn.io import atomic, images
+from napari_btn.io import _tiff, atomic, images
+from napari_btn.io._format import Format
 from napari_btn.io.images import read_image, read_provenance, write_images, write_prediction
-from napari_btn.io.metadata import guess_axes
+from napari_btn.io.metadata import Meta, guess_axes
 
 zarr = pytest.importorskip("zarr")
 
@@ -63,7 +64,7 @@ def _axes(draw: st.DrawFn) -> tuple[str, tuple[int, ...]]:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @given(drawn=_axes(), dtype=st.sampled_from(["float32", "uint16", "float64"]))
-def test_what_is_written_comes_back(suffix: str, drawn: tuple[str, tuple[int, ...]], dtype: str) -> None:
+def test_images_survive_a_round_trip(suffix: str, drawn: tuple[str, tuple[int, ...]], dtype: str) -> None:
     axes, shape = drawn
     size = dict(zip(axes.upper(), shape, strict=True))
     space = [a for a in axes.upper() if a in "ZYX"]
@@ -96,7 +97,7 @@ def test_what_is_written_comes_back(suffix: str, drawn: tuple[str, tuple[int, ..
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_prediction_keeps_its_maps_and_where_they_come_from(suffix: str, tmp_path: Path) -> None:
+def test_a_prediction_keeps_its_maps_and_provenance(suffix: str, tmp_path: Path) -> None:
     prediction = _prediction()
     path = tmp_path / f"p{suffix}"
     write_prediction(prediction, path)
@@ -125,10 +126,10 @@ def test_an_ome_tiff_reads_the_same_in_other_programs(tmp_path: Path) -> None:
     with tifffile.TiffFile(tmp_path / "p.ome.tif") as tif:
         assert [one.name for one in tif.series] == ["lower", "median", "upper", "width", "spread"]
         assert {one.axes for one in tif.series} == {"CYX"}
-        told = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"][1]
+        metadata = tifffile.xml2dict(tif.ome_metadata)["OME"]["Image"][1]
         np.testing.assert_array_equal(tif.series[1].asarray(), prediction.median)
-    assert told["Name"] == "median"
-    pixels = told["Pixels"]
+    assert metadata["Name"] == "median"
+    pixels = metadata["Pixels"]
     assert (pixels["PhysicalSizeY"], pixels["PhysicalSizeX"]) == (0.5, 0.25)
     assert pixels["PhysicalSizeXUnit"] == "µm"
     assert [channel["Name"] for channel in pixels["Channel"]] == ["a", "b", "c"]
@@ -187,7 +188,7 @@ def test_maps_on_disk_are_written_without_reading_them_whole(tmp_path: Path) -> 
 
 def test_an_ome_tiff_of_another_program(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 999, (4, 3, 8, 9), dtype=np.uint16)
-    told = {
+    metadata = {
         "axes": "TCYX",
         "PhysicalSizeX": 120.0,
         "PhysicalSizeXUnit": "nm",
@@ -195,7 +196,7 @@ def test_an_ome_tiff_of_another_program(tmp_path: Path) -> None:
         "PhysicalSizeYUnit": "nm",
         "Channel": {"Name": ["Si", "Al", "Fe"]},
     }
-    tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata=told, compression="zlib")
+    tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata=metadata, compression="zlib")
     image = read_image(tmp_path / "a.ome.tif")
     np.testing.assert_array_equal(image.data, values)
     assert (image.axes, image.pixel_size, image.unit) == ("TCYX", (130.0, 120.0), "nm")
@@ -215,8 +216,8 @@ def test_the_finest_level_of_a_pyramid_is_read(tmp_path: Path) -> None:
 
 def test_an_imagej_hyperstack(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((5, 2, 8, 9)).astype(np.float32)
-    told = {"axes": "ZCYX", "spacing": 3.0, "unit": "micron"}
-    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, resolution=(4, 2), metadata=told)
+    metadata = {"axes": "ZCYX", "spacing": 3.0, "unit": "micron"}
+    tifffile.imwrite(tmp_path / "a.tif", values, imagej=True, resolution=(4, 2), metadata=metadata)
     image = read_image(tmp_path / "a.tif")
     np.testing.assert_array_equal(image.data, values)
     assert (image.axes, image.pixel_size, image.unit) == ("ZCYX", (3.0, 0.5, 0.25), "um")
@@ -245,7 +246,7 @@ def test_colour_samples_are_channels(tmp_path: Path) -> None:
 def test_a_large_tiff_is_opened_and_not_read(
     compression: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "_LAZY_BYTES", 1000)
+    monkeypatch.setattr(_tiff, "_LAZY_BYTES", 1000)
     values = np.random.default_rng(0).random((3, 64, 70)).astype(np.float32)
     tifffile.imwrite(tmp_path / "a.ome.tif", values, metadata={"axes": "CYX"}, compression=compression)
     image = read_image(tmp_path / "a.ome.tif")
@@ -255,7 +256,7 @@ def test_a_large_tiff_is_opened_and_not_read(
 
 
 def test_our_own_large_output_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_LAZY_BYTES", 1000)
+    monkeypatch.setattr(_tiff, "_LAZY_BYTES", 1000)
     maps = _maps((3, 64, 70))
     write_images(maps, tmp_path / "a.ome.tif", axes="CYX")
     image = read_image(f"{tmp_path / 'a.ome.tif'}:width")
@@ -263,7 +264,7 @@ def test_our_own_large_output_is_mapped(tmp_path: Path, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(image.data, maps["width"])
 
 
-def test_npy_is_mapped_and_npz_is_picked_from(tmp_path: Path) -> None:
+def test_npy_is_mapped_and_npz_is_read_by_key(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((3, 40, 50))
     np.save(tmp_path / "a.npy", values)
     image = read_image(tmp_path / "a.npy")
@@ -334,7 +335,7 @@ def test_the_first_map_of_our_zarr_is_the_first_written(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "a.ome.zarr" / "width").data[...], maps["width"])
 
 
-def test_the_real_maps_are_read_where_they_lie(data_dir: Path) -> None:
+def test_the_real_maps_are_read(data_dir: Path) -> None:
     image = read_image(f"{data_dir / 'edx_top' / 'edx_top.npz'}:noisy")
     assert (image.axes, image.axes_guessed) == ("CYX", True)
     assert image.data.shape == (3, 238, 597)
@@ -403,7 +404,7 @@ def _empty_group(folder: Path) -> Path:
         (lambda d: _write(d / "file.zarr", b"x"), "is no zarr folder"),
     ],
 )
-def test_what_cannot_be_read_is_told_in_a_sentence(make, sentence: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_unreadable_files_raise_one_sentence(make, sentence: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         read_image(make(tmp_path))
     assert sentence in str(caught.value)
@@ -416,7 +417,7 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
         read_image(tmp_path / "a.npy")
 
 
-def test_a_wrong_map_of_a_tiff_or_zarr_is_told(tmp_path: Path) -> None:
+def test_an_unknown_key_lists_the_maps(tmp_path: Path) -> None:
     for suffix in (".ome.tif", ".ome.zarr"):
         write_images(_maps((7, 11)), tmp_path / f"a{suffix}", axes="YX")
         with pytest.raises(ValueError, match="has no mean; it holds lower, median, width"):
@@ -455,7 +456,7 @@ def test_zarr_missing_says_what_to_install(tmp_path: Path, monkeypatch: pytest.M
         ({"path": "none/a.ome.tif"}, "There is no folder"),
     ],
 )
-def test_what_cannot_be_written_is_told_and_leaves_nothing(change, sentence: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_bad_output_raises_one_sentence_and_leaves_nothing(change, sentence: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     call = {"maps": _maps((3, 4)), "axes": "YX", "path": "a.ome.tif", **change}
     maps, path = call.pop("maps"), tmp_path / call.pop("path")
     with pytest.raises(ValueError) as caught:  # noqa: PT011
@@ -495,7 +496,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path: Path) -> None:
     ("number", "sentence"),
     [(errno.ENOSPC, "the disk is full"), (errno.EACCES, "read-only"), (errno.EIO, "could not be written")],
 )
-def test_a_failing_disk_is_one_sentence_and_the_old_output_stays(
+def test_a_failing_disk_raises_one_sentence_and_keeps_the_old_output(
     suffix: str, number: int, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"a{suffix}"
@@ -535,12 +536,12 @@ def test_an_interrupt_leaves_nothing_behind(suffix: str, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs a folder in which nobody may write")
-def test_a_folder_that_takes_no_files_is_one_sentence() -> None:
+def test_an_unwritable_folder_raises_one_sentence() -> None:
     with pytest.raises(OSError, match=r"/proc/self/a\.npz could not be written"):
         write_images(_maps((3, 4)), "/proc/self/a.npz", axes="YX")
 
 
-def test_a_zarr_that_cannot_take_its_name_leaves_the_old_one(
+def test_a_zarr_that_cannot_be_renamed_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.ome.zarr"
@@ -557,3 +558,49 @@ def test_a_zarr_that_cannot_take_its_name_leaves_the_old_one(
         write_images({"new": np.ones((3, 4))}, path, axes="YX", overwrite=True)
     assert read_image(f"{path}:old").data.shape == (3, 4)
     assert list(tmp_path.iterdir()) == [path]
+
+
+# --- the table of formats ------------------------------------------------------------------------
+
+
+@given(
+    stem=st.text(min_size=1), suffix=st.sampled_from(images.SUFFIXES), ome=st.booleans(), upper=st.booleans()
+)
+def test_a_name_is_split_at_the_suffix_of_an_image(stem: str, suffix: str, ome: bool, upper: bool) -> None:
+    ending = ".ome" * ome + suffix
+    ending = ending.upper() if upper else ending
+    found = images.split_suffix(stem + ending)
+    assert "".join(found) == stem + ending
+    assert found[1].endswith(ending[-len(suffix) :])
+
+
+def test_other_names_have_no_suffix_of_an_image() -> None:
+    for name in ("soil", "soil.csv", ".npz", "soil.tif.txt"):
+        assert images.split_suffix(name) == (name, "")
+
+
+def test_formats_share_no_suffix_and_are_found_by_their_outputs() -> None:
+    assert len(set(images.SUFFIXES)) == len(images.SUFFIXES)
+    for one in images.FORMATS:
+        if one.write:
+            assert images.output_format(f"soil{one.output}") is one
+            assert one.output.endswith(one.suffixes)
+
+
+def test_a_new_format_is_one_entry_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(file: Path, key: str | None) -> tuple[np.ndarray, Meta]:
+        return np.loadtxt(file), Meta(name=key or "")
+
+    def write(maps: dict[str, np.ndarray], path: Path, meta: Meta, provenance: dict[str, object]) -> None:
+        np.savetxt(path, maps["median"])
+
+    text = Format((".txt",), ".txt", read, lambda file, key: {}, write, ".txt")
+    monkeypatch.setattr(images, "FORMATS", (*images.FORMATS, text))
+    monkeypatch.setattr(images, "SUFFIXES", (*images.SUFFIXES, ".txt"))
+    values = np.arange(6.0).reshape(2, 3)
+    write_images({"median": values}, tmp_path / "soil.txt", axes="YX")
+    image = read_image(tmp_path / "soil.txt")
+    np.testing.assert_array_equal(image.data, values)
+    assert (image.axes, image.name) == ("YX", "soil")
+    with pytest.raises(ValueError, match=r"file\.npz:key or \.txt"):
+        read_image(tmp_path)

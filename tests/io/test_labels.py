@@ -1,4 +1,4 @@
-"""Labels come back as they were written, and other programs find in the files what they look for."""
+"""Labels survive a round trip, and other programs can read the files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def written(request, tmp_path):
     return path
 
 
-def test_labels_come_back_with_names_and_colours(written):
+def test_labels_survive_a_round_trip_with_names_and_colours(written):
     back = read_labels(written)
     np.testing.assert_array_equal(back.labels, LABELS)
     assert back.labels.dtype == np.int32
@@ -50,17 +50,17 @@ def test_a_bare_label_image_is_read_too(tmp_path):
     assert back.names == back.colours == back.features == back.provenance == {}
 
 
-def test_what_is_no_label_image_is_refused(tmp_path):
+def test_other_images_are_refused_as_labels(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", LABELS.astype(np.float32))
     with pytest.raises(ValueError, match="whole numbers from 0"):
         read_labels(tmp_path / "a.tif")
     tifffile.imwrite(tmp_path / "b.tif", LABELS.astype(np.uint8))
     (tmp_path / "b.json").write_text("{")
-    with pytest.raises(ValueError, match=r"b\.json is no JSON"):
+    with pytest.raises(ValueError, match=r"b\.json is not valid JSON"):
         read_labels(tmp_path / "b.tif")
 
 
-def test_the_ome_tiff_says_what_fiji_and_qupath_read(tmp_path):
+def test_the_ome_tiff_has_what_fiji_and_qupath_read(tmp_path):
     """Both open OME-TIFF by Bio-Formats: one plane of a whole-number type, and its physical size."""
     write_labels(LABELS, TABLE, tmp_path / "a.ome.tif", axes="YX", pixel_size=(0.5, 0.25), unit="um")
     with tifffile.TiffFile(tmp_path / "a.ome.tif") as file:

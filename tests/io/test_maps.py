@@ -1,4 +1,4 @@
-"""Maps on disk that are filled part by part."""
+"""Maps on disk that are written part by part."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_other_readers_find_the_images_and_their_metadata(tmp_path: Path) -> Non
     assert read_provenance(path) == known
 
 
-def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     def fail_half_way() -> None:
         with zarr_maps(tmp_path / "p.zarr", ("lower",), (9, 8), axes="YX") as maps:
             maps["lower"][0] = 1
@@ -80,7 +80,7 @@ def test_what_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None:
+def test_existing_maps_are_replaced_only_when_allowed(tmp_path: Path) -> None:
     path = tmp_path / "p.zarr"
     for value, overwrite in ((1, False), (2, True)):
         with zarr_maps(path, ("lower",), (9, 8), axes="YX", overwrite=overwrite) as maps:
@@ -93,7 +93,7 @@ def test_what_is_there_is_kept_unless_it_may_be_replaced(tmp_path: Path) -> None
     assert open_maps(path, "YX")["lower"][0, 0] == 2
 
 
-def test_other_kinds_are_refused(tmp_path: Path) -> None:
+def test_other_formats_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match=r"end it in \.ome\.zarr"),
         zarr_maps(tmp_path / "p.npz", ("lower",), (9, 8), axes="YX"),

@@ -31,7 +31,7 @@ def painted(shapes, shape):
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_outlines_hold_just_the_mask(mask):
+def test_outlines_enclose_exactly_the_mask(mask):
     shapes = polygons(mask)
     np.testing.assert_array_equal(painted(shapes, mask.shape), mask)
     assert len(shapes) == ndimage.label(mask)[1]
@@ -41,7 +41,7 @@ def test_outlines_hold_just_the_mask(mask):
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))))
-def test_rings_have_corners_alone(mask):
+def test_rings_have_only_corners(mask):
     for rings in polygons(mask):
         for ring in rings:
             steps = np.diff(ring, axis=0)
@@ -58,5 +58,5 @@ def test_small_patches_are_left_out():
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (3, 3)])
-def test_nothing_has_no_outline(shape):
+def test_an_empty_mask_has_no_outline(shape):
     assert polygons(np.zeros(shape, bool)) == []

@@ -41,18 +41,18 @@ def components() -> list[Region]:
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_windows_come_back(windows: list[Region], tmp_path: Path, ending: str) -> None:
+def test_windows_survive_a_round_trip(windows: list[Region], tmp_path: Path, ending: str) -> None:
     write_regions(windows, tmp_path / f"a.{ending}")
     assert read_regions(tmp_path / f"a.{ending}") == windows
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_boxes_in_volumes_come_back(volumes: list[Region], tmp_path: Path, ending: str) -> None:
+def test_boxes_in_volumes_survive_a_round_trip(volumes: list[Region], tmp_path: Path, ending: str) -> None:
     write_regions(volumes, tmp_path / f"a.{ending}")
     assert read_regions(tmp_path / f"a.{ending}") == volumes
 
 
-def test_one_roi_comes_back(windows: list[Region], tmp_path: Path) -> None:
+def test_one_roi_survives_a_round_trip(windows: list[Region], tmp_path: Path) -> None:
     write_regions(windows[:1], tmp_path / "a.roi")
     assert read_regions(tmp_path / "a.roi") == windows[:1]
     with pytest.raises(ValueError, match=r"name the file \.zip"):
@@ -77,7 +77,7 @@ def test_components_keep_their_outline(components: list[Region], tmp_path: Path)
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_component_comes_back_from_its_polygon(tmp_path: Path, seed: int) -> None:
+def test_any_component_is_recovered_from_its_polygon(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     regions = threshold_regions(rng.random((12, 14)), 0.6, smooth_px=0, min_area_px=1)
     write_regions(regions, tmp_path / "a.geojson", overwrite=True)
@@ -120,12 +120,12 @@ def test_rectangles_are_rectangles_in_imagej(windows: list[Region], tmp_path: Pa
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_no_regions_is_a_file_too(tmp_path: Path, ending: str) -> None:
+def test_a_file_may_have_no_regions(tmp_path: Path, ending: str) -> None:
     write_regions([], tmp_path / f"a.{ending}")
     assert read_regions(tmp_path / f"a.{ending}") == []
 
 
-def test_files_are_not_replaced_unasked(windows: list[Region], tmp_path: Path) -> None:
+def test_files_are_replaced_only_when_allowed(windows: list[Region], tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     write_regions(windows, path)
     with pytest.raises(ValueError, match="exists"):
@@ -135,7 +135,7 @@ def test_files_are_not_replaced_unasked(windows: list[Region], tmp_path: Path) -
     assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 
-def test_what_is_not_regions_is_refused(windows: list[Region], tmp_path: Path) -> None:
+def test_other_files_are_refused_as_regions(windows: list[Region], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="choose"):
         write_regions(windows, tmp_path / "a.xls")
     with pytest.raises(ValueError, match="no file"):

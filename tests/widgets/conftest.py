@@ -56,6 +56,8 @@ class FakeDenoiser:
     shift: tuple[float, ...] | None = (0.0, 0.0)
     resumed: Any = None
     prepared = 0
+    updated = 0
+    before_update: Any = None
     given: Any = None
     calibrated: Any = None
 
@@ -108,6 +110,9 @@ class FakeDenoiser:
         type(self).resumed, type(self).given = resume, given
         clean_array = np.asarray(clean, np.float32)
         for step in range(self.updates):
+            if self.before_update is not None:
+                self.before_update()
+            type(self).updated += 1
             time.sleep(self.pause_s)
             losses = tuple((m, step, 1.0 / (step + 1)) for m in range(self.members))
             yield Progress(
@@ -116,7 +121,7 @@ class FakeDenoiser:
                 f"Member 1 of {self.members}",
                 preview=clean_array if step % self.preview_every == self.preview_every - 1 else None,
                 losses=losses,
-                checkpoint=("member 0",) if step > self.updates // 2 else None,
+                checkpoint=("member 0",) if step > 10 else None,
             )
             if self.fail is not None and step == 3:
                 raise self.fail
@@ -162,6 +167,12 @@ class FakeDenoiser:
 
     def save(self, path: Path) -> None:
         path.write_text("trained")
+
+
+@pytest.fixture(autouse=True)
+def _long_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dock that leaves waits for its runs as long as a busy machine may need to end them."""
+    monkeypatch.setattr("napari_btn.widgets.shared.dock._CLOSE_WAIT", 60.0)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ def dock_of(viewer: Any, name: str) -> Any:
 
 
 @pytest.mark.slow
-def test_the_whole_walk_in_a_window(
+def test_the_whole_workflow_in_a_window(
     make_napari_viewer: Callable[..., Any],
     qtbot: QtBot,
     tmp_path: Path,
@@ -46,50 +46,52 @@ def test_the_whole_walk_in_a_window(
 
     # train on what is known, apply to the whole field
     train = dock_of(viewer, "Denoise")
-    train.form.preset.setCurrentText("quick")
-    train.form.members.setValue(1)
-    train.form.steps.setValue(30)
-    train.form.depth.setValue(4)
-    assert train.train.isEnabled(), train.train.toolTip()
-    train.train.click()
+    train.view.form.preset.setCurrentText("quick")
+    train.view.form.members.setValue(1)
+    train.view.form.steps.setValue(30)
+    train.view.form.depth.setValue(4)
+    assert train.view.train.isEnabled(), train.view.train.toolTip()
+    train.view.train.click()
     qtbot.waitUntil(lambda: not train.busy, timeout=240_000)
     session = train.session
     assert session.training is not None
-    train.apply_to.pick(wide)
-    train.apply.click()
+    train.view.apply_to.pick(wide)
+    train.view.apply.click()
     qtbot.waitUntil(lambda: not train.busy and "wide median" in viewer.layers, timeout=120_000)
 
     # tokens: pick, name, paint, export
     tokens = dock_of(viewer, "Tokens")
-    tokens.n_tokens.setValue(6)
-    tokens.find.click()
-    qtbot.waitUntil(lambda: tokens.shown is not None and not tokens.busy, timeout=240_000)
-    layer = tokens.shown.layer
-    tokens.table.selectRow(0)
-    assert tokens.table.picked()
-    layer.data[:8, :8] = tokens.table.picked()[0]
+    tokens.view.n_tokens.setValue(6)
+    tokens.view.find.click()
+    qtbot.waitUntil(lambda: tokens.editor.shown is not None and not tokens.busy, timeout=240_000)
+    layer = tokens.editor.shown.layer
+    tokens.view.table.selectRow(0)
+    assert tokens.view.table.picked()
+    layer.data[:8, :8] = tokens.view.table.picked()[0]
     layer.refresh()
     tokens.export_to(tmp_path / "tokens.ome.tif")
     qtbot.waitUntil(lambda: (tmp_path / "tokens.json").exists(), timeout=60_000)
 
     # propose, measure again, go on
     again = dock_of(viewer, "Re-measure")
-    again.score.setCurrentIndex(again.score.findData("width"))
-    for box in (again.window_height, again.window_width):
+    again.view.score.setCurrentIndex(again.view.score.findData("width"))
+    for box in (again.view.window_height, again.view.window_width):
         box.setValue(24)
-    again.count.setValue(3)
-    again.propose.click()
+    again.view.count.setValue(3)
+    again.view.propose.click()
     qtbot.waitUntil(lambda: len(session.regions or ()) == 3, timeout=60_000)
     again.export_to(tmp_path / "regions.geojson")
     assert (tmp_path / "regions.geojson").exists()
-    again.loop.measured.pick(viewer.add_image(truth, name="measured again", scale=(1, 0.5, 0.5)))
-    again.table.clearSelection()
-    again.loop.put.click()
+    again.view.loop.measured.pick(viewer.add_image(truth, name="measured again", scale=(1, 0.5, 0.5)))
+    again.view.table.clearSelection()
+    again.view.loop.put.click()
     before, old = session.denoiser, np.array(viewer.layers["wide median"].data)
-    assert again.loop.go.isEnabled(), again.loop.go.toolTip()
-    again.loop.go.click()
-    qtbot.waitUntil(lambda: bool(again.loop.gain.notes) or bool(again.message.notes), timeout=240_000)
-    assert len(again.loop.gain.notes) == 4, again.message.notes
+    assert again.view.loop.go.isEnabled(), again.view.loop.go.toolTip()
+    again.view.loop.go.click()
+    qtbot.waitUntil(
+        lambda: bool(again.view.loop.gain.notes) or bool(again.view.message.notes), timeout=240_000
+    )
+    assert len(again.view.loop.gain.notes) == 4, again.view.message.notes
     assert session.denoiser is not before
     new = np.array(viewer.layers["wide median"].data)
     assert np.square(new - truth).mean() < np.square(old - truth).mean()

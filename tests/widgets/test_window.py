@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
+import threading
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,34 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pytestqt.qtbot import QtBot
-
-
-class Stalls:
-    """Longest time between two ticks of a timer: what the user feels as a frozen window.
-
-    Time in which this process did not run counts for nothing: other work on the same cores
-    withheld it, not the dock.
-    """
-
-    def __init__(self) -> None:
-        self.longest = 0.0
-        self._timer = QTimer()
-        self._timer.setInterval(10)
-        self._timer.timeout.connect(self._tick)
-
-    def _tick(self) -> None:
-        now, used = time.perf_counter(), time.process_time()
-        self.longest = max(self.longest, min(now - self._last, used - self._used))
-        self._last, self._used = now, used
-
-    def __enter__(self) -> Stalls:
-        self._last, self._used = time.perf_counter(), time.process_time()
-        self._timer.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._tick()
-        self._timer.stop()
 
 
 def open_dock(viewer: Any) -> Any:
@@ -68,21 +40,21 @@ def test_a_walk_with_real_networks_from_a_dask_and_a_multiscale_layer(
     viewer.add_image(da.from_array(noisy, chunks=(1, 64, 64)), **how)
     viewer.add_image([clean, clean[:, ::2, ::2]], multiscale=True, **also)
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
-    assert dock.train.isEnabled(), dock.train.toolTip()
-    dock.form.preset.setCurrentText("quick")
-    dock.form.members.setValue(1)
-    dock.form.steps.setValue(8)
-    dock.form.depth.setValue(4)
-    dock.train.click()
+    assert dock.view.train.isEnabled(), dock.view.train.toolTip()
+    dock.view.form.preset.setCurrentText("quick")
+    dock.view.form.members.setValue(1)
+    dock.view.form.steps.setValue(8)
+    dock.view.form.depth.setValue(4)
+    dock.view.train.click()
     qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
-    assert not dock.message.notes or dock.message.notes[0][0] != "red", dock.message.notes
+    assert not dock.view.message.notes or dock.view.message.notes[0][0] != "red", dock.view.message.notes
     median = viewer.layers["edx noisy median"]
     assert median.data.shape == (3, 96, 160)
     assert np.isfinite(median.data).all()
     assert (viewer.layers["edx noisy upper"].data >= median.data).all()
     assert viewer.layers["edx noisy width"].data.min() >= 0
     assert dock.session.denoiser.report is not None
-    assert "Fe" in dock.report.text()
+    assert "Fe" in dock.view.report.text()
     pixels = viewer.screenshot(canvas_only=True, flash=False)
     assert pixels[..., :3].std() > 1
 
@@ -95,17 +67,17 @@ def test_a_walk_with_a_volume(make_napari_viewer: Callable[..., Any], qtbot: QtB
     for data, arguments, _ in pair_layers(samples.xct(seed=0, size=(18, 28, 64))):
         viewer.add_image(data, **arguments)
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
-    assert dock.train.isEnabled(), dock.train.toolTip()
-    dock.form.preset.setCurrentText("quick")
-    dock.form.members.setValue(1)
-    dock.form.steps.setValue(60)
-    dock.form.depth.setValue(3)
-    dock.train.click()
+    assert dock.view.train.isEnabled(), dock.view.train.toolTip()
+    dock.view.form.preset.setCurrentText("quick")
+    dock.view.form.members.setValue(1)
+    dock.view.form.steps.setValue(60)
+    dock.view.form.depth.setValue(3)
+    dock.view.train.click()
     qtbot.waitUntil(lambda: "xct noisy preview" in viewer.layers or not dock.busy, timeout=60_000)
     preview = viewer.layers["xct noisy preview"]
     assert preview.data.shape == (18, 28, 64)
     qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
-    assert not dock.message.notes or dock.message.notes[0][0] != "red", dock.message.notes
+    assert not dock.view.message.notes or dock.view.message.notes[0][0] != "red", dock.view.message.notes
     noisy, median = viewer.layers["xct noisy"], viewer.layers["xct noisy median"]
     assert median.data.shape == (18, 28, 64)
     np.testing.assert_array_equal(median.scale, noisy.scale)
@@ -125,58 +97,57 @@ def test_opening_the_dock_loads_no_torch() -> None:
         "viewer = ViewerModel()\n"
         "[viewer.add_image(data, **arguments) for data, arguments, _ in layers.sample_edx()]\n"
         "dock = napari_btn.widgets.denoise.dock.DenoiseWidget(viewer)\n"
-        "assert dock.train.isEnabled(), dock.train.toolTip()\n"
-        "assert dock.estimate.text()\n"
+        "assert dock.view.train.isEnabled(), dock.view.train.toolTip()\n"
+        "assert dock.view.estimate.text()\n"
         "assert 'torch' not in sys.modules\n"
         "assert 'sklearn' not in sys.modules\n"
         "dock.leave()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_the_window_never_stops_while_training(
+def test_the_window_stays_responsive_while_training(
     make_napari_viewer: Callable[..., Any], qtbot: QtBot, denoiser_class: Any
 ) -> None:
+    """Its timer ticks before each update; `benchmarks.screen` measures how long a tick may take."""
     viewer = make_napari_viewer(show=True)
     dock = open_dock(viewer)
-    denoiser_class.updates = 300
-    denoiser_class.preview_every = 60
-    qtbot.wait(300)
-    longest = []
-    # On cores that are busy with other work, even a paint may take long: the best of three counts.
-    for seed in range(3):
-        dock.form.seed.setValue(seed)
-        before = dock.session.denoiser
-        with Stalls() as stalls:
-            dock.train.click()
-            qtbot.waitUntil(lambda before=before: dock.session.denoiser is not before, timeout=60_000)
-        longest.append(stalls.longest)
-        qtbot.waitUntil(lambda: not dock.busy, timeout=60_000)
-        assert "edx noisy median" in viewer.layers
-        if longest[-1] < 0.5:
-            break
-    # What is held is that it never waits for training; 0.2 s is measured by benchmarks.screen, on an idle machine.
-    assert min(longest) < 0.5
+    ticked, timer = threading.Event(), QTimer()
+    timer.timeout.connect(ticked.set)
+    timer.start(10)
+
+    def wait_for_a_tick(denoiser: object) -> None:
+        ticked.clear()
+        if not ticked.wait(60):
+            raise TimeoutError("the window stood still")
+
+    denoiser_class.before_update = wait_for_a_tick
+    denoiser_class.updates, denoiser_class.preview_every = 100, 20
+    before = dock.session.denoiser
+    dock.view.train.click()
+    qtbot.waitUntil(lambda: not dock.busy)
+    timer.stop()
+    assert dock.session.denoiser is not before, dock.view.message.notes
+    assert denoiser_class.updated == 100
+    assert "edx noisy median" in viewer.layers
 
 
 @pytest.mark.parametrize("what", ["dock", "viewer"])
-def test_closing_in_mid_training_ends_it_within_two_seconds(
+def test_closing_in_mid_training_ends_it(
     make_napari_viewer: Callable[..., Any], qtbot: QtBot, denoiser_class: Any, what: str
 ) -> None:
     viewer = make_napari_viewer(show=True)
     dock = open_dock(viewer)
-    denoiser_class.updates = 100_000
-    dock.train.click()
-    qtbot.waitUntil(lambda: bool(dock.chart.losses))
-    work = dock._runs["work"]
-    start = time.monotonic()
+    denoiser_class.updates = 10**6
+    dock.view.train.click()
+    qtbot.waitUntil(lambda: bool(dock.view.chart.losses))
+    work = dock.lifetime.runs["work"]
     if what == "dock":
         viewer.window.remove_dock_widget(dock)
     else:
         viewer.close()
-    qtbot.waitUntil(lambda: not work.running, timeout=2000)
-    assert time.monotonic() - start < 2
+    assert not work.running
     qtbot.wait(200)

@@ -1,7 +1,7 @@
-"""The command line: train, calibrate, predict, evaluate, tokens, regions, info, demo.
+"""The command line: train, calibrate, predict, evaluate, tokens, regions, info, scan, demo.
 
 Results go to stdout, progress and notes to stderr. Exit code 0: done. 2: the input or the call
-is wrong, in one line. 130: interrupted; finished members are kept and ``--resume`` goes on.
+is wrong, explained in one line. 130: interrupted; finished members are kept for ``--resume``.
 Heavy packages are imported when a command runs, so that ``--help`` answers at once.
 """
 
@@ -63,7 +63,7 @@ def info(bundle: Path, as_json: bool) -> None:
         say_notes(report.warnings)
 
 
-@click.command()
+@click.command("demo")
 @click.option("--headless", is_flag=True, envvar="HEADLESS", help="Write files instead of opening napari.")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for files; default: demo, without a window."
@@ -71,8 +71,8 @@ def info(bundle: Path, as_json: bool) -> None:
 @click.option("--members", type=click.IntRange(1), default=4, show_default=True, help="Networks to train.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 @force_option
-def demo(headless: bool, out: Path | None, members: int, seed: int, force: bool) -> None:
-    """Train, calibrate and predict on made-up maps of Si, Al and Fe; show the result.
+def demo_command(headless: bool, out: Path | None, members: int, seed: int, force: bool) -> None:
+    """Train, calibrate and predict on simulated maps of Si, Al and Fe; show the result.
 
     Opens napari where there is a display; otherwise writes layers and pictures to a folder.
     """
@@ -91,11 +91,11 @@ def demo(headless: bool, out: Path | None, members: int, seed: int, force: bool)
 
 
 def _demo_folder(folder: Path, force: bool) -> None:
-    """Make the folder; one that holds anything but an earlier demo is left alone."""
+    """Create the folder; raise if it holds anything but an earlier demo."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "edx.btn").exists() and not force:
         raise ValueError(f"{folder} holds other files; give --force to write there, or another --out.")
     folder.mkdir(parents=True, exist_ok=True)
 
 
-for command in (train, calibrate, predict, evaluate, tokens, regions, info, scan, demo):
+for command in (train, calibrate, predict, evaluate, tokens, regions, info, scan, demo_command):
     main.add_command(command)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from napari_btn.cli.files import (
-    groups_of,
-    open_image,
-    open_pair,
+    ImageFile,
+    Model,
+    OpenImage,
+    PairFiles,
+    Target,
     ready,
-    ready_image,
     save_bundle,
     say_differences,
-    valid_of,
 )
 from napari_btn.cli.options import (
     axes_option,
@@ -26,6 +26,7 @@ from napari_btn.cli.options import (
     device_option,
     executor_at,
     force_option,
+    gathered,
     json_option,
     mask_option,
     scheduler_option,
@@ -38,9 +39,13 @@ from napari_btn.core.settings import TOKEN_METHODS
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from napari_btn.core.calibration.prediction import Prediction
-    from napari_btn.core.data.image import Image
+    from napari_btn.core.remeasure.regions import Region
     from napari_btn.core.settings import TokenMethod
+    from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.denoiser import Denoiser
 
 __all__ = ["evaluate", "predict", "regions", "tokens"]
@@ -56,70 +61,48 @@ __all__ = ["evaluate", "predict", "regions", "tokens"]
 @device_option
 @scheduler_option
 @force_option
-def predict(
-    bundle: Path,
-    image: str,
-    output: Path,
-    axes: str | None,
-    mask: str | None,
-    valid: str | None,
-    device: str,
-    scheduler: str | None,
-    force: bool,
-) -> None:
+@gathered(model=Model, source=ImageFile, target=Target)
+def predict(model: Model, source: ImageFile, target: Target, scheduler: str | None) -> None:
     """Write lower, median, upper, width and spread of IMAGE.
 
     OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map).
     """
     from napari_btn.core.calibration.conformal import covered
-    from napari_btn.denoiser import load
-    from napari_btn.io.images import write_prediction
+    from napari_btn.io.images import output_format, write_prediction
 
-    ready_image(output, force, image, bundle, mask)
-    denoiser = load(bundle, device=device)
-    tiled = output.suffix.lower() == ".zarr"
+    target.ready_image(model.bundle, *source.inputs)
+    tiled = output_format(target.output).is_folder
+    denoiser = model.load()
     with executor_at(scheduler) as executor:
-        prediction = _predict(
-            denoiser,
-            *open_image(image, axes, "the image"),
-            out=output if tiled else None,
-            overwrite=force,
-            groups=groups_of(mask),
-            valid=valid_of(valid),
-            executor=executor,
-        )
+        prediction = _predict(denoiser, source.open(), tiled=target if tiled else None, executor=executor)
     if not tiled:
-        write_prediction(prediction, output, overwrite=force)
-    click.echo(f"{output}: {100 * (1 - prediction.alpha):g} % intervals of {covered(prediction.covers)}")
+        write_prediction(prediction, target.output, overwrite=target.force)
+    share = f"{100 * (1 - prediction.alpha):g} %"
+    click.echo(f"{target.output}: {share} intervals of {covered(prediction.covers)}")
 
 
 def _predict(
     denoiser: Denoiser,
-    image: Image,
-    axes: str,
+    opened: OpenImage,
     *,
-    out: Path | None = None,
-    overwrite: bool = False,
+    tiled: Target | None = None,
     quantiles: bool = False,
-    groups: Any = None,
-    valid: Any = None,
     executor: Executor | None = None,
 ) -> Prediction:
-    """Prediction of an image, after saying where it differs from what the bundle was trained on."""
-    say_differences(image, denoiser)
-    step = denoiser.predict_steps(
-        image.data,
-        axes=axes,
-        out=out,
-        overwrite=overwrite,
+    """Predict an image, after saying where it differs from those that the bundle was trained on."""
+    say_differences(opened.image, denoiser)
+    prediction = denoiser.predict(
+        opened.image.data,
+        axes=opened.axes,
+        out=None if tiled is None else tiled.output,
+        overwrite=tiled is not None and tiled.force,
         quantiles=quantiles,
-        groups=groups,
-        valid=valid,
-        pixel_size=_size_of(image, axes),
-        unit=image.unit,
+        groups=opened.groups,
+        valid=opened.valid,
+        pixel_size=opened.pixel_size,
+        unit=opened.image.unit,
         executor=executor,
     )
-    prediction = drain(step)
     say_notes(note for note in prediction.notes if note not in denoiser.notes)
     return prediction
 
@@ -135,47 +118,56 @@ def _predict(
 @valid_option
 @device_option
 @force_option
-def evaluate(
-    bundle: Path,
-    noisy: str,
-    clean: str,
-    axes: str | None,
-    as_json: bool,
-    html: Path | None,
-    mask: str | None,
-    valid: str | None,
-    device: str,
-    force: bool,
-) -> None:
+@gathered(model=Model, files=PairFiles)
+def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, force: bool) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
     from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.evaluation.report import evaluate as measure
-    from napari_btn.denoiser import load
 
     if html is not None:
-        ready(html, force, noisy, clean, bundle, mask)
-    denoiser = load(bundle, device=device)
-    pair = open_pair(noisy, clean, axes, None, valid, denoiser)
-    prediction = drain(
-        denoiser.predict_steps(pair.noisy, axes=pair.axes, groups=groups_of(mask), valid=pair.valid)
-    )
+        ready(html, force, model.bundle, *files.inputs)
+    denoiser = model.load()
+    pair = files.open(denoiser)
+    prediction = denoiser.predict(pair.noisy, axes=pair.axes, groups=files.groups, valid=pair.valid)
     report = measure(prediction, pair.clean, valid=pair.valid)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
     report = replace(report, warnings=(*report.warnings, *drift))
     if set(drain(fingerprint_steps(pair.views.noisy)).values()) & set(denoiser.provenance["images"].values()):
-        say(
-            "Note: a part of this image trained the networks, which flatters them; see info for held-out blocks."
-        )
+        say("Note: the networks were trained on a part of this image, which flatters them; see info.")
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))
     if html is not None:
         from napari_btn.plots.page import report_page
 
-        about = {"noisy": noisy, "clean": clean, "networks": str(bundle)}
-        title = f"Coverage of {bundle.name} on {Path(noisy).name}"
+        about = {"noisy": files.noisy, "clean": files.clean, "networks": str(model.bundle)}
+        title = f"Coverage of {model.bundle.name} on {Path(files.noisy).name}"
         write_text(
             report_page(report, title=title, prediction=prediction, clean=pair.clean, about=about), html
         )
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """How latents are clustered into tokens."""
+
+    n_tokens: int
+    order_by: str | None
+    method: TokenMethod | None
+    refit: bool
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raise unless the channel that orders the tokens exists."""
+        from napari_btn.core.data.image import channel_number
+
+        if self.order_by is not None:
+            channel_number(_number(self.order_by), denoiser.channel_names)
+
+    def tokens(self, denoiser: Denoiser, opened: OpenImage, prediction: Prediction) -> Tokens:
+        """Return the tokens of an image."""
+        return denoiser.tokens(
+            opened.image.data, self.n_tokens, opened.axes, refit=self.refit, method=self.method,
+            order_by=_number(self.order_by or "0"), prediction=prediction, valid=opened.valid,
+        )  # fmt: skip
 
 
 @click.command()
@@ -191,65 +183,100 @@ def evaluate(
 @click.option(
     "--method",
     type=click.Choice(TOKEN_METHODS),
-    help="How latents are clustered; default: as the palette in MODEL.btn was, or kmeans. Another learns anew.",
+    help="How latents are clustered; default: as the palette in MODEL.btn was, or kmeans. Another is learned again.",
 )
-@click.option("--refit", is_flag=True, help="Learn the palette anew from this image.")
+@click.option("--refit", is_flag=True, help="Learn the palette again from this image.")
 @click.option("--keep", is_flag=True, help="Store a palette that was learned in MODEL.btn.")
 @valid_option
 @device_option
 @force_option
+@gathered(model=Model, source=ImageFile, target=Target, how=Clustering)
 def tokens(
-    bundle: Path,
-    image: str,
-    output: Path,
-    axes: str | None,
-    n_tokens: int,
-    rows: Path | None,
-    order_by: str | None,
-    method: TokenMethod | None,
-    refit: bool,
-    keep: bool,
-    valid: str | None,
-    device: str,
-    force: bool,
+    model: Model, source: ImageFile, target: Target, how: Clustering, rows: Path | None, keep: bool
 ) -> None:
     """Write IMAGE as tokens: labels of what the networks see in each pixel, none of them drawn by hand.
 
     A bundle that holds a palette gives the same token the same number in every image.
     """
-    from napari_btn.core.data.image import channel_number
-    from napari_btn.denoiser import load
     from napari_btn.io.images import write_images
     from napari_btn.io.tables import write_table
 
     if rows and rows.suffix.lower() != ".csv":
         raise ValueError(f"{rows.name} names no format that can be written; end it with .csv.")
-
-    ready_image(output, force, image, bundle)
+    target.ready_image(model.bundle, *source.inputs)
     if rows:
-        ready(rows, force, image, bundle)
-    denoiser = load(bundle, device=device)
-    if order_by is not None:
-        channel_number(_number(order_by), denoiser.channel_names)
-    opened, letters = open_image(image, axes, "the image")
-    counted = valid_of(valid)
-    prediction = _predict(denoiser, opened, letters, valid=counted)
-    step = denoiser.tokens_steps(
-        opened.data, n_tokens, letters, refit=refit, order_by=_number(order_by or "0"), method=method,
-        prediction=prediction, valid=counted,
-    )  # fmt: skip
-    found = drain(step)
+        ready(rows, target.force, model.bundle, *source.inputs)
+    denoiser = model.load()
+    how.check(denoiser)
+    opened = source.open()
+    prediction = _predict(denoiser, opened)
+    found = how.tokens(denoiser, opened, prediction)
     size, unit = _scale(opened, prediction)
-    write_images({"tokens": found.labels}, output, axes=found.axes, pixel_size=size, unit=unit,
-                 provenance=found.provenance, overwrite=force)  # fmt: skip
+    write_images({"tokens": found.labels}, target.output, axes=found.axes, pixel_size=size, unit=unit,
+                 provenance=found.provenance, overwrite=target.force)  # fmt: skip
     if rows:
-        write_table(found.table, rows, overwrite=force)
+        write_table(found.table, rows, overwrite=target.force)
     if keep:
-        save_bundle(denoiser, bundle)
+        save_bundle(denoiser, model.bundle)
     agreed = f"seeds agree on them to {found.stability:.2f}"
     if math.isnan(found.stability):
         agreed = "other seeds find fewer"
-    click.echo(f"{output}: {found.k} tokens; {agreed}, to 0.8 on up to {found.suggested}")
+    click.echo(f"{target.output}: {found.k} tokens; {agreed}, to 0.8 on up to {found.suggested}")
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What makes a pixel worth measuring again."""
+
+    channel: str | None
+    threshold: float | None
+    dwell: float | None
+    spread: Literal["plain", "relative"] | None
+    scene: int | None
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Raise unless the channel and the numbers make sense."""
+        from napari_btn.core.data.image import channel_number
+
+        if self.threshold is not None and self.channel is None and len(denoiser.channel_names) > 1:
+            names = ", ".join(denoiser.channel_names)
+            raise ValueError(f"A threshold belongs to one channel; give --channel, one of {names}.")
+        if self.channel is not None:
+            channel_number(_number(self.channel), denoiser.channel_names)
+        if self.dwell is not None and not self.dwell > 0:
+            raise ValueError(f"--dwell is {self.dwell:g}; give how many times the dwell, above 0.")
+
+    def scores(self, prediction: Prediction) -> NDArray[np.float32]:
+        """Return the score of each pixel."""
+        from napari_btn.core.remeasure.scores import score_map
+
+        return score_map(
+            prediction,
+            channel=_number(self.channel),
+            threshold=self.threshold,
+            dwell_ratio=self.dwell,
+            spread=self.spread,
+            scene=self.scene,
+        )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Size, number and margin of the fields of view."""
+
+    window: tuple[int, int]
+    planes: int | None
+    count: int
+    margin: int
+
+    def propose(
+        self, score: NDArray[np.float32], pixel_size: tuple[float, ...] | None, unit: str
+    ) -> list[Region]:
+        """Return the fields of view with the best scores."""
+        from napari_btn.core.remeasure.regions import propose_regions
+
+        size = self.window if score.ndim == 2 else (self.planes or score.shape[0], *self.window)
+        return propose_regions(score, size, self.count, pixel_size, unit, margin=self.margin)
 
 
 @click.command()
@@ -280,36 +307,24 @@ def tokens(
 @json_option
 @device_option
 @force_option
+@gathered(model=Model, source=ImageFile, target=Target, measure=Measure, windows=Windows)
 def regions(
-    bundle: Path,
-    image: str,
-    output: Path,
-    axes: str | None,
-    channel: str | None,
-    threshold: float | None,
-    dwell: float | None,
-    spread: Literal["plain", "relative"] | None,
-    window: tuple[int, int],
-    planes: int | None,
-    count: int,
-    margin: int,
-    scene: int | None,
+    model: Model,
+    source: ImageFile,
+    target: Target,
+    measure: Measure,
+    windows: Windows,
     stage: Path | None,
     as_json: bool,
-    device: str,
-    force: bool,
 ) -> None:
     """Write fields of view of IMAGE to measure again, best first.
 
     OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold, --dwell and --spread,
     where the interval is wide for the signal.
     """
-    from napari_btn.core.data.image import channel_number
-    from napari_btn.core.remeasure.regions import propose_regions
-    from napari_btn.core.remeasure.scores import score_map
-    from napari_btn.denoiser import load
     from napari_btn.io.regions import REGION_ENDINGS, STAGE_ENDINGS, read_stage, write_regions
 
+    output = target.output
     if output.suffix.lower() not in REGION_ENDINGS:
         raise ValueError(
             f"{output.name} has no ending for regions; choose one of {', '.join(REGION_ENDINGS)}."
@@ -318,35 +333,20 @@ def regions(
         raise ValueError(
             f"{output.name} can't hold stage coordinates; choose {' or '.join(STAGE_ENDINGS)}, or leave --stage out."
         )
-    ready(output, force, image, bundle, stage)
+    target.ready(model.bundle, *source.inputs, stage)
     if stage is not None:
         read_stage(stage)  # refused now rather than after the prediction
-    denoiser = load(bundle, device=device)
-    if threshold is not None and channel is None and len(denoiser.channel_names) > 1:
-        names = ", ".join(denoiser.channel_names)
-        raise ValueError(f"A threshold belongs to one channel; give --channel, one of {names}.")
-    if channel is not None:
-        channel_number(_number(channel), denoiser.channel_names)
-    if dwell is not None and not dwell > 0:
-        raise ValueError(f"--dwell is {dwell:g}; give how many times the dwell, above 0.")
-    opened, letters = open_image(image, axes, "the image")
-    prediction = _predict(denoiser, opened, letters, quantiles=threshold is not None)
-    score = score_map(
-        prediction,
-        channel=_number(channel),
-        threshold=threshold,
-        dwell_ratio=dwell,
-        spread=spread,
-        scene=scene,
-    )
+    denoiser = model.load()
+    measure.check(denoiser)
+    opened = source.open()
+    prediction = _predict(denoiser, opened, quantiles=measure.threshold is not None)
     size, unit = _scale(opened, prediction)
     if size is not None:
         space = [a for a in prediction.axes if a in "ZYX"]
         size = tuple(size[space.index(a)] for a in "ZYX" if a in space)
-    shown = window if score.ndim == 2 else (planes or score.shape[0], *window)
     registered = None if stage is None else read_stage(stage, (size or (1.0, 1.0))[-2:])
-    found = propose_regions(score, shown, count, size, unit, margin=margin)
-    write_regions(found, output, stage=registered, provenance=prediction.provenance, overwrite=force)
+    found = windows.propose(measure.scores(prediction), size, unit)
+    write_regions(found, output, stage=registered, provenance=prediction.provenance, overwrite=target.force)
     if registered is not None and registered.residual:
         say(f"The places agree on the stage to {registered.residual:.3g} of its unit (root mean square).")
     if not found:
@@ -363,19 +363,13 @@ def regions(
     click.echo(str(output))
 
 
-def _size_of(image: Image, axes: str) -> tuple[float, ...] | None:
-    """Pixel size of an image along its space axes; None where its file doesn't say."""
-    n = sum(a in "ZYX" for a in axes.upper())
-    return image.pixel_size if image.pixel_size and len(image.pixel_size) == n else None
-
-
 def _number(channel: str | None) -> Any:
-    """A channel by name, or by number where it is one."""
+    """Return a channel's number if it is one, else its name."""
     return int(channel) if channel is not None and channel.isdigit() else channel
 
 
-def _scale(image: Image, prediction: Prediction) -> tuple[tuple[float, ...] | None, str]:
-    """Pixel size and unit of the image, else those that the bundle was trained at."""
-    if image.pixel_size:
-        return image.pixel_size, image.unit or "px"
+def _scale(opened: OpenImage, prediction: Prediction) -> tuple[tuple[float, ...] | None, str]:
+    """Return pixel size and unit of the image, or those of the training if it has none."""
+    if opened.image.pixel_size:
+        return opened.image.pixel_size, opened.image.unit or "px"
     return prediction.pixel_size, prediction.unit

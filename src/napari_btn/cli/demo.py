@@ -1,4 +1,4 @@
-"""The whole workflow on made-up data: train, calibrate, predict, judge, and show or write the result."""
+"""The whole workflow on simulated data: train, calibrate, predict, evaluate, and show or write the result."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ __all__ = ["Demo", "no_window", "run_demo", "show_demo", "write_demo"]
 
 @dataclass(frozen=True, eq=False)
 class Demo:
-    """What a run of the demo made.
+    """The results of a run of the demo.
 
     Parameters
     ----------
     pair : Pair
-        The made-up field that was trained on.
+        The simulated field of the training.
     denoiser : Denoiser
-        Trained and calibrated on it.
+        The denoiser, trained and calibrated on it.
     prediction : Prediction
-        Of its noisy image.
+        The prediction of its noisy image.
     report : Report
-        Measured on a second field that nothing was trained or calibrated on.
+        Measured on a second field that was used neither for training nor for calibration.
     noisy_correlation : (C,) ndarray
         Correlation of the second field's noisy image with its truth.
     losses : tuple of (member, step, loss)
@@ -59,7 +59,7 @@ class Demo:
 
 
 def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Demo:
-    """Demo run with progress on stderr and the numbers on stdout.
+    """Run the demo, with progress on stderr and numbers on stdout.
 
     Parameters
     ----------
@@ -68,16 +68,18 @@ def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Dem
     seed : int
         Seed of the data and of the training.
     size : tuple of int
-        Height and width of the made-up fields in pixels.
+        Height and width of the simulated fields, in pixels.
 
     Returns
     -------
     Demo
-        Everything that was made.
+        All results.
     """
     pair = samples.edx(seed=seed, size=size)
     names = pair.channel_names or ()
-    say(f"Made-up maps of {', '.join(names)}, {size[0]} x {size[1]} px: counts of a 7 s scan, and the truth.")
+    say(
+        f"Simulated maps of {', '.join(names)}, {size[0]} x {size[1]} px: counts of a 7 s scan, and the truth."
+    )
     denoiser = Denoiser(preset="quick", members=members, seed=seed)
     losses: list[tuple[int, int, float]] = []
     step = denoiser.fit_steps(
@@ -89,10 +91,11 @@ def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Dem
         unit=pair.unit,
     )
     drain(step, losses)
-    prediction = drain(denoiser.predict_steps(pair.noisy, axes=pair.axes))
+    denoiser.run = drain
+    prediction = denoiser.predict(pair.noisy, axes=pair.axes)
 
     fresh = samples.edx(seed=seed + 1, size=size)
-    report = evaluate(drain(denoiser.predict_steps(fresh.noisy, axes=fresh.axes)), fresh.clean)
+    report = evaluate(denoiser.predict(fresh.noisy, axes=fresh.axes), fresh.clean)
     flat = (len(names), -1)
     before = correlation(fresh.clean.reshape(flat), fresh.noisy.reshape(flat), axis=-1)
     if denoiser.report is not None:
@@ -105,12 +108,12 @@ def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Dem
 
 
 def write_demo(demo: Demo, folder: Path) -> None:
-    """Write layers, bundle, report and pictures; those of an earlier demo are replaced.
+    """Write layers, bundle, report and pictures; replace those of an earlier demo.
 
     Parameters
     ----------
     demo : Demo
-        What was made.
+        The results.
     folder : Path
         An existing folder.
     """
@@ -141,12 +144,12 @@ def write_demo(demo: Demo, folder: Path) -> None:
 
 
 def show_demo(demo: Demo) -> None:
-    """Open napari with the pair, its maps and the Denoise dock; returns when the window is closed.
+    """Open napari with the pair, its maps and the Denoise dock, until the window is closed.
 
     Parameters
     ----------
     demo : Demo
-        What was made.
+        The results.
     """
     from napari_btn.widgets.viewer import open_result
 
@@ -154,7 +157,7 @@ def show_demo(demo: Demo) -> None:
 
 
 def no_window() -> str:
-    """Why napari can't be opened here, in words; empty if it can.
+    """Return the reason why napari can't be opened here; empty if it can.
 
     Returns
     -------
@@ -170,7 +173,7 @@ def no_window() -> str:
 
 def _write_pictures(demo: Demo, folder: Path) -> None:
     """Write the pictures as PNG."""
-    from napari_btn.plots import figures as plots
+    from napari_btn import plots
 
     pair, prediction = demo.pair, demo.prediction
     plots.losses(demo.losses).savefig(folder / "losses.png", dpi=100)

@@ -1,9 +1,10 @@
-"""Files that commands open and write, refused in one sentence before any work."""
+"""Files that commands read and write, checked before any work: a refusal is one sentence."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +16,60 @@ if TYPE_CHECKING:
     from napari_btn.denoiser import Denoiser
 
 __all__ = [
-    "groups_of",
-    "open_image",
-    "open_pair",
+    "ImageFile",
+    "Model",
+    "OpenImage",
+    "PairFiles",
+    "Target",
     "ready",
-    "ready_image",
     "save_bundle",
     "say_differences",
-    "valid_of",
+    "values_of",
 ]
 
-OUTPUTS = (".tif", ".tiff", ".zarr", ".npz")
+
+@dataclass(frozen=True)
+class Model:
+    """A bundle, and the device on which it computes."""
+
+    bundle: Path
+    device: str
+
+    def load(self) -> Denoiser:
+        """Return the denoiser of the bundle."""
+        from napari_btn.cli.terminal import drain
+        from napari_btn.denoiser import load
+
+        denoiser = load(self.bundle, device=self.device)
+        denoiser.run = drain
+        return denoiser
 
 
-def ready(path: Path, force: bool, *inputs: str | Path | None) -> Path:
-    """The path, if a result may be written there, which is none of the inputs."""
+@dataclass(frozen=True)
+class Target:
+    """The file for the result of a command."""
+
+    output: Path
+    force: bool
+
+    def ready(self, *inputs: str | Path | None) -> None:
+        """Raise unless the result may be written; see `ready`."""
+        ready(self.output, self.force, *inputs)
+
+    def ready_image(self, *inputs: str | Path | None) -> None:
+        """Raise unless the result may be written as an image."""
+        from napari_btn.io.images import output_format
+
+        output_format(self.output)
+        self.ready(*inputs)
+
+
+def ready(path: Path, force: bool, *inputs: str | Path | None) -> None:
+    """Raise unless a result may be written to the path, which must be none of the inputs."""
+    from napari_btn.io.images import split_key
+
     for given in inputs:
-        if given is not None and os.path.realpath(_file_of(str(given))) == os.path.realpath(path):
+        if given is not None and os.path.realpath(split_key(given)[0]) == os.path.realpath(path):
             raise ValueError(f"{path} is what the command reads; give the result another name.")
     if path.exists() and not force:
         raise ValueError(f"{path} exists; give --force to replace it, or another name.")
@@ -40,28 +78,127 @@ def ready(path: Path, force: bool, *inputs: str | Path | None) -> Path:
         raise ValueError(f"The folder {folder} of {path.name} doesn't exist; make it first.")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"The folder {folder} can't be written to; choose another for {path.name}.")
-    return path
 
 
-def _file_of(name: str) -> str:
-    """File of a name that may go on with a key, as pair.npz:noisy."""
-    if os.path.exists(name) or ":" not in name:  # noqa: PTH110  (a name, which needn't be a path)
-        return name
-    return name.rpartition(":")[0]
+@dataclass(frozen=True, eq=False)
+class OpenImage:
+    """An image with its axes, the groups of its pixels, and the pixels that count."""
+
+    image: Image
+    axes: str
+    groups: Any = None
+    valid: Any = None
+
+    @property
+    def pixel_size(self) -> tuple[float, ...] | None:
+        """Pixel size along the space axes; None if the file doesn't have it."""
+        size = self.image.pixel_size
+        return size if size and len(size) == sum(a in "ZYX" for a in self.axes.upper()) else None
 
 
-def ready_image(output: Path, force: bool, *inputs: str | Path | None) -> Path:
-    """The path, if an image may be written there, which is none of the inputs."""
-    name = output.name.lower()
-    if not name.endswith(OUTPUTS) or name in OUTPUTS:
-        raise ValueError(
-            f"{output.name} names no format that can be written; end it with .ome.tif, .ome.zarr or .npz."
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file, its axes, and files of groups and of pixels that count."""
+
+    image: str
+    axes: str | None = None
+    mask: str | None = None
+    valid: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str | None, ...]:
+        """Files that are read."""
+        return self.image, self.mask, self.valid
+
+    def open(self) -> OpenImage:
+        """Open the files."""
+        image, axes = _open(self.image, self.axes, "the image")
+        return OpenImage(image, axes, values_of(self.mask), _valid(self.valid))
+
+
+@dataclass(frozen=True)
+class PairFiles:
+    """Files of noisy and clean, the axes of noisy, and files of what their pixels are used for."""
+
+    noisy: str
+    clean: str
+    axes: str | None = None
+    channels: tuple[str, ...] | None = None
+    valid: str | None = None
+    mask: str | None = None
+    regions: str | None = None
+
+    @property
+    def inputs(self) -> tuple[str | None, ...]:
+        """Files that are read."""
+        return self.noisy, self.clean, self.valid, self.mask, self.regions
+
+    @property
+    def groups(self) -> Any:
+        """Groups of pixels, from the mask."""
+        return values_of(self.mask)
+
+    @property
+    def painted(self) -> Any:
+        """Parts of the image painted for training, calibration and report."""
+        return values_of(self.regions)
+
+    def open(self, denoiser: Denoiser | None = None) -> Pair:
+        """Open the pair, and say where it differs from the images that a denoiser was trained on."""
+        from napari_btn.core.data.pairs import Pair
+        from napari_btn.io.images import read_image
+
+        first, axes = _open(self.noisy, self.axes, "noisy")
+        if os.path.realpath(self.noisy) == os.path.realpath(self.clean):
+            raise ValueError(
+                f"Noisy and clean are both {self.noisy}; clean is the slow acquisition of the same scene."
+            )
+        second = read_image(self.clean)
+        _compare(first, second, self.channels)
+        channels = self.channels
+        if denoiser is not None:
+            say_differences(first, denoiser)
+            channels = denoiser.channel_names
+        target = second.data
+        if not self.axes and second.axes and not second.axes_guessed:
+            target = _in_order(target, second.axes.upper(), axes.upper())
+        return Pair(
+            noisy=first.data,
+            clean=target,
+            axes=axes,
+            channel_names=channels or first.channel_names or second.channel_names,
+            pixel_size=first.pixel_size or second.pixel_size,
+            unit=(first.unit if first.pixel_size else second.unit) or "px",
+            valid=_valid(self.valid),
+            name=first.name,
         )
-    return ready(output, force, *inputs)
 
 
-def open_image(path: str, axes: str | None, role: str) -> tuple[Image, str]:
-    """Image and its axes: those given, else those of the file, a guess announced."""
+def say_differences(image: Image, denoiser: Denoiser) -> None:
+    """Say where an image has other channels or pixels than the images of the training."""
+    names, size = image.channel_names, image.pixel_size
+    if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
+        trained = ", ".join(denoiser.channel_names)
+        say(f"Warning: the image's channels are {', '.join(names)}; the bundle was trained on {trained}.")
+    known = denoiser.pixel_size
+    if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
+        say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
+
+
+def save_bundle(denoiser: Denoiser, output: Path) -> None:
+    """Save the bundle; if that fails, save it elsewhere, so that the training isn't lost."""
+    try:
+        denoiser.save(output)
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="napari-btn-")) / output.name
+        denoiser.save(elsewhere)
+        raise ValueError(
+            f"{output} can't be written ({sentence(error)}) The model is kept as {elsewhere}."
+        ) from None
+
+
+def _open(path: str, axes: str | None, role: str) -> tuple[Image, str]:
+    """Return an image and its axes: those given, or else those of the file; say if they are guessed."""
     from napari_btn.io.images import read_image
 
     image = read_image(path)
@@ -75,97 +212,40 @@ def open_image(path: str, axes: str | None, role: str) -> tuple[Image, str]:
     return image, image.axes
 
 
-def open_pair(
-    noisy: str,
-    clean: str,
-    axes: str | None,
-    channels: tuple[str, ...] | None,
-    valid: str | None = None,
-    denoiser: Denoiser | None = None,
-) -> Pair:
-    """Pair from files; where it differs from what a denoiser was trained on, that is said."""
-    from napari_btn.core.data.pairs import Pair
+def values_of(path: str | None) -> Any:
+    """Return the pixels of an image file; None for none."""
     from napari_btn.io.images import read_image
 
-    first, noisy_axes = open_image(noisy, axes, "noisy")
-    if os.path.realpath(noisy) == os.path.realpath(clean):
-        raise ValueError(
-            f"Noisy and clean are both {noisy}; clean is the slow acquisition of the same scene."
-        )
-    second = read_image(clean)
-    one, other = first.channel_names, second.channel_names
+    return None if path is None else read_image(path).data
+
+
+def _valid(path: str | None) -> Any:
+    """Return the pixels that count, of an image file; "finite" is returned as it is."""
+    return path if path == "finite" else values_of(path)
+
+
+def _compare(noisy: Image, clean: Image, channels: tuple[str, ...] | None) -> None:
+    """Raise if noisy and clean have other channel names; say if they have other pixel sizes."""
+    one, other = noisy.channel_names, clean.channel_names
     if one and other and tuple(one) != tuple(other) and not channels:
         raise ValueError(
             f"Noisy has the channels {', '.join(one)}, clean has {', '.join(other)}; they must be the same in the same "
             "order. Reorder one, or name them with --channels if they are."
         )
-    if first.pixel_size and second.pixel_size and first.unit == second.unit:
-        ratio = [a / b for a, b in zip(first.pixel_size, second.pixel_size, strict=False)]
+    if noisy.pixel_size and clean.pixel_size and noisy.unit == clean.unit:
+        ratio = [a / b for a, b in zip(noisy.pixel_size, clean.pixel_size, strict=False)]
         if any(abs(r - 1) > 0.01 for r in ratio):
             say(
-                f"Warning: noisy has pixels of {first.pixel_size} {first.unit}, clean of {second.pixel_size}: another "
+                f"Warning: noisy has pixels of {noisy.pixel_size} {noisy.unit}, clean of {clean.pixel_size}: another "
                 "field, or one was resampled?"
             )
-    if denoiser is not None:
-        say_differences(first, denoiser)
-        channels = denoiser.channel_names
-    target = second.data
-    if not axes and second.axes and not second.axes_guessed:
-        target = _in_order(target, second.axes.upper(), noisy_axes.upper())
-    return Pair(
-        noisy=first.data,
-        clean=target,
-        axes=noisy_axes,
-        channel_names=channels or first.channel_names or second.channel_names,
-        pixel_size=first.pixel_size or second.pixel_size,
-        unit=(first.unit if first.pixel_size else second.unit) or "px",
-        valid=valid_of(valid),
-        name=first.name,
-    )
-
-
-def say_differences(image: Image, denoiser: Denoiser) -> None:
-    """Say where an image has other channels or pixels than those that trained."""
-    names, size = image.channel_names, image.pixel_size
-    if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
-        trained = ", ".join(denoiser.channel_names)
-        say(f"Warning: the image's channels are {', '.join(names)}; the bundle was trained on {trained}.")
-    known = denoiser.pixel_size
-    if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
-        say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
 
 
 def _in_order(data: Any, axes: str, wanted: str) -> Any:
-    """Clean with its axes in the order of noisy."""
+    """Return clean with its axes in the order of noisy."""
     order = [axes.index(a) for a in wanted if a in axes]
     if order == list(range(len(axes))) or len(order) != len(axes):
         return data
     import numpy as np
 
     return np.asarray(data).transpose(order)
-
-
-def groups_of(mask: str | None) -> Any:
-    """Groups of a file."""
-    from napari_btn.io.images import read_image
-
-    return None if mask is None else read_image(mask).data
-
-
-def valid_of(valid: str | None) -> Any:
-    """What --valid says: a mask from a file, "finite", or nothing."""
-    from napari_btn.io.images import read_image
-
-    return valid if valid in (None, "finite") else read_image(valid).data
-
-
-def save_bundle(denoiser: Denoiser, output: Path) -> None:
-    """Save the bundle; where that fails, save it elsewhere rather than lose the training."""
-    try:
-        denoiser.save(output)
-    except OSError as error:
-        elsewhere = Path(tempfile.mkdtemp(prefix="napari-btn-")) / output.name
-        denoiser.save(elsewhere)
-        raise ValueError(
-            f"{output} can't be written ({sentence(error)}) The model is kept as {elsewhere}."
-        ) from None

@@ -1,16 +1,17 @@
-"""Options and arguments that several commands share, and what they mean."""
+"""Options and arguments that several commands share, and the values that they are gathered in."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from napari_btn.core.settings import CalibrationSettings, Score, Unit
+from napari_btn.core.settings import Score, Unit
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -24,28 +25,47 @@ __all__ = [
     "device_option",
     "executor_at",
     "force_option",
+    "gathered",
     "groups_option",
     "json_option",
     "mask_option",
     "members_text",
-    "promise",
-    "promised",
+    "promise_options",
     "scheduler_option",
     "to_file",
-    "token_count",
     "valid_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
+def gathered(**kinds: type[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gather options of a command into dataclasses, one per keyword, whose fields are named as the options.
+
+    Fields that are no options of the command keep their defaults.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def call(**given: Any) -> None:
+            values = {
+                name: kind(**{f.name: given.pop(f.name) for f in fields(kind) if f.name in given})
+                for name, kind in kinds.items()
+            }
+            command(**given, **values)
+
+        return call
+
+    return decorate
+
+
 def members_text(number: int) -> str:
-    """Members, counted."""
+    """Return a number of members in words."""
     return f"{number} member{'' if number == 1 else 's'}"
 
 
 def _split_names(_ctx: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """Channel names from ``Si,Al,Fe``."""
+    """Return the channel names of ``Si,Al,Fe``."""
     if value is None:
         return None
     names = tuple(name.strip() for name in value.split(","))
@@ -55,7 +75,7 @@ def _split_names(_ctx: click.Context, _option: click.Parameter, value: str | Non
 
 
 def to_file(command: Command) -> Command:
-    """Option -o of a command."""
+    """Add the option -o to a command."""
     kind = click.Path(path_type=Path)
     return click.option("-o", "--output", required=True, type=kind, help="File to write.")(command)
 
@@ -83,8 +103,8 @@ groups_option = click.option(
 SPLITS = ("longest", "y", "x", "z", "checkerboard")
 
 
-def promise(command: Command) -> Command:
-    """Options of what the coverage promises."""
+def promise_options(command: Command) -> Command:
+    """Add the options of what the coverage promises to a command."""
     for option in (
         click.option("--delta", type=ALPHA, help="What --unit image or risk leaves out; default: 0.1."),
         click.option("--score", type=click.Choice(get_args(Score)), help="One offset, two, or by the width."),
@@ -98,11 +118,6 @@ def promise(command: Command) -> Command:
     return command
 
 
-def promised(known: CalibrationSettings, **asked: Any) -> CalibrationSettings:
-    """The settings with what was asked for."""
-    return replace(known, **{name: value for name, value in asked.items() if value is not None})
-
-
 valid_option = click.option("--valid", help="Image that is not zero where a pixel counts; or: finite.")
 mask_option = click.option(
     "--mask", help="Image of groups calibrated apart, painted from 1; 0 belongs to none."
@@ -112,7 +127,7 @@ bundle_argument = click.argument("bundle", metavar="MODEL.btn", type=click.Path(
 
 @contextmanager
 def executor_at(scheduler: str | None) -> Iterator[Executor | None]:
-    """Executor of a scheduler's workers; None for the local processes."""
+    """Yield the executor of a scheduler's workers; None for local processes."""
     if scheduler is None:
         yield None
         return
@@ -120,10 +135,3 @@ def executor_at(scheduler: str | None) -> Iterator[Executor | None]:
 
     with connected(scheduler) as executor:
         yield executor
-
-
-def token_count(groups: int | None) -> int:
-    """Number of tokens, none where it isn't given."""
-    if groups == 1:
-        raise ValueError("--groups is 1; give 2 or more to calibrate tokens apart, or 0 for none.")
-    return groups or 0

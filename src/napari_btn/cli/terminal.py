@@ -1,4 +1,4 @@
-"""How the command line speaks: progress bars, notes, refusals in one line, tables, JSON files."""
+"""Output of the command line: progress bars, notes, errors in one line, tables, JSON files."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ T = TypeVar("T")
 
 
 class _Refused(click.ClickException):
-    """The input or the call is wrong."""
+    """An error of the input or the call."""
 
     exit_code = 2
 
 
 class Interrupted(click.ClickException):
-    """Ctrl-C; holds what the step had finished."""
+    """An interrupt by Ctrl-C, with the members that were finished."""
 
     exit_code = 130
 
@@ -48,13 +48,13 @@ class Interrupted(click.ClickException):
         self.checkpoint = checkpoint
 
     def show(self, file: Any = None) -> None:
-        """Say it without calling it an error."""
+        """Write the message without calling it an error."""
         click.echo(self.message, file=file, err=True)
 
 
 @contextmanager
 def _one_line(ctx: click.Context) -> Iterator[None]:
-    """Bad input and bad calls as one line without a traceback; warnings as one line each."""
+    """Turn errors of input and call into one line without a traceback, and warnings into one line each."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_args, **_kwargs: say(f"Warning: {message}")
         try:
@@ -66,7 +66,7 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
             raise _Refused(_single_line(f"{error.format_message()} See: {path} --help")) from None
         except KeyboardInterrupt:
             raise Interrupted from None
-        except BrokenPipeError:  # the reader of stdout left; click ends quietly
+        except BrokenPipeError:  # stdout was closed by its reader; click ends quietly
             raise
         except (ValueError, OSError) as error:
             if ctx.params.get("traceback"):
@@ -75,28 +75,28 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
 
 
 class Commands(click.Group):
-    """A group whose commands fail in one line."""
+    """A group whose commands write errors in one line."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Arguments, checked."""
+        """Parse and check the arguments."""
         with _one_line(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Result of the command."""
+        """Run the command."""
         with _one_line(ctx):
             return super().invoke(ctx)
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, without Python's words for it."""
+    """Return the message of an error, without the terms of Python."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
     return str(error) or type(error).__name__
 
 
 def _single_line(text: str) -> str:
-    """Text on one line."""
+    """Return a text on one line."""
     return " ".join(text.split())
 
 
@@ -106,13 +106,13 @@ def say(text: str) -> None:
 
 
 def say_notes(notes: Iterable[Note]) -> None:
-    """Write what the user should know, the red ones as warnings."""
+    """Write notes to stderr, red ones as warnings."""
     for note in notes:
         say(f"{'Warning' if note.level == 'red' else 'Note'}: {note.text}")
 
 
 def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> T:
-    """Result of a step run to its end, with a progress bar on stderr."""
+    """Run a step to its end with a progress bar on stderr, and return its result."""
     from tqdm import tqdm
 
     form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
@@ -143,7 +143,7 @@ def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> 
 
 
 def table(report: Report) -> str:
-    """Lines of a report: one per channel, without the columns that aren't known."""
+    """Return a report as lines, one per channel, without the columns that are unknown."""
     from napari_btn.core.calibration.conformal import covered
 
     low, high = report.coverage_low, report.coverage_high
@@ -154,7 +154,7 @@ def table(report: Report) -> str:
         ("below", _numbers(report.below, ".3f")),
         ("above", _numbers(report.above, ".3f")),
         ("width", _numbers(report.width, ".4g")),
-        ("of noisy's", _numbers(report.width_ratio, ".3f")),
+        ("vs noisy", _numbers(report.width_ratio, ".3f")),
         ("correlation", _numbers(report.correlation, ".3f")),
         ("PSNR", _numbers(report.psnr, ".1f")),
     ]
@@ -169,7 +169,7 @@ def table(report: Report) -> str:
 
 
 def _group_lines(report: Report) -> list[str]:
-    """Coverage of each group that is calibrated apart."""
+    """Return lines with the coverage of each group that is calibrated separately."""
     if not report.group_coverage.size:
         return []
     head = [report.group_name, "share", *report.channel_names]
@@ -185,17 +185,17 @@ def _group_lines(report: Report) -> list[str]:
 
 
 def _numbers(values: Iterable[float], form: str) -> list[str]:
-    """Numbers as text; a dash where one isn't known."""
+    """Return numbers as text, unknown ones as a dash."""
     return ["-" if value != value else format(value, form) for value in values]
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:
-    """Write JSON under its name only when it is whole, in the place of what was there."""
+    """Write JSON; an existing file is replaced once the new one is whole."""
     write_text(json.dumps(values, indent=2) + "\n", path)
 
 
 def write_text(text: str, path: Path) -> None:
-    """Write text under its name only when it is whole, in the place of what was there."""
+    """Write text; an existing file is replaced once the new one is whole."""
     from napari_btn.io.atomic import written_whole
 
     with written_whole(path, overwrite=True) as rough:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from napari_btn.cli.files import groups_of, open_image, open_pair, ready, save_bundle
+from napari_btn.cli.files import ImageFile, Model, PairFiles, Target, ready, save_bundle, values_of
 from napari_btn.cli.options import (
     ALPHA,
     SPLITS,
@@ -19,19 +19,18 @@ from napari_btn.cli.options import (
     device_option,
     executor_at,
     force_option,
+    gathered,
     groups_option,
     json_option,
     mask_option,
     members_text,
-    promise,
-    promised,
+    promise_options,
     scheduler_option,
     to_file,
-    token_count,
     valid_option,
 )
 from napari_btn.cli.terminal import Interrupted, drain, say, say_notes, table, write_json
-from napari_btn.core.settings import PRESETS, CalibrationSettings, NetworkSettings
+from napari_btn.core.settings import PRESETS, CalibrationSettings, EnsembleSettings, NetworkSettings
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -39,9 +38,76 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.evaluation.report import Report
     from napari_btn.core.networks.family import Member
+    from napari_btn.core.progress import Step
+    from napari_btn.core.settings import Score, Unit
     from napari_btn.denoiser import Denoiser
+    from napari_btn.workflow.scan import Scan
 
 __all__ = ["calibrate", "scan", "train"]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What the coverage promises, and which pixels are calibrated apart; None keeps a setting."""
+
+    unit: Unit | None
+    score: Score | None
+    delta: float | None
+    groups: int | None
+    mask: str | None = None
+
+    def settings(self, known: CalibrationSettings) -> CalibrationSettings:
+        """Return the settings with the options that were given."""
+        return replace(
+            known,
+            unit=self.unit or known.unit,
+            score=self.score or known.score,
+            delta=known.delta if self.delta is None else self.delta,
+        )
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens that are calibrated apart; 0 for none."""
+        if self.groups == 1:
+            raise ValueError("--groups is 1; give 2 or more to calibrate tokens apart, or 0 for none.")
+        return self.groups or 0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How networks are trained, and what they are."""
+
+    preset: str
+    members: int
+    alpha: float
+    supervision: str
+    seed: int
+    device: str
+    depth: int | None
+    bias_free: bool
+    steps: int | None
+    split: Literal["longest", "y", "x", "z", "checkerboard"] | None
+
+    def denoiser(self, promise: Promise) -> Denoiser:
+        """Return a denoiser with these settings, not trained yet."""
+        from napari_btn.denoiser import Denoiser
+
+        settings = promise.settings(CalibrationSettings(groups=promise.tokens))
+        if self.split == "checkerboard":
+            settings = replace(settings, split="checkerboard")
+        elif self.split:
+            settings = replace(settings, split_axis=self.split)
+        return Denoiser(
+            preset=self.preset,
+            members=self.members,
+            alpha=self.alpha,
+            supervision=self.supervision,
+            seed=self.seed,
+            device=self.device,
+            network=NetworkSettings(depth=self.depth or NetworkSettings().depth, bias_free=self.bias_free),
+            train=replace(PRESETS[self.preset], steps=self.steps) if self.steps else None,
+            calibration=settings,
+        )
 
 
 @click.command()
@@ -69,93 +135,54 @@ __all__ = ["calibrate", "scan", "train"]
 @click.option(
     "--regions", help="Image painted 1 where to train, 2 calibrate, 3 report, instead of the split."
 )
-@promise
+@promise_options
 @groups_option
 @valid_option
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the coverage report.")
 @click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
 @scheduler_option
 @force_option
+@gathered(pair=PairFiles, target=Target, chosen=Training, promise=Promise)
 def train(
-    noisy: str,
-    clean: str,
-    output: Path,
-    axes: str | None,
-    channels: tuple[str, ...] | None,
-    preset: str,
-    members: int,
-    alpha: float,
-    supervision: str,
-    seed: int,
-    device: str,
-    depth: int | None,
-    bias_free: bool,
-    steps: int | None,
-    split: str | None,
-    regions: str | None,
-    unit: str | None,
-    score: str | None,
-    delta: float | None,
-    groups: int | None,
-    valid: str | None,
+    pair: PairFiles,
+    target: Target,
+    chosen: Training,
+    promise: Promise,
     report: Path | None,
     resume: bool,
     scheduler: str | None,
-    force: bool,
 ) -> None:
     """Train on NOISY and CLEAN, calibrate, and write MODEL.btn.
 
     Ctrl-C keeps the finished members in MODEL.btn.partial; the same call with --resume goes on.
     """
-    from napari_btn.denoiser import Denoiser
-
-    ready(output, force, noisy, clean, regions, valid)
+    target.ready(*pair.inputs)
     if report:
-        ready(report, force, noisy, clean, regions, valid)
-    pair = open_pair(noisy, clean, axes, channels, valid)
-    denoiser = Denoiser(
-        preset=preset,
-        members=members,
-        alpha=alpha,
-        supervision=supervision,
-        seed=seed,
-        device=device,
-        network=NetworkSettings(depth=depth or NetworkSettings().depth, bias_free=bias_free),
-        train=replace(PRESETS[preset], steps=steps) if steps else None,
-        calibration=promised(
-            CalibrationSettings(groups=token_count(groups)),
-            unit=unit,
-            score=score,
-            delta=delta,
-            split="checkerboard" if split == "checkerboard" else None,
-            split_axis=None if split == "checkerboard" else split,
-        ),
-    )
-    painted = groups_of(regions)
+        ready(report, target.force, *pair.inputs)
+    opened = pair.open()
+    denoiser = chosen.denoiser(promise)
+    painted = pair.painted
     with executor_at(scheduler) as executor:
-        measured = _fit(
-            denoiser, pair, output, regions=painted, resume=resume, force=force, executor=executor
-        )
+        measured = _fit(denoiser, opened, target, regions=painted, resume=resume, executor=executor)
     if report:
         write_json(measured.to_dict(), report)
     click.echo(table(measured))
-    click.echo(f"{output}: {members_text(denoiser.members)}")
+    click.echo(f"{target.output}: {members_text(denoiser.members)}")
 
 
 def _fit(
     denoiser: Denoiser,
     pair: Pair,
-    output: Path,
+    target: Target,
     *,
     regions: Any,
     resume: bool,
-    force: bool,
     executor: Executor | None = None,
 ) -> Report:
-    """Report of a fit that is saved; on Ctrl-C the finished members are."""
-    partial = output.with_name(output.name + ".partial")
+    """Fit, save the bundle and return the report; on Ctrl-C save the finished members."""
+    partial = target.output.with_name(target.output.name + ".partial")
     data = _record(denoiser, pair, regions)
-    checkpoint = _checkpoint(partial, denoiser, data, resume=resume, force=force)
+    checkpoint = _checkpoint(partial, denoiser, data, resume=resume, force=target.force)
     check = denoiser.check(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                            pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
                            regions=regions)  # fmt: skip
@@ -175,7 +202,7 @@ def _fit(
             f"Interrupted; {members_text(len(kept))} of {denoiser.members} kept in {partial}. "
             "The same call with --resume goes on from there."
         ) from None
-    save_bundle(denoiser, output)
+    save_bundle(denoiser, target.output)
     partial.unlink(missing_ok=True)
     assert report is not None, "a fitted denoiser has a report"
     say_notes(note for note in report.warnings if note not in check.notes)
@@ -183,7 +210,7 @@ def _fit(
 
 
 def _record(denoiser: Denoiser, pair: Pair, regions: Any) -> dict[str, Any]:
-    """What members learn from: images, what counts in them, and how they are split."""
+    """Return what members learn from: hashes of the images and valid pixels, and how they are split."""
     from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.data.image import View
 
@@ -202,7 +229,7 @@ def _record(denoiser: Denoiser, pair: Pair, regions: Any) -> dict[str, Any]:
 def _checkpoint(
     partial: Path, denoiser: Denoiser, data: dict[str, Any], *, resume: bool, force: bool
 ) -> tuple[Member, ...]:
-    """Members that an interrupted run of the same settings kept."""
+    """Return the members that an interrupted run of the same settings kept."""
     from napari_btn.denoiser import load_partial
 
     if not partial.exists():
@@ -213,7 +240,7 @@ def _checkpoint(
         if force:
             return ()
         raise ValueError(
-            f"{partial} holds an interrupted run; give --resume to go on, or --force to start anew."
+            f"{partial} holds an interrupted run; give --resume to go on, or --force to start again."
         )
     earlier, checkpoint, learned = load_partial(partial)
     for name in ("seed", "preset", "supervision", "levels", "network", "train"):
@@ -225,8 +252,8 @@ def _checkpoint(
     for name in sorted({*learned, *data}):
         if learned.get(name) != data.get(name):
             raise ValueError(
-                f"{partial} was trained with another {name}; its members may have seen what would calibrate now. Give "
-                "the same images and split to resume, or --force without --resume to start anew."
+                f"{partial} was trained with another {name}; its members may have seen the pixels that calibrate now. "
+                "Give the same images and split to resume, or --force without --resume to start again."
             )
     return checkpoint
 
@@ -238,60 +265,53 @@ def _checkpoint(
 @to_file
 @axes_option
 @click.option("--alpha", type=ALPHA, help="Miscoverage; default: that of the bundle.")
-@promise
+@promise_options
 @groups_option
 @mask_option
 @device_option
 @force_option
+@gathered(model=Model, target=Target, promise=Promise)
 def calibrate(
-    bundle: Path,
+    model: Model,
     noisy: str | None,
     clean: str | None,
-    output: Path,
+    target: Target,
     axes: str | None,
     alpha: float | None,
-    unit: str | None,
-    score: str | None,
-    delta: float | None,
-    groups: int | None,
-    mask: str | None,
-    device: str,
-    force: bool,
+    promise: Promise,
 ) -> None:
     """Calibrate MODEL.btn to another miscoverage, or on the pair NOISY CLEAN; nothing is trained.
 
     With --groups, NOISY alone is the image that MODEL.btn was trained on: its tokens are calibrated apart.
     """
-    from napari_btn.denoiser import load
-
-    ready(output, force)
-    if groups is not None and mask is not None:
+    target.ready()
+    if promise.groups is not None and promise.mask is not None:
         raise ValueError("--groups and --mask came; pixels belong to tokens or to a mask's groups. Give one.")
-    denoiser = load(bundle, device=device)
+    denoiser = model.load()
     asked: dict[str, Any] = {
         "alpha": denoiser.alpha if alpha is None else alpha,
-        "groups": token_count(groups) if groups is not None else groups_of(mask),
-        "settings": promised(denoiser.calibration_settings, unit=unit, score=score, delta=delta),
+        "groups": values_of(promise.mask) if promise.groups is None else promise.tokens,
+        "settings": promise.settings(denoiser.calibration_settings),
     }
     if noisy is None:
-        drain(denoiser.calibrate_steps(**asked))
+        denoiser.calibrate(**asked)
     elif clean is None:
-        if groups is None:
+        if promise.groups is None:
             raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
-        image, letters = open_image(noisy, axes, "the image")
-        drain(denoiser.calibrate_steps(image.data, axes=letters, **asked))
+        opened = ImageFile(noisy, axes).open()
+        denoiser.calibrate(opened.image.data, axes=opened.axes, **asked)
     else:
-        pair = open_pair(noisy, clean, axes, None, denoiser=denoiser)
-        drain(denoiser.calibrate_steps(pair.noisy, pair.clean, axes=pair.axes, **asked))
-    save_bundle(denoiser, output)
+        pair = PairFiles(noisy, clean, axes).open(denoiser)
+        denoiser.calibrate(pair.noisy, pair.clean, axes=pair.axes, **asked)
+    save_bundle(denoiser, target.output)
     if denoiser.report is not None:
         say_notes(denoiser.report.warnings)
         click.echo(table(denoiser.report))
-    click.echo(str(output))
+    click.echo(str(target.output))
 
 
 def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
-    """Whole numbers from ``5,10,20``."""
+    """Return the whole numbers of ``5,10,20``."""
     try:
         numbers = tuple(int(part) for part in value.split(","))
     except ValueError:
@@ -301,6 +321,30 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple
             f"{value!r} must be whole numbers above 0 with commas between, such as 5,10,20."
         )
     return numbers
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Kinds of networks to compare, and how they are trained."""
+
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    dilations: tuple[int, ...]
+    preset: str
+    steps: int | None
+    members: int
+    seed: int
+    device: str
+
+    def scan_steps(self, pair: Pair) -> Step[Scan]:
+        """Return the step that trains and compares them."""
+        from napari_btn.core.compute.pool import compute_for
+        from napari_btn.workflow.scan import grid_of, scan_steps
+
+        train = replace(PRESETS[self.preset], steps=self.steps) if self.steps else PRESETS[self.preset]
+        settings = EnsembleSettings(preset=self.preset, members=self.members, seed=self.seed, train=train)
+        grid = grid_of(self.depths, self.widths, self.dilations)
+        return scan_steps(pair, grid, settings, compute_for(self.device, self.members))
 
 
 @click.command()
@@ -325,38 +369,15 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple
 @device_option
 @json_option
 @force_option
-def scan(
-    noisy: str,
-    clean: str,
-    axes: str | None,
-    channels: tuple[str, ...] | None,
-    depths: tuple[int, ...],
-    widths: tuple[int, ...],
-    dilations: tuple[int, ...],
-    preset: str,
-    steps: int | None,
-    members: int,
-    seed: int,
-    device: str,
-    plot: Path | None,
-    as_json: bool,
-    force: bool,
-) -> None:
+@gathered(pair=PairFiles, kinds=Kinds)
+def scan(pair: PairFiles, kinds: Kinds, plot: Path | None, as_json: bool, force: bool) -> None:
     """Compare depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
-    from napari_btn.core.compute.pool import compute_for
-    from napari_btn.core.settings import EnsembleSettings
-    from napari_btn.workflow.scan import grid_of, scan_steps
-
     if plot:
         ready(plot, force)
-    pair = open_pair(noisy, clean, axes, channels)
-    train = replace(PRESETS[preset], steps=steps) if steps else PRESETS[preset]
-    settings = EnsembleSettings(preset=preset, members=members, seed=seed, train=train)
-    grid = grid_of(depths, widths, dilations)
-    result = drain(scan_steps(pair, grid, settings, compute_for(device, members)))
+    result = drain(kinds.scan_steps(pair.open()))
     if plot:
+        from napari_btn import plots
         from napari_btn.io.atomic import written_whole
-        from napari_btn.plots import figures as plots
 
         with written_whole(plot, overwrite=force) as rough:
             plots.scan(result.rows).savefig(rough)

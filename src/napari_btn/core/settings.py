@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
+from napari_btn.core.registry import FAMILIES
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -90,7 +92,7 @@ class NetworkSettings(_Settings):
     Attributes
     ----------
     family : str
-        Kind of member: "sms" (random sparse mixed-scale network).
+        Kind of member: "sms" (random sparse mixed-scale network), or one of an installed package.
     depth : int
         Nodes per member; the one setting that usually needs tuning.
     channels : int
@@ -126,7 +128,10 @@ class NetworkSettings(_Settings):
     bias_free: bool = False
 
     def __post_init__(self) -> None:
-        need(self.family in ("sms",), "family", self.family, '"sms"')
+        if self.family not in FAMILIES:
+            # named here only: a search through all installed packages takes time
+            names = " or ".join(f'"{name}"' for name in FAMILIES)
+            need(False, "family", self.family, f"{names} (others come with packages that you install)")
         need(1 <= self.depth <= 200, "depth", self.depth, "1 to 200")
         need(1 <= self.channels <= 64, "channels", self.channels, "1 to 64")
         need(1 <= self.inputs <= 64, "inputs", self.inputs, "1 to 64")

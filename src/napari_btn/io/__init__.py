@@ -1,1 +1,1 @@
-"""Bytes to values and back: image files and bundles."""
+"""Read and write files: images, labels, regions, tables and bundles."""

@@ -16,19 +16,19 @@ __all__ = ["MissingInputError", "OutputExistsError", "written_whole"]
 
 
 class MissingInputError(FileNotFoundError, ValueError):
-    """There is no such file or folder."""
+    """A file or folder doesn't exist."""
 
 
 class OutputExistsError(FileExistsError, ValueError):
-    """The output is there already and may not be replaced."""
+    """The output exists already and may not be replaced."""
 
 
 @contextmanager
 def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Temporary path beside ``path`` that takes its name when the block ends well, and vanishes when not.
+    """Yield a temporary path that is renamed to ``path`` if the block succeeds, and removed if it fails.
 
-    A folder (zarr) may be written there as well as a file. What had the name before stays
-    until the new output is whole.
+    A folder (zarr) may be written there as well as a file. An existing output stays until the new
+    one is whole.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     ValueError
         If ``path`` exists and may not be replaced, or its folder is missing.
     OSError
-        If the folder is read-only or the disk full, with a sentence that says so.
+        If the folder is read-only or the disk full; the message says which.
     """
     path = Path(path)
     _need_free(path, overwrite)
@@ -70,7 +70,7 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _need_free(path: Path, overwrite: bool) -> None:
-    """Raise unless a file or folder of this name may be put there."""
+    """Raise unless a file or folder of this name may be written."""
     if not path.parent.is_dir():
         raise MissingInputError(f"There is no folder {path.parent}; create it, or write elsewhere.")
     if not path.exists():
@@ -84,7 +84,7 @@ def _need_free(path: Path, overwrite: bool) -> None:
 
 
 def _put(temporary: Path, path: Path, aside: Path) -> None:
-    """Give the output its name; a folder that had it is first moved aside."""
+    """Give the output its name; an existing folder of that name is first moved aside."""
     if not path.is_dir() or path.is_symlink():
         temporary.replace(path)
         return
@@ -97,7 +97,7 @@ def _put(temporary: Path, path: Path, aside: Path) -> None:
 
 
 def _why(error: OSError, path: Path) -> str:
-    """The sentence for a failure of the disk or the folder."""
+    """Return the sentence for a failure of the disk or the folder."""
     full = "the disk is full; free some space or choose another disk"
     why = {
         errno.ENOSPC: full,

@@ -1,6 +1,6 @@
 """A bundle: one safetensors file with settings, weights, held-out scores and provenance.
 
-The JSON of everything that is not an array stands in the file's own metadata; no pickle anywhere.
+Everything that is not an array is JSON in the metadata of the file. There is no pickle anywhere.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KEY = "napari-btn"
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
-    """What a bundle file holds.
+    """The content of a bundle file.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
     Raises
     ------
     OSError
-        When the folder is missing or read-only, or the disk is full, with a sentence that says so.
+        If the folder is missing or read-only, or the disk is full; the message says which.
     """
     from safetensors.numpy import save
 
@@ -64,9 +64,9 @@ def read_bundle(path: str | Path) -> Bundle:
     Raises
     ------
     ValueError
-        When the file is damaged, cut short, not a napari-btn bundle, or newer than this version.
+        If the file is damaged, cut short, not a napari-btn bundle, or newer than this version.
     OSError
-        When the file can't be read.
+        If the file can't be read.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -81,7 +81,7 @@ def read_bundle(path: str | Path) -> Bundle:
     except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path.name} is not a whole napari-btn bundle (damaged, cut short, or another kind of file): {error}. "
-            "Copy it again, or train anew."
+            "Copy it again, or train again."
         ) from error
     if not isinstance(values, dict) or not isinstance(values.get("version"), int):
         raise ValueError(
@@ -98,7 +98,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
 
 def _digest(arrays: dict[str, NDArray[Any]]) -> str:
-    """SHA-256 of all arrays: the format itself notices a missing byte, but no wrong one."""
+    """Return the SHA-256 of all arrays: the format itself notices a missing byte, but not a wrong one."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Label maps with what belongs to them: OME-TIFF or OME-Zarr, a table beside it, and how they came about."""
+"""Label maps as files: an image, a table of the labels beside it, and a record of how they were made."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import json
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_btn.io import metadata
 from napari_btn.io.atomic import OutputExistsError, written_whole
-from napari_btn.io.images import read_image, write_images
+from napari_btn.io.images import read_image, split_suffix, write_images
 from napari_btn.io.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["LabelMap", "read_labels", "write_labels", "write_outlines"]
 
-_SUFFIXES: Final = (".ome.tiff", ".ome.tif", ".tiff", ".tif", ".ome.zarr", ".zarr", ".csv", ".json")
+_TABLE, _RECORD = ".csv", ".json"
 
 
 @dataclass(frozen=True, eq=False)
 class LabelMap:
-    """Labels as they were written, with what belongs to them.
+    """A label image with the names, colours and features of its labels.
 
     Parameters
     ----------
@@ -36,9 +36,9 @@ class LabelMap:
     features : dict of str to list
         One row per label, with the column "index"; empty where no table is beside the image.
     names : dict of int to str
-        Of the labels that have one.
+        Names of the labels that have one.
     colours : dict of int to tuple of float
-        RGB, 0 to 1, of the labels whose colour is known.
+        Colours (RGB, 0 to 1) of the labels that have one.
     axes : str
         One letter per dimension.
     pixel_size : tuple of float, optional
@@ -46,7 +46,7 @@ class LabelMap:
     unit : str
         Unit of the pixel size.
     provenance : dict
-        How the labels came about; empty where no record is beside the image.
+        How the labels were made; empty where no record is beside the image.
     """
 
     labels: NDArray[np.int32]
@@ -59,18 +59,18 @@ class LabelMap:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def column(self, name: str) -> dict[int, str]:
-        """Words of a column by label, such as groups by "morphology"; empty where there is no such column."""
+        """Return the words of a column by label, such as groups by "morphology"; empty if it is missing."""
         rows = zip(self.features.get("index", ()), self.features.get(name, ()), strict=False)
         return {int(n): str(word) for n, word in rows if word is not None}
 
 
 def read_labels(path: str | Path) -> LabelMap:
-    """Labels with names and colours, as `write_labels` left them, or from any label image.
+    """Read labels with names and colours: those that `write_labels` wrote, or any label image.
 
     Parameters
     ----------
     path : str or Path
-        The image; a table (.csv) and a record (.json) of the same name are read where they are there.
+        The image; a table (.csv) and a record (.json) of the same name are read if they exist.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def read_labels(path: str | Path) -> LabelMap:
         raise ValueError(
             f"{path.name} holds values of type {values.dtype}; labels are whole numbers from 0. Give a label image."
         )
-    table, record = (path.with_name(f"{_stem(path)}{s}") for s in (".csv", ".json"))
+    _, table, record = _files(path)
     features = read_table(table) if table.is_file() else {}
     provenance: dict[str, Any] = {}
     if record.is_file():
@@ -97,7 +97,7 @@ def read_labels(path: str | Path) -> LabelMap:
             provenance = json.loads(record.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ValueError(
-                f"{record.name} is no JSON: {error}. Move it away, or write it again."
+                f"{record.name} is not valid JSON: {error}. Move it away, or write it again."
             ) from error
     rows = features.get("index", [])
     empty = [None] * len(rows)
@@ -118,15 +118,18 @@ def read_labels(path: str | Path) -> LabelMap:
 
 
 def _rgb(text: str) -> tuple[float, float, float]:
-    """Colour of "#rrggbb"."""
+    """Return the colour of "#rrggbb"."""
     r, g, b = (int(str(text).lstrip("#")[i : i + 2], 16) / 255 for i in (0, 2, 4))
     return r, g, b
 
 
-def _stem(path: Path) -> str:
-    """Name without the suffix of an image, table or record."""
-    suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), "")
-    return path.name[: len(path.name) - len(suffix)]
+def _files(path: Path) -> tuple[Path, Path, Path]:
+    """Return the image, the table and the record that belong to a name."""
+    stem, suffix = split_suffix(path.name)
+    if not suffix and path.suffix.lower() in (_TABLE, _RECORD):
+        stem = path.stem
+    image = path if suffix else path.with_name(f"{stem}.ome.tif")
+    return image, path.with_name(stem + _TABLE), path.with_name(stem + _RECORD)
 
 
 def write_outlines(
@@ -149,7 +152,7 @@ def write_outlines(
     path : str or Path
         Ends in .geojson.
     least_px : int
-        Smaller patches are left out.
+        Smallest area of a patch.
     overwrite : bool
         Replace what is there.
 
@@ -161,7 +164,7 @@ def write_outlines(
     Raises
     ------
     ValueError
-        If the labels are no plane, or the file exists and may not be replaced.
+        If the labels aren't a plane, or the file exists and may not be replaced.
 
     References
     ----------
@@ -221,7 +224,7 @@ def write_labels(
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> tuple[Path, Path, Path]:
-    """Write labels, their features as CSV, and a JSON of provenance beside each other; returns the three paths.
+    """Write labels as an image, their features as CSV and their provenance as JSON, side by side.
 
     Parameters
     ----------
@@ -230,8 +233,8 @@ def write_labels(
     features : mapping of str to sequence
         One row per label, with the column "index".
     path : str or Path
-        Ends in .ome.tif (also where a suffix is missing) or .ome.zarr; the other two take its name
-        with .csv and .json.
+        Ends in .ome.tif (also used if no suffix of an image is given) or .ome.zarr; the other two
+        take its name with .csv and .json.
     axes : str
         One letter per dimension.
     pixel_size : sequence of float, optional
@@ -239,7 +242,7 @@ def write_labels(
     unit : str, optional
         Unit of the pixel size.
     provenance : mapping, optional
-        How the labels came about: numbers, texts, lists and dicts.
+        How the labels were made: numbers, texts, lists and dicts.
     overwrite : bool
         Replace what is there.
 
@@ -256,13 +259,10 @@ def write_labels(
         If the disk is full or the folder can't be written to.
     """
     path = Path(path)
-    suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), "")
-    stem = _stem(path)
-    image = path if suffix and suffix not in (".csv", ".json") else path.with_name(f"{stem}.ome.tif")
-    table, record = path.with_name(f"{stem}.csv"), path.with_name(f"{stem}.json")
-    there = [file.name for file in (image, table, record) if file.exists()]
+    files = image, table, record = _files(path)
+    there = [file.name for file in files if file.exists()]
     if there and not overwrite:
-        # before the first is written, so that none is new where another stays old
+        # checked before the first is written, so that new and old files are never mixed
         raise OutputExistsError(
             f"{', '.join(there)} exists; choose another name, or allow it to be replaced."
         )
@@ -275,4 +275,4 @@ def write_labels(
     write_table(features, table, overwrite=overwrite)
     with written_whole(record, overwrite=overwrite) as temporary:
         temporary.write_text(metadata.to_json(dict(provenance or {})), encoding="utf-8")
-    return image, table, record
+    return files

@@ -1,10 +1,10 @@
-"""What image files say about their axes, channels and pixel size, in our words and back."""
+"""Metadata of image files: axes, channels and pixel size in our terms, and in those of the formats."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Final
@@ -12,7 +12,23 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-__all__ = ["Meta", "from_imagej", "from_ngff", "from_ome", "guess_axes", "to_ngff", "to_ome", "unit_symbol"]
+__all__ = [
+    "Meta",
+    "first_provenance",
+    "from_imagej",
+    "from_ngff",
+    "from_note",
+    "from_ome",
+    "guess_axes",
+    "ome_notes",
+    "plain_axes",
+    "read_json",
+    "to_json",
+    "to_ngff",
+    "to_note",
+    "to_ome",
+    "unit_symbol",
+]
 
 NAMESPACE: Final = "napari-btn"
 
@@ -43,7 +59,7 @@ _SYMBOLS: Final = {
 
 @dataclass(frozen=True)
 class Meta:
-    """What is known of one image.
+    """The metadata of one image.
 
     Parameters
     ----------
@@ -68,8 +84,24 @@ class Meta:
     axes_guessed: bool = False
     name: str = ""
 
+    @classmethod
+    def given(
+        cls,
+        axes: str,
+        channel_names: Sequence[str] | None = None,
+        pixel_size: Sequence[float] | None = None,
+        unit: str | None = None,
+    ) -> Meta:
+        """Return metadata from the arguments of a caller: axes of any case, any sequences."""
+        return cls(
+            axes=axes.upper(),
+            channel_names=tuple(channel_names) if channel_names else None,
+            pixel_size=tuple(map(float, pixel_size)) if pixel_size is not None else None,
+            unit=unit_symbol(unit),
+        )
+
     def checked(self, shape: Sequence[int]) -> Meta:
-        """The same, with what contradicts the shape left out and missing axes guessed."""
+        """Return the metadata without values that contradict the shape, and with missing axes guessed."""
         meta = self
         if meta.axes is None or len(meta.axes) != len(shape):
             meta = replace(meta, axes=guess_axes(shape), axes_guessed=True, pixel_size=None)
@@ -85,7 +117,7 @@ class Meta:
 
 
 def guess_axes(shape: Sequence[int]) -> str | None:
-    """The likeliest axes of an array of which only the shape is known.
+    """Guess the axes of an array from its shape.
 
     Parameters
     ----------
@@ -96,7 +128,7 @@ def guess_axes(shape: Sequence[int]) -> str | None:
     -------
     str or None
         One letter per dimension; None for one dimension or more than five. An axis of at
-        most ten at the front, or of at most four at the end, is taken for channels.
+        most ten at the front, or of at most four at the end, is taken as channels.
     """
     ndim = len(shape)
     if ndim < 2 or ndim > 5:
@@ -114,7 +146,7 @@ def guess_axes(shape: Sequence[int]) -> str | None:
 
 
 def unit_symbol(name: str | None) -> str | None:
-    """Our symbol of a unit of length, or the name itself where it is none that we know.
+    """Return our symbol of a unit of length, or the name itself if it is unknown.
 
     Parameters
     ----------
@@ -130,10 +162,10 @@ def unit_symbol(name: str | None) -> str | None:
 
 
 def plain_axes(axes: str, shape: Sequence[int], *, spare: str = "") -> Meta:
-    """Axes in our letters from those of a TIFF series.
+    """Return metadata with the axes of a TIFF series in our letters.
 
-    ``spare`` names letters that stand for scenes. Colour samples become channels; other
-    unknown axes are guessed one by one where there is one, together where there are more.
+    ``spare`` names letters that mean scenes. Colour samples become channels. One other unknown axis
+    gets a free letter; if there are more, all axes are guessed from the shape.
     """
     letters = ["S" if a in spare else "C" if a == "S" else a for a in axes.upper()]
     unknown = [k for k, letter in enumerate(letters) if letter not in "STCZYX"]
@@ -146,7 +178,7 @@ def plain_axes(axes: str, shape: Sequence[int], *, spare: str = "") -> Meta:
 
 
 def from_ome(xml: str, index: int, axes: str, shape: Sequence[int]) -> Meta:
-    """What OME-XML says of one of its images.
+    """Return the metadata of one image of an OME-XML document.
 
     Parameters
     ----------
@@ -162,7 +194,7 @@ def from_ome(xml: str, index: int, axes: str, shape: Sequence[int]) -> Meta:
     Returns
     -------
     Meta
-        Nothing but the axes, where the document cannot be read.
+        Only the axes if the document cannot be read.
     """
     meta = plain_axes(axes, shape, spare="Q")
     try:
@@ -193,7 +225,7 @@ def from_imagej(
     axes: str,
     shape: Sequence[int],
 ) -> Meta:
-    """What ImageJ's own metadata say of the image of a TIFF file.
+    """Return the metadata that ImageJ keeps in a TIFF file.
 
     Parameters
     ----------
@@ -209,7 +241,7 @@ def from_imagej(
     Returns
     -------
     Meta
-        Axes, and what else is known.
+        Axes, and channel names and pixel size where known.
     """
     meta = plain_axes(axes, shape)
     unit = unit_symbol(str(properties.get("unit") or ""))
@@ -228,7 +260,7 @@ def from_imagej(
 
 
 def from_ngff(attributes: Mapping[str, Any]) -> tuple[Meta, str] | None:
-    """What OME-NGFF attributes (0.1 to 0.5) say of an image group.
+    """Return the metadata of an image group from its OME-NGFF attributes (0.1 to 0.5).
 
     Parameters
     ----------
@@ -238,7 +270,7 @@ def from_ngff(attributes: Mapping[str, Any]) -> tuple[Meta, str] | None:
     Returns
     -------
     tuple of (Meta, str), or None
-        What is known and the path of the finest level; None where the group is no image.
+        Metadata and the path of the finest level; None if the group is not an image.
     """
     ngff = attributes.get("ome", attributes)
     try:
@@ -268,7 +300,7 @@ def from_ngff(attributes: Mapping[str, Any]) -> tuple[Meta, str] | None:
 
 
 def to_ome(meta: Meta, note: str) -> dict[str, Any]:
-    """Keywords of the TIFF writer for one OME image.
+    """Return the keywords of the TIFF writer for one OME image.
 
     Parameters
     ----------
@@ -280,27 +312,27 @@ def to_ome(meta: Meta, note: str) -> dict[str, Any]:
     Returns
     -------
     dict
-        Scenes are told as a modulo dimension, which other readers see as time or channels.
+        Scenes are a modulo dimension, which other readers see as time or channels.
     """
     axes = meta.axes or ""
-    told: dict[str, Any] = {
+    keywords: dict[str, Any] = {
         "axes": axes.replace("S", "Q"),
         "Name": meta.name,
         "CommentAnnotation": {"Namespace": NAMESPACE, "Value": note},
     }
     if "S" in axes:
-        told["TypeDescription"] = {"Q": "scene"}
+        keywords["TypeDescription"] = {"Q": "scene"}
     if meta.channel_names and "C" in axes:
-        told["Channel"] = {"Name": list(meta.channel_names)}
+        keywords["Channel"] = {"Name": list(meta.channel_names)}
     if meta.pixel_size and meta.unit in _UNITS:
         for letter, size in zip([a for a in axes if a in "ZYX"], meta.pixel_size, strict=True):
-            told[f"PhysicalSize{letter}"] = size
-            told[f"PhysicalSize{letter}Unit"] = _UNITS[meta.unit][0]
-    return told
+            keywords[f"PhysicalSize{letter}"] = size
+            keywords[f"PhysicalSize{letter}Unit"] = _UNITS[meta.unit][0]
+    return keywords
 
 
 def to_ngff(meta: Meta, note: Mapping[str, Any]) -> dict[str, Any]:
-    """OME-NGFF 0.5 attributes of an image group whose only level is called "0".
+    """Return the OME-NGFF 0.5 attributes of an image group whose only level is called "0".
 
     Parameters
     ----------
@@ -335,7 +367,7 @@ def to_ngff(meta: Meta, note: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_note(meta: Meta, shape: Sequence[int], provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """All that is known: what a format has no place for survives a round trip."""
+    """Return a note with all metadata, so that those without a place in the format survive a round trip."""
     return {
         "axes": meta.axes,
         "shape": list(shape),
@@ -347,12 +379,12 @@ def to_note(meta: Meta, shape: Sequence[int], provenance: Mapping[str, Any]) -> 
 
 
 def to_json(value: Mapping[str, Any]) -> str:
-    """JSON of numbers (numpy's too), texts, lists, dicts and paths."""
+    """Return the JSON of numbers (numpy's too), texts, lists, dicts and paths."""
     return json.dumps(value, default=_plain)
 
 
 def from_note(note: Mapping[str, Any], name: str) -> Meta:
-    """What `to_note` kept."""
+    """Return the metadata that `to_note` kept."""
     names, size = note.get("channel_names"), note.get("pixel_size")
     return Meta(
         axes=note.get("axes"),
@@ -364,7 +396,7 @@ def from_note(note: Mapping[str, Any], name: str) -> Meta:
 
 
 def ome_notes(xml: str) -> list[dict[str, Any]]:
-    """The notes of all images in an OME-XML document, in their order; empty ones where there is none."""
+    """Return the notes of all images in an OME-XML document, in order; empty for an image without one."""
     try:
         root = ElementTree.fromstring(xml)
     except ElementTree.ParseError:
@@ -374,13 +406,18 @@ def ome_notes(xml: str) -> list[dict[str, Any]]:
         texts[annotation.get("ID", "")] = annotation.findtext("{*}Value") or ""
     found = []
     for image in root.findall("{*}Image"):
-        told = [texts[r.get("ID", "")] for r in image.findall("{*}AnnotationRef") if r.get("ID", "") in texts]
-        found.append(read_json(told[0]) if told else {})
+        mine = [texts[r.get("ID", "")] for r in image.findall("{*}AnnotationRef") if r.get("ID", "") in texts]
+        found.append(read_json(mine[0]) if mine else {})
     return found
 
 
+def first_provenance(notes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the provenance of the first note that has one; empty where none has."""
+    return next((dict(note["provenance"]) for note in notes if "provenance" in note), {})
+
+
 def read_json(text: str) -> dict[str, Any]:
-    """A JSON object, or an empty one where the text is none."""
+    """Parse a JSON object; return an empty one if the text isn't one."""
     try:
         value = json.loads(text)
     except ValueError:
@@ -389,7 +426,7 @@ def read_json(text: str) -> dict[str, Any]:
 
 
 def _ngff_letter(entry: Mapping[str, Any]) -> str:
-    """Our letter of an NGFF axis, "?" for one that we have no letter for."""
+    """Return our letter of an NGFF axis, or "?" if there is none."""
     name = str(entry.get("name", "")).lower()
     if re.fullmatch(r"[stczyx]", name):
         return name.upper()
@@ -398,7 +435,7 @@ def _ngff_letter(entry: Mapping[str, Any]) -> str:
 
 
 def _plain(value: object) -> object:
-    """JSON-ready form of the few other things that a provenance holds."""
+    """Return the JSON-ready form of the other types that a provenance may hold."""
     if isinstance(value, np.generic | np.ndarray):
         return value.tolist()
     if isinstance(value, PurePath):

@@ -8,22 +8,22 @@ import numpy as np
 from scipy import ndimage
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["polygons"]
+__all__ = ["polygons", "ring_area"]
 
 Ring = list[list[int]]
 
 
 def polygons(mask: NDArray[np.bool_], least_px: int = 1) -> list[list[Ring]]:
-    """Polygons of a mask: for each patch its outer ring, then its holes; exact, pixel edges at whole numbers.
+    """Return the polygons of a mask, for each patch its outer ring, then its holes, exact along pixel edges.
 
     Parameters
     ----------
     mask : ndarray of bool, (Y, X)
         Pixels that touch by an edge belong to one patch.
     least_px : int
-        Smaller patches are left out.
+        Smallest area of a patch.
 
     Returns
     -------
@@ -41,13 +41,13 @@ def polygons(mask: NDArray[np.bool_], least_px: int = 1) -> list[list[Ring]]:
             continue
         rings = _rings(patches[box] == number)
         y, x = box[0].start, box[1].start
-        rings.sort(key=lambda ring: -abs(_area(ring)))
+        rings.sort(key=ring_area, reverse=True)
         found.append([[[px + x, py + y] for px, py in ring] for ring in rings])
     return found
 
 
 def _rings(patch: NDArray[np.bool_]) -> list[Ring]:
-    """Closed rings around one patch, the patch on the left of every step."""
+    """Return closed rings around one patch, with the patch on the left of every step."""
     padded = np.pad(patch, 1)
     after: dict[tuple[int, int], list[tuple[int, int]]] = {}
     # an edge lies between a pixel that is in and one that isn't, and runs so that the first is on its left
@@ -85,7 +85,7 @@ def _next(
     point: tuple[int, int],
     before: tuple[int, int] | None,
 ) -> tuple[int, int]:
-    """The end of an edge from a point, taken out; where two pixels touch by a corner, the one that turns left."""
+    """Remove an edge that begins at a point and return its end; where pixels touch by a corner, turn left."""
     ends = after[point]
     chosen = ends[0]
     if len(ends) > 1 and before is not None:
@@ -99,11 +99,22 @@ def _next(
 
 
 def _straight(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
-    """Whether b lies between a and c on one line."""
+    """Return True if b lies between a and c on one line."""
     return (b[0] - a[0]) * (c[1] - b[1]) == (b[1] - a[1]) * (c[0] - b[0])
 
 
-def _area(ring: Ring) -> float:
-    """Signed area of a closed ring."""
+def ring_area(ring: ArrayLike) -> float:
+    """Return the area inside a closed ring.
+
+    Parameters
+    ----------
+    ring : (n, 2) array_like
+        Points in order, the first repeated at the end.
+
+    Returns
+    -------
+    float
+        In the square of the unit of the points.
+    """
     x, y = np.array(ring, dtype=float).T
-    return float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
+    return abs(float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1]))) / 2

@@ -1,4 +1,4 @@
-"""Regions as files: CSV, GeoJSON (QuPath) and ImageJ ROI, out and back.
+"""Read and write regions: CSV, GeoJSON (QuPath) and ImageJ ROI.
 
 CSV holds the bounding boxes in pixels and in physical units; GeoJSON and ImageJ ROI hold the
 outlines. All coordinates count from the outer corner of the first pixel, x to the right and y
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from napari_btn.core.remeasure.regions import Region
+from napari_btn.io._format import package
 from napari_btn.io.atomic import MissingInputError, written_whole
-from napari_btn.io.output import MissingPackageError
+from napari_btn.io.outlines import ring_area
 from napari_btn.io.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def write_regions(
     Parameters
     ----------
     regions : sequence of Region
-        In the order in which they are to be visited.
+        In the order in which they are to be measured.
     path : str or Path
         ``.csv``: one line each, in pixels and physical units. ``.geojson``: polygons in pixels, as
         QuPath reads them. ``.roi`` or ``.zip``: ImageJ ROIs (holes are filled). The file appears
@@ -61,7 +62,7 @@ def write_regions(
     provenance : mapping, optional
         JSON-ready; kept in GeoJSON.
     overwrite : bool
-        Replace a file that is there.
+        Replace an existing file.
 
     Raises
     ------
@@ -85,7 +86,7 @@ def write_regions(
 
 
 def read_regions(path: str | Path) -> list[Region]:
-    """Regions of a file that `write_regions`, QuPath or ImageJ wrote.
+    """Read the regions of a file that `write_regions`, QuPath or ImageJ wrote.
 
     Parameters
     ----------
@@ -96,8 +97,8 @@ def read_regions(path: str | Path) -> list[Region]:
     -------
     list of Region
         In the file's order; outlines other than upright rectangles become masks. CSV has no
-        outlines, only the boxes. What the file does not say is left at its default (a pixel size
-        of 1 px, a score of 0).
+        outlines, only the boxes. Values that the file lacks have their defaults (a pixel size of
+        1 px, a score of 0).
 
     Raises
     ------
@@ -119,16 +120,15 @@ def read_regions(path: str | Path) -> list[Region]:
 
 
 def _kind(path: Path) -> str:
-    """Format by the name's ending."""
+    """Return the format that the suffix asks for."""
     kind = {".json": ".geojson"}.get(path.suffix.lower(), path.suffix.lower())
     if kind not in REGION_ENDINGS:
-        raise ValueError(f"{path.name} has no ending that regions are kept in; choose {_KINDS}.")
+        raise ValueError(f"{path.name} names no format of regions; choose {_KINDS}.")
     return kind
 
 
-# ------------------------------------------------------------------------------------------- CSV
 def read_stage(path: str | Path, pixel_size: Sequence[float] = (1.0, 1.0)) -> StageAffine:
-    """The map to stage coordinates, from places that are known in the image and on the stage.
+    """Fit the map to stage coordinates from places that are known in the image and on the stage.
 
     Parameters
     ----------
@@ -141,12 +141,12 @@ def read_stage(path: str | Path, pixel_size: Sequence[float] = (1.0, 1.0)) -> St
     Returns
     -------
     StageAffine
-        From positions in that unit, with the residual of the fit.
+        Takes positions in that unit; has the residual of the fit.
 
     Raises
     ------
     ValueError
-        If a column is missing or holds words, there are fewer than three places, or they lie on one line.
+        If a column is missing or holds words, if there are fewer than three places, or they lie on one line.
     """
     from napari_btn.core.remeasure.stage import StageAffine
 
@@ -164,7 +164,7 @@ def read_stage(path: str | Path, pixel_size: Sequence[float] = (1.0, 1.0)) -> St
 
 
 def _columns(regions: Sequence[Region], stage: StageAffine | None) -> dict[str, list[Any]]:
-    """A table of boxes: pixels first, then physical units."""
+    """Return a table of boxes: pixels first, then physical units."""
     volume = any(r.z is not None for r in regions)
     axes = "zyx" if volume else "yx"
     table: dict[str, list[Any]] = {"index": list(range(1, len(regions) + 1))}
@@ -189,7 +189,7 @@ def _columns(regions: Sequence[Region], stage: StageAffine | None) -> dict[str, 
 
 
 def _from_columns(table: dict[str, list[Any]]) -> list[Region]:
-    """Boxes of a table."""
+    """Return the boxes of a table."""
     axes = "zyx" if "z" in table else "yx"
     n = len(table["y"])
     ones = [1.0] * n
@@ -211,11 +211,10 @@ def _from_columns(table: dict[str, list[Any]]) -> list[Region]:
     ]
 
 
-# --------------------------------------------------------------------------------------- GeoJSON
 def _geojson(
     regions: Sequence[Region], stage: StageAffine | None, provenance: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """A FeatureCollection as QuPath imports it."""
+    """Return a FeatureCollection as QuPath imports it."""
     features = []
     for k, r in enumerate(regions, start=1):
         geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [_closed(c) for c in _outline(r)]}
@@ -238,7 +237,7 @@ def _geojson(
 
 
 def _from_geojson(data: Any) -> list[Region]:
-    """Regions of a FeatureCollection, a list of features (older QuPath) or a single one."""
+    """Return the regions of a FeatureCollection, a list of features (older QuPath) or a single one."""
     if isinstance(data, dict):
         data = data["features"] if data.get("type") == "FeatureCollection" else [data]
     regions = []
@@ -254,10 +253,9 @@ def _from_geojson(data: Any) -> list[Region]:
     return regions
 
 
-# ----------------------------------------------------------------------------------- ImageJ ROIs
 def _write_rois(regions: Sequence[Region], path: Path, *, overwrite: bool) -> None:
-    """One .roi, or a .zip of them."""
-    roifile = _roifile(path)
+    """Write one .roi, or a .zip of several."""
+    roifile = package("roifile", path)
     if path.suffix.lower() == ".roi" and len(regions) != 1:
         raise ValueError(f"A .roi holds one region, {len(regions)} came; name the file .zip.")
     rois = []
@@ -287,8 +285,8 @@ def _write_rois(regions: Sequence[Region], path: Path, *, overwrite: bool) -> No
 
 
 def _read_rois(path: Path) -> list[Region]:
-    """Regions of ImageJ ROIs: rectangles and closed outlines."""
-    roifile = _roifile(path)
+    """Read the regions of ImageJ ROIs: rectangles and closed outlines."""
+    roifile = package("roifile", path)
     kinds = roifile.ROI_TYPE
     found = roifile.roiread(path)
     regions = []
@@ -313,20 +311,8 @@ def _read_rois(path: Path) -> list[Region]:
     return regions
 
 
-def _roifile(path: Path) -> Any:
-    """The roifile package."""
-    try:
-        import roifile
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{path.name} needs the package roifile, which isn't installed; pip install 'napari-btn[all]'."
-        ) from error
-    return roifile
-
-
-# -------------------------------------------------------------------------------------- outlines
 def _outline(region: Region) -> list[NDArray[np.float64]]:
-    """Closed rings (n, 2) of (y, x) around a region: the outer one first, then the holes."""
+    """Return closed rings (n, 2) of (y, x) around a region: the outer one first, then the holes."""
     if region.mask is None or region.mask.ndim != 2:
         low = np.array([region.y, region.x], dtype=float)
         corners = np.array([(0, 0), (0, 1), (1, 1), (1, 0), (0, 0)], dtype=float)
@@ -335,27 +321,23 @@ def _outline(region: Region) -> list[NDArray[np.float64]]:
 
     padded = np.pad(region.mask.astype(float), 1)
     rings = find_contours(padded, 0.5, fully_connected="high")
-    rings.sort(key=lambda c: -abs(_area(c)))
-    # the padding took one off, the corner of a pixel adds one half
+    rings.sort(key=ring_area, reverse=True)
+    # less 1 for the padding, plus 0.5 from the centre of a pixel to its corner
     return [np.add(c, (region.y - 0.5, region.x - 0.5)) for c in rings]
 
 
-def _area(ring: NDArray[np.float64]) -> float:
-    """Signed area of a closed ring."""
-    y, x = ring.T
-    return float(np.dot(x[:-1], y[1:]) - np.dot(x[1:], y[:-1])) / 2
-
-
 def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
-    """A ring as GeoJSON wants it: [x, y] pairs, the first repeated at the end."""
+    """Return a ring as GeoJSON has it: [x, y] pairs, the first repeated at the end."""
     return [[float(x), float(y)] for y, x in ring]
 
 
 def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any]) -> Region:
-    """A region from an outer ring and holes of (y, x); a mask where it is no upright rectangle."""
+    """Return the region of an outer ring and holes of (y, x), with a mask unless it is an upright rectangle."""
     outer = rings[0]
     if len(outer) < 3 or not np.isfinite(outer).all():
-        raise ValueError("An outline has fewer than three points or values that are not finite.")
+        raise ValueError(
+            "An outline has fewer than three points or values that are not finite; draw it again."
+        )
     low = np.floor(outer.min(0) + 1e-6).astype(int)
     high = np.ceil(outer.max(0) - 1e-6).astype(int)
     size = np.maximum(high - low, 1)
@@ -386,9 +368,11 @@ def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any]) -
 
 
 def _cropped(low: NDArray[np.int_], mask: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
-    """A mask without empty rows and columns at its edges, and where it begins."""
+    """Return the first row and column of a mask and the mask without the empty edges."""
     if not mask.any():
-        raise ValueError("An outline holds no pixel's centre; it is too small to be a region.")
+        raise ValueError(
+            "An outline holds no centre of a pixel; it is too small to be a region. Leave it out."
+        )
     keep = [np.flatnonzero(mask.any(1 - axis)) for axis in range(2)]
     first = np.array([k[0] for k in keep])
     return low + first, mask[keep[0][0] : keep[0][-1] + 1, keep[1][0] : keep[1][-1] + 1]

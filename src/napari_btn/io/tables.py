@@ -1,4 +1,4 @@
-"""Tables as CSV: named columns out, and back with their types."""
+"""Tables as CSV: named columns with their types."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write_table(
     path : str or Path
         File to write; it appears only when it is whole.
     overwrite : bool
-        Replace a file that is there.
+        Replace an existing file.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def write_table(
 
 
 def read_table(path: str | Path) -> dict[str, list[Any]]:
-    """Named columns of a CSV file; whole numbers, numbers and words as such, empty cells as None.
+    """Read the named columns of a CSV file: integers, floats, words, and None for empty cells.
 
     Parameters
     ----------
@@ -76,21 +76,23 @@ def read_table(path: str | Path) -> dict[str, list[Any]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [row for row in csv.reader(file) if row]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path.name} is not a CSV table: {error}.") from error
+        raise ValueError(f"{path.name} is not a CSV table: {error}. Save it as CSV in UTF-8.") from error
     if not rows or any(len(row) != len(rows[0]) for row in rows):
-        raise ValueError(f"{path.name} is not a CSV table with a header and rows of one length.")
+        raise ValueError(
+            f"{path.name} is not a CSV table with a header and rows of one length; correct it, or save it again."
+        )
     return {name: [_value(row[i]) for row in rows[1:]] for i, name in enumerate(rows[0])}
 
 
 def _cell(value: Any) -> Any:
-    """What stands in a cell: the shortest digits that give the same number back."""
+    """Return the content of a cell: the shortest digits that give the same number back."""
     if value is None:
         return ""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _value(cell: str) -> Any:
-    """What a cell means."""
+    """Return the value of a cell."""
     for kind in (int, float):
         try:
             return kind(cell)

@@ -1,4 +1,4 @@
-"""A report as one HTML page that stands for itself: numbers, notes and figures, nothing loaded from elsewhere."""
+"""A report as one self-contained HTML page: numbers, notes and figures, nothing loaded from elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.evaluation.diagnostics import block_shares
-from napari_btn.plots import figures as plots
+from napari_btn.plots import figures, reports
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,21 +57,21 @@ def report_page(
     clean: Any = None,
     about: Mapping[str, str] | None = None,
 ) -> str:
-    """HTML of a coverage report.
+    """Return a coverage report as HTML.
 
     Parameters
     ----------
     report : Report
-        As measured.
+        Measured on held-out blocks or on an image with a truth.
     title : str
-        Of the page.
+        Title of the page.
     prediction : Prediction, optional
-        What was measured: adds maps, missed blocks, and width against spread.
+        The prediction of the report: adds maps, missed blocks, and width against spread.
     clean : array, optional
         The truth, in the axes of the prediction or without S and T; the first scene and the middle plane
         are drawn.
     about : mapping of str to str, optional
-        Lines at the end: files, version, settings.
+        Rows of the table at the end: files, version, settings.
 
     Returns
     -------
@@ -82,14 +82,15 @@ def report_page(
     parts += [f"<p class='{n.level}'><b>{_sign(n.level)}</b> {escape(n.text)}</p>" for n in report.warnings]
     parts.append(
         _figure(
-            plots.coverage(report), "Measured coverage with its 95 % interval; reliability of the quantiles."
+            reports.coverage(report),
+            "Measured coverage with its 95 % interval; reliability of the quantiles.",
         )
     )
     if report.bin_coverage.size:
         worst = "; ".join(f"{n}: {w}" for n, w in zip(report.channel_names, report.worst, strict=False) if w)
         parts.append(
             _figure(
-                plots.coverage_by_width(report),
+                reports.coverage_by_width(report),
                 f"Coverage of narrow and of wide intervals, a tenth of the pixels each. Least covered: {worst}.",
             )
         )
@@ -98,7 +99,7 @@ def report_page(
     if report.pit.size and not np.isnan(report.pit).all():
         text = "Where the truth falls in the predicted distribution, before calibration: flat is right, a hump in "
         text += "the middle means too wide, high ends too narrow, a slope a bias."
-        parts.append(_figure(plots.places(report), text))
+        parts.append(_figure(reports.places(report), text))
     if prediction is not None:
         parts += _of_image(prediction, clean, report)
     rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(v)}</td></tr>" for k, v in (about or {}).items())
@@ -111,12 +112,12 @@ def report_page(
 
 
 def _sign(level: str) -> str:
-    """Sign of a note, for those who don't see its colour."""
+    """Return the word for a level, for readers who can't see its colour."""
     return {"red": "Warning:", "amber": "Note:"}[level]
 
 
 def _summary(report: Report) -> str:
-    """Table of the channels, with the sentence on what it means."""
+    """Return the table of the channels, with a sentence on its meaning."""
     share = f"{100 * (1 - report.alpha):.4g} %"
     blocks = int(report.n_blocks[0]) if len(report.n_blocks) else 0
     of = f"blocks of {report.block_px} px" if report.block_px else "scenes"
@@ -136,7 +137,7 @@ def _summary(report: Report) -> str:
 
 
 def _groups(report: Report) -> str:
-    """Table of the groups that are calibrated apart."""
+    """Return the table of the groups that are calibrated separately."""
     name = report.group_name
     head = "".join(f"<th>{escape(h)}</th>" for h in (name, "share", *report.channel_names))
     lines = []
@@ -151,7 +152,7 @@ def _groups(report: Report) -> str:
 
 
 def _columns(report: Report) -> list[tuple[Any, str]]:
-    """Values and formats of the table, by channel."""
+    """Return values and formats of the columns, each by channel."""
     low, high = report.coverage_low, report.coverage_high
     ends = np.array([f"{a:.3f} to {b:.3f}" if a == a else "-" for a, b in zip(low, high, strict=True)])
     return [
@@ -168,7 +169,7 @@ def _columns(report: Report) -> list[tuple[Any, str]]:
 
 
 def _of_image(prediction: Prediction, clean: Any, report: Report) -> list[str]:
-    """Figures of the image itself."""
+    """Return the figures of the image itself."""
     names = prediction.channel_names
     made = []
     planes = {
@@ -187,7 +188,7 @@ def _of_image(prediction: Prediction, clean: Any, report: Report) -> list[str]:
             for c, (name, t) in enumerate(zip(names, truth, strict=True))
         }
         text = f"Share of missed pixels in squares of {side} px: red where more are missed than asked for."
-        figure = plots.missed_blocks(shares, alpha=report.alpha, block_px=side)
+        figure = reports.missed_blocks(shares, alpha=report.alpha, block_px=side)
         made.append(_figure(figure, text))
     rng = np.random.default_rng(0)
     width, spread = {}, {}
@@ -197,18 +198,18 @@ def _of_image(prediction: Prediction, clean: Any, report: Report) -> list[str]:
         width[name], spread[name] = wide.ravel()[take], planes["spread"][c].ravel()[take]
     text = "Width of the interval against the spread of the members: the spread says where networks disagree, the "
     text += "width where the signal is uncertain."
-    made.append(_figure(plots.width_and_spread(width, spread), text))
+    made.append(_figure(reports.width_and_spread(width, spread), text))
     for c, name in enumerate(names):
         images = {key: planes[key][c] for key in ("lower", "median", "upper")}
         images["width"] = planes["upper"][c] - planes["lower"][c]
         if clean is not None:
             images["clean"] = truth[c]
-        made.append(_figure(plots.maps(images, title=name), f"Maps of {name}."))
+        made.append(_figure(figures.maps(images, title=name), f"Maps of {name}."))
     return made
 
 
 def _plane(array: Any, axes: str, channel: int) -> NDArray[np.float32]:
-    """First scene, middle plane of a channel, rows first."""
+    """Return the first scene and middle plane of a channel, rows first."""
     size = dict(zip(axes, array.shape, strict=True))
     at: dict[str, Any] = {"S": 0, "T": 0, "C": channel, "Z": size.get("Z", 1) // 2}
     plane = np.asarray(array[tuple(at.get(a, slice(None)) for a in axes)], dtype=np.float32)
@@ -216,7 +217,7 @@ def _plane(array: Any, axes: str, channel: int) -> NDArray[np.float32]:
 
 
 def _figure(figure: Figure, caption: str) -> str:
-    """Figure as an embedded picture with its caption."""
+    """Return a figure as an embedded picture with its caption."""
     stream = BytesIO()
     figure.savefig(stream, format="png", dpi=100)
     data = base64.b64encode(stream.getvalue()).decode("ascii")

@@ -1,1 +1,1 @@
-"""The only room with Qt and napari: one dock per file, and what they share."""
+"""The docks: the only package with Qt and napari."""

@@ -10,22 +10,20 @@ import numpy as np
 
 from napari_btn.core.calibration.drift import drift_notes
 from napari_btn.io.maps import open_maps, zarr_maps
-from napari_btn.workflow.calibrate import group_labels_steps, held_out_intervals
-from napari_btn.workflow.inputs import in_axes_of, is_same, over_scenes, over_space
+from napari_btn.workflow.calibrate import group_labels_steps
+from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.compute.pool import Compute
-    from napari_btn.core.data.image import Image, View
+    from napari_btn.core.data.image import Image
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
 
-__all__ = ["Folder", "held_out_inside", "predict_steps"]
+__all__ = ["Folder", "predict_steps"]
 
 _MAPS = ("lower", "median", "upper", "spread")
 
@@ -154,32 +152,3 @@ def _maps(
         steps=dict(zip(image.view.space_axes, inner, strict=True)),
     ) as maps:
         yield maps
-
-
-def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -> NDArray[np.float32] | None:
-    """Return a map of the held-out pixels inside their cross-fitted intervals.
-
-    Parameters
-    ----------
-    model : Model
-    view : View
-        Noisy image.
-    shape : sequence of int
-        Shape of the map, in ``axes``.
-    axes : str
-        One letter per dimension.
-
-    Returns
-    -------
-    ndarray of float32, or None
-        Map as `diagnostics.inside_map` makes it; None if the held-out pixels are of another image.
-    """
-    from napari_btn.core.evaluation.diagnostics import inside_map
-
-    scores = model.scores
-    if not is_same(view, scores.held_out):
-        return None
-    lower, _, upper = held_out_intervals(
-        scores, model.calibrated.calibration, model.settings.calibration, model.settings.seed
-    )
-    return inside_map(scores.held_out, lower, upper, shape, axes)

@@ -9,8 +9,9 @@ import numpy as np
 
 from napari_btn.core.data.image import View, channel_number
 from napari_btn.core.settings import need
+from napari_btn.workflow.evaluate import held_out_inside
 from napari_btn.workflow.inputs import over_scenes
-from napari_btn.workflow.predict import held_out_inside, predict_steps
+from napari_btn.workflow.predict import predict_steps
 
 if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction

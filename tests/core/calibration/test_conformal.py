@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from napari_btn.core.calibration.cases import HeldOut
-from napari_btn.core.calibration.conformal import Calibration, calibrate, cross_fitted, without_target_noise
+from napari_btn.core.calibration.conformal import Calibration, calibrate, cross_fitted
 from napari_btn.core.calibration.rules import needed_blocks
 from napari_btn.core.settings import CalibrationSettings
 
@@ -107,26 +107,6 @@ class TestScaledScore:
         data = HeldOut(quantiles, target, np.arange(100), LEVELS)
         lower, _, upper = calibrate(data, settings=CalibrationSettings(score="scaled")).interval(quantiles)
         assert np.mean((lower <= target) & (target <= upper)) >= 0.9
-
-
-class TestTargetNoise:
-    def test_without_it_the_interval_covers_the_signal_as_stated(self):
-        rng = np.random.default_rng(0)
-        n = 40_000
-        error, noise = rng.normal(size=(2, 1, n))
-        signal = (error).astype(np.float32)
-        target = (signal + 0.8 * noise).astype(np.float32)
-        quantiles = np.stack([np.full_like(target, q) for q in (-1, 0, 1)])
-        data = HeldOut(quantiles, target, np.arange(n) // 100, LEVELS)
-        lower, median, upper = calibrate(data, settings=CalibrationSettings(unit="pixel")).interval(quantiles)
-        assert np.mean((lower <= signal) & (signal <= upper)) > 0.95
-        low, high = without_target_noise(lower, median, upper, np.array([0.64 / 1.64]))
-        assert np.mean((low <= signal) & (signal <= high)) == pytest.approx(0.9, abs=0.01)
-
-    def test_noise_over_the_residual_is_refused(self):
-        a = np.zeros((1, 3), np.float32)
-        with pytest.raises(ValueError, match="overestimated"):
-            without_target_noise(a, a, a, np.array([1.0]))
 
 
 class TestCaption:

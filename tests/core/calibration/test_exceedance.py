@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
-from sklearn.isotonic import isotonic_regression
 
 from napari_btn.core.calibration import exceedance
 from napari_btn.core.calibration.cases import HeldOut
@@ -146,17 +145,6 @@ def test_a_locked_threshold_is_calibrated_where_the_place_alone_is_not():
     assert calibration_error(locked, truth) < calibration_error(moving, truth)
     assert locked.min() >= 0
     assert locked.max() <= 1
-
-
-def test_pooling_equals_sklearn():
-    rng = np.random.default_rng(0)
-    for _ in range(20):
-        values, weights = rng.normal(size=50).cumsum() / 5 + rng.normal(size=50), rng.uniform(0.1, 2, size=50)
-        np.testing.assert_allclose(
-            exceedance._isotonic(values, weights),
-            isotonic_regression(values, sample_weight=weights),
-            atol=1e-12,
-        )
 
 
 @pytest.mark.parametrize("level", [0.05, 0.1, 0.3])

@@ -111,11 +111,12 @@ def shifted_sum(x, keep, place):
 
 
 @pytest.mark.parametrize("room", [10_000, 300, 90, 10])
-def test_a_tile_without_room_is_made_in_parts(room):
+def test_a_tile_without_room_is_made_in_parts(monkeypatch, room):
     """As the whole one, at the image's border, too; and on the CPU where not even that helps."""
     x = np.random.default_rng(0).normal(size=(2, 23, 31)).astype(np.float32)
     keep = (slice(0, 21), slice(4, 29))
-    seen = []
+    seen, released = [], []
+    monkeypatch.setattr(device, "release", released.append)
 
     def task(x, keep, place):
         seen.append(place)
@@ -127,6 +128,7 @@ def test_a_tile_without_room_is_made_in_parts(room):
     np.testing.assert_allclose(made, shifted_sum(x, keep, "cpu"), rtol=1e-6)
     assert whole == (room == 10_000)
     assert ("cpu" in seen) == (room == 10)
+    assert set(released) == (set() if whole else {"meta"})
 
 
 def test_other_errors_of_a_task_arrive():

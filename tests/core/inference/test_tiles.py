@@ -54,6 +54,23 @@ def test_tiles_are_no_larger_than_asked(case):
             assert read.stop - read.start <= max(side, 2 * h + 1)
 
 
+@given(cases(), st.integers(1, 5))
+def test_aligned_tiles_read_multiples_or_to_the_border(case, alignment):
+    shape, tile, halo = case
+    halos = (halo,) * len(shape) if isinstance(halo, int) else halo
+    tiles = (tile,) * len(shape) if isinstance(tile, int) else tile
+    times = np.zeros(shape, int)
+    for t in plan_tiles(shape, tile, halo, alignment=alignment):
+        times[t.write] += 1
+        for n, h, side, read, write in zip(shape, halos, tiles, t.read, t.write, strict=True):
+            assert read.start % alignment == 0
+            assert read.stop % alignment == 0 or read.stop == n
+            assert read.start <= max(write.start - h, 0)
+            assert read.stop >= min(write.stop + h, n)
+            assert read.stop - read.start <= max(side, 2 * (h + alignment - 1) + 1)
+    assert (times == 1).all()
+
+
 @given(cases(), st.data())
 def test_a_region_is_covered_once_and_reads_beyond_itself(case, data):
     shape, tile, halo = case

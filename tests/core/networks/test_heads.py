@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from napari_btn.core.networks import heads as ensemble
 from napari_btn.core.networks.family import Blueprint, build, graph_of, member_rng
-from napari_btn.core.networks.heads import quantiles_from_raw
+from napari_btn.core.networks.pinball import quantiles_from_raw
+from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.settings import NetworkSettings
 
 
@@ -181,7 +182,8 @@ def test_predictions_are_what_training_sees_in_parts_of_any_size(
 
 
 def test_initial_quantiles_are_those_of_the_targets():
-    blueprint = Blueprint(NetworkSettings(depth=4), (1, 2, 1, 2), 2, 2, 2, (0.05, 0.25, 0.5, 0.75, 0.95), 0)
+    levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+    blueprint = Blueprint(NetworkSettings(depth=4), Schedule((1, 2, 1, 2)), 2, 2, 2, levels, 0)
     module = build(blueprint, [(0, 0)])
     x, y = noise(1, 8, 2, 24, 24), 3 * noise(2, 8, 2, 24, 24)
     y[:, 1] = y[:, 1].abs()
@@ -195,7 +197,7 @@ def test_initial_quantiles_are_those_of_the_targets():
 
 
 def test_initialisation_gives_every_layer_unit_variance():
-    blueprint = Blueprint(NetworkSettings(), (1, 2) * 5, 1, 1, 2, (0.1, 0.5, 0.9), 0)
+    blueprint = Blueprint(NetworkSettings(), Schedule((1, 2) * 5), 1, 1, 2, (0.1, 0.5, 0.9), 0)
     module = build(blueprint, [(0, 0)])
     x = noise(1, 8, 1, 32, 32)
     module.initialise(x, noise(2, 8, 1, 32, 32), rng=member_rng(0, 0, use=2))
@@ -205,7 +207,7 @@ def test_initialisation_gives_every_layer_unit_variance():
 
 
 def test_initialisation_comes_from_the_generator_alone():
-    blueprint = Blueprint(NetworkSettings(depth=3), (1, 2, 1), 1, 1, 2, (0.1, 0.5, 0.9), 0)
+    blueprint = Blueprint(NetworkSettings(depth=3), Schedule((1, 2, 1)), 1, 1, 2, (0.1, 0.5, 0.9), 0)
 
     def weights(seed):
         module = build(blueprint, [(0, 0)])
@@ -219,7 +221,7 @@ def test_initialisation_comes_from_the_generator_alone():
 
 
 def test_several_members_are_not_initialised_at_once():
-    blueprint = Blueprint(NetworkSettings(depth=2), (1, 2), 1, 1, 2, (0.5,), 0)
+    blueprint = Blueprint(NetworkSettings(depth=2), Schedule((1, 2)), 1, 1, 2, (0.5,), 0)
     module, x = build(blueprint, [(0, 0), (1, 0)]), noise(1, 2, 1, 8, 8)
     with pytest.raises(ValueError, match="one by one"):
         module.initialise(x, x, rng=np.random.default_rng(0))
@@ -247,6 +249,6 @@ def test_features_are_freed_and_the_sum_is_as_with_all_kept(random_members):
 
 
 def test_a_member_trained_again_has_another_graph():
-    blueprint = Blueprint(NetworkSettings(), (1, 2) * 5, 1, 1, 2, (0.5,), 0)
+    blueprint = Blueprint(NetworkSettings(), Schedule((1, 2) * 5), 1, 1, 2, (0.5,), 0)
     assert graph_of(blueprint, 3, 0) != graph_of(blueprint, 3, 1)
     assert build(blueprint, [(3, 1)]).trunk.graphs == (graph_of(blueprint, 3, 1),)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_btn.core.remeasure import regions as module
+from napari_btn.core.remeasure import _search as module
 from napari_btn.core.remeasure.regions import Region, label_image, propose_regions, rescore, threshold_regions
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Cutting held-out pixels into blocks, and how long a block must be."""
+"""Blocks of held-out pixels, and the side that makes them independent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Blocks", "blocks_of", "error_length"]
 
 @dataclass(frozen=True, eq=False)
 class Blocks:
-    """A field's blocks, by the cells of a grid over it.
+    """Blocks of a field, made of the cells of a grid over it.
 
     Parameters
     ----------
@@ -38,9 +38,9 @@ class Blocks:
 
     @classmethod
     def of(cls, field: NDArray[np.bool_], side: int) -> Self:
-        """Blocks of the True pixels of a field (*space); one with few of them joins its largest neighbour.
+        """Divide the True pixels of a field (*space) into blocks.
 
-        Few are under a quarter of a full block's.
+        A block with under a quarter of the pixels of a full one joins its largest neighbour.
         """
         frame = region_box(field)
         counts = field[frame].astype(np.int32)
@@ -54,8 +54,8 @@ class Blocks:
         return cls(frame, side, order.reshape(counts.shape))
 
     def at(self, part: Sequence[slice]) -> NDArray[np.int64]:
-        """Block of every pixel of a part; beyond the frame, that of the nearest cell."""
-        # pixels along an axis fall into cells whatever the other axes say: no pixel needs coordinates
+        """Return the block of every pixel of a part; beyond the frame, that of the nearest cell."""
+        # Axes are independent, so no pixel needs coordinates of its own.
         cells = [
             np.clip((np.arange(p.start, p.stop) - f.start) // self.side, 0, n - 1)
             for p, f, n in zip(part, self.frame, self.numbers.shape, strict=True)
@@ -64,15 +64,17 @@ class Blocks:
 
 
 def error_length(miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLike | None = None) -> int:
-    """First lag at which misses stop being alike: autocorrelation under 0.1, along the worst axis.
+    """Return the correlation length of misses: the first lag with autocorrelation under 0.1.
+
+    The axis with the longest one counts.
 
     Parameters
     ----------
     miss : array_like of bool, shape (*space)
         True where the interval missed the target.
     max_lag : int, optional
-        Longest lag looked at, in pixels; returned where the autocorrelation never falls. By default a quarter of
-        each axis: a volume of few planes may err alike over many columns.
+        Longest lag tried, in pixels; returned where the autocorrelation never falls. By default a quarter of
+        each axis, since a volume of few planes may have misses correlated over many columns.
     valid : array_like of bool, shape (*space), optional
         True where `miss` counts; everywhere if left out.
 
@@ -94,7 +96,7 @@ def error_length(miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLik
 
 
 def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.int64]:
-    """Number of the block that each pixel belongs to, -1 outside the mask.
+    """Return the block of each pixel, -1 outside the mask.
 
     Parameters
     ----------
@@ -104,7 +106,7 @@ def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.
         Side of a block in pixels.
     by_scene : bool
         True where scenes have targets of their own: each is then one block. Otherwise scenes are
-        repeats of one field, and a block holds the same pixels of all of them.
+        repeats of one field, and a block holds the same pixels in all of them.
 
     Returns
     -------
@@ -134,7 +136,7 @@ def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.
 
 
 def _join_small(counts: NDArray[np.int64], grid: tuple[int, ...], least: float) -> NDArray[np.int64]:
-    """Group of each grid cell, after cells with fewer than `least` pixels joined a neighbour."""
+    """Return the group of each grid cell, after cells with fewer than `least` pixels joined a neighbour."""
     group = np.arange(counts.size)
     size = counts.copy()
     index = np.stack(np.unravel_index(group, grid), axis=1)
@@ -154,7 +156,7 @@ def _join_small(counts: NDArray[np.int64], grid: tuple[int, ...], least: float) 
 def _first_low_lag(
     deviation: NDArray[np.float64], weight: NDArray[np.float64], variance: float, axis: int, max_lag: int
 ) -> int:
-    """First lag along one axis with autocorrelation under 0.1."""
+    """Return the first lag along one axis with autocorrelation under 0.1."""
     d, w = np.moveaxis(deviation, axis, 0), np.moveaxis(weight, axis, 0)
     length = int(d.shape[0])
     for lag in range(1, min(max_lag, length - 1) + 1):

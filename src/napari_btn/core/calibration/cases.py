@@ -1,4 +1,4 @@
-"""What calibration starts from: predictions and targets that never trained, and notes about them."""
+"""Held-out predictions and targets, from which a calibration is made."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What the networks predict, and what is true, on pixels they never trained on.
+    """Predictions and targets of pixels that the networks were not trained on.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ class HeldOut:
         return int(np.count_nonzero(np.bincount(self.block)))
 
     def take(self, pixels: NDArray[Any]) -> HeldOut:
-        """Held-out data at some of the pixels, given as a mask or as indices, shape (n,) or (m,)."""
+        """Return the data of some of the pixels, given as a mask (n,) or as indices (m,)."""
         return HeldOut(
             quantiles=self.quantiles[:, :, pixels],
             target=self.target[:, pixels],
@@ -97,6 +97,6 @@ class HeldOut:
 
 
 def _ascending(levels: Sequence[float]) -> bool:
-    """Whether levels ascend strictly between 0 and 1."""
+    """Return True if levels ascend strictly between 0 and 1."""
     bounds = (0.0, *levels, 1.0)
     return all(a < b for a, b in itertools.pairwise(bounds))

@@ -1,4 +1,4 @@
-"""Held-out scores in, calibrated intervals out.
+"""Calibrated intervals from held-out scores.
 
 The unit of calibration is the block (or the scene): neighbouring pixels are not exchangeable.
 """
@@ -6,15 +6,15 @@ The unit of calibration is the block (or the scene): neighbouring pixels are not
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from napari_btn.core.calibration.blocks import blocks_of, error_length
-from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.rules import (
     SLACK,
+    choose_rule,
     conformal_quantile,
     image_quantile,
     need_alpha,
@@ -25,36 +25,30 @@ from napari_btn.core.progress import Note
 from napari_btn.core.settings import CalibrationSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
+    from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.calibration.rules import Rule
 
 __all__ = [
     "Calibration",
-    "HeldOut",
-    "Note",
-    "blocks_of",
+    "Interval",
     "calibrate",
-    "choose_rule",
-    "conformal_quantile",
     "covered",
     "cross_fitted",
-    "error_length",
-    "folds_of",
-    "needed_blocks",
+    "from_other_folds",
+    "json_numbers",
     "with_offsets",
-    "without_target_noise",
 ]
 
-Rule = Literal["block", "pixel", "image", "risk"]
 Score = Literal["symmetric", "asymmetric", "scaled"]
 
-# The block rule covers (1 - alpha)(1 + 1/B) on average: from this many times 1/alpha on, that costs little.
-BLOCKS_PER_ALPHA = 5
+Interval = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+"""Lower bound, median and upper bound."""
 
 
 def covered(covers: str) -> str:
-    """What an interval covers, as it reads in a sentence.
+    """Return the words for what an interval covers.
 
     Parameters
     ----------
@@ -124,18 +118,22 @@ class Calibration:
 
     @property
     def finite(self) -> bool:
-        """Whether every offset is finite."""
+        """True if every offset is finite."""
         return bool(np.isfinite(self.offset_lower).all() and np.isfinite(self.offset_upper).all())
 
     def interval(
-        self, quantiles: NDArray[np.floating[Any]]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Lower bound, median and upper bound, with lower <= median <= upper.
+        self,
+        quantiles: NDArray[np.floating[Any]],
+        offsets: tuple[NDArray[np.floating[Any]], NDArray[np.floating[Any]]] | None = None,
+    ) -> Interval:
+        """Return lower bound, median and upper bound, with lower <= median <= upper.
 
         Parameters
         ----------
         quantiles : ndarray of float, shape (L, C, *space)
             Quantiles averaged over the ensemble, at `levels`.
+        offsets : tuple of ndarray of float, shape (C, *space), optional
+            Lower and upper offset of each pixel, instead of the calibration's.
 
         Returns
         -------
@@ -151,48 +149,22 @@ class Calibration:
         ----------
         Romano et al., arXiv 1905.03222 (2019), equation 7.
         """
-        shape = (-1, *([1] * (quantiles.ndim - 2)))
-        return self.interval_with(
-            quantiles, self.offset_lower.reshape(shape), self.offset_upper.reshape(shape)
-        )
-
-    def interval_with(
-        self,
-        quantiles: NDArray[np.floating[Any]],
-        offset_lower: NDArray[np.floating[Any]],
-        offset_upper: NDArray[np.floating[Any]],
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Like `interval`, with offsets that may differ from pixel to pixel.
-
-        Parameters
-        ----------
-        quantiles : ndarray of float, shape (L, C, *space)
-            Quantiles averaged over the ensemble, at `levels`.
-        offset_lower, offset_upper : ndarray of float
-            Offsets that broadcast to shape (C, *space).
-
-        Returns
-        -------
-        lower, median, upper : ndarray of float32, shape (C, *space)
-            In the target's unit, at least `minimum` where there is one.
-
-        Raises
-        ------
-        ValueError
-            If the numbers of levels or channels differ from the calibration's.
-        """
         wanted = (len(self.levels), len(self.offset_lower))
         if quantiles.shape[:2] != wanted:
             raise ValueError(
                 f"Quantiles have shape {quantiles.shape}; this calibration needs {wanted[0]} levels and "
                 f"{wanted[1]} channels first. Predict with the ensemble that was calibrated."
             )
+        shape = (-1, *([1] * (quantiles.ndim - 2)))
+        offset_lower, offset_upper = offsets or (
+            o.reshape(shape) for o in (self.offset_lower, self.offset_upper)
+        )
         q_lower, q_median, q_upper = (
             np.asarray(quantiles[i], dtype=np.float32)
             for i in (self.lower_index, self.median_index, self.upper_index)
         )
         if self.width_floor is not None:
-            floor = self.width_floor.reshape(-1, *([1] * (quantiles.ndim - 2)))
+            floor = self.width_floor.reshape(shape)
             offset_lower, offset_upper = (
                 o * (q_upper - q_lower + floor) for o in (offset_lower, offset_upper)
             )
@@ -206,7 +178,7 @@ class Calibration:
         return np.maximum(lower, low, out=lower), np.maximum(q_median, low), np.maximum(upper, low, out=upper)
 
     def caption(self, covers: str = "clean") -> str:
-        """What the interval promises, in a line to print under every map.
+        """Return the promise of the interval, as a line to print under every map.
 
         Parameters
         ----------
@@ -216,7 +188,7 @@ class Calibration:
         Returns
         -------
         str
-            Level, what is covered, over what, from how many blocks, and the warnings' number.
+            Coverage, what is covered, over which images, number of blocks, number of warnings.
         """
         share, delta = f"{100 * (1 - self.alpha):.4g} %", f"{100 * (1 - self.delta):.4g} %"
         alike = "images like the calibration data"
@@ -232,23 +204,22 @@ class Calibration:
         return f"{text} Warnings: {', '.join(warned)}." if warned else text
 
     def to_dict(self) -> dict[str, Any]:
-        """Calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
+        """Return the calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["levels"] = list(self.levels)
-        values["offset_lower"] = _plain(self.offset_lower)
-        values["offset_upper"] = _plain(self.offset_upper)
-        values["width_floor"] = None if self.width_floor is None else _plain(self.width_floor)
-        values["notes"] = [asdict(note) for note in self.notes]
+        for name in ("offset_lower", "offset_upper", "width_floor"):
+            values[name] = None if values[name] is None else json_numbers(values[name])
+        values["notes"] = [note.to_dict() for note in self.notes]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Calibration from `to_dict`."""
+        """Return the calibration that `to_dict` stored."""
         fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         fields["levels"] = tuple(float(level) for level in fields["levels"])
         for name in ("offset_lower", "offset_upper", "width_floor"):
             if fields.get(name) is not None:
-                fields[name] = np.asarray([float(v) for v in fields[name]], dtype=np.float64)
+                fields[name] = np.asarray(fields[name], dtype=np.float64)
         fields["notes"] = tuple(Note.from_dict(note) for note in fields["notes"])
         return cls(**fields)
 
@@ -256,7 +227,9 @@ class Calibration:
 def calibrate(
     held_out: HeldOut, *, alpha: float = 0.1, settings: CalibrationSettings | None = None
 ) -> Calibration:
-    """Offsets that make the interval cover ``1 - alpha``, per channel, from all held-out blocks.
+    """Calibrate: find offsets per channel that make the interval cover ``1 - alpha``.
+
+    All held-out blocks are used.
 
     Parameters
     ----------
@@ -309,10 +282,8 @@ def calibrate(
     return with_offsets(start, held_out)
 
 
-def cross_fitted(
-    held_out: HeldOut, calibration: Calibration, *, folds: int = 5, seed: int = 0
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Intervals of the held-out pixels, where no block's offset used that block.
+def cross_fitted(held_out: HeldOut, calibration: Calibration, *, folds: int = 5, seed: int = 0) -> Interval:
+    """Return intervals of the held-out pixels, each with an offset from the other blocks.
 
     Parameters
     ----------
@@ -321,7 +292,7 @@ def cross_fitted(
     calibration : Calibration
         Made from `held_out`; gives the level, the rule and the score.
     folds : int
-        Folds of whole blocks; every block its own where fewer would leave no finite offset.
+        Folds of whole blocks; every block is its own fold where fewer would leave no finite offset.
     seed : int
         Seed of the draw that deals blocks into folds.
 
@@ -330,80 +301,54 @@ def cross_fitted(
     lower, median, upper : ndarray of float32, shape (C, n)
         In the target's unit; NaN in lower and upper where there is only one block.
     """
-    fold = folds_of(held_out.block, calibration, folds=folds, seed=seed)
+
+    def left_out(inside: NDArray[np.bool_]) -> Interval:
+        others = with_offsets(calibration, held_out.take(~inside))
+        return others.interval(held_out.quantiles[:, :, inside])
+
+    return from_other_folds(held_out, calibration, left_out, folds=folds, seed=seed)
+
+
+def from_other_folds(
+    held_out: HeldOut,
+    calibration: Calibration,
+    left_out: Callable[[NDArray[np.bool_]], Interval],
+    *,
+    folds: int,
+    seed: int,
+) -> Interval:
+    """Return intervals of the held-out pixels, fold by fold.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Predictions and targets on blocks that were not trained on.
+    calibration : Calibration
+        Made from `held_out`; gives the level, the rule and the score.
+    left_out : callable
+        From a mask of pixels, shape (n,), to their intervals by a calibration on the others.
+    folds : int
+        Folds of whole blocks; every block is its own fold where fewer would leave no finite offset.
+    seed : int
+        Seed of the draw that deals blocks into folds.
+
+    Returns
+    -------
+    lower, median, upper : ndarray of float32, shape (C, n)
+        In the target's unit; NaN in lower and upper where there is only one block.
+    """
+    fold = _folds(held_out.block, calibration, folds, seed)
     lower, median, upper = (np.full(held_out.target.shape, np.nan, dtype=np.float32) for _ in range(3))
     if fold.max() == 0:
         return lower, calibration.interval(held_out.quantiles)[1], upper
     for k in range(int(fold.max()) + 1):
         inside = fold == k
-        others = with_offsets(calibration, held_out.take(~inside))
-        lower[:, inside], median[:, inside], upper[:, inside] = others.interval(
-            held_out.quantiles[:, :, inside]
-        )
+        lower[:, inside], median[:, inside], upper[:, inside] = left_out(inside)
     return lower, median, upper
 
 
-def without_target_noise(
-    lower: NDArray[np.float32],
-    median: NDArray[np.float32],
-    upper: NDArray[np.float32],
-    noise_share: NDArray[np.float64],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Bounds for the signal under a noisy target, from bounds that cover the target.
-
-    Parameters
-    ----------
-    lower, median, upper : ndarray of float32, shape (C, *space)
-        A calibrated interval.
-    noise_share : ndarray of float64, shape (C,)
-        Variance of the target's own noise over the variance of target minus median, 0 to under 1.
-
-    Returns
-    -------
-    lower, upper : ndarray of float32, shape (C, *space)
-        Half-widths times ``sqrt(1 - noise_share)``. Right where the noise is independent of the
-        median's error and both have one shape; model-assisted, so say so beside it.
-
-    Raises
-    ------
-    ValueError
-        If a share is under 0, or 1 or more.
-
-    References
-    ----------
-    Einbinder et al., arXiv 2209.14295 (2022), on conformal prediction from noisy targets.
-    """
-    share = np.asarray(noise_share, dtype=np.float64)
-    if (share < 0).any() or (share >= 1).any():
-        raise ValueError(
-            f"The target's noise is {share.tolist()} of the residual variance; it must be 0 to under 1. "
-            "The noise level is overestimated, or the median is as good as the target."
-        )
-    factor = np.sqrt(1 - share).astype(np.float32).reshape(-1, *([1] * (median.ndim - 1)))
-    return median - factor * (median - lower), median + factor * (upper - median)
-
-
-def folds_of(
-    block: NDArray[np.int64], calibration: Calibration, *, folds: int = 5, seed: int = 0
-) -> NDArray[np.int64]:
-    """Fold of each pixel, whole blocks dealt at random.
-
-    Parameters
-    ----------
-    block : ndarray of int64, shape (n,)
-        Block of each pixel.
-    calibration : Calibration
-        Gives the level, the rule and the score.
-    folds : int
-        Folds wanted; every block is its own where fewer would leave no finite offset.
-    seed : int
-        Seed of the draw.
-
-    Returns
-    -------
-    ndarray of int64, shape (n,)
-        Numbers from 0; all 0 where there is only one block.
-    """
+def _folds(block: NDArray[np.int64], calibration: Calibration, folds: int, seed: int) -> NDArray[np.int64]:
+    """Return the fold of each pixel; whole blocks are dealt at random, and one block makes one fold."""
     numbers, index = np.unique(block, return_inverse=True)
     n_blocks = len(numbers)
     n_folds = min(folds, n_blocks)
@@ -415,7 +360,7 @@ def folds_of(
 
 
 def with_offsets(calibration: Calibration, held_out: HeldOut) -> Calibration:
-    """The same calibration with offsets from these held-out data."""
+    """Return the calibration with offsets from these held-out data."""
     target = held_out.target.astype(np.float64)
     q_lower, q_upper = (held_out.quantiles[i] for i in (calibration.lower_index, calibration.upper_index))
     below, above = q_lower - target, target - q_upper
@@ -432,7 +377,7 @@ def with_offsets(calibration: Calibration, held_out: HeldOut) -> Calibration:
 def _offsets(
     scores: NDArray[np.float64], calibration: Calibration, block: NDArray[np.int64], sides: int
 ) -> NDArray[np.float64]:
-    """Conformal quantile of each channel, by the calibration's rule; each of two sides gets half of alpha."""
+    """Return the conformal quantile of each channel; each of two sides gets half of alpha."""
     alpha, delta = calibration.alpha / sides, calibration.delta / sides
     if calibration.rule == "image":
         return np.asarray([image_quantile(row, alpha, delta, block) for row in scores])
@@ -443,14 +388,14 @@ def _offsets(
 
 
 def _width_floor(held_out: HeldOut, lower: int, upper: int) -> NDArray[np.float64]:
-    """A hundredth of the typical predicted width, so that a width of zero can grow."""
+    """Return a hundredth of the typical predicted width, so that a width of zero can grow."""
     width = held_out.quantiles[upper].astype(np.float64) - held_out.quantiles[lower]
     typical = np.median(width, axis=-1)
     return np.asarray(np.maximum(0.01 * typical, 1e-30), dtype=np.float64)
 
 
 def _start_levels(levels: Sequence[float], alpha: float) -> tuple[int, int, tuple[Note, ...]]:
-    """Levels at or outside alpha / 2 and 1 - alpha / 2, and a note where there is none."""
+    """Return the levels at or outside alpha / 2 and 1 - alpha / 2, and a note where there is none."""
     values = np.asarray(levels)
     lower = np.flatnonzero(values <= alpha / 2 + SLACK)
     upper = np.flatnonzero(values >= 1 - alpha / 2 - SLACK)
@@ -465,50 +410,28 @@ def _start_levels(levels: Sequence[float], alpha: float) -> tuple[int, int, tupl
     return (int(lower[-1]) if lower.size else 0), (int(upper[0]) if upper.size else len(values) - 1), (note,)
 
 
-def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> tuple[Rule, tuple[Note, ...]]:
-    """The rule that the settings ask for, and what to say about it."""
-    enough = math.ceil(BLOCKS_PER_ALPHA / alpha - SLACK)
-    notes: list[Note] = []
-    rule: Rule = "block" if settings.unit == "auto" else settings.unit
-    if settings.unit == "auto" and n_blocks < enough:
-        rule = "pixel"
-        notes.append(
-            Note(
-                "amber",
-                f"Held-out blocks: {n_blocks}; the block rule wants {enough} at coverage {1 - alpha:.3g}, so "
-                "pixels were pooled: right on average for images like the calibration data, without a "
-                "finite-sample guarantee. Hold out more for one.",
-            )
-        )
-    least = needed_blocks(alpha, settings.score, rule, settings.delta)
-    if n_blocks < least:
-        what = "The coverage is not backed by the data" if rule == "pixel" else "The interval is infinite"
-        notes.append(
-            Note(
-                "red",
-                f"Held-out blocks: {n_blocks}; coverage {1 - alpha:.3g} needs at least {least}. {what}. "
-                "Hold out more of the field, add scenes, or ask for a lower coverage.",
-            )
-        )
-    elif n_blocks == least > 1 and rule != "pixel":
-        text = (
-            f"Held-out blocks: {n_blocks}, just as many as coverage {1 - alpha:.3g} needs. Its check leaves one out "
-            "and has too few: it reports a coverage of 1 and infinite widths. Hold out more to have it checked."
-        )
-        notes.append(Note("amber", text))
-    return rule, tuple(notes)
-
-
 def _outward(
     quantile: NDArray[np.float32], offset: NDArray[np.floating[Any]], direction: float
 ) -> NDArray[np.float32]:
-    """Quantile plus offset in float32, rounded outward."""
+    """Return quantile plus offset in float32, rounded outward."""
     # On flat background thousands of pixels tie exactly at the bound: rounding inward would lose them all.
     step = np.nextafter(offset.astype(np.float32), np.float32(direction))
     moved = quantile + step
     return np.nextafter(moved, np.float32(direction), out=moved)
 
 
-def _plain(values: NDArray[np.float64]) -> list[float | str]:
-    """Numbers for JSON, which knows no infinity."""
-    return [float(v) if math.isfinite(v) else str(float(v)) for v in values]
+def json_numbers(values: NDArray[np.float64]) -> list[Any]:
+    """Return numbers as nested lists for JSON, where an infinite one is the string "inf".
+
+    Parameters
+    ----------
+    values : ndarray of float64
+
+    Returns
+    -------
+    list
+        Lists as deep as the array has axes, which ``np.asarray(..., dtype=float)`` reads back.
+    """
+    if values.ndim > 1:
+        return [json_numbers(row) for row in values]
+    return [v if math.isfinite(v) else str(v) for v in values.tolist()]

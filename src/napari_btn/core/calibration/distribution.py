@@ -1,4 +1,4 @@
-"""Quantiles in, a whole distribution out: its probabilities and its quantiles at any level."""
+"""A whole distribution from a few quantiles: probabilities, and quantiles at any level."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cdf(
     *,
     table: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
-    """P(signal <= value) of each pixel: straight between the levels, exponential tails outside.
+    """Return P(signal <= value) of each pixel: linear between the levels, exponential tails outside.
 
     Parameters
     ----------
@@ -72,7 +72,7 @@ def cdf(
 
 
 def ppf(quantiles: NDArray[np.floating[Any]], levels: Sequence[float], level: float) -> NDArray[np.float32]:
-    """Quantile of each pixel at any level: the inverse of `cdf`.
+    """Return the quantile of each pixel at any level: the inverse of `cdf`.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def ppf(quantiles: NDArray[np.floating[Any]], levels: Sequence[float], level: fl
 def density(
     quantiles: NDArray[np.floating[Any]], levels: Sequence[float], *, steps: int = 60
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Steps of one pixel's density, for a curve.
+    """Return the density of one pixel as a step curve.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def density(
 def _flat(
     quantiles: NDArray[np.floating[Any]], levels: Sequence[float]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Quantiles as (L, n) in float32 and levels in float32, checked."""
+    """Return quantiles (L, n) and levels in float32, checked."""
     if len(levels) < 2 or quantiles.shape[0] != len(levels):
         raise ValueError(
             f"There are {quantiles.shape[0]} quantile planes and {len(levels)} levels; a distribution needs "
@@ -163,11 +163,11 @@ def _cdf_chunk(
     work: NDArray[np.float32],
     gap: NDArray[np.float32],
 ) -> None:
-    """Sum of the lower tail, the straight pieces and the upper tail, each clipped to its own part."""
+    """Sum the lower tail, the linear pieces and the upper tail, each clipped to its own part."""
     last = len(levels) - 1
     for i in range(last):
         np.subtract(q[i + 1], q[i], out=gap)
-        # of numpy, `clip` is three times as fast as `maximum` with a scalar
+        # NumPy's `clip` is three times as fast as its `maximum` with a scalar.
         np.clip(gap, NARROW, INFINITE, out=gap)
         np.subtract(t, q[i], out=work)
         np.divide(work, gap, out=work)
@@ -194,7 +194,7 @@ def _cdf_chunk(
 
 
 def _tail(q: NDArray[Any], scale: NDArray[Any], factor: float) -> NDArray[np.float32]:
-    """Quantile in a tail; where the scale is zero, the tail is the quantile itself."""
+    """Return the quantile in a tail; where the scale is zero, the tail is the quantile itself."""
     moved = np.full(q.shape, q, dtype=np.float32)
     np.add(q, scale * np.float32(factor), out=moved, where=scale > 0, casting="unsafe")
     return moved

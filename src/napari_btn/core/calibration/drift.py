@@ -1,4 +1,4 @@
-"""Does a new image look like the one that was calibrated: its noise, its brightness, its tokens."""
+"""Comparison of a new image with the calibrated one: noise, brightness, tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _PROFILE_FEWEST = 64
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """Noise and brightness of a noisy image, small enough to be saved with the bundle.
+    """Noise and brightness of a noisy image, saved with the bundle.
 
     Parameters
     ----------
@@ -48,14 +48,14 @@ class Profile:
     far_limit: float = float("nan")
 
     def to_dict(self) -> dict[str, Any]:
-        """Profile as a JSON-ready dict; NaN becomes None."""
+        """Return the profile as a JSON-ready dict; NaN becomes None."""
         noise = [[None if np.isnan(v) else v for v in row] for row in self.noise.tolist()]
         far = None if np.isnan(self.far_limit) else self.far_limit
         return {"edges": self.edges.tolist(), "noise": noise, "far_limit": far}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Profile from `to_dict`."""
+        """Return the profile that `to_dict` stored."""
         far = values["far_limit"]
         return cls(
             edges=np.asarray(values["edges"], dtype=np.float64),
@@ -66,7 +66,7 @@ class Profile:
 
 @dataclass(frozen=True, eq=False)
 class Drift:
-    """How far a new image is from the calibrated one.
+    """Differences of a new image from the calibrated one.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Drift:
 
 
 def profile(image: ArrayLike, *, distance: ArrayLike | None = None) -> Profile:
-    """Noise and brightness of the image that a calibration comes from.
+    """Return noise and brightness of the image that a calibration comes from.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def check_drift(
     channel_names: Sequence[str] | None = None,
     distance: ArrayLike | None = None,
 ) -> Drift:
-    """Whether intervals calibrated elsewhere can be trusted on this image.
+    """Compare an image with the calibrated one, and note where the coverage may not hold.
 
     Parameters
     ----------
@@ -166,7 +166,7 @@ def check_drift(
 
 
 def _bright_and_rough(plane: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Local mean, and local second difference scaled to the noise's SD, of the inner pixels."""
+    """Return local mean, and local second difference scaled to the SD of the noise, of the inner pixels."""
     if plane.ndim < 2 or min(plane.shape[-2:]) < 3:
         raise ValueError(
             f"A channel has shape {plane.shape}; it needs at least 3 x 3 pixels. Give a larger image."
@@ -181,7 +181,7 @@ def _bright_and_rough(plane: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray
 
 
 def _three(a: NDArray[np.float64], axis: int, side: float, centre: float) -> NDArray[np.float64]:
-    """Weighted sum of three neighbours along an axis."""
+    """Return the weighted sum of three neighbours along an axis."""
     b = np.moveaxis(a, axis, -1)
     return np.moveaxis(side * (b[..., :-2] + b[..., 2:]) + centre * b[..., 1:-1], -1, axis)
 
@@ -189,7 +189,7 @@ def _three(a: NDArray[np.float64], axis: int, side: float, centre: float) -> NDA
 def _noise_by_bin(
     bright: NDArray[np.float64], rough: NDArray[np.float64], edge: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Trimmed root mean square of the roughness, and the number of pixels, in each bin of brightness."""
+    """Return the trimmed RMS of the roughness, and the number of pixels, in each bin of brightness."""
     cell = np.searchsorted(edge, bright, side="right") - 1
     noise = np.full(BINS, np.nan)
     counts = np.zeros(BINS, dtype=np.int64)
@@ -202,7 +202,7 @@ def _noise_by_bin(
 
 
 def _ratio(known: NDArray[np.float64], noise: NDArray[np.float64], counts: NDArray[np.int64]) -> float:
-    """Geometric mean over the shared bins of the ratio of noise levels."""
+    """Return the geometric mean of the noise ratio over the shared bins."""
     shared = (known > 0) & (noise > 0)
     if not shared.any():
         return float("nan")
@@ -210,7 +210,7 @@ def _ratio(known: NDArray[np.float64], noise: NDArray[np.float64], counts: NDArr
 
 
 def _noise_notes(ratio: NDArray[np.float64], names: Sequence[str]) -> tuple[Note, ...]:
-    """Note on channels with another noise level."""
+    """Return a note on channels whose noise level differs."""
     off = [
         f"{name} ({value:.2f})"
         for name, value in zip(names, ratio, strict=True)
@@ -227,7 +227,7 @@ def _noise_notes(ratio: NDArray[np.float64], names: Sequence[str]) -> tuple[Note
 
 
 def _share_notes(outside: NDArray[np.float64], far: float, names: Sequence[str]) -> tuple[Note, ...]:
-    """Notes on pixels unlike any that were calibrated."""
+    """Return notes on pixels unlike any in the calibrated image."""
     found = [
         (share, f"{share:.0%} of the pixels of {name} are darker or brighter than the calibrated image")
         for share, name in zip(outside, names, strict=True)
@@ -272,7 +272,7 @@ def drift_notes(known: Profile | None, image: View, channel_names: Sequence[str]
 
 
 def _spread_rows(image: View) -> NDArray[np.float32] | None:
-    """Bands of whole rows as (C, bands, rows, X), evenly spread over scenes and planes."""
+    """Return bands of whole rows as (C, bands, rows, X), evenly spread over scenes and planes."""
     height, width = image.space[-2:]
     if min(height, width) < 3:
         return None

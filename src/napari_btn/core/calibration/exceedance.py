@@ -1,4 +1,4 @@
-"""Quantiles in, the calibrated probability that the signal exceeds a threshold out."""
+"""Calibrated probabilities that the signal exceeds a threshold."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ __all__ = [
     "select",
 ]
 
-# Steps of the recalibration: a thousandth is finer than any held-out set can tell.
+# Steps of the recalibration: a thousandth is finer than any held-out set can resolve.
 STEPS = 1024
 LOCKED_STEPS = 256
 # Held-out blocks times the false-discovery level: below this, a handful of blocks decide what is claimed.
@@ -35,7 +35,7 @@ BLOCKS_PER_LEVEL = 5
 
 @dataclass(frozen=True, eq=False)
 class Exceedance:
-    """Predicted distributions, recalibrated by where the held-out targets fell in theirs.
+    """Recalibration of predicted distributions by the places of held-out targets in theirs.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ class Exceedance:
         channel: int = 0,
         side: Literal["middle", "conservative"] = "middle",
     ) -> NDArray[np.float32]:
-        """P(signal > threshold) of each pixel.
+        """Return P(signal > threshold) of each pixel.
 
         Parameters
         ----------
@@ -97,7 +97,7 @@ class Exceedance:
     def lower_bound(
         self, quantiles: NDArray[np.floating[Any]], confidence: float, *, channel: int = 0
     ) -> NDArray[np.float32]:
-        """Value that the signal exceeds with the stated confidence, conservatively.
+        """Return the value that the signal exceeds with the stated confidence, conservatively.
 
         Parameters
         ----------
@@ -124,7 +124,7 @@ class Exceedance:
             raise ValueError(f"The confidence is {confidence!r}; it must be between 0 and 1, as 0.75.")
         table = self._table(channel, conservative=True)
         enough = np.flatnonzero(table >= np.float32(confidence))
-        # Entry k speaks for places up to (k + 1) / K, so the bound may lie at k / K.
+        # Entry k holds for places up to (k + 1) / K, so the bound may lie at k / K.
         return ppf(quantiles, self.levels, enough[-1] / STEPS if enough.size else 0.0)
 
     def caption(
@@ -136,7 +136,7 @@ class Exceedance:
         confidence: float | None = None,
         covers: str = "clean",
     ) -> str:
-        """What the map says and what it doesn't, for the line under it.
+        """Return a caption that says what the map promises and what it does not.
 
         Parameters
         ----------
@@ -171,7 +171,7 @@ class Exceedance:
         return " ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
-        """Recalibration as a compact JSON-ready dict: shares in millionths."""
+        """Return the recalibration as a compact JSON-ready dict: shares in millionths."""
         millionths = np.round(self.shares.astype(np.float64) * 1e6).astype(int)
         return {
             "levels": list(self.levels),
@@ -182,7 +182,7 @@ class Exceedance:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Recalibration from `to_dict`."""
+        """Return the recalibration that `to_dict` stored."""
         return cls(
             levels=tuple(values["levels"]),
             shares=np.asarray(np.asarray(values["shares"]) / 1e6, dtype=np.float32),
@@ -191,7 +191,7 @@ class Exceedance:
         )
 
     def _table(self, channel: int, *, conservative: bool) -> NDArray[np.float32]:
-        """Exceedance by place k in the predicted distribution, for places from k / K to (k + 1) / K."""
+        """Return the exceedance by place in the predicted distribution, k / K to (k + 1) / K."""
         share = self.shares[channel].astype(np.float64)
         above = np.append(share[1:], 1.0)
         seen = self.n_blocks / (self.n_blocks + 1)
@@ -226,7 +226,7 @@ class LockedExceedance:
     n_blocks: int
 
     def probability(self, quantiles: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """P(signal > threshold) of each pixel, shape (*space), from quantiles of shape (L, *space)."""
+        """Return P(signal > threshold) of each pixel (*space), from quantiles (L, *space)."""
         score = 1 - cdf(quantiles, self.levels, self.threshold)
         return self.table.take((score * len(self.table)).astype(np.int32), mode="clip")
 
@@ -257,14 +257,14 @@ class Selection:
 
 
 def exceedance_from(held_out: HeldOut, rule: str = "block") -> Exceedance:
-    """Recalibration from where the held-out targets fall in their predicted distributions.
+    """Recalibrate from the places of held-out targets in their predicted distributions.
 
     Parameters
     ----------
     held_out : HeldOut
         Predictions and targets on blocks that never trained.
     rule : str
-        The calibration's: "pixel" pools pixels, under any other every block counts once.
+        Rule of the calibration: "pixel" pools pixels; with any other, every block counts once.
 
     Returns
     -------
@@ -293,7 +293,7 @@ def exceedance_from(held_out: HeldOut, rule: str = "block") -> Exceedance:
 def lock_threshold(
     held_out: HeldOut, threshold: float, *, channel: int = 0, rule: Literal["block", "pixel"] = "block"
 ) -> LockedExceedance:
-    """Isotonic recalibration at one threshold, which the user no longer moves.
+    """Recalibrate at one fixed threshold, by isotonic regression.
 
     Parameters
     ----------
@@ -320,6 +320,8 @@ def lock_threshold(
     ----------
     Zadrozny and Elkan, KDD (2002), on isotonic recalibration.
     """
+    from sklearn.isotonic import isotonic_regression
+
     score = 1 - cdf(held_out.quantiles[:, channel], held_out.levels, threshold)
     above = held_out.target[channel] > threshold
     weight = _weights(held_out.block, rule)
@@ -328,7 +330,7 @@ def lock_threshold(
         np.bincount(cell, w, minlength=LOCKED_STEPS).astype(np.float64) for w in (weight, weight * above)
     )
     filled = np.flatnonzero(mass)
-    fitted = _isotonic(hits[filled] / mass[filled], mass[filled])
+    fitted = isotonic_regression(hits[filled] / mass[filled], sample_weight=mass[filled])
     centre = (np.arange(LOCKED_STEPS) + 0.5) / LOCKED_STEPS
     seen = held_out.n_blocks / (held_out.n_blocks + 1)
     table = np.interp(centre, centre[filled], fitted) * seen + (1 - seen) / 2
@@ -350,7 +352,7 @@ def select(
     channel: int = 0,
     rule: Literal["block", "pixel"] = "pixel",
 ) -> Selection:
-    """Pixels whose signal exceeds the threshold, with at most a share `level` of false claims on average.
+    """Select pixels above a threshold, with at most a share `level` of false claims on average.
 
     Parameters
     ----------
@@ -409,10 +411,10 @@ def _selection_cut(
     n_cases: int,
     level: float,
 ) -> float:
-    """Smallest score that Benjamini and Hochberg's procedure claims; infinite where none is."""
+    """Return the smallest score that the Benjamini-Hochberg procedure claims; infinite if none."""
     order = np.argsort(null_score)
     ascending = null_score[order]
-    # Mass of the held-out pixels under the threshold that score at least as high: wrong claims.
+    # Held-out pixels under the threshold that score at least as high would be wrong claims.
     mass = np.append(np.cumsum(null_weight[order][::-1])[::-1], 0.0)
     wanted = np.sort(score)
     p_value = (n_cases * mass[np.searchsorted(ascending, wanted)] + 1) / (n_cases + 1)
@@ -422,21 +424,8 @@ def _selection_cut(
 
 
 def _weights(block: NDArray[np.int64], rule: str) -> NDArray[np.float64]:
-    """Weight of each held-out pixel; all of them together weigh one."""
+    """Return the weight of each held-out pixel; the weights sum to one."""
     if rule == "pixel":
         return np.full(block.size, 1 / block.size)
     counts = np.bincount(block)
     return np.asarray(1 / (counts[block] * np.count_nonzero(counts)), dtype=np.float64)
-
-
-def _isotonic(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values made non-decreasing by pooling neighbours that violate it, least squares."""
-    pools: list[tuple[float, float, int]] = []
-    for value, weight in zip(values, weights, strict=True):
-        mean, total, size = float(value), float(weight), 1
-        while pools and pools[-1][0] >= mean:
-            other, mass, count = pools.pop()
-            mean = (mean * total + other * mass) / (total + mass)
-            total, size = total + mass, size + count
-        pools.append((mean, total, size))
-    return np.repeat([pool[0] for pool in pools], [pool[2] for pool in pools])

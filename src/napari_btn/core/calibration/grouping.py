@@ -1,4 +1,4 @@
-"""Which group a pixel is calibrated with: the token of what the networks see there, or a mask; never the target."""
+"""Groups of pixels that are calibrated apart: tokens of the noisy image, or a mask; never the target."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _CELL = {2: 256, 3: 64}
 
 @dataclass(frozen=True, eq=False)
 class Grouping:
-    """How held-out pixels are dealt into groups that are calibrated apart.
+    """Groups of held-out pixels that are calibrated apart.
 
     Parameters
     ----------
     count : int
-        Groups: tokens that the palette is cut into, or the largest number in the mask.
+        Number of groups: tokens that the palette is cut into, or the largest number in the mask.
     held_out : ndarray of int64, shape (n,)
         Leaf of the palette at each held-out pixel; or its number in the mask less one, -1 for none.
     model : TokenModel, optional
         Gives any pixel its leaf; None where the groups are those of a mask.
     reported : ndarray of int64, shape (m,), optional
-        The same for the pixels that the report is measured on, where they are others.
+        The same for the pixels that the report is measured on, where those differ.
     """
 
     count: int
@@ -47,12 +47,12 @@ class Grouping:
 
     @property
     def name(self) -> str:
-        """What a group is called: "token" or "group"."""
+        """Word for a group: "token" or "group"."""
         return "group" if self.model is None else "token"
 
     @property
     def parents(self) -> list[int] | None:
-        """Parent of each node of the tree whose first nodes are the groups, as `calibrate_groups` takes it."""
+        """Parent of each node of the tree whose first nodes are the groups, for `calibrate_groups`."""
         if self.model is None:
             return None
         palette, count = self.model.palette, self.count
@@ -67,7 +67,7 @@ class Grouping:
         return parents
 
     def groups(self, member: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
-        """Group of each pixel.
+        """Return the group of each pixel.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class Grouping:
 def mask_grouping(
     mask: View, held_out: NDArray[np.int64], reported: NDArray[np.int64] | None = None
 ) -> Grouping:
-    """Groups painted by a person.
+    """Return groups from a painted mask.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def mask_grouping(
     held_out : ndarray of int64, shape (n, 1 + ndim)
         Scene and index of each held-out pixel.
     reported : ndarray of int64, shape (m, 1 + ndim), optional
-        The same of the pixels that the report is measured on.
+        The same for the pixels that the report is measured on.
 
     Returns
     -------
@@ -151,7 +151,7 @@ def model_steps(source: LatentSource, noisy: View, count: int, *, seed: int = 0)
     Returns
     -------
     TokenModel
-        Nothing of it depends on a target, which conditional coverage requires.
+        It does not depend on a target, as conditional coverage requires.
     """
 
     def values(position: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -164,7 +164,7 @@ def model_steps(source: LatentSource, noisy: View, count: int, *, seed: int = 0)
 def leaves_at_steps(
     source: LatentSource, model: TokenModel, position: NDArray[np.int64]
 ) -> Step[NDArray[np.int64]]:
-    """Leaf of the palette at pixels; a step.
+    """Return the leaf of the palette at given pixels; a step.
 
     Parameters
     ----------
@@ -178,7 +178,7 @@ def leaves_at_steps(
     Returns
     -------
     ndarray of int64, shape (n,)
-        The same as `leaf_map_steps` has there.
+        The same as `leaf_map_steps` returns there.
     """
     found = np.empty(len(position), dtype=np.int64)
     side = _CELL[len(source.space)]
@@ -203,7 +203,7 @@ def leaves_at_steps(
 
 
 def leaf_map_steps(source: LatentSource, model: TokenModel) -> Step[NDArray[np.uint8]]:
-    """Leaf of the palette of every pixel of an image; a step.
+    """Return the leaf of the palette of every pixel of an image; a step.
 
     Parameters
     ----------
@@ -215,7 +215,7 @@ def leaf_map_steps(source: LatentSource, model: TokenModel) -> Step[NDArray[np.u
     Returns
     -------
     ndarray of uint8, shape (S, *space)
-        One byte a pixel.
+        One byte per pixel.
     """
     out = np.full((source.scenes, *source.space), NO_LEAF, dtype=np.uint8)
     whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.scenes)]
@@ -227,6 +227,6 @@ def leaf_map_steps(source: LatentSource, model: TokenModel) -> Step[NDArray[np.u
 
 
 def _leaves(model: TokenModel, points: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Leaf nearest to each point (D, *space)."""
+    """Return the leaf nearest to each point (D, *space)."""
     flat = points.reshape(len(points), -1).T
     return model.palette.finest(flat).reshape(points.shape[1:])

@@ -1,4 +1,4 @@
-"""Calibration apart for tokens (or masks), so that a rare phase is covered as well as the rest."""
+"""Calibration by groups of pixels, so that a rare phase is covered as well as the rest."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_btn.core.calibration.conformal import Calibration, calibrate, choose_rule, folds_of, with_offsets
-from napari_btn.core.calibration.rules import needed_blocks
+from napari_btn.core.calibration.conformal import (
+    Calibration,
+    calibrate,
+    from_other_folds,
+    json_numbers,
+    with_offsets,
+)
+from napari_btn.core.calibration.rules import choose_rule, needed_blocks
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import CalibrationSettings
 
@@ -18,13 +24,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.calibration.conformal import Interval
 
 __all__ = ["GroupCalibration", "calibrate_groups", "cross_fitted_groups"]
 
 
 @dataclass(frozen=True, eq=False)
 class GroupCalibration:
-    """One pair of offsets per group of pixels and channel.
+    """Calibration with one pair of offsets per group of pixels and channel.
 
     Parameters
     ----------
@@ -52,10 +59,8 @@ class GroupCalibration:
         """Groups with too few blocks, calibrated with their neighbours in the tree."""
         return tuple(int(g) for g in np.flatnonzero(self.node != np.arange(len(self.node))))
 
-    def interval(
-        self, quantiles: NDArray[np.floating[Any]], group: NDArray[np.integer[Any]]
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Lower bound, median and upper bound, with lower <= median <= upper.
+    def interval(self, quantiles: NDArray[np.floating[Any]], group: NDArray[np.integer[Any]]) -> Interval:
+        """Return lower bound, median and upper bound, with lower <= median <= upper.
 
         Parameters
         ----------
@@ -87,14 +92,14 @@ class GroupCalibration:
                 (self.offset_upper, self.base.offset_upper),
             )
         )
-        return self.base.interval_with(quantiles, low, high)
+        return self.base.interval(quantiles, (low, high))
 
     def to_dict(self) -> dict[str, Any]:
-        """Calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
+        """Return the calibration as a JSON-ready dict; an infinite offset is the string "inf"."""
         return {
             "base": self.base.to_dict(),
-            "offset_lower": [[_plain(v) for v in row] for row in self.offset_lower.tolist()],
-            "offset_upper": [[_plain(v) for v in row] for row in self.offset_upper.tolist()],
+            "offset_lower": json_numbers(self.offset_lower),
+            "offset_upper": json_numbers(self.offset_upper),
             "node": self.node.tolist(),
             "n_blocks": self.n_blocks.tolist(),
             "notes": [note.to_dict() for note in self.notes],
@@ -102,15 +107,11 @@ class GroupCalibration:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Calibration from `to_dict`."""
-        lower, upper = (
-            np.asarray([[float(v) for v in row] for row in values[name]], dtype=np.float64)
-            for name in ("offset_lower", "offset_upper")
-        )
+        """Return the calibration that `to_dict` stored."""
         return cls(
             base=Calibration.from_dict(values["base"]),
-            offset_lower=lower,
-            offset_upper=upper,
+            offset_lower=np.asarray(values["offset_lower"], dtype=np.float64),
+            offset_upper=np.asarray(values["offset_upper"], dtype=np.float64),
             node=np.asarray(values["node"], dtype=np.int64),
             n_blocks=np.asarray(values["n_blocks"], dtype=np.int64),
             notes=tuple(Note.from_dict(note) for note in values["notes"]),
@@ -126,7 +127,7 @@ def calibrate_groups(
     settings: CalibrationSettings | None = None,
     name: str = "token",
 ) -> GroupCalibration:
-    """Offsets that make the interval cover ``1 - alpha`` within each group.
+    """Calibrate by group: find offsets that cover ``1 - alpha`` within each.
 
     Parameters
     ----------
@@ -143,7 +144,7 @@ def calibrate_groups(
     settings : CalibrationSettings, optional
         Unit, score and minimum; the defaults if left out.
     name : str
-        What a group is called in notes.
+        Word for a group in notes.
 
     Returns
     -------
@@ -210,8 +211,8 @@ def cross_fitted_groups(
     alpha: float = 0.1,
     settings: CalibrationSettings | None = None,
     seed: int = 0,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Intervals of the held-out pixels by group, where no block's offset used that block.
+) -> Interval:
+    """Return intervals of the held-out pixels by group, each with an offset from the other blocks.
 
     Parameters
     ----------
@@ -236,23 +237,18 @@ def cross_fitted_groups(
     settings = settings or CalibrationSettings()
     base = calibrate(held_out, alpha=alpha, settings=settings)
     members = np.asarray(group, dtype=np.int64)
-    fold = folds_of(held_out.block, base, folds=settings.folds, seed=seed)
-    lower, median, upper = (np.full(held_out.target.shape, np.nan, dtype=np.float32) for _ in range(3))
-    if fold.max() == 0:
-        return lower, base.interval(held_out.quantiles)[1], upper
-    for k in range(int(fold.max()) + 1):
-        inside = fold == k
+
+    def left_out(inside: NDArray[np.bool_]) -> Interval:
         others = calibrate_groups(
             held_out.take(~inside), members[~inside], parents=parents, alpha=alpha, settings=settings
         )
-        lower[:, inside], median[:, inside], upper[:, inside] = others.interval(
-            held_out.quantiles[:, :, inside], members[inside]
-        )
-    return lower, median, upper
+        return others.interval(held_out.quantiles[:, :, inside], members[inside])
+
+    return from_other_folds(held_out, base, left_out, folds=settings.folds, seed=seed)
 
 
 def _leaves(tree: NDArray[np.int64], n_groups: int) -> dict[int, list[int]]:
-    """Groups under each node of the tree."""
+    """Return the groups under each node of the tree."""
     leaves: dict[int, list[int]] = {}
     for g in range(n_groups):
         at, seen = g, set[int]()
@@ -271,7 +267,7 @@ def _climb(
     worth: Mapping[int, float],
     least: int,
 ) -> int:
-    """First node from the group up with enough blocks; -1, all pixels, where there is none."""
+    """Return the first node from the group up with enough blocks; -1, all pixels, if there is none."""
     at = group
     while at != -1 and worth[at] < least:
         at = int(tree[at])
@@ -279,10 +275,10 @@ def _climb(
 
 
 def _worth(block: NDArray[np.int64], alpha: float, settings: CalibrationSettings) -> float:
-    """Blocks that a group is worth.
+    """Return the effective number of blocks of a group.
 
-    Where pixels are pooled, blocks of equal size that say as much (Kish): a phase that fills three blocks
-    and touches twenty is worth three.
+    Where pixels are pooled, it is the number of blocks of equal size with as much information (Kish): a phase
+    that fills three blocks and touches twenty is worth three.
     """
     counts = np.bincount(block).astype(np.float64)
     n_blocks = int(np.count_nonzero(counts))
@@ -292,7 +288,7 @@ def _worth(block: NDArray[np.int64], alpha: float, settings: CalibrationSettings
 
 
 def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note, ...]:
-    """Notes that name the groups calibrated with others."""
+    """Return notes that name the groups calibrated with others."""
     notes = []
     for with_all, with_what in ((False, "their neighbours in the tree"), (True, "all pixels")):
         numbers = [str(g + 1) for g in made.fallback if (made.node[g] == -1) == with_all]
@@ -308,7 +304,7 @@ def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note
 
 
 def _pooled_notes(groups: Sequence[int], name: str) -> tuple[Note, ...]:
-    """Note that names the groups whose pixels were pooled although the whole was calibrated by blocks."""
+    """Return a note on groups whose pixels were pooled although the whole was calibrated by blocks."""
     if not groups:
         return ()
     who = f"{name.capitalize()}{'s' if len(groups) > 1 else ''} {', '.join(str(g + 1) for g in groups)}"
@@ -317,8 +313,3 @@ def _pooled_notes(groups: Sequence[int], name: str) -> tuple[Note, ...]:
         "like the calibration data, without a finite-sample guarantee. Hold out more for one."
     )
     return (Note("amber", text),)
-
-
-def _plain(value: float) -> float | str:
-    """A number for JSON, which knows no infinity."""
-    return value if np.isfinite(value) else str(value)

@@ -1,7 +1,4 @@
-"""Held-out scores: pixels that no member trained on, predicted and gathered by block.
-
-The unit of calibration is the block or the scene; here pixels are given to theirs.
-"""
+"""Held-out pixels, predicted and gathered by block (or by scene), the unit of calibration."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ __all__ = [
     "target_noise",
 ]
 
-_NOISE_FEWEST = 64  # neighbourhoods of four known pixels; of fewer, nothing is said of the target's noise
+_NOISE_FEWEST = 64  # neighbourhoods of four known pixels that an estimate of the target's noise needs
 _STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for another level
 
 
@@ -73,7 +70,7 @@ def held_out_steps(
         np.zeros(sum(int(k.sum()) for k in known), np.int64),
         blueprint.levels,
     )
-    # on a large image each of these takes a while, and a stop comes between two of them
+    # On a large image each of these takes a while; yields between them let the user stop.
     yield Progress(1, 3, "Calibrating: how far misses reach")
     side = settings.block_px or 0
     if not by_scene and not side:
@@ -103,8 +100,8 @@ def held_out_steps(
 
 
 def _joined(maps: Sequence[NDArray[Any]], known: Sequence[NDArray[np.bool_]]) -> NDArray[Any]:
-    """Known pixels of the maps (..., *space) of all boxes, (..., n)."""
-    # to pick pixels by a mask takes many times as long as to take them all
+    """Return the known pixels (..., n) of the maps (..., *space) of all boxes."""
+    # Indexing by a mask takes many times as long as reshaping.
     rows = [
         m.reshape(*m.shape[: m.ndim - k.ndim], -1) if k.all() else m[..., k]
         for m, k in zip(maps, known, strict=True)
@@ -113,11 +110,12 @@ def _joined(maps: Sequence[NDArray[Any]], known: Sequence[NDArray[np.bool_]]) ->
 
 
 def _inside(part: Sequence[slice], whole: Sequence[slice]) -> bool:
+    """Return True if a part lies within the whole."""
     return all(w.start <= p.start and p.stop <= w.stop for p, w in zip(part, whole, strict=True))
 
 
 def _block_side(intervals: Sequence[tuple[Any, Any, Any]]) -> int:
-    """Side of a block: four lengths over which misses are alike, at least 16 px."""
+    """Return the side of a block: four correlation lengths of the misses, at least 16 px."""
     lengths = [1]
     for lower, target, upper in intervals:
         valid = np.isfinite(target)
@@ -129,7 +127,7 @@ def _block_side(intervals: Sequence[tuple[Any, Any, Any]]) -> int:
 def _number_blocks(
     scenes: Scenes, boxes: Sequence[Box], known: Sequence[NDArray[np.bool_]], side: int, by_scene: bool
 ) -> list[NDArray[np.int64]]:
-    """Block number of every pixel of every box; blocks are made of the known pixels alone."""
+    """Return the block of every pixel of every box; blocks are made of the known pixels alone."""
     if by_scene:
         order = {scene: i for i, scene in enumerate(sorted({b.scene for b in boxes}))}
         return [np.full(b.shape, order[b.scene], np.int64) for b in boxes]
@@ -149,7 +147,7 @@ def block_numbers(
     scenes: Scenes,
     side: int | None,
 ) -> tuple[int, NDArray[np.int64]]:
-    """Block side and number of every pixel (S, *space); -1 where the truth is unknown."""
+    """Return the block side, and the block of every pixel (S, *space); -1 where the truth is unknown."""
     by_scene = not scenes.repeats
     if side is None:
         side = 0 if by_scene else _block_side(list(zip(lower, truth, upper, strict=True)))
@@ -165,10 +163,10 @@ def target_noise(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> NDA
     residual = np.var(held_out.target - held_out.quantiles[middle], axis=1)
     largest = max(boxes, key=lambda b: b.size)
     target = scenes.read_clean(largest.scene, largest.slices)
-    # of a volume the plane of which most is known
+    # A volume is judged by its plane with most known pixels.
     counted = np.isfinite(target).all(0).reshape(target.shape[1] if target.ndim == 4 else 1, -1).sum(1)
     plane = target if target.ndim == 3 else target[:, int(np.argmax(counted))]
-    # the diagonal detail of a Haar wavelet holds noise and hardly any signal (Donoho & Johnstone 1994)
+    # The diagonal detail of a Haar wavelet holds noise and hardly any signal (Donoho & Johnstone 1994).
     detail = (plane[:, 1:, 1:] - plane[:, 1:, :-1] - plane[:, :-1, 1:] + plane[:, :-1, :-1]) / 2
     detail = detail[:, np.isfinite(detail).all(0)]
     if detail.shape[1] < _NOISE_FEWEST:

@@ -1,13 +1,13 @@
-"""Calibrated maps of an image, written tile by tile."""
+"""Calibrated maps of an image, written tile by tile, and the table of all kinds of maps."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_btn.core.data.image import Box, View
-from napari_btn.core.inference.run import tile_quantiles
 from napari_btn.core.progress import Note
 
 if TYPE_CHECKING:
@@ -20,7 +20,98 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.family import Networks
     from napari_btn.core.progress import Step
 
-__all__ = ["write_maps_steps"]
+__all__ = ["MAP_KINDS", "MapKind", "write_maps_steps"]
+
+
+@dataclass(frozen=True)
+class MapKind:
+    """How one kind of map is named and shown.
+
+    Parameters
+    ----------
+    name : str
+        Name of the map; of the attribute of a prediction that holds it, where one does.
+    title : str
+        End of the name of its layer.
+    colormap : str
+        Name of a colormap, or "signed" (blue, clear, red), or "outline" for a mask.
+    contrast : str
+        Rule of its contrast limits: "signal" (shared by clean, lower, median and upper), "from zero",
+        "probability" (0 to 1), "missed" (0 to three times the miscoverage), "around zero" or "none".
+    caption : str
+        What the map shows, in one sentence.
+    added : str
+        When its layer is added: with the "prediction", on "request", following the "threshold", or by a "button"
+        of its own.
+    visible : bool
+        False if a new layer is hidden at first.
+    """
+
+    name: str
+    title: str
+    colormap: str
+    contrast: Literal["signal", "from zero", "probability", "missed", "around zero", "none"]
+    caption: str
+    added: Literal["prediction", "request", "threshold", "button"]
+    visible: bool = True
+
+
+MAP_KINDS = (
+    MapKind("lower", "lower", "gray", "signal", "Lower bound of the interval.", "prediction", visible=False),
+    MapKind("median", "median", "gray", "signal", "Median: the denoised image.", "prediction"),
+    MapKind("upper", "upper", "gray", "signal", "Upper bound of the interval.", "prediction", visible=False),
+    MapKind(
+        "width",
+        "width",
+        "magma",
+        "from zero",
+        "Width of the interval: upper minus lower.",
+        "prediction",
+        visible=False,
+    ),
+    MapKind(
+        "spread",
+        "spread",
+        "magma",
+        "from zero",
+        "Spread of the members' medians, before calibration: where networks disagree.",
+        "request",
+    ),
+    MapKind(
+        "exceedance",
+        "P(> t)",
+        "viridis",
+        "probability",
+        "Probability that the signal exceeds the threshold; follows the slider.",
+        "threshold",
+    ),
+    MapKind(
+        "claim",
+        "sure > t",
+        "outline",
+        "none",
+        "Outline of the pixels that are claimed to exceed the threshold.",
+        "threshold",
+    ),
+    MapKind(
+        "miscoverage",
+        "miscoverage",
+        "magma",
+        "missed",
+        "Share of missed pixels of each held-out block of the field that was calibrated on.",
+        "button",
+    ),
+    MapKind(
+        "filter",
+        "filter",
+        "signed",
+        "around zero",
+        "Weight of each noisy pixel in the median of one, per unit of the noisy image.",
+        "button",
+    ),
+    MapKind("preview", "preview", "gray", "signal", "Median so far, while the members train.", "button"),
+)
+"""All kinds of maps, in the order in which docks list them."""
 
 
 def write_maps_steps(
@@ -33,7 +124,9 @@ def write_maps_steps(
     groups: tuple[GroupCalibration, NDArray[np.integer[Any]]] | None = None,
     valid: NDArray[np.bool_] | Literal["finite"] | None = None,
 ) -> Step[tuple[Note, ...]]:
-    """Write calibrated maps into arrays, tile by tile; a step that returns notes on the device and the image.
+    """Write calibrated maps into arrays, tile by tile; a step.
+
+    It returns notes on the device and the image.
 
     Parameters
     ----------
@@ -55,6 +148,9 @@ def write_maps_steps(
     ValueError
         If a pixel that counts is NaN or infinite.
     """
+    # docks read the table of kinds, and must not load torch for it
+    from napari_btn.core.inference.run import tile_quantiles
+
     views = {k: View(v, source.axes, k) for k, v in maps.items() if k != "quantiles"}
     if "quantiles" in maps:
         levels = range(len(networks.blueprint.levels))
@@ -97,7 +193,7 @@ def write_maps_steps(
 def _left_out(
     source: View, tile: TileQuantiles, valid: NDArray[np.bool_] | Literal["finite"] | None
 ) -> NDArray[np.bool_]:
-    """Pixels of a tile that don't count, (*tile)."""
+    """Return the pixels of a tile that don't count, (*tile)."""
     finite = np.asarray(np.isfinite(source.read(tile.scene, tile.write)).all(0))
     if isinstance(valid, str):
         return np.asarray(~finite)

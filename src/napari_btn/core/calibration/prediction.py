@@ -1,4 +1,4 @@
-"""What an ensemble says of an image: quantile maps, and what can be asked of them."""
+"""Calibrated maps of an image, with the probabilities and claims that follow from them."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Prediction:
     provenance : dict
         JSON-ready: what made these maps.
     notes : tuple of Note
-        What to know before relying on these maps: of the calibration, and of this image's drift from it.
+        What to know before relying on these maps, from the calibration and from the drift of this image.
     distribution : Exceedance, optional
         Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
     held_out : HeldOut, optional
-        What the calibration comes from, for `select`.
+        Data that the calibration comes from, for `select`.
     stored_width : array of float32, optional
-        The width where it is kept on disk, to be read part by part as well.
+        The width, where it is stored on disk to be read part by part.
     groups : ndarray of int, optional
         Group of each pixel, in the axes of the maps without C, where groups are calibrated apart: tokens, or
         numbers of a mask, from 1; 0 for none.
@@ -89,12 +89,12 @@ class Prediction:
         return np.asarray(self.upper[...] - self.lower[...], np.float32)
 
     def channel_number(self, channel: str | int | None = None) -> int:
-        """Number of a channel, from 0.
+        """Return the number of a channel, from 0.
 
         Parameters
         ----------
         channel : str or int, optional
-            Its name, or its number; may be left out where there is only one.
+            Name or number; may be left out where there is only one.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class Prediction:
         *,
         side: Literal["middle", "conservative"] = "middle",
     ) -> NDArray[np.float32]:
-        """P(signal > threshold) of each pixel, calibrated.
+        """Return the calibrated P(signal > threshold) of each pixel.
 
         Parameters
         ----------
@@ -138,7 +138,7 @@ class Prediction:
         return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
 
     def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
-        """Value that the signal of each pixel exceeds with the stated confidence, conservatively.
+        """Return the value that the signal exceeds with the stated confidence, conservatively.
 
         Parameters
         ----------
@@ -155,13 +155,13 @@ class Prediction:
         Raises
         ------
         ValueError
-            If the channel or the quantiles are missing, or the confidence isn't one.
+            If the channel or the quantiles are missing, or the confidence isn't between 0 and 1.
         """
         number = self.channel_number(channel)
         return self._known().lower_bound(self.planes({"C": number}), confidence, channel=number)
 
     def select(self, threshold: float, channel: str | int | None = None, *, level: float = 0.1) -> Selection:
-        """Pixels claimed to exceed a threshold, with at most a share ``level`` of false claims on average.
+        """Select pixels above a threshold, with at most a share ``level`` of false claims on average.
 
         Parameters
         ----------
@@ -175,7 +175,7 @@ class Prediction:
         Returns
         -------
         Selection
-            The set, in the axes of the maps without C, and what is true of it.
+            The set, in the axes of the maps without C, and its caption.
 
         Raises
         ------
@@ -191,7 +191,7 @@ class Prediction:
         return select(self.held_out, self.planes({"C": number}), threshold, level=level, channel=number)
 
     def _known(self) -> Exceedance:
-        """The calibrated distribution, if there is one."""
+        """Return the calibrated distribution, or raise if there is none."""
         if self.distribution is None or self.quantiles is None:
             raise ValueError(
                 "These maps come without calibrated quantiles; a probability needs at least two levels. "
@@ -200,12 +200,12 @@ class Prediction:
         return self.distribution
 
     def planes(self, at: Mapping[str, int]) -> NDArray[np.float32]:
-        """Quantiles where some of the axes are fixed: what a slider of thresholds works on.
+        """Return the quantiles with some axes fixed, for a slider of thresholds.
 
         Parameters
         ----------
         at : mapping of str to int
-            Index by axis letter, as ``{"C": 2, "Z": 10}``; letters that the maps lack don't matter.
+            Index by axis letter, as ``{"C": 2, "Z": 10}``; letters that the maps lack are ignored.
 
         Returns
         -------

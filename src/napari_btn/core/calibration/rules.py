@@ -1,23 +1,39 @@
-"""Conformal scores in, one threshold out: by pixel, by block, by image, or at a stated risk."""
+"""Quantiles of conformal scores: by pixel, by block, by image, or at a stated risk."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_btn.core.progress import Note
+
 if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["conformal_quantile", "image_quantile", "need_alpha", "needed_blocks", "risk_quantile"]
+    from napari_btn.core.settings import CalibrationSettings
 
-# Of ranks and masses: (n + 1)(1 - alpha) that is a whole number must not round up to the next one.
+__all__ = [
+    "Rule",
+    "choose_rule",
+    "conformal_quantile",
+    "image_quantile",
+    "need_alpha",
+    "needed_blocks",
+    "risk_quantile",
+]
+
+Rule = Literal["block", "pixel", "image", "risk"]
+
+# For ranks and masses: a whole number (n + 1)(1 - alpha) must not be rounded up to the next one.
 SLACK = 1e-9
+# The block rule covers (1 - alpha)(1 + 1/B) on average: from this many times 1/alpha on, that costs little.
+BLOCKS_PER_ALPHA = 5
 
 
 def conformal_quantile(scores: ArrayLike, alpha: float, block: ArrayLike | None = None) -> float:
-    """Smallest score that covers ``1 - alpha`` of new cases, with the finite-sample correction.
+    """Return the smallest score that covers ``1 - alpha`` of new cases, with the finite-sample correction.
 
     Parameters
     ----------
@@ -56,18 +72,12 @@ def conformal_quantile(scores: ArrayLike, alpha: float, block: ArrayLike | None 
     b = np.asarray(block).ravel()
     if b.size != s.size:
         raise ValueError(f"There are {s.size} scores and {b.size} block numbers; each score needs one.")
-    counts = np.bincount(b)
-    n_blocks = int(np.count_nonzero(counts))
-    needed = (1 - alpha) * (1 + 1 / n_blocks) - SLACK
-    if needed > 1:
-        return math.inf
-    order = np.argsort(s)
-    mass = np.cumsum(1 / counts[b[order]]) / n_blocks
-    return float(s[order[min(int(np.searchsorted(mass, needed)), s.size - 1)]])
+    share = (1 - alpha) * (1 + 1 / len(np.unique(b)))
+    return _block_quantile(s, b, share) if share - SLACK <= 1 else math.inf
 
 
 def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLike) -> float:
-    """Smallest score that covers at least ``1 - alpha`` of each of most new images.
+    """Return the smallest score that covers at least ``1 - alpha`` of each of most new images.
 
     Parameters
     ----------
@@ -100,7 +110,7 @@ def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLi
 
 
 def risk_quantile(scores: ArrayLike, alpha: float, delta: float, block: ArrayLike) -> float:
-    """Smallest score whose coverage over new blocks is at least ``1 - alpha``, with certainty ``1 - delta``.
+    """Return the smallest score that covers ``1 - alpha`` of new blocks with certainty ``1 - delta``.
 
     Parameters
     ----------
@@ -124,32 +134,78 @@ def risk_quantile(scores: ArrayLike, alpha: float, delta: float, block: ArrayLik
     """
     need_alpha(alpha)
     s, b = np.asarray(scores, dtype=np.float64).ravel(), np.asarray(block).ravel()
-    counts = np.bincount(b)
-    n_blocks = int(np.count_nonzero(counts))
-    risk = _largest_risk(n_blocks, alpha, delta)
-    if risk is None:
-        return math.inf
-    order = np.argsort(s)
-    mass = np.cumsum(1 / counts[b[order]]) / n_blocks
-    return float(s[order[min(int(np.searchsorted(mass, 1 - risk - SLACK)), s.size - 1)]])
+    risk = _largest_risk(len(np.unique(b)), alpha, delta)
+    return math.inf if risk is None else _block_quantile(s, b, 1 - risk)
 
 
 def needed_blocks(alpha: float, score: str = "symmetric", rule: str = "block", delta: float = 0.1) -> int:
-    """Fewest blocks with a finite offset: 9 at 90 % (19 asymmetric), 22 under the rule "risk"."""
+    """Return the fewest blocks with a finite offset: 9 at 90 % (19 asymmetric), 22 by the rule "risk"."""
     sides = 2 if score == "asymmetric" else 1
     if rule == "risk":
         return math.ceil(math.log(delta / sides) / math.log(1 - alpha / sides) - SLACK)
     return max(1, math.ceil(sides / (delta if rule == "image" else alpha) - 1 - SLACK))
 
 
+def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> tuple[Rule, tuple[Note, ...]]:
+    """Return the rule that the settings ask for, and notes on its promise.
+
+    Parameters
+    ----------
+    n_blocks : int
+        Held-out blocks.
+    alpha : float
+        Miscoverage, between 0 and 1.
+    settings : CalibrationSettings
+        The unit "auto" takes blocks where there are enough, and else pools pixels.
+    """
+    enough = math.ceil(BLOCKS_PER_ALPHA / alpha - SLACK)
+    notes: list[Note] = []
+    rule: Rule = "block" if settings.unit == "auto" else settings.unit
+    if settings.unit == "auto" and n_blocks < enough:
+        rule = "pixel"
+        notes.append(
+            Note(
+                "amber",
+                f"Held-out blocks: {n_blocks}; the block rule wants {enough} at coverage {1 - alpha:.3g}, so "
+                "pixels were pooled: right on average for images like the calibration data, without a "
+                "finite-sample guarantee. Hold out more for one.",
+            )
+        )
+    least = needed_blocks(alpha, settings.score, rule, settings.delta)
+    if n_blocks < least:
+        what = "The coverage is not backed by the data" if rule == "pixel" else "The interval is infinite"
+        notes.append(
+            Note(
+                "red",
+                f"Held-out blocks: {n_blocks}; coverage {1 - alpha:.3g} needs at least {least}. {what}. "
+                "Hold out more of the field, add scenes, or ask for a lower coverage.",
+            )
+        )
+    elif n_blocks == least > 1 and rule != "pixel":
+        text = (
+            f"Held-out blocks: {n_blocks}, just as many as coverage {1 - alpha:.3g} needs. Its check leaves one out "
+            "and has too few: it reports a coverage of 1 and infinite widths. Hold out more to have it checked."
+        )
+        notes.append(Note("amber", text))
+    return rule, tuple(notes)
+
+
 def need_alpha(alpha: float) -> None:
-    """Raise unless alpha is a miscoverage."""
+    """Raise ``ValueError`` unless alpha is a miscoverage."""
     if not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha!r}; it must be between 0 and 1, as 0.1 for 90 % coverage.")
 
 
+def _block_quantile(scores: NDArray[np.float64], block: NDArray[np.integer[Any]], share: float) -> float:
+    """Return the smallest score with a share of the mass at or under it, where every block weighs the same."""
+    counts = np.bincount(block)
+    order = np.argsort(scores)
+    mass = np.cumsum(1 / counts[block[order]]) / np.count_nonzero(counts)
+    return float(scores[order[min(int(np.searchsorted(mass, share - SLACK)), scores.size - 1)]])
+
+
 def _largest_risk(n_blocks: int, alpha: float, delta: float) -> float | None:
-    """Largest mean block miscoverage that rules out a risk over alpha, None where not even 0 does."""
+    """Return the largest mean block miscoverage that rules out a risk over alpha; None if not even 0 does."""
     if _risk_p_value(0.0, n_blocks, alpha) > delta:
         return None
     low, high = 0.0, alpha
@@ -160,7 +216,7 @@ def _largest_risk(n_blocks: int, alpha: float, delta: float) -> float | None:
 
 
 def _risk_p_value(risk: float, n: int, alpha: float) -> float:
-    """Hoeffding-Bentkus p-value of the hypothesis that the risk exceeds alpha."""
+    """Return the Hoeffding-Bentkus p-value of the hypothesis that the risk exceeds alpha."""
     hit = 0.0 if risk == 0 else risk * math.log(risk / alpha)
     hoeffding = math.exp(-n * (hit + (1 - risk) * math.log((1 - risk) / (1 - alpha))))
     k = np.arange(math.ceil(n * risk - SLACK) + 1)

@@ -176,6 +176,7 @@ def in_memory(
     keep: tuple[slice, ...],
     reach: Sequence[int],
     device: str,
+    alignment: int = 1,
 ) -> tuple[NDArray[np.float32], bool]:
     """Run a task on a tile; if the device lacks memory, on halves of it, and finally on the CPU.
 
@@ -192,6 +193,8 @@ def in_memory(
         Receptive field in pixels along each axis.
     device : str
         Name of the device in torch.
+    alignment : int
+        Halves begin and end at multiples of so many pixels, or at the tile's border.
 
     Returns
     -------
@@ -207,15 +210,16 @@ def in_memory(
     release(device)
     axis = max(range(len(keep)), key=lambda a: keep[a].stop - keep[a].start)
     start, stop = keep[axis].start, keep[axis].stop
-    if stop - start <= 2 * reach[axis]:
+    if stop - start <= max(2 * reach[axis], 1):
         return task(x, keep, "cpu"), False
     middle = (start + stop) // 2
     made = []
     for first, last in ((start, middle), (middle, stop)):
-        low, high = max(first - reach[axis], 0), min(last + reach[axis], x.shape[1 + axis])
+        low = max(first - reach[axis], 0) // alignment * alignment
+        high = min(-(-(last + reach[axis]) // alignment) * alignment, x.shape[1 + axis])
         part = x[(slice(None),) * (1 + axis) + (slice(low, high),)]
         inner = (*keep[:axis], slice(first - low, last - low), *keep[axis + 1 :])
-        made.append(in_memory(task, part, inner, reach, device)[0])
+        made.append(in_memory(task, part, inner, reach, device, alignment)[0])
     return np.concatenate(made, axis - len(keep)), False
 
 

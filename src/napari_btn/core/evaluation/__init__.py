@@ -1,1 +1,1 @@
-"""Scores of a result against a target."""
+"""Evaluation of a result against a target."""

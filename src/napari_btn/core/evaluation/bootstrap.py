@@ -1,16 +1,16 @@
-"""How well a coverage is known, when neighbouring pixels miss together."""
+"""Block bootstrap of a coverage, since misses of neighbouring pixels are correlated."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["coverage_interval"]
+__all__ = ["coverage_interval", "group_intervals"]
 
 # Fewer blocks than this give a standard error that is itself mostly noise.
 FEWEST_GROUPS = 8
@@ -25,7 +25,7 @@ def coverage_interval(
     block_px: int = 0,
     seed: int = 0,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """95 % bounds of coverage, and its standard error, at the block size that knows it least.
+    """Return 95 % bounds of the coverage, and its standard error, at the least favourable block size.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def coverage_interval(
     Returns
     -------
     low, high, standard_error : ndarray of float64, shape (C,)
-        Low and high are 0 and 1, and the error infinite, where there are too few blocks to tell.
+        Low and high are 0 and 1, and the error is infinite, where there are too few blocks.
 
     References
     ----------
@@ -58,10 +58,49 @@ def coverage_interval(
     return low, high, errors.max(axis=0)
 
 
+def group_intervals(
+    miss: NDArray[np.bool_],
+    group: NDArray[np.integer[Any]] | None,
+    block: NDArray[np.int64],
+    position: NDArray[np.int64] | None = None,
+    *,
+    block_px: int = 0,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return 95 % bounds of the coverage of each group.
+
+    Parameters
+    ----------
+    miss : ndarray of bool, shape (C, n)
+        True where an interval missed.
+    group : ndarray of int, shape (n,), optional
+        Group of each pixel, from 0; -1 for none.
+    block : ndarray of int64, shape (n,)
+    position : ndarray of int, shape (n, 1 + ndim), optional
+    block_px, seed : int
+        As in `coverage_interval`.
+
+    Returns
+    -------
+    low, high : ndarray of float64, shape (C, G)
+        0 and 1 where a group has too few blocks; G is 0 without groups.
+    """
+    group = np.full(miss.shape[1], -1) if group is None else group
+    n_groups = int(group.max(initial=-1)) + 1
+    low, high = np.zeros((len(miss), n_groups)), np.ones((len(miss), n_groups))
+    for g in np.unique(group[group >= 0]):
+        inside = group == g
+        place = None if position is None else position[inside]
+        low[:, g], high[:, g], _ = coverage_interval(
+            miss[:, inside], block[inside], place, block_px=block_px, seed=seed
+        )
+    return low, high
+
+
 def _groupings(
     block: NDArray[np.int64], position: NDArray[np.int64] | None, block_px: int
 ) -> list[NDArray[np.int64]]:
-    """Group of each pixel at three block sizes: the blocks, and unions of about 2 and 4 of them."""
+    """Return the group of each pixel at three sizes: the blocks, and unions of about 2 and 4 of them."""
     numbers, block, counts = np.unique(block, return_inverse=True, return_counts=True)
     groupings = [block]
     if position is None or len(np.unique(position[:, 0])) >= len(numbers):
@@ -80,14 +119,14 @@ def _groupings(
 def _block_sums(
     miss: NDArray[np.bool_], groups: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Missed pixels per channel and group, shape (C, G), and pixels per group, shape (G,)."""
+    """Count missed pixels per channel and group, shape (C, G), and pixels per group, shape (G,)."""
     counts = np.bincount(groups).astype(np.float64)
     missed = np.asarray([np.bincount(groups, row) for row in miss], dtype=np.float64)
     return missed, counts
 
 
 def _standard_error(missed: NDArray[np.float64], counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Standard error of the missed share, a ratio of sums over groups."""
+    """Return the standard error of the missed share, a ratio of sums over groups."""
     n_groups = len(counts)
     if n_groups < 2:
         return np.full(len(missed), np.inf)
@@ -99,12 +138,12 @@ def _standard_error(missed: NDArray[np.float64], counts: NDArray[np.float64]) ->
 def _bootstrap(
     missed: NDArray[np.float64], counts: NDArray[np.float64], rng: np.random.Generator
 ) -> tuple[float, float]:
-    """95 % bounds of the covered share, from groups drawn with replacement."""
+    """Return 95 % bounds of the covered share, from groups drawn with replacement."""
     n_groups = len(counts)
     if n_groups < 3:
         return 0.0, 1.0
     if not missed.any():
-        # redrawn, none stays none; the bound is the share of groups that would go unseen once in twenty times
+        # Resampling no misses gives none; a share of groups this large would go unseen once in twenty times.
         return float(0.05 ** (1 / n_groups)), 1.0
     draws = int(np.clip(4_000_000 // n_groups, 200, DRAWS))
     chosen = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws).astype(np.float64)
@@ -116,7 +155,7 @@ def _bootstrap(
 
 
 def _student_factor(n_groups: int) -> float:
-    """How much wider Student's 95 % interval of a mean is than the bootstrap's."""
+    """Return the width of Student's 95 % interval of a mean, relative to the bootstrap's."""
     freedom = n_groups - 1
     z = 1.959964
     # Cornish-Fisher expansion of Student's quantile, Abramowitz and Stegun 26.7.5.

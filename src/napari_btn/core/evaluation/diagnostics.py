@@ -1,4 +1,4 @@
-"""Where intervals hold less than on average: by width, by token, by block, by level."""
+"""Coverage of parts of the pixels: by width, by token, by block, by level."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ __all__ = [
     "coverage_curve",
     "inside_map",
     "miscoverage_map",
+    "observations_width",
     "places",
 ]
 
@@ -35,7 +36,7 @@ PIT_BINS = 20
 def by_width(
     width: NDArray[np.float64], miss: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean width and coverage of each tenth of the pixels, from the narrowest to the widest.
+    """Return mean width and coverage of each tenth of the pixels, from the narrowest to the widest.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def by_width(
 def by_group(
     miss: NDArray[np.bool_], group: NDArray[np.integer[Any]] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coverage and share of the pixels of each token or mask.
+    """Return the coverage of each token or mask, and its share of the pixels.
 
     Parameters
     ----------
@@ -84,8 +85,38 @@ def by_group(
     return 1 - share, counts / max(group.size, 1)
 
 
+def observations_width(held_out: HeldOut, alpha: float) -> NDArray[np.float64]:
+    """Return the width of the central interval of the observations' error.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Target and observations.
+    alpha : float
+        Miscoverage of the interval, between 0 and 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (C,)
+        In the target's unit; NaN where the observations are unknown, or say nothing of the target.
+    """
+    n_channels = held_out.target.shape[0]
+    out = np.full(n_channels, np.nan)
+    if held_out.observed is None:
+        return out
+    for c in range(n_channels):
+        target, observed = held_out.target[c].astype(np.float64), held_out.observed[c].astype(np.float64)
+        # The observation is regressed on the target: noise in the regressor would shrink the scale.
+        spread = target.var()
+        scale = np.cov(target, observed, bias=True)[0, 1] / spread if spread > 0 else 0.0
+        if scale > 0:
+            low, high = np.quantile(observed / scale - target, (alpha / 2, 1 - alpha / 2))
+            out[c] = high - low
+    return out
+
+
 def places(held_out: HeldOut) -> NDArray[np.float64]:
-    """Share of targets in each twentieth of the predicted distribution (PIT); ideally flat.
+    """Return the share of targets in each twentieth of the predicted distribution (PIT); ideally flat.
 
     Parameters
     ----------
@@ -115,7 +146,7 @@ def miscoverage_map(
     shape: Sequence[int],
     axes: str,
 ) -> NDArray[np.float32]:
-    """Share of missed pixels of each block, painted where the block lies.
+    """Return a map of the share of missed pixels in each block.
 
     Parameters
     ----------
@@ -138,7 +169,7 @@ def miscoverage_map(
     ------
     ValueError
         If the positions are unknown or don't lie within the shape, or scenes with blocks of their own would
-        be painted over each other.
+        overlap in the map.
     """
     where = _places(held_out, shape, axes)
     miss = (held_out.target < lower) | (held_out.target > upper)
@@ -163,7 +194,7 @@ def inside_map(
     shape: Sequence[int],
     axes: str,
 ) -> NDArray[np.float32]:
-    """Whether each held-out pixel lies inside its interval, where it lies in the image: coverage of any part.
+    """Return a map of the held-out pixels: 1 inside the interval, 0 outside.
 
     Parameters
     ----------
@@ -179,7 +210,7 @@ def inside_map(
     Returns
     -------
     ndarray of float32, shape (C, *shape)
-        1 inside, 0 outside, NaN where the target is unknown or trained the networks.
+        1 inside, 0 outside, NaN where the target is unknown or the networks were trained on it.
 
     Raises
     ------
@@ -194,7 +225,7 @@ def inside_map(
 
 
 def _places(held_out: HeldOut, shape: Sequence[int], axes: str) -> tuple[NDArray[np.int64], ...]:
-    """Index of each held-out pixel in an image without channels; scenes share a map without S and T."""
+    """Return the index of each held-out pixel in an image without channels; without S and T scenes share a map."""
     if held_out.position is None:
         raise ValueError("The held-out pixels have no positions; a map needs them. Calibrate again.")
     size = dict(zip(axes, shape, strict=True))
@@ -216,7 +247,7 @@ def _places(held_out: HeldOut, shape: Sequence[int], axes: str) -> tuple[NDArray
 def block_shares(
     miss: NDArray[np.bool_], side: int, valid: NDArray[np.bool_] | None = None
 ) -> NDArray[np.float64]:
-    """Share of missed pixels of each square of a plane.
+    """Return the share of missed pixels in each square of a plane.
 
     Parameters
     ----------
@@ -252,7 +283,7 @@ def coverage_curve(
     parents: Sequence[int] | None = None,
     seed: int = 0,
 ) -> NDArray[np.float64]:
-    """Cross-fitted coverage after calibration at several levels, for a reliability plot.
+    """Return the cross-fitted coverage after calibration at several levels, for a reliability plot.
 
     Parameters
     ----------
@@ -265,7 +296,7 @@ def coverage_curve(
     group : ndarray of int64, shape (n,), optional
         Group of each pixel, where groups are calibrated apart.
     parents : sequence of int, optional
-        The groups' tree.
+        Tree of the groups.
     seed : int
         Seed of the folds.
 

@@ -1,4 +1,4 @@
-"""What more members bring: correlation, coverage and width of ensembles of several sizes."""
+"""Gain of more members: correlation, coverage and width of ensembles of several sizes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class EnsembleGain:
     channel_names: tuple[str, ...]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Table as JSON-ready rows, one per size and channel."""
+        """Return the table as JSON-ready rows, one per size and channel."""
         return [
             {
                 "members": size,
@@ -80,14 +80,14 @@ def ensemble_gain(
     channel_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> EnsembleGain:
-    """What 1, 2, 5, ... of the members would have reached, calibrated as an ensemble of that size is.
+    """Measure ensembles of 1, 2, 5, ... of the members, each calibrated as one of its size.
 
     Parameters
     ----------
     quantiles : ndarray of float32, (M, L, C, n)
         Each member's quantiles of pixels that no member trained on.
     held_out : HeldOut
-        Quantiles of all members together, and the truth; the offset used in a block comes from the others.
+        Quantiles of all members together, and the truth; the offset in a block comes from the other blocks.
     alpha : float
         Miscoverage, in (0, 1).
     sizes : sequence of int
@@ -140,12 +140,12 @@ def ensemble_gain(
 
 
 def _scores(held_out: HeldOut, alpha: float, settings: CalibrationSettings, seed: int) -> NDArray[np.float64]:
-    """Correlation, coverage and width (3, C) of one choice of members."""
+    """Return correlation, coverage and width (3, C) of one choice of members."""
     truth = held_out.target
     calibration = calibrate(held_out, alpha=alpha, settings=settings)
     lower, median, upper = cross_fitted(held_out, calibration, folds=settings.folds, seed=seed)
     width = np.mean(upper - lower, axis=1, dtype=np.float64)
-    # of a single block there is no interval that another one made, and nothing inside it
+    # A single block has no cross-fitted interval, so its coverage is unknown, not zero.
     covered = np.where(np.isnan(width), np.nan, coverage(truth, lower, upper, axis=1))
     return np.stack([correlation(truth, median, axis=1), covered, width])
 
@@ -160,7 +160,7 @@ def gain_steps(
     settings: CalibrationSettings | None = None,
     seed: int = 0,
 ) -> Step[EnsembleGain]:
-    """`ensemble_gain` of trained members on images with a truth; a step.
+    """Measure `ensemble_gain` of trained members on images with a truth; a step.
 
     Parameters
     ----------
@@ -220,7 +220,7 @@ def gain_steps(
 
 
 def _choose(known: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
-    """Flat indices of some known pixels, rising."""
+    """Return flat indices of some known pixels, ascending."""
     found = np.flatnonzero(known)
     if len(found) > _MOST_PIXELS:
         found = np.random.default_rng(seed).choice(found, _MOST_PIXELS, replace=False)

@@ -1,4 +1,4 @@
-"""Values along a line through a plane, and observations brought to the scale of a target."""
+"""Values along a line through a plane, and the scale of observations relative to a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["along", "points_between", "to_scale"]
 
 
 def points_between(start: Sequence[float], end: Sequence[float]) -> NDArray[np.float64]:
-    """Points a pixel apart on the straight line between two, both ends among them.
+    """Return points about a pixel apart on a straight line, ends included.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def points_between(start: Sequence[float], end: Sequence[float]) -> NDArray[np.f
 
 
 def along(plane: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Values at points between the pixels, bilinear.
+    """Return values at points between the pixels, by linear interpolation.
 
     Parameters
     ----------
@@ -47,21 +47,16 @@ def along(plane: NDArray[Any], points: NDArray[np.float64]) -> NDArray[np.float6
     ndarray of float64, shape (n,)
         NaN where a point lies outside the plane.
     """
-    last = np.asarray(plane.shape) - 1
+    from scipy.ndimage import map_coordinates
+
     # A pixel reaches half a pixel beyond its centre.
-    inside = ((points >= -0.5) & (points <= last + 0.5)).all(axis=1)
-    held = np.clip(points, 0, last)
-    low = np.minimum(held.astype(np.int64), np.maximum(last - 1, 0))
-    high = np.minimum(low + 1, last)
-    v, u = (held - low).T
-    (y0, x0), (y1, x1) = low.T, high.T
-    top = (1 - u) * plane[y0, x0] + u * plane[y0, x1]
-    bottom = (1 - u) * plane[y1, x0] + u * plane[y1, x1]
-    return np.asarray(np.where(inside, (1 - v) * top + v * bottom, np.nan), dtype=np.float64)
+    inside = ((points >= -0.5) & (points <= np.asarray(plane.shape) - 0.5)).all(axis=1)
+    values = map_coordinates(plane, points.T, np.float64, order=1, mode="nearest")
+    return np.where(inside, values, np.nan)
 
 
 def to_scale(observed: ArrayLike, target: ArrayLike) -> tuple[float, float]:
-    """Gain and offset that bring observations to the scale of a target: ``gain * observed + offset``.
+    """Return gain and offset that scale observations to a target: ``gain * observed + offset``.
 
     Parameters
     ----------
@@ -71,7 +66,8 @@ def to_scale(observed: ArrayLike, target: ArrayLike) -> tuple[float, float]:
     Returns
     -------
     gain, offset : float
-        The inverse of the observations' regression on the target. Regressing the target on the
+        ``gain * observed + offset`` has the scale of the target. They invert the regression of the
+        observations on the target. Regressing the target on the
         observations would shrink their noise away and make them look better than they are.
     """
     x = np.asarray(observed, dtype=np.float64).ravel()

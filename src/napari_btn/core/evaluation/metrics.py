@@ -1,4 +1,4 @@
-"""Scores of an estimate, an interval or a set of quantiles against the target."""
+"""Scores of estimates, intervals and quantiles against a target."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["correlation", "coverage", "crps_from_quantiles", "interval_score", "
 def coverage(
     target: ArrayLike, lower: ArrayLike, upper: ArrayLike, *, axis: Axis = None
 ) -> NDArray[np.float64]:
-    """Fraction of the target inside the closed interval.
+    """Return the fraction of the target inside the closed interval.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ def coverage(
 def interval_score(
     target: ArrayLike, lower: ArrayLike, upper: ArrayLike, alpha: float, *, axis: Axis = None
 ) -> NDArray[np.float64]:
-    """Mean interval (Winkler) score: the width, and ``2 / alpha`` times every miss.
+    """Return the mean interval (Winkler) score: the width plus ``2 / alpha`` times every miss.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def interval_score(
 def pinball(
     target: ArrayLike, quantiles: ArrayLike, levels: Sequence[float], *, axis: Axis = None
 ) -> NDArray[np.float64]:
-    """Mean pinball loss of each level.
+    """Return the mean pinball loss of each level.
 
     Parameters
     ----------
@@ -101,7 +101,7 @@ def pinball(
 def crps_from_quantiles(
     target: ArrayLike, quantiles: ArrayLike, levels: Sequence[float], *, axis: Axis = None
 ) -> NDArray[np.float64]:
-    """Mean continuous ranked probability score, from quantiles: twice the mean pinball loss.
+    """Return the mean continuous ranked probability score, as twice the mean pinball loss.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def crps_from_quantiles(
 
 
 def correlation(target: ArrayLike, estimate: ArrayLike, *, axis: Axis = None) -> NDArray[np.float64]:
-    """Pearson correlation of the estimate with the target; NaN where one is constant.
+    """Return the Pearson correlation of the estimate with the target; NaN where one is constant.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def correlation(target: ArrayLike, estimate: ArrayLike, *, axis: Axis = None) ->
 def psnr(
     target: ArrayLike, estimate: ArrayLike, *, data_range: float | None = None, axis: Axis = None
 ) -> NDArray[np.float64]:
-    """Peak signal-to-noise ratio of the estimate.
+    """Return the peak signal-to-noise ratio of the estimate.
 
     Parameters
     ----------
@@ -176,7 +176,9 @@ def psnr(
 
 
 def ssim(target: ArrayLike, estimate: ArrayLike, *, data_range: float | None = None) -> float:
-    """Structural similarity of one channel, with Gaussian weights; NaN where an image is too small.
+    """Return the structural similarity of one channel; NaN where an image is too small.
+
+    Weights are Gaussian.
 
     Parameters
     ----------
@@ -206,5 +208,5 @@ def ssim(target: ArrayLike, estimate: ArrayLike, *, data_range: float | None = N
 
 
 def _mean(values: NDArray[Any], axis: Axis) -> NDArray[np.float64]:
-    """Mean over axes in float64, as an array."""
+    """Return the mean over axes in float64, as an array."""
     return np.asarray(values.mean(axis=axis, dtype=np.float64))

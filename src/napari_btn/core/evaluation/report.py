@@ -1,4 +1,4 @@
-"""How well intervals hold: coverage, width and scores, with honest uncertainty."""
+"""Report on intervals: coverage, width and scores, with the uncertainty of the coverage."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ from napari_btn.core.calibration.held_out import block_numbers
 from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.evaluation import metrics
-from napari_btn.core.evaluation.bootstrap import coverage_interval
-from napari_btn.core.evaluation.diagnostics import by_group, by_width, places
-from napari_btn.core.evaluation.metrics import ssim
+from napari_btn.core.evaluation.bootstrap import coverage_interval, group_intervals
+from napari_btn.core.evaluation.diagnostics import by_group, by_width, observations_width, places
 from napari_btn.core.progress import Note, drain
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ _ARRAYS = (
 
 
 def _none() -> NDArray[np.float64]:
-    """Nothing known of any channel."""
+    """Return an empty array of channels, for what is unknown."""
     return np.empty((0, 0))
 
 
@@ -83,7 +82,7 @@ class Report:
     n_pixels : int
         Pixels per channel.
     n_eff : ndarray of float64, shape (C,)
-        Independent pixels that would give as sure a coverage.
+        Number of independent pixels that would give the coverage with the same standard error.
     warnings : tuple of Note
         What to know before relying on it.
     bin_width, bin_coverage : ndarray of float64, shape (C, K)
@@ -91,13 +90,13 @@ class Report:
     pit : ndarray of float64, shape (C, 20)
         Share of targets by their place in the predicted distribution before calibration; ideally flat.
     group_coverage : ndarray of float64, shape (C, G)
-        Coverage of each token (or mask); empty where there are none.
+        Coverage of each token or group; empty where there are none.
     group_low, group_high : ndarray of float64, shape (C, G)
         95 % interval of `group_coverage`, from a block bootstrap.
     group_share : ndarray of float64, shape (G,)
         Share of the pixels in each token.
     group_name : str
-        What a group is called: "token" or "group".
+        Word for a group: "token" or "group".
     """
 
     channel_names: tuple[str, ...]
@@ -147,14 +146,14 @@ class Report:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Report as a JSON-ready dict; NaN becomes None, infinity the string "inf"."""
+        """Return the report as a JSON-ready dict; NaN becomes None, infinity the string "inf"."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["warnings"] = [asdict(note) for note in self.warnings]
         return {name: _to_json(value) for name, value in values.items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Report from `to_dict`."""
+        """Return the report that `to_dict` stored."""
         fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         for name in fields.keys() & set(_ARRAYS):
             fields[name] = np.asarray(_numbers(values[name]), dtype=np.float64)
@@ -180,7 +179,7 @@ class Judged:
     group : ndarray of int64, shape (n,), optional
         Token (or mask) of each pixel, from 0; -1 for none.
     group_name : str
-        What a group is called: "token" or "group".
+        Word for a group: "token" or "group".
     ssim : ndarray of float64, shape (C,), optional
         Structural similarity of the median, which needs the whole image.
     """
@@ -205,7 +204,7 @@ def report_on(
     seed: int = 0,
     notes: Sequence[Note] = (),
 ) -> Report:
-    """Report on given intervals, for an image with a truth.
+    """Return the report on given intervals at pixels with a known target.
 
     Parameters
     ----------
@@ -222,7 +221,7 @@ def report_on(
     seed : int
         Seed of the bootstrap.
     notes : sequence of Note
-        Put first among the warnings.
+        Notes to put first among the warnings.
 
     Returns
     -------
@@ -241,7 +240,7 @@ def report_on(
     if len(names) != n_channels:
         raise ValueError(f"There are {len(names)} channel names for {n_channels} channels; give one each.")
     target = held_out.target
-    # Adding NaN hides what a single block would say of itself.
+    # With one block nothing is cross-fitted, so its own coverage must not be shown: adding NaN hides it.
     known = not np.isnan(lower).any()
     blank = np.full(n_channels, 0.0 if known else np.nan)
     below, above = (np.mean(side, axis=-1) + blank for side in (target < lower, target > upper))
@@ -253,7 +252,9 @@ def report_on(
     width = upper.astype(np.float64) - lower
     bin_width, bin_coverage = by_width(width, miss)
     group_coverage, group_share = by_group(miss, group)
-    group_low, group_high = _group_bounds(miss, group, held_out, block_px, seed)
+    group_low, group_high = group_intervals(
+        miss, group, held_out.block, held_out.position, block_px=block_px, seed=seed
+    )
     losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
     return Report(
         channel_names=names,
@@ -267,7 +268,7 @@ def report_on(
         above=above,
         width=width.mean(axis=-1),
         width_median=np.median(width, axis=-1),
-        width_ratio=width.mean(axis=-1) / _observations_width(held_out, alpha),
+        width_ratio=width.mean(axis=-1) / observations_width(held_out, alpha),
         winkler=metrics.interval_score(target, lower, upper, alpha, axis=-1),
         correlation=metrics.correlation(target, median, axis=-1),
         psnr=metrics.psnr(target, median, axis=-1),
@@ -292,29 +293,8 @@ def report_on(
     )
 
 
-def _group_bounds(
-    miss: NDArray[np.bool_],
-    group: NDArray[np.integer[Any]] | None,
-    held_out: HeldOut,
-    block_px: int,
-    seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bounds of each group's coverage, (C, G): 0 and 1 where it has too few blocks to tell."""
-    group = np.full(miss.shape[1], -1) if group is None else group
-    n_groups = int(group.max(initial=-1)) + 1
-    low, high = np.zeros((len(miss), n_groups)), np.ones((len(miss), n_groups))
-    for g in range(n_groups):
-        inside: NDArray[np.bool_] = group == g
-        if inside.any():
-            place = None if held_out.position is None else held_out.position[inside]
-            low[:, g], high[:, g], _ = coverage_interval(
-                miss[:, inside], held_out.block[inside], place, block_px=block_px, seed=seed
-            )
-    return low, high
-
-
 def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float64], name: str) -> str:
-    """The least covered tenth by width, or token, in words."""
+    """Return the least covered tenth by width, or token, in words."""
     parts = [(float(v), f"tenth {i + 1} of {len(bins)} by width") for i, v in enumerate(bins)]
     parts += [(float(v), f"{name} {i + 1}") for i, v in enumerate(groups)]
     known = [part for part in parts if not math.isnan(part[0])]
@@ -325,22 +305,22 @@ def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float
 
 
 def _independent(error: NDArray[np.float64], alpha: float, held_out: HeldOut) -> NDArray[np.float64]:
-    """Independent pixels with the same standard error of coverage, at most all of them."""
+    """Return the number of independent pixels with the same standard error of coverage."""
     n_pixels = held_out.target.shape[1]
-    # Without a single miss there is no variance to learn from: a block is then one case.
+    # Without a miss the variance is unknown: each block then counts as one case.
     unknown = np.full_like(error, float(held_out.n_blocks))
     n_eff = np.divide(alpha * (1 - alpha), np.square(error), out=unknown, where=error > 0)
     return np.minimum(n_eff, n_pixels)
 
 
 def _reliability(held_out: HeldOut) -> NDArray[np.float64]:
-    """Share of the target at or under each quantile, shape (C, L)."""
+    """Return the share of the target at or under each quantile, shape (C, L)."""
     shares = [(held_out.target <= q).mean(axis=-1) for q in held_out.quantiles]
     return np.asarray(shares, dtype=np.float64).reshape(-1, held_out.target.shape[0]).T
 
 
 def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64]) -> tuple[Note, ...]:
-    """Note on channels whose coverage is poorly known."""
+    """Return a note on channels whose coverage is poorly known."""
     if np.isnan(n_eff).any():
         text = "Only one held-out block, so coverage can't be checked. Hold out more, or use smaller blocks."
         return (Note("red", text),)
@@ -356,25 +336,8 @@ def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64]) -> tuple[Note, .
     )
 
 
-def _observations_width(held_out: HeldOut, alpha: float) -> NDArray[np.float64]:
-    """Width of the central interval of the observations' own error, in the target's unit."""
-    n_channels = held_out.target.shape[0]
-    out = np.full(n_channels, np.nan)
-    if held_out.observed is None:
-        return out
-    for c in range(n_channels):
-        target, observed = held_out.target[c].astype(np.float64), held_out.observed[c].astype(np.float64)
-        # Regressing the observation on the target, not back: noise in the regressor would shrink the scale.
-        spread = target.var()
-        scale = np.cov(target, observed, bias=True)[0, 1] / spread if spread > 0 else 0.0
-        if scale > 0:
-            low, high = np.quantile(observed / scale - target, (alpha / 2, 1 - alpha / 2))
-            out[c] = high - low
-    return out
-
-
 def _to_json(value: Any) -> Any:
-    """Value with arrays and tuples as lists, NaN as None and infinity as a string."""
+    """Return the value with arrays and tuples as lists, NaN as None and infinity as a string."""
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if isinstance(value, list | tuple):
@@ -385,7 +348,7 @@ def _to_json(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    """Nested lists with None as NaN and strings as floats."""
+    """Return nested lists with None as NaN and strings as floats."""
     if isinstance(value, list):
         return [_numbers(v) for v in value]
     if value is None:
@@ -400,7 +363,7 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
     ----------
     prediction : Prediction
     clean : array
-        The axes of the prediction, or the same without S and T.
+        Truth in the axes of the prediction, with or without S and T.
     valid : array of bool, optional
         True where a pixel counts.
     """
@@ -462,7 +425,7 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
 def _ssim(
     truth: list[NDArray[np.float32]], median: list[NDArray[np.float32]], known: NDArray[np.bool_]
 ) -> NDArray[np.float64] | None:
-    """SSIM per channel, averaged over scenes; None where pixels are left out or the image is tiny."""
+    """Return the SSIM per channel, averaged over scenes; None if pixels are left out or the image is tiny."""
     if not known.all() or min(truth[0].shape[1:]) < 7:
         return None
     span = [
@@ -470,7 +433,7 @@ def _ssim(
         for c in range(len(truth[0]))
     ]
     per_scene = [
-        [ssim(t[c], m[c], data_range=span[c]) for c in range(len(t))]
+        [metrics.ssim(t[c], m[c], data_range=span[c]) for c in range(len(t))]
         for t, m in zip(truth, median, strict=True)
     ]
     return np.asarray(np.mean(per_scene, 0))

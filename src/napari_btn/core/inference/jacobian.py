@@ -12,6 +12,7 @@ from napari_btn.core.compute.device import exact_arithmetic
 from napari_btn.core.compute.pool import one_thread
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.inference.run import loaded
+from napari_btn.core.inference.tiles import plan_tiles
 from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -125,11 +126,9 @@ def filter_steps(
             f"The pixel is {place} of scene {scene}; the image has {source.space} pixels along "
             f"{source.space_axes} and {source.n_scenes} scenes. Give one index per space axis, from 0."
         )
-    box = tuple(
-        slice(max(p - r, 0), min(p + r + 1, n))
-        for p, r, n in zip(place, blueprint.reach, source.space, strict=True)
-    )
-    keep = tuple(slice(p - s.start, p - s.start + 1) for p, s in zip(place, box, strict=True))
+    pixel = [slice(p, p + 1) for p in place]
+    (tile,) = plan_tiles(source.space, 1, blueprint.reach, pixel, blueprint.family.alignment_px)
+    box, keep = tile.read, tile.keep
     x = source.read_finite(scene, box)
     weights, value = np.zeros(x.shape, np.float64), 0.0
     for done, member in enumerate(members):

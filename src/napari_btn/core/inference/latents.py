@@ -15,7 +15,6 @@ from napari_btn.core.compute.pool import Inline, one_thread, process_pool
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.inference.run import INLINE_WORK, loaded, tile_side
 from napari_btn.core.inference.tiles import Tile, plan_tiles
-from napari_btn.core.networks.family import Blueprint, Member, Networks, build
 from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.networks.family import Blueprint, Member, Networks
 
 
 __all__ = ["EnsembleLatents", "LatentSource", "Projected"]
@@ -101,8 +101,7 @@ class EnsembleLatents:
         members, blueprint = networks.members, networks.blueprint
         self._view, self._members, self._blueprint = view, members, blueprint
         self._executor, self._device, self._tiles = compute.executor, compute.device, compute.tiles
-        widths = build(blueprint, [(members[0].number, members[0].attempt)]).trunk.widths
-        self.members, self.features = len(self._members), sum(widths)
+        self.members, self.features = len(members), sum(blueprint.widths)
         self.scenes, self.space = view.n_scenes, view.space
 
     def sample(
@@ -200,7 +199,7 @@ class EnsembleLatents:
         )
         side = tile_side(self._tiles, halo, len(self.space), _TILE_PIXELS[len(self.space)])
         for box in boxes:
-            for tile in plan_tiles(self.space, side, halo, box.slices):
+            for tile in plan_tiles(self.space, side, halo, box.slices, self._blueprint.family.alignment_px):
                 yield int(box.scene), tile
 
     def _run(
@@ -269,4 +268,4 @@ def _projected(
         return np.ascontiguousarray(total.cpu().numpy())
 
     with one_thread(), torch.inference_mode(), exact_arithmetic():
-        return in_memory(task, x, keep, blueprint.reach, device)[0]
+        return in_memory(task, x, keep, blueprint.reach, device, blueprint.family.alignment_px)[0]

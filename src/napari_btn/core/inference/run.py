@@ -88,7 +88,8 @@ def written_steps(blueprint: Blueprint, space: Sequence[int], settings: TileSett
     settings : TileSettings
     """
     halo = _halo(blueprint, settings)
-    return tile_steps(space, tile_side(settings, max(halo), len(space)), halo)
+    side = tile_side(settings, max(halo), len(space))
+    return tile_steps(space, side, halo, blueprint.family.alignment_px)
 
 
 def _halo(blueprint: Blueprint, settings: TileSettings) -> tuple[int, ...]:
@@ -157,7 +158,8 @@ class _Card:
                 self.modules[member.number] = loaded(self.blueprint, member, device)
             return _quantiles_of(self.modules[member.number], x, keep, device)
 
-        made, whole = in_memory(task, x, keep, self.blueprint.reach, self.device)
+        aligned = self.blueprint.family.alignment_px
+        made, whole = in_memory(task, x, keep, self.blueprint.reach, self.device, aligned)
         self.lacked |= not whole
         return made
 
@@ -196,7 +198,10 @@ def tile_quantiles(
     executor, device = compute.executor, compute.device
     halo = _halo(blueprint, compute.tiles)
     side = tile_side(compute.tiles, max(halo), source.ndim)
-    plan = [(box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices)]
+    aligned = blueprint.family.alignment_px
+    plan = [
+        (box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices, aligned)
+    ]
     work = len(members) * sum(box.size for box in regions)
     card = None if device == "cpu" else _Card(blueprint, device)
     pool: Executor = Inline() if executor is None or card is not None else executor

@@ -36,6 +36,7 @@ def plan_tiles(
     tile: int | Sequence[int],
     halo: int | Sequence[int],
     region: Sequence[slice] | None = None,
+    alignment: int = 1,
 ) -> list[Tile]:
     """Return tiles that cover an image once.
 
@@ -52,6 +53,9 @@ def plan_tiles(
         Discarded margin in pixels.
     region : sequence of slice, optional
         Part of the image to cover; halos are read beyond it. The whole image by default.
+    alignment : int
+        What is read begins and ends at multiples of so many pixels, or at the image's border; halos grow to
+        that. A network that pools needs the pixels that it pools in an image side by side in a tile, too.
 
     Raises
     ------
@@ -66,14 +70,14 @@ def plan_tiles(
             f"Tile {tiles} and halo {halos} must have one number for each axis of shape {tuple(shape)}."
         )
     parts = [slice(0, n) for n in shape] if region is None else region
-    axes = [_cuts(n, p, t, h) for n, p, t, h in zip(shape, parts, tiles, halos, strict=True)]
+    axes = [_cuts(n, p, t, h, alignment) for n, p, t, h in zip(shape, parts, tiles, halos, strict=True)]
     return [
         Tile(tuple(c[0] for c in cell), tuple(c[1] for c in cell), tuple(c[2] for c in cell))
         for cell in product(*axes)
     ]
 
 
-def tile_steps(shape: Sequence[int], tile: int, halo: Sequence[int]) -> tuple[int, ...]:
+def tile_steps(shape: Sequence[int], tile: int, halo: Sequence[int], alignment: int = 1) -> tuple[int, ...]:
     """Return the distance of the tiles of a whole image along each axis, in pixels.
 
     Chunks of this size are each written once.
@@ -86,8 +90,10 @@ def tile_steps(shape: Sequence[int], tile: int, halo: Sequence[int]) -> tuple[in
         Side of a tile in pixels, halo included.
     halo : sequence of int
         Discarded margin in pixels, one per axis.
+    alignment : int
+        As in `plan_tiles`.
     """
-    return tuple(_step(n, slice(0, n), tile, h) for n, h in zip(shape, halo, strict=True))
+    return tuple(_step(n, slice(0, n), tile, h + alignment - 1) for n, h in zip(shape, halo, strict=True))
 
 
 def _step(n: int, part: slice, tile: int, halo: int) -> int:
@@ -98,13 +104,13 @@ def _step(n: int, part: slice, tile: int, halo: int) -> int:
     return -(-length // count) if length else 1
 
 
-def _cuts(n: int, part: slice, tile: int, halo: int) -> list[tuple[slice, slice, slice]]:
-    """Return (read, keep, write) of each piece along one axis."""
-    step = _step(n, part, tile, halo)
+def _cuts(n: int, part: slice, tile: int, halo: int, alignment: int) -> list[tuple[slice, slice, slice]]:
+    """Return (read, keep, write) along one axis, in pieces of one length but the last."""
+    step = _step(n, part, tile, halo + alignment - 1)
     edges = [*range(part.start, part.stop, step), part.stop]
     cuts = []
     for start, stop in pairwise(edges):
-        first = max(start - halo, 0)
-        read = slice(first, min(stop + halo, n))
+        first = max(start - halo, 0) // alignment * alignment
+        read = slice(first, min(-(-(stop + halo) // alignment) * alignment, n))
         cuts.append((read, slice(start - first, stop - first), slice(start, stop)))
     return cuts

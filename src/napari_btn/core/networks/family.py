@@ -1,24 +1,27 @@
-"""The registry of member families: settings and a seed in, an `Ensemble` out."""
+"""What a member family owns, and members as values: settings and a seed in, an `Ensemble` out."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.networks.sms.graph import Graph, draw_graph, receptive_field
+from napari_btn.core.registry import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from napari_btn.core.networks.heads import Ensemble
-    from napari_btn.core.networks.sms.trunk import SparseMixedScale
+    from napari_btn.core.networks.sms.graph import Graph
+    from napari_btn.core.networks.trunk import Trunk
     from napari_btn.core.settings import NetworkSettings
 
-__all__ = ["FAMILIES", "Blueprint", "Member", "Networks", "build", "graph_of", "member_rng"]
+__all__ = ["Blueprint", "Extent", "Family", "Member", "Networks", "build", "graph_of", "member_rng"]
 
 _SCALING = ("x_loc", "x_scale", "y_loc", "y_scale")
 
@@ -26,46 +29,187 @@ Weights = dict[str, "NDArray[np.float32]"]
 
 
 @dataclass(frozen=True)
+class Extent:
+    """What a family may know of the image before training.
+
+    Parameters
+    ----------
+    ndim : int
+        Spatial dimensions.
+    field_px : int, optional
+        Receptive field that is wanted; None where it follows from the settings.
+    limit_px : int, optional
+        Largest receptive field that the image allows; None where there is no limit.
+    z_step : float
+        Distance of two planes of a volume, in pixels of Y and X.
+    """
+
+    ndim: int
+    field_px: int | None = None
+    limit_px: int | None = None
+    z_step: float = 1.0
+
+
+@dataclass(frozen=True)
 class Blueprint:
-    """All that a member's module is made from, but its weights.
+    """All that a member's module is made from, except its weights.
 
     Parameters
     ----------
     settings : NetworkSettings
-    dilations : tuple of int
-        The ensemble's one schedule.
+    plan : object
+        What the family decided from the image, the same for all members; see `Family.plan`.
     n_in, n_out, ndim : int
         Channels of input and target; spatial dimensions.
     levels : tuple of float
         Quantile levels.
     seed : int
-        The ensemble's seed; member ``k`` draws its graph from child ``k``.
-    flat : tuple of bool
-        Nodes with kernels of one plane, see `flat_nodes`; empty for none.
+        The ensemble's seed; member ``k`` draws from child ``k``.
     """
 
     settings: NetworkSettings
-    dilations: tuple[int, ...]
+    plan: Any
     n_in: int
     n_out: int
     ndim: int
     levels: tuple[float, ...]
     seed: int
-    flat: tuple[bool, ...] = ()
 
     @property
-    def receptive_field(self) -> int:
-        """Half-width in pixels, along the axis where it is largest."""
-        return FAMILIES[self.settings.family].receptive_field(self.dilations)
+    def family(self) -> Family:
+        """The kind of member."""
+        family: Family = FAMILIES[self.settings.family]
+        return family
 
     @property
     def reach(self) -> tuple[int, ...]:
-        """Half-width of the receptive field along each space axis."""
-        whole = self.receptive_field
-        if not any(self.flat):
-            return (whole,) * self.ndim
-        deep = [d for d, flat in zip(self.dilations, self.flat, strict=True) if not flat]
-        return (receptive_field(deep), *(whole,) * (self.ndim - 1))
+        """Half-width of the receptive field in pixels along each space axis."""
+        return self.family.reach(self)
+
+    @property
+    def receptive_field(self) -> int:
+        """Half-width of the receptive field in pixels, along the axis where it is largest."""
+        return max(self.reach)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each feature of a member."""
+        return self.family.widths(self)
+
+
+class Family(ABC):
+    """A kind of member: how its trunk is built, how far it sees, what it costs, and what is stored.
+
+    Nothing here needs torch but `trunk`, so that a screen can plan and check without loading it.
+
+    Attributes
+    ----------
+    alignment_px : int
+        Tiles begin and end at multiples of so many pixels, or at the image's border; the stride of all
+        pooling together.
+    """
+
+    alignment_px: int = 1
+
+    @abstractmethod
+    def trunk(self, blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Trunk:
+        """Return the trunk of some members, weights not set.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+        members : sequence of (int, int)
+            Number and attempt of each member, for what a member draws by `member_rng`.
+        """
+
+    @abstractmethod
+    def reach(self, blueprint: Blueprint) -> tuple[int, ...]:
+        """Return how many pixels a member sees to each side along each space axis, in the worst case.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+        """
+
+    @abstractmethod
+    def widths(self, blueprint: Blueprint) -> tuple[int, ...]:
+        """Return the channels of each feature of a member, in the order in which its trunk yields them.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+        """
+
+    def plan(self, settings: NetworkSettings, extent: Extent) -> Any:  # noqa: ARG002
+        """Return what is decided from the image, the same for all members; None where there is nothing.
+
+        Parameters
+        ----------
+        settings : NetworkSettings
+        extent : Extent
+
+        Returns
+        -------
+        object
+            A value that can be compared and pickled.
+        """
+        return None
+
+    def multiplications(self, blueprint: Blueprint) -> int:
+        """Return the multiplications of a prediction per pixel; by default, each layer reads the one before it.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+        """
+        layers = pairwise((blueprint.n_in, *blueprint.widths))
+        return sum(n_in * n_out for n_in, n_out in layers) * int(3**blueprint.ndim)
+
+    def floats(self, blueprint: Blueprint) -> int:
+        """Return how many numbers per pixel a training step of a trunk keeps, to a factor of about two.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+        """
+        # features and their gradients; what one layer reads, makes and sends back
+        return 2 * (blueprint.n_in + 1 + sum(blueprint.widths)) + 6 * max(blueprint.widths)
+
+    def graph(self, blueprint: Blueprint, member: int, attempt: int) -> Graph:  # noqa: ARG002
+        """Return a member's random connections, for families that have them.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+        member, attempt : int
+
+        Raises
+        ------
+        ValueError
+            If members of this family have no random connections.
+        """
+        raise ValueError(
+            f"family is {blueprint.settings.family!r}, whose members have no random connections to show; "
+            'train with the family "sms" to see them.'
+        )
+
+    def to_dict(self, plan: Any) -> dict[str, Any]:  # noqa: ARG002
+        """Return a plan as entries of a bundle: a JSON-ready dict.
+
+        Parameters
+        ----------
+        plan : object
+        """
+        return {}
+
+    def from_dict(self, values: Mapping[str, Any]) -> Any:  # noqa: ARG002
+        """Return a plan from the values of a bundle, among which are those of `to_dict`.
+
+        Parameters
+        ----------
+        values : mapping
+        """
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +221,7 @@ class Member:
     number : int
         Which member of the ensemble, from 0.
     attempt : int
-        How often it had to be trained again; its graph comes from this child of its seed.
+        How often it had to be trained again; it draws from this child of its seed.
     weights : dict of str to ndarray
         Parameters and scaling, float32.
     """
@@ -117,37 +261,20 @@ def member_rng(seed: int, member: int, *, attempt: int = 0, use: int = 0) -> np.
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(member, attempt, use)))
 
 
-@dataclass(frozen=True)
-class Family:
-    """A kind of member: how its trunk is built and how far it sees."""
-
-    trunk: Callable[[Blueprint, Sequence[tuple[int, int]]], Any]
-    receptive_field: Callable[[tuple[int, ...]], int]
-
-
 def graph_of(blueprint: Blueprint, member: int, attempt: int = 0) -> Graph:
-    """Return a member's graph, from the ensemble's seed."""
-    rng = member_rng(blueprint.seed, member, attempt=attempt, use=0)
-    return draw_graph(rng, blueprint.settings, blueprint.dilations)
+    """Return a member's random connections, from the ensemble's seed.
 
+    Parameters
+    ----------
+    blueprint : Blueprint
+    member, attempt : int
 
-def _sms(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> SparseMixedScale:
-    # torch, which takes seconds to load, is not needed to plan and check
-    from napari_btn.core.networks.sms.trunk import SparseMixedScale
-
-    settings = blueprint.settings
-    return SparseMixedScale(
-        [graph_of(blueprint, member, attempt) for member, attempt in members],
-        n_in=blueprint.n_in,
-        channels=settings.channels,
-        inputs=settings.inputs,
-        ndim=blueprint.ndim,
-        flat=blueprint.flat,
-    )
-
-
-FAMILIES: dict[str, Family] = {"sms": Family(_sms, receptive_field)}
-"""Every family by the name that `NetworkSettings.family` takes."""
+    Raises
+    ------
+    ValueError
+        If the family has none.
+    """
+    return blueprint.family.graph(blueprint, member, attempt)
 
 
 def build(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Ensemble:
@@ -159,15 +286,7 @@ def build(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Ensemble:
     members : sequence of (int, int)
         Number and attempt of each member.
     """
+    # torch, which takes seconds to load, is not needed to plan and check
     from napari_btn.core.networks.heads import Ensemble
 
-    return Ensemble(
-        FAMILIES[blueprint.settings.family].trunk(blueprint, members),
-        members=len(members),
-        n_in=blueprint.n_in,
-        n_out=blueprint.n_out,
-        levels=blueprint.levels,
-        head_units=blueprint.settings.head_units,
-        ndim=blueprint.ndim,
-        bias_free=blueprint.settings.bias_free,
-    )
+    return Ensemble(blueprint.family.trunk(blueprint, members), blueprint, len(members))

@@ -1,1 +1,1 @@
-"""Where to measure again."""
+"""Regions to measure again."""

@@ -1,4 +1,4 @@
-"""Where to measure again: fields of view that collect the most score, and connected regions.
+"""Regions to measure again: fields of view that collect the most score, and connected components.
 
 Images have any number of spatial axes from two (Y, X) to three (Z, Y, X). Positions in pixels
 count from the first pixel; positions in physical units count from that pixel's outer corner, so
@@ -11,19 +11,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
+
+from napari_btn.core.remeasure._search import best_windows, box_sum
+from napari_btn.core.remeasure.scores import need_finite, need_same_shape
+from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import ArrayLike, NDArray
+
 __all__ = ["Region", "label_image", "propose_regions", "rescore", "threshold_regions"]
-
-_PLACEMENTS = 1 << 19
-_PASSES = 8
-_SMALLEST_GAIN = 1e-9
-
-Starts = list[NDArray[np.intp]]
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Region:
     z, depth : int, optional
         First plane and number of planes; only in volumes.
     mask : ndarray of bool, optional
-        Which pixels of the bounding box belong to it; None where all do.
+        True for pixels of the bounding box that belong to it; None if all do.
     """
 
     y: int
@@ -102,22 +101,22 @@ def propose_regions(
     margin: int = 0,
     spacing: int = 0,
 ) -> list[Region]:
-    """Best fields of view to measure again: disjoint windows that collect the most score.
+    """Propose fields of view to measure again: disjoint windows that collect the most score.
 
     Windows are taken greedily from sums over an integral image, then moved one at a time while
-    that gains; the same is done from the best tiles of the regular grid, and the better of the
-    two is returned, so that the result is never worse than those tiles. Large images are searched
+    the total grows. A second search starts from the best tiles of the regular grid, and the better
+    result is returned, so that it is never worse than those tiles. Large images are searched
     on a coarser set of places (with exact sums), and refined to the pixel at the end. The same
     input gives the same output.
 
     Parameters
     ----------
     score : array_like, (Y, X) or (Z, Y, X)
-        How much each pixel deserves another measurement; larger is better.
+        Value of measuring each pixel again; larger is better.
     window : int or sequence of int
         Size in pixels along the axes of `score`; one number for all of them.
     count : int
-        How many windows at most. Fewer come back where no more fit, or where the rest has no
+        Largest number of windows. Fewer are returned where no more fit, or where the rest has no
         positive score.
     pixel_size : float or sequence of float, optional
         Size of a pixel along the axes of `score`, in `unit`; 1 by default.
@@ -151,16 +150,11 @@ def propose_regions(
     """
     image = _weighted(score, mask)
     size = _window(window, image.shape, margin)
-    _at_least(count, 1, "count")
-    _at_least(spacing, 0, "spacing")
+    need(count >= 1, "count", count, "1 or more")
+    need(spacing >= 0, "spacing", spacing, "0 or more")
     pixels = _pixel_size(pixel_size, image.ndim)
-    search = _Search(image, size, margin, spacing)
-    best: list[tuple[int, ...]] = []
-    for first in ([], search.grid_tiles(count)):
-        picked = search.refine(search.improve(first, count))
-        if search.total(picked) > search.total(best) * (1 + _SMALLEST_GAIN):
-            best = picked
-    regions = [_region(image, start, size, pixels, unit) for start in best]
+    starts = best_windows(image, size, count, margin=margin, spacing=spacing)
+    regions = [_region(image, start, size, pixels, unit) for start in starts]
     return sorted(regions, key=lambda r: (-r.score, r.start))
 
 
@@ -175,12 +169,12 @@ def threshold_regions(
     unit: str = "px",
     mask: ArrayLike | None = None,
 ) -> list[Region]:
-    """Connected regions whose smoothed score reaches a threshold.
+    """Return connected regions whose smoothed score reaches a threshold.
 
     Parameters
     ----------
     score : array_like, (Y, X) or (Z, Y, X)
-        How much each pixel deserves another measurement.
+        Value of measuring each pixel again.
     threshold : float
         Smallest smoothed score that belongs to a region.
     smooth_px : float
@@ -188,7 +182,7 @@ def threshold_regions(
     min_area_px : int
         Smallest region that is kept, in pixels.
     count : int, optional
-        Keep only so many, the best ones.
+        Largest number of regions to keep, the best ones.
     pixel_size : float or sequence of float, optional
     unit : str
     mask : array_like, optional
@@ -206,8 +200,8 @@ def threshold_regions(
     """
     image = _weighted(score, mask)
     pixels = _pixel_size(pixel_size, image.ndim)
-    _at_least(smooth_px, 0, "smooth_px")
-    _at_least(min_area_px, 1, "min_area_px")
+    need(smooth_px >= 0, "smooth_px", smooth_px, "0 or more")
+    need(min_area_px >= 1, "min_area_px", min_area_px, "1 or more")
     if not np.isfinite(threshold):
         raise ValueError(f"threshold is {threshold}; it must be a finite number in the unit of the score.")
     smooth = ndimage.gaussian_filter(image, smooth_px) if smooth_px > 0 else image
@@ -228,7 +222,7 @@ def threshold_regions(
 
 
 def rescore(regions: Sequence[Region], score: ArrayLike, mask: ArrayLike | None = None) -> list[Region]:
-    """The same regions with their scores summed anew, after they were moved or the score changed.
+    """Return the regions with their scores summed again, after they were moved or the score changed.
 
     Parameters
     ----------
@@ -252,16 +246,16 @@ def rescore(regions: Sequence[Region], score: ArrayLike, mask: ArrayLike | None 
     image = _weighted(score, mask)
     for r in regions:
         _check_inside(r, image.shape)
-    return [replace(r, score=_sum(image, r.slices, r.mask)) for r in regions]
+    return [replace(r, score=box_sum(image, r.slices, r.mask)) for r in regions]
 
 
 def label_image(regions: Sequence[Region], shape: Sequence[int]) -> NDArray[np.int32]:
-    """Regions painted into one label image: 1 for the first, 2 for the second, 0 elsewhere.
+    """Paint regions into one label image: 1 for the first, 2 for the second, 0 elsewhere.
 
     Parameters
     ----------
     regions : sequence of Region
-        Where two overlap, the earlier one stays on top.
+        Where two overlap, the earlier one is on top.
     shape : sequence of int
         Shape of the image, (Y, X) or (Z, Y, X).
 
@@ -283,131 +277,8 @@ def label_image(regions: Sequence[Region], shape: Sequence[int]) -> NDArray[np.i
     return labels
 
 
-class _Search:
-    """Window sums at a set of places of one image, and the moves that pick among them."""
-
-    def __init__(self, image: NDArray[np.float64], size: tuple[int, ...], margin: int, spacing: int) -> None:
-        self.image, self.size, self.spacing = image, size, spacing
-        self.low = (margin,) * image.ndim
-        self.high = tuple(n - s - margin for n, s in zip(image.shape, size, strict=True))
-        places = float(np.prod([h - margin + 1.0 for h in self.high]))
-        step = int(np.ceil((places / _PLACEMENTS) ** (1 / image.ndim)))
-        self.step = max(1, min(step, min(size) // 4))
-        self.starts: Starts = [
-            np.unique(
-                np.concatenate(
-                    [np.arange(margin, h + 1, self.step), np.arange(margin, h + 1, s + spacing), [h]]
-                )
-            )
-            for h, s in zip(self.high, size, strict=True)
-        ]
-        self.sums = _window_sums(image, self.starts, size)
-
-    def total(self, picked: Sequence[tuple[int, ...]]) -> float:
-        """Score collected by windows at these starts."""
-        return sum(self._at(start) for start in picked)
-
-    def _at(self, start: tuple[int, ...]) -> float:
-        """Score collected by one window."""
-        box = tuple(slice(a, a + s) for a, s in zip(start, self.size, strict=True))
-        return _sum(self.image, box, None)
-
-    def grid_tiles(self, count: int) -> list[tuple[int, ...]]:
-        """The best tiles of the regular grid."""
-        regular = [
-            np.arange(low, h + 1, s + self.spacing)
-            for low, h, s in zip(self.low, self.high, self.size, strict=True)
-        ]
-        index = np.ix_(*(np.searchsorted(a, r) for a, r in zip(self.starts, regular, strict=True)))
-        sums = self.sums[index]
-        top = np.argsort(-sums, axis=None, kind="stable")[:count]
-        where = [np.unravel_index(k, sums.shape) for k in top if sums.flat[k] > 0]
-        return [tuple(int(r[i]) for r, i in zip(regular, w, strict=True)) for w in where]
-
-    def improve(self, picked: list[tuple[int, ...]], count: int) -> list[tuple[int, ...]]:
-        """Windows filled up greedily to `count`, then moved one at a time while that gains."""
-        picked = list(picked)
-        blocked = np.zeros(self.sums.shape, dtype=np.int16)
-        for start in picked:
-            blocked[self._near(start)] += 1
-        for _ in range(_PASSES):
-            moved = self._fill(picked, blocked, count)
-            for i, start in enumerate(picked):
-                blocked[self._near(start)] -= 1
-                other = self._best(blocked)
-                better = other is not None and self._at(other) > self._at(start) * (1 + _SMALLEST_GAIN)
-                picked[i] = other if better and other is not None else start
-                blocked[self._near(picked[i])] += 1
-                moved |= better
-            if not moved:
-                break
-        return picked
-
-    def _fill(self, picked: list[tuple[int, ...]], blocked: NDArray[np.int16], count: int) -> bool:
-        """Add the best free windows to `picked`; True where any was added."""
-        before = len(picked)
-        while len(picked) < count and (start := self._best(blocked)) is not None:
-            picked.append(start)
-            blocked[self._near(start)] += 1
-        return len(picked) > before
-
-    def _best(self, blocked: NDArray[np.int16]) -> tuple[int, ...] | None:
-        """Start of the best free place, or None where none has a positive score."""
-        free = np.where(blocked == 0, self.sums, -np.inf)
-        k = np.unravel_index(int(np.argmax(free)), free.shape)
-        if not free[k] > 0:
-            return None
-        return tuple(int(a[i]) for a, i in zip(self.starts, k, strict=True))
-
-    def _near(self, start: tuple[int, ...]) -> tuple[slice, ...]:
-        """Index of the places whose window would touch the one at `start`."""
-        return tuple(
-            slice(
-                int(np.searchsorted(a, s - n - self.spacing, side="right")),
-                int(np.searchsorted(a, s + n + self.spacing, side="left")),
-            )
-            for a, s, n in zip(self.starts, start, self.size, strict=True)
-        )
-
-    def refine(self, picked: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
-        """Windows moved to the best pixel near their coarse place."""
-        picked = list(picked)
-        for i, start in enumerate(picked if self.step > 1 else []):
-            near = [
-                np.arange(max(low, a - self.step), min(high, a + self.step) + 1)
-                for low, high, a in zip(self.low, self.high, start, strict=True)
-            ]
-            sums = _window_sums(self.image, near, self.size)
-            for other in picked[:i] + picked[i + 1 :]:
-                touching = [
-                    np.abs(a - o) < n + self.spacing for a, o, n in zip(near, other, self.size, strict=True)
-                ]
-                sums[np.ix_(*touching)] = -np.inf
-            k = np.unravel_index(int(np.argmax(sums)), sums.shape)
-            best = tuple(int(a[j]) for a, j in zip(near, k, strict=True))
-            if self._at(best) > self._at(start):
-                picked[i] = best
-        return picked
-
-
-def _window_sums(image: NDArray[np.float64], starts: Starts, size: tuple[int, ...]) -> NDArray[np.float64]:
-    """Sums of windows at all combinations of starts, by an integral image over the edges only."""
-    total = image
-    ends = []
-    for axis, (a, n) in enumerate(zip(starts, size, strict=True)):
-        edges = np.unique(np.concatenate([a, a + n]))
-        kept = total[(slice(None),) * axis + (slice(edges[0], edges[-1]),)]
-        bins = np.add.reduceat(kept, edges[:-1] - edges[0], axis=axis, dtype=np.float64)
-        before = np.zeros_like(np.take(bins, [0], axis))
-        total = np.concatenate([before, np.cumsum(bins, axis=axis)], axis=axis)
-        ends.append((np.searchsorted(edges, a), np.searchsorted(edges, a + n)))
-    for axis, (low, high) in enumerate(ends):
-        total = np.take(total, high, axis=axis) - np.take(total, low, axis=axis)
-    return total
-
-
 def _weighted(score: ArrayLike, mask: ArrayLike | None) -> NDArray[np.float64]:
-    """Score times mask, checked."""
+    """Return score times mask, checked."""
     image = np.asarray(score)
     if image.ndim not in (2, 3) or not image.size:
         raise ValueError(
@@ -417,13 +288,13 @@ def _weighted(score: ArrayLike, mask: ArrayLike | None) -> NDArray[np.float64]:
     if image.dtype.kind not in "biuf":
         raise ValueError(f"The score has type {image.dtype}; it must be real numbers.")
     if mask is None:
-        _check_finite(image)
+        need_finite(image)
         return image.astype(np.float64)
     weight = np.asarray(mask)
-    _same_shape("score", image.shape, "mask", weight.shape)
-    _check_finite(weight)
+    need_same_shape("score", image.shape, "mask", weight.shape)
+    need_finite(weight)
     out = np.where(weight != 0, image, 0).astype(np.float64)
-    _check_finite(out)
+    need_finite(out)
     return out if weight.dtype == bool else out * weight
 
 
@@ -435,24 +306,18 @@ def _region(
     unit: str,
     mask: NDArray[np.bool_] | None = None,
 ) -> Region:
-    """A Region with its score summed."""
+    """Return a Region with its score summed."""
     box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
     z, depth = (start[0], size[0]) if len(start) == 3 else (None, None)
-    score = _sum(image, box, mask)
+    score = box_sum(image, box, mask)
     return Region(start[-2], start[-1], size[-2], size[-1], score, pixels, unit, z, depth, mask)
 
 
-def _sum(image: NDArray[np.float64], box: tuple[slice, ...], mask: NDArray[np.bool_] | None) -> float:
-    """Sum of the image in a box."""
-    part = image[box]
-    return float(part.sum() if mask is None else part[mask].sum())
-
-
 def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) -> tuple[int, ...]:
-    """Window size, checked against the image and the margin."""
+    """Return the window size, checked against the image and the margin."""
     sides = (window,) * len(shape) if isinstance(window, int | np.integer) else window
     size = tuple(int(n) for n in sides)
-    _at_least(margin, 0, "margin")
+    need(margin >= 0, "margin", margin, "0 or more")
     room = tuple(n - 2 * margin for n in shape)
     if len(size) != len(shape) or min(size) < 1 or any(n > r for n, r in zip(size, room, strict=True)):
         raise ValueError(
@@ -463,7 +328,7 @@ def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) ->
 
 
 def _pixel_size(pixel_size: float | Sequence[float] | None, ndim: int) -> tuple[float, ...]:
-    """Pixel size per axis, checked."""
+    """Return the pixel size per axis, checked."""
     sizes = np.ones(ndim) if pixel_size is None else np.asarray(pixel_size, dtype=float)
     sizes = np.full(ndim, float(sizes)) if sizes.ndim == 0 else sizes
     if sizes.shape != (ndim,) or not np.isfinite(sizes).all() or (sizes <= 0).any():
@@ -474,7 +339,7 @@ def _pixel_size(pixel_size: float | Sequence[float] | None, ndim: int) -> tuple[
 
 
 def _check_inside(region: Region, shape: tuple[int, ...]) -> None:
-    """Raise where a region is not inside an image."""
+    """Raise ``ValueError`` if a region is not inside an image."""
     ok = len(region.start) == len(shape) and all(
         a >= 0 and n >= 1 and a + n <= m for a, n, m in zip(region.start, region.size, shape, strict=True)
     )
@@ -483,22 +348,3 @@ def _check_inside(region: Region, shape: tuple[int, ...]) -> None:
             f"A region starts at {region.start} with size {region.size}; the image has shape {shape}. "
             "Move it inside, or make it smaller."
         )
-
-
-def _check_finite(values: NDArray[np.generic]) -> None:
-    """Raise where values are NaN or infinite."""
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        bad = int(np.count_nonzero(~np.isfinite(values)))
-        raise ValueError(f"{bad} values are NaN or infinite; mask those pixels, or replace them.")
-
-
-def _same_shape(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> None:
-    """Raise where two shapes differ."""
-    if shape != other_shape:
-        raise ValueError(f"{name} has shape {shape}, {other} has {other_shape}; they must match.")
-
-
-def _at_least(value: float, least: float, name: str) -> None:
-    """Raise where a number is too small."""
-    if not value >= least:
-        raise ValueError(f"{name} is {value}; it must be {least} or more.")

@@ -1,4 +1,4 @@
-"""How much each pixel deserves another measurement."""
+"""Scores that say which pixels to measure again."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ __all__ = [
     "ambiguity",
     "combine_channels",
     "disagreement",
+    "need_finite",
+    "need_same_shape",
     "relative_width",
     "score_map",
     "width_outside",
@@ -26,7 +28,7 @@ __all__ = [
 
 
 def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
-    """How undecided each pixel is about a threshold: ``4 p (1 - p)``.
+    """Return the ambiguity of each pixel about a threshold: ``4 p (1 - p)``.
 
     Parameters
     ----------
@@ -36,7 +38,7 @@ def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
     Returns
     -------
     ndarray of float32
-        0 where the matter is settled, 1 where it is even.
+        0 where P is 0 or 1, 1 where it is one half.
 
     Raises
     ------
@@ -54,7 +56,7 @@ def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
 
 
 def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = None) -> NDArray[np.float32]:
-    """Width of the interval relative to the signal: ``width / max(|median|, floor)``.
+    """Return the width of the interval relative to the signal: ``width / max(|median|, floor)``.
 
     Parameters
     ----------
@@ -75,7 +77,7 @@ def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = No
         If the shapes differ or `floor` is not positive.
     """
     w, m = np.asarray(width, dtype=np.float32), np.abs(np.asarray(median, dtype=np.float32))
-    _same_shape("width", w.shape, "median", m.shape)
+    need_same_shape("width", w.shape, "median", m.shape)
     if floor is None:
         floor = float(max(np.nanquantile(m, 0.9), 1e-3 * np.nanmax(m))) or 1.0
     if not floor > 0:
@@ -86,10 +88,10 @@ def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = No
 def width_reduction(
     width: ArrayLike, dwell_ratio: float, noise_width: ArrayLike | None = None
 ) -> NDArray[np.float32]:
-    """How much narrower each interval is expected to become when measured again.
+    """Return by how much each interval is expected to narrow when measured again.
 
-    What is known now (precision ``1 / width**2``) and the new measurement (precision
-    ``dwell_ratio / noise_width**2``, counting noise falling as the root of the dwell) add up as
+    The present knowledge (precision ``1 / width**2``) and the new measurement (precision
+    ``dwell_ratio / noise_width**2``, since counting noise falls as the root of the dwell) add up as
     independent Gaussian evidence.
 
     Parameters
@@ -99,8 +101,8 @@ def width_reduction(
     dwell_ratio : float
         Dwell of the new measurement over that of the old one; positive.
     noise_width : array_like, optional
-        Width of the interval that one old measurement alone gives, in the unit of `width`; by
-        default `width` itself (no help from the neighbours).
+        Width of the interval of one old measurement alone, in the unit of `width`; by
+        default `width` itself (no information from neighbours).
 
     Returns
     -------
@@ -116,7 +118,7 @@ def width_reduction(
         raise ValueError(f"dwell_ratio is {dwell_ratio}; it must be positive (10: ten times the dwell).")
     w = np.asarray(width, dtype=np.float64)
     n = w if noise_width is None else np.asarray(noise_width, dtype=np.float64)
-    _same_shape("width", w.shape, "noise_width", n.shape)
+    need_same_shape("width", w.shape, "noise_width", n.shape)
     w = np.maximum(w, 0.0)
     combined = np.divide(
         w * n, np.sqrt(n**2 + dwell_ratio * w**2), out=np.zeros_like(w), where=(n > 0) & (w > 0)
@@ -125,10 +127,9 @@ def width_reduction(
 
 
 def disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[np.float32]:
-    """How far the members of an ensemble disagree: their spread, or its share of the interval's width.
+    """Return the disagreement of the members: their spread, or its share of the interval's width.
 
-    What members disagree on, more data can settle; where they agree on a wide interval, it is the noise
-    that is wide.
+    More data can reduce a disagreement; where members agree on a wide interval, its width comes from noise.
 
     Parameters
     ----------
@@ -161,7 +162,7 @@ def disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[n
     if width is None:
         return s.copy()
     w = np.asarray(width, dtype=np.float32)
-    _same_shape("spread", s.shape, "width", w.shape)
+    need_same_shape("spread", s.shape, "width", w.shape)
     return np.divide(s, w, out=np.zeros_like(s), where=w > 0)
 
 
@@ -172,7 +173,7 @@ def combine_channels(
     *,
     by: Literal["rank", "mean"] = "rank",
 ) -> NDArray[np.float32]:
-    """One score from several channels, each replaced by its ranks, or divided by its mean, first.
+    """Combine the scores of channels, each first replaced by its ranks or divided by its mean.
 
     Parameters
     ----------
@@ -183,8 +184,8 @@ def combine_channels(
     mask : array_like of bool, (*space), optional
         Pixels that are ranked; the others get 0.
     by : str
-        "rank" knows no units and no outliers. "mean" keeps how much more one pixel scores than
-        another, so that a few very wide intervals of a rare phase count for what they are.
+        "rank" is independent of units and outliers. "mean" keeps the ratios between pixels, so that a
+        few very wide intervals of a rare phase keep their weight.
 
     Returns
     -------
@@ -204,11 +205,11 @@ def combine_channels(
     if share.shape != (len(maps),) or (share < 0).any() or not share.sum() > 0:
         raise ValueError(f"weights are {share.tolist()}; needed are {len(maps)}, none negative, not all 0.")
     chosen = np.ones(maps.shape[1:], bool) if mask is None else np.asarray(mask).astype(bool)
-    _same_shape("a score map", maps.shape[1:], "mask", chosen.shape)
+    need_same_shape("a score map", maps.shape[1:], "mask", chosen.shape)
     out = np.zeros(maps.shape[1:], dtype=np.float32)
     for values, w in zip(maps, share / share.sum(), strict=True):
         inside = values[chosen]
-        _check_finite(inside)
+        need_finite(inside)
         if by == "mean":
             mean = float(np.mean(inside, dtype=np.float64)) if inside.size else 0.0
             out[chosen] += np.float32(w / mean if mean else 0) * inside
@@ -218,15 +219,31 @@ def combine_channels(
     return out
 
 
-def _check_finite(values: NDArray[np.generic]) -> None:
-    """Raise where values are NaN or infinite."""
+def need_finite(values: NDArray[np.generic]) -> None:
+    """Raise ``ValueError`` if a value is NaN or infinite.
+
+    Parameters
+    ----------
+    values : ndarray
+        Any type and shape.
+    """
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         bad = int(np.count_nonzero(~np.isfinite(values)))
         raise ValueError(f"{bad} values are NaN or infinite; mask those pixels, or replace them.")
 
 
-def _same_shape(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> None:
-    """Raise where two shapes differ."""
+def need_same_shape(name: str, shape: tuple[int, ...], other: str, other_shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` if two shapes differ.
+
+    Parameters
+    ----------
+    name : str
+        Name of the first array.
+    shape : tuple of int
+    other : str
+        Name of the second array.
+    other_shape : tuple of int
+    """
     if shape != other_shape:
         raise ValueError(f"{name} has shape {shape}, {other} has {other_shape}; they must match.")
 
@@ -240,11 +257,11 @@ def score_map(
     spread: Literal["plain", "relative"] | None = None,
     scene: int | None = None,
 ) -> NDArray[np.float32]:
-    """Score of each pixel of a prediction, for `regions.propose_regions`.
+    """Return the score of each pixel of a prediction, for `regions.propose_regions`.
 
-    With a threshold, how undecided ``P(signal > threshold)`` is; with a dwell, how much narrower
-    the interval is expected to become; with a spread, how far the members disagree; else the width of the
-    interval relative to the signal.
+    With a threshold it is the ambiguity of ``P(signal > threshold)``; with a dwell, the expected narrowing
+    of the interval; with a spread, the disagreement of the members; else the width of the interval relative
+    to the signal.
 
     Parameters
     ----------
@@ -260,12 +277,12 @@ def score_map(
     spread : str, optional
         "plain", the members' spread; or "relative", its share of the interval's width.
     scene : int, optional
-        Which scene, where the maps have several.
+        Number of the scene, where the maps have several.
 
     Returns
     -------
     ndarray of float32, (Y, X) or (Z, Y, X)
-        Larger is more deserving.
+        Larger for pixels to measure first.
 
     Raises
     ------
@@ -306,16 +323,18 @@ def score_map(
 
 
 def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int = 0) -> NDArray[np.float64]:
-    """Mean width of the intervals outside of regions, (C,): what measuring them again is good for elsewhere.
+    """Return the mean width of the intervals outside regions, (C,).
+
+    It shows what measuring the regions again brings elsewhere.
 
     Parameters
     ----------
     prediction : Prediction
         Calibrated maps.
     regions : sequence of Region
-        Left out.
+        Regions to leave out.
     scene : int
-        Which scene, where the maps have several.
+        Number of the scene, where the maps have several.
     """
     axes = prediction.axes.replace("C", "")
     made = []
@@ -330,7 +349,7 @@ def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int 
 
 
 def _one_scene(values: NDArray[np.float32], axes: str, scene: int | None) -> NDArray[np.float32]:
-    """One scene of a map, its axes in the order Z, Y, X."""
+    """Return one scene of a map, its axes in the order Z, Y, X."""
     space = [a for a in "ZYX" if a in axes]
     stack = values.transpose([axes.index(a) for a in "STZYX" if a in axes])
     stack = stack.reshape(-1, *stack.shape[stack.ndim - len(space) :])

@@ -1,4 +1,4 @@
-"""From image positions to the microscope's stage, and the order in which to go there."""
+"""Stage coordinates of image positions, and a short path through regions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SMALLEST_GAIN = 1e-9
 
 @dataclass(frozen=True)
 class StageAffine:
-    """From image positions to stage coordinates.
+    """Affine map from image positions to stage coordinates.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class StageAffine:
 
     @classmethod
     def from_points(cls, image: ArrayLike, stage: ArrayLike) -> StageAffine:
-        """The affine map from three or more registration points, by least squares.
+        """Fit the affine map to three or more registration points, by least squares.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class StageAffine:
 
     @classmethod
     def from_pixels(cls, pixels: ArrayLike, stage: ArrayLike, pixel_size: Sequence[float]) -> StageAffine:
-        """The affine map from points that were read off the image by their pixels.
+        """Fit the affine map to points given by their pixels in the image.
 
         Parameters
         ----------
@@ -96,19 +96,13 @@ class StageAffine:
         ValueError
             If there are fewer than three points, or they lie on one line.
         """
-        # positions count from the outer corner of the first pixel, half a pixel before its centre
+        # Positions count from the outer corner of the first pixel, half a pixel before its centre.
         return cls.from_points((np.asarray(pixels, dtype=float) + 0.5) * np.asarray(pixel_size), stage)
 
     def to_stage(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Stage coordinates (n, 2) of image positions (n, 2), given as (y, x)."""
+        """Return stage coordinates (n, 2) of image positions (n, 2), given as (y, x)."""
         p = np.atleast_2d(np.asarray(points, dtype=float))
         return p @ self.matrix[:, :2].T + self.matrix[:, 2]
-
-    def to_image(self, points: ArrayLike) -> NDArray[np.float64]:
-        """Image positions (n, 2) as (y, x) of stage coordinates (n, 2)."""
-        p = np.atleast_2d(np.asarray(points, dtype=float))
-        back = np.linalg.inv(self.matrix[:, :2])
-        return np.asarray((p - self.matrix[:, 2]) @ back.T, dtype=np.float64)
 
 
 def travel_order(
@@ -116,17 +110,17 @@ def travel_order(
     start: Sequence[float] | None = None,
     stage: StageAffine | None = None,
 ) -> list[Region]:
-    """The regions in an order of short travel: nearest neighbour, then 2-opt on the open path.
+    """Order regions for short travel: nearest neighbour, then 2-opt on the open path.
 
     Parameters
     ----------
     regions : sequence of Region
         Regions to visit.
     start : sequence of float, optional
-        Where the stage stands, along the axes of `Region.centre` and in its unit; by default the
+        Present position, along the axes of `Region.centre` and in its unit; by default the
         first region is the first stop.
     stage : StageAffine, optional
-        Distances are measured on the stage where given (its axes may be scaled differently).
+        Measure distances on the stage, whose axes may be scaled differently.
 
     Returns
     -------
@@ -152,7 +146,7 @@ def travel_order(
 
 
 def _two_opt(order: list[int], distance: NDArray[np.float64]) -> list[int]:
-    """The path with crossings removed: reversals that shorten it, the first stop fixed."""
+    """Return the path with crossings removed by reversals that shorten it; the first stop is fixed."""
     n = len(order)
     for _ in range(_PASSES if n <= 400 else 0):
         changed = False

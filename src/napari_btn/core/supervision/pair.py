@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import CalibrationSettings, TrainSettings
 
-__all__ = ["PairSupervision"]
+__all__ = ["PAIR", "PairSupervision"]
 
 _NOISELESS, _NOISY = 0.01, 0.1  # noise of the target as a share of the residual variance
 
@@ -77,3 +77,6 @@ class PairSupervision:
             "variance): intervals cover another long exposure, and cover the clean signal more often than stated."
         )
         return "long exposure", (Note("amber", text),)
+
+
+PAIR = PairSupervision()

@@ -43,12 +43,10 @@ def step_bytes(blueprint: Blueprint, pixels: int) -> int:
     pixels : int
         Pixels of all patches of the step.
     """
-    network = blueprint.settings
-    width = network.channels * network.inputs
-    features = blueprint.n_in + 1 + network.depth * width
     outputs = blueprint.n_out * len(blueprint.levels)
-    # features and their gradients; input, output and gradient of one node; hidden layer; loss
-    return 4 * pixels * (2 * features + 6 * width + 4 * network.head_units + 10 * outputs)
+    # trunk; hidden layer; loss
+    floats = blueprint.family.floats(blueprint) + 4 * blueprint.settings.head_units + 10 * outputs
+    return 4 * pixels * floats
 
 
 def patches_for(train: TrainSettings, blueprint: Blueprint, boxes: Sequence[Box]) -> TrainSettings:

@@ -1,7 +1,8 @@
 """The interface of a supervision, and the supervisions by name.
 
 A supervision decides what members see, what they learn from it, and what intervals then cover. To add
-one, write a class with the methods of `Supervision` in this package, and list it in `SUPERVISIONS`. The
+one, write a class with the methods of `Supervision` in this package, and list it in `SUPERVISIONS`;
+other packages bring theirs by entry point. The
 command line, the settings and the dock offer what is listed there.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from napari_btn.core.supervision.pair import PairSupervision
+from napari_btn.core.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,7 +81,9 @@ class Supervision(Protocol):
         """
 
 
-SUPERVISIONS: dict[str, Supervision] = {way.name: way for way in (PairSupervision(),)}
+SUPERVISIONS: Registry[Supervision] = Registry(
+    "napari_btn.supervisions", {"pair": "napari_btn.core.supervision.pair:PAIR"}
+)
 """Supervisions by name."""
 
 

@@ -1,13 +1,14 @@
-"""Palettes from points: clusters by k-means, a mixture or HDBSCAN, their tree, and how far seeds agree."""
+"""Palettes from points: clusters by k-means, a mixture or HDBSCAN, their tree, and the agreement of seeds."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Progress, with_progress
 from napari_btn.core.tokens.palette import Palette, rows_of
 from napari_btn.core.tokens.shares import density_steps, mixture_steps
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import TokenMethod
     from napari_btn.core.tokens.shares import Shares
 
-    _Fit = Step[tuple[Palette, NDArray[np.float64]]]  # a palette, and how badly it fits
+    _Fit = Step[tuple[Palette, NDArray[np.float64]]]  # a palette, and its misfit
     from collections.abc import Sequence
 
 __all__ = ["adjusted_rand", "aligned", "fit_palette"]
@@ -29,8 +30,6 @@ _RESTARTS: Final = 10
 _LLOYD_STEPS: Final = 20
 _COARSE: Final = 12  # cuts into so many tokens or fewer are compared between seeds
 _CHUNK: Final = 1024
-
-T = TypeVar("T")
 
 
 def fit_palette(
@@ -42,7 +41,7 @@ def fit_palette(
     replicates: int = 2,
     method: TokenMethod = "kmeans",
 ) -> Step[Palette]:
-    """Cluster points into a palette, build its tree, and see how far other seeds agree; a step.
+    """Cluster points into a palette, build its tree, and measure the agreement of seeds; a step.
 
     Parameters
     ----------
@@ -63,9 +62,9 @@ def fit_palette(
     Returns
     -------
     Palette
-        Of the seed that fits best, so that the outcome depends little on the first seed: whose coarse cuts
-        fit the points best, whose mixture is likeliest, whose dense groups hold most points. Agreement is
-        the mean over all pairs of single seeds, on all points.
+        From the seed that fits best, so that the result depends little on the first seed: the best fit of the
+        coarse cuts, the highest likelihood of the mixture, or the most points in dense groups. Agreement is
+        the mean over all pairs of seeds, on all points.
 
     Raises
     ------
@@ -86,14 +85,15 @@ def fit_palette(
         )
     if method not in _FITS:
         raise ValueError(f"method is {method!r}; it must be {', '.join(map(repr, _FITS))}.")
-    # points that differ by rounding alone are one
+    # Points that differ only by rounding count once.
     coarse = np.round(x * (1e4 / max(float(np.abs(x).max()), 1e-30))).astype(np.int32)
     count = int(min(count, len(np.unique(coarse, axis=0))))
     seeds = np.random.SeedSequence(seed).generate_state(replicates + 1)
     found: list[Palette] = []
     misfits: list[NDArray[np.float64]] = []
     for i, s in enumerate(seeds):
-        palette, misfit = yield from _part_of(_FITS[method](x, count, int(s)), i, len(seeds))
+        fit = _FITS[method](x, count, int(s))
+        palette, misfit = yield from with_progress(fit, partial(_as_part, number=i, total=len(seeds)))
         found.append(palette)
         misfits.append(misfit)
     best = found[int(np.argmin([misfit.sum() for misfit in misfits]))]
@@ -108,21 +108,15 @@ def fit_palette(
     return replace(best, agreement=_agreement([p.assign(x) for p in found], best.size))
 
 
-def _part_of(steps: Step[T], number: int, total: int) -> Step[T]:
-    """A step as one of several alike."""
+def _as_part(progress: Progress, number: int, total: int) -> Progress:
+    """Return the progress of a whole from that of one of several equal parts."""
     again = " with another seed" if number else ""
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        done = int(100 * (number + progress.fraction))
-        yield Progress(done, 100 * total, f"{progress.note or 'Clustering'}{again}")
+    done = int(100 * (number + progress.fraction))
+    return Progress(done, 100 * total, f"{progress.note or 'Clustering'}{again}")
 
 
 def _agreement(labels: list[NDArray[np.uint8]], size: int) -> NDArray[np.float64]:
-    """Mean adjusted Rand index of the cuts into 2 to so many tokens; NaN where no two seeds have the cut."""
+    """Return the mean adjusted Rand index of each cut from 2 to `size`; NaN if no two seeds have the cut."""
     agreement = np.full(size - 1, np.nan)
     for k in range(size - 1):
         cut = [one[k] for one in labels if k < len(one)]
@@ -133,12 +127,12 @@ def _agreement(labels: list[NDArray[np.uint8]], size: int) -> NDArray[np.float64
 
 
 def _by_centres(points: NDArray[np.float32], count: int, seed: int) -> _Fit:
-    """Palette of the best of ten k-means, and the inertia of each cut."""
+    """Return the palette of the best of ten k-means, and the inertia of each cut."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     yield Progress(0, 2)
-    # with several threads the sums come in any order, and the same seed would not give the same labels
+    # With several threads the order of sums varies, and the same seed would not give the same labels.
     with threadpool_limits(limits=1):
         means = KMeans(count, n_init=_RESTARTS, random_state=seed % 2**32, max_iter=100)
         cluster = np.unique(means.fit_predict(points), return_inverse=True)[1]
@@ -147,13 +141,13 @@ def _by_centres(points: NDArray[np.float32], count: int, seed: int) -> _Fit:
 
 
 def _by_mixture(points: NDArray[np.float32], count: int, seed: int) -> _Fit:
-    """Palette of a Gaussian mixture, and how unlikely the points are in it."""
+    """Return the palette of a Gaussian mixture, and its negative log-likelihood."""
     shares, likelihood = yield from mixture_steps(points, count, seed)
     return _tree_of(points, shares), np.array([-likelihood])
 
 
 def _by_density(points: NDArray[np.float32], count: int, seed: int) -> _Fit:
-    """Palette of dense groups, and the share of the points in none; a single leaf where there are no two."""
+    """Return the palette of dense groups, and the share of points in none; a single leaf if there are no two."""
     del count
     shares, outside = yield from density_steps(points, seed)
     if shares is None:
@@ -162,8 +156,8 @@ def _by_density(points: NDArray[np.float32], count: int, seed: int) -> _Fit:
 
 
 def _tree_of(points: NDArray[np.float32], shares: Shares) -> Palette:
-    """Palette over leaves that each hold a share of each point."""
-    # a Gaussian may own next to nothing; its weight stays above zero, so that its mean is known
+    """Return the palette over leaves that each hold a share of each point."""
+    # A Gaussian may have almost no points; a weight above zero keeps its mean defined.
     weight = np.full(1, 1e-9)
     total = np.zeros((1, points.shape[1]))
     for first in range(0, len(points), _CHUNK):
@@ -183,7 +177,7 @@ _FITS: Final[dict[str, Callable[[NDArray[np.float32], int, int], _Fit]]] = {
 def _medians(
     assigned: NDArray[np.uint8], values: NDArray[np.float32], palette: Palette
 ) -> NDArray[np.float32]:
-    """Median of each channel in each token of each cut; NaN for a token without points."""
+    """Return the median of each channel in each token of each cut; NaN for a token without points."""
     out = np.full((len(values), rows_of(palette.size).stop), np.nan, dtype=np.float32)
     for k in range(2, palette.size + 1):
         for row, node in zip(range(rows_of(k).start, rows_of(k).stop), palette.cut(k), strict=True):
@@ -194,7 +188,7 @@ def _medians(
 
 
 def _tree_over(points: NDArray[np.float32], cluster: NDArray[np.intp]) -> Palette:
-    """Size-weighted Ward tree over clusters, numbered from 0."""
+    """Return the size-weighted Ward tree over clusters, numbered from 0."""
     size = np.bincount(cluster).astype(np.float64)
     total = np.zeros((len(size), points.shape[1]))
     np.add.at(total, cluster, points)
@@ -202,7 +196,7 @@ def _tree_over(points: NDArray[np.float32], cluster: NDArray[np.intp]) -> Palett
 
 
 def _tree(centres: NDArray[np.floating], weights: NDArray[np.float64]) -> Palette:
-    """Ward tree over leaves, (n, D) and (n,)."""
+    """Return the Ward tree over leaves, (n, D) and (n,)."""
     n = len(weights)
     size = np.concatenate([weights, np.zeros(n - 1)])
     centre = np.concatenate([centres, np.zeros((n - 1, centres.shape[1]))])
@@ -228,7 +222,7 @@ def _tree(centres: NDArray[np.floating], weights: NDArray[np.float64]) -> Palett
 
 
 def _polish(points: NDArray[np.float32], palette: Palette) -> tuple[Palette, NDArray[np.float64]]:
-    """The palette with polished cuts, and the inertia of each."""
+    """Return the palette with polished cuts, and the inertia of each."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
@@ -236,7 +230,7 @@ def _polish(points: NDArray[np.float32], palette: Palette) -> tuple[Palette, NDA
     with threadpool_limits(limits=1):
         for k in range(2, palette.size + 1):
             start = palette.centres[palette.cut(k)]
-            # fine cuts are near their optimum already, and there are many
+            # Fine cuts are near their optimum already, and there are many.
             steps = _LLOYD_STEPS if k <= _COARSE else _LLOYD_STEPS // 4
             means = KMeans(k, init=start, n_init=1, max_iter=steps).fit(points)
             polished.append(np.asarray(means.cluster_centers_, dtype=np.float32))
@@ -246,9 +240,9 @@ def _polish(points: NDArray[np.float32], palette: Palette) -> tuple[Palette, NDA
 
 
 def _best_of(points: NDArray[np.float32], found: list[Palette], inertia: NDArray[np.float64]) -> Palette:
-    """The palette whose coarse cuts fit best; where another's cut fits better still, with that cut's centres.
+    """Return the palette whose coarse cuts fit best, with the centres of better cuts of other palettes.
 
-    Trees of different seeds fall into different optima of a coarse cut; the best of them is what
+    Trees of different seeds reach different optima of a coarse cut; the best of them is the one that
     most seeds agree on.
     """
     from scipy.optimize import linear_sum_assignment
@@ -272,7 +266,7 @@ def _best_of(points: NDArray[np.float32], found: list[Palette], inertia: NDArray
 
 
 def adjusted_rand(a: ArrayLike, b: ArrayLike) -> float:
-    """Adjusted Rand index of two labellings: 1 for the same partition, about 0 for chance.
+    """Return the adjusted Rand index of two labellings: 1 for the same partition, about 0 for chance.
 
     Parameters
     ----------
@@ -290,6 +284,7 @@ def adjusted_rand(a: ArrayLike, b: ArrayLike) -> float:
     """
     table = _contingency(a, b)
     n = table.sum()
+    # scikit-learn's function rounds differently in the last digit, and takes forty times as long.
 
     def pairs(counts: NDArray[np.float64]) -> float:
         return float((counts * (counts - 1)).sum() / 2)
@@ -301,7 +296,7 @@ def adjusted_rand(a: ArrayLike, b: ArrayLike) -> float:
 
 
 def aligned(labels: ArrayLike, reference: ArrayLike) -> NDArray[np.intp]:
-    """Labels renumbered so that they overlap a reference as far as they can.
+    """Renumber labels so that they overlap a reference as much as possible.
 
     Parameters
     ----------
@@ -334,7 +329,7 @@ def aligned(labels: ArrayLike, reference: ArrayLike) -> NDArray[np.intp]:
 
 
 def _contingency(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """How many places have each pair of labels."""
+    """Count the places of each pair of labels."""
     x, y = np.asarray(a, dtype=np.intp).ravel(), np.asarray(b, dtype=np.intp).ravel()
     if x.shape != y.shape or not x.size:
         raise ValueError(f"Labellings of {x.size} and {y.size} places came; they must be of the same places.")

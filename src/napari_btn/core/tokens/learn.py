@@ -1,7 +1,7 @@
 """Tokens of an ensemble: latents sampled, reduced, clustered, and every pixel assigned.
 
-The latents of all members never stand in memory. Principal components are found on a sample of
-pixels; after that each member adds its own projection to a tile, and only the sum is kept.
+The latents of all members are never in memory together. Principal components are found on a sample
+of pixels; then each member adds its own projection to a tile, and only the sum is kept.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ _FIT_PIXELS: Final = 600_000  # pixels whose latents are computed for the fit; c
 _TRUNCATE: Final = 4.0
 _COMPONENTS: Final = 24
 _PALETTE: Final = 40  # clusters, of which cuts make tokens
-_MOST: Final = 120  # nodes are numbered in eight bits
+_MOST: Final = 120  # since nodes are numbered in eight bits
 _MAP_BYTES: Final = 1_500_000_000  # label maps of all cuts at most; above, only the finest cut is kept
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """From the members' latents to a few components.
+    """Projection of the members' latents onto a few components.
 
     Parameters
     ----------
     weights : ndarray of float32, (M, F, D)
-        What each member's latents are multiplied with, its scale included.
+        Factor of the latents of each member, its scale included.
     offset : ndarray of float32, (D,)
         Added once to the sum.
     smooth_px : float
@@ -71,7 +71,7 @@ class Projection:
         return int(_TRUNCATE * self.smooth_px + 0.5)
 
     def components(self, tile: Projected) -> NDArray[np.float32]:
-        """Components (D, *tile), smoothed, without the margin."""
+        """Return smoothed components (D, *tile), without the margin."""
         values = tile.values
         if self.smooth_px > 0:
             axes = tuple(range(1, values.ndim))
@@ -82,7 +82,7 @@ class Projection:
 
 @dataclass(frozen=True, eq=False)
 class TokenModel:
-    """What turns an image into tokens: the projection and the palette. Saved with the bundle.
+    """Projection and palette that turn an image into tokens; saved with the bundle.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class TokenModel:
     palette : Palette
         Components to tokens.
     base : int
-        Tokens first asked for; their order is the one that other cuts follow.
+        Number of tokens first requested; other cuts follow the order of that cut.
     """
 
     projection: Projection
@@ -99,7 +99,7 @@ class TokenModel:
     base: int
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it as named arrays, for `from_arrays`."""
+        """Return the model as named arrays, for `from_arrays`."""
         return {
             "weights": self.projection.weights,
             "offset": self.projection.offset,
@@ -109,7 +109,7 @@ class TokenModel:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TokenModel:
-        """The model that `to_arrays` took apart; `KeyError` where an array is missing."""
+        """Return the model that `to_arrays` stored; raise `KeyError` if an array is missing."""
         palette = {k.removeprefix("palette."): v for k, v in arrays.items() if k.startswith("palette.")}
         smooth, base = arrays["numbers"]
         projection = Projection(np.asarray(arrays["weights"]), np.asarray(arrays["offset"]), float(smooth))
@@ -133,9 +133,9 @@ def fit_steps(
     values : callable
         Channels (C, n) at pixels (n, 1 + ndim) given as scene and index; they order the tokens.
     settings : TokenSettings
-        The palette has 40 clusters, or as many as tokens are asked for where that is more.
+        The palette has 40 clusters, or one per requested token where those are more.
     valid : ndarray of bool, (S, *space), optional
-        Where pixels count.
+        True where pixels count.
     seed : int
         Seed of the sample and of the clustering.
 
@@ -197,14 +197,14 @@ def assign_steps(
     Raises
     ------
     ValueError
-        If the members are others than those of the model.
+        If the members differ from those of the model.
     """
     shape = (source.members, source.features)
     if model.projection.weights.shape[:2] != shape:
         raise ValueError(
             f"These tokens were learned from {model.projection.weights.shape[0]} members with "
             f"{model.projection.weights.shape[1]} features, the ensemble has {shape[0]} with {shape[1]}. "
-            "Learn them anew (refit)."
+            "Learn them again (refit)."
         )
     whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.scenes)]
     for progress, tile in source.project(list(model.projection.weights), whole, model.projection.margin):
@@ -225,7 +225,7 @@ def tokens_steps(
     seed: int = 0,
     valid: NDArray[np.bool_] | None = None,
 ) -> Step[tuple[TokenModel, Tokens]]:
-    """Tokens of an image, with a model that is learned from it where none is given; a step.
+    """Return the tokens of an image, with a given model or one learned from it; a step.
 
     Parameters
     ----------
@@ -234,16 +234,15 @@ def tokens_steps(
     median : View
         Calibrated median of the image, which orders and describes the tokens.
     settings : TokenSettings
-        Tokens, 1 to 120; HDBSCAN finds its own number, and gives as many as it has where fewer are there.
-        ``order_by`` is a number.
+        Number of tokens, 1 to 120; HDBSCAN finds its own number, which is the limit. ``order_by`` is a number.
     width : ndarray of float32, (*axes), optional
-        Calibrated width, which describes them, too.
+        Calibrated width, which describes them too.
     model : TokenModel, optional
-        Learned before; applied as it is, unless another method is asked for.
+        Model learned before; applied as it is, unless the settings name another method.
     seed : int
         Seed of the learning.
     valid : ndarray of bool, (S, *space), optional
-        Where pixels count; the others get the label 0.
+        True where pixels count; the others get the label 0.
 
     Returns
     -------
@@ -257,7 +256,7 @@ def tokens_steps(
     """
     k, axes, method = settings.n_tokens, median.axes, settings.method
     if not 1 <= k <= _MOST:
-        raise ValueError(f"{k} tokens are asked for; 1 to {_MOST} are possible.")
+        raise ValueError(f"{k} tokens are asked for; 1 to {_MOST} are possible. Choose a number between.")
     if model is None or method not in (None, model.palette.method):
         model = yield from fit_steps(source, partial(values_at, median), settings, valid=valid, seed=seed)
     if model.palette.method == "hdbscan":
@@ -289,16 +288,16 @@ def tokens_steps(
 
 
 def _principal(latents: NDArray[np.float32], members: int, smooth_px: float, seed: int) -> Projection:
-    """Principal components of a sample (m, M F), which is overwritten; each member scaled to an RMS of one."""
+    """Return principal components of a sample (m, M F), which is overwritten; members are scaled to RMS 1."""
     from sklearn.utils.extmath import randomized_svd
     from threadpoolctl import threadpool_limits
 
     blocks = latents.reshape(len(latents), members, -1)
-    # one member at a time: squares of all would be as large as the sample
+    # One member at a time, since squares of all would be as large as the sample.
     squares = [np.square(blocks[:, k]).mean(dtype=np.float64) for k in range(members)]
     rms = np.sqrt(squares).astype(np.float32)
     if not (np.isfinite(rms).all() and rms.any()):
-        raise ValueError("The latents are all zero or not finite: the members are dead. Train anew.")
+        raise ValueError("The latents are all zero or not finite: the members are dead. Train again.")
     scale = np.where(rms > 0, 1 / np.where(rms > 0, rms, 1), 0).astype(np.float32)
     blocks *= scale[None, :, None]
     mean = latents.mean(axis=0, dtype=np.float64).astype(np.float32)
@@ -308,7 +307,7 @@ def _principal(latents: NDArray[np.float32], members: int, smooth_px: float, see
         axes = randomized_svd(latents, kept, n_oversamples=16, n_iter=4, flip_sign=False, random_state=seed)[
             2
         ]
-    # an axis and its negative are the same component: its largest loading is made positive
+    # The sign of an axis is arbitrary: the largest loading is made positive.
     largest = np.abs(axes).argmax(axis=1)
     axes = axes * np.sign(axes[np.arange(kept), largest])[:, None]
     weights = axes.T.reshape(members, -1, kept) * scale[:, None, None]
@@ -317,7 +316,7 @@ def _principal(latents: NDArray[np.float32], members: int, smooth_px: float, see
 
 
 def _boxes(scenes: int, space: tuple[int, ...], rng: np.random.Generator) -> list[Box]:
-    """What the fit reads: all of a small image, crops spread evenly over a large one."""
+    """Return the boxes that the fit reads: all of a small image, crops spread evenly over a large one."""
     whole = [Box(s, tuple(slice(0, n) for n in space)) for s in range(scenes)]
     total = sum(b.size for b in whole)
     if total <= _FIT_PIXELS:
@@ -330,7 +329,7 @@ def _boxes(scenes: int, space: tuple[int, ...], rng: np.random.Generator) -> lis
         for corner in [tuple(i * side for i in corner)]
     ]
     wanted = max(_FIT_PIXELS // side ** len(space), 1)
-    # one cell out of every run of neighbours
+    # One cell from every run of neighbours spreads them evenly.
     edges = np.linspace(0, len(cells), min(wanted, len(cells)) + 1).astype(int)
     return [cells[int(rng.integers(a, b))] for a, b in pairwise(edges)]
 
@@ -338,7 +337,7 @@ def _boxes(scenes: int, space: tuple[int, ...], rng: np.random.Generator) -> lis
 def _stratified(
     boxes: Sequence[Box], count: int, rng: np.random.Generator, valid: NDArray[np.bool_] | None
 ) -> NDArray[np.intp]:
-    """Pixels (n, 1 + ndim), as many from each block as from any other of its size, in reading order."""
+    """Draw pixels (n, 1 + ndim), equally many from blocks of equal size, in reading order."""
     ndim = len(boxes[0].slices)
     total = sum(b.size for b in boxes)
     side = max(int((total / min(count, 512)) ** (1 / ndim)), 1)
@@ -365,7 +364,7 @@ def _stratified(
 def _in_tile(
     positions: NDArray[np.intp], scene: int, where: tuple[slice, ...]
 ) -> tuple[NDArray[np.intp], tuple[NDArray[np.intp], ...]]:
-    """Which positions lie in a tile, and where in it."""
+    """Return the positions that lie in a tile, and their places in it."""
     low = np.array([s.start for s in where])
     high = np.array([s.stop for s in where])
     inside = (positions[:, 0] == scene) & (positions[:, 1:] >= low).all(1) & (positions[:, 1:] < high).all(1)

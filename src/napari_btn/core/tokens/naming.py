@@ -1,4 +1,4 @@
-"""Groups of tokens by one point of view, such as morphology or chemistry, that hold for every cut."""
+"""Named groups of tokens by one point of view, such as morphology or chemistry, valid for every cut."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 __all__ = ["VIEWPOINTS", "Naming"]
 
 VIEWPOINTS: Final = ("morphology", "chemistry")
-"""Points of view that the Tokens dock offers; a script may take others."""
+"""Points of view that the Tokens dock offers; a script may use others."""
 
 
 @dataclass(frozen=True)
 class Naming:
     """Group of each leaf of a palette, by one point of view.
 
-    Two namings know nothing of each other: a token may be "grain" by morphology and "iron-rich" by
+    Two namings are independent: a token may be "grain" by morphology and "iron-rich" by
     chemistry.
 
     Parameters
     ----------
     viewpoint : str
-        What the groups are told apart by; the name of their column in tables.
+        Point of view of the groups; the name of their column in tables.
     of_leaf : mapping of int to str
         Name of the group of each leaf that has one.
     """
@@ -39,7 +39,7 @@ class Naming:
     of_leaf: Mapping[int, str] = field(default_factory=dict)
 
     def assigned(self, tokens: Tokens, numbers: Iterable[int], group: str) -> Naming:
-        """The same with some tokens in a group.
+        """Return the naming with some tokens assigned to a group.
 
         Parameters
         ----------
@@ -48,12 +48,12 @@ class Naming:
         numbers : iterable of int
             Tokens of this cut, from 1.
         group : str
-            Name of the group; empty takes them out of theirs.
+            Name of the group; empty removes them from theirs.
 
         Returns
         -------
         Naming
-            It holds for finer and coarser cuts too.
+            Valid for finer and coarser cuts too.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class Naming:
         return replace(self, of_leaf=names)
 
     def names(self, tokens: Tokens) -> dict[int, str]:
-        """Group of each token of a cut that lies wholly within one, by number."""
+        """Return the group of each token that lies wholly within one, by number."""
         found = {}
         for number in range(1, tokens.k + 1):
             groups = {self.of_leaf.get(leaf, "") for leaf in _leaves(tokens, number)}
@@ -82,24 +82,24 @@ class Naming:
         return found
 
     def column(self, tokens: Tokens) -> NDArray[np.object_]:
-        """Group of each token, (k,), as a column beside `Tokens.table`; empty for none."""
+        """Return the group of each token, (k,), as a column for `Tokens.table`; empty for none."""
         names = self.names(tokens)
         return np.array([names.get(n, "") for n in range(1, tokens.k + 1)], dtype=object)
 
     def labels(self, tokens: Tokens) -> tuple[NDArray[np.int32], tuple[str, ...]]:
-        """Groups as a label map of their own.
+        """Return the groups as a label map.
 
         Parameters
         ----------
         tokens : Tokens
-            Any cut; the finest loses no leaf.
+            A cut; the finest one keeps every leaf.
 
         Returns
         -------
         labels : ndarray of int32, (*image)
             1 for the first name, and so on; 0 for tokens in no group.
         names : tuple of str
-            Of the groups, in alphabetical order.
+            Names of the groups, in alphabetical order.
         """
         names = self.names(tokens)
         groups = tuple(sorted(set(names.values())))
@@ -110,6 +110,6 @@ class Naming:
 
 
 def _leaves(tokens: Tokens, number: int) -> list[int]:
-    """Leaves of the palette that a token of a cut is made of."""
+    """Return the leaves of the palette that make up a token of a cut."""
     found: list[int] = np.flatnonzero(tokens.palette.leaves[tokens.identities[number - 1]]).tolist()
     return found

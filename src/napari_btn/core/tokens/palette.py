@@ -1,6 +1,6 @@
 """A palette of tokens: clusters of latent points, and the tree that merges them one by one.
 
-Leaves are numbered 0 to n - 1; node n + i is what merge i makes. A cut into k tokens takes k
+Leaves are numbered 0 to n - 1; merge i makes node n + i. A cut into k tokens takes k
 nodes. With k-means, Lloyd's steps from their centres polish the cut, and each point goes to the
 nearest of the polished centres. With a mixture or HDBSCAN a node's share of a point is the sum of
 its leaves' shares, and each point goes to the node with the largest.
@@ -50,7 +50,7 @@ class Palette:
     order : ndarray of float32, (C, 2 + 3 + ... + n)
         Median of each channel in each token of each cut, by which tokens can be ordered.
     shares : Shares, optional
-        What deals points out to leaves, where it is not the nearest centre.
+        Share of each point in each leaf, where it is not assigned to the nearest centre.
     """
 
     centres: NDArray[np.float32]
@@ -63,7 +63,7 @@ class Palette:
 
     @property
     def method(self) -> TokenMethod:
-        """How it was learned: "kmeans", "mixture" or "hdbscan"."""
+        """Method that it was learned with: "kmeans", "mixture" or "hdbscan"."""
         return "kmeans" if self.shares is None else self.shares.method
 
     @property
@@ -80,7 +80,7 @@ class Palette:
         return int(stable[-1] if len(stable) else np.nanargmax(self.agreement)) + 2
 
     def cut(self, k: int) -> NDArray[np.intp]:
-        """The nodes that make k tokens.
+        """Return the nodes that make k tokens.
 
         Parameters
         ----------
@@ -90,7 +90,7 @@ class Palette:
         Returns
         -------
         ndarray of int, (k,)
-            Rising node numbers.
+            Ascending node numbers.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class Palette:
 
     @cached_property
     def leaves(self) -> NDArray[np.bool_]:
-        """Which leaves belong to which node, (2 n - 1, n)."""
+        """Membership of each leaf in each node, (2 n - 1, n)."""
         member = np.zeros((2 * self.size - 1, self.size), dtype=bool)
         member[np.arange(self.size), np.arange(self.size)] = True
         for i, (a, b) in enumerate(self.merges):
@@ -113,11 +113,11 @@ class Palette:
         return member
 
     def numbers(self, k: int, base: int, channel: int = 0) -> NDArray[np.intp]:
-        """Token numbers of a cut, aligned with those of another.
+        """Return the token numbers of a cut, aligned with those of a base cut.
 
         In the cut into `base` tokens, numbers rise with the channel's median. From there one token
-        at a time splits or merges, and the larger part keeps its number: of all numberings it
-        overlaps the last one most. A new part gets the next number; where a merge leaves a hole,
+        at a time splits or merges, and the larger part keeps its number, which gives the largest overlap
+        with the last numbering. A new part gets the next number; where a merge leaves a gap,
         the last token fills it, so that numbers always run from 1 to k.
 
         Parameters
@@ -165,7 +165,7 @@ class Palette:
         return rgb
 
     def assign(self, points: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Node of each point in every cut.
+        """Return the node of each point in every cut.
 
         Parameters
         ----------
@@ -182,10 +182,10 @@ class Palette:
         cuts = [(k, self.cut(k), rows_of(k)) for k in range(2, self.size + 1)]
         square = np.square(self.polished).sum(1)
         out = np.empty((len(cuts), len(points)), dtype=np.uint8)
-        # in pieces that stay in the processor's cache
+        # Pieces stay in the cache of the processor.
         for first in range(0, len(points), _CHUNK):
             piece = slice(first, first + _CHUNK)
-            # squared distances but for the points' own squares, which no comparison needs
+            # Squared distances without the squares of the points, which no comparison needs.
             far = points[piece] @ self.polished.T
             far *= -2
             far += square
@@ -194,7 +194,7 @@ class Palette:
         return out
 
     def finest(self, points: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Leaf of each point: the last row of `assign`.
+        """Return the leaf of each point: the last row of `assign`.
 
         Parameters
         ----------
@@ -220,7 +220,7 @@ class Palette:
         return out
 
     def _by_shares(self, points: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Node with the largest share of each point in every cut, (n - 1, m)."""
+        """Return the node with the largest share of each point in every cut, (n - 1, m)."""
         assert self.shares is not None, "without shares the nearest centre counts"
         cuts = [self.cut(k) for k in range(2, self.size + 1)]
         out = np.empty((len(cuts), len(points)), dtype=np.uint8)
@@ -236,7 +236,7 @@ class Palette:
         return out
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it as named arrays, for `from_arrays`."""
+        """Return the palette as named arrays, for `from_arrays`."""
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
         if self.shares is None:
             return arrays
@@ -244,10 +244,10 @@ class Palette:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Palette:
-        """The palette that `to_arrays` took apart; `KeyError` where an array is missing."""
+        """Return the palette that `to_arrays` stored; raise `KeyError` if an array is missing."""
         return cls(**{name: np.asarray(arrays[name]) for name in _ARRAYS}, shares=shares_from(arrays))
 
 
 def rows_of(k: int) -> slice:
-    """Rows of the polished centres, and of the order, that belong to the cut into k tokens."""
+    """Return the rows of the polished centres, and of the order, that belong to the cut into k tokens."""
     return slice(k * (k - 1) // 2 - 1, k * (k + 1) // 2 - 1)

@@ -1,4 +1,4 @@
-"""How far a point belongs to each leaf of a palette: by a Gaussian mixture, or by its nearest clustered point."""
+"""Shares of points in the leaves of a palette, by a Gaussian mixture or by the nearest clustered point."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _FLOOR: Final = 1e-4  # least variance of a Gaussian, in units of the components
 _DENSE_POINTS: Final = 5_000
 _NEIGHBOURS: Final = 5
 _LEAST: Final = 25
-_MOST: Final = 120  # nodes are numbered in eight bits
+_MOST: Final = 120  # since nodes are numbered in eight bits
 
 
 class Shares(Protocol):
-    """What deals points out to leaves."""
+    """Shares of points in leaves."""
 
     method: ClassVar[TokenMethod]
 
     def of(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Share of each point (m, D) in each leaf, (m, n); rows sum to one."""
+        """Return the share of each point (m, D) in each leaf, (m, n); rows sum to one."""
         ...
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it as named arrays, for `shares_from`."""
+        """Return the shares as named arrays, for `shares_from`."""
         ...
 
 
@@ -56,7 +56,7 @@ class MixtureShares:
     whitening : ndarray of float32, (n, D, D)
         Cholesky factors of the inverse covariances: ``(x - mean) @ whitening`` has unit variance.
     offset : ndarray of float32, (n,)
-        Logarithm of weight and normalisation, but for what all Gaussians share.
+        Logarithm of weight and normalisation, without the terms common to all Gaussians.
 
     References
     ----------
@@ -100,13 +100,13 @@ class MixtureShares:
         return share
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it as named arrays, for `shares_from`."""
+        """Return the mixture as named arrays, for `shares_from`."""
         return {"means": self.means, "whitening": self.whitening, "offset": self.offset}
 
 
 @dataclass(frozen=True, eq=False)
 class NeighbourShares:
-    """All of a point for the leaf of the nearest clustered point.
+    """Full share for the leaf of the nearest clustered point.
 
     Parameters
     ----------
@@ -150,12 +150,12 @@ class NeighbourShares:
         return share
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it as named arrays, for `shares_from`."""
+        """Return the points as named arrays, for `shares_from`."""
         return {"points": self.points, "leaf": self.leaf}
 
 
 def shares_from(arrays: Mapping[str, NDArray[Any]]) -> Shares | None:
-    """What `to_arrays` took apart, each name after its method and a dot; None where there is nothing of it."""
+    """Return the shares that `to_arrays` stored, with names "<method>.<array>"; None if there are none."""
     for kind in (MixtureShares, NeighbourShares):
         first = f"{kind.method}."
         found = {k.removeprefix(first): np.asarray(v) for k, v in arrays.items() if k.startswith(first)}
@@ -172,9 +172,9 @@ def mixture_steps(points: NDArray[np.float32], count: int, seed: int) -> Step[tu
     points : ndarray of float32, (m, D)
         A sample of pixels in latent components.
     count : int
-        Gaussians, at most as many as there are different points.
+        Number of Gaussians, at most the number of different points.
     seed : int
-        Seed of where it begins.
+        Seed of the initial means.
 
     Returns
     -------
@@ -190,13 +190,13 @@ def mixture_steps(points: NDArray[np.float32], count: int, seed: int) -> Step[tu
     from threadpoolctl import threadpool_limits
 
     x = points.astype(np.float64)
-    # without a floor a Gaussian can shrink onto a few points, and its likelihood grow without end
+    # Without a floor a Gaussian can shrink onto a few points, and its likelihood grow without limit.
     floor = max(_FLOOR * float(x.var(axis=0).mean()), 1e-12)
 
     def go_on(mixture: Any) -> Any:
-        """A few more iterations."""
+        """Run a few more iterations."""
         with warnings.catch_warnings(), threadpool_limits(limits=1):
-            # that a round ends before the fit has settled is what rounds are for
+            # A round is expected to end before the fit has converged.
             warnings.simplefilter("ignore", ConvergenceWarning)
             return mixture.fit(x)
 

@@ -1,4 +1,4 @@
-"""Tokens of one image: label maps for any number of tokens, and what each token holds."""
+"""Tokens of one image: label maps for any number of tokens, and a table of their contents."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Tokens:
     axes : str
         One letter per dimension of the labels.
     median, width : ndarray of float32, (C, *image), optional
-        Calibrated maps that the table sums up.
+        Calibrated maps that the table summarises.
     channel_names : tuple of str
         One per channel.
     order_by : int
@@ -51,10 +51,10 @@ class Tokens:
     unit : str
         Unit of `pixel_size`.
     provenance : dict
-        JSON-ready: what made these labels.
+        JSON-ready record of how these labels were made.
     inside : ndarray of float32, (C, *image), optional
-        1 where a truth that trained nothing lies inside the interval, 0 where it lies outside, NaN where none
-        is known: what coverage by token is counted from.
+        1 where a truth not used in training lies inside the interval, 0 where it lies outside, NaN where it is
+        unknown. Coverage by token is its mean.
     """
 
     palette: Palette
@@ -78,7 +78,7 @@ class Tokens:
         numbers = self.palette.numbers(self.k, self.base, self.order_by)
         row = self.k - 2
         if self.k == 1 or len(self.nodes) < self.palette.size - 1:
-            # without a map for this cut, the finest one is merged along the tree
+            # Without a map of this cut, the finest one is merged along the tree.
             row, nodes = -1, np.flatnonzero(numbers)
             leaf = numbers[nodes] @ self.palette.leaves[nodes]
             numbers = np.concatenate([leaf, np.zeros(len(numbers) - len(leaf), dtype=leaf.dtype)])
@@ -100,7 +100,7 @@ class Tokens:
 
     @cached_property
     def identities(self) -> NDArray[np.intp]:
-        """Node of the palette behind each token, (k,): the same node is the same token in any cut."""
+        """Node of the palette of each token, (k,): the same node is the same token in any cut."""
         number = self.palette.numbers(self.k, self.base, self.order_by)
         nodes = np.flatnonzero(number)
         out: NDArray[np.intp] = nodes[np.argsort(number[nodes])]
@@ -117,7 +117,7 @@ class Tokens:
         return out
 
     def cut(self, k: int) -> Tokens:
-        """The same image in another number of tokens, with numbers aligned to the base cut.
+        """Return the image in a different number of tokens, aligned with the base cut.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class Tokens:
         Returns
         -------
         Tokens
-            Sharing the maps of this one.
+            It shares the maps of this one.
 
         Raises
         ------
@@ -136,17 +136,17 @@ class Tokens:
         """
         self.palette.cut(k)
         made = replace(self, k=int(k))
-        # cached on the object rather than kept as a field, so that it is made once for all cuts
+        # The cached bins are passed on, so that they are made once for all cuts.
         made.__dict__.update({n: self.__dict__[n] for n in ("_binned",) if n in self.__dict__})
         return made
 
     def painted(self, labels: ArrayLike) -> Tokens:
-        """The same image under labels that were merged or painted by hand; `cut` goes back to the palette's.
+        """Return the image with labels that were merged or painted by hand; `cut` returns to the palette.
 
         Parameters
         ----------
         labels : array_like of int, (*image)
-            0 for nothing. Numbers that are no token get a colour of their own.
+            0 for none. Numbers that are not tokens get a colour of their own.
 
         Returns
         -------
@@ -167,20 +167,20 @@ class Tokens:
         known = self.colours[: made.k + 1]
         colours = np.ones((made.k + 1, 4), dtype=np.float32)
         for number in range(len(known), made.k + 1):
-            # steps of the golden ratio keep the hues of neighbours apart
+            # Steps of the golden ratio keep the hues of successive numbers different.
             colours[number, :3] = hsv_to_rgb(number * 0.618034 % 1, 0.55, 0.9)
         colours[: len(known)] = known
         made.__dict__.update(labels=drawn.astype(np.int32), colours=colours, _binned=self._binned)
         return made
 
     def judged(self, lower: ArrayLike, upper: ArrayLike, truth: ArrayLike) -> Tokens:
-        """The same tokens with their coverage measured against a truth.
+        """Return the tokens with their coverage measured against a truth.
 
         Parameters
         ----------
         lower, upper, truth : array_like, (C, *image) or (*image)
-            Intervals and what they are to hold, in one unit. Give a truth that the networks weren't trained on;
-            NaN does not count.
+            Intervals and truth, in one unit. Use a truth that the networks were not trained on; NaN does not
+            count.
 
         Returns
         -------
@@ -203,7 +203,7 @@ class Tokens:
         return replace(self, inside=np.where(np.isfinite(known), inside, np.float32(np.nan)))
 
     def ordered(self, channel: int) -> Tokens:
-        """The same tokens, numbered by the median of another channel."""
+        """Return the tokens, numbered by the median of a given channel."""
         if not 0 <= channel < len(self.palette.order):
             raise ValueError(f"channel is {channel}; there are {len(self.palette.order)}, counted from 0.")
         return replace(self, order_by=int(channel), base=self.k)
@@ -243,7 +243,9 @@ class Tokens:
         return table
 
     def mean(self, values: ArrayLike) -> NDArray[np.float64]:
-        """Mean of maps over each token: width, or coverage of a map that is 1 inside the interval.
+        """Return the mean of maps over each token.
+
+        The mean of a map that is 1 inside the interval is the coverage.
 
         Parameters
         ----------
@@ -276,14 +278,14 @@ class Tokens:
         return out
 
     def histogram(self, channel: int, bins: int = 64) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-        """Token-conditioned histograms of a channel's median, in bins shared by all tokens.
+        """Return a histogram of the median of a channel for each token, in common bins.
 
         Parameters
         ----------
         channel : int
-            Which channel.
+            Number of the channel.
         bins : int
-            Bins between the 0.1th and the 99.9th percentile; what lies beyond is in the last ones.
+            Bins between the 0.1th and the 99.9th percentile; values beyond are in the outer ones.
 
         Returns
         -------
@@ -302,7 +304,7 @@ class Tokens:
         values = self.median[channel].ravel()
         low, high = np.nanquantile(values[:: max(values.size // 200_000, 1)], (0.001, 0.999))
         edges = np.linspace(low, high if high > low else low + 1, bins + 1)
-        # the bins are even, so that a search among the edges would cost ten times as much
+        # The bins are even: searching the edges instead would take ten times as long.
         place = (values - np.float32(edges[0])) * np.float32(bins / (edges[-1] - edges[0]))
         code = np.clip(np.nan_to_num(place, copy=False), 0, bins - 1).astype(np.intp)
         joint = np.bincount(self.labels.ravel() * bins + code, minlength=(self.k + 1) * bins)
@@ -322,23 +324,24 @@ class Tokens:
         return tuple(made)
 
     def _joint(self, codes: NDArray[np.uint16], bins: int) -> NDArray[np.intp]:
-        """Histogram of each token, (k, bins)."""
+        """Return the histogram of each token, (k, bins)."""
         joint = np.bincount(self.labels.ravel() * bins + codes, minlength=(self.k + 1) * bins)
         return joint.reshape(self.k + 1, bins)[1:]
 
     def _name(self, channel: int) -> str:
+        """Return the name of a channel, or its number."""
         return self.channel_names[channel] if channel < len(self.channel_names) else str(channel)
 
 
 def _quantiles(
     counts: NDArray[np.intp], edges: NDArray[np.float64], levels: tuple[float, ...]
 ) -> NDArray[np.float64]:
-    """Quantiles (k, L) from histograms (k, bins), even within a bin; NaN for an empty one."""
+    """Return quantiles (k, L) from histograms (k, bins), linear within a bin; NaN for an empty one."""
     out = np.full((len(counts), len(levels)), np.nan)
     for row, count in zip(out, counts, strict=True):
         total = np.concatenate([[0], np.cumsum(count[: len(edges) - 1])])
         if total[-1]:
-            # where bins are empty the rising branch alone counts
+            # Interpolation needs a strictly rising sum, so empty bins are skipped.
             rising = np.concatenate([[True], np.diff(total) > 0]) | np.concatenate(
                 [np.diff(total) > 0, [True]]
             )

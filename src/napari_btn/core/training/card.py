@@ -1,8 +1,8 @@
 """Train members side by side on a graphics card, as the groups of one module.
 
-A member gets the batches that it gets on the CPU, from its own seed: so it is the same member, to
-rounding, whatever trained it and beside how many others, and members differ in all that makes them
-differ there. A shared batch with random loss weights per member would save drawing patches alone.
+A member gets the same batches as on the CPU, from its own seed. So it is the same member to rounding,
+on any device and beside any number of others. A batch shared by all members, with random loss weights,
+would save only the drawing of patches.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
 __all__ = ["member_bytes", "train_together_steps"]
 
 _BETWEEN_S = 0.1  # wall time aimed at between two yields
-_WARM_STEPS = 3  # libraries choose their kernels in the first steps; a capture needs that done
+_WARM_STEPS = 3  # libraries choose their kernels in the first steps, which must be over before a capture
 _SHARE = 0.8  # of the free memory: other programs draw on the card, too
 
 
 def member_bytes(blueprint: Blueprint, settings: TrainSettings) -> int:
-    """Memory that a member's training step takes on a device, to a factor of about two.
+    """Return the memory in bytes that a member's training step takes on a device, to a factor of about two.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class _Group:
         return losses.detach()
 
     def train(self, x: NDArray[np.float32], y: NDArray[np.float32]) -> torch.Tensor:
-        """Take one step on batches (B, M, C, *patch); returns the losses (M,), still on the device."""
+        """Take one step on batches (B, M, C, *patch) and return the losses (M,), still on the device."""
         if not self._x.numel():
             self._x, self._y = (torch.empty(v.shape, device=self.device) for v in (x, y))
         self._x.copy_(torch.from_numpy(x))
@@ -111,7 +111,7 @@ class _Group:
         return self._replayed().clone()
 
     def _replayed(self) -> torch.Tensor:
-        """One step on a card: the first ones kernel by kernel, then all kernels by one call."""
+        """Take one step on a card: the first ones kernel by kernel, later ones by one call for all kernels."""
         if self._warm < _WARM_STEPS:
             self._warm += 1
             side = torch.cuda.Stream(self.device)
@@ -128,7 +128,7 @@ class _Group:
         return self._loss
 
     def _capture(self) -> None:
-        """Record a step, or why the card won't: kernel by kernel it is the same step, only slower."""
+        """Record a step, or the reason why the card refuses: kernel by kernel the step is the same, only slower."""
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.device(self.device), torch.cuda.graph(graph):
@@ -142,7 +142,7 @@ class _Group:
             self._graph = graph
 
     def read(self) -> list[State]:
-        """Return the members as they are now, off the device."""
+        """Return the present state of the members, in the memory of the CPU."""
         weights, moments = _off(self.module.state_dict()), _off(self.optimiser.moments)
         own = {name for name, _ in self.module.named_parameters()}
         return [
@@ -162,7 +162,7 @@ def _off(tensors: dict[str, torch.Tensor]) -> dict[str, NDArray[np.float32]]:
 
 @dataclass
 class _Ladder:
-    """How much is trained at once, and where; each lack of memory leads one rung down."""
+    """Number of members and patches trained at once; each lack of memory reduces it by one rung."""
 
     device: str
     count: int
@@ -170,7 +170,7 @@ class _Ladder:
     descended: bool = False
 
     def descend(self) -> bool:
-        """Take less: half as many members, then half the batch; False where nothing less is left."""
+        """Halve the members, then the batch; return False where neither can be halved."""
         self.descended = True
         if self.count > 1:
             self.count //= 2
@@ -181,7 +181,7 @@ class _Ladder:
         return True
 
     def note(self, *, on_cpu: bool) -> Note:
-        """Say for a person where it ended."""
+        """Return the note for the user about the reduction."""
         rest = (
             "the CPU trained the rest"
             if on_cpu
@@ -191,14 +191,14 @@ class _Ladder:
 
 
 class _Together:
-    """Members on their way through one device."""
+    """Members in training on one device."""
 
     def __init__(self, trainer: Trainer, device: str, preview: Preview, members: int) -> None:
         self.trainer, self.device, self.preview, self.members = trainer, device, preview, members
         self.finished: dict[int, Member] = {}
 
     def progress(self, runs: Sequence[Run], step: int) -> Progress:
-        """Say how far it is."""
+        """Return the progress."""
         trainer, total = self.trainer, self.trainer.settings.steps
         fresh, trainer.fresh = tuple(trainer.fresh), []
         names = ", ".join(str(run.member + 1) for run in runs)
@@ -255,7 +255,7 @@ class _Together:
             drawer.shutdown(cancel_futures=True)
 
     def _draw(self, runs: Sequence[Run], step: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Batches (B, M, C, *patch) of one step."""
+        """Return the batches (B, M, C, *patch) of one step."""
         drawn = [self.trainer.batch(run, step) for run in runs]
         return np.stack([x for x, _ in drawn], 1), np.stack([y for _, y in drawn], 1)
 
@@ -278,7 +278,7 @@ class _Together:
             run.state = state
 
     def through(self, runs: Sequence[Run]) -> Step[list[Run]]:
-        """Train members to the end; returns those that have to be trained again."""
+        """Train members to the end; a step that returns those that have to be trained again."""
         yield from self.start(runs)
         again: list[Run] = []
         for stop in self.trainer.stops:
@@ -294,7 +294,7 @@ class _Together:
         return again
 
     def look(self, run: Run) -> None:
-        """Validate and judge a member where that is due; keep it when it is done and well."""
+        """Validate and judge a member where that is due; keep it when it has finished and not collapsed."""
         trainer = self.trainer
         while run.todo and run.state is not None:
             if run.todo[0] == "check" and trainer.validation is not None:
@@ -317,8 +317,8 @@ def train_together_steps(
 ) -> Step[Trained]:
     """Train as many members at a time as a device holds; a step that returns `Trained`.
 
-    Where memory runs out, fewer members are trained at a time, then with smaller batches, then on the
-    CPU; one note says so.
+    Where memory runs out, it trains fewer members at a time, then uses smaller batches, then the CPU, and adds
+    one note about it.
 
     Parameters
     ----------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +12,9 @@ from napari_btn.core.data.image import Box, View, middle_of_space
 from napari_btn.core.data.registration import shift_of
 from napari_btn.core.data.repetition import repetition_of
 from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split, split_axis
-from napari_btn.core.networks.family import Blueprint
-from napari_btn.core.networks.sms.graph import draw_dilations, flat_nodes, receptive_field
+from napari_btn.core.networks.family import Blueprint, Extent
 from napari_btn.core.progress import Note
+from napari_btn.core.registry import FAMILIES
 from napari_btn.core.supervision.patches import patch_sides, patches_for
 from napari_btn.core.supervision.registry import supervision_of
 
@@ -110,27 +110,26 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
             )
         )
     field = _field_of_repeats(scenes.noisy) if network.field_of_view == "repeats" else None
-    wanted = draw_dilations(network, ndim=scenes.noisy.ndim, field_px=field)
-    limit = scenes.noisy.space[split_axis(scenes, calibration)] // 4 if scenes.repeats else None
-    dilations = draw_dilations(network, ndim=scenes.noisy.ndim, limit_px=limit, field_px=field)
-    if dilations != wanted:
-        notes.append(
-            Note(
-                "amber",
-                f"The image is small ({' x '.join(str(n) for n in scenes.noisy.space)} px): networks see "
-                f"{receptive_field(dilations)} px to each side instead of {receptive_field(wanted)}.",
-            )
-        )
-    blueprint = Blueprint(
+    family, extent = FAMILIES[network.family], Extent(scenes.noisy.ndim, field, z_step=scenes.z_step)
+    wanted = Blueprint(
         network,
-        dilations,
+        family.plan(network, extent),
         scenes.noisy.n_channels,
         scenes.clean.n_channels,
         scenes.noisy.ndim,
         settings.levels,
         seed,
-        flat_nodes(dilations, scenes.z_step) if scenes.noisy.ndim == 3 else (),
     )
+    limit = scenes.noisy.space[split_axis(scenes, calibration)] // 4 if scenes.repeats else None
+    blueprint = replace(wanted, plan=family.plan(network, replace(extent, limit_px=limit)))
+    if blueprint.receptive_field != wanted.receptive_field:
+        notes.append(
+            Note(
+                "amber",
+                f"The image is small ({' x '.join(str(n) for n in scenes.noisy.space)} px): networks see "
+                f"{blueprint.receptive_field} px to each side instead of {wanted.receptive_field}.",
+            )
+        )
     parts = supervision_of(settings.supervision).split(
         scenes, blueprint.receptive_field, calibration, seed=seed, regions=regions
     )
@@ -246,37 +245,31 @@ def estimate_training(
     """
     view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
     channels = view.n_channels
-    blueprint = Blueprint(
-        network, draw_dilations(network, ndim=view.ndim), channels, channels, view.ndim, (0.5,), 0
-    )
+    drawn = FAMILIES[network.family].plan(network, Extent(view.ndim))
+    blueprint = Blueprint(network, drawn, channels, channels, view.ndim, (0.5,), 0)
     boxes = [Box(0, tuple(slice(0, n) for n in view.space))] * view.n_scenes
     count, side = patches_for(train, blueprint, boxes).patches
     pixels = count * math.prod(patch_sides(side, boxes))
-    width = network.channels * network.inputs
-    # forward and backward pass of one 3^d convolution per node; a core does about 3e10 operations a second
-    work = 6 * network.depth * width**2 * 3**view.ndim * pixels
+    # forward and backward; a core does about 3e10 of these a second
+    work = 6 * blueprint.family.multiplications(blueprint) * pixels
     from joblib.externals.loky import cpu_count
 
     if device != "cpu":
-        return _on_card(view, network, train, members, pixels, device)
+        return _on_card(blueprint, train, members, pixels, device)
     workers = min(members, cpu_count())
     rounds = -(-members // workers)
     held = min(0.4 * float(np.prod(view.space)) * view.n_scenes, HELD_OUT_PIXELS)
     seconds = 4 + rounds * train.steps * work / 3e10 + held * members / workers / 6e5
-    memory = workers * (350_000_000 + 4 * pixels * width * network.depth * 4)
+    memory = workers * (350_000_000 + 4 * pixels * sum(blueprint.widths) * 4)
     minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     note = f"About {minutes} and {memory / 1e9:.1f} GB on {workers} CPU core{'s' if workers > 1 else ''}"
     return Estimate(seconds, int(memory), note)
 
 
-def _on_card(
-    view: View, network: NetworkSettings, train: TrainSettings, members: int, pixels: int, device: str
-) -> Estimate:
+def _on_card(blueprint: Blueprint, train: TrainSettings, members: int, pixels: int, device: str) -> Estimate:
     """Estimate training on a graphics card, which is bound by memory bandwidth."""
-    width = network.channels * network.inputs
-    channels = view.n_channels
-    features = channels + 1 + network.depth * width
-    floats = pixels * (2 * features + 6 * width + 4 * network.head_units + 80 * channels)
+    per_pixel = blueprint.family.floats(blueprint)
+    floats = pixels * (per_pixel + 4 * blueprint.settings.head_units + 80 * blueprint.n_out)
     # each float is written and read a few times, at 2e11 bytes a second; a step takes a millisecond at least
     seconds = 10 + train.steps * max(1e-3, members * floats * 4 * 4 / 2e11)
     memory = 5e8 + members * floats * 4

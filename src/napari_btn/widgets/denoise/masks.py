@@ -1,4 +1,4 @@
-"""Pick a layer that says something of each pixel: whether it counts, or what it is for."""
+"""Pick a layer that marks pixels: as valid, or for training, calibration or the report."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class MaskPicker(QComboBox):
     choices : sequence of str
         Entries that are no layers; the first is what holds when nothing is picked.
     images : bool
-        Whether image layers will do, beside Labels.
+        True to offer image layers too, beside Labels.
     """
 
     changed = Signal()
-    """What is picked, or what is painted there, is another."""
+    """Emitted when another entry is picked, or its layer is painted."""
 
     def __init__(self, name: str, help_text: str, choices: Sequence[str], *, images: bool) -> None:
         super().__init__()
@@ -45,14 +45,14 @@ class MaskPicker(QComboBox):
         self._layers: list[ReferenceType[Layer]] = []
         self._watched: Layer | None = None
         self.version = 0
-        """How often what is picked was painted on."""
+        """Number of paintings of the picked layer."""
         self.setObjectName(name)
         self.setToolTip(help_text)
         self.setAccessibleName(name.replace("_", " ").capitalize())
         self.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
         self.setMinimumContentsLength(8)
         self.addItems(self._choices)
-        self.currentIndexChanged.connect(self._on_index_changed)
+        self.currentIndexChanged.connect(self._on_user_index)
 
     @property
     def choice(self) -> int:
@@ -66,7 +66,7 @@ class MaskPicker(QComboBox):
         return self._layers[row]() if 0 <= row < len(self._layers) else None
 
     def refresh(self, layers: Sequence[Layer]) -> None:
-        """Offer these layers; what is picked stays picked while it is among them.
+        """Offer these layers; a picked one stays picked while it is among them.
 
         Parameters
         ----------
@@ -87,36 +87,36 @@ class MaskPicker(QComboBox):
         self.setCurrentIndex(choice if row < 0 else len(self._choices) + row)
         self.blockSignals(False)
         if self.layer is not before:
-            self._on_index_changed()
+            self._on_user_index()
 
     def leave(self) -> None:
-        """Listen to no layer any more."""
+        """Disconnect from all layers."""
         self._watch(None)
 
     def _watch(self, layer: Labels | None) -> None:
-        """Hear of what is painted on this layer, and on no other."""
+        """Follow the painting of this layer, and of no other."""
         for old, join in ((self._watched, False), (layer, True)):
             for name in ("data", "paint"):
                 event = None if old is None else getattr(old.events, name, None)
                 if event is not None:
-                    (event.connect if join else event.disconnect)(self._on_painted)
+                    (event.connect if join else event.disconnect)(self._on_viewer_paint)
         self._watched = layer
 
-    def _on_index_changed(self, row: int = 0) -> None:
-        """Another entry is picked, by anyone."""
+    def _on_user_index(self, row: int = 0) -> None:
+        """Follow the picked entry, whoever picked it."""
         del row
         self._watch(self.layer)
         self.changed.emit()
 
-    def _on_painted(self, event: Any = None) -> None:
-        """The picked layer holds something else now."""
+    def _on_viewer_paint(self, event: Any = None) -> None:
+        """Report that the picked layer was painted."""
         del event
         self.version += 1
         self.changed.emit()
 
 
 def mask_over(layer: Any, axes: str, shape: Sequence[int]) -> NDArray[Any]:
-    """Copy of a layer's values over the space axes of an image, in the order ZYX.
+    """Return a copy of a layer's values over the space axes of an image, in the order ZYX.
 
     A layer that napari made for the image has its channels and scenes too; what is painted in one of them
     holds for all.

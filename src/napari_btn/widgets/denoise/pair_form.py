@@ -1,4 +1,4 @@
-"""Pick a noisy and a clean image: pickers, axes, and what is wrong with the pair or worth knowing."""
+"""The form that picks a noisy and a clean image, with axes, masks and notes on the pair."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from qtpy.QtCore import Qt, QTimer, Signal
+from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFormLayout,
     QHBoxLayout,
@@ -26,7 +26,7 @@ from napari_btn.widgets.denoise.pairing import PairInputs, in_order_of, unlike_p
 from napari_btn.widgets.shared.panels import NoteLabel, Theme
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
 from napari_btn.widgets.shared.results import is_ours
-from napari_btn.widgets.shared.worker import load_ahead, run_step, sentence_of
+from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.progress import Step
+    from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.widgets.shared.layers import LayerImage
-    from napari_btn.widgets.shared.worker import Run
 
 __all__ = ["PairForm"]
 
@@ -57,7 +57,7 @@ _MOVED_PX = 0.5
 
 @dataclass(frozen=True)
 class _Found:
-    """What the whole check has found for the inputs with this key."""
+    """The findings of the whole check, for the inputs with this key."""
 
     key: tuple[Any, ...]
     notes: tuple[tuple[str, str], ...]
@@ -74,20 +74,20 @@ class PairForm(QWidget):
         Whose layers are offered.
     theme : Theme
         Colours of the notes.
-    runs : dict of str to Run
-        Where runs of this form are kept, so that they are stopped with the others.
+    lifetime : Lifetime
+        Of the dock.
     engine : callable
         Returns the module of the denoiser.
     """
 
     changed = Signal()
-    """What is picked, or what is known of it, is another."""
+    """Emitted when the picked pair, or what is known of it, changes."""
 
     def __init__(
-        self, viewer: Any, theme: Theme, runs: dict[str, Run[Any]], engine: Callable[[], ModuleType]
+        self, viewer: Any, theme: Theme, lifetime: Lifetime, engine: Callable[[], ModuleType]
     ) -> None:
         super().__init__()
-        self._viewer, self._runs, self._engine = viewer, runs, engine
+        self._viewer, self._lifetime, self._engine = viewer, lifetime, engine
         self._found: _Found | None = None
         self._axes_for: object = None
         self._prepared = -_PREPARE_EVERY
@@ -95,10 +95,9 @@ class PairForm(QWidget):
         self.inputs: PairInputs | None = None
         """The pair and settings as last read; None where they won't do."""
         self._build(theme)
-        self._check_later = QTimer(self)
-        self._check_later.setSingleShot(True)
-        self._check_later.setInterval(_CHECK_AFTER_MS)
-        self._check_later.timeout.connect(self._start_check)
+        self._check_later = lifetime.timer(_CHECK_AFTER_MS, self._start_check)
+        for part in (self.noisy, self.clean, self.valid, self.regions):
+            lifetime.at_end(part.leave)
         for picker in (self.noisy, self.clean):
             picker.changed.connect(self.changed)
             picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
@@ -173,7 +172,7 @@ class PairForm(QWidget):
         layers : sequence of napari.layers.Image
             In the viewer's order.
         choose : bool
-            Whether to pick.
+            True to pick.
         """
         for picker in (self.noisy, self.clean):
             picker.refresh(list(layers))
@@ -188,7 +187,7 @@ class PairForm(QWidget):
                 picker.pick(named[0] if named else own[place])
 
     def read(self, settings: Callable[[], dict[str, Any]]) -> str:
-        """Why what is picked can't be trained on; empty where it can, and ``inputs`` then hold it.
+        """Read the picked layers into ``inputs``, and return why they can't be trained on, if so.
 
         Parameters
         ----------
@@ -209,7 +208,7 @@ class PairForm(QWidget):
         else:
             self.shape.clear()
         self.form.setRowVisible(self.channels, noisy is not None and "C" in noisy.axes)
-        self.guessed.setVisible(noisy is not None and noisy.guessed)
+        self.guessed.setVisible(noisy is not None and noisy.axes_guessed)
         for picker in (self.noisy, self.clean):
             if picker.note.notes:
                 return picker.note.notes[0][1]
@@ -228,7 +227,7 @@ class PairForm(QWidget):
         return self._known_or_later(inputs)
 
     def _checked(self, noisy: LayerImage, clean: LayerImage, settings: dict[str, Any]) -> PairInputs:
-        """Inputs that passed what can be checked at once."""
+        """Return the inputs after the checks that are quick."""
         layer = self.clean.layer
         clean = in_order_of(noisy.axes, clean)
         masks, key = self._masks(noisy)
@@ -238,7 +237,7 @@ class PairForm(QWidget):
         return inputs
 
     def _masks(self, noisy: LayerImage) -> tuple[dict[str, Any], tuple[Any, ...]]:
-        """Where pixels count, and which are painted to train, calibrate and report; and what names these masks."""
+        """Return the masks of valid and painted pixels, and a key that identifies them."""
         masks: dict[str, Any] = {}
         if self.valid.choice > 0:
             masks["valid"] = "finite"
@@ -255,7 +254,7 @@ class PairForm(QWidget):
         return masks, tuple(key)
 
     def _with_axes(self, noisy: LayerImage) -> LayerImage:
-        """Noisy with the axes and channel names in the lines, which start anew with another layer."""
+        """Return noisy with the typed axes and channel names, which are reset for another layer."""
         picked = (tuple(id(layer) for layer in self.noisy.layers), noisy.axes, noisy.shape)
         if picked != self._axes_for:
             self._axes_for = picked
@@ -282,7 +281,7 @@ class PairForm(QWidget):
     # ---------------------------------------------------------------- the whole check
 
     def _known_or_later(self, inputs: PairInputs) -> str:
-        """Show what the whole check has found, or start it soon; returns why not to train, if known."""
+        """Show the findings of the whole check, or start it soon; return why not to train, if known."""
         found = self._found
         if found is None or found.key != inputs.key():
             self._check_later.start()
@@ -291,71 +290,62 @@ class PairForm(QWidget):
         moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
         self.align.setVisible(moved and self.clean.layer is not None and inputs.quick_to_read)
         if not found.reason:
-            self._prepare(inputs)  # again, where the form is touched after workers had gone
+            self._prepare(inputs)  # again, if the workers have stopped since
         return found.reason
 
     def _prepare(self, inputs: PairInputs) -> None:
-        """Have the workers ready by the time that the user clicks Train; they rest when nobody does."""
-        if time.monotonic() - self._prepared < _PREPARE_EVERY or "prepare" in self._runs:
+        """Start the workers before the user clicks Train; they stop when unused."""
+        if time.monotonic() - self._prepared < _PREPARE_EVERY or "prepare" in self._lifetime.runs:
             return
         self._prepared = time.monotonic()
         denoiser = self._engine().Denoiser(**inputs.settings)
 
         def step() -> Step[None]:
-            """Start workers and load libraries, as a step."""
+            """Start workers and load libraries; a step."""
             load_ahead()
             yield Progress(0, 1, "Preparing")
             denoiser.prepare()
 
-        def over(error: object = None) -> None:
-            """Training says what is wrong, if it still is."""
-            del error
-            self._runs.pop("prepare", None)
+        def over(result: object) -> None:
+            """Leave an error to the training, which says it if it is still there."""
 
-        self._runs["prepare"] = run_step(
-            step, title="napari-btn: starting workers", on_result=over, on_error=over, on_stopped=over
-        )
+        self._lifetime.start("prepare", step, over, over, title="starting workers")
 
     def _start_check(self) -> None:
         """Run the whole check (registration, split) in a thread."""
         inputs = self.inputs
-        if inputs is None or "work" in self._runs:
+        if inputs is None or "work" in self._lifetime.runs:
             return
         self._prepare(inputs)
-        if self._runs.keys() & {"check", "prepare"}:
-            # one thread at a time loads libraries
+        if self._lifetime.runs.keys() & {"check", "prepare"}:
+            # only one thread at a time may load libraries
             self._check_later.start()
             return
         denoiser = self._engine().Denoiser(**inputs.settings)
 
         def step() -> Step[Any]:
-            """Check, as a step."""
+            """Check the pair; a step."""
             load_ahead()
             yield Progress(0, 1, "Checking")
             return denoiser.check(**inputs.pair())
 
         def found(check: Any) -> None:
-            """Keep what was found."""
+            """Keep the findings."""
             notes = tuple((note.level, note.text) for note in check.notes)
             notes = (*unlike_pixels(inputs.noisy, inputs.clean), *notes)
             self._found = _Found(inputs.key(), notes, shift=check.shift)
-
-        def failed(error: Exception) -> None:
-            """Keep what was wrong."""
-            text = sentence_of(error)
-            self._found = _Found(inputs.key(), (("red", text),), text)
-
-        def over() -> None:
-            """Show it."""
-            self._runs.pop("check", None)
             self.changed.emit()
 
-        self._runs["check"] = run_step(
-            step, title="napari-btn: checking images", on_result=found, on_error=failed, on_finished=over
-        )
+        def failed(error: Exception) -> None:
+            """Keep the error."""
+            text = sentence_of(error)
+            self._found = _Found(inputs.key(), (("red", text),), text)
+            self.changed.emit()
+
+        self._lifetime.start("check", step, found, failed, title="checking images")
 
     def _on_user_align(self) -> None:
-        """Add a clean layer moved onto noisy, and pick it."""
+        """Add a copy of clean, moved onto noisy, and pick it."""
         from napari_btn.core.data.registration import align
 
         inputs, layer, found = self.inputs, self.clean.layer, self._found
@@ -374,15 +364,9 @@ class PairForm(QWidget):
 
     def _on_user_wants_file(self, picker: LayerPicker) -> None:
         """Ask for an image file."""
-        ask_for_image(self, self._viewer, picker, self._runs)
+        ask_for_image(self, self._viewer, picker, self._lifetime)
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
         for note in (self.noisy.note, self.clean.note, self.note):
             note.redraw()
-
-    def leave(self) -> None:
-        """Check and listen no more."""
-        self._check_later.stop()
-        for picker in (self.noisy, self.clean, self.valid, self.regions):
-            picker.leave()

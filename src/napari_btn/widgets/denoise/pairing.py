@@ -1,4 +1,4 @@
-"""A noisy and a clean image as picked, with the settings: what a training is started with."""
+"""The picked pair of images with the settings of a training."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _READ_AT_ONCE = 64 * 2**20
 
 @dataclass(frozen=True)
 class PairInputs:
-    """What a training is started with, read from the layers once.
+    """The pair and settings of a training, read from the layers once.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class PairInputs:
     masks : mapping
         ``valid`` and ``regions`` for the denoiser, where they are given.
     masks_key : tuple
-        What tells these masks from others.
+        Identifies the masks.
     """
 
     noisy: LayerImage
@@ -49,12 +49,12 @@ class PairInputs:
 
     @property
     def quick_to_read(self) -> bool:
-        """Whether both images stand in memory and are small."""
+        """True if both images are small and in memory."""
         small = self.noisy.nbytes + self.clean.nbytes <= _READ_AT_ONCE
         return small and self.noisy.in_memory and self.clean.in_memory
 
     def pair(self) -> dict[str, Any]:
-        """Arguments for the denoiser's ``fit_steps`` and ``check``."""
+        """Return the arguments for the denoiser's ``fit_steps`` and ``check``."""
         names = self.noisy.channel_names or self.clean.channel_names
         return {
             "noisy": self.noisy.data,
@@ -67,7 +67,7 @@ class PairInputs:
         }
 
     def training(self) -> Training:
-        """What the session keeps of it, to go on from later."""
+        """Return what the session keeps, to continue training later."""
         from napari_btn.core.data.pairs import Pair
 
         given = self.pair()
@@ -75,12 +75,12 @@ class PairInputs:
         return Training(Pair(**given, name=self.noisy.name), regions)
 
     def images(self) -> tuple[int, ...]:
-        """What tells these images from others."""
+        """Return a key that identifies the images."""
         images = (self.noisy, self.clean)
         return tuple(id(a) for image in images for a in getattr(image.data, "arrays", (image.data,)))
 
     def key(self) -> tuple[Any, ...]:
-        """What must be the same for a check, or for finished members, to hold."""
+        """Return a key of everything that a check, or finished members, depend on."""
         settings = {k: v for k, v in self.settings.items() if k not in ("members", "alpha", "device")}
         return (self.images(), self.noisy.axes, self.noisy.channel_names, repr(settings), self.masks_key)
 
@@ -92,7 +92,7 @@ class PairInputs:
         engine : module
             Holds ``Denoiser``.
         values : bool
-            Whether to read the images.
+            True to read the images.
 
         Raises
         ------
@@ -109,7 +109,7 @@ class PairInputs:
 
 
 def in_order_of(axes: str, clean: LayerImage) -> LayerImage:
-    """Clean with its axes in the order of noisy's, where it names them.
+    """Return clean with its axes in the order of noisy's, if it names them.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def in_order_of(axes: str, clean: LayerImage) -> LayerImage:
         A view of clean, or clean itself.
     """
     wanted = axes if len(clean.shape) == len(axes) else "".join(a for a in axes if a not in "ST")
-    if clean.guessed and len(wanted) == len(clean.shape):
+    if clean.axes_guessed and len(wanted) == len(clean.shape):
         return clean.with_axes(wanted)
     if clean.axes == wanted or sorted(clean.axes) != sorted(wanted) or not hasattr(clean.data, "transpose"):
         return clean
@@ -134,7 +134,7 @@ def in_order_of(axes: str, clean: LayerImage) -> LayerImage:
 
 
 def unlike_pixels(noisy: LayerImage, clean: LayerImage) -> tuple[tuple[str, str], ...]:
-    """Note where the two layers of a pair say that their pixels differ in size.
+    """Return a note if the layers of a pair have different pixel sizes.
 
     Parameters
     ----------
@@ -159,12 +159,12 @@ def unlike_pixels(noisy: LayerImage, clean: LayerImage) -> tuple[tuple[str, str]
 
 
 def differences(source: LayerImage, denoiser: Any) -> list[tuple[str, str]]:
-    """What an image has otherwise than the images that a denoiser was trained on.
+    """Return notes on how an image differs from the training images of a denoiser.
 
     Parameters
     ----------
     source : LayerImage
-        What was denoised.
+        Image that was denoised.
     denoiser : Denoiser
         Trained.
 

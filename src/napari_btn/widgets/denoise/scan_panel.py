@@ -1,4 +1,4 @@
-"""Compare kinds of networks on the picked images: what to compare, the table, the plot, and which to take."""
+"""The panel that compares kinds of networks on the picked images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.widgets.shared.charts import ScanChart
+from napari_btn.widgets.denoise.charts import ScanChart
 from napari_btn.widgets.shared.panels import NoteLabel, push_button
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ _FIELDS = {
 
 
 class ScanPanel(QWidget):
-    """Asks for a comparison of networks and shows what it found.
+    """A form to compare kinds of networks, and the table of results.
 
     Parameters
     ----------
@@ -61,9 +61,9 @@ class ScanPanel(QWidget):
     """
 
     asked = Signal()
-    """The user wants the comparison."""
+    """Emitted when the user asks for the comparison."""
     chosen = Signal(object)
-    """The user takes the settings of this `ScanRow`."""
+    """Emitted with the `ScanRow` whose settings the user takes."""
 
     def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -103,7 +103,7 @@ class ScanPanel(QWidget):
 
     @staticmethod
     def _table() -> QTableWidget:
-        """Empty table of kinds."""
+        """Return an empty table of kinds."""
         made = QTableWidget(0, len(_COLUMNS))
         made.setObjectName("scan_table")
         made.setAccessibleName("Networks compared")
@@ -120,7 +120,7 @@ class ScanPanel(QWidget):
         return made
 
     def grid(self) -> dict[str, tuple[int, ...]]:
-        """Arguments for ``scan_steps``: depths, channels and dilations.
+        """Return the arguments for ``scan_steps``: depths, channels and dilations.
 
         Raises
         ------
@@ -130,7 +130,7 @@ class ScanPanel(QWidget):
         return {name.removeprefix("scan_"): _numbers(name, self.lists[name].text()) for name in _FIELDS}
 
     def set_busy(self, reason: str) -> None:
-        """Allow a comparison, or say why there can be none.
+        """Allow a comparison, or show why it is impossible.
 
         Parameters
         ----------
@@ -172,14 +172,14 @@ class ScanPanel(QWidget):
         self.chart.set_colours(self._theme.colours())
 
     def _on_user_take(self) -> None:
-        """Give away the selected row."""
+        """Emit the selected row."""
         row = self.table.currentRow()
         if 0 <= row < len(self._rows):
             self.chosen.emit(self._rows[row])
 
 
 def _numbers(name: str, text: str) -> tuple[int, ...]:
-    """Whole numbers above 0 from ``5, 10, 20``."""
+    """Return the whole numbers above 0 of a text such as ``5, 10, 20``."""
     parts: Sequence[Any] = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         label = _FIELDS[name][0]

@@ -1,4 +1,4 @@
-"""What a user may set before training: preset, members, coverage, device, and the rest folded away."""
+"""The form of the training settings: preset, members, coverage, device, and more folded."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class TrainingForm(QWidget):
     """
 
     changed = Signal()
-    """A setting is another."""
+    """Emitted when a setting changes."""
 
     def __init__(self, devices: Mapping[str, str], reason: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -127,18 +127,18 @@ class TrainingForm(QWidget):
             number.valueChanged.connect(lambda _: self.changed.emit())
         for choice in (self.bias_free, self.early_stopping):
             choice.toggled.connect(lambda _: self.changed.emit())
-        self.has_minimum.toggled.connect(self._on_minimum_toggled)
+        self.has_minimum.toggled.connect(self._on_user_minimum)
 
     @staticmethod
     def _named(widget: Any, name: str, help_text: str) -> Any:
-        """Widget with its object name, tooltip and accessible name."""
+        """Return the widget with object name, tooltip and accessible name."""
         widget.setObjectName(name)
         widget.setToolTip(help_text)
         widget.setAccessibleName(name.replace("_", " ").capitalize())
         return widget
 
     def _advanced(self) -> QWidget:
-        """Settings that most people leave alone."""
+        """Return the settings that most people leave alone, folded."""
         train, network = field_help(TrainSettings), field_help(NetworkSettings)
         calibration = field_help(CalibrationSettings)
         self.seed = self._named(QSpinBox(), "seed", _HELP["seed"])
@@ -209,7 +209,7 @@ class TrainingForm(QWidget):
             form.addRow(label, field)
         self._folded = form
         form.setRowVisible(self.delta, False)
-        self.unit.currentIndexChanged.connect(self._on_unit_changed)
+        self.unit.currentIndexChanged.connect(self._on_user_unit)
         return fold("advanced", "Advanced", "Settings that most people leave alone.", inside)
 
     def add_advanced(self, label: str, field: QWidget) -> None:
@@ -235,8 +235,8 @@ class TrainingForm(QWidget):
         """
         self._folded.addRow(part)
 
-    def _on_unit_changed(self, row: int) -> None:
-        """The share that a promise leaves out matters for two of them."""
+    def _on_user_unit(self, row: int) -> None:
+        """Show the share of failures only for the promises that need one."""
         del row
         self._folded.setRowVisible(self.delta, _UNITS[self.unit.currentText()] in ("image", "risk"))
 
@@ -246,11 +246,11 @@ class TrainingForm(QWidget):
         return round(1 - self.coverage.value(), 6)
 
     def _patch_px(self) -> int | None:
-        """Side of a patch that was asked for; None where the image decides."""
+        """Return the side of a patch in pixels; None if the image decides."""
         return self.patch.value() if self.patch.value() > _OWN_PATCH else None
 
     def settings(self) -> dict[str, Any]:
-        """Arguments for a denoiser.
+        """Return the arguments for a denoiser.
 
         Raises
         ------
@@ -280,7 +280,7 @@ class TrainingForm(QWidget):
         }
 
     def calibration(self) -> CalibrationSettings:
-        """How intervals shall be calibrated.
+        """Return the settings of the calibration.
 
         Raises
         ------
@@ -302,7 +302,7 @@ class TrainingForm(QWidget):
         )
 
     def show_network(self, network: Any) -> None:
-        """Show what a member looks like.
+        """Show the settings of a network.
 
         Parameters
         ----------
@@ -348,7 +348,7 @@ class TrainingForm(QWidget):
         del blocker
         self.changed.emit()
 
-    def _on_minimum_toggled(self, on: bool) -> None:
-        """The lowest value counts, or doesn't."""
+    def _on_user_minimum(self, on: bool) -> None:
+        """Use the lowest value, or ignore it."""
         self.minimum.setEnabled(on)
         self.changed.emit()

@@ -1,8 +1,8 @@
-"""What the Denoise dock is made of, and how it is laid out; it does nothing yet."""
+"""The form of the Denoise dock: its controls and their layout."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import (
     QFormLayout,
@@ -14,52 +14,43 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.core.compute.device import devices
-from napari_btn.widgets.denoise.pair_form import PairForm
+from napari_btn.widgets.denoise.charts import LossChart
 from napari_btn.widgets.denoise.scan_panel import ScanPanel
 from napari_btn.widgets.denoise.training_form import TrainingForm
-from napari_btn.widgets.shared.charts import LossChart
-from napari_btn.widgets.shared.dock import Dock
-from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, ScrollColumn, Theme, push_button
+from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, ScrollColumn, push_button
 from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.report_panel import ReportPanel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from types import ModuleType
+    from napari_btn.widgets.denoise.pair_form import PairForm
+    from napari_btn.widgets.shared.panels import Theme
 
-__all__ = ["DenoiseView"]
+__all__ = ["TRAIN_HELP", "DenoiseView"]
 
 TRAIN_HELP = "Train on the two images, calibrate, and add lower, median, upper and width as layers."
-CALIBRATE_HELP = (
+_CALIBRATE_HELP = (
     "Calibrate the trained networks on the pair that is picked above, which they never saw, instead of the held-out "
     "part of the field that they were trained on. Trains nothing."
 )
 
 
-class DenoiseView(Dock):
-    """Parts of the Denoise dock.
+class DenoiseView(QWidget):
+    """The form of the Denoise dock.
 
     Parameters
     ----------
-    napari_viewer : napari.Viewer
-        Gives the theme and the layers.
-    engine : callable
-        Returns the module of the denoiser.
+    theme : Theme
+        Colours of the viewer.
+    pair : PairForm
+        Where the two images are picked, shown on top.
     """
 
-    def __init__(self, napari_viewer: Any, engine: Callable[[], ModuleType]) -> None:
-        super().__init__(napari_viewer)
-        self._theme = Theme(self.viewer)
-        self._engine = engine
-        self._build()
-
-    def _build(self) -> None:
-        """Make the parts and lay them out."""
-        self.setObjectName("napari_btn_denoise")
-        self.pair = PairForm(self.viewer, self._theme, self._runs, self._engine)
+    def __init__(self, theme: Theme, pair: PairForm) -> None:
+        super().__init__()
+        self._theme, self.pair = theme, pair
         here = devices()
         shown = {name: name if name == "cpu" else f"{name}: {text}" for name, text in here.found}
-        # the card's name says enough; without a card, why there is none
+        # with a GPU its name is enough; without one, the reason is shown
         self.form = TrainingForm({"auto": "auto", **shown}, f"No GPU: {here.reason}" if here.reason else "")
         self.form.add_advanced("Pixels count", self.pair.valid)
         self.form.add_advanced("Painted parts", self.pair.regions)
@@ -90,11 +81,11 @@ class DenoiseView(Dock):
         self.load = push_button("load", "Load…", "Load networks that were saved before.")
         self.recalibrate = push_button("recalibrate", "Recalibrate", "")
         self.recalibrate.hide()
-        self.calibrate_on = push_button("calibrate_on", "Calibrate on this pair", CALIBRATE_HELP)
+        self.calibrate_on = push_button("calibrate_on", "Calibrate on this pair", _CALIBRATE_HELP)
         self.calibrate_on.hide()
 
     def _arrange(self) -> None:
-        """Lay the parts out: what is set scrolls, what runs stays in sight."""
+        """Lay the parts out: settings scroll, buttons and progress stay in sight."""
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(4, 4, 4, 4)
@@ -143,7 +134,7 @@ class DenoiseView(Dock):
 
 
 def _in_one_column(*forms: QFormLayout) -> None:
-    """Let the fields of several forms begin at the same place."""
+    """Align the fields of several forms."""
     labels = [
         item.widget()
         for form in forms
@@ -156,7 +147,7 @@ def _in_one_column(*forms: QFormLayout) -> None:
 
 
 def _line() -> QFrame:
-    """Thin line between groups."""
+    """Return a thin line between groups."""
     line = QFrame()
     line.setFrameShape(QFrame.Shape.HLine)
     line.setFrameShadow(QFrame.Shadow.Sunken)

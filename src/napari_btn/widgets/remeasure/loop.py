@@ -1,4 +1,4 @@
-"""The loop of the Re-measure dock: what was measured in the windows trains, and the maps are made anew."""
+"""The loop of the Re-measure dock: train on what was measured in the windows, and denoise again."""
 
 from __future__ import annotations
 
@@ -7,172 +7,194 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.remeasure.scores import width_outside
-from napari_btn.widgets.remeasure.editor import RegionEditor
 from napari_btn.widgets.remeasure.measured import continue_steps, measured_in
+from napari_btn.widgets.remeasure.rectangles import place_of
 from napari_btn.widgets.shared.layers import read_layer
 from napari_btn.widgets.shared.overlays import placement_of
 from napari_btn.widgets.shared.results import show_prediction
-from napari_btn.widgets.shared.worker import run_step, sentence_of
+from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.prediction import Prediction
-    from napari_btn.core.data.image import Image
     from napari_btn.core.remeasure.regions import Region
+    from napari_btn.widgets.remeasure.editor import RegionEditor
+    from napari_btn.widgets.remeasure.field import Field
     from napari_btn.widgets.remeasure.measured import Round
+    from napari_btn.widgets.remeasure.rectangles import Measured
+    from napari_btn.widgets.remeasure.view import RemeasureView
+    from napari_btn.widgets.shared.dock import Dock
+    from napari_btn.widgets.shared.placement import Placement
 
 __all__ = ["RegionLoop"]
 
 
-class RegionLoop(RegionEditor):
-    """The Re-measure dock with what was measured again.
+class RegionLoop:
+    """Measured windows, and the training that goes on with them.
 
     Parameters
     ----------
-    napari_viewer : napari.Viewer
-        Viewer to work in.
+    dock : Dock
+        Gives viewer, session and lifetime.
+    view : RemeasureView
+        Form with the panel of what was measured.
+    editor : RegionEditor
+        Has the windows.
+    measured : dict
+        What was measured again, by the place of its window.
+    changed : callable
+        Called when a training starts or ends.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
-        self.loop.put_wanted.connect(self._on_user_put)
-        self.loop.go_wanted.connect(self._on_user_continue)
-        for picker in (self.loop.measured, self.loop.noisy, self.loop.clean):
-            picker.changed.connect(self._show_loop)
+    def __init__(
+        self,
+        dock: Dock,
+        view: RemeasureView,
+        editor: RegionEditor,
+        measured: Measured,
+        changed: Callable[[], None],
+    ) -> None:
+        self._viewer, self._session, self._lifetime = dock.viewer, dock.session, dock.lifetime
+        self._view, self._panel, self._editor = view, view.loop, editor
+        self._measured, self._changed = measured, changed
+        self._field: Field | None = None
+        self._panel.put_wanted.connect(self._on_user_put)
+        self._panel.go_wanted.connect(self._on_user_continue)
+        for picker in (self._panel.measured, self._panel.noisy, self._panel.clean):
+            picker.changed.connect(self.show_state)
 
-    @property
-    def _busy(self) -> bool:
-        """Whether a search or a training runs."""
-        return bool({"propose", "continue"} & set(self._runs))
+    def show(self, field: Field | None) -> None:
+        """Work on another image.
 
-    def _show_state(self) -> None:
-        """Show what can be done, and why not."""
-        raise NotImplementedError
+        Parameters
+        ----------
+        field : Field, optional
+            The image; None for no image.
+        """
+        self._field = field
 
-    def _offer_layers(self) -> None:
+    def offer_layers(self) -> None:
         """Offer the image layers to the pickers."""
         from napari.layers import Image
 
-        self.loop.offer([layer for layer in self.viewer.layers if isinstance(layer, Image)])
-        self._show_loop()
+        self._panel.offer([layer for layer in self._viewer.layers if isinstance(layer, Image)])
+        self.show_state()
 
-    def _windows(self) -> list[tuple[Region, NDArray[np.float32]]]:
-        """Windows that were measured again, as they lie."""
-        return [(r, self._measured[self._key(r)]) for r in self._regions if self._key(r) in self._measured]
+    @property
+    def busy(self) -> bool:
+        """True while a search or a training runs."""
+        return bool({"propose", "continue"} & set(self._lifetime.runs))
 
-    def _show_loop(self) -> None:
-        """Show what can be done with what was measured."""
-        self.loop.show_state(windows=len(self._windows()), put=bool(self._regions), busy=self._busy)
+    def show_state(self) -> None:
+        """Enable the possible actions with the measured windows."""
+        put = bool(self._editor.regions)
+        self._panel.show_state(windows=len(self.windows()), put=put, busy=self.busy)
+
+    def windows(self) -> list[tuple[Region, NDArray[np.float32]]]:
+        """Return the windows that were measured again, at their present places."""
+        return [
+            (r, self._measured[place_of(r)]) for r in self._editor.regions if place_of(r) in self._measured
+        ]
 
     def _on_user_put(self) -> None:
         """Put the picked image into the selected windows, or into all that it fits."""
-        frame, layer = self._frame, self.loop.measured.layer
-        if frame is None or not self._regions:
+        field, layer = self._field, self._panel.measured.layer
+        if field is None or not self._editor.regions:
             return
-        model = self.table.selectionModel()
-        rows = sorted(index.row() for index in model.selectedRows()) if model is not None else []
-        chosen = [self._regions[row] for row in rows] or list(self._regions)
-        self.message.say()
+        rows = self._editor.selected_rows()
+        chosen = [self._editor.regions[row] for row in rows] or list(self._editor.regions)
+        self._view.message.say()
         try:
-            image = self.loop.measured.read()
+            image = self._panel.measured.read()
             if image is None:
                 return
-            found = measured_in(image, chosen, frame.shape)
+            found = measured_in(image, chosen, field.frame.shape)
         except (ValueError, MemoryError) as error:
-            self.message.say(("red", sentence_of(error)))
+            self._view.message.say(("red", sentence_of(error)))
             return
-        self._measured |= {self._key(chosen[k]): values for k, values in found.items()}
-        if layer is not None and self._source is not None and image.shape[-2:] != frame.shape[-2:]:
-            self._lay_down(layer, image.axes, chosen[next(iter(found))])
-        self._read()
-        self._show_table(self._regions, self._blank)
-        self._show_loop()
+        self._measured |= {place_of(chosen[k]): values for k, values in found.items()}
+        if layer is not None and image.shape[-2:] != field.frame.shape[-2:]:
+            place = placement_of(self._viewer, field.source.name, image.axes)
+            _lay_down(layer, place, image.axes, chosen[next(iter(found))])
+        self._editor.read()
+        self._editor.show_table(self._editor.regions, self._editor.blank)
+        self.show_state()
         n = len(found)
-        self.message.say(("info", f"'{image.name}' is in {n} {'window' if n == 1 else 'windows'}."))
-
-    def _lay_down(self, layer: Any, axes: str, region: Region) -> None:
-        """Show a patch where it was measured."""
-        assert self._source is not None
-        place = placement_of(self.viewer, self._source.name, axes)
-        if place is None:
-            return
-        start = dict(zip("ZYX"[-len(region.start) :], region.start, strict=True))
-        for key, value in place.cropped([start.get(a, 0) for a in axes]).to_layer().items():
-            setattr(layer, key, value)
+        self._view.message.say(("info", f"'{image.name}' is in {n} {'window' if n == 1 else 'windows'}."))
 
     def _on_user_continue(self) -> None:
-        """Go on training with what was measured."""
-        denoiser, source, frame, before = self.session.denoiser, self._source, self._frame, self._prediction
-        windows = self._windows()
-        self.message.say()
-        self.loop.gain.say()
+        """Go on training with the measured windows."""
+        denoiser, field, windows = self._session.denoiser, self._field, self.windows()
+        self._view.message.say()
+        self._panel.gain.say()
         try:
-            training = self.loop.training()
+            training = self._panel.training()
         except ValueError as error:
-            self.message.say(("red", sentence_of(error)))
+            self._view.message.say(("red", sentence_of(error)))
             return
-        if (
-            denoiser is None
-            or source is None
-            or frame is None
-            or before is None
-            or training is None
-            or not windows
-        ):
+        if denoiser is None or field is None or training is None or not windows:
             return
-        layer = self._layer
-        scene = frame.scene_of(np.asarray(layer.data[0])) if layer is not None else 0
+        layer, source = self._editor.layer, field.source
+        scene = field.frame.scene_of(np.asarray(layer.data[0])) if layer is not None else 0
 
         def done(made: Round) -> None:
-            """Show what it gave."""
-            self._runs.pop("continue", None)
-            regions = [region for region, _ in windows]
-            self._show_round(made, before, source, regions, scene)
+            """Show what was gained."""
+            self._show_round(made, field, [region for region, _ in windows], scene)
+            over()
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
-            self.message.say(("red", f"Training did not go on. {sentence_of(error)}"))
+            """Show the error."""
+            self._view.message.say(("red", f"Training did not go on. {sentence_of(error)}"))
+            over()
 
-        def finished() -> None:
-            """Take the run down."""
-            self._runs.pop("continue", None)
-            self.progress.hide()
-            self._show_state()
+        def stopped() -> None:
+            """Show that nothing changed."""
+            self._view.message.say(("info", "Stopped; the networks are as they were."))
+            over()
 
-        self.progress.start("Continuing")
-        self._runs["continue"] = run_step(
-            lambda: continue_steps(denoiser, training, windows, source, scene),
-            title="napari-btn: continuing",
-            on_result=done,
-            on_error=failed,
-            on_progress=self.progress.tell,
-            on_stopped=lambda: self.message.say(("info", "Stopped; the networks are as they were.")),
-            on_finished=finished,
-        )
-        self._show_state()
+        def over() -> None:
+            """Show that nothing runs."""
+            self._view.progress.hide()
+            self._changed()
 
-    def _show_round(
-        self, made: Round, before: Prediction, source: Image, regions: list[Region], scene: int
-    ) -> None:
-        """Keep the new networks, show their maps, and say what was gained."""
-        training = self.session.training
-        self.session.denoiser = made.denoiser
-        self.session.training = training
-        self.session.source = source
-        self.session.prediction = made.prediction
-        if source.name in self.viewer.layers:
+        self._view.progress.start("Continuing")
+        self._lifetime.start(
+            "continue", lambda: continue_steps(denoiser, training, windows, source, scene), done, failed,
+            title="continuing", on_progress=self._view.progress.tell, on_stopped=stopped,
+        )  # fmt: skip
+        self._changed()
+
+    def _show_round(self, made: Round, field: Field, regions: list[Region], scene: int) -> None:
+        """Keep the new networks, show their maps, and report the gain."""
+        training, source = self._session.training, field.source
+        self._session.denoiser = made.denoiser
+        self._session.training = training
+        self._session.source = source
+        self._session.prediction = made.prediction
+        if source.name in self._viewer.layers:
             try:
-                image = read_layer(self.viewer.layers[source.name])
+                image = read_layer(self._viewer.layers[source.name])
             except ValueError:
                 image = None
             if image is not None and sorted(image.axes) == sorted(made.prediction.axes):
-                show_prediction(self.viewer, made.prediction, image)
-        self.loop.gain.say(*_told(made, before, regions, scene))
+                show_prediction(self._viewer, made.prediction, image)
+        self._panel.gain.say(*_gained(made, field.prediction, regions, scene))
 
 
-def _told(made: Round, before: Prediction, regions: list[Region], scene: int) -> list[tuple[str, str]]:
-    """What a round gained, in sentences."""
+def _lay_down(layer: Any, place: Placement | None, axes: str, region: Region) -> None:
+    """Show a patch where it was measured."""
+    if place is None:
+        return
+    start = dict(zip("ZYX"[-len(region.start) :], region.start, strict=True))
+    for key, value in place.cropped([start.get(a, 0) for a in axes]).to_layer().items():
+        setattr(layer, key, value)
+
+
+def _gained(made: Round, before: Prediction, regions: list[Region], scene: int) -> list[tuple[str, str]]:
+    """Return sentences on the gain of a round."""
     old, new = (width_outside(p, regions, scene) for p in (before, made.prediction))
     gain = made.gain
     lines = [("info", "Mean width outside the windows, and on held-out pixels with their coverage:")]

@@ -1,4 +1,4 @@
-"""What was measured again: pick it, put it into its window, and go on training with it."""
+"""Windows that were measured again: pick them, put them in place, and go on training."""
 
 from __future__ import annotations
 
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.denoiser import Denoiser
     from napari_btn.session import Session
-    from napari_btn.widgets.shared.layers import LayerImage
-    from napari_btn.widgets.shared.worker import Run
+    from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.workflow.refine import Refinement
 
 __all__ = ["MeasuredPanel", "Round", "continue_steps", "measured_in"]
@@ -40,14 +39,14 @@ _PUT_HELP = (
     "the whole field, which is cut."
 )
 _GO_HELP = (
-    "Go on training with the windows that were measured again, calibrate anew on held-out pixels, and denoise the "
+    "Go on training with the windows that were measured again, calibrate again on held-out pixels, and denoise the "
     "image again."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Round:
-    """What one more training gave.
+    """The result of one more training.
 
     Parameters
     ----------
@@ -65,13 +64,13 @@ class Round:
 
 
 def measured_in(
-    image: LayerImage | Image, regions: Sequence[Region], shape: Sequence[int]
+    image: Image, regions: Sequence[Region], shape: Sequence[int]
 ) -> dict[int, NDArray[np.float32]]:
-    """What an image says of windows, by their number: (C, *size) each.
+    """Return the pixels of windows in an image, (C, *size) each, by the number of the window.
 
     Parameters
     ----------
-    image : LayerImage or Image
+    image : Image
         Of the whole field, or of one window's size.
     regions : sequence of Region
         The windows that are asked for.
@@ -116,7 +115,7 @@ def continue_steps(
     denoiser : Denoiser
         Stays as it is.
     training : Training
-        What it was trained on.
+        Its training images.
     windows : sequence of (Region, array (C, *size))
         Measured again.
     source : Image
@@ -143,26 +142,26 @@ def continue_steps(
 
 
 class MeasuredPanel(QWidget):
-    """Part of the Re-measure dock that closes the loop.
+    """The panel of what was measured again.
 
     Parameters
     ----------
     session : Session
-        Knows the denoiser, and what it was trained on.
+        Holds the denoiser and its training images.
     theme : Theme
         Colours of its notes.
     viewer : napari.Viewer
         Whose layers are offered.
-    runs : dict of str to Run
-        Where reading a file is kept.
+    lifetime : Lifetime
+        Of the dock.
     """
 
     put_wanted = Signal()
-    """The picked image is to be put into windows."""
+    """Emitted when the picked image shall be put into windows."""
     go_wanted = Signal()
-    """Training is to go on."""
+    """Emitted when training shall go on."""
 
-    def __init__(self, session: Session, theme: Theme, viewer: Any, runs: dict[str, Run[Any]]) -> None:
+    def __init__(self, session: Session, theme: Theme, viewer: Any, lifetime: Lifetime) -> None:
         super().__init__()
         self._session = session
         self.measured = LayerPicker(
@@ -176,7 +175,8 @@ class MeasuredPanel(QWidget):
         self.go = push_button("continue_training", "Continue training", _GO_HELP)
         self.gain = NoteLabel(theme, "gain")
         for picker in (self.measured, self.noisy, self.clean):
-            picker.file_wanted.connect(lambda p=picker: ask_for_image(self, viewer, p, runs))
+            lifetime.at_end(picker.leave)
+            picker.file_wanted.connect(lambda p=picker: ask_for_image(self, viewer, p, lifetime))
         self.put.clicked.connect(self.put_wanted)
         self.go.clicked.connect(self.go_wanted)
         self._arrange()
@@ -219,7 +219,7 @@ class MeasuredPanel(QWidget):
             picker.refresh(layers)
 
     def training(self) -> Training | None:
-        """What the networks were trained on: of the session, or as picked.
+        """Return the training images: those of the session, or the picked ones.
 
         Raises
         ------
@@ -237,16 +237,16 @@ class MeasuredPanel(QWidget):
         )
 
     def show_state(self, *, windows: int, put: bool, busy: bool) -> None:
-        """Show what can be done, and why not.
+        """Enable the possible actions, and explain the others.
 
         Parameters
         ----------
         windows : int
             Windows that were measured again.
         put : bool
-            Whether there are windows to put an image into.
+            True if there are windows to put an image into.
         busy : bool
-            Whether something runs.
+            True while something runs.
         """
         self._pair.setVisible(self._session.training is None)
         reason = ""
@@ -265,11 +265,6 @@ class MeasuredPanel(QWidget):
             why = "" if self.measured.layers else "Pick a layer, or load a file."
         self.put.setEnabled(not why)
         self.put.setToolTip(why or _PUT_HELP)
-
-    def leave(self) -> None:
-        """Watch no layer any more."""
-        for picker in (self.measured, self.noisy, self.clean):
-            picker.leave()
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""

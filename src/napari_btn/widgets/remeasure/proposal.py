@@ -1,8 +1,8 @@
-"""From a choice of score to proposed windows, as a step; and the score of windows that were moved."""
+"""Proposals of windows from a choice of score, and the scores of moved windows."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -13,8 +13,6 @@ from napari_btn.core.remeasure.scores import combine_channels, score_map
 from napari_btn.core.remeasure.stage import travel_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.prediction import Prediction
@@ -22,7 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.core.remeasure.stage import StageAffine
 
-__all__ = ["Choice", "Proposal", "pixel_size_of", "propose_steps", "scored", "sizes_of"]
+__all__ = ["Choice", "Proposal", "Search", "pixel_size_of", "propose_steps", "scored", "sizes_of"]
 
 
 _SPREADS: dict[str, Literal["plain", "relative"]] = {"spread": "plain", "relative spread": "relative"}
@@ -30,7 +28,7 @@ _SPREADS: dict[str, Literal["plain", "relative"]] = {"spread": "plain", "relativ
 
 @dataclass(frozen=True)
 class Choice:
-    """What makes a pixel worth another measurement.
+    """The score that makes a pixel worth another measurement.
 
     Parameters
     ----------
@@ -50,9 +48,34 @@ class Choice:
     scene: int = 0
 
 
+@dataclass(frozen=True)
+class Search:
+    """Windows to look for.
+
+    Parameters
+    ----------
+    window : tuple of int
+        Size in pixels along (Z,) Y, X.
+    count : int
+        How many windows at most.
+    margin : int
+        Pixels kept free along the border and between windows.
+    travel : bool
+        True for an order of short travel, from the best window on.
+    stage : StageAffine, optional
+        Measures the travel on the stage.
+    """
+
+    window: tuple[int, ...]
+    count: int
+    margin: int = 0
+    travel: bool = field(default=False, kw_only=True)
+    stage: StageAffine | None = field(default=None, kw_only=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Proposal:
-    """Windows, and the score that they were chosen by.
+    """Proposed windows, and the score that they were chosen by.
 
     Parameters
     ----------
@@ -67,7 +90,7 @@ class Proposal:
 
 
 def sizes_of(prediction: Prediction) -> dict[str, int]:
-    """Size along each axis of a prediction.
+    """Return the size along each axis of a prediction.
 
     Parameters
     ----------
@@ -84,7 +107,7 @@ def sizes_of(prediction: Prediction) -> dict[str, int]:
 
 
 def pixel_size_of(prediction: Prediction) -> tuple[tuple[float, ...], str]:
-    """Pixel size along (Z,) Y, X and its unit; 1 px where the prediction says nothing.
+    """Return the pixel size along (Z,) Y, X and its unit; 1 px if the prediction has none.
 
     Parameters
     ----------
@@ -108,13 +131,8 @@ def pixel_size_of(prediction: Prediction) -> tuple[tuple[float, ...], str]:
 def propose_steps(
     prediction: Prediction,
     choice: Choice,
-    window: Sequence[int] = (),
-    count: int = 0,
+    search: Search | None = None,
     score: NDArray[np.float32] | None = None,
-    *,
-    margin: int = 0,
-    travel: bool = False,
-    stage: StageAffine | None = None,
 ) -> Step[Proposal]:
     """Score the image, then search it; a step.
 
@@ -124,18 +142,10 @@ def propose_steps(
         Calibrated maps.
     choice : Choice
         Of the score.
-    window : sequence of int
-        Size in pixels along (Z,) Y, X.
-    count : int
-        How many windows at most; with 0, only the score is made.
+    search : Search, optional
+        Windows to look for; None makes the score only.
     score : ndarray of float32, optional
-        The score of that choice where it is known already.
-    margin : int
-        Pixels kept free along the border and between windows.
-    travel : bool
-        In an order of short travel, from the best one on.
-    stage : StageAffine, optional
-        Travel is as long as it is on the stage, where that is known.
+        The score of that choice, if it is known already.
 
     Returns
     -------
@@ -158,16 +168,17 @@ def propose_steps(
         by: Literal["rank", "mean"] = "rank" if choice.kind in ("ambiguity", "relative width") else "mean"
         made = stack[0] if n == 1 else combine_channels(np.where(finite, stack, 0), mask=finite, by=by)
         score = np.where(finite, made, 0).astype(np.float32)
-    if not count:
+    if search is None:
         return Proposal(score)
     yield Progress(n, n + 1, "Searching windows")
     size, unit = pixel_size_of(prediction)
-    found = propose_regions(score, window, count, size, unit, margin=margin, spacing=margin)
-    return Proposal(score, tuple(travel_order(found, stage=stage) if travel else found))
+    margin = search.margin
+    found = propose_regions(score, search.window, search.count, size, unit, margin=margin, spacing=margin)
+    return Proposal(score, tuple(travel_order(found, stage=search.stage) if search.travel else found))
 
 
 def scored(region: Region, score: NDArray[np.float32] | None) -> Region:
-    """The region with its score summed anew; only its own pixels are read.
+    """Return the region with its score, summed over its own pixels.
 
     Parameters
     ----------
@@ -188,7 +199,7 @@ def scored(region: Region, score: NDArray[np.float32] | None) -> Region:
 
 
 def _score(prediction: Prediction, choice: Choice, i: int, channel: int) -> NDArray[np.float32]:
-    """Score of one channel."""
+    """Return the score of one channel."""
     scene = choice.scene
     if choice.kind == "ambiguity":
         return score_map(prediction, channel=channel, threshold=choice.thresholds[i], scene=scene)

@@ -1,4 +1,4 @@
-"""Regions as rectangles of a Shapes layer, and back after the user moved them."""
+"""Conversion of regions to rectangles of a Shapes layer, and back."""
 
 from __future__ import annotations
 
@@ -18,14 +18,34 @@ if TYPE_CHECKING:
 
     from napari_btn.widgets.shared.placement import Placement
 
-__all__ = ["Frame", "add_rectangles", "features_of", "keep_before"]
+__all__ = ["Frame", "Measured", "add_rectangles", "features_of", "keep_before", "place_of"]
 
-_COLOUR = "#56b4e9"  # Okabe and Ito's sky blue stands out of gray and magma
+Place = tuple[tuple[int, ...], tuple[int, ...]]
+Measured = dict[Place, "NDArray[np.float32]"]
+"""What was measured again, (C, *size), by the place of its window."""
+
+_COLOUR = "#56b4e9"  # Okabe and Ito's sky blue contrasts with gray and magma
 _TEXT_SIZE = 12
 
 
+def place_of(region: Region) -> Place:
+    """Return first pixel and size of a window, so that a moved window doesn't count as measured.
+
+    Parameters
+    ----------
+    region : Region
+        In pixels.
+
+    Returns
+    -------
+    tuple of tuple of int
+        Start and size.
+    """
+    return region.start, region.size
+
+
 class Frame:
-    """Between rectangles in the axes of a layer and regions in pixels.
+    """The conversion between rectangles of a layer and regions in pixels.
 
     Parameters
     ----------
@@ -39,7 +59,7 @@ class Frame:
 
     def __init__(self, sizes: Mapping[str, int], pixel_size: tuple[float, ...], unit: str) -> None:
         self.sizes, self.pixel_size, self.unit = dict(sizes), pixel_size, unit
-        # Layers are aligned at their last axis, so channels in front may be left out, others may not.
+        # napari aligns layers at their last axis, so only channels in front may be left out.
         self.axes = "".join(sizes).lstrip("C")
         """Axes of the layer."""
         self.space = "".join(a for a in "ZYX" if a in sizes)
@@ -51,7 +71,7 @@ class Frame:
         return tuple(self.sizes[a] for a in self.space)
 
     def corners(self, region: Region, at: Mapping[str, int]) -> NDArray[np.float64]:
-        """Corners of a region's rectangle, in its middle plane: napari shows no shape on several.
+        """Return the corners of a region's rectangle, in its middle plane; napari shows a shape on one plane.
 
         Parameters
         ----------
@@ -74,7 +94,7 @@ class Frame:
         return np.array(columns, dtype=float).T
 
     def region(self, corners: NDArray[np.float64], depth: int = 1) -> tuple[Region, bool]:
-        """Region of a shape, as far as it lies inside the image, and whether all of it does.
+        """Return the region of a shape inside the image, and True if all of the shape is inside.
 
         Parameters
         ----------
@@ -118,7 +138,7 @@ class Frame:
         return place, inside
 
     def scene(self, at: Mapping[str, int]) -> int:
-        """Number of a scene, from its index by axis letter.
+        """Return the number of a scene, from its index by axis letter.
 
         Parameters
         ----------
@@ -137,12 +157,12 @@ class Frame:
         return number
 
     def scene_of(self, corners: NDArray[np.float64]) -> int:
-        """Number of the scene that a shape stands in."""
+        """Return the number of the scene that a shape stands in."""
         return self.scene({a: round(float(corners[0, i])) for i, a in enumerate(self.axes) if a in "ST"})
 
 
 def features_of(regions: Sequence[Region]) -> dict[str, list[Any]]:
-    """Features of a layer with one rectangle per region.
+    """Return the features of a layer with one rectangle per region.
 
     Parameters
     ----------
@@ -178,7 +198,7 @@ def add_rectangles(
     placement: Placement | None,
     record: Mapping[str, Any],
 ) -> Shapes:
-    """Layer of rectangles with their ranks beside them.
+    """Add a layer of rectangles with their ranks beside them.
 
     Parameters
     ----------
@@ -189,9 +209,9 @@ def add_rectangles(
     corners : sequence of ndarray, (4, D)
         One per rectangle.
     features : mapping
-        What `features_of` gives.
+        From `features_of`.
     placement : Placement, optional
-        Where the layer stands.
+        Place of the layer.
     record : mapping
         Metadata.
 
@@ -220,7 +240,7 @@ def add_rectangles(
 
 
 def keep_before(viewer: Any, layer: Any) -> None:
-    """Keep a layer that the user edited as one hidden backup, at the bottom.
+    """Keep a layer that the user edited as the one hidden backup, at the bottom.
 
     Parameters
     ----------

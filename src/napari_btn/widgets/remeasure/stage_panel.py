@@ -1,4 +1,4 @@
-"""Places that are known in the image and on the stage, as a table that can be typed into, and what they fit."""
+"""The table of places that are known in the image and on the stage."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _TABLE_HELP = (
 
 
 class StagePanel(QWidget):
-    """Part of the Re-measure dock that knows the stage.
+    """The panel of places that are known on the stage.
 
     Parameters
     ----------
@@ -49,9 +49,9 @@ class StagePanel(QWidget):
     """
 
     changed = Signal()
-    """Another number was typed, or a row came or went."""
+    """Emitted when a number or the number of rows changes."""
     points_wanted = Signal()
-    """The positions are to come from a Points layer."""
+    """Emitted when the positions shall come from a Points layer."""
 
     def __init__(self, theme: Theme) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class StagePanel(QWidget):
         layout.addWidget(self.folded)
 
     def pairs(self) -> list[Pair]:
-        """Complete rows: row and column in pixels, and the two stage coordinates.
+        """Return the complete rows: row and column in pixels, and the two stage coordinates.
 
         Returns
         -------
@@ -130,13 +130,13 @@ class StagePanel(QWidget):
         return found
 
     def _text(self, row: int, column: int) -> str:
-        """What stands in a cell."""
+        """Return the text of a cell."""
         item = self.table.item(row, column)
         return "" if item is None else item.text().strip()
 
     @staticmethod
     def _numbers(row: int, texts: Sequence[str]) -> Pair:
-        """Numbers of a row, with a point or a comma for decimals."""
+        """Return the numbers of a row, with a point or a comma for decimals."""
         try:
             y, x, first, second = (float(text.replace(",", ".")) for text in texts)
         except ValueError as error:
@@ -146,7 +146,7 @@ class StagePanel(QWidget):
         return y, x, first, second
 
     def show_pairs(self, pairs: Sequence[Pair]) -> None:
-        """Show these places instead of the last, silently."""
+        """Show these places instead of the last, without a signal."""
         self.table.blockSignals(True)
         self.table.clearContents()
         self.table.setRowCount(max(len(pairs), _LEAST))
@@ -173,7 +173,7 @@ class StagePanel(QWidget):
         self.table.setItem(row, column, _right(f"{value:.10g}"))
 
     def say_fit(self, affine: StageAffine | None, count: int, problem: str = "") -> None:
-        """Say how well the places fit, or why they don't.
+        """Show how well the places fit, or why they don't.
 
         Parameters
         ----------
@@ -208,7 +208,7 @@ class StagePanel(QWidget):
 
 
 def _right(text: str) -> QTableWidgetItem:
-    """Cell of a number."""
+    """Return a cell for a number."""
     item = QTableWidgetItem(text)
     item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
     return item

@@ -1,8 +1,8 @@
-"""What the Re-measure dock is made of, and how it is laid out; it does nothing yet."""
+"""The form of the Re-measure dock: its controls and their layout."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -21,9 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.widgets.remeasure.measured import MeasuredPanel
 from napari_btn.widgets.remeasure.stage_panel import StagePanel
-from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.panels import (
     NoteLabel,
     ProgressPanel,
@@ -37,10 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_btn.core.remeasure.regions import Region
+    from napari_btn.widgets.remeasure.measured import MeasuredPanel
 
-__all__ = ["EXPORT_HELP", "PROPOSE_HELP", "SCORES", "RemeasureView", "short_unit"]
+__all__ = ["EXPORT_HELP", "PROPOSE_HELP", "RemeasureView", "short_unit"]
 
-SCORES = {
+_SCORES = {
     "ambiguity": (
         "undecided at the threshold, 4p(1 - p)",
         "How open it is whether the signal exceeds the threshold: 1 where it is even, 0 where it is settled.",
@@ -69,7 +68,7 @@ _UNITS = {"um": "µm", "pixel": "px"}
 
 
 def short_unit(unit: str) -> str:
-    """Unit as it is written in a window.
+    """Return the unit as the window shows it.
 
     Parameters
     ----------
@@ -84,29 +83,30 @@ def short_unit(unit: str) -> str:
     return _UNITS.get(unit, unit)
 
 
-class RemeasureView(Dock):
-    """Parts of the Re-measure dock.
+class RemeasureView(QWidget):
+    """The form of the Re-measure dock.
 
     Parameters
     ----------
-    napari_viewer : napari.Viewer
-        Gives the theme.
+    theme : Theme
+        Colours of the viewer.
+    loop : MeasuredPanel
+        What was measured again, shown at the bottom.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
-        self.setObjectName("napari_btn_remeasure")
-        self._theme = Theme(self.viewer)
+    def __init__(self, theme: Theme, loop: MeasuredPanel) -> None:
+        super().__init__()
+        self._theme, self.loop = theme, loop
         self._build_choice()
         self._build_window()
         self._build_results()
         self._arrange()
 
     def _build_choice(self) -> None:
-        """Make what chooses the score."""
+        """Make the controls of the score."""
         self.hint = NoteLabel(self._theme, "hint")
         self.score = combo_box("score", "What makes a pixel worth another measurement.")
-        for kind, (text, help_text) in SCORES.items():
+        for kind, (text, help_text) in _SCORES.items():
             self.score.addItem(text, kind)
             self.score.setItemData(self.score.count() - 1, help_text, Qt.ItemDataRole.ToolTipRole)
         self.channel = combo_box(
@@ -130,7 +130,7 @@ class RemeasureView(Dock):
         self.thresholds.setAccessibleName("Thresholds of all channels")
 
     def _build_window(self) -> None:
-        """Make what says how large, and how many."""
+        """Make the controls of the windows."""
         self.window_height = self._number(
             "window_height", "Height of a window: the field of view, from above to below."
         )
@@ -172,7 +172,7 @@ class RemeasureView(Dock):
         self.progress = ProgressPanel(self._theme)
 
     def _build_results(self) -> None:
-        """Make the table and what is under it."""
+        """Make the table and the parts below it."""
         self.table = QTableWidget(0, 0)
         self.table.setObjectName("regions")
         self.table.setAccessibleName("Regions to measure again")
@@ -197,11 +197,10 @@ class RemeasureView(Dock):
         self.summary.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.export = push_button("export", "Export…", EXPORT_HELP)
         self.stage = StagePanel(self._theme)
-        self.loop = MeasuredPanel(self.session, self._theme, self.viewer, self._runs)
         self.message = NoteLabel(self._theme, "message")
 
     def _arrange(self) -> None:
-        """Lay the parts out, little enough for a laptop."""
+        """Lay the parts out, small enough for a laptop."""
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(4, 4, 4, 4)
@@ -293,7 +292,7 @@ class RemeasureView(Dock):
 
     @staticmethod
     def _row(*parts: QWidget) -> QWidget:
-        """Parts beside each other."""
+        """Return a row of parts."""
         box = QWidget()
         row = QHBoxLayout(box)
         row.setContentsMargins(0, 0, 0, 0)
@@ -304,7 +303,7 @@ class RemeasureView(Dock):
 
     @staticmethod
     def _number(name: str, help_text: str) -> QDoubleSpinBox:
-        """Box for a size in pixels or in units."""
+        """Return a box for a size in pixels or in units."""
         made = QDoubleSpinBox()
         made.setObjectName(name)
         made.setRange(0.0, 1e9)
@@ -324,7 +323,7 @@ class RemeasureView(Dock):
 
 
 def _cells(row: int, region: Region, blank: bool, volume: bool) -> list[str]:
-    """Texts of one row of the table."""
+    """Return the texts of one row of the table."""
     height, width = (n * p for n, p in zip(region.size[-2:], region.pixel_size[-2:], strict=True))
     y, x = region.centre[-2:]
     cells = [

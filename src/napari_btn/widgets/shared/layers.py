@@ -1,4 +1,4 @@
-"""Napari layers to arrays with axes, scale and unit; files and samples to layers.
+"""Conversion of napari layers to images with axes, scale and unit, and of images to layers.
 
 A layer is read once, on the main thread, into a value that a step may keep: nothing here is
 touched by a worker. Large arrays (dask, zarr, memory maps) are passed on as they are and read
@@ -8,11 +8,12 @@ crop by crop.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import SPACE, Image
 from napari_btn.widgets.shared.placement import Placement
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ __all__ = [
 ]
 
 KEY = "napari_btn"
-"""Where a layer's metadata holds ours."""
+"""Key of our entries in a layer's metadata."""
 
 _LETTER_OF = {
     "s": "S", "scene": "S", "scenes": "S", "position": "S", "p": "S", "repeat": "S",
@@ -48,41 +49,24 @@ _LETTER_OF = {
 }  # fmt: skip
 _SHORT_UNIT = {"pixel": "px", "css_pixel": "px", "micrometer": "um", "nanometer": "nm", "millimeter": "mm"}
 _LONG_UNIT = {"px": "pixel", "µm": "um", "μm": "um", "": "pixel"}
-_SPACE = "ZYX"
 
 
 @dataclass(frozen=True)
-class LayerImage:
-    """What a layer showed when it was read.
+class LayerImage(Image):
+    """An image as a layer holds it, with its place in the viewer.
+
+    The data are those of the layer: numpy, dask, zarr; level 0 of a multiscale layer. Axes hold "?" where
+    they are unknown, and the name is that of the layer, or of the stack.
 
     Parameters
     ----------
-    data : array-like
-        As the layer holds it: numpy, dask, zarr; level 0 of a multiscale layer.
-    axes : str
-        One letter per dimension.
-    guessed : bool
-        Whether the axes were guessed from the shape.
-    channel_names : tuple of str, optional
-        One per channel.
-    pixel_size : tuple of float, optional
-        One per space axis in the order of ``axes``; None where the layer says nothing.
-    unit : str
-        Unit of the pixel size.
-    name : str
-        Name of the layer, or of the stack.
     placement : Placement
         Where it stands.
     """
 
-    data: Any
-    axes: str
-    guessed: bool
-    channel_names: tuple[str, ...] | None
-    pixel_size: tuple[float, ...] | None
-    unit: str
-    name: str
-    placement: Placement
+    axes: str = ""
+    unit: str = "px"
+    placement: Placement = field(kw_only=True)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -90,17 +74,12 @@ class LayerImage:
         return tuple(int(n) for n in self.data.shape)
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the data when they stand in memory."""
-        return int(np.prod(self.shape, dtype=np.int64)) * int(np.dtype(self.data.dtype).itemsize)
-
-    @property
     def in_memory(self) -> bool:
-        """Whether the values can be read at once, without a file or a calculation behind them."""
+        """True if the values are in memory, not in a file or computed on demand."""
         return all(type(part) is np.ndarray for part in getattr(self.data, "arrays", (self.data,)))
 
     def with_axes(self, axes: str) -> LayerImage:
-        """The same image with axes that the user gave.
+        """Return the same image with axes that the user gave.
 
         Parameters
         ----------
@@ -114,9 +93,9 @@ class LayerImage:
         """
         axes = axes.upper()
         if axes == self.axes:
-            return replace(self, guessed=False)
+            return replace(self, axes_guessed=False)
         if len(axes) != len(self.axes) or len(set(axes)) != len(axes):
-            return replace(self, axes=axes, guessed=False)
+            return replace(self, axes=axes, axes_guessed=False)
         placement = replace(self.placement, axes=axes)
         pixel_size, unit = _pixel_size(placement)
         names = self.channel_names
@@ -125,7 +104,7 @@ class LayerImage:
         return replace(
             self,
             axes=axes,
-            guessed=False,
+            axes_guessed=False,
             placement=placement,
             pixel_size=pixel_size,
             unit=unit,
@@ -156,7 +135,7 @@ class _Stacked:
 
 
 def read_layer(layer: ImageLayer) -> LayerImage:
-    """What an image layer shows: data, axes, channel names, pixel size and place.
+    """Return the data, axes, channel names, pixel size and place of an image layer.
 
     Axes come from the layer's axis labels, else from its metadata, else from a guess.
 
@@ -193,13 +172,12 @@ def read_layer(layer: ImageLayer) -> LayerImage:
         tuple(layer.axis_labels),
     )
     pixel_size, unit = _pixel_size(placement)
-    return LayerImage(
-        data, axes, guessed, _channel_names(layer, axes, data.shape), pixel_size, unit, layer.name, placement
-    )
+    names = _channel_names(layer, axes, data.shape)
+    return LayerImage(data, axes, names, pixel_size, unit, layer.name, guessed, placement=placement)
 
 
 def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
-    """Several images as one, stacked as channels or as repeats.
+    """Stack images as channels or as repeats.
 
     Parameters
     ----------
@@ -238,23 +216,23 @@ def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
     return LayerImage(
         _Stacked([image.data for image in images]),
         axes,
-        any(image.guessed for image in images),
         names if axis == "C" else first.channel_names,
         first.pixel_size,
         first.unit,
         _common_name(names),
-        first.placement.onto(axes),
+        any(image.axes_guessed for image in images),
+        placement=first.placement.onto(axes),
     )
 
 
-def add_image(viewer: Any, image: Any) -> ImageLayer:
-    """Layer of an image read from a file.
+def add_image(viewer: Any, image: Image) -> ImageLayer:
+    """Add a layer with an image that was read from a file.
 
     Parameters
     ----------
     viewer : napari.Viewer
         Gets the layer.
-    image : napari_btn.io.images.Image
+    image : Image
         Data with what its file said of axes, channels and pixel size.
 
     Returns
@@ -271,7 +249,7 @@ def add_image(viewer: Any, image: Any) -> ImageLayer:
 
 
 def sample_blobs() -> list[tuple[Any, dict[str, Any], str]]:
-    """Blobs in skewed noise, and without it, as layers.
+    """Return layers of blobs in skewed noise, and of the blobs alone.
 
     Returns
     -------
@@ -284,7 +262,7 @@ def sample_blobs() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def sample_edx() -> list[tuple[Any, dict[str, Any], str]]:
-    """Counts of three elements in a soil, and the rates behind them, as layers.
+    """Return layers of counts of three elements in a soil, and of the rates behind them.
 
     Returns
     -------
@@ -297,7 +275,7 @@ def sample_edx() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def sample_xct() -> list[tuple[Any, dict[str, Any], str]]:
-    """A fast tomogram of grains, voids and cracks, and the volume behind it, as layers.
+    """Return layers of a fast tomogram of grains, voids and cracks, and of the volume behind it.
 
     Returns
     -------
@@ -310,7 +288,7 @@ def sample_xct() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def sample_lattice() -> list[tuple[Any, dict[str, Any], str]]:
-    """Electron counts of a crystal's atomic columns, and the rates behind them, as layers.
+    """Return layers of electron counts of a crystal's atomic columns, and of the rates behind them.
 
     Returns
     -------
@@ -323,7 +301,7 @@ def sample_lattice() -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
-    """Noisy and clean layers of a pair.
+    """Return the noisy and clean layers of a pair.
 
     Parameters
     ----------
@@ -351,9 +329,9 @@ def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
 
 
 def _grid(axes: str, pixel_size: Sequence[float] | None, unit: str) -> dict[str, Any]:
-    """Axis labels, scale and units of a layer."""
+    """Return axis labels, scale and units of a layer."""
     axes = axes.upper()
-    space = [a for a in axes if a in _SPACE]
+    space = [a for a in axes if a in SPACE]
     size = dict(zip(space, pixel_size or [1.0] * len(space), strict=True))
     unit = _LONG_UNIT.get(unit, unit)
     return {
@@ -364,11 +342,11 @@ def _grid(axes: str, pixel_size: Sequence[float] | None, unit: str) -> dict[str,
 
 
 def _axes_of(layer: ImageLayer, shape: tuple[int, ...]) -> tuple[str, bool]:
-    """Axes letters of a layer, and whether they are a guess."""
+    """Return the axes letters of a layer, and True if they are a guess."""
     known = [_LETTER_OF.get(str(label).lower(), "?") for label in layer.axis_labels]
     ours = layer.metadata.get(KEY)
-    told = layer.metadata.get("axes") or (ours.get("axes") if isinstance(ours, Mapping) else None)
-    for axes in ("".join(known), str(told or "").upper()):
+    named = layer.metadata.get("axes") or (ours.get("axes") if isinstance(ours, Mapping) else None)
+    for axes in ("".join(known), str(named or "").upper()):
         if len(axes) == len(shape) and len(set(axes)) == len(axes) and set(axes) <= set("STCZYX"):
             return axes, False
     from napari_btn.io.metadata import guess_axes
@@ -377,7 +355,7 @@ def _axes_of(layer: ImageLayer, shape: tuple[int, ...]) -> tuple[str, bool]:
 
 
 def _channel_names(layer: ImageLayer, axes: str, shape: Sequence[int]) -> tuple[str, ...] | None:
-    """Channel names in a layer's metadata, if there is one for each channel."""
+    """Return the channel names in a layer's metadata, if there is one for each channel."""
     ours = layer.metadata.get(KEY)
     names = layer.metadata.get("channel_names") or (
         ours.get("channel_names") if isinstance(ours, Mapping) else None
@@ -388,8 +366,8 @@ def _channel_names(layer: ImageLayer, axes: str, shape: Sequence[int]) -> tuple[
 
 
 def _pixel_size(placement: Placement) -> tuple[tuple[float, ...] | None, str]:
-    """Pixel size along the space axes and its unit; None where the layer says nothing."""
-    space = [i for i, letter in enumerate(placement.axes) if letter in _SPACE]
+    """Return the pixel size along the space axes and its unit; None if the layer has none."""
+    space = [i for i, letter in enumerate(placement.axes) if letter in SPACE]
     if not space:
         return None, "px"
     units = [placement.units[i] for i in space]
@@ -401,7 +379,7 @@ def _pixel_size(placement: Placement) -> tuple[tuple[float, ...] | None, str]:
 
 
 def _shear_matrix(shear: Any, n: int) -> NDArray[np.float64]:
-    """Shear as a matrix; napari gives the upper triangle where that is all."""
+    """Return the shear as a matrix; napari may give the upper triangle only."""
     values = np.asarray(shear, dtype=float)
     if values.ndim == 2:
         return values
@@ -411,12 +389,12 @@ def _shear_matrix(shear: Any, n: int) -> NDArray[np.float64]:
 
 
 def _common_name(names: Sequence[str]) -> str:
-    """Short name of a stack."""
+    """Return a short name for a stack."""
     return " + ".join(names) if sum(map(len, names)) <= 24 else f"{names[0]} + {len(names) - 1}"
 
 
 def limits_of(values: NDArray[Any], high: float) -> tuple[float, float]:
-    """Low and high contrast limit of finite values, apart from each other.
+    """Return the low and high contrast limit of finite values.
 
     Parameters
     ----------

@@ -1,42 +1,69 @@
-"""Layers of the Uncertainty dock: maps and masks over a result, a line to cut along, a grid."""
+"""Our layers: maps from the table of kinds, a line to cut along, and results side by side."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.widgets.shared.layers import KEY, read_layer
+from napari_btn.core.calibration.maps import MAP_KINDS
+from napari_btn.widgets.shared.layers import KEY, limits_of, read_layer
+from napari_btn.widgets.shared.thresholds import few_values
 
 if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
     from napari.layers import Labels, Layer, Shapes
     from numpy.typing import NDArray
 
+    from napari_btn.core.calibration.maps import MapKind
     from napari_btn.widgets.shared.placement import Placement
 
 __all__ = [
+    "KINDS",
+    "WIDTH_PERCENTILE",
     "as_before",
+    "layer_name",
     "line_layer",
     "map_layer",
-    "mask_layer",
+    "missed_top",
     "our_layer",
+    "placed_map",
     "placement_of",
     "plane_of",
     "side_by_side",
     "truths",
 ]
 
+KINDS = {kind.name: kind for kind in MAP_KINDS}
+"""The table of maps by name."""
+WIDTH_PERCENTILE = 99.5
 _ANCHORS = ("median", "lower", "upper", "width")
-_COLORMAPS = {"exceedance": "viridis", "miscoverage": "magma", "spread": "magma"}
 _TAKES_AWAY, _ADDS = (0.2, 0.45, 1.0), (1.0, 0.25, 0.15)
 
 
+def layer_name(source: str, kind: str) -> str:
+    """Return the name of the layer of a map.
+
+    Parameters
+    ----------
+    source : str
+        Name of the source.
+    kind : str
+        Name of a map kind.
+
+    Returns
+    -------
+    str
+        Name of the source with the kind's title.
+    """
+    return f"{source} {KINDS[kind].title}"
+
+
 def our_layer(viewer: Any, name: str, kind: str) -> Any:
-    """Our layer of that name and kind; None where there is none.
+    """Return our layer of this name and kind; None if there is none.
 
     Parameters
     ----------
@@ -60,7 +87,7 @@ def our_layer(viewer: Any, name: str, kind: str) -> Any:
 
 
 def placement_of(viewer: Any, source: str, axes: str) -> Placement | None:
-    """Where the results of a source stand; None where neither they nor the source are there.
+    """Return the placement of a source's results; None if neither they nor the source exist.
 
     Parameters
     ----------
@@ -88,97 +115,156 @@ def placement_of(viewer: Any, source: str, axes: str) -> Placement | None:
 
 def map_layer(
     viewer: Any,
-    name: str,
-    data: NDArray[np.float32],
-    placement: Placement | None,
+    kind: str,
+    source: str,
+    data: NDArray[Any],
     record: Mapping[str, Any],
-    limits: tuple[float, float],
-) -> ImageLayer:
-    """Layer with a map, made or brought up to date.
+    start: Sequence[int] = (),
+) -> ImageLayer | Labels:
+    """Show a map as a layer, made or updated, where the results of its source stand.
 
     Parameters
     ----------
     viewer : napari.Viewer
         Gets the layer.
-    name : str
-        Name of the layer.
-    data : ndarray of float32
+    kind : str
+        Name of a map kind.
+    source : str
+        Name of the source.
+    data : ndarray
+        In the axes of the record.
+    record : mapping
+        Metadata; the names of kind and caption are added.
+    start : sequence of int
+        First index along each axis, for a map of a part of the source.
+
+    Returns
+    -------
+    napari.layers.Image or napari.layers.Labels
+        The layer; a mask is a Labels layer that shows its outline only.
+    """
+    placement = placement_of(viewer, source, str(record["axes"]))
+    if placement is not None and start:
+        placement = placement.cropped(start)
+    layer = placed_map(viewer, kind, source, data, placement, record)
+    if KINDS[kind].contrast == "around zero":
+        layer.contrast_limits_range = layer.contrast_limits = _limits(KINDS[kind], data, record)
+    return layer
+
+
+def placed_map(
+    viewer: Any,
+    kind: str,
+    source: str,
+    data: NDArray[Any],
+    placement: Placement | None,
+    record: Mapping[str, Any],
+) -> Any:
+    """Show a map as a layer in a known place, made or updated.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    kind : str
+        Name of a map kind.
+    source : str
+        Name of the source.
+    data : ndarray
         In the axes of the placement.
     placement : Placement, optional
         Where it stands.
     record : mapping
-        Metadata, with the name of the map as "map".
-    limits : tuple of float
-        Contrast limits of a new layer.
+        Metadata; the names of kind and caption are added.
 
     Returns
     -------
-    napari.layers.Image
+    napari.layers.Image or napari.layers.Labels
         The layer.
     """
-    old = our_layer(viewer, name, record["map"])
-    if old is not None and old.data.shape == data.shape:
+    shown = KINDS[kind]
+    record = {"caption": shown.caption, **record, "map": kind}
+    place = {} if placement is None else placement.to_layer()
+    name = layer_name(source, kind)
+    old = our_layer(viewer, name, kind)
+    if old is not None and old.ndim == data.ndim:
         old.data = data
-        old.metadata = {**old.metadata, KEY: dict(record)}
+        for key, value in place.items():
+            if not _same(getattr(old, key), value):
+                setattr(old, key, value)
+        old.metadata = {**old.metadata, KEY: record}
         return old
     if old is not None:
         viewer.layers.remove(old)
+    if shown.colormap == "outline":
+        return _outline(viewer, name, data, record, place)
     return viewer.add_image(
         data,
         name=name,
-        colormap=_signed() if record["map"] == "filter" else _COLORMAPS.get(record["map"], "gray"),
-        contrast_limits=limits,
-        metadata={KEY: dict(record)},
+        colormap=_signed() if shown.colormap == "signed" else shown.colormap,
+        contrast_limits=_limits(shown, data, record),
+        visible=shown.visible,
+        metadata={KEY: record},
         rgb=False,
-        **({} if placement is None else placement.to_layer()),
+        **place,
     )
 
 
+def _limits(kind: MapKind, data: NDArray[Any], record: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the contrast limits of a new layer."""
+    if kind.contrast == "around zero":
+        top = float(np.abs(data).max()) or 1.0
+        return -top, top
+    if kind.contrast == "missed":
+        return 0.0, missed_top(record["alpha"])
+    if kind.contrast == "from zero" and kind.added == "request":
+        axes = str(record["axes"])
+        channels = range(data.shape[axes.index("C")]) if "C" in axes else (0,)
+        values = np.concatenate([few_values(data, axes, c) for c in channels])
+        return 0.0, limits_of(values, WIDTH_PERCENTILE)[1]
+    # the limits of signal and width follow the shown channel, which is not known here
+    return 0.0, 1.0
+
+
+def missed_top(alpha: float) -> float:
+    """Return the share of missed pixels that is shown brightest.
+
+    Parameters
+    ----------
+    alpha : float
+        Miscoverage of the intervals.
+
+    Returns
+    -------
+    float
+        Between 0 and 1.
+    """
+    return max(3 * alpha, 0.05)
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Return True if a layer has this place already: setting it again would redraw it."""
+    if isinstance(new, tuple) and new and isinstance(new[0], str):
+        return tuple(str(value) for value in old) == new
+    old = getattr(old, "affine_matrix", old)
+    return np.shape(old) == np.shape(new) and bool(np.allclose(old, new))
+
+
 def _signed() -> Any:
-    """Colormap from blue over nothing to red: what lies beneath shows where a map is zero."""
+    """Return a colormap from blue over clear to red: where a map is zero, the layers below show."""
     from napari.utils import Colormap
 
     colours = [(*_TAKES_AWAY, 1.0), (*_TAKES_AWAY, 0.0), (*_ADDS, 0.0), (*_ADDS, 1.0)]
     return Colormap(colours, name="blue, nothing, red", controls=[0.0, 0.49, 0.51, 1.0])
 
 
-def mask_layer(
-    viewer: Any,
-    name: str,
-    data: NDArray[np.uint8],
-    placement: Placement | None,
-    record: Mapping[str, Any],
+def _outline(
+    viewer: Any, name: str, data: NDArray[Any], record: Mapping[str, Any], place: Mapping[str, Any]
 ) -> Labels:
-    """Layer that outlines a mask, made or brought up to date.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Gets the layer.
-    name : str
-        Name of the layer.
-    data : ndarray of uint8
-        1 inside.
-    placement : Placement, optional
-        Where it stands.
-    record : mapping
-        Metadata, with the name of the map as "map".
-
-    Returns
-    -------
-    napari.layers.Labels
-        The layer; an outline, so that what it outlines stays in sight.
-    """
+    """Add a layer that outlines a mask, so that what it outlines stays in sight."""
     from napari.utils.colormaps import DirectLabelColormap
 
-    old = our_layer(viewer, name, record["map"])
-    if old is not None and old.data.shape == data.shape:
-        old.data = data
-        old.metadata = {**old.metadata, KEY: dict(record)}
-        return old
-    if old is not None:
-        viewer.layers.remove(old)
-    # Okabe and Ito's vermilion stands out of gray, viridis and magma alike.
+    # Okabe and Ito's vermilion contrasts with gray, viridis and magma.
     colours = {0: (0.0, 0.0, 0.0, 0.0), 1: (0.902, 0.384, 0.0, 1.0), None: (0.0, 0.0, 0.0, 0.0)}
     layer = viewer.add_labels(
         data,
@@ -186,8 +272,8 @@ def mask_layer(
         colormap=DirectLabelColormap(color_dict=colours),
         features={"index": [0, 1], "meaning": ["not claimed", "claimed"]},
         opacity=1.0,
-        metadata={KEY: dict(record)},
-        **({} if placement is None else placement.to_layer()),
+        metadata={KEY: record},
+        **place,
     )
     layer.contour = 1
     layer.editable = False
@@ -195,7 +281,7 @@ def mask_layer(
 
 
 def line_layer(viewer: Any, name: str, shape: tuple[int, int], placement: Placement | None) -> Shapes:
-    """Layer to draw lines in, with one line across the middle to begin with.
+    """Return the layer to draw lines in, at first with one line across the middle.
 
     Parameters
     ----------
@@ -267,7 +353,7 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
 
 
 def as_before(viewer: Any, before: Mapping[str, Any]) -> None:
-    """Leave the row: canvas and layers as they were shown before.
+    """Show canvas and layers as they were before the row.
 
     Parameters
     ----------
@@ -285,17 +371,17 @@ def as_before(viewer: Any, before: Mapping[str, Any]) -> None:
 
 
 def _grid(viewer: Any) -> Any:
-    """The viewer's grid, which moved in napari 0.9."""
+    """Return the viewer's grid, which moved in napari 0.9."""
     return (viewer.canvas if "canvas" in type(viewer).model_fields else viewer).grid
 
 
 def _old(grid: Any) -> bool:
-    """Whether the grid counts hidden layers too, as before napari 0.9."""
+    """Return True if the grid counts hidden layers too, as before napari 0.9."""
     return "nlayers" in signature(grid.position).parameters
 
 
 def truths(viewer: Any, shape: tuple[int, ...], axes: str) -> list[ImageLayer]:
-    """Image layers, not ours, that may be the truth of a result of this shape.
+    """Return the image layers, not ours, that may be the truth of a result of this shape.
 
     Parameters
     ----------
@@ -327,7 +413,7 @@ def truths(viewer: Any, shape: tuple[int, ...], axes: str) -> list[ImageLayer]:
 
 
 def plane_of(array: Any, axes: str, at: Mapping[str, int]) -> NDArray[np.float32]:
-    """One plane of an array, rows first.
+    """Return one plane of an array, rows first.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Parts that docks share: a note with a level, the progress of a run, parts of a form."""
+"""Parts that docks share: notes, progress and controls of forms."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Theme:
         self._viewer = viewer
 
     def colours(self) -> dict[str, QColor]:
-        """Colours as they are now: text, background, accent, red, amber."""
+        """Return the present colours: text, background, accent, red, amber."""
         from napari.utils.theme import get_theme
 
         theme = get_theme(self._viewer.theme)
@@ -67,14 +67,14 @@ class Theme:
             "text": text,
             "background": background,
             "accent": _mixed(QColor(theme.current.as_hex()), text, 0.35),
-            # The theme's own are made for backgrounds of buttons; as text they need the contrast of text.
+            # The theme's colours are for backgrounds of buttons; text needs more contrast.
             "red": _mixed(QColor(theme.error.as_hex()), text, 0.35),
             "amber": _mixed(QColor(theme.warning.as_hex()), text, 0.15),
         }
 
 
 def _mixed(colour: QColor, other: QColor, share: float) -> QColor:
-    """Colour with a share of another."""
+    """Return a colour mixed with a share of another."""
     mixed = [
         a * (1 - share) + b * share for a, b in zip(colour.getRgbF()[:3], other.getRgbF()[:3], strict=True)
     ]
@@ -107,7 +107,7 @@ class NoteLabel(QLabel):
 
     @property
     def notes(self) -> tuple[tuple[str, str], ...]:
-        """What it says, as (level, sentence)."""
+        """The sentences shown, as (level, sentence)."""
         return self._notes
 
     def say(self, *notes: tuple[str, str]) -> None:
@@ -129,7 +129,7 @@ class NoteLabel(QLabel):
 
 
 def notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
-    """Sentences with their signs, one per line.
+    """Return sentences with their signs, one per line.
 
     Parameters
     ----------
@@ -153,14 +153,14 @@ def notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
 
 
 def push_button(name: str, text: str, help_text: str) -> QPushButton:
-    """Push button with its names.
+    """Return a push button with its names.
 
     Parameters
     ----------
     name : str
         Object name, which a script may drive it by.
     text : str
-        What it says; read aloud without dots at its end.
+        Text on it; read aloud without dots at its end.
     help_text : str
         Tooltip.
     """
@@ -172,7 +172,7 @@ def push_button(name: str, text: str, help_text: str) -> QPushButton:
 
 
 def combo_box(name: str, help_text: str) -> QComboBox:
-    """Combo box with its names, no wider than it needs to be.
+    """Return a combo box with its names, no wider than needed.
 
     Parameters
     ----------
@@ -191,7 +191,7 @@ def combo_box(name: str, help_text: str) -> QComboBox:
 
 
 def fold(name: str, title: str, help_text: str, inside: QWidget) -> QCollapsible:
-    """Part of a dock that stays closed until its title is clicked.
+    """Return a part of a dock that stays closed until its title is clicked.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def fold(name: str, title: str, help_text: str, inside: QWidget) -> QCollapsible
     title : str
         Text on its head.
     help_text : str
-        What is in it.
+        Tooltip of its head.
     inside : QWidget
         The part.
 
@@ -225,7 +225,7 @@ class ScrollColumn(QScrollArea):
     Parameters
     ----------
     content : QWidget
-        What it holds.
+        The content.
     """
 
     def __init__(self, content: QWidget) -> None:
@@ -236,17 +236,17 @@ class ScrollColumn(QScrollArea):
         self.setWidget(content)
 
     def minimumSizeHint(self) -> QSize:  # Qt's name
-        """Width of the content with the scroll bar, and little height."""
+        """Return the width of the content with the scroll bar, and little height."""
         content, bar = self.widget(), self.verticalScrollBar()
         width = content.minimumSizeHint().width() if content is not None else 0
         return QSize(width + (bar.sizeHint().width() if bar is not None else 0), 120)
 
     def sizeHint(self) -> QSize:  # Qt's name
-        """As wide as needed, and as tall as there is room."""
+        """Return the needed width, and a height to fill."""
         return QSize(self.minimumSizeHint().width(), 600)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
-        """Tell the layout around when the content wants another width."""
+        """Update the layout around when the content needs another width."""
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
         return bool(super().eventFilter(watched, event))
@@ -266,17 +266,17 @@ class PercentBox(QDoubleSpinBox):
         super().setValue(value / 100 if value > 1 else value)
 
     def textFromValue(self, value: float) -> str:  # Qt's name
-        """Percentage without needless digits."""
+        """Return a percentage without needless digits."""
         return f"{100 * value:.6g} %"
 
     def valueFromText(self, text: str | None) -> float:  # Qt's name
-        """Fraction of a typed percentage."""
+        """Return the fraction of a typed percentage."""
         found = re.search(r"\d+(?:[.,]\d*)?", text or "")
         value = float(found.group().replace(",", ".")) if found else 0.0
         return value / 100 if value > 1 else value
 
     def validate(self, text: str | None, position: int) -> Any:
-        """Anything that holds a number may be typed."""
+        """Accept any text that holds a number."""
         from qtpy.QtGui import QValidator
 
         ok = re.fullmatch(r"\s*\d+(?:[.,]\d*)?\s*%?\s*", text or "")
@@ -285,7 +285,7 @@ class PercentBox(QDoubleSpinBox):
 
 
 class ProgressPanel(QWidget):
-    """A bar, a line that says what is being done and how long it takes, and the loss curve.
+    """A progress bar, and a line with the present work and its time.
 
     Parameters
     ----------
@@ -313,21 +313,21 @@ class ProgressPanel(QWidget):
         self.hide()
 
     def start(self, title: str) -> None:
-        """Show a run that has said nothing yet."""
+        """Show a run without progress yet."""
         self.bar.setRange(0, 0)
         self.bar.setVisible(True)
         self.line.setText(f"{title}: starting")
         self.show()
 
     def tell(self, progress: Progress, timing: Timing) -> None:
-        """Show how far a run is.
+        """Show the progress of a run.
 
         Parameters
         ----------
         progress : Progress
-            What the step said.
+            Latest progress of the step.
         timing : Timing
-            How long it has run, and has to run.
+            Elapsed and remaining time.
         """
         self.bar.setRange(0, max(progress.total, 1))
         self.bar.setValue(progress.done)
@@ -338,14 +338,14 @@ class ProgressPanel(QWidget):
         self.line.setText(" · ".join(parts))
 
     def finish(self, sentence: str) -> None:
-        """Show how a run ended."""
+        """Show the end of a run."""
         self.show()
         self.bar.setVisible(False)
         self.line.setText(sentence)
 
 
 def _duration(seconds: float) -> str:
-    """Time for a person."""
+    """Return a time as text."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -355,7 +355,7 @@ def _duration(seconds: float) -> str:
 
 
 def field_help(settings: type) -> dict[str, str]:
-    """Sentence of each field of a settings class, from its docstring.
+    """Return the sentence of each field of a settings class, from its docstring.
 
     Parameters
     ----------

@@ -22,9 +22,10 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.core.progress import Progress
+from napari_btn.io.images import SUFFIXES
 from napari_btn.widgets.shared.layers import LayerImage, add_image, read_layer, stack_images
 from napari_btn.widgets.shared.panels import NoteLabel, Theme
-from napari_btn.widgets.shared.worker import run_step, sentence_of
+from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
     from weakref import ReferenceType
@@ -32,13 +33,13 @@ if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
 
     from napari_btn.core.progress import Step
-    from napari_btn.widgets.shared.worker import Run
+    from napari_btn.widgets.shared.dock import Lifetime
 
 __all__ = ["LayerPicker", "ask_for_image", "open_image"]
 
 _AXES_OF_STACK = {"channels": "C", "repeats": "S"}
 _ROWS_SHOWN = 4
-_IMAGES = "Images (*.tif *.tiff *.npy *.npz *.zarr);;All files (*)"
+_IMAGES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;All files (*)"
 
 
 class LayerPicker(QWidget):
@@ -57,9 +58,9 @@ class LayerPicker(QWidget):
     """
 
     changed = Signal()
-    """What is picked, or what it holds, is another."""
+    """Emitted when another layer is picked, or its data change."""
     file_wanted = Signal()
-    """The user wants to open a file."""
+    """Emitted when the user wants to open a file."""
 
     def __init__(self, role: str, help_text: str, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -67,7 +68,7 @@ class LayerPicker(QWidget):
         self._chosen: ReferenceType[ImageLayer] | None = None
         self._watched: list[ImageLayer] = []
         self.by_user = False
-        """Whether the user chose, so that nothing may choose for them."""
+        """True if the user picked, so that nothing else may."""
         self.combo = QComboBox()
         self.combo.setObjectName(role)
         self.combo.setPlaceholderText("Pick a layer")
@@ -99,8 +100,8 @@ class LayerPicker(QWidget):
         self.note = NoteLabel(theme, f"{role}_note")
         self._arrange()
         self.combo.activated.connect(self._on_user_activated)
-        self.combo.currentIndexChanged.connect(self._on_index_changed)
-        self.many.toggled.connect(self._on_many_toggled)
+        self.combo.currentIndexChanged.connect(self._on_user_index)
+        self.many.toggled.connect(self._on_user_many)
         self.list.itemChanged.connect(lambda _: self.changed.emit())
         self.stack_as.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.open.clicked.connect(lambda: self.file_wanted.emit())
@@ -145,7 +146,7 @@ class LayerPicker(QWidget):
         return picked[0] if len(picked) == 1 else None
 
     def read(self) -> LayerImage | None:
-        """What is picked, as one image; None when nothing is.
+        """Return the picked layers as one image; None if nothing is picked.
 
         Raises
         ------
@@ -160,7 +161,7 @@ class LayerPicker(QWidget):
         )
 
     def try_read(self) -> LayerImage | None:
-        """What is picked, as one image; what is wrong with it stands under the picker.
+        """Return the picked layers as one image; an error is shown under the picker.
 
         Returns
         -------
@@ -175,7 +176,7 @@ class LayerPicker(QWidget):
             return None
 
     def pick(self, layer: ImageLayer | None) -> None:
-        """Pick a layer of the list without taking it for the user's choice.
+        """Pick a layer of the list; it doesn't count as the user's choice.
 
         Parameters
         ----------
@@ -187,7 +188,7 @@ class LayerPicker(QWidget):
         self.combo.setCurrentIndex(rows[0] if rows else -1)
 
     def refresh(self, layers: list[ImageLayer]) -> None:
-        """Offer these layers; what is picked stays picked while it is among them.
+        """Offer these layers; a picked one stays picked while it is among them.
 
         Parameters
         ----------
@@ -224,48 +225,48 @@ class LayerPicker(QWidget):
             self.changed.emit()
 
     def leave(self) -> None:
-        """Watch no layer any more."""
+        """Disconnect from all layers."""
         self._watch([])
 
     def _watch(self, layers: list[ImageLayer]) -> None:
-        """Hear of new data or axes of these layers, and of no others."""
-        # only what changed: to disconnect, napari compares whole viewers, which takes a tenth of a second
+        """Follow data and axes of these layers, and of no others."""
+        # only changed layers: a disconnect compares whole viewers in napari, which takes a tenth of a second
         for layer in self._watched:
             if not any(layer is other for other in layers):
                 for event in _events_of(layer):
-                    event.disconnect(self._on_layer_changed)
+                    event.disconnect(self._on_viewer_layer)
         for layer in layers:
             if not any(layer is other for other in self._watched):
                 for event in _events_of(layer):
-                    event.connect(self._on_layer_changed)
+                    event.connect(self._on_viewer_layer)
         self._watched = list(layers)
 
     def _checked_rows(self) -> list[int]:
-        """Rows of the list that are checked."""
+        """Return the checked rows of the list."""
         return [
             r for r in range(self.list.count()) if self.list.item(r).checkState() == Qt.CheckState.Checked
         ]
 
     # ---------------------------------------------------------------- handlers
 
-    def _on_layer_changed(self, event: Any) -> None:
-        """A layer got other data or axes."""
+    def _on_viewer_layer(self, event: Any) -> None:
+        """Report other data or axes of a picked layer."""
         source = getattr(event.source, "__wrapped__", event.source)
         if any(layer is source for layer in self.layers):
             self.changed.emit()
 
     def _on_user_activated(self, row: int) -> None:
-        """The user picked a layer."""
+        """Remember that the user picked."""
         del row
         self.by_user = True
 
-    def _on_index_changed(self, row: int) -> None:
-        """Another layer is picked, by anyone."""
+    def _on_user_index(self, row: int) -> None:
+        """Follow the picked layer, whoever picked it."""
         self._chosen = self._layers[row] if 0 <= row < len(self._layers) else None
         self.changed.emit()
 
-    def _on_many_toggled(self, many: bool) -> None:
-        """One layer, or several."""
+    def _on_user_many(self, many: bool) -> None:
+        """Pick one layer, or several."""
         if many:
             self.by_user = True
             chosen = self._chosen() if self._chosen is not None else None
@@ -279,18 +280,18 @@ class LayerPicker(QWidget):
 
 
 def _events_of(layer: ImageLayer) -> tuple[Any, ...]:
-    """What a picker wants to hear of a layer."""
+    """Return the events of a layer that a picker follows."""
     return layer.events.data, layer.events.axis_labels, layer.events.scale, layer.events.units
 
 
-def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, runs: dict[str, Run[Any]]) -> None:
+def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
     """Ask for an image file and open it for a picker."""
     path, _ = QFileDialog.getOpenFileName(parent, "Open image", "", _IMAGES)
     if path:
-        open_image(viewer, picker, path, runs)
+        open_image(viewer, picker, path, lifetime)
 
 
-def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[str, Run[Any]]) -> None:
+def open_image(viewer: Any, picker: LayerPicker, path: str | Path, lifetime: Lifetime) -> None:
     """Read an image file in a thread, add it as a layer, and pick that.
 
     Parameters
@@ -301,18 +302,18 @@ def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[st
         Picks it, or says why the file can't be read.
     path : str or Path
         An image file.
-    runs : dict of str to Run
-        Where the run is kept.
+    lifetime : Lifetime
+        Of the dock.
     """
     role = picker.combo.objectName()
 
     def step() -> Step[Any]:
-        """Read, as a step."""
+        """Read the file; a step."""
         from napari_btn.io.images import read_image
 
         yield Progress(0, 1, "Reading")
         if Path(path).suffix == ".npz":
-            # A file of both often names its arrays as the pickers are named.
+            # A file with both images often names its arrays like the pickers.
             try:
                 return replace(read_image(f"{path}:{role}"), name=f"{Path(path).stem} {role}")
             except ValueError:
@@ -320,26 +321,14 @@ def open_image(viewer: Any, picker: LayerPicker, path: str | Path, runs: dict[st
         return read_image(path)
 
     def read(image: Any) -> None:
-        """Add and pick."""
+        """Add a layer, and pick it."""
         picker.pick(add_image(viewer, image))
         picker.by_user = True
 
     def failed(error: Exception) -> None:
-        """Say why not."""
+        """Show the error."""
         picker.note.say(("red", sentence_of(error)))
 
     name = f"read {role}"
-    if name in runs:
-        runs.pop(name).leave(wait=0)
-
-    def over() -> None:
-        """Take the run down."""
-        runs.pop(name, None)
-
-    runs[name] = run_step(
-        step,
-        title=f"napari-btn: reading {path}",
-        on_result=read,
-        on_error=failed,
-        on_finished=over,
-    )
+    lifetime.drop(name)
+    lifetime.start(name, step, read, failed, title=f"reading {path}")

@@ -1,4 +1,4 @@
-"""Where a layer's data stand in the world: scale, translation and the rest, per axis."""
+"""The place of a layer's data in the world: scale, translation and the rest, per axis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Placement"]
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a layer's data stand in the world, per axis.
+    """The place of a layer's data in the world, per axis.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ class Placement:
     labels: tuple[str, ...]
 
     def onto(self, axes: str) -> Placement:
-        """The same placement for other axes: missing ones are dropped, new ones stand at the origin.
+        """Return the placement for other axes: missing ones are dropped, new ones start at the origin.
 
         Parameters
         ----------
@@ -57,14 +57,14 @@ class Placement:
         n = len(axes)
 
         def row(values: Sequence[Any], default: Any) -> tuple[Any, ...]:
-            """One value per new axis."""
+            """Return one value per new axis."""
             out = [default] * n
             for new, old in kept:
                 out[new] = values[old]
             return tuple(out)
 
         def square(matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-            """Sub-matrix of the kept axes, identity elsewhere."""
+            """Return the matrix of the kept axes, identity elsewhere."""
             out = np.eye(n)
             for new, old in kept:
                 for other_new, other_old in kept:
@@ -90,7 +90,7 @@ class Placement:
         )
 
     def cropped(self, start: Sequence[int]) -> Placement:
-        """The placement of a part of the data.
+        """Return the placement of a part of the data.
 
         Parameters
         ----------
@@ -108,11 +108,11 @@ class Placement:
 
     @property
     def default_labels(self) -> bool:
-        """Whether the labels are napari's numbers, which say nothing."""
+        """True if the labels are napari's default numbers."""
         return all(label.lstrip("-").isdigit() for label in self.labels)
 
     def to_layer(self) -> dict[str, Any]:
-        """Keyword arguments for a new layer, in an order that also suits an old one."""
+        """Return keyword arguments for a new layer, in an order that also suits an old one."""
         return {
             "scale": self.scale,
             "translate": self.translate,

@@ -1,4 +1,4 @@
-"""The coverage report, as docks show it."""
+"""The panel with the coverage report."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ReportPanel(QLabel):
 
 
 def _report_html(report: Report) -> str:
-    """Table of the channels."""
+    """Return the table of the channels."""
     aim = f"{100 * (1 - report.alpha):.4g} %"
     blocks = int(max(report.n_blocks, default=0))
     what = "scenes" if report.block_px == 0 else "blocks"
@@ -104,7 +104,7 @@ def _report_html(report: Report) -> str:
 
 
 def _groups_html(report: Report) -> str:
-    """Table of the groups that are calibrated apart."""
+    """Return the table of the groups that are calibrated separately."""
     if not report.group_coverage.size:
         return ""
     titles = (f"{report.group_name}&nbsp;", "share&nbsp;", *(escape(n) for n in report.channel_names))
@@ -122,14 +122,14 @@ def _groups_html(report: Report) -> str:
 
 
 def _range(low: float, high: float) -> str:
-    """Interval of a coverage, or what is missing for one."""
+    """Return the interval of a coverage as text, or what is missing for one."""
     if not (low == low and high == high):
         return "few&nbsp;blocks"
     return f"{100 * low:.1f}&nbsp;to&nbsp;{100 * high:.1f}"
 
 
 def _caption_html(report: Report) -> str:
-    """What the number means, and doesn't."""
+    """Return a sentence on the meaning of the coverage."""
     share = f"{100 * (1 - report.alpha):.4g} %"
     text = f"{share} of pixels on average over images like the calibration data; not per pixel."
     return f"<div><i>{text}</i></div>"

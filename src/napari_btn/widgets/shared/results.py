@@ -1,4 +1,4 @@
-"""Results as layers: named, placed as their source, with one contrast that follows the channel."""
+"""Results as layers, placed like their source, with contrast limits that follow the channel."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
+from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.layers import KEY, limits_of, read_layer
-from napari_btn.widgets.shared.overlays import our_layer
+from napari_btn.widgets.shared.overlays import KINDS, WIDTH_PERCENTILE, layer_name, our_layer, placed_map
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,21 +19,18 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.widgets.shared.layers import LayerImage
-    from napari_btn.widgets.shared.placement import Placement
 
-__all__ = ["is_ours", "show_prediction", "show_prediction_steps", "show_preview"]
+__all__ = ["is_ours", "record_of", "show_prediction", "show_prediction_steps", "show_preview"]
 
 _SAMPLED = 100_000
 _CHANNELS_CUT = 64
-_SIGNAL = ("lower", "median", "upper")
-_MAPS = ("lower", "upper", "width", "median")
-_SHOWN_AT_FIRST = ("median", "preview")
+_MAPS = sorted((k.name for k in MAP_KINDS if k.added == "prediction"), key=lambda name: name == "median")
+"""Maps of a prediction from the lowest layer to the one on top, the median."""
 _PERCENTILE = 99.8
-_WIDTH_PERCENTILE = 99.5
 
 
 def is_ours(layer: ImageLayer) -> bool:
-    """Whether a layer is a result of ours.
+    """Return True if a layer is a result of ours.
 
     Parameters
     ----------
@@ -50,7 +48,7 @@ def is_ours(layer: ImageLayer) -> bool:
 def show_prediction(
     viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
 ) -> dict[str, ImageLayer]:
-    """Layers lower, median, upper and width of a prediction, made or brought up to date.
+    """Show lower, median, upper and width of a prediction as layers, made or updated.
 
     Clean, lower, median and upper get the same contrast limits, linked, and all follow the shown
     channel. A result that this one replaces stays as one hidden backup.
@@ -78,7 +76,7 @@ def show_prediction(
 def show_prediction_steps(
     viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
 ) -> Iterator[dict[str, ImageLayer]]:
-    """The same as `show_prediction`, layer by layer: a new layer holds the window for a tenth of a second.
+    """Show a prediction layer by layer, since each new layer blocks the window for a tenth of a second.
 
     Parameters
     ----------
@@ -99,29 +97,44 @@ def show_prediction_steps(
     placement = source.placement.onto(prediction.axes)
     _settle_preview(viewer, source.name, prediction.axes)
     shown: dict[str, ImageLayer] = {}
+    record = record_of(prediction)
     for name in _MAPS:
-        record = {
-            "map": name,
-            "axes": prediction.axes,
-            "channel_names": list(prediction.channel_names or ()),
-            "covers": prediction.covers,
-            "alpha": prediction.alpha,
-            "provenance": prediction.provenance,
-        }
-        values = getattr(prediction, name)
-        if _back_up(viewer, our_layer(viewer, f"{source.name} {name}", name), record):
+        if _back_up(viewer, our_layer(viewer, layer_name(source.name, name), name), record):
             yield shown
-        shown[name] = _set_layer(viewer, f"{source.name} {name}", values, placement, record)
+        values = getattr(prediction, name)
+        shown[name] = placed_map(viewer, name, source.name, values, placement, record)
         yield shown
     _keep_contrast(viewer, source.name, shown, clean)
     viewer.layers.selection.active = shown["median"]
     yield shown
 
 
+def record_of(prediction: Prediction) -> dict[str, Any]:
+    """Return the metadata that all layers of a prediction share.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Any.
+
+    Returns
+    -------
+    dict
+        Axes, channels, coverage and provenance.
+    """
+    return {
+        "axes": prediction.axes,
+        "channel_names": list(prediction.channel_names or ()),
+        "covers": prediction.covers,
+        "alpha": prediction.alpha,
+        "provenance": prediction.provenance,
+    }
+
+
 def show_preview(
     viewer: Any, preview: NDArray[np.float32], source: LayerImage, *, clean: ImageLayer | None = None
 ) -> ImageLayer:
-    """Layer with the median so far, made once and then updated in place.
+    """Show the median so far in a layer that is made once and then updated in place.
 
     Parameters
     ----------
@@ -146,20 +159,20 @@ def show_preview(
     whole = dict(zip(source.axes, source.shape, strict=True))
     start = [max(whole.get(a, n) - n, 0) // 2 for a, n in zip(axes, preview.shape, strict=True)]
     placement = source.placement.onto(axes).cropped(start)
-    name = f"{source.name} preview"
+    name = layer_name(source.name, "preview")
     old = our_layer(viewer, name, "preview")
-    layer = _set_layer(viewer, name, preview, placement, {"map": "preview", "axes": axes})
+    layer = placed_map(viewer, "preview", source.name, preview, placement, {"axes": axes})
     if old is not layer:
         _keep_contrast(viewer, name, {"median": layer}, clean)
     return layer
 
 
 def _settle_preview(viewer: Any, name: str, axes: str) -> None:
-    """Let the preview become the median, or go where there is one already."""
+    """Turn the preview into the median layer, or remove it if there is one already."""
     preview = our_layer(viewer, f"{name} preview", "preview")
     if preview is None:
         return
-    # Napari collects garbage whenever a layer is removed, which holds the window: better to keep it.
+    # Removing a layer makes napari collect garbage, which blocks the window: better to rename it.
     if f"{name} median" not in viewer.layers and preview.metadata[KEY]["axes"] == axes:
         preview.metadata = {**preview.metadata, KEY: {**preview.metadata[KEY], "map": "median"}}
         preview.name = f"{name} median"
@@ -169,43 +182,8 @@ def _settle_preview(viewer: Any, name: str, axes: str) -> None:
         stop()
 
 
-def _set_layer(
-    viewer: Any, name: str, data: NDArray[np.float32], placement: Placement, record: dict[str, Any]
-) -> ImageLayer:
-    """Layer with these data, updated in place where it fits."""
-    old = our_layer(viewer, name, record["map"])
-    if old is not None and old.ndim == data.ndim:
-        old.data = data
-        for key, value in placement.to_layer().items():
-            if not _same(getattr(old, key), value):
-                setattr(old, key, value)
-        old.metadata = {**old.metadata, KEY: record}
-        return old
-    if old is not None:
-        viewer.layers.remove(old)
-    colormap = "magma" if record["map"] == "width" else "gray"
-    return viewer.add_image(
-        data,
-        name=name,
-        colormap=colormap,
-        contrast_limits=(0.0, 1.0),
-        visible=record["map"] in _SHOWN_AT_FIRST,
-        metadata={KEY: record},
-        rgb=False,
-        **placement.to_layer(),
-    )
-
-
-def _same(old: Any, new: Any) -> bool:
-    """Whether a layer has a place already: setting it again would draw it again."""
-    if isinstance(new, tuple) and new and isinstance(new[0], str):
-        return tuple(str(value) for value in old) == new
-    old = getattr(old, "affine_matrix", old)
-    return np.shape(old) == np.shape(new) and bool(np.allclose(old, new))
-
-
 def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> bool:
-    """Whether a result that would be lost is now kept, as one hidden layer at the bottom."""
+    """Keep a result that would be lost as the one hidden backup at the bottom; return True if so."""
     if old is None:
         return False
     before = old.metadata[KEY]
@@ -238,7 +216,7 @@ _FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKe
 
 
 def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: ImageLayer | None) -> None:
-    """Give the maps their contrast limits per channel and let them follow the shown channel."""
+    """Set the contrast limits of the maps per channel, following the shown channel."""
     following = _FOLLOWING.setdefault(viewer, {})
     if tag in following:
         for stop in following.pop(tag):
@@ -246,7 +224,7 @@ def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: I
     median = shown["median"]
     axes = median.metadata[KEY]["axes"]
     channel_axis = axes.index("C") if "C" in axes else None
-    signal = [shown[name] for name in _SIGNAL if name in shown]
+    signal = [shown[k.name] for k in MAP_KINDS if k.contrast == "signal" and k.name in shown]
     limits = None
     if clean is not None and clean in viewer.layers and not clean.rgb:
         clean_axes = read_layer(clean).axes
@@ -259,20 +237,19 @@ def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: I
     stops = [_follow(viewer, signal, limits, channel_axis)]
     if len(signal) > 1:
         stops.append(_link(viewer, signal))
-    if "width" in shown:
-        width = shown["width"]
-        upper = [(0.0, high) for _, high in _channel_limits(width, channel_axis, _WIDTH_PERCENTILE)]
-        stops.append(_follow(viewer, [width], upper, channel_axis))
+    for layer in (layer for name, layer in shown.items() if KINDS[name].contrast == "from zero"):
+        upper = [(0.0, high) for _, high in _channel_limits(layer, channel_axis, WIDTH_PERCENTILE)]
+        stops.append(_follow(viewer, [layer], upper, channel_axis))
     following[tag] = stops
 
 
 def _link(viewer: Any, layers: Sequence[ImageLayer]) -> Callable[[], None]:
-    """Link the layers' contrast limits; returns what ends it."""
+    """Link the layers' contrast limits; return a function that unlinks them."""
     viewer.layers.link_layers(layers, ("contrast_limits",))
     window, members = ref(viewer), [ref(layer) for layer in layers]
 
     def stop() -> None:
-        """Unlink those that are still there."""
+        """Unlink the layers that still exist."""
         alive = [layer for member in members if (layer := member()) is not None]
         if (here := window()) is not None and len(alive) > 1:
             here.layers.unlink_layers(alive, ("contrast_limits",))
@@ -286,14 +263,14 @@ def _follow(
     limits: list[tuple[float, float]],
     channel_axis: int | None,
 ) -> Callable[[], None]:
-    """Set the layers' contrast limits, now and whenever another channel is shown; returns what ends it."""
-    # Weak, because a viewer that is closed must go.
+    """Set the layers' contrast limits for each shown channel; return a function that ends this."""
+    # Weak references, so that a closed viewer can be deleted.
     window, members = ref(viewer), [ref(layer) for layer in layers]
     guide = members[-1]
     state = {"channel": -1}
 
     def follow(event: object = None) -> None:
-        """Bring the limits of the shown channel; those of the last one are kept as the user left them."""
+        """Set the limits of the shown channel, and keep the user's limits of the last one."""
         del event
         here, layer = window(), guide()
         if here is None or layer is None or layer not in here.layers:
@@ -309,7 +286,7 @@ def _follow(
             member.contrast_limits = limits[channel]
 
     def stop() -> None:
-        """Follow no more."""
+        """Stop following the channel."""
         if (here := window()) is not None:
             here.dims.events.current_step.disconnect(follow)
 
@@ -319,7 +296,7 @@ def _follow(
 
 
 def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: int) -> int:
-    """Index of the channel that the sliders stand at."""
+    """Return the index of the channel at the sliders' position."""
     if channel_axis is None:
         return 0
     point = layer.world_to_data(viewer.dims.point)
@@ -329,13 +306,13 @@ def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: 
 def _channel_limits(
     layer: ImageLayer, channel_axis: int | None, high: float = _PERCENTILE
 ) -> list[tuple[float, float]]:
-    """Contrast limits of each channel of a layer."""
+    """Return the contrast limits of each channel of a layer."""
     data = layer.data[0] if layer.multiscale else layer.data
     if channel_axis is None:
         return [limits_of(_thinned(data), high)]
     channels = range(data.shape[channel_axis])
     if type(data) is not np.ndarray:
-        # A zarr array would read a whole channel here: its middle is cut out first.
+        # A whole channel of a zarr array would be read here, so its middle is cut out first.
         middle = _thinned(data) if len(channels) <= _CHANNELS_CUT else None
         if middle is not None and middle.shape[channel_axis] == len(channels):
             data = middle
@@ -344,7 +321,7 @@ def _channel_limits(
 
 
 def _thinned(data: Any) -> NDArray[Any]:
-    """At most about a hundred thousand values: evenly taken from memory, the middle of what is read from disk."""
+    """Return about a hundred thousand values: spread evenly in memory, from the middle on disk."""
     size = int(np.prod(data.shape, dtype=np.int64))
     if type(data) is np.ndarray:
         step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, data.ndim)))))

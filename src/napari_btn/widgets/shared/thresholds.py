@@ -1,4 +1,4 @@
-"""The thresholds that docks begin with, where nobody has set any, and the values they range over."""
+"""The first thresholds of a prediction, and the values that they range over."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
 
-__all__ = ["few_values", "first_threshold"]
+__all__ = ["few_values", "first_threshold", "has_levels"]
 
 _PLANES = 8
 
 
 def first_threshold(prediction: Prediction, known: Threshold | None) -> Threshold:
-    """Thresholds of the session where they fit, else the 90th percentile of each channel's median.
+    """Return the session's thresholds if they fit, else the 90th percentile of each channel's median.
 
     Parameters
     ----------
     prediction : Prediction
         Maps that are looked at.
     known : Threshold, optional
-        What the session holds.
+        Thresholds of the session.
 
     Returns
     -------
@@ -40,8 +40,24 @@ def first_threshold(prediction: Prediction, known: Threshold | None) -> Threshol
     return Threshold(tuple(float(f"{top:.2g}") for top in tops))
 
 
+def has_levels(prediction: Prediction) -> bool:
+    """Return True if probabilities are known: the prediction has calibrated quantiles.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Any.
+
+    Returns
+    -------
+    bool
+        False for maps alone.
+    """
+    return getattr(prediction, "distribution", None) is not None and prediction.quantiles is not None
+
+
 def few_values(array: Any, axes: str, channel: int, step: int = 2) -> NDArray[np.float32]:
-    """Values of a channel, enough for its percentiles: some pixels of at most eight planes.
+    """Return enough values of a channel for percentiles: some pixels of at most eight planes.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Run a step in a thread: progress, stop, pause, and errors that never vanish.
+"""Run a step in a thread: with progress, stop, pause, and no lost errors.
 
-superqt's generator workers leave four gaps that are closed here. A ``RuntimeError`` raised in the
+This closes four gaps of superqt's generator workers. A ``RuntimeError`` raised in the
 generator (out of memory on a GPU, a shape that doesn't fit) is swallowed: it is raised again as a
 plain exception. After a stop, the generator stays open until it is garbage: it is closed in its own
 thread, before the worker says that it has finished. A step may yield thousands of times a second:
@@ -32,18 +32,18 @@ __all__ = ["Run", "StepError", "Timing", "load_ahead", "run_step", "sentence_of"
 
 T = TypeVar("T")
 
-_YIELD_EVERY = 0.5  # each progress has the whole window drawn, on the cores that train
+_YIELD_EVERY = 0.5  # each update redraws the whole window, on the cores that train
 _ASK_EVERY = 0.1
 _RATE_AFTER = 1.0
 
 
 class StepError(Exception):
-    """A ``RuntimeError`` of a step, raised again so that it is heard; the original is its cause."""
+    """A ``RuntimeError`` of a step, raised again so that it is reported; the original is its cause."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """How long a step has run and has to run.
+    """The time that a step has run, and has still to run.
 
     Parameters
     ----------
@@ -58,7 +58,7 @@ class Timing:
 
 
 class _Clock:
-    """Stopwatch with an estimate of what remains, from the rate since the work's unit last changed."""
+    """A stopwatch that estimates the remaining time, from the rate since the unit of work last changed."""
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
@@ -67,7 +67,7 @@ class _Clock:
         self._anchor: tuple[float, int, int] | None = None
 
     def elapsed(self) -> float:
-        """Seconds since the start, pauses left out."""
+        """Return the seconds since the start, without pauses."""
         return (self._now() if self._paused_at is None else self._paused_at) - self._start
 
     def pause(self) -> None:
@@ -82,7 +82,7 @@ class _Clock:
             self._paused_at = None
 
     def read(self, progress: Progress) -> Timing:
-        """Time at this progress."""
+        """Return the timing at this progress."""
         elapsed = self.elapsed()
         if self._anchor is None or progress.total != self._anchor[2] or progress.done < self._anchor[1]:
             # Starting processes and loading libraries comes before the first progress and never again.
@@ -94,7 +94,7 @@ class _Clock:
 
 
 def _merged(earlier: Progress | None, later: Progress) -> Progress:
-    """One progress that says what both say."""
+    """Merge two progresses into one."""
     if earlier is None:
         return later
     return replace(
@@ -111,16 +111,16 @@ class _StepWorker(GeneratorWorker):
     run_: Run[Any] | None = None
 
     def run(self) -> None:
-        """Do the work, and tell."""
+        """Do the work, and emit its end."""
         try:
             super().run()
         except RuntimeError:
-            # The window went while the step was still ending, and its signals with it.
+            # The window was deleted while the step was still ending, and its signals with it.
             if self.run_ is None or not self.run_.left:
                 raise
 
     def work(self) -> Any:
-        """Result of the step."""
+        """Return the result of the step."""
         try:
             return super().work()
         finally:
@@ -199,17 +199,17 @@ class Run(Generic[T]):
 
     @property
     def running(self) -> bool:
-        """Whether the step has not finished yet."""
+        """True while the step hasn't finished."""
         return not self._closed.is_set()
 
     @property
     def left(self) -> bool:
-        """Whether nobody listens any more."""
+        """True when nothing is called back any more."""
         return self._left
 
     @property
     def paused(self) -> bool:
-        """Whether a pause was asked for."""
+        """True while a pause is requested."""
         return not self._go.is_set()
 
     def start(self) -> None:
@@ -217,22 +217,22 @@ class Run(Generic[T]):
         self._worker.start()
 
     def pause(self) -> None:
-        """Hold the step after what it is doing now."""
+        """Pause the step after its present piece of work."""
         self._go.clear()
         self._clock.pause()
 
     def resume(self) -> None:
-        """Let a held step go on."""
+        """Let a paused step go on."""
         self._clock.resume()
         self._go.set()
 
     def stop(self, wait: float = 0.0) -> bool:
-        """Whether the step, asked to stop, has stopped within ``wait`` seconds."""
+        """Request a stop; return True if the step has stopped within ``wait`` seconds."""
         self._stop.set()
         return not self._started.is_set() or self._closed.wait(wait)
 
     def leave(self, wait: float = 2.0) -> bool:
-        """Whether the step has stopped within ``wait`` seconds; nobody is called back from now on."""
+        """Stop, and call nothing back; return True if the step has stopped within ``wait`` seconds."""
         self._left = True
         self._worker.quit()
         return self.stop(wait)
@@ -247,7 +247,7 @@ class Run(Generic[T]):
             self._closed.set()
 
     def _drive(self) -> Generator[Progress, None, T | None]:
-        """What the step yields, merged to twice a second and a preview, and its result; None after a stop."""
+        """Yield the step's progress, merged to twice a second and each preview; return its result."""
         self._started.set()
         if self._stop.is_set():
             return None
@@ -268,7 +268,7 @@ class Run(Generic[T]):
                 if progress.checkpoint is not None:
                     self.checkpoint = progress.checkpoint
                 now = time.monotonic()
-                # a preview has the window drawn anyway, and somebody waits for it
+                # a preview redraws the window anyway, and the user waits for it
                 if now - last >= _YIELD_EVERY or progress.preview is not None:
                     last = now
                     yield pending
@@ -278,7 +278,7 @@ class Run(Generic[T]):
         return None
 
     def _may_go_on(self) -> bool:
-        """Whether the step may do its next piece of work; waits through a pause."""
+        """Return True if the step may go on; wait through a pause."""
         while not self._go.wait(_ASK_EVERY):
             if self._stop.is_set() or self._worker.abort_requested:
                 return False
@@ -304,7 +304,7 @@ class Run(Generic[T]):
             self._on_error(error)
 
     def _tell_finished(self) -> None:
-        """Say that the run is over, and that it was stopped if nothing else was said."""
+        """Report the end of the run, and a stop if there was neither result nor error."""
         if self._left:
             return
         if not self._told and self._on_stopped is not None:
@@ -386,7 +386,7 @@ def load_ahead(package: str = "torch") -> None:
 
 
 def sentence_of(error: Exception) -> str:
-    """What went wrong, for a person, and what to do where it is memory.
+    """Return an error as one or two sentences, with advice if memory ran out.
 
     Parameters
     ----------

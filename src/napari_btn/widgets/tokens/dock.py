@@ -1,4 +1,4 @@
-"""The Tokens dock: what the networks tell apart, as labels that can be picked, merged, named and painted."""
+"""The Tokens dock: clusters of pixels as labels that can be picked, merged, named and painted."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_btn.core.progress import Progress
 from napari_btn.core.tokens.naming import VIEWPOINTS
-from napari_btn.widgets.shared.worker import load_ahead, run_step, sentence_of
+from napari_btn.widgets.shared.dock import Dock
+from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 from napari_btn.widgets.tokens.editor import BY_TOKEN, TokenEditor, channels_of
-from napari_btn.widgets.tokens.layer import TokenLayer
+from napari_btn.widgets.tokens.view import TokensView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from napari_btn.core.progress import Step
     from napari_btn.core.tokens.tokens import Tokens
-    from napari_btn.widgets.shared.worker import Timing
 
 __all__ = ["TokensWidget"]
 
@@ -30,7 +30,7 @@ _NOTHING_YET = (
 _GONE = "The layer with the tokens was removed; Find tokens makes it again."
 
 
-class TokensWidget(TokenEditor):
+class TokensWidget(Dock):
     """Dock that paints an image's tokens as labels.
 
     Parameters
@@ -40,80 +40,63 @@ class TokensWidget(TokenEditor):
     """
 
     def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
+        super().__init__(napari_viewer, "napari_btn_tokens")
+        self.view = TokensView(self.theme)
+        self.show_view(self.view)
+        self.editor = TokenEditor(self.viewer, self.view, self.session, self.lifetime, self._show_state)
         self._connect()
-        self._on_tokens()
+        self._on_session_tokens()
 
     def _connect(self) -> None:
-        """Join signals and handlers."""
-        self.find.clicked.connect(self._on_user_find)
-        self.stop.clicked.connect(self._on_user_stop)
-        self.slider.valueChanged.connect(self.n_tokens.setValue)
-        self.n_tokens.valueChanged.connect(self.slider.setValue)
-        self.n_tokens.valueChanged.connect(self._on_user_cut)
-        self.suggest.clicked.connect(self._on_user_suggest)
-        self.table.itemSelectionChanged.connect(self._on_user_pick)
-        self.table.itemChanged.connect(self._on_user_name)
-        self.merge.clicked.connect(self._on_user_merge)
-        self.rename.clicked.connect(self._on_user_rename)
-        self.assign.clicked.connect(self._on_user_group)
-        self.viewpoint.currentIndexChanged.connect(self._offer_groups)
-        self.undo.clicked.connect(self._on_user_undo)
-        self.export.clicked.connect(self._on_user_export)
-        self.alone.toggled.connect(self._recolour)
-        self.colour_by.currentIndexChanged.connect(self._on_user_colours)
-        self.channel.currentIndexChanged.connect(self._draw_chart)
-        self._describe_later.timeout.connect(self._describe)
-        self._look_later.timeout.connect(self._look)
-        self._hear(self._on_layers_changed, self.viewer.layers.events.removed)
-        self.viewer.mouse_drag_callbacks.append(self._on_mouse)
-        self._hear(self._on_session_changed, self.session.changed)
-
-    # ---------------------------------------------------------------- the session
+        """Connect signals and handlers."""
+        view = self.view
+        view.find.clicked.connect(self._on_user_find)
+        view.stop.clicked.connect(self._on_user_stop)
+        view.slider.valueChanged.connect(view.n_tokens.setValue)
+        view.n_tokens.valueChanged.connect(view.slider.setValue)
+        view.n_tokens.valueChanged.connect(self._on_user_cut)
+        view.suggest.clicked.connect(self._on_user_suggest)
+        view.export.clicked.connect(self._on_user_export)
+        self.lifetime.hear(self._on_viewer_layers, self.viewer.layers.events.removed)
+        self.lifetime.hear(self._on_session_changed, self.session.changed)
 
     @property
     def busy(self) -> bool:
-        """Whether the dock searches or exports."""
-        return bool(self._runs)
+        """True while the dock searches or exports."""
+        return bool(self.lifetime.runs)
 
     def _on_session_changed(self, slot: str) -> None:
-        """Show what the session knows now."""
-        if self._left or slot not in ("denoiser", "source", "prediction", "tokens"):
+        """Show the session's state."""
+        if self.lifetime.ended or slot not in ("denoiser", "source", "prediction", "tokens"):
             return
-        if self.shown is not None and self.session.tokens is self.shown.tokens:
+        if self.editor.shown is not None and self.session.tokens is self.editor.shown.tokens:
             return
-        # what is being found belongs to an image or networks that are no longer looked at
-        if slot != "tokens" and self._drop("find"):
-            self.progress.finish("The search was stopped: the image or the networks are others now.")
-        self._on_tokens()
+        # a running search would return tokens of the last image or networks
+        if slot != "tokens" and self.lifetime.drop("find"):
+            self.view.progress.finish("The search was stopped: the image or the networks have changed.")
+        self._on_session_tokens()
 
-    def _on_tokens(self) -> None:
-        """Start anew with the session's tokens, or without any."""
+    def _on_session_tokens(self) -> None:
+        """Show the session's tokens, or say that there are none."""
         tokens, source = self.session.tokens, self.session.source
-        self._watch(None)
-        self.shown = None
-        if tokens is not None and source is not None:
-            with self._quiet():
-                self.shown = TokenLayer(self.viewer, tokens, source.name)
-            self._watch(self.shown.layer)
+        known = tokens is not None and source is not None
+        self.editor.show(tokens if known else None, "" if source is None else source.name)
+        if tokens is not None and known:
             self._offer(tokens)
-            self.table.pick([])
-        else:
-            self.table.clear_table()
-            self.chart.hide()
-        self._describe()
+            self.view.table.pick([])
+        self.editor.describe()
 
     def _offer(self, tokens: Tokens) -> None:
-        """Offer the numbers of tokens and the channels that there are."""
-        for part in (self.slider, self.n_tokens):
+        """Offer the possible numbers of tokens, and the channels."""
+        for part in (self.view.slider, self.view.n_tokens):
             part.blockSignals(True)
             part.setRange(2, max(tokens.palette.size, 2))
             part.setValue(tokens.k)
             part.blockSignals(False)
         names = channels_of(tokens)
-        self._offer_groups()
+        self.editor.offer_groups()
         by = [BY_TOKEN, *VIEWPOINTS, *names]
-        for combo, entries in ((self.colour_by, by), (self.channel, names)):
+        for combo, entries in ((self.view.colour_by, by), (self.view.channel, names)):
             if entries != [combo.itemText(i) for i in range(combo.count())]:
                 combo.blockSignals(True)
                 combo.clear()
@@ -121,45 +104,45 @@ class TokensWidget(TokenEditor):
                 combo.blockSignals(False)
 
     def _show_state(self) -> None:
-        """Enable what can be done now, and say what can't and why."""
+        """Enable the possible actions, and explain the others."""
         known = self.session.denoiser is not None and self.session.source is not None
-        there = self.shown is not None and self.shown.layer is not None
-        gone = self.shown is not None and not there
-        self.hint.say(("info", _NOTHING_YET if not known else _GONE if gone else ""))
-        self.find.setEnabled(known and not self.busy)
-        self.stop.setEnabled("find" in self._runs)
-        for part in (self.refit, self.method):
+        there = self.editor.shown is not None and self.editor.shown.layer is not None
+        gone = self.editor.shown is not None and not there
+        self.view.hint.say(("info", _NOTHING_YET if not known else _GONE if gone else ""))
+        self.view.find.setEnabled(known and not self.busy)
+        self.view.stop.setEnabled("find" in self.lifetime.runs)
+        for part in (self.view.refit, self.view.method):
             part.setEnabled(known and not self.busy)
-        picked = self.table.picked()
-        for part in (self.slider, self.n_tokens):
-            part.setEnabled(not self.busy and (there or (known and self.shown is None)))
-        for part in (self.table, self.colour_by, self.channel, self.alone):
+        picked = self.view.table.picked()
+        for part in (self.view.slider, self.view.n_tokens):
+            part.setEnabled(not self.busy and (there or (known and self.editor.shown is None)))
+        for part in (self.view.table, self.view.colour_by, self.view.channel, self.view.alone):
             part.setEnabled(there)
-        self.export.setEnabled(there and not self.busy)
-        self.merge.setEnabled(there and len(picked) > 1)
-        self.rename.setEnabled(there and len(picked) == 1)
-        for part in (self.viewpoint, self.group_name):
+        self.view.export.setEnabled(there and not self.busy)
+        self.view.merge.setEnabled(there and len(picked) > 1)
+        self.view.rename.setEnabled(there and len(picked) == 1)
+        for part in (self.view.viewpoint, self.view.group_name):
             part.setEnabled(there)
-        self.assign.setEnabled(there and bool(picked))
-        what = "" if self.shown is None else self.shown.undoable
-        self.undo.setEnabled(there and bool(what))
-        self.undo.setToolTip(f"Take back {what}." if what else "Nothing to take back yet.")
+        self.view.assign.setEnabled(there and bool(picked))
+        what = "" if self.editor.shown is None else self.editor.shown.undoable
+        self.view.undo.setEnabled(there and bool(what))
+        self.view.undo.setToolTip(f"Take back {what}." if what else "Nothing to take back yet.")
         self._show_stability()
 
     def _show_stability(self) -> None:
-        """Say how far the tokens can be trusted."""
-        tokens = None if self.shown is None else self.shown.tokens
-        if tokens is None or self.shown is None or self.shown.layer is None:
-            self.stability.say()
-            self.suggest.hide()
+        """Show how stable the tokens are."""
+        tokens = None if self.editor.shown is None else self.editor.shown.tokens
+        if tokens is None or self.editor.shown is None or self.editor.shown.layer is None:
+            self.view.stability.say()
+            self.view.suggest.hide()
             return
         best, value = tokens.suggested, tokens.stability
-        self.suggest.setText(f"Use {best}")
-        self.suggest.setAccessibleName(f"Use {best} tokens, the suggested number")
-        self.suggest.setVisible(True)
-        self.suggest.setEnabled(tokens.k != best and not self.busy)
+        self.view.suggest.setText(f"Use {best}")
+        self.view.suggest.setAccessibleName(f"Use {best} tokens, the suggested number")
+        self.view.suggest.setVisible(True)
+        self.view.suggest.setEnabled(tokens.k != best and not self.busy)
         if not np.isfinite(value):
-            self.stability.say(("info", "How well seeds agree is unknown for this palette."))
+            self.view.stability.say(("info", "How well seeds agree is unknown for this palette."))
             return
         text = f"Seeds agree to {value:.2f} on {tokens.k} tokens (1 is best). "
         if value >= 0.8:
@@ -170,21 +153,23 @@ class TokensWidget(TokenEditor):
                 if tokens.k > best
                 else f"Suggested: {best}."
             )
-        self.stability.say(("amber" if value < 0.8 else "info", text + more))
-
-    # ---------------------------------------------------------------- finding
+        self.view.stability.say(("amber" if value < 0.8 else "info", text + more))
 
     def _on_user_find(self) -> None:
         """Find the tokens of the session's source."""
         denoiser, source = self.session.denoiser, self.session.source
         if denoiser is None or source is None or self.busy:
             return
-        prediction, k, refit = self.session.prediction, self.n_tokens.value(), self.refit.isChecked()
-        method = self.method.currentData()
+        prediction, k, refit = (
+            self.session.prediction,
+            self.view.n_tokens.value(),
+            self.view.refit.isChecked(),
+        )
+        method = self.view.method.currentData()
         axes = source.axes if prediction is None else prediction.axes
 
         def step() -> Step[Tokens]:
-            """Find them, and sum them up while the window lives."""
+            """Find the tokens, and compute their table in the thread; a step."""
             load_ahead()
             found = yield from denoiser.tokens_steps(
                 source.data, k, axes, refit=refit, method=method, prediction=prediction, valid="finite"
@@ -194,84 +179,68 @@ class TokensWidget(TokenEditor):
             return found
 
         def done(tokens: Tokens) -> None:
-            """Show them."""
-            self._runs.pop("find", None)
-            self.progress.finish(
+            """Show the result."""
+            self.view.progress.finish(
                 f"Done: '{source.name} tokens' is a layer now. Pick rows, or click the image."
             )
             self.session.tokens = tokens
 
-        self.shown = None if self.shown is None or self.shown.layer is None else self.shown
+        if self.editor.layer is None:
+            self.editor.shown = None
         self._launch("find", "Finding tokens", step, done)
 
     def _launch(
         self, name: str, title: str, step: Callable[[], Step[Any]], done: Callable[[Any], None]
     ) -> None:
-        """Run a step with its progress shown; what goes wrong is said in the dock."""
-        self.status.say()
-        self.progress.start(title)
+        """Run a step with its progress and errors shown."""
+        self.view.status.say()
+        self.view.progress.start(title)
 
-        def tell(progress: Progress, timing: Timing) -> None:
-            """Show progress."""
-            self.progress.tell(progress, timing)
+        def finished(result: Any) -> None:
+            """Pass the result on."""
+            done(result)
+            self._show_state()
 
         def failed(error: Exception) -> None:
-            """Say what went wrong."""
-            self._runs.pop(name, None)
-            self.progress.hide()
-            self.status.say(("red", f"{title} failed. {sentence_of(error)}"))
+            """Show the error."""
+            self.view.progress.hide()
+            self.view.status.say(("red", f"{title} failed. {sentence_of(error)}"))
+            self._show_state()
 
         def stopped() -> None:
-            """Say that it was stopped."""
-            self._runs.pop(name, None)
-            self.progress.finish(f"{title} was stopped.")
+            """Show that the work was stopped."""
+            self.view.progress.finish(f"{title} was stopped.")
+            self._show_state()
 
-        self._runs[name] = run_step(
-            step, title=f"napari-btn: {title}", on_progress=tell, on_result=done, on_error=failed,
-            on_stopped=stopped, on_finished=self._show_state,
-        )  # fmt: skip
+        self.lifetime.start(
+            name, step, finished, failed, title=title, on_progress=self.view.progress.tell, on_stopped=stopped
+        )
         self._show_state()
 
     def _on_user_stop(self) -> None:
-        """End the search."""
-        if "find" in self._runs:
-            self._runs["find"].stop()
-            self.stop.setEnabled(False)
-            self.progress.line.setText("Stopping…")
-
-    # ---------------------------------------------------------------- the cut
+        """Stop the search."""
+        if "find" in self.lifetime.runs:
+            self.lifetime.runs["find"].stop()
+            self.view.stop.setEnabled(False)
+            self.view.progress.line.setText("Stopping…")
 
     def _on_user_cut(self, k: int) -> None:
-        """Another number of tokens: the image follows at once, the table when the slider rests."""
-        shown = self.shown
-        if shown is None or shown.layer is None:
-            return
-        self._look()
-        edited = shown.edited
-        with self._quiet():
-            shown.cut(k)
-        self.session.tokens = shown.tokens
-        # a token that was picked may not be there in another cut
-        self.table.pick([])
-        if edited:
-            self.status.say(("info", "The palette was cut anew. Undo brings merged and painted labels back."))
-        self._describe_later.start()
+        """Cut into another number of tokens: the image follows at once, the table when the slider rests."""
+        self.editor.cut(k)
 
     def _on_user_suggest(self) -> None:
-        """Take the suggested number."""
-        if self.shown is not None:
-            self.n_tokens.setValue(self.shown.tokens.suggested)
-
-    # ---------------------------------------------------------------- export
+        """Use the suggested number of tokens."""
+        if self.editor.shown is not None:
+            self.view.n_tokens.setValue(self.editor.shown.tokens.suggested)
 
     def _on_user_export(self) -> None:
         """Ask where to write."""
-        if self.shown is None:
+        if self.editor.shown is None:
             return
-        suggested = f"{self.shown.source} tokens.ome.tif"
+        suggested = f"{self.editor.shown.source} tokens.ome.tif"
         path, _ = QFileDialog.getSaveFileName(self, "Export tokens", suggested, _LABELS)
         if path:
-            # the dialog has asked already
+            # the dialog has already asked
             self.export_to(path, overwrite=True)
 
     def export_to(self, path: str | Path, *, overwrite: bool = False) -> None:
@@ -284,10 +253,10 @@ class TokensWidget(TokenEditor):
         overwrite : bool
             Replace what is there.
         """
-        if self.shown is None or self.busy:
+        if self.editor.shown is None or self.busy:
             return
-        self._look()
-        shown, tokens = self.shown, self.shown.tokens
+        self.editor.look()
+        shown, tokens = self.editor.shown, self.editor.shown.tokens
         labels, table = shown.labels.copy(), shown.describe()
         source = self.session.source
         size = tokens.pixel_size if source is None or source.pixel_size is None else source.pixel_size
@@ -305,7 +274,7 @@ class TokensWidget(TokenEditor):
         }
 
         def step() -> Step[tuple[Path, ...]]:
-            """Write, as a step."""
+            """Write the files; a step."""
             from napari_btn.io.labels import write_labels, write_outlines
 
             yield Progress(0, 1, "Writing")
@@ -317,24 +286,15 @@ class TokensWidget(TokenEditor):
             )  # fmt: skip
 
         def done(written: tuple[Path, ...]) -> None:
-            """Say where."""
-            self._runs.pop("export", None)
-            self.progress.hide()
+            """Show the written files."""
+            self.view.progress.hide()
             image, *others = written
             beside = " and ".join(file.name for file in others)
-            self.status.say(("info", f"Written: {image}{f', with {beside} beside it' * bool(others)}."))
+            self.view.status.say(("info", f"Written: {image}{f', with {beside} beside it' * bool(others)}."))
 
         self._launch("export", "Exporting", step, done)
 
-    # ---------------------------------------------------------------- what happens around the dock
-
-    def _on_layers_changed(self, event: Any = None) -> None:
-        """A layer went."""
-        if not self._left and self.shown is not None and getattr(event, "value", None) is self._watched:
-            self._describe()
-
-    def _let_go(self) -> None:
-        """Let go of the layer, and of the mouse."""
-        self._watch(None)
-        if self._on_mouse in self.viewer.mouse_drag_callbacks:
-            self.viewer.mouse_drag_callbacks.remove(self._on_mouse)
+    def _on_viewer_layers(self, event: Any) -> None:
+        """Show that the layer with the tokens was removed."""
+        if not self.lifetime.ended and self.editor.watches(event.value):
+            self.editor.describe()

@@ -1,4 +1,4 @@
-"""The Labels layer of an image's tokens: shown, cut, merged, named, painted, and taken back."""
+"""The Labels layer of an image's tokens, with edits that can be undone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _OTHER = (0.5, 0.5, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class _Edit:
-    """Something that can be taken back."""
+    """An edit that can be undone."""
 
     what: str
     take_back: Callable[[], None]
@@ -39,7 +39,7 @@ class _Edit:
 class TokenLayer:
     """The Labels layer of an image's tokens, their names, and the last edits.
 
-    What the layer holds is what counts: it may be painted with napari's own tools.
+    The labels in the layer count: they may be painted with napari's own tools.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ class TokenLayer:
         self.groups: dict[str, dict[int, str]] = {v: {} for v in VIEWPOINTS}
         """Group by number, from each point of view."""
         self.edited = False
-        """Whether labels were merged or painted since the cut."""
+        """True if labels were merged or painted since the cut."""
         self._of_node: dict[int, str] = {}
         self._namings = {v: Naming(v) for v in VIEWPOINTS}
         self._edits: list[_Edit] = []
@@ -80,7 +80,7 @@ class TokenLayer:
 
     @property
     def labels(self) -> NDArray[Any]:
-        """What the layer holds."""
+        """Labels in the layer."""
         layer = self.layer
         return self.tokens.labels if layer is None else np.asarray(layer.data)
 
@@ -93,19 +93,19 @@ class TokenLayer:
 
     @property
     def undoable(self) -> str:
-        """What `undo` takes back; empty where there is nothing."""
+        """The last edit in words; empty without one."""
         return self._edits[-1].what if self._edits else ""
 
     # ---------------------------------------------------------------- the layer
 
     def _fits(self, layer: Any) -> bool:
-        """Whether a layer holds these very tokens, perhaps edited."""
+        """Return True if a layer holds these tokens, perhaps edited."""
         record = layer.metadata[KEY]
         same = record.get("provenance") == self.tokens.provenance and record.get("k") == self.tokens.k
         return same and np.shape(layer.data) == self.tokens.labels.shape
 
     def _adopt(self, layer: Any) -> None:
-        """Go on with a layer that is there already."""
+        """Take names, groups and labels from an existing layer."""
         features = layer.features
         if {"index", "name"} <= set(features):
             self.names = {
@@ -121,7 +121,7 @@ class TokenLayer:
                     self._assign(viewpoint, [int(i)], str(group))
 
     def _put(self, old: Any) -> Any:
-        """The layer, made or brought up to date; one that was edited by hand stays as a hidden backup."""
+        """Make or update the layer; one that was edited by hand stays as a hidden backup."""
         from napari.utils.colormaps import DirectLabelColormap
 
         tokens, name = self.tokens, f"{self.source} tokens"
@@ -147,7 +147,7 @@ class TokenLayer:
         )
 
     def _record(self) -> dict[str, Any]:
-        """Metadata of the layer."""
+        """Return the metadata of the layer."""
         tokens = self.tokens
         return {
             "map": _KIND,
@@ -182,12 +182,12 @@ class TokenLayer:
             alpha = 1.0 if not strong or number in strong else 0.0 if alone else _FAINT
             red, green, blue = (float(v) for v in rgba[:3])
             shown[number] = (*(_vivid(red, green, blue) if number in strong else (red, green, blue)), alpha)
-        # a number that is painted before the table knows it must be seen
+        # a newly painted number must be visible before the table has it
         shown[None] = _OTHER
         layer.colormap = DirectLabelColormap(color_dict=shown)
 
     def describe(self) -> dict[str, NDArray[Any]]:
-        """Table of the labels as they are, with names, numbers without a pixel left out."""
+        """Return the table of the present labels with their names, without empty numbers."""
         table = dict(self.view.table)
         there = table["pixels"] > 0
         index = table.pop("index")[there]
@@ -196,7 +196,7 @@ class TokenLayer:
         return {"index": index, **made, **{name: column[there] for name, column in table.items()}}
 
     def set_features(self, table: Mapping[str, NDArray[Any]]) -> None:
-        """Give the layer the columns that napari shows where the mouse points, and its record."""
+        """Set the layer's metadata, and the columns that napari shows at the mouse."""
         layer = self.layer
         if layer is None:
             return
@@ -212,7 +212,7 @@ class TokenLayer:
     # ---------------------------------------------------------------- edits
 
     def look(self) -> bool:
-        """Whether the layer holds other labels than when it was looked at last: it was painted."""
+        """Return True if the layer was painted since the last look."""
         layer = self.layer
         if layer is None or np.array_equal(layer.data, self.view.labels):
             return False
@@ -220,7 +220,7 @@ class TokenLayer:
         return True
 
     def cut(self, k: int) -> None:
-        """Cut the palette into another number; what was merged or painted can be taken back."""
+        """Cut the palette into another number of tokens; merged and painted labels can be restored."""
         layer = self.layer
         if layer is None or k == self.tokens.k:
             return
@@ -233,20 +233,20 @@ class TokenLayer:
         self.groups = {v: naming.names(self.tokens) for v, naming in self._namings.items()}
 
     def _keep_edited(self) -> None:
-        """Keep the labels as they are, to come back to."""
+        """Keep the present labels for an undo."""
         labels = self.labels
         kept = labels.astype(np.min_scalar_type(int(labels.max(initial=0))))
         tokens, names, groups = self.tokens, dict(self.names), dict(self.groups)
 
         def back() -> None:
-            """Show them again."""
+            """Restore the labels."""
             self.tokens, self.names, self.groups, self.edited = tokens, names, groups, True
             self.layer.data = kept.astype(tokens.labels.dtype)
 
         self._push(f"the new cut of {tokens.k} edited tokens", back)
 
     def merge(self, numbers: Iterable[int]) -> int:
-        """Number of the token that others were merged into: the largest of them."""
+        """Merge tokens into the largest of them, and return its number."""
         layer = self.layer
         labels = self.labels
         counts = np.bincount(labels.ravel())
@@ -269,7 +269,7 @@ class TokenLayer:
         layer.refresh()
 
         def back() -> None:
-            """Give back what was not painted over since."""
+            """Restore the labels that were not painted over since."""
             now = self.layer.data
             before = now.copy()
             before[mask] = old
@@ -283,7 +283,7 @@ class TokenLayer:
         return target
 
     def rename(self, number: int, name: str) -> None:
-        """Give a token a name, or none."""
+        """Name a token, or remove its name."""
         names, of_node = dict(self.names), dict(self._of_node)
         if self.names.get(number, "") == name:
             return
@@ -292,13 +292,13 @@ class TokenLayer:
         self._keep_names(number)
 
         def back() -> None:
-            """Give back the names."""
+            """Restore the names."""
             self.names, self._of_node = names, of_node
 
         self._push(f"naming token {number}", back)
 
     def group(self, viewpoint: str, numbers: Iterable[int], group: str) -> None:
-        """Put tokens into a group of a point of view, or out of theirs.
+        """Put tokens into a group of a point of view, or out of their group.
 
         Parameters
         ----------
@@ -316,13 +316,13 @@ class TokenLayer:
             return
 
         def back() -> None:
-            """Give back the groups."""
+            """Restore the groups."""
             self.groups, self._namings = groups, namings
 
         self._push(f"grouping {', '.join(map(str, chosen))} by {viewpoint}", back)
 
     def _assign(self, viewpoint: str, numbers: Iterable[int], group: str) -> None:
-        """Take tokens into a group; those of the palette take it along into other cuts."""
+        """Put tokens into a group; unedited ones keep it in other cuts."""
         chosen = sorted(set(numbers))
         known = {n: name for n, name in self.groups[viewpoint].items() if n not in chosen}
         self.groups[viewpoint] = known | (dict.fromkeys(chosen, group) if group else {})
@@ -331,7 +331,7 @@ class TokenLayer:
             self._namings[viewpoint] = naming.assigned(self.tokens, chosen, group)
 
     def _keep_names(self, *numbers: int) -> None:
-        """Remember names with the nodes of the palette, so that they follow their tokens from cut to cut."""
+        """Store names with the nodes of the palette, so that they follow their tokens from cut to cut."""
         if self.edited:
             return
         for number in numbers or tuple(self.names):
@@ -341,7 +341,7 @@ class TokenLayer:
         self._of_node = {node: name for node, name in self._of_node.items() if name}
 
     def undo(self) -> str:
-        """Take the last edit back; returns what it was."""
+        """Undo the last edit, and return it in words."""
         if not self._edits or self.layer is None:
             return ""
         edit = self._edits.pop()
@@ -350,11 +350,11 @@ class TokenLayer:
         return edit.what
 
     def _push(self, what: str, take_back: Callable[[], None]) -> None:
-        """Remember an edit."""
+        """Store an edit."""
         self._edits = [*self._edits[1 - _KEPT_EDITS :], _Edit(what, take_back)]
 
 
 def _vivid(red: float, green: float, blue: float) -> tuple[float, float, float]:
-    """Colour of the same hue that stands out of a gray image."""
+    """Return a colour of the same hue that stands out from a gray image."""
     hue, saturation, value = rgb_to_hsv(red, green, blue)
     return hsv_to_rgb(hue, max(saturation, 0.65), max(value, 0.85))

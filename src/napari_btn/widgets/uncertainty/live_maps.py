@@ -1,28 +1,30 @@
-"""Exceedance and claims as layers that follow a threshold: the plane in sight at once, the rest after."""
+"""Layers of exceedance and claims that follow a threshold, first in the plane in sight."""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_btn.core.progress import Progress
-from napari_btn.widgets.shared.overlays import map_layer, mask_layer, our_layer
+from napari_btn.widgets.shared.overlays import KINDS, layer_name, map_layer, our_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
-    from napari_btn.widgets.shared.placement import Placement
 
-__all__ = ["LiveMaps"]
+__all__ = ["LIVE", "LiveMaps"]
 
+LIVE = tuple(kind.name for kind in KINDS.values() if kind.added == "threshold")
+"""Names of the maps that follow the threshold."""
 Key = tuple[int, ...]
-_KEPT_VALUES = 60_000_000  # float32 quantiles of planes lately in sight: 240 MB
+_KEPT_VALUES = 60_000_000  # 240 MB of float32 quantiles of the planes last in sight
 
 
 class LiveMaps:
@@ -40,7 +42,7 @@ class LiveMaps:
 
     def __init__(self, viewer: Any, prediction: Prediction, source: str) -> None:
         self.viewer, self.prediction = viewer, prediction
-        self.names = {"exceedance": f"{source} P(> t)", "claim": f"{source} sure > t"}
+        self.source = source
         self.axes = prediction.axes
         self.shape = tuple(int(n) for n in prediction.median.shape)
         self._size = dict(zip(self.axes, self.shape, strict=True))
@@ -48,30 +50,30 @@ class LiveMaps:
         self._fixed = [a for a in self.axes if a not in "YX"]
         self._planes: OrderedDict[Key, NDArray[np.float32]] = OrderedDict()
         self._bounds: dict[Key, tuple[float, NDArray[np.float32]]] = {}
-        self._drawn: dict[str, dict[Key, tuple[float, ...]]] = {"exceedance": {}, "claim": {}}
+        self._drawn: dict[str, dict[Key, tuple[float, ...]]] = {kind: {} for kind in LIVE}
 
     # ---------------------------------------------------------------- where
 
     def key(self, at: Mapping[str, int]) -> Key:
-        """Index of a plane, from an index by axis letter."""
+        """Return the key of a plane, from an index by axis letter."""
         return tuple(int(np.clip(at.get(a, 0), 0, self._size[a] - 1)) for a in self._fixed)
 
     def at(self, key: Key) -> dict[str, int]:
-        """Index by axis letter of a plane."""
+        """Return the index by axis letter of a plane."""
         return dict(zip(self._fixed, key, strict=True))
 
     def keys_of(self, channel: int) -> list[Key]:
-        """All planes of a channel."""
+        """Return the keys of all planes of a channel."""
         sizes = [range(self._size[a]) if a != "C" else (channel,) for a in self._fixed]
-        return [tuple(k) for k in _product(sizes)]
+        return list(product(*sizes))
 
     def _where(self, key: Key) -> tuple[Any, ...]:
-        """Index of a plane in a map."""
+        """Return the index of a plane in a map."""
         at = self.at(key)
         return tuple(at.get(a, slice(None)) for a in self.axes)
 
     def quantiles(self, key: Key) -> NDArray[np.float32]:
-        """Quantiles of a plane, kept while it is in sight."""
+        """Return the quantiles of a plane, kept while it is in sight."""
         if key not in self._planes:
             self._planes[key] = self.prediction.planes(self.at(key))
             while len(self._planes) > 1 and sum(p.size for p in self._planes.values()) > _KEPT_VALUES:
@@ -82,33 +84,28 @@ class LiveMaps:
     # ---------------------------------------------------------------- layers
 
     def layer(self, kind: str) -> Any:
-        """The layer of "exceedance" or "claim"; None where there is none."""
-        return our_layer(self.viewer, self.names[kind], kind)
+        """Return the layer of a map; None if there is none."""
+        return our_layer(self.viewer, layer_name(self.source, kind), kind)
 
     def shows(self, kind: str) -> bool:
-        """Whether the layer is there with planes of this prediction."""
+        """Return True if the layer shows planes of this prediction."""
         layer = self.layer(kind)
         return layer is not None and layer.data.shape == self.shape and bool(self._drawn[kind])
 
-    def add(self, kind: str, placement: Placement | None, record: Mapping[str, Any]) -> Any:
-        """The layer, made if there is none."""
+    def add(self, kind: str, record: Mapping[str, Any]) -> Any:
+        """Return the layer, made if there is none."""
         if self.shows(kind):
             return self.layer(kind)
         self._drawn[kind] = {}
-        record = {**record, "map": kind}
-        if kind == "claim":
-            return mask_layer(
-                self.viewer, self.names[kind], np.zeros(self.shape, np.uint8), placement, record
-            )
-        data = np.zeros(self.shape, np.float32)
-        return map_layer(self.viewer, self.names[kind], data, placement, record, (0.0, 1.0))
+        dtype = np.uint8 if KINDS[kind].contrast == "none" else np.float32
+        return map_layer(self.viewer, kind, self.source, np.zeros(self.shape, dtype), record)
 
     def stale(self, kind: str, key: Key, asked: tuple[float, ...]) -> bool:
-        """Whether a plane of a layer shows another threshold."""
+        """Return True if a plane of a layer shows another threshold."""
         return self._drawn[kind].get(key) != asked
 
     def draw(self, kind: str, key: Key, threshold: float, confidence: float) -> bool:
-        """Bring a plane of a layer up to date; returns whether it was drawn."""
+        """Update a plane of a layer; return True if it was drawn."""
         layer = self.layer(kind)
         asked = _asked(kind, threshold, confidence)
         if layer is None or not self.stale(kind, key, asked):
@@ -118,7 +115,7 @@ class LiveMaps:
         return True
 
     def _plane(self, kind: str, key: Key, threshold: float, confidence: float) -> NDArray[Any]:
-        """One plane of a map."""
+        """Return one plane of a map."""
         channel = self.at(key).get("C", 0)
         distribution = self.prediction.distribution
         assert distribution is not None
@@ -138,7 +135,7 @@ class LiveMaps:
     # ---------------------------------------------------------------- the rest of a volume
 
     def rest(self, kinds: Sequence[str], channel: int, threshold: float, confidence: float) -> list[Key]:
-        """Planes of a channel that show another threshold in one of the layers."""
+        """Return the planes of a channel that show another threshold in one of the layers."""
         return [
             key
             for key in self.keys_of(channel)
@@ -148,7 +145,7 @@ class LiveMaps:
     def rest_steps(
         self, kinds: Sequence[str], keys: Sequence[Key], threshold: float, confidence: float
     ) -> Step[dict[str, dict[Key, NDArray[Any]]]]:
-        """Planes of the layers, as a step that touches neither layers nor what is kept."""
+        """Compute planes of the maps; a step that changes nothing."""
         made: dict[str, dict[Key, NDArray[Any]]] = {kind: {} for kind in kinds}
         distribution = self.prediction.distribution
         assert distribution is not None
@@ -166,7 +163,7 @@ class LiveMaps:
     def take(
         self, made: Mapping[str, Mapping[Key, NDArray[Any]]], threshold: float, confidence: float
     ) -> None:
-        """Put what `rest_steps` made into the layers that are still there."""
+        """Write the planes of `rest_steps` into the layers that still exist."""
         for kind, planes in made.items():
             layer = self.layer(kind)
             if layer is None:
@@ -176,12 +173,12 @@ class LiveMaps:
             layer.refresh(extent=False)
 
     def claimed(self, key: Key) -> int:
-        """Number of pixels of a plane that are claimed."""
+        """Return the number of claimed pixels of a plane."""
         layer = self.layer("claim")
         return 0 if layer is None else int(np.count_nonzero(layer.data[self._where(key)]))
 
     def take_selection(self, channel: int, mask: NDArray[np.bool_]) -> None:
-        """Show a selected set of a channel instead of single claims."""
+        """Show a selected set of a channel instead of claims by pixel."""
         layer = self.layer("claim")
         if layer is None:
             return
@@ -193,12 +190,5 @@ class LiveMaps:
 
 
 def _asked(kind: str, threshold: float, confidence: float) -> tuple[float, ...]:
-    """What a plane is drawn for."""
+    """Return the settings that a plane depends on."""
     return (threshold,) if kind == "exceedance" else (threshold, confidence)
-
-
-def _product(sizes: Sequence[Sequence[int]]) -> Iterator[tuple[int, ...]]:
-    """All combinations of the indices."""
-    from itertools import product
-
-    return product(*sizes)

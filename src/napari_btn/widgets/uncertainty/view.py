@@ -1,9 +1,8 @@
-"""What the Uncertainty dock is made of, and how it is laid out; it does nothing yet."""
+"""The form of the Uncertainty dock: its controls and their layout."""
 
 from __future__ import annotations
 
 from math import floor, log10
-from typing import Any
 
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
@@ -21,8 +20,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.widgets.shared.charts import CoverageChart, DensityChart, LineChart
-from napari_btn.widgets.shared.dock import Dock
+from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.panels import (
     NoteLabel,
     PercentBox,
@@ -32,21 +30,14 @@ from napari_btn.widgets.shared.panels import (
     push_button,
 )
 from napari_btn.widgets.shared.report_panel import ReportPanel
+from napari_btn.widgets.uncertainty.charts import CoverageChart, DensityChart, LineChart
 
-__all__ = ["TOGGLES", "UncertaintyView"]
+__all__ = ["TABS", "UncertaintyView"]
 
-TOGGLES = {
-    "lower": "Lower bound of the interval.",
-    "median": "Median: the denoised image.",
-    "upper": "Upper bound of the interval.",
-    "width": "Width of the interval: upper minus lower.",
-    "spread": "Spread of the members' medians, before calibration: where networks disagree.",
-    "exceedance": "Probability that the signal exceeds the threshold; follows the slider.",
-    "claim": "Outline of the pixels that are claimed to exceed the threshold.",
-}
-_SHORT = {"exceedance": "P(> t)", "claim": "sure > t"}
+TABS = ("line", "pixel", "coverage")
+"""Names of the tabs, in their order."""
 _STEPS = 1000
-_WIDTH = 400  # known before the style is: the toggles beside their title
+_WIDTH = 400  # of the toggles beside their title, before the style is known
 _SURE = (0.5, 0.99)
 
 
@@ -64,7 +55,7 @@ class SlidingBox(QWidget):
     """
 
     changed = Signal(float)
-    """The number is another, by hand or by a script."""
+    """Emitted when the number changes, by hand or by a script."""
 
     def __init__(self, box: QDoubleSpinBox, name: str, help_text: str) -> None:
         super().__init__()
@@ -84,70 +75,71 @@ class SlidingBox(QWidget):
         row.addWidget(self.slider, 1)
         row.addWidget(box)
         self._low, self._high = 0.0, 1.0
-        self.slider.valueChanged.connect(self._on_slider)
-        box.valueChanged.connect(self._on_box)
+        self.slider.valueChanged.connect(self._on_user_slider)
+        box.valueChanged.connect(self._on_user_box)
 
     def set_range(self, low: float, high: float) -> None:
-        """Let the slider span these numbers."""
+        """Set the range of the slider."""
         self._low, self._high = low, max(high, low + 1e-12)
         self._place()
 
     def show_value(self, value: float) -> None:
-        """Show a number without saying that it changed."""
+        """Show a number without a signal."""
         self.box.blockSignals(True)
         self.box.setValue(value)
         self.box.blockSignals(False)
         self._place()
 
     def _place(self) -> None:
-        """Put the handle where the number is."""
+        """Move the handle to the number."""
         share = (self.box.value() - self._low) / (self._high - self._low)
         self.slider.blockSignals(True)
         self.slider.setValue(round(_STEPS * min(max(share, 0.0), 1.0)))
         self.slider.blockSignals(False)
 
-    def _on_slider(self, step: int) -> None:
-        """The handle was moved."""
+    def _on_user_slider(self, step: int) -> None:
+        """Take the number of the handle."""
         self.box.blockSignals(True)
         self.box.setValue(self._low + step / _STEPS * (self._high - self._low))
         self.box.blockSignals(False)
         self.changed.emit(self.box.value())
 
-    def _on_box(self, value: float) -> None:
-        """A number was typed, or set by a script."""
+    def _on_user_box(self, value: float) -> None:
+        """Take a number that was typed, or set by a script."""
         self._place()
         self.changed.emit(value)
 
 
-class UncertaintyView(Dock):
-    """Parts of the Uncertainty dock.
+class UncertaintyView(QWidget):
+    """The form of the Uncertainty dock.
 
     Parameters
     ----------
-    napari_viewer : napari.Viewer
-        Gives the theme.
+    theme : Theme
+        Colours of the viewer.
     """
 
-    def __init__(self, napari_viewer: Any) -> None:
-        super().__init__(napari_viewer)
-        self.setObjectName("napari_btn_uncertainty")
-        self._theme = Theme(self.viewer)
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
+        self._theme = theme
         self._build_top()
         self._build_tabs()
         self._arrange()
 
     def _build_top(self) -> None:
-        """Make what is always in sight."""
+        """Make the controls that are always in sight."""
         self.hint = NoteLabel(self._theme, "hint")
         self.drift = NoteLabel(self._theme, "drift")
         self.channel = combo_box("channel", "Channel that is looked at; follows the viewer's slider.")
         self.toggles: dict[str, QPushButton] = {}
-        for kind, help_text in TOGGLES.items():
-            toggle = push_button(f"show_{kind}", _SHORT.get(kind, kind), help_text)
+        for kind in MAP_KINDS:
+            if kind.added == "button":
+                continue
+            toggle = push_button(f"show_{kind.name}", kind.title, kind.caption)
             toggle.setCheckable(True)
-            toggle.setAccessibleName(f"Show {kind}")
+            toggle.setAccessibleName(f"Show {kind.name}")
             toggle.setStyleSheet("QPushButton { padding: 3px 6px; }")
-            self.toggles[kind] = toggle
+            self.toggles[kind.name] = toggle
         self.grid = push_button(
             "side_by_side", "Raw | median | width", "Show the noisy image beside the median and the width."
         )
@@ -188,7 +180,7 @@ class UncertaintyView(Dock):
         self.caption.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
 
     def _build_tabs(self) -> None:
-        """Make the three ways to look closer."""
+        """Make the parts of the tabs."""
         colours = self._theme.colours()
         self.line_cut = push_button(
             "line_cut",
@@ -232,9 +224,8 @@ class UncertaintyView(Dock):
         self.tabs.setAccessibleName("Line cut, pixel and coverage")
 
     def _arrange(self) -> None:
-        """Lay the parts out: little enough for a laptop, and it scrolls where there is less."""
-        inside = QWidget()
-        column = QVBoxLayout(inside)
+        """Lay the parts out, small enough for a laptop."""
+        column = QVBoxLayout(self)
         column.setContentsMargins(4, 4, 4, 4)
         column.setSpacing(4)
         column.addWidget(self.hint)
@@ -259,15 +250,10 @@ class UncertaintyView(Dock):
             _page(self.report, self.worst, self.reliability, self.missed, self.missed_note), "Coverage"
         )
         column.addWidget(self.tabs, 1)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        # Napari adds a stretch below what doesn't want to be tall.
-        inside.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
-        layout.addWidget(inside)
-        self.setMinimumWidth(max(inside.minimumSizeHint().width(), _WIDTH))
+        self.setMinimumWidth(max(self.minimumSizeHint().width(), _WIDTH))
 
     def _rows_of_toggles(self) -> QWidget:
-        """Two rows of toggles, and the grid beside them."""
+        """Return two rows of toggles, with the grid beside them."""
         box = QWidget()
         rows = QVBoxLayout(box)
         rows.setContentsMargins(0, 0, 0, 0)
@@ -279,7 +265,7 @@ class UncertaintyView(Dock):
 
     @staticmethod
     def _row(*parts: QWidget) -> QWidget:
-        """Parts beside each other."""
+        """Return a row of parts."""
         box = QWidget()
         row = QHBoxLayout(box)
         row.setContentsMargins(0, 0, 0, 0)
@@ -290,7 +276,7 @@ class UncertaintyView(Dock):
         return box
 
     def set_threshold_range(self, low: float, high: float) -> None:
-        """Let the threshold's slider span the channel, in steps that its box can show."""
+        """Set the range of the threshold's slider, in steps that its box can show."""
         span = max(high - low, 1e-12)
         self.threshold.box.setDecimals(min(max(3 - floor(log10(span)), 2), 12))
         self.threshold.box.setSingleStep(span / 100)
@@ -314,13 +300,13 @@ class UncertaintyView(Dock):
 
 
 def _page(*parts: QWidget) -> ScrollColumn:
-    """Parts below each other, at the top; a page scrolls where there is too little room for it."""
+    """Return a page of parts that scrolls where there is too little room."""
     page = QWidget()
     column = QVBoxLayout(page)
     column.setContentsMargins(4, 4, 4, 4)
     column.setSpacing(4)
     for part in parts:
         column.addWidget(part, 1 if isinstance(part, LineChart) else 0)
-    # Takes the room that a chart, as long as it is hidden, leaves to the others.
+    # Takes the room of a hidden chart.
     column.addStretch(0 if any(isinstance(part, LineChart) for part in parts) else 1)
     return ScrollColumn(page)

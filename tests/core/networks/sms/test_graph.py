@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from napari_btn.core.networks.family import Blueprint, graph_of, member_rng
+from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.networks.sms.graph import Graph, draw_dilations, draw_graph, flat_nodes, receptive_field
 from napari_btn.core.settings import NetworkSettings
 
@@ -84,7 +85,7 @@ def test_a_graph_survives_json(settings, seed):
 
 
 def test_members_draw_from_seeds_of_their_own():
-    blueprint = Blueprint(NetworkSettings(), (1, 2) * 5, 1, 1, 2, (0.5,), 7)
+    blueprint = Blueprint(NetworkSettings(), Schedule((1, 2) * 5), 1, 1, 2, (0.5,), 7)
     graphs = {(k, a): graph_of(blueprint, k, a) for k in range(6) for a in range(2)}
     assert len({g.sources for g in graphs.values()}) == 12
     assert {g.dilations for g in graphs.values()} == {(1, 2) * 5}
@@ -106,7 +107,7 @@ def test_far_planes_are_seen_no_farther_than_pixels():
         assert deep
         assert sum(deep) <= max(sum(dilations) / z_step, 1)
         assert max(deep) <= min(d for d, f in zip(dilations, flat, strict=True) if f)
-        blueprint = Blueprint(NetworkSettings(), dilations, 1, 1, 3, (0.5,), 0, flat)
+        blueprint = Blueprint(NetworkSettings(), Schedule(dilations, flat), 1, 1, 3, (0.5,), 0)
         assert blueprint.reach == (sum(deep), 23, 23)
         assert blueprint.receptive_field == 23
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from napari_btn.core.networks.family import Blueprint, build, member_rng
+from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.settings import NetworkSettings, TrainSettings
 from napari_btn.core.training.optimiser import GroupOptimiser, Optimiser, bias_correction, one_cycle
 
@@ -15,7 +16,7 @@ LEVELS = (0.05, 0.25, 0.5, 0.9)
 
 def blueprint_of(ndim=2, n_in=3, dilations=(1, 2, 3, 8, 1), flat=(), **more):
     network = NetworkSettings(**{"depth": len(dilations), "channels": 2, "inputs": 3, "head_units": 8} | more)
-    return Blueprint(network, dilations, n_in, n_in, ndim, LEVELS, 5, flat)
+    return Blueprint(network, Schedule(dilations, flat), n_in, n_in, ndim, LEVELS, 5)
 
 
 def batches_of(blueprint, members, side=17, count=3, seed=0):

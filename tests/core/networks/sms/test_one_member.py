@@ -4,8 +4,11 @@ import torch
 from torch.nn import functional as F
 
 from napari_btn.core.networks.family import Blueprint, build
-from napari_btn.core.networks.heads import Ensemble, quantiles_from_raw
-from napari_btn.core.networks.sms.one_member import noncrossing_pinball, sparse_hidden, weight_gradient
+from napari_btn.core.networks.heads import Ensemble
+from napari_btn.core.networks.pinball import noncrossing_pinball, quantiles_from_raw
+from napari_btn.core.networks.sms.family import Schedule
+from napari_btn.core.networks.sms.graph import Graph
+from napari_btn.core.networks.sms.one_member import Layers, sparse_hidden, weight_gradient
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.core.training.tasks import pinball
 
@@ -14,7 +17,7 @@ LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
 def member(ndim: int, n_in: int, dilations: tuple[int, ...], flat: tuple[bool, ...] = ()) -> Ensemble:
     settings = NetworkSettings(depth=len(dilations), dilations=dilations)
-    blueprint = Blueprint(settings, dilations, n_in, 2, ndim, LEVELS, seed=3, flat=flat)
+    blueprint = Blueprint(settings, Schedule(dilations, flat), n_in, 2, ndim, LEVELS, seed=3)
     module = build(blueprint, [(0, 0)])
     rng = np.random.default_rng(0)
     with torch.no_grad():
@@ -79,7 +82,8 @@ def test_gradients_of_kernels_of_one_plane_equal_autograds() -> None:
 
 def test_several_members_loss_is_the_sum_of_theirs() -> None:
     dilations = (1, 2, 3)
-    blueprint = Blueprint(NetworkSettings(depth=3, dilations=dilations), dilations, 3, 2, 2, LEVELS, seed=3)
+    settings = NetworkSettings(depth=3, dilations=dilations)
+    blueprint = Blueprint(settings, Schedule(dilations), 3, 2, 2, LEVELS, seed=3)
     both = build(blueprint, [(0, 0), (1, 0)])
     rng = np.random.default_rng(0)
     with torch.no_grad():
@@ -145,6 +149,6 @@ def test_hidden_layer_needs_no_gradient_of_its_input() -> None:
     x = torch.from_numpy(rng.standard_normal((1, 8, 8, 4)).astype(np.float32))
     kernel = torch.from_numpy(rng.standard_normal((16, 4, 3, 3)).astype(np.float32)).requires_grad_()
     bias, head = torch.zeros(16), torch.ones(2, 16)
-    made = sparse_hidden(x, ((0,),), (1,), 4, torch.zeros(2), [kernel], [bias], [head])
+    made = sparse_hidden(x, Graph(((0,),), (1,)), 4, Layers([kernel], [bias], [head], torch.zeros(2)))
     made.sum().backward()
     assert kernel.grad is not None

@@ -1,9 +1,9 @@
 """Predict with a sparse mixed-scale member on the CPU, band of rows by band.
 
-Nodes take turns. In its turn a node makes the rows that later nodes need for the next rows of the
-result, from what earlier nodes have made; rows that nobody reads any more are freed. So what passes
-from node to node is still in the cache, nothing is computed twice, and the memory that it takes grows
-with the width of an image but not with its length.
+Nodes take turns. In its turn a node computes the rows that later nodes need for the next rows of the
+result, and rows that no node will read again are freed. So features are still in the cache when the
+next node reads them, nothing is computed twice, and the memory grows with the width of an image but
+not with its length.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from napari_btn.core.networks.sms.one_member import convolve
+from napari_btn.core.networks.sms.one_member import Layers, convolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from napari_btn.core.networks.sms.graph import Graph
 
 __all__ = ["banded_hidden", "grown", "inside", "margins_of"]
 
@@ -29,7 +31,7 @@ Part = tuple[slice, ...]
 
 
 def grown(part: Sequence[slice], margin: Sequence[int], space: Sequence[int]) -> Part:
-    """A part of the space with a margin, as far as there is space.
+    """Return a part of the space with a margin, as far as there is space.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def grown(part: Sequence[slice], margin: Sequence[int], space: Sequence[int]) ->
 
 
 def inside(part: Sequence[slice], whole: Sequence[slice]) -> Part:
-    """Where a part of the space lies in a larger one.
+    """Return where a part of the space lies in a larger one.
 
     Parameters
     ----------
@@ -55,12 +57,12 @@ def inside(part: Sequence[slice], whole: Sequence[slice]) -> Part:
 
 
 def margins_of(reach: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
-    """How far beyond the result's pixels the input and each node are needed, along each space axis.
+    """Return the margins around the result within which the input and each node are needed, per space axis.
 
     Parameters
     ----------
     reach : sequence of sequence of int
-        How far each node looks, in pixels along each space axis.
+        Half-width of each node's kernel in pixels, along each space axis.
     """
     margins = [(0,) * len(reach[0])]
     for node in reversed(reach):
@@ -70,7 +72,7 @@ def margins_of(reach: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
 
 @dataclass
 class _Feature:
-    """What a node makes over an area: its next row, and the bands (first row, values) that are still read."""
+    """Output of a node over an area: its next row, and the bands (first row, values) that are still read."""
 
     area: Part
     row: int
@@ -79,7 +81,7 @@ class _Feature:
 
 @dataclass(frozen=True)
 class _Node:
-    """One node: the (feature, first channel, channels) that it reads, its weights, and how far it looks."""
+    """One node: the (feature, first channel, channels) that it reads, its weights, and its reach in pixels."""
 
     reads: tuple[tuple[int, int, int], ...]
     kernel: torch.Tensor
@@ -90,35 +92,24 @@ class _Node:
 
 def banded_hidden(
     x: torch.Tensor,
-    sources: Sequence[Sequence[int]],
-    dilations: Sequence[int],
+    graph: Graph,
     chunk: int,
-    bias: torch.Tensor,
-    kernels: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor],
-    heads: Sequence[torch.Tensor],
+    layers: Layers,
     *,
     keep: Sequence[slice],
     between: Callable[[], None],
 ) -> torch.Tensor:
-    """Hidden layer (B, *kept, units), before its ReLU, over every feature of one sparse mixed-scale member.
-
-    That of `gradients.sparse_hidden` without gradients, for a part of the space.
+    """Return the hidden layer of a part of the space, (B, *kept, units), as `sparse_hidden` without gradients.
 
     Parameters
     ----------
     x : Tensor, (B, *space, C), float32
         Chunk 0: the scaled input.
-    sources : sequence of sequence of int
-        For each node, the earlier chunks that it reads, rising.
-    dilations : sequence of int
-        For each node, in pixels.
+    graph : Graph
     chunk : int
         Channels of a chunk.
-    bias : Tensor, (units,), float32
-        Bias of the hidden layer.
-    kernels, biases, heads : sequence of Tensor
-        For each node, (width, read, *kernel), (width,) and (units, width), float32.
+    layers : Layers
+        Of one member.
     keep : sequence of slice
         The part of the space that is wanted.
     between : callable
@@ -134,13 +125,16 @@ def banded_hidden(
             dilation,
             tuple(dilation * (k // 2) for k in kernel.shape[2:]),
         )
-        for source, dilation, kernel, shift in zip(sources, dilations, kernels, biases, strict=True)
+        for source, dilation, kernel, shift in zip(
+            graph.sources, graph.dilations, layers.kernels, layers.biases, strict=True
+        )
     ]
     margins = margins_of([node.reach for node in nodes])
     areas = [grown(keep, margin, space) for margin in margins]
     features = [_Feature(area, area[0].start) for area in areas]
     features[0] = _Feature(tuple(slice(0, n) for n in space), space[0], [(0, x)])
-    hidden = bias.expand(batch, *(s.stop - s.start for s in keep), len(bias)).contiguous()
+    shape = (batch, *(s.stop - s.start for s in keep), len(layers.bias))
+    hidden = layers.bias.expand(shape).contiguous()
     step = max(1, _BAND_PIXELS // math.prod(s.stop - s.start for s in areas[len(nodes) // 2][1:]))
     buffer = x.new_empty(0)
     for start in range(keep[0].start, keep[0].stop, step):
@@ -154,7 +148,7 @@ def banded_hidden(
                     convolve(read.movedim(-1, 1), node.kernel, node.bias, node.dilation, padding=0)
                 )
                 band = band.movedim(1, -1)
-                _add(hidden, band, heads[t], part, keep)
+                _add(hidden, band, layers.heads[t], part, keep)
                 made.bands.append((made.row, band))
                 made.row = part[0].stop
         _forget(features, nodes)
@@ -162,7 +156,7 @@ def banded_hidden(
 
 
 def _read(number: int, chunk: int, per_node: int, n_in: int) -> tuple[int, int, int]:
-    """Feature, first channel and channels of a chunk; chunk 0 is the input."""
+    """Return feature, first channel and channels of a chunk; chunk 0 is the input."""
     if number == 0:
         return 0, 0, n_in
     node, place = divmod(number - 1, per_node)
@@ -172,7 +166,7 @@ def _read(number: int, chunk: int, per_node: int, n_in: int) -> tuple[int, int, 
 def _gather(
     node: _Node, features: Sequence[_Feature], part: Part, buffer: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a node reads (B, *part and margin, C), zeros beyond the image; and the memory that it lies in."""
+    """Return the input of a node (B, *part and margin, C), zeros beyond the image; and the memory of it."""
     space = [s.stop for s in features[0].area]
     batch = features[0].bands[0][1].shape[0]
     wanted = [slice(s.start - r, s.stop + r) for s, r in zip(part, node.reach, strict=True)]
@@ -215,7 +209,7 @@ def _copy(to: torch.Tensor, source: torch.Tensor) -> None:
 def _add(
     hidden: torch.Tensor, band: torch.Tensor, head: torch.Tensor, part: Part, keep: Sequence[slice]
 ) -> None:
-    """Add what the heads see of a band to the hidden layer (B, *kept, units)."""
+    """Add a band's share to the hidden layer (B, *kept, units)."""
     low, high = max(part[0].start, keep[0].start), min(part[0].stop, keep[0].stop)
     if low >= high:
         return

@@ -33,17 +33,17 @@ class Graph:
     dilations: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Graph as a JSON-ready dict."""
+        """Return the graph as a JSON-ready dict."""
         return {"sources": [list(s) for s in self.sources], "dilations": list(self.dilations)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Graph:
-        """Graph from `to_dict`'s dict."""
+        """Return the graph of a dict from `to_dict`."""
         return cls(tuple(tuple(int(i) for i in s) for s in values["sources"]), tuple(values["dilations"]))
 
 
 def receptive_field(dilations: Sequence[int]) -> int:
-    """Half-width of the receptive field in pixels, worst case over every wiring.
+    """Return the half-width of the receptive field in pixels, in the worst case over every wiring.
 
     A 3-wide kernel of dilation ``d`` reaches ``d`` pixels to each side, and no path passes a
     node twice, so the sum bounds every member that shares the schedule.
@@ -54,7 +54,7 @@ def receptive_field(dilations: Sequence[int]) -> int:
 def draw_dilations(
     settings: NetworkSettings, *, ndim: int, limit_px: int | None = None, field_px: int | None = None
 ) -> tuple[int, ...]:
-    """Dilation of each node, one schedule for the whole ensemble.
+    """Return the dilation of each node, one schedule for the whole ensemble.
 
     Dilations cycle through 1 to the largest, as in mixed-scale dense networks, so their sum,
     and with it receptive field, halo and split gap, is fixed by the settings and the image.
@@ -92,14 +92,14 @@ def draw_dilations(
 
 
 def _cycle(depth: int, top: int) -> tuple[int, ...]:
-    """Dilations from 1 to ``top`` in turn; in equal steps where there are fewer nodes than that."""
+    """Return dilations from 1 to ``top`` in turn; in equal steps where there are fewer nodes than that."""
     if top <= depth:
         return tuple(1 + t % top for t in range(depth))
     return tuple(int(d) for d in np.linspace(1, top, depth).round())
 
 
 def flat_nodes(dilations: Sequence[int], z_step: float) -> tuple[bool, ...]:
-    """Which nodes of a volume's networks don't look along Z; empty where all do.
+    """Return which nodes of a volume's networks don't look along Z; empty where all do.
 
     Where planes lie far apart, the nodes of the largest dilations get kernels of one plane, until the
     receptive field is no longer along Z than across, in units of length.

@@ -1,8 +1,8 @@
-"""The training step of many members at once: one convolution per node whose groups are the members.
+"""Hidden layers of many members at once: one convolution per node whose groups are the members.
 
 On a graphics card a step is bound by the number of kernels, not by arithmetic: every feature of
-every member lies in one tensor, a node reads its sources by one gather, and its gradient goes back
-by one scatter. Nothing here waits for the device, so that a step can be captured and replayed.
+every member lies in one tensor, a node reads its sources by one gather, and its gradient returns by
+one scatter. Nothing here waits for the device, so that a step can be captured and replayed.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["gathers", "grouped_hidden", "grouped_pinball"]
+    from napari_btn.core.networks.sms.one_member import Layers
+
+__all__ = ["gathers", "grouped_hidden"]
 
 
 def gathers(
     sources: Sequence[Sequence[Sequence[int]]], *, n_in: int, chunk: int, inputs: int, widths: Sequence[int]
 ) -> list[torch.Tensor]:
-    """For each node, which channels of the feature tensor all members read, (M * width,) int64.
+    """Return for each node the channels of the feature tensor that all members read, (M * width,) int64.
 
     A member's channels are its input, one of zeros, and its nodes' outputs in their order. Where a
     member reads fewer than the widest, it reads zeros.
@@ -55,7 +57,7 @@ def gathers(
 
 
 class _GroupedHidden(torch.autograd.Function):
-    """Hidden layers of sparse mixed-scale members; the arguments are `grouped_hidden`'s."""
+    """Hidden layers of sparse mixed-scale members; the arguments are those of `grouped_hidden`."""
 
     @staticmethod
     def forward(
@@ -99,7 +101,7 @@ class _GroupedHidden(torch.autograd.Function):
         to_kernels, to_biases = [], []
         for t in range(len(reads) - 1, -1, -1):
             own = _outputs(t, n_in, width)
-            # what later nodes sent back is complete here: nodes only read earlier ones
+            # the gradient from later nodes is complete here, because nodes only read earlier ones
             passed = (back[:, :, own] * (features[:, :, own] > 0)).flatten(1, 2)
             kernel = kernels[t]
             sent, weight, bias = torch.ops.aten.convolution_backward(
@@ -124,7 +126,7 @@ class _GroupedHidden(torch.autograd.Function):
 
 
 def _outputs(node: int, n_in: int, width: int) -> slice:
-    """Where a member's node writes."""
+    """Return the channels that a member's node writes."""
     return slice(n_in + 1 + node * width, n_in + 1 + (node + 1) * width)
 
 
@@ -133,7 +135,7 @@ def _padding(kernel: torch.Tensor, dilation: int) -> list[int]:
 
 
 def _convolve(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, dilation: int) -> torch.Tensor:
-    """Same-size convolution of (B, M * C, *space) whose groups are the members."""
+    """Return the same-size convolution of (B, M * C, *space) whose groups are the members."""
     conv: Any = (F.conv1d, F.conv2d, F.conv3d)[kernel.ndim - 4]
     padding = _padding(kernel, dilation)
     made: torch.Tensor = conv(x, kernel.flatten(0, 1), bias.flatten(), 1, padding, dilation, len(kernel))
@@ -141,15 +143,9 @@ def _convolve(x: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor, dilatio
 
 
 def grouped_hidden(
-    x: torch.Tensor,
-    reads: Sequence[torch.Tensor],
-    dilations: Sequence[int],
-    bias: torch.Tensor,
-    heads: torch.Tensor,
-    kernels: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor],
+    x: torch.Tensor, reads: Sequence[torch.Tensor], dilations: Sequence[int], layers: Layers
 ) -> torch.Tensor:
-    """Hidden layer (B, M, units, N), before its ReLU, of members that each have a batch of their own.
+    """Return the hidden layer (B, M, units, N), before its ReLU, of members that each have a batch of their own.
 
     Parameters
     ----------
@@ -159,38 +155,11 @@ def grouped_hidden(
         `gathers` of the members' graphs, on the device of ``x``.
     dilations : sequence of int
         For each node, in pixels.
-    bias : Tensor, (M, units), float32
-        Bias of the hidden layer.
-    heads : Tensor, (M, units, nodes * width), float32
-    kernels, biases : sequence of Tensor
-        For each node, (M, width, read, *kernel) and (M, width), float32.
+    layers : Layers
+        With the member as first axis.
     """
+    heads = torch.cat(list(layers.heads), 2)
     made: torch.Tensor = _GroupedHidden.apply(  # type: ignore[no-untyped-call]
-        x, reads, dilations, bias, heads, *kernels, *biases
+        x, reads, dilations, layers.bias, heads, *layers.kernels, *layers.biases
     )
     return made
-
-
-def grouped_pinball(
-    quantiles: torch.Tensor, target: torch.Tensor, levels: torch.Tensor, known: torch.Tensor
-) -> torch.Tensor:
-    """Mean pinball loss (M,) of each member on its own targets.
-
-    Parameters
-    ----------
-    quantiles : Tensor, (B, M, C, L, N), float32
-    target : Tensor, (B, M, C, N), float32
-        Any finite value where it doesn't count.
-    levels : Tensor, (L,), float32
-    known : Tensor, (B, M, C, N), float32
-        1 where a target counts, else 0.
-
-    References
-    ----------
-    Koenker & Bassett, Econometrica 46 (1978) 33.
-    """
-    residual = target[:, :, :, None] - quantiles
-    # one multiplication a value: its slope is the level above the quantile and level - 1 below
-    slope = (levels[:, None] - (residual < 0).to(residual.dtype)).detach() * known[:, :, :, None]
-    count = known.sum((0, 2, 3)) * len(levels)
-    return (slope * residual).sum((0, 2, 3, 4)) / count.clamp_min(1)

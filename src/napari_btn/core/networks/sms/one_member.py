@@ -1,8 +1,8 @@
-"""Forward and backward passes of the training step, written out by hand for one member on the CPU.
+"""Forward and backward passes of the training step, written by hand for one member on the CPU.
 
 Autograd's own backward of a dilated convolution is two to three times slower than the two passes
 below, and it writes every slice and concatenation of the sparse graph to memory once more. These
-functions do the same arithmetic in fewer passes; tests hold them to autograd's gradients.
+functions do the same arithmetic in fewer passes; tests compare them with autograd's gradients.
 """
 
 from __future__ import annotations
@@ -15,29 +15,33 @@ import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
-__all__ = [
-    "ABSOLUTE",
-    "SOFTPLUS",
-    "Steps",
-    "convolve",
-    "noncrossing_pinball",
-    "sparse_hidden",
-    "weight_gradient",
-]
+    from napari_btn.core.networks.sms.graph import Graph
+
+__all__ = ["Layers", "convolve", "sparse_hidden", "weight_gradient"]
 
 
-class Steps(NamedTuple):
-    """How unconstrained outputs become the steps from one quantile to the next, which are never negative."""
+class Layers(NamedTuple):
+    """Weights of the nodes and of the hidden layer; those of many members have the member as their first axis.
 
-    made: Callable[[torch.Tensor], torch.Tensor]
-    slope: Callable[[torch.Tensor], torch.Tensor]
+    Parameters
+    ----------
+    kernels : sequence of Tensor, (width, read, *kernel), float32
+        One per node.
+    biases : sequence of Tensor, (width,), float32
+        One per node.
+    heads : sequence of Tensor, (units, width), float32
+        One per node.
+    bias : Tensor, (units,), float32
+        Of the hidden layer.
+    """
 
+    kernels: Sequence[torch.Tensor]
+    biases: Sequence[torch.Tensor]
+    heads: Sequence[torch.Tensor]
+    bias: torch.Tensor
 
-SOFTPLUS = Steps(F.softplus, torch.sigmoid)
-# twice the output makes twice the step, as bias-free members need; a ReLU would, but learns no more once it is off
-ABSOLUTE = Steps(torch.abs, torch.sign)
 
 # Pixels that go through the graph together: their features stay in the cache between the passes.
 _BLOCK_PIXELS = 16_384
@@ -50,7 +54,7 @@ def convolve(
     dilation: int,
     padding: int | None = None,
 ) -> torch.Tensor:
-    """Dilated convolution of (B, C, *space), channels last in memory.
+    """Return the dilated convolution of (B, C, *space), channels last in memory.
 
     Parameters
     ----------
@@ -77,14 +81,14 @@ def convolve(
 def weight_gradient(
     grad: torch.Tensor, read: torch.Tensor, kernel: Sequence[int], dilation: int
 ) -> torch.Tensor:
-    """Gradient (out, C, *kernel) of a same-size convolution's weight, as matrix products of shifted views.
+    """Return the gradient (out, C, *kernel) of a same-size convolution's weight, by products of shifted views.
 
     Parameters
     ----------
     grad : Tensor, (B, *space, out), float32, contiguous
         Gradient by the convolution's output.
     read : Tensor, (B, *space, C), float32, contiguous
-        What the convolution read.
+        Input of the convolution.
     kernel : sequence of int
         Sides of the kernel, odd.
     dilation : int
@@ -116,26 +120,25 @@ def weight_gradient(
 
 
 def _overlap(n: int, offset: int) -> tuple[slice, slice]:
-    """Where an axis of n pixels and itself moved by an offset both lie inside: (to, from)."""
+    """Return where an axis of n pixels and itself moved by an offset overlap: (to, from)."""
     if abs(offset) >= n:
         return slice(0, 0), slice(0, 0)
     return slice(max(0, -offset), n - max(0, offset)), slice(max(0, offset), n - max(0, -offset))
 
 
 class _SparseHidden(torch.autograd.Function):
-    """Hidden layer of a sparse mixed-scale member; the arguments are `sparse_hidden`'s."""
+    """Hidden layer of a sparse mixed-scale member; the arguments are those of `sparse_hidden`."""
 
     @staticmethod
     def forward(
         ctx: Any,
         x: torch.Tensor,
-        sources: tuple[tuple[int, ...], ...],
-        dilations: tuple[int, ...],
+        graph: Graph,
         chunk: int,
         bias: torch.Tensor,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        depth = len(sources)
+        depth = len(graph.sources)
         kernels, biases, heads = (parameters[i * depth : (i + 1) * depth] for i in range(3))
         hidden = bias.expand(*x.shape[:-1], len(bias)).contiguous()
         side = max(1, _BLOCK_PIXELS // (x[0, ..., 0].numel()))
@@ -143,38 +146,36 @@ class _SparseHidden(torch.autograd.Function):
         for block, out in zip(x.split(side), hidden.split(side), strict=True):
             chunks = [block]
             rows = out.view(-1, out.shape[-1])
-            for t, source in enumerate(sources):
+            for t, source in enumerate(graph.sources):
                 parts = [chunks[s] for s in source]
                 read = parts[0].contiguous() if len(parts) == 1 else torch.cat(parts, -1)
-                made = convolve(read.movedim(-1, 1), kernels[t], biases[t], dilations[t])
+                made = convolve(read.movedim(-1, 1), kernels[t], biases[t], graph.dilations[t])
                 feature = made.relu_().movedim(1, -1).contiguous()
                 chunks += feature.split(chunk, -1)
                 rows.addmm_(feature.view(-1, feature.shape[-1]), heads[t].t())
                 kept += [read, feature]
         ctx.save_for_backward(*kernels, *heads, *kept)
-        ctx.plan = sources, dilations, chunk, side
+        ctx.plan = graph, chunk, side
         return hidden
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        sources, dilations, chunk, side = ctx.plan
-        depth = len(sources)
+        graph, chunk, side = ctx.plan
+        depth = len(graph.sources)
         saved = ctx.saved_tensors
         kernels, heads, kept = saved[:depth], saved[depth : 2 * depth], saved[2 * depth :]
-        back = [_transposed(k, s, chunk) for k, s in zip(kernels, sources, strict=True)]
+        back = [_transposed(k, s, chunk) for k, s in zip(kernels, graph.sources, strict=True)]
         totals = [[torch.zeros_like(k) for k in kernels], [k.new_zeros(len(k)) for k in kernels]]
         totals.append([torch.zeros_like(h) for h in heads])
         grad = grads[0].contiguous()
         for b, block in enumerate(grad.split(side)):
             features = kept[2 * depth * b : 2 * depth * (b + 1)]
-            _sparse_backward(
-                block.reshape(-1, block.shape[-1]), features, sources, dilations, chunk, heads, back, totals
-            )
-        return None, None, None, None, grad.flatten(0, -2).sum(0), *totals[0], *totals[1], *totals[2]
+            _sparse_backward(block.reshape(-1, block.shape[-1]), features, graph, chunk, heads, back, totals)
+        return None, None, None, grad.flatten(0, -2).sum(0), *totals[0], *totals[1], *totals[2]
 
 
 def _transposed(kernel: torch.Tensor, source: tuple[int, ...], chunk: int) -> torch.Tensor | None:
-    """Kernel of the pass from a node's output to the chunks of nodes that it read; None if none."""
+    """Return the kernel of the pass from a node's output back to the chunks of nodes it read; None if none."""
     nodes = chunk * sum(s > 0 for s in source)
     if not nodes:
         return None
@@ -185,8 +186,7 @@ def _transposed(kernel: torch.Tensor, source: tuple[int, ...], chunk: int) -> to
 def _sparse_backward(
     rows: torch.Tensor,
     kept: Sequence[torch.Tensor],
-    sources: tuple[tuple[int, ...], ...],
-    dilations: tuple[int, ...],
+    graph: Graph,
     chunk: int,
     heads: Sequence[torch.Tensor],
     back: Sequence[torch.Tensor | None],
@@ -194,22 +194,22 @@ def _sparse_backward(
 ) -> None:
     """Add one block's gradients to the totals (kernels, biases, heads); ``rows`` are of the hidden layer."""
     waiting: dict[int, torch.Tensor] = {}
-    for t in range(len(sources) - 1, -1, -1):
+    for t in range(len(graph.sources) - 1, -1, -1):
         read, feature = kept[2 * t], kept[2 * t + 1]
         flat = feature.view(-1, feature.shape[-1])
-        # what later nodes sent back is complete here: nodes only read earlier ones
+        # the gradient from later nodes is complete here, because nodes only read earlier ones
         later = waiting.pop(t, None)
         grad = rows @ heads[t] if later is None else later.view_as(flat).addmm_(rows, heads[t])
         totals[2][t].addmm_(rows.t(), flat)
         grad = torch.ops.aten.threshold_backward(grad, flat, 0)
         totals[1][t].add_(grad.sum(0))
         grad = grad.view_as(feature)
-        totals[0][t].add_(weight_gradient(grad, read, totals[0][t].shape[2:], dilations[t]))
+        totals[0][t].add_(weight_gradient(grad, read, totals[0][t].shape[2:], graph.dilations[t]))
         turned = back[t]
         if turned is None:
             continue
-        sent = convolve(grad.movedim(-1, 1), turned, None, dilations[t]).movedim(1, -1)
-        nodes = [s - 1 for s in sources[t] if s > 0]
+        sent = convolve(grad.movedim(-1, 1), turned, None, graph.dilations[t]).movedim(1, -1)
+        nodes = [s - 1 for s in graph.sources[t] if s > 0]
         for s, part in zip(nodes, sent.split(chunk, -1), strict=True):
             node, place = divmod(s, feature.shape[-1] // chunk)
             if node not in waiting:
@@ -217,120 +217,20 @@ def _sparse_backward(
             waiting[node][..., place * chunk : (place + 1) * chunk].add_(part)
 
 
-def sparse_hidden(
-    x: torch.Tensor,
-    sources: tuple[tuple[int, ...], ...],
-    dilations: tuple[int, ...],
-    chunk: int,
-    bias: torch.Tensor,
-    kernels: Sequence[torch.Tensor],
-    biases: Sequence[torch.Tensor],
-    heads: Sequence[torch.Tensor],
-) -> torch.Tensor:
-    """Hidden layer (B, *space, units), before its ReLU, over every feature of one sparse mixed-scale member.
+def sparse_hidden(x: torch.Tensor, graph: Graph, chunk: int, layers: Layers) -> torch.Tensor:
+    """Return the hidden layer (B, *space, units), before its ReLU, over every feature of one member.
 
     Parameters
     ----------
     x : Tensor, (B, *space, C), float32
         Chunk 0: the scaled input; no gradient goes back to it.
-    sources : tuple of tuple of int
-        For each node, the earlier chunks that it reads, rising.
-    dilations : tuple of int
-        For each node, in pixels.
+    graph : Graph
     chunk : int
         Channels of a chunk.
-    bias : Tensor, (units,), float32
-        Bias of the hidden layer.
-    kernels, biases, heads : sequence of Tensor
-        For each node, (width, read, *kernel), (width,) and (units, width), float32.
+    layers : Layers
+        Of one member.
     """
     made: torch.Tensor = _SparseHidden.apply(  # type: ignore[no-untyped-call]
-        x.contiguous(), sources, dilations, chunk, bias, *kernels, *biases, *heads
+        x.contiguous(), graph, chunk, layers.bias, *layers.kernels, *layers.biases, *layers.heads
     )
-    return made
-
-
-class _NoncrossingPinball(torch.autograd.Function):
-    """Pinball loss of non-crossing quantiles, whose gradient is made on the way; arguments as below."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        raw: torch.Tensor,
-        target: torch.Tensor,
-        levels: tuple[float, ...],
-        middle: int,
-        how: Steps,
-    ) -> torch.Tensor:
-        known = torch.isfinite(target)
-        every = bool(known.all())
-        if not every:
-            target = torch.where(known, target, 0.0)
-        steps = how.made(raw)
-        grad = torch.empty_like(raw)
-        total = raw.new_zeros(())
-        order = [middle, *range(middle - 1, -1, -1), *range(middle + 1, len(levels))]
-        for level in order:
-            if level in (middle, middle + 1):
-                residual = target - raw[:, middle]
-            if level != middle:
-                residual.add_(steps[:, level], alpha=1.0 if level < middle else -1.0)
-            slope = (residual < 0).to(raw.dtype).sub_(levels[level])
-            if not every:
-                slope.mul_(known)
-            total -= torch.dot(slope.flatten(), residual.flatten())
-            grad[:, level] = slope
-        _through_steps(grad, how.slope(raw), middle)
-        count = float(known.sum()) * len(levels)
-        ctx.save_for_backward(grad.div_(max(count, 1.0)))
-        return total / max(count, 1.0)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
-        (grad,) = ctx.saved_tensors
-        return grad * grads[0], None, None, None, None
-
-
-def _through_steps(grad: torch.Tensor, slope: torch.Tensor, middle: int) -> None:
-    """Turn gradients by the quantiles (C, L, N) into gradients by the raw outputs, in place; steps have this slope."""
-    for level in range(1, middle):
-        grad[:, level] += grad[:, level - 1]
-    for level in range(grad.shape[1] - 2, middle, -1):
-        grad[:, level] += grad[:, level + 1]
-    # the median moves every quantile; a step moves those beyond it
-    if middle:
-        grad[:, middle] += grad[:, middle - 1]
-    if middle + 1 < grad.shape[1]:
-        grad[:, middle] += grad[:, middle + 1]
-    grad[:, :middle].mul_(slope[:, :middle]).neg_()
-    grad[:, middle + 1 :].mul_(slope[:, middle + 1 :])
-
-
-def noncrossing_pinball(
-    raw: torch.Tensor,
-    target: torch.Tensor,
-    levels: tuple[float, ...],
-    middle: int,
-    steps: Steps = SOFTPLUS,
-) -> torch.Tensor:
-    """Mean pinball loss of one member, of unconstrained outputs whose quantiles can't cross.
-
-    Parameters
-    ----------
-    raw : Tensor, (C, L, N), float32
-        The median at ``middle``; elsewhere what makes the steps away from it.
-    target : Tensor, (C, N), float32
-        NaN targets don't count.
-    levels : tuple of float
-        Quantile levels, rising.
-    middle : int
-        Index of the median.
-    steps : Steps
-        How steps are made.
-
-    References
-    ----------
-    Koenker & Bassett, Econometrica 46 (1978) 33.
-    """
-    made: torch.Tensor = _NoncrossingPinball.apply(raw, target, levels, middle, steps)  # type: ignore[no-untyped-call]
     return made

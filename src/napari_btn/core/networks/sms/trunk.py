@@ -10,20 +10,21 @@ from torch.nn import functional as F
 
 from napari_btn.core.networks.sms.bands import banded_hidden, grown, inside, margins_of
 from napari_btn.core.networks.sms.many_members import gathers, grouped_hidden
-from napari_btn.core.networks.sms.one_member import convolve, sparse_hidden
+from napari_btn.core.networks.sms.one_member import Layers, convolve, sparse_hidden
+from napari_btn.core.networks.trunk import Trunk, cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from napari_btn.core.networks.sms.graph import Graph
 
-__all__ = ["SparseMixedScale", "cut"]
+__all__ = ["SparseMixedScale"]
 
 
 def _conv(
     x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, dilation: int = 1
 ) -> torch.Tensor:
-    """Grouped same-size convolution; ``weight`` is (M, out, in, *kernel), ``x`` is (B, M * in, *space)."""
+    """Return the grouped same-size convolution; ``weight`` is (M, out, in, *kernel), ``x`` is (B, M * in, *space)."""
     members, out, _, *kernel = weight.shape
     if members == 1:
         return convolve(x, weight[0], None if bias is None else bias[0], dilation)
@@ -33,26 +34,13 @@ def _conv(
     return conv(x, weight.reshape(members * out, *weight.shape[2:]), flat_bias, 1, padding, dilation, members)
 
 
-def cut(x: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
-    """View of a part of the space.
-
-    Parameters
-    ----------
-    x : Tensor, (B, C, *space)
-    part : sequence of slice
-        One per space axis.
-    """
-    view: torch.Tensor = x[(slice(None), slice(None), *part)]
-    return view
-
-
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
     """Return the same values with the channels of a pixel side by side in memory."""
     formats = {4: torch.channels_last, 5: torch.channels_last_3d}
     return x.contiguous(memory_format=formats[x.ndim]) if x.ndim in formats else x
 
 
-class SparseMixedScale(nn.Module):
+class SparseMixedScale(Trunk):
     """Random sparse mixed-scale trunks, node-major: one convolution per node.
 
     Parameters
@@ -114,17 +102,27 @@ class SparseMixedScale(nn.Module):
             yield self.get_parameter(f"node{t}_weight"), self.get_parameter(f"node{t}_bias")
 
     def _reach(self) -> list[list[int]]:
-        """How far each node looks, in pixels along each space axis."""
+        """Return the half-width of each node's kernel in pixels, along each space axis."""
         return [
             [dilation * (k // 2) for k in weight.shape[3:]]
             for (weight, _), dilation in zip(self.weights(), self.graphs[0].dilations, strict=True)
         ]
 
-    def forward(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> Iterator[torch.Tensor]:
-        """Yield each node's features (B, M * width, *kept), freeing chunks after their last use.
+    def forward(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Yield each node's features (B, M * width, *space)."""
+        yield from self.features(x)
 
-        Where only a part is to be kept, each node is computed on that part and what later nodes
-        still see around it: the halo of a tile shrinks from node to node.
+    def features(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> Iterator[torch.Tensor]:
+        """Yield each node's features of a part of the space, freeing chunks after their last use.
+
+        Each node is computed on the part and on what later nodes still see around it: the halo of a tile
+        shrinks from node to node.
+
+        Parameters
+        ----------
+        x : Tensor, (B, M * C, *space)
+        keep : sequence of slice, optional
+            The part that is wanted; all of it by default.
         """
         space = x.shape[2:]
         dilations = self.graphs[0].dilations
@@ -154,80 +152,87 @@ class SparseMixedScale(nn.Module):
             chunks = {key: part for key, part in chunks.items() if self._last_use[key] > t}
             yield cut(out, inside(part_kept, area))
 
-    def hidden(self, x: torch.Tensor, heads: Sequence[torch.Tensor], bias: torch.Tensor) -> torch.Tensor:
-        """Hidden layer of a lone member, (B, *space, units), by hand-written gradients; none goes to ``x``.
+    def hidden(
+        self,
+        x: torch.Tensor,
+        heads: Sequence[torch.Tensor],
+        bias: torch.Tensor,
+        keep: Sequence[slice] | None = None,
+    ) -> torch.Tensor:
+        """Return the hidden layer, (B, *kept, M, units), by hand-written gradients for a lone member on the CPU.
 
         Parameters
         ----------
-        x : Tensor, (B, C, *space), float32
-        heads : sequence of Tensor, (units, width)
+        x : Tensor, (B, M * C, *space)
+            Where it needs a gradient, autograd computes all of them.
+        heads : sequence of Tensor, (M, units, width)
             One per node.
-        bias : Tensor, (units,)
+        bias : Tensor, (M, units)
+        keep : sequence of slice, optional
+            The part of the space that is wanted; all of it by default.
         """
-        (graph,) = self.graphs
-        kernels, biases = self._lone_weights()
-        return sparse_hidden(
-            self._lone_input(x), graph.sources, graph.dilations, self.chunk, bias, kernels, biases, heads
-        )
+        if not self._is_lone_on_cpu(x) or keep is not None or x.requires_grad:
+            return super().hidden(x, heads, bias, keep)
+        layers = self._lone_layers(heads, bias)
+        return sparse_hidden(self._lone_input(x), self.graphs[0], self.chunk, layers).unsqueeze(-2)
 
-    def banded_hidden(
+    def predicted_hidden(
         self,
         x: torch.Tensor,
         heads: Sequence[torch.Tensor],
         bias: torch.Tensor,
         *,
-        keep: Sequence[slice],
+        keep: Sequence[slice] | None,
         between: Callable[[], None],
     ) -> torch.Tensor:
-        """Hidden layer of a part of the space, (B, *kept, units), of a lone member; no gradients.
+        """Return the hidden layer, (B, *kept, M, units), without gradients; by bands for a lone member on the CPU.
 
         Parameters
         ----------
-        x : Tensor, (B, C, *space), float32
-        heads : sequence of Tensor, (units, width)
+        x : Tensor, (B, M * C, *space)
+        heads : sequence of Tensor, (M, units, width)
             One per node.
-        bias : Tensor, (units,)
-        keep : sequence of slice
-            The part of the space.
+        bias : Tensor, (M, units)
+        keep : sequence of slice, optional
+            The part of the space that is wanted; None for all of it.
         between : callable
             Called before each turn of a node.
         """
-        (graph,) = self.graphs
-        kernels, biases = self._lone_weights()
-        return banded_hidden(
-            self._lone_input(x),
-            graph.sources,
-            graph.dilations,
-            self.chunk,
-            bias,
-            kernels,
-            biases,
-            heads,
-            keep=keep,
-            between=between,
+        if not self._is_lone_on_cpu(x):
+            return super().predicted_hidden(x, heads, bias, keep=keep, between=between)
+        part = tuple(slice(0, n) for n in x.shape[2:]) if keep is None else keep
+        layers = self._lone_layers(heads, bias)
+        made = banded_hidden(
+            self._lone_input(x), self.graphs[0], self.chunk, layers, keep=part, between=between
         )
+        return made.unsqueeze(-2)
+
+    def _is_lone_on_cpu(self, x: torch.Tensor) -> bool:
+        """Return True where the passes for one member apply."""
+        return self.members == 1 and x.device.type == "cpu"
 
     def _lone_input(self, x: torch.Tensor) -> torch.Tensor:
-        """Chunk 0 of a lone member, pixels first."""
+        """Return chunk 0 of a lone member, pixels first."""
         return F.pad(x.movedim(1, -1), (0, self.input_pad)).contiguous()
 
-    def _lone_weights(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-        """Kernels and biases of a lone member's nodes, for the channels that they read."""
+    def _lone_layers(self, heads: Sequence[torch.Tensor], bias: torch.Tensor) -> Layers:
+        """Return the weights of a lone member, of the channels that its nodes read."""
         (graph,) = self.graphs
         sizes = [
             sum(self.chunk if chunk else self.input_width for chunk in source) for source in graph.sources
         ]
         kernels = [weight[0, :, :size] for (weight, _), size in zip(self.weights(), sizes, strict=True)]
-        return kernels, [bias[0] for _, bias in self.weights()]
+        return Layers(kernels, [b[0] for _, b in self.weights()], [head[0] for head in heads], bias[0])
 
     def grouped_hidden(
         self, x: torch.Tensor, heads: Sequence[torch.Tensor], bias: torch.Tensor
     ) -> torch.Tensor:
-        """Hidden layers of all members, (B, M, units, N), each on a batch of its own; no gradient goes to ``x``.
+        """Return the hidden layers of all members, (B, M, units, N), each of a batch of its own.
 
         Parameters
         ----------
         x : Tensor, (B, M, C, *space), float32
+            No gradient goes back to it.
         heads : sequence of Tensor, (M, units, width)
             One per node.
         bias : Tensor, (M, units)
@@ -243,16 +248,13 @@ class SparseMixedScale(nn.Module):
                 widths=read,
             )
             self._gathers[x.device] = [rows.to(x.device) for rows in found]
-        kernels, biases = [weight for weight, _ in weights], [b for _, b in weights]
-        dilations = self.graphs[0].dilations
-        return grouped_hidden(
-            x, self._gathers[x.device], dilations, bias, torch.cat(list(heads), 2), kernels, biases
-        )
+        layers = Layers([weight for weight, _ in weights], [b for _, b in weights], heads, bias)
+        return grouped_hidden(x, self._gathers[x.device], self.graphs[0].dilations, layers)
 
     def _read(
         self, chunks: dict[tuple[int, int], torch.Tensor], node: int, width: int
     ) -> Iterator[torch.Tensor]:
-        """Yield what each member's node reads; where members read different widths, zeros fill up."""
+        """Yield the chunks that each member's node reads, filled up with zeros where others read more."""
         for m, graph in enumerate(self.graphs):
             parts = [chunks[m, s] for s in graph.sources[node]]
             yield from parts

@@ -1,0 +1,136 @@
+"""Training in the Denoise dock: the loss curve, the preview, and the finished members of a stopped training."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QTimer
+
+from napari_btn.widgets.shared.results import show_preview
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
+
+    from napari_btn.core.progress import Progress
+    from napari_btn.denoiser import Denoiser
+    from napari_btn.widgets.denoise.pairing import PairInputs
+    from napari_btn.widgets.denoise.view import DenoiseView
+    from napari_btn.widgets.denoise.work import Work
+    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.worker import Run
+
+__all__ = ["Trainer"]
+
+_PREVIEW_EVERY = 2.0
+
+
+class Trainer:
+    """Training on the picked pair, with its loss curve and preview.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the preview.
+    view : DenoiseView
+        Form with the pair and the loss curve.
+    work : Work
+        Runs the training.
+    lifetime : Lifetime
+        Of the dock.
+    trained : callable
+        Called with the denoiser when it is trained.
+    """
+
+    def __init__(
+        self,
+        viewer: Any,
+        view: DenoiseView,
+        work: Work,
+        lifetime: Lifetime,
+        trained: Callable[[Denoiser], None],
+    ) -> None:
+        self._viewer, self._view, self._work, self._lifetime = viewer, view, work, lifetime
+        self._trained = trained
+        self.started: PairInputs | None = None
+        """Pair and settings of the last training."""
+        self._kept: tuple[Any, Any] | None = None
+        self._previews = True
+
+    def train(self, denoiser: Any, inputs: PairInputs) -> None:
+        """Train, from the finished members on if there are any.
+
+        Parameters
+        ----------
+        denoiser : Denoiser
+            Not trained yet.
+        inputs : PairInputs
+            Pair to train on.
+        """
+        resume = self.checkpoint() or ()
+        if not resume:
+            self._view.chart.clear()
+        self._view.chart.show()
+        self.started, self._previews = inputs, True
+        self._work.launch(
+            "Training",
+            lambda: denoiser.fit_steps(**inputs.pair(), resume=resume, preview_every=_PREVIEW_EVERY),
+            self._finish,
+            self._take_progress,
+            self._keep_members,
+        )
+
+    def _finish(self, denoiser: Denoiser) -> None:
+        """Forget the members of earlier trainings, and pass the denoiser on."""
+        self._kept = None
+        self._trained(denoiser)
+
+    def end_previews(self) -> None:
+        """Stop showing previews of this training."""
+        self._previews = False
+
+    def forget(self) -> None:
+        """Forget the training pair, when other networks are loaded."""
+        self.started = None
+
+    def checkpoint(self) -> Any:
+        """Return the finished members of a stopped training that fit the picked pair; None without any."""
+        if (
+            self._kept is None
+            or self._view.pair.inputs is None
+            or self._kept[0] != self._view.pair.inputs.key()
+        ):
+            return None
+        return self._kept[1]
+
+    def _keep_members(self, run: Run[Any]) -> str:
+        """Keep the finished members of a training that ended early; return a sentence about them."""
+        if self.started is None or not run.checkpoint:
+            return ""
+        self._kept = (self.started.key(), run.checkpoint)
+        n, wanted = len(run.checkpoint), self.started.settings["members"]
+        return f" {n} of {wanted} members are finished and kept; Continue goes on from them."
+
+    def _take_progress(self, progress: Progress) -> None:
+        """Draw new losses, and the preview."""
+        self._view.chart.add(progress.losses)
+        if progress.preview is not None:
+            # Drawn later, so that the window handles events between curve and image.
+            QTimer.singleShot(0, partial(self._show_preview, progress.preview))
+
+    def _show_preview(self, preview: NDArray[np.float32]) -> None:
+        """Show the median so far, unless the user removed it."""
+        if self._lifetime.ended or not self._previews or self.started is None or self._work.run is None:
+            return
+        show_preview(self._viewer, preview, self.started.noisy, clean=self.clean_layer())
+
+    def clean_layer(self) -> ImageLayer | None:
+        """Return the clean layer of the training, if it still exists."""
+        if self.started is None or self.started.clean_layer is None:
+            return None
+        layer = self.started.clean_layer()
+        return layer if layer is not None and layer in self._viewer.layers else None

@@ -1,0 +1,259 @@
+"""The charts of the Uncertainty dock: a line cut, a pixel, and measured coverage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import Qt
+
+from napari_btn.widgets.shared.charts import Chart, faded
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+    from qtpy.QtGui import QColor
+
+__all__ = ["CoverageChart", "DensityChart", "LineChart"]
+
+
+class LineChart(Chart):
+    """Values along a line: observed points, median, interval, truth and threshold.
+
+    Parameters
+    ----------
+    colours : mapping of str to QColor
+        ``text``, ``background`` and ``accent`` of the theme.
+    """
+
+    def __init__(self, colours: Mapping[str, QColor]) -> None:
+        super().__init__(
+            "Line cut",
+            "Along the line: observed values brought to the target's scale (points), median (line), interval "
+            "(band), truth where one is picked (dashes), threshold (dots).",
+            height=190,
+            grows=True,
+        )
+        self._lower, self._upper = self._plot.plot(), self._plot.plot()
+        self._fill = self._pg.FillBetweenItem(self._lower, self._upper)
+        self._plot.addItem(self._fill)
+        self._observed = self._plot.plot(pen=None, symbol="o", symbolSize=3)
+        self._median, self._truth = self._plot.plot(), self._plot.plot()
+        self._threshold = self._pg.InfiniteLine(angle=0, movable=False)
+        self._threshold.hide()
+        self._plot.addItem(self._threshold, ignoreBounds=True)
+        self.curves: dict[str, NDArray[np.float64]] = {}
+        self.set_colours(colours)
+
+    def set_colours(self, colours: Mapping[str, QColor]) -> None:
+        """Draw in the colours of a theme.
+
+        Parameters
+        ----------
+        colours : mapping of str to QColor
+            ``text``, ``background`` and ``accent``.
+        """
+        super().set_colours(colours)
+        text, accent, faint = colours["text"], colours["accent"], faded(colours["text"], 120)
+        pen = self._pg.mkPen
+        for edge in (self._lower, self._upper):
+            edge.setPen(pen(accent, width=1))
+        self._fill.setBrush(faded(accent, 80))
+        self._observed.setSymbolBrush(faint)
+        self._observed.setSymbolPen(None)
+        self._median.setPen(pen(accent, width=2.5))
+        self._truth.setPen(pen(text, width=1.5, style=Qt.PenStyle.DashLine))
+        self._threshold.setPen(pen(text, width=1, style=Qt.PenStyle.DotLine))
+
+    def show_curves(
+        self,
+        distance: NDArray[np.float64],
+        curves: Mapping[str, NDArray[np.float64]],
+        *,
+        unit: str,
+        threshold: float | None,
+    ) -> None:
+        """Draw curves instead of the last ones.
+
+        Parameters
+        ----------
+        distance : ndarray of float64, shape (n,)
+            Along the line.
+        curves : mapping of str to ndarray of float64, shape (n,)
+            Any of "observed", "lower", "median", "upper", "truth"; none to clear.
+        unit : str
+            Of the distance.
+        threshold : float, optional
+            Drawn across.
+        """
+        self.curves = dict(curves)
+        for name, item in (
+            ("lower", self._lower),
+            ("upper", self._upper),
+            ("observed", self._observed),
+            ("median", self._median),
+            ("truth", self._truth),
+        ):
+            item.setData(distance, curves[name]) if name in curves else item.setData([], [])
+        self._plot.setLabel("bottom", f"distance ({unit})")
+        low, high = _range_of(curves)
+        self._plot.setYRange(low, high, padding=0.05)
+        self._threshold.setVisible(threshold is not None)
+        if threshold is not None:
+            self._threshold.setValue(threshold)
+
+
+class DensityChart(Chart):
+    """Predicted density of one pixel, with its interval, its median and the threshold.
+
+    Parameters
+    ----------
+    colours : mapping of str to QColor
+        ``text``, ``background`` and ``accent`` of the theme.
+    """
+
+    def __init__(self, colours: Mapping[str, QColor]) -> None:
+        super().__init__(
+            "Distribution of the pixel",
+            "The pixel's distribution as its quantiles predict it (before calibration), its calibrated interval "
+            "(band), its median (line) and the threshold (dots).",
+            height=130,
+        )
+        self._curve = self._plot.plot(stepMode="center", fillLevel=0)
+        self._interval = self._pg.LinearRegionItem(movable=False)
+        self._interval.setZValue(-10)
+        self._median = self._pg.InfiniteLine(movable=False)
+        self._threshold = self._pg.InfiniteLine(movable=False)
+        for item in (self._interval, self._median, self._threshold):
+            item.hide()
+            self._plot.addItem(item, ignoreBounds=item is self._threshold)
+        self._plot.getAxis("left").setTicks([])
+        self._plot.setLabel("left", "density")
+        self.set_colours(colours)
+
+    def set_colours(self, colours: Mapping[str, QColor]) -> None:
+        """Draw in the colours of a theme.
+
+        Parameters
+        ----------
+        colours : mapping of str to QColor
+            ``text``, ``background`` and ``accent``.
+        """
+        super().set_colours(colours)
+        text, accent, faint = colours["text"], colours["accent"], faded(colours["text"], 120)
+        pen = self._pg.mkPen
+        self._curve.setPen(pen(text, width=1.5))
+        self._curve.setBrush(faded(faint, 60))
+        self._interval.setBrush(faded(accent, 80))
+        for edge in self._interval.lines:
+            edge.setPen(pen(accent, width=1))
+        self._median.setPen(pen(accent, width=2.5))
+        self._threshold.setPen(pen(text, width=1, style=Qt.PenStyle.DotLine))
+
+    def show_pixel(
+        self,
+        edges: NDArray[np.float64],
+        height: NDArray[np.float64],
+        interval: tuple[float, float, float],
+        threshold: float | None,
+    ) -> None:
+        """Draw a pixel instead of the last one.
+
+        Parameters
+        ----------
+        edges, height : ndarray of float64, shape (K + 1,) and (K,)
+            Steps of the density.
+        interval : tuple of float
+            Lower, median, upper.
+        threshold : float, optional
+            Drawn across.
+        """
+        self._curve.setData(edges, height)
+        self._interval.setRegion((interval[0], interval[2]))
+        self._median.setValue(interval[1])
+        for item in (self._interval, self._median):
+            item.show()
+        self._threshold.setVisible(threshold is not None)
+        if threshold is not None:
+            self._threshold.setValue(threshold)
+
+
+class CoverageChart(Chart):
+    """Coverage as measured against coverage asked for.
+
+    Parameters
+    ----------
+    colours : mapping of str to QColor
+        ``text``, ``background`` and ``accent`` of the theme.
+    """
+
+    def __init__(self, colours: Mapping[str, QColor]) -> None:
+        super().__init__(
+            "Reliability",
+            "Coverage of the calibrated intervals as measured on held-out blocks, against the coverage asked for; on "
+            "the dashes where they hold what they say. The bar is the 95 % interval at the coverage in use.",
+            height=170,
+        )
+        self._ideal = self._plot.plot([0.4, 1], [0.4, 1])
+        self._bar = self._pg.ErrorBarItem(x=np.array([0.0]), y=np.array([0.0]), height=np.array([0.0]))
+        self._bar.hide()
+        self._plot.addItem(self._bar)
+        self._curve = self._plot.plot(symbol="o", symbolSize=7)
+        self._plot.setLabel("bottom", "coverage asked for")
+        self._plot.setLabel("left", "measured")
+        self.set_colours(colours)
+
+    def set_colours(self, colours: Mapping[str, QColor]) -> None:
+        """Draw in the colours of a theme.
+
+        Parameters
+        ----------
+        colours : mapping of str to QColor
+            ``text``, ``background`` and ``accent``.
+        """
+        super().set_colours(colours)
+        text, accent, faint = colours["text"], colours["accent"], faded(colours["text"], 120)
+        pen = self._pg.mkPen
+        self._ideal.setPen(pen(faint, width=1, style=Qt.PenStyle.DashLine))
+        self._bar.setOpts(pen=pen(text, width=1.5), beam=0.01)
+        self._curve.setPen(pen(accent, width=2))
+        self._curve.setSymbolBrush(accent)
+        self._curve.setSymbolPen(None)
+
+    def show_coverage(
+        self,
+        wanted: NDArray[np.float64],
+        measured: NDArray[np.float64],
+        at: tuple[float, float, float] | None,
+    ) -> None:
+        """Draw the coverage of a channel.
+
+        Parameters
+        ----------
+        wanted, measured : ndarray of float64, shape (A,)
+            Coverages.
+        at : tuple of float, optional
+            Coverage in use, and the ends of the 95 % interval of what was measured there.
+        """
+        order = np.argsort(wanted)
+        known = order[np.isfinite(measured[order])]
+        self._curve.setData(wanted[known], measured[known])
+        shown = at is not None and all(np.isfinite(at))
+        self._bar.setVisible(shown)
+        if at is not None and shown:
+            x, low, high = at
+            self._bar.setData(x=np.array([x]), y=np.array([(low + high) / 2]), height=np.array([high - low]))
+
+
+def _range_of(curves: Mapping[str, NDArray[np.float64]]) -> tuple[float, float]:
+    """Return the range of band and truth, and of nine tenths of the observed points."""
+    ends = []
+    for name, values in curves.items():
+        known = values[np.isfinite(values)]
+        if known.size:
+            ends.append(np.percentile(known, (5, 95) if name == "observed" else (0, 100)))
+    if not ends:
+        return 0.0, 1.0
+    low, high = float(np.min(ends)), float(np.max(ends))
+    return (low, high) if high > low else (low - 0.5, high + 0.5)

@@ -1,0 +1,130 @@
+"""Measured coverage in the Uncertainty dock: the reliability curve and the map of missed blocks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.core.progress import Progress
+from napari_btn.widgets.shared.overlays import map_layer, missed_top
+from napari_btn.widgets.shared.results import record_of
+from napari_btn.widgets.shared.worker import sentence_of
+from napari_btn.widgets.uncertainty.view import TABS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_btn.core.progress import Step
+    from napari_btn.session import Session
+    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.uncertainty.focus import Focus
+    from napari_btn.widgets.uncertainty.view import UncertaintyView
+
+__all__ = ["CoverageTab"]
+
+_ALPHAS = (0.5, 0.32, 0.2, 0.1, 0.05)
+
+
+class CoverageTab:
+    """The tab about the coverage that was measured on held-out blocks.
+
+    Parameters
+    ----------
+    view : UncertaintyView
+        Form with the controls.
+    focus : Focus
+        Prediction and channel in sight.
+    session : Session
+        Holds the denoiser.
+    lifetime : Lifetime
+        Of the dock.
+    """
+
+    def __init__(self, view: UncertaintyView, focus: Focus, session: Session, lifetime: Lifetime) -> None:
+        self._view, self._focus, self._session, self._lifetime = view, focus, session, lifetime
+        self._curve: tuple[object, NDArray[np.float64]] | None = None
+        view.missed.clicked.connect(self._on_user_missed)
+        view.tabs.currentChanged.connect(self._on_user_tab)
+
+    def show_report(self) -> None:
+        """Show the report of the session's denoiser."""
+        denoiser = self._session.denoiser
+        self._view.report.show_report(None if denoiser is None else denoiser.report)
+        self._curve = None
+        self._on_user_tab()
+
+    def _on_user_tab(self, index: int = 0) -> None:
+        """Measure the reliability when it is looked at."""
+        del index
+        denoiser = self._session.denoiser
+        looked_at = self._view.tabs.currentIndex() == TABS.index("coverage")
+        self._view.missed.setEnabled(denoiser is not None and self._focus.prediction is not None)
+        if not looked_at or denoiser is None or "reliability" in self._lifetime.runs:
+            self.show_reliability()
+            return
+        if self._curve is not None and self._curve[0] is denoiser.calibration:
+            return
+        calibration = denoiser.calibration
+
+        def step() -> Step[Any]:
+            """Measure the coverage; a step."""
+            yield Progress(0, 1, "Measuring the coverage at several levels")
+            return denoiser.coverage_curve(_ALPHAS)
+
+        def done(curve: Any) -> None:
+            """Keep and draw it."""
+            self._curve = (calibration, curve)
+            self.show_reliability()
+
+        def failed(error: Exception) -> None:
+            """Show the error."""
+            self._view.hint.say(("red", sentence_of(error)))
+
+        self._lifetime.start("reliability", step, done, failed)
+
+    def show_reliability(self) -> None:
+        """Draw the reliability of the channel."""
+        denoiser, c = self._session.denoiser, self._focus.asked.channel
+        report = None if denoiser is None else denoiser.report
+        known = self._curve is not None and report is not None and c < len(self._curve[1])
+        self._view.reliability.setVisible(known)
+        if known and self._curve is not None and report is not None:
+            at = (1 - report.alpha, float(report.coverage_low[c]), float(report.coverage_high[c]))
+            self._view.reliability.show_coverage(1 - np.asarray(_ALPHAS), self._curve[1][c], at)
+
+    def _on_user_missed(self) -> None:
+        """Add the map of missed blocks."""
+        denoiser, prediction, source = self._session.denoiser, self._focus.prediction, self._focus.source
+        if denoiser is None or prediction is None or source is None or "missed" in self._lifetime.runs:
+            return
+        size = dict(zip(prediction.axes, prediction.median.shape, strict=True))
+        # each scene with its own target is a block
+        apart = denoiser.report is not None and denoiser.report.block_px == 0
+        letters = [a for a in (source.axes if apart and source.axes else "ZYX") if a != "C" and a in size]
+
+        def step() -> Step[Any]:
+            """Paint the blocks; a step."""
+            yield Progress(0, 1, "Painting missed blocks")
+            return denoiser.miscoverage([int(size[a]) for a in letters], noisy=source.data, axes=source.axes)
+
+        def done(painted: Any) -> None:
+            """Add the layer."""
+            axes = "".join(["C", *letters])
+            if "C" not in prediction.axes:
+                painted, axes = painted[0], axes[1:]
+            record = {**record_of(prediction), "axes": axes}
+            map_layer(self._focus.viewer, "miscoverage", source.name, painted, record)
+            top = missed_top(prediction.alpha)
+            text = (
+                f"Blocks of the field that was calibrated on: dark where few pixels are missed, "
+                f"bright from {100 * top:.3g} %; {100 * prediction.alpha:.3g} % is right on average."
+            )
+            self._view.missed_note.say(("info", text))
+
+        def failed(error: Exception) -> None:
+            """Show the error."""
+            self._view.missed_note.say(("red", sentence_of(error)))
+
+        self._view.missed_note.say()
+        self._lifetime.start("missed", step, done, failed)

@@ -1,0 +1,129 @@
+"""The prediction, plane and threshold that the Uncertainty dock looks at."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_btn.session import Threshold
+from napari_btn.widgets.shared.overlays import layer_name, our_layer
+from napari_btn.widgets.shared.results import record_of
+from napari_btn.widgets.shared.thresholds import has_levels
+from napari_btn.widgets.uncertainty.live_maps import LIVE, LiveMaps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.image import Image
+
+__all__ = ["Focus"]
+
+_ANCHORS = ("median", "lower", "width")
+
+
+class Focus:
+    """A prediction, with the plane in sight and the threshold that is asked for.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Viewer with the layers.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self.viewer = viewer
+        self.prediction: Prediction | None = None
+        self.source: Image | None = None
+        self.live: LiveMaps | None = None
+        """Exceedance and claims; None without calibrated quantiles."""
+        self.asked = Threshold((0.0,))
+
+    def show(self, prediction: Prediction | None, source: Image | None) -> None:
+        """Look at another prediction, or at none.
+
+        Parameters
+        ----------
+        prediction : Prediction, optional
+            Of the source.
+        source : Image, optional
+            Image that was predicted.
+        """
+        known = prediction is not None and source is not None
+        self.prediction, self.source = (prediction, source) if known else (None, None)
+        self.live = None
+        if prediction is not None and source is not None and has_levels(prediction):
+            self.live = LiveMaps(self.viewer, prediction, source.name)
+
+    @property
+    def name(self) -> str:
+        """Name of the source; empty without one."""
+        return "" if self.source is None else self.source.name
+
+    def layer(self, kind: str) -> Any:
+        """Return the layer of a map; None if there is none.
+
+        Parameters
+        ----------
+        kind : str
+            Name of a map kind.
+
+        Returns
+        -------
+        napari.layers.Layer or None
+            The layer.
+        """
+        return None if self.source is None else our_layer(self.viewer, layer_name(self.name, kind), kind)
+
+    def anchor(self) -> Any:
+        """Return any layer in the axes of the prediction; None if there is none."""
+        if self.source is None or self.prediction is None:
+            return None
+        found = [self.layer(kind) for kind in (*_ANCHORS, *(LIVE if self.live is not None else ()))]
+        found += [self.viewer.layers[self.name]] if self.name in self.viewer.layers else []
+        ndim = len(self.prediction.axes)
+        return next((layer for layer in found if layer is not None and layer.ndim == ndim), None)
+
+    def point(self) -> NDArray[np.float64] | None:
+        """Return the position of the sliders, in pixels of the prediction; None if no layer gives it."""
+        anchor = self.anchor()
+        if anchor is None:
+            return None
+        return np.asarray(anchor.world_to_data(self.viewer.dims.point), dtype=np.float64)
+
+    def at(self) -> dict[str, int]:
+        """Return the index, by axis letter, of the plane in sight, in the channel that is asked for."""
+        prediction = self.prediction
+        if prediction is None:
+            return {}
+        point = self.point()
+        if point is None:
+            point = np.zeros(len(prediction.axes))
+        at = {
+            a: int(np.clip(round(float(v)), 0, n - 1))
+            for a, v, n in zip(prediction.axes, point, prediction.median.shape, strict=True)
+            if a not in "YX"
+        }
+        return {**at, "C": self.asked.channel}
+
+    def record(self, caption: str) -> dict[str, Any]:
+        """Return the metadata of a layer that depends on the threshold.
+
+        Parameters
+        ----------
+        caption : str
+            Sentence about the map at this threshold.
+
+        Returns
+        -------
+        dict
+            With thresholds, confidence and caption.
+        """
+        assert self.prediction is not None
+        return {
+            **record_of(self.prediction),
+            "thresholds": list(self.asked.values),
+            "confidence": self.asked.confidence,
+            "caption": caption,
+        }

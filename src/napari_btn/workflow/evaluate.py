@@ -1,0 +1,224 @@
+"""Questions to a trained model: where its coverage holds, what more members bring, what made a pixel."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_btn.core.data.image import channel_number
+from napari_btn.core.evaluation.diagnostics import coverage_curve, inside_map, miscoverage_map
+from napari_btn.core.settings import need
+from napari_btn.workflow.calibrate import held_out_intervals, need_unseen_steps
+from napari_btn.workflow.inputs import is_same, need_same, scenes_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.image import Image, View
+    from napari_btn.core.data.pairs import Pair
+    from napari_btn.core.evaluation.gain import EnsembleGain
+    from napari_btn.core.inference.jacobian import EquivalentFilter
+    from napari_btn.core.networks.sms.graph import Graph
+    from napari_btn.core.progress import Step
+    from napari_btn.model import Model
+
+__all__ = [
+    "coverage_by_level",
+    "equivalent_filter_steps",
+    "gain_of_members_steps",
+    "graph_of_member",
+    "held_out_inside",
+    "missed_share",
+]
+
+
+def coverage_by_level(model: Model, alphas: Sequence[float]) -> NDArray[np.float64]:
+    """Return the cross-fitted coverage after calibration at several levels, (C, A).
+
+    Parameters
+    ----------
+    model : Model
+    alphas : sequence of float
+        The A miscoverages.
+    """
+    grouping = model.scores.grouping
+    group = None if grouping is None else grouping.groups(grouping.held_out).astype(np.int64)
+    return coverage_curve(
+        model.scores.held_out,
+        model.settings.calibration,
+        alphas,
+        group=group,
+        parents=None if grouping is None else grouping.parents,
+        seed=model.settings.seed,
+    )
+
+
+def missed_share(
+    model: Model, shape: Sequence[int], axes: str | None = None, image: Image | None = None
+) -> NDArray[np.float32]:
+    """Return the share of missed pixels of each held-out block, painted where it lies; cross-fitted.
+
+    Parameters
+    ----------
+    model : Model
+    shape : sequence of int
+        Shape of the field that was calibrated on, in pixels, one number per space axis in the
+        order ZYX; where scenes have targets of their own, one per axis of the image but C, in its order.
+    axes : str, optional
+        Of the image; those of training by default.
+    image : Image, optional
+        Image that the map is meant for: it must be the one that was calibrated on.
+
+    Returns
+    -------
+    ndarray of float32, (C, *shape)
+        0 to 1; NaN outside the held-out blocks.
+
+    Raises
+    ------
+    ValueError
+        If the held-out pixels don't lie within the shape, or come from another image.
+    """
+    scores, ndim = model.scores, model.blueprint.ndim
+    if image is not None:
+        need_same(image.view, scores.held_out)
+    letters = "ZYX"[-ndim:] if len(shape) == ndim else (axes or model.learned.axes).upper().replace("C", "")
+    if len(letters) != len(shape):
+        raise ValueError(
+            f"The shape {tuple(shape)} has {len(shape)} numbers; give one per axis of {letters}, or {ndim} for "
+            "the space axes alone."
+        )
+    lower, _, upper = _intervals(model)
+    return miscoverage_map(scores.held_out, lower, upper, shape, letters)
+
+
+def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -> NDArray[np.float32] | None:
+    """Return which held-out pixels of an image lie inside their intervals, cross-fitted.
+
+    Parameters
+    ----------
+    model : Model
+    view : View
+        The noisy image.
+    shape : sequence of int
+        Shape of the map, in ``axes``.
+    axes : str
+        One letter per dimension.
+
+    Returns
+    -------
+    ndarray of float32, or None
+        None for an image that was not calibrated on.
+    """
+    if not is_same(view, model.scores.held_out):
+        return None
+    lower, _, upper = _intervals(model)
+    return inside_map(model.scores.held_out, lower, upper, shape, axes)
+
+
+def _intervals(model: Model) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+    """Cross-fitted intervals of the held-out pixels."""
+    settings = model.settings
+    return held_out_intervals(model.scores, model.calibrated.calibration, settings.calibration, settings.seed)
+
+
+def graph_of_member(model: Model, member: int) -> Graph:
+    """Return a member's random connections.
+
+    Parameters
+    ----------
+    model : Model
+    member : int
+        Its number, from 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no such member.
+    """
+    from napari_btn.core.networks.family import graph_of
+
+    members = model.networks.members
+    need(0 <= member < len(members), "member", member, f"0 to {len(members) - 1}")
+    return graph_of(model.blueprint, members[member].number, members[member].attempt)
+
+
+def gain_of_members_steps(
+    model: Model, pair: Pair, compute: Compute, sizes: Sequence[int]
+) -> Step[EnsembleGain]:
+    """Return what so many of the members reach on images that they never saw; a step.
+
+    Parameters
+    ----------
+    model : Model
+    pair : Pair
+        Noisy and clean.
+    compute : Compute
+    sizes : sequence of int
+        Numbers of members; those above the ensemble's are left out.
+
+    Raises
+    ------
+    ValueError
+        If the images don't fit the networks, or members were trained on them.
+    """
+    from napari_btn.core.evaluation.gain import gain_steps
+
+    scenes = scenes_for(model, pair)
+    yield from scenes.check_steps()
+    yield from need_unseen_steps(model, scenes)
+    settings = model.settings
+    return (
+        yield from gain_steps(
+            scenes,
+            model.networks,
+            compute,
+            alpha=settings.alpha,
+            sizes=sizes,
+            settings=settings.calibration,
+            seed=settings.seed,
+        )
+    )
+
+
+def equivalent_filter_steps(
+    model: Model,
+    image: Image,
+    at: Sequence[int],
+    compute: Compute,
+    *,
+    channel: str | int | None = None,
+    scene: int = 0,
+) -> Step[EquivalentFilter]:
+    """Return the linear filter that makes one pixel of the median; a step.
+
+    Parameters
+    ----------
+    model : Model
+    image : Image
+        Only what the pixel depends on is read.
+    at : sequence of int
+        The pixel, one index along each space axis (Z, Y, X).
+    compute : Compute
+    channel : str or int, optional
+        Channel of the median; may be left out where there is only one.
+    scene : int
+        Number of the scene, S times T in that order, from 0.
+
+    Raises
+    ------
+    ValueError
+        If the image has no such pixel or channel.
+    """
+    from napari_btn.core.inference.jacobian import filter_steps
+
+    number = channel_number(channel, model.channel_names)
+    return (
+        yield from filter_steps(
+            image.view, model.networks, at, channel=number, scene=scene, device=compute.device
+        )
+    )

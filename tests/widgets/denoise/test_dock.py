@@ -1,0 +1,332 @@
+"""The Denoise dock with a fake denoiser: what it runs, shows and keeps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+    from pytestqt.qtbot import QtBot
+
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
+PLACED = {"axis_labels": ("c", "y", "x"), "scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um")}
+
+
+def test_controls_have_the_object_names_of_the_api(ready: DenoiseWidget) -> None:
+    for name in ("noisy", "clean", "preset", "supervision", "device"):
+        assert isinstance(ready.findChild(QWidget, name), QComboBox), name
+    for name in ("train", "stop", "pause", "apply", "save", "load"):
+        assert isinstance(ready.findChild(QWidget, name), QAbstractButton), name
+    for name in ("members", "coverage"):
+        assert hasattr(ready.findChild(QWidget, name), "setValue"), name
+    assert isinstance(ready.findChild(QWidget, "axes"), QLineEdit)
+    preset = ready.findChild(QComboBox, "preset")
+    assert [preset.itemText(i) for i in range(preset.count())] == ["quick", "standard", "thorough"]
+
+
+def test_every_control_has_a_tooltip_and_an_accessible_name(ready: DenoiseWidget) -> None:
+    from qtpy.QtWidgets import QAbstractSpinBox, QListWidget
+
+    for kind in (QAbstractButton, QComboBox, QAbstractSpinBox):
+        for control in ready.findChildren(kind):
+            if not control.objectName() or control.objectName().startswith("qt_"):
+                continue
+            if control.objectName() in ("align", "train"):
+                assert control.toolTip()
+                continue
+            assert control.toolTip(), control.objectName()
+            assert control.accessibleName(), control.objectName()
+    assert all(w.accessibleName() for w in ready.findChildren(QListWidget) if w.objectName())
+
+
+def test_obvious_layers_are_picked(ready: DenoiseWidget) -> None:
+    assert ready.view.pair.noisy.combo.currentText() == "soil noisy"
+    assert ready.view.pair.clean.combo.currentText() == "soil clean"
+    assert ready.view.pair.axes.text() == "CYX"
+    assert ready.view.pair.guessed.isHidden()
+    assert ready.view.train.isEnabled()
+    assert ready.view.pair.channels.text() == "Si, Al, Fe"
+    assert "0.5" in ready.view.pair.shape.text()
+
+
+def test_an_empty_viewer_says_what_is_missing(dock: DenoiseWidget) -> None:
+    assert not dock.view.train.isEnabled()
+    assert "No noisy image" in dock.view.train.toolTip()
+
+
+def test_training_ends_in_layers_with_scale_units_and_provenance(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+) -> None:
+    train(ready)
+    for name in ("lower", "median", "upper", "width"):
+        layer = viewer.layers[f"soil noisy {name}"]
+        assert layer.data.shape == (3, 40, 50)
+        np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))
+        assert [str(u) for u in layer.units] == ["pixel", "micrometer", "micrometer"]
+        assert layer.axis_labels == ("c", "y", "x")
+        assert layer.metadata["napari_btn"]["map"] == name
+        assert layer.metadata["napari_btn"]["provenance"]["seed"] == 0
+    assert "soil noisy preview" not in viewer.layers
+    assert ready.session.prediction is not None
+    assert ready.session.source.name == "soil noisy"
+    assert "90 %" in ready.view.report.text()
+    assert "Overlap &lt;here&gt;" in ready.view.report.text()
+    assert ready.view.chart.losses
+    assert ready.view.progress.line.text().startswith("Done")
+
+
+def test_a_deleted_preview_is_not_added_again(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    denoiser_class.updates = 10**6
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: "soil noisy preview" in viewer.layers)
+    viewer.layers.remove("soil noisy preview")
+    qtbot.wait(300)
+    assert ready.busy
+    assert "soil noisy preview" not in viewer.layers
+    ready.view.stop.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+
+
+@pytest.mark.parametrize("victim", ["soil noisy", "soil clean"])
+def test_a_layer_may_be_deleted_while_training(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, victim: str
+) -> None:
+    ready.view.train.click()
+    viewer.layers.remove(victim)
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert "soil noisy median" in viewer.layers
+    assert not ready.view.message.notes
+    assert not ready.view.train.isEnabled()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("Too few blocks."), RuntimeError("CUDA out of memory"), MemoryError(), KeyError("x")],
+    ids=["value", "gpu memory", "memory", "bug"],
+)
+def test_a_failure_is_reported_and_train_is_enabled_again(
+    ready: DenoiseWidget,
+    qtbot: QtBot,
+    denoiser_class: Any,
+    error: Exception,
+    train: Callable[[DenoiseWidget], None],
+) -> None:
+    denoiser_class.fail = error
+    train(ready)
+    [(level, text)] = ready.view.message.notes
+    assert level == "red"
+    assert text.startswith("Training failed. ")
+    assert "emory" in text or "Too few blocks." in text or "KeyError" in text
+    assert ready.view.train.isEnabled()
+
+
+def test_stop_keeps_finished_members_and_continue_uses_them(
+    ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any, train: Callable[[DenoiseWidget], None]
+) -> None:
+    denoiser_class.updates = 10**6
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: ready.lifetime.runs["work"].checkpoint is not None)
+    ready.view.stop.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    denoiser_class.updates = 20
+    assert "1 of 10 members" in ready.view.progress.line.text()
+    assert ready.view.train.text() == "Continue"
+    ready.view.form.seed.setValue(7)
+    assert ready.view.train.text() == "Train"
+    ready.view.form.seed.setValue(0)
+    train(ready)
+    assert denoiser_class.resumed == ("member 0",)
+    assert ready.view.train.text() == "Train"
+
+
+def test_pause_and_resume(ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any) -> None:
+    ready.view.train.click()
+    ready.view.pause.click()
+    before = denoiser_class.updated
+    assert ready.view.pause.text() == "Resume"
+    qtbot.wait(300)
+    assert denoiser_class.updated <= before + 1  # the one that had begun
+    assert ready.view.progress.line.text().startswith("Paused.")
+    assert ready.busy
+    ready.view.pause.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+
+
+def test_a_second_run_updates_in_place_and_keeps_the_first_as_one_backup(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+) -> None:
+    train(ready)
+    median = viewer.layers["soil noisy median"]
+    n = len(viewer.layers)
+    train(ready)
+    assert len(viewer.layers) == n
+    for seed in (1, 2):
+        ready.view.form.seed.setValue(seed)
+        train(ready)
+    assert viewer.layers["soil noisy median"] is median
+    assert len(viewer.layers) == n + 4
+    before = viewer.layers["soil noisy median (before)"]
+    assert not before.visible
+    assert before.metadata["napari_btn"]["provenance"]["seed"] == 1
+
+
+def test_recalibration_is_offered_and_gives_new_intervals(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+) -> None:
+    train(ready)
+    assert ready.view.recalibrate.isHidden()
+    ready.view.form.coverage.setValue(95)
+    assert not ready.view.recalibrate.isHidden()
+    ready.view.recalibrate.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert viewer.layers["soil noisy lower"].metadata["napari_btn"]["alpha"] == pytest.approx(0.05)
+    assert ready.view.recalibrate.isHidden()
+
+
+def test_apply_denoises_another_layer_and_says_how_it_differs(
+    ready: DenoiseWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    pair: tuple[np.ndarray, np.ndarray],
+    train: Callable[[DenoiseWidget], None],
+) -> None:
+    assert not ready.view.apply.isEnabled()
+    train(ready)
+    viewer.add_image(
+        pair[0][:, :30], name="wide", axis_labels=("c", "y", "x"), scale=(1, 2, 2), units=PLACED["units"]
+    )
+    ready.view.apply_to.pick(viewer.layers["wide"])
+    assert ready.view.apply.isEnabled()
+    ready.view.apply.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert viewer.layers["wide median"].data.shape == (3, 30, 50)
+    np.testing.assert_allclose(viewer.layers["wide median"].scale, (1, 2, 2))
+    assert "pixels of 2 um" in ready.view.message.notes[0][1]
+
+
+def test_save_and_load(
+    ready: DenoiseWidget, qtbot: QtBot, tmp_path: Path, train: Callable[[DenoiseWidget], None]
+) -> None:
+    assert not ready.view.save.isEnabled()
+    train(ready)
+    ready.save_to(tmp_path / "soil")
+    assert (tmp_path / "soil.btn").exists()
+    ready.save_to(tmp_path / "nowhere" / "soil.btn")
+    assert ready.view.message.notes[0][0] == "red"
+    ready.load_from(tmp_path / "soil.btn")
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert ready.view.form.preset.currentText() == "quick"
+    assert ready.view.form.members.value() == 3
+    assert ready.view.form.coverage.value() == pytest.approx(0.8)
+    ready.load_from(tmp_path / "damaged.btn")
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert "is damaged. Save it again." in ready.view.message.notes[0][1]
+    assert ready.session.denoiser is not None
+
+
+def test_a_dock_is_rebuilt_from_the_session(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+) -> None:
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
+    ready.view.form.members.setValue(4)
+    train(ready)
+    ready.leave()
+    again = DenoiseWidget(viewer)
+    qtbot.addWidget(again)
+    assert again.view.form.members.value() == 4
+    assert again.view.report.text() == ready.view.report.text()
+    assert again.view.chart.losses
+    assert again.view.save.isEnabled()
+    again.leave()
+
+
+def test_renamed_and_removed_layers_are_followed(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    viewer.layers["soil noisy"].name = "fast scan"
+    assert ready.view.pair.noisy.combo.currentText() == "fast scan"
+    viewer.layers.remove("fast scan")
+    assert ready.view.pair.noisy.combo.currentIndex() == -1
+    assert "No noisy image" in ready.view.train.toolTip()
+
+
+def test_a_dock_that_left_ignores_layers(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    heard: list[int] = []
+    ready.view.pair.noisy.changed.connect(lambda: heard.append(1))
+    layer = viewer.layers["soil noisy"]
+    layer.data = np.asarray(layer.data) + 1
+    assert heard
+    ready.leave()
+    heard.clear()
+    layer.data = np.asarray(layer.data) + 1
+    assert not heard
+
+
+def test_leaving_stops_the_training_without_a_callback(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+) -> None:
+    denoiser_class.updates = 10**6
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: bool(ready.view.chart.losses))
+    work = ready.lifetime.runs["work"]
+    ready.leave()
+    assert not work.running
+    viewer.add_image(np.zeros((5, 5)))
+    qtbot.wait(200)
+
+
+def test_a_theme_changes_the_colours(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+) -> None:
+    train(ready)
+    dark = ready.view.report.text()
+    viewer.theme = "light"
+    assert ready.view.report.text() != dark
+    viewer.theme = "dark"
+    assert ready.view.report.text() == dark
+
+
+def test_other_promises_use_the_stored_scores(
+    ready: DenoiseWidget, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+) -> None:
+    train(ready)
+    assert ready.view.recalibrate.isHidden()
+    assert ready.view.calibrate_on.isHidden()
+    ready.view.form.unit.setCurrentText("with certainty")
+    assert not ready.view.form.delta.isHidden()
+    ready.view.form.delta.setValue(0.05)
+    ready.view.form.score.setCurrentText("scaled by the width")
+    ready.view.form.groups.setValue(4)
+    assert ready.view.recalibrate.text() == "Recalibrate as set"
+    ready.view.recalibrate.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    made = ready.session.denoiser
+    settings = made.calibration_settings
+    assert (settings.unit, settings.delta, settings.score, settings.groups) == ("risk", 0.05, "scaled", 4)
+    # Tokens come from the image that the scores come from.
+    assert made.calibrated["noisy"] is ready.view.pair.inputs.noisy.data
+    assert made.calibrated["clean"] is None
+    assert ready.view.recalibrate.isHidden()
+
+
+def test_another_pair_calibrates_trained_networks(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    ready.load_from(tmp_path / "a.btn")
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert not ready.view.calibrate_on.isHidden()
+    ready.view.calibrate_on.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    given = type(ready.session.denoiser).calibrated
+    assert given["noisy"] is viewer.layers["soil noisy"].data
+    assert given["clean"] is viewer.layers["soil clean"].data
+    assert given["axes"] == "CYX"

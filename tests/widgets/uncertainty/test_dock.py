@@ -1,0 +1,627 @@
+"""The Uncertainty dock: live maps of a threshold, claims, line cuts, pixels and coverage.
+
+Long because all tests share one dock with a made-up prediction, made by the functions at the top.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QDoubleSpinBox, QWidget
+from scipy.stats import norm
+
+from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.exceedance import exceedance_from
+from napari_btn.core.calibration.prediction import Prediction
+from napari_btn.core.data.image import Box, Image
+from napari_btn.core.inference.jacobian import EquivalentFilter
+from napari_btn.core.progress import Note, Progress
+from napari_btn.session import Threshold, session_of
+
+LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+Z = norm.ppf(LEVELS).astype(np.float32)
+NAMES = ("Si", "Al", "Fe")
+
+
+def make_prediction(shape=(3, 40, 56), axes="CYX", notes=()):
+    rng = np.random.default_rng(0)
+    centre = rng.normal(size=shape).astype(np.float32)
+    quantiles = centre + Z.reshape(-1, *([1] * len(shape)))
+    n = 9000
+    held_out = HeldOut(
+        np.broadcast_to(Z[:, None, None], (7, 3, n)).copy(),
+        rng.normal(size=(3, n)).astype(np.float32),
+        np.arange(n) // 100,
+        LEVELS,
+    )
+    return Prediction(
+        quantiles[0],
+        centre,
+        quantiles[-1],
+        np.full(shape, 0.2, np.float32),
+        quantiles,
+        LEVELS,
+        axes,
+        NAMES,
+        (0.5,) * (len(shape) - 1),
+        "um",
+        0.1,
+        "clean",
+        provenance={"seed": 0},
+        notes=notes,
+        distribution=exceedance_from(held_out),
+        held_out=held_out,
+    )
+
+
+class FakeDenoiser:
+    alpha = 0.1
+
+    def __init__(self, report):
+        self.report = report
+        self.calibration = SimpleNamespace(caption=lambda covers: f"Covers the {covers} signal on average.")
+
+    channel_names = NAMES
+
+    def equivalent_filter_steps(self, noisy, at, axes, *, channel, scene):
+        yield Progress(0, 1, "Looking through member 1 of 1")
+        if channel == 2:
+            raise ValueError("The image has other channels.")
+        box = Box(scene, tuple(slice(max(p - 3, 0), p + 4) for p in at))
+        crop = np.zeros((3, *box.shape), np.float32)
+        crop[channel, 3, 3] = 0.5
+        return EquivalentFilter(crop, box, noisy.shape, axes, tuple(at), channel, 2.0, 0.25)
+
+    def coverage_curve(self, alphas):
+        return 1 - np.tile(np.asarray(alphas), (3, 1))
+
+    def miscoverage(self, shape, *, noisy, axes):
+        if noisy.mean() < -1e6:
+            raise ValueError("This image is not the one that the held-out scores come from.")
+        painted = np.full((3, *shape), np.nan, np.float32)
+        painted[..., : shape[-1] // 2] = 0.1
+        return painted
+
+
+@pytest.fixture
+def report():
+    ones = np.ones(len(NAMES))
+    return SimpleNamespace(
+        channel_names=NAMES,
+        alpha=0.1,
+        covers="clean",
+        coverage=0.9 * ones,
+        coverage_low=0.88 * ones,
+        coverage_high=0.92 * ones,
+        width=0.25 * ones,
+        correlation=0.9 * ones,
+        n_blocks=np.full(len(NAMES), 24),
+        block_px=16,
+        group_coverage=np.empty((3, 0)),
+        worst=("the widest tenth (80 %)",) * 3,
+        warnings=(Note("amber", "Few blocks."), Note("red", "Overlap.")),
+    )
+
+
+def fill(viewer, prediction, denoiser):
+    """What the Denoise dock leaves behind."""
+    from napari_btn.widgets.shared.layers import read_layer
+    from napari_btn.widgets.shared.results import show_prediction
+
+    grid = {
+        "axis_labels": tuple(prediction.axes.lower()),
+        "scale": tuple(1.0 if a == "C" else 0.5 for a in prediction.axes),
+        "metadata": {"channel_names": list(NAMES)},
+    }
+    rng = np.random.default_rng(1)
+    noise = rng.normal(size=prediction.median.shape).astype(np.float32)
+    noisy = viewer.add_image(0.01 * (prediction.median + 0.3 * noise), name="soil", **grid)
+    viewer.add_image(prediction.median + 0.1, name="soil clean", **grid)
+    source = read_layer(noisy)
+    session = session_of(viewer)
+    session.denoiser = denoiser
+    session.source = Image(source.data, source.axes, NAMES, (0.5, 0.5), "um", "soil")
+    session.prediction = prediction
+    show_prediction(viewer, prediction, source)
+    return session
+
+
+@pytest.fixture
+def make_dock(viewer, qtbot):
+    docks = []
+
+    def make(prediction=None, report=None, fill_first=True):
+        from napari_btn.widgets.uncertainty.dock import UncertaintyWidget
+
+        if prediction is not None and fill_first:
+            fill(viewer, prediction, FakeDenoiser(report))
+        dock = UncertaintyWidget(viewer)
+        qtbot.addWidget(dock)
+        docks.append(dock)
+        return dock
+
+    yield make
+    for dock in docks:
+        dock.leave()
+
+
+def drawn(dock, qtbot):
+    qtbot.waitUntil(lambda: not dock._due and not dock._settle.isActive())
+    qtbot.waitUntil(lambda: not dock.lifetime.runs)
+
+
+def part(dock, name):
+    return dock.findChild(QWidget, name)
+
+
+def test_an_empty_dock_says_what_to_do_first(make_dock):
+    dock = make_dock()
+    assert "Train" in dock.view.hint.notes[0][1]
+    assert not part(dock, "threshold").isEnabled()
+    assert not part(dock, "line_cut").isEnabled()
+
+
+def test_every_control_has_a_tooltip_and_a_name(make_dock, report):
+    dock = make_dock(make_prediction(), report)
+    for kind in (QAbstractButton, QComboBox, QDoubleSpinBox, QAbstractSlider):
+        for control in dock.findChildren(kind):
+            if not control.objectName() or control.objectName().startswith(("qt_", "Scroll")):
+                continue  # Qt's own: scroll bars, arrows of tabs
+            assert control.toolTip(), control.objectName()
+            assert control.accessibleName(), control.objectName()
+    for name in ("channel", "threshold", "confidence", "line_cut", "report"):
+        assert part(dock, name) is not None
+    assert isinstance(part(dock, "line_cut"), QAbstractButton)
+
+
+def test_a_threshold_makes_the_calibrated_map_where_the_median_stands(make_dock, report, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction, report)
+    part(dock, "channel").setCurrentIndex(2)
+    part(dock, "threshold").setValue(0.25)
+    drawn(dock, qtbot)
+    layer = viewer.layers["soil P(> t)"]
+    np.testing.assert_array_equal(layer.data[2], prediction.exceedance(0.25, "Fe"))
+    np.testing.assert_allclose(layer.scale, viewer.layers["soil median"].scale)
+    record = layer.metadata["napari_btn"]
+    assert record["thresholds"][2] == 0.25
+    assert "not per pixel" in record["caption"]
+    assert record["provenance"] == {"seed": 0}
+    assert "Fe > 0.25" in part(dock, "caption").text()
+    assert dock.view.toggles["exceedance"].isChecked()
+    assert session_of(viewer).threshold.value == 0.25
+
+
+def test_slider_and_box_stay_in_sync(make_dock, report, qtbot):
+    dock = make_dock(make_prediction(), report)
+    slider = part(dock, "threshold_slider")
+    slider.setValue(slider.maximum())
+    top = part(dock, "threshold").value()
+    slider.setValue(slider.minimum())
+    assert part(dock, "threshold").value() < top
+    part(dock, "threshold").setValue(1e6)
+    assert slider.value() == slider.maximum()
+    assert part(dock, "threshold").value() == 1e6
+    drawn(dock, qtbot)
+
+
+def test_channel_and_viewer_follow_each_other(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    part(dock, "channel").setCurrentIndex(1)
+    assert viewer.dims.current_step[0] == 1
+    part(dock, "threshold").setValue(0.1)
+    viewer.dims.set_current_step(0, 2)
+    assert part(dock, "channel").currentText() == "Fe"
+    part(dock, "threshold").setValue(0.3)
+    viewer.dims.set_current_step(0, 1)
+    assert part(dock, "threshold").value() == pytest.approx(0.1)
+    drawn(dock, qtbot)
+
+
+def test_claims_are_the_pixels_whose_bound_lies_above(make_dock, report, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction, report)
+    part(dock, "threshold").setValue(0.2)
+    part(dock, "confidence").setValue(0.8)
+    drawn(dock, qtbot)
+    mask = viewer.layers["soil sure > t"].data
+    c = dock.focus.asked.channel
+    np.testing.assert_array_equal(mask[c] > 0, prediction.lower_bound(0.8, c) > 0.2)
+    assert part(dock, "caption").text().startswith(f"{int(mask[c].sum())} pixels outlined.")
+    assert "half of the time" in part(dock, "caption").text()
+    features = viewer.layers["soil sure > t"].features
+    assert list(features["index"]) == [0, 1]
+
+
+def test_a_selected_set_says_its_false_discovery_level(make_dock, report, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction, report)
+    part(dock, "threshold").setValue(0.2)
+    part(dock, "select").setChecked(True)
+    drawn(dock, qtbot)
+    c = dock.focus.asked.channel
+    wanted = prediction.select(0.2, c, level=0.1)
+    np.testing.assert_array_equal(viewer.layers["soil sure > t"].data[c] > 0, wanted.mask)
+    assert part(dock, "caption").text() == wanted.caption
+    assert not part(dock, "confidence").isEnabled()
+
+
+def test_a_volume_shows_the_plane_in_sight_at_once_and_the_rest_after(
+    make_dock, report, viewer, qtbot, monkeypatch
+):
+    monkeypatch.setattr("napari_btn.widgets.uncertainty.dock._AT_ONCE", 0)
+    prediction = make_prediction((3, 5, 20, 24), "CZYX")
+    dock = make_dock(prediction, report)
+    viewer.dims.set_point([0, 1], [1, 1.5])
+    part(dock, "threshold").setValue(0.3)
+    dock._draw()
+    layer = viewer.layers["soil P(> t)"]
+    wanted = prediction.exceedance(0.3, 1)
+    np.testing.assert_array_equal(layer.data[1, 3], wanted[3])
+    assert not layer.data[1, 0].any()
+    drawn(dock, qtbot)
+    np.testing.assert_array_equal(layer.data[1], wanted)
+
+
+def test_of_a_lazy_volume_only_planes_in_sight_are_read_at_once(
+    make_dock, report, viewer, qtbot, monkeypatch
+):
+    da = pytest.importorskip("dask.array")
+    monkeypatch.setattr("napari_btn.widgets.uncertainty.dock._AT_ONCE", 2000)
+    whole = make_prediction((3, 40, 20, 24), "CZYX")
+    read = []
+
+    def seen(block, block_info=None):
+        read.append(block_info[0]["chunk-location"])
+        return block
+
+    def lazy(values):
+        planes = da.from_array(values, chunks=(*([1] * (values.ndim - 2)), 20, 24))
+        return planes.map_blocks(seen, dtype=values.dtype, meta=np.empty((0,) * values.ndim, np.float32))
+
+    names = ("lower", "median", "upper", "spread", "quantiles")
+    prediction = replace(whole, **{n: lazy(getattr(whole, n)) for n in names})
+    dock = make_dock(prediction, report)
+    read.clear()
+    part(dock, "threshold").setValue(0.3)
+    dock._draw()
+    # seven levels of one plane; of the volume, other planes of them are for the worker
+    assert {at[2] for at in read if len(at) == 5} <= {dock.focus.at()["Z"]}
+    read.clear()
+    dock._show_controls()
+    part(dock, "show_spread").click()
+    assert len({at[1] for at in read if len(at) == 4}) <= 10
+    drawn(dock, qtbot)
+    shown = dock.focus.at()["C"]
+    np.testing.assert_array_equal(viewer.layers["soil P(> t)"].data[shown], whole.exceedance(0.3, shown))
+
+
+def test_the_text_follows_when_the_slider_rests(make_dock, report, qtbot):
+    dock = make_dock(make_prediction(), report)
+    drawn(dock, qtbot)
+    part(dock, "threshold").setValue(0.3)
+    drawn(dock, qtbot)
+    before = dock.view.caption.text()
+    assert "0.3" in before
+    part(dock, "threshold").setValue(0.7)
+    qtbot.waitUntil(lambda: not dock._due)
+    assert dock.view.caption.text() == before
+    drawn(dock, qtbot)
+    assert "0.7" in dock.view.caption.text()
+
+
+def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock, report, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction, report)
+    part(dock, "channel").setCurrentIndex(0)
+    part(dock, "line_cut").click()
+    drawn(dock, qtbot)
+    layer = viewer.layers["soil line cut"]
+    np.testing.assert_allclose(layer.scale, (0.5, 0.5))
+    layer.data = [np.array([[7.0, 3.0], [7.0, 50.0]])]
+    drawn(dock, qtbot)
+    curves = dock.view.line_chart.curves
+    assert set(curves) == {"lower", "median", "upper", "observed", "truth"}
+    np.testing.assert_allclose(curves["median"], prediction.median[0, 7, 3:51], atol=1e-6)
+    np.testing.assert_allclose(curves["truth"], prediction.median[0, 7, 3:51] + 0.1, atol=1e-6)
+    assert np.std(curves["observed"]) == pytest.approx(np.std(curves["median"]), rel=0.3)
+    assert "% of the truth along the line is inside" in dock.view.line_note.notes[0][1]
+    viewer.dims.set_current_step(0, 2)
+    drawn(dock, qtbot)
+    np.testing.assert_allclose(
+        dock.view.line_chart.curves["median"], prediction.median[2, 7, 3:51], atol=1e-6
+    )
+    part(dock, "truth").setCurrentIndex(0)
+    drawn(dock, qtbot)
+    assert "truth" not in dock.view.line_chart.curves
+    viewer.layers.remove(layer)
+    drawn(dock, qtbot)
+    assert dock.view.line_chart.isHidden()
+
+
+def test_a_click_shows_interval_distribution_and_spread(make_dock, report, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction, report)
+    part(dock, "channel").setCurrentIndex(2)
+    viewer.layers.selection.active = viewer.layers["soil median"]
+    event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
+    click = viewer.mouse_drag_callbacks[-1](viewer, event)
+    next(click)
+    event.type = "mouse_release"
+    assert next(click, None) is None
+    text = part(dock, "pixel").text()
+    assert "Fe at y 10, x 20" in text
+    assert f"{prediction.median[2, 10, 20]:.4g}" in text
+    assert f"{prediction.lower[2, 10, 20]:.4g} to {prediction.upper[2, 10, 20]:.4g}" in text
+    assert "0.2" in text
+    assert "P(> " in text
+    assert "truth" in text
+    dock.pixel.show_pixel(-1, 5)
+    assert "y 10, x 20" in part(dock, "pixel").text()
+
+
+def test_after_drawing_a_line_a_pixel_can_be_clicked(make_dock, report, viewer):
+    dock = make_dock(make_prediction(), report)
+    part(dock, "line_cut").click()
+    event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
+    next(click := viewer.mouse_drag_callbacks[-1](viewer, event))
+    event.type = "mouse_release"
+    next(click, None)
+    assert "Click a pixel" in part(dock, "pixel").text()
+    dock.view.tabs.setCurrentIndex(1)
+    event.type = "mouse_press"
+    next(click := viewer.mouse_drag_callbacks[-1](viewer, event))
+    event.type = "mouse_release"
+    next(click, None)
+    assert "y 10, x 20" in part(dock, "pixel").text()
+
+
+def test_the_token_of_a_pixel_is_named_where_there_are_tokens(make_dock, report, viewer, monkeypatch):
+    dock = make_dock(make_prediction(), report)
+    labels = np.zeros((40, 56), int)
+    labels[3, 4] = 17
+    tokens = SimpleNamespace(axes="YX", labels=labels)
+    monkeypatch.setattr(type(session_of(viewer)), "tokens", tokens, raising=False)
+    dock.pixel.show_pixel(3, 4)
+    assert "token" in part(dock, "pixel").text()
+    assert "<b>17</b>" in part(dock, "pixel").text()
+
+
+def test_a_drag_is_not_a_click(make_dock, report, viewer):
+    dock = make_dock(make_prediction(), report)
+    event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
+    drag = viewer.mouse_drag_callbacks[-1](viewer, event)
+    next(drag)
+    event.type, event.pos = "mouse_move", (30, 1)
+    assert next(drag, None) is None
+    assert "Click a pixel" in part(dock, "pixel").text()
+
+
+def test_the_dock_is_rebuilt_from_the_session_alone(make_dock, report, viewer, qtbot):
+    prediction = make_prediction()
+    first = make_dock(prediction, report)
+    part(first, "channel").setCurrentIndex(2)
+    part(first, "threshold").setValue(0.25)
+    part(first, "confidence").setValue(0.9)
+    drawn(first, qtbot)
+    first.leave()
+    second = make_dock()
+    assert part(second, "channel").currentText() == "Fe"
+    assert part(second, "threshold").value() == 0.25
+    assert part(second, "confidence").value() == 0.9
+    part(second, "threshold").setValue(0.5)
+    drawn(second, qtbot)
+    np.testing.assert_array_equal(viewer.layers["soil P(> t)"].data[2], prediction.exceedance(0.5, 2))
+    assert [layer.name for layer in viewer.layers].count("soil P(> t)") == 1
+
+
+def test_another_dock_may_set_the_threshold(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    c = dock.focus.asked.channel
+    session_of(viewer).threshold = Threshold((0.7, 0.7, 0.7), 0, 0.6)
+    assert part(dock, "threshold").value() == pytest.approx(0.7)
+    assert part(dock, "confidence").value() == pytest.approx(0.6)
+    assert dock.focus.asked.channel == c
+    drawn(dock, qtbot)
+
+
+def test_a_new_denoiser_takes_the_old_maps_away_from_the_dock(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    part(dock, "threshold").setValue(0.3)
+    session_of(viewer).denoiser = FakeDenoiser(report)
+    assert dock.focus.live is None
+    assert not part(dock, "threshold").isEnabled()
+    drawn(dock, qtbot)
+    assert part(dock, "caption").text() == ""
+
+
+def test_drift_is_reported_without_repeating_notes_of_the_report(make_dock, report):
+    notes = (Note("amber", "Few blocks."), Note("red", "Noise twice as high."))
+    dock = make_dock(make_prediction(notes=notes), report)
+    assert dock.view.drift.notes == (("red", "This image: Noise twice as high."),)
+
+
+def test_maps_without_quantiles_can_be_looked_at_but_not_thresholded(make_dock, report, viewer):
+    from dataclasses import replace
+
+    dock = make_dock(replace(make_prediction(), quantiles=None), report)
+    assert dock.view.hint.notes[0][0] == "amber"
+    assert not part(dock, "threshold").isEnabled()
+    dock.pixel.show_pixel(3, 4)
+    assert "interval" in part(dock, "pixel").text()
+    dock.view.toggles["width"].click()
+    assert viewer.layers["soil width"].visible
+
+
+def test_toggles_show_what_is_in_sight(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    assert dock.view.toggles["median"].isChecked()
+    dock.view.toggles["median"].click()
+    assert not viewer.layers["soil median"].visible
+    viewer.layers["soil upper"].visible = True
+    assert dock.view.toggles["upper"].isChecked()
+    dock.view.toggles["spread"].click()
+    np.testing.assert_array_equal(viewer.layers["soil spread"].data, np.float32(0.2))
+    viewer.layers.remove("soil lower")
+    assert not dock.view.toggles["lower"].isEnabled()
+    drawn(dock, qtbot)
+
+
+def test_side_by_side_and_back(make_dock, report, viewer):
+    from napari_btn.widgets.shared.overlays import _grid
+
+    dock = make_dock(make_prediction(), report)
+    before = {layer.name: layer.visible for layer in viewer.layers}
+    part(dock, "side_by_side").click()
+    assert [layer.name for layer in viewer.layers if layer.visible] == ["soil", "soil median", "soil width"]
+    grid = _grid(viewer)
+    assert grid.enabled
+    part(dock, "side_by_side").click()
+    assert not grid.enabled
+    assert {layer.name: layer.visible for layer in viewer.layers} == before
+
+
+def test_coverage_is_shown_and_missed_blocks_painted(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    dock.view.tabs.setCurrentIndex(2)
+    drawn(dock, qtbot)
+    assert not dock.view.reliability.isHidden()
+    assert "Fe" in part(dock, "report").text()
+    assert "Overlap" in part(dock, "report").text()
+    part(dock, "miscoverage").click()
+    drawn(dock, qtbot)
+    layer = viewer.layers["soil miscoverage"]
+    assert layer.data.shape == (3, 40, 56)
+    np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))
+    assert "right on average" in part(dock, "missed_note").text()
+    assert "Covered least" in part(dock, "worst").text()
+
+
+def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    part(dock, "channel").setCurrentIndex(1)
+    assert part(dock, "filter").isHidden()
+    dock.pixel.show_pixel(20, 30)
+    drawn(dock, qtbot)
+    assert not part(dock, "filter").isHidden()
+    part(dock, "filter").click()
+    drawn(dock, qtbot)
+    layer = viewer.layers["soil filter"]
+    assert layer.data.shape == (3, 7, 7)
+    np.testing.assert_allclose(
+        layer.world_to_data(viewer.layers["soil median"].data_to_world((1, 20, 30))), (1, 3, 3)
+    )
+    assert layer.contrast_limits == [-0.5, 0.5]
+    assert layer.metadata["napari_btn"]["net_bias"] == 0.25
+    assert "2 = 1.75 from the noisy pixels" in part(dock, "filter_note").text()
+    dock.pixel.show_pixel(10, 40)
+    drawn(dock, qtbot)
+    assert not part(dock, "filter_note").text()
+    part(dock, "filter").click()
+    drawn(dock, qtbot)
+    assert viewer.layers["soil filter"] is layer
+    np.testing.assert_allclose(
+        layer.world_to_data(viewer.layers["soil median"].data_to_world((1, 10, 40))), (1, 3, 3)
+    )
+
+
+def test_a_filter_that_cannot_be_made_says_why(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    part(dock, "channel").setCurrentIndex(2)
+    dock.pixel.show_pixel(20, 30)
+    drawn(dock, qtbot)
+    part(dock, "filter").click()
+    qtbot.waitUntil(lambda: "filter" not in dock.lifetime.runs)
+    assert "soil filter" not in viewer.layers
+    assert "other channels" in part(dock, "filter_note").text()
+
+
+def test_missed_blocks_are_not_painted_on_another_image(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    dock.view.tabs.setCurrentIndex(2)
+    drawn(dock, qtbot)
+    dock.focus.source.data[:] = -1e7
+    part(dock, "miscoverage").click()
+    qtbot.waitUntil(lambda: "missed" not in dock.lifetime.runs)
+    assert "soil miscoverage" not in viewer.layers
+    assert "not the one" in part(dock, "missed_note").text()
+
+
+def test_a_dock_that_left_ignores_the_viewer(make_dock, report, viewer, qtbot):
+    dock = make_dock(make_prediction(), report)
+    callbacks = len(viewer.mouse_drag_callbacks)
+    part(dock, "line_cut").click()
+    drawn(dock, qtbot)
+    dock.leave()
+    assert len(viewer.mouse_drag_callbacks) == callbacks - 1
+    text = part(dock, "caption").text()
+    viewer.dims.set_current_step(0, 0)
+    viewer.layers["soil width"].visible = True
+    viewer.layers.remove("soil line cut")
+    session_of(viewer).prediction = None
+    assert part(dock, "caption").text() == text
+
+
+def test_one_channel_without_an_axis(make_dock, viewer, qtbot, report):
+    from dataclasses import replace
+
+    whole = make_prediction()
+    prediction = replace(
+        whole,
+        **{name: getattr(whole, name)[0] for name in ("lower", "median", "upper", "spread")},
+        quantiles=whole.quantiles[:, 0],
+        axes="YX",
+        channel_names=("0",),
+    )
+    viewer.add_image(prediction.median, name="soil")
+    session = session_of(viewer)
+    session.source = Image(prediction.median, "YX", None, None, "px", "soil")
+    session.denoiser = FakeDenoiser(report)
+    session.source = Image(prediction.median, "YX", None, None, "px", "soil")
+    session.prediction = prediction
+    dock = make_dock()
+    part(dock, "threshold").setValue(0.2)
+    part(dock, "line_cut").click()
+    drawn(dock, qtbot)
+    np.testing.assert_array_equal(viewer.layers["soil P(> t)"].data, prediction.exceedance(0.2))
+
+
+def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, report):
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1366, 768)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
+    fill(viewer, make_prediction((3, 120, 160)), FakeDenoiser(report))
+    qtbot.wait(50)
+    assert dock.minimumSizeHint().height() <= 620
+    part(dock, "channel").setCurrentIndex(1)
+    for value in np.linspace(-1, 1, 12):
+        part(dock, "threshold").setValue(float(value))
+        qtbot.wait(15)
+    part(dock, "confidence").setValue(0.7)
+    part(dock, "line_cut").click()
+    drawn(dock, qtbot)
+    assert viewer.screenshot(canvas_only=True, flash=False)[..., :3].std() > 1
+    dock.view.tabs.setCurrentIndex(2)
+    drawn(dock, qtbot)
+    viewer.theme = "light"
+    part(dock, "side_by_side").click()
+    qtbot.wait(50)
+    viewer.window.remove_dock_widget(dock)
+    assert dock.lifetime.ended
+
+
+def test_a_dock_hidden_by_another_tab_keeps_working(make_napari_viewer, qtbot, report):
+    viewer = make_napari_viewer(show=True)
+    _, first = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
+    viewer.window.add_dock_widget(QWidget(), name="another", tabify=True)
+    qtbot.wait(100)
+    assert not first.lifetime.ended
+    fill(viewer, make_prediction(), FakeDenoiser(report))
+    part(first, "threshold").setValue(0.25)
+    drawn(first, qtbot)
+    assert "soil P(> t)" in viewer.layers
+    viewer.close()
+    assert first.lifetime.ended

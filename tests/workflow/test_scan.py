@@ -1,0 +1,74 @@
+"""Which networks suit an image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from napari_btn import samples
+from napari_btn.cli import main
+from napari_btn.core.compute.pool import Compute, Inline, compute_for
+from napari_btn.core.settings import PRESETS, EnsembleSettings
+from napari_btn.workflow.scan import Scan, ScanRow, grid_of, scan_steps
+
+
+def drain(steps):
+    seen = []
+    while True:
+        try:
+            seen.append(next(steps).fraction)
+        except StopIteration as end:
+            return end.value, seen
+
+
+def test_every_kind_of_the_grid_gets_a_row():
+    pair = samples.edx(seed=0, size=(48, 160))
+    settings = EnsembleSettings("quick", members=1, train=replace(PRESETS["quick"], steps=4))
+    compute = compute_for("auto", 1, executor=Inline())
+    made, seen = drain(scan_steps(pair, grid_of((2, 4), (2,), (1, 3)), settings, compute))
+    kinds = [(row.depth, row.channels, row.max_dilation, row.receptive_field) for row in made.rows]
+    assert kinds == [(2, 2, 1, 2), (2, 2, 3, 3), (4, 2, 1, 4), (4, 2, 3, 7)]
+    assert made.rows[2].parameters > made.rows[0].parameters
+    assert all(np.isfinite(row.crps) and row.seconds > 0 for row in made.rows)
+    assert seen == sorted(seen)
+    assert seen[-1] <= 1
+    assert made.best.crps == min(row.crps for row in made.rows)
+    assert made.to_dict()["best"]["crps"] == made.best.crps
+    lines = made.table().splitlines()
+    assert len(lines) == 5
+    assert sum(line.endswith("best") for line in lines) == 1
+
+
+def test_an_empty_grid_is_refused():
+    with pytest.raises(ValueError, match="nothing to scan"):
+        next(scan_steps(samples.edx(size=(48, 96)), grid_of(depths=()), EnsembleSettings(), Compute()))
+
+
+def test_the_command_prints_a_table_and_draws(tmp_path):
+    pytest.importorskip("matplotlib")
+    pair = samples.edx(seed=0, size=(48, 120))
+    np.savez(tmp_path / "p.npz", noisy=pair.noisy, clean=pair.clean)
+    arguments = [
+        "scan", f"{tmp_path / 'p.npz'}:noisy", f"{tmp_path / 'p.npz'}:clean", "--axes", "CYX", "--depths", "2,3",
+        "--widths", "2", "--dilations", "2", "--steps", "3", "--plot", str(tmp_path / "scan.png"),
+    ]  # fmt: skip
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "receptive field" in result.stdout
+    assert (tmp_path / "scan.png").stat().st_size > 1000
+    result = CliRunner().invoke(main, [*arguments[:-2], "--depths", "none"])
+    assert result.exit_code == 2
+    assert "such as 5,10,20" in result.stderr
+
+
+def test_a_scan_is_drawn_with_a_curve_for_each_kind():
+    pytest.importorskip("matplotlib")
+    from napari_btn.plots import figures as plots
+
+    rows = [ScanRow(d, 4, r, d * r, 100 * d, 1.0, 1 / d, 0.9, 0.9, 0.5) for d in (2, 4, 8) for r in (4, 8)]
+    figure = plots.scan(Scan(tuple(rows)).rows)
+    assert len(figure.axes[0].lines) == 2
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["2", "2", "4", "4", "8", "8"]
