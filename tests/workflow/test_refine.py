@@ -147,7 +147,7 @@ def test_images_that_trained_must_be_split_as_they_were(bundle):
 def test_images_of_an_older_bundle_are_refused_for_nobody_knows_their_split(bundle):
     denoiser = btn.load(bundle)
     del denoiser.model.learned.provenance["splits"]
-    with pytest.raises(ValueError, match="isn't known which"):
+    with pytest.raises(ValueError, match="training pixels are unknown"):
         refined(denoiser)
 
 
