@@ -88,7 +88,7 @@ def _set(dock: Any, members: int, steps: int) -> None:
 
 
 def making(tiny: bool) -> dict[str, Any]:
-    """Seconds from the choice of a sample to its data, of the slowest one."""
+    """Measure the seconds from the choice of the slowest sample to its data."""
     from napari_btn import samples
 
     del tiny  # samples have one size
