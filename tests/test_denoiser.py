@@ -295,10 +295,16 @@ def test_a_stop_changes_nothing_wherever_it_comes(copy):
 def test_a_stopped_calibration_changes_nothing(copy):
     other = samples.edx(seed=9, size=(48, 64))
     before = copy.model
-    steps = copy.calibrate_steps(other.noisy, other.clean, alpha=0.2, executor=Inline())
-    for _ in range(3):
-        next(steps)
-    steps.close()
+
+    def stopped(steps):
+        for _ in range(3):
+            next(steps)
+        steps.close()
+        raise KeyboardInterrupt
+
+    copy.run = stopped
+    with pytest.raises(KeyboardInterrupt):
+        copy.calibrate(other.noisy, other.clean, alpha=0.2, executor=Inline())
     assert copy.model is before
     assert copy.alpha == 0.1
 

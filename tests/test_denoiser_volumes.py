@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from napari_btn import samples
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.evaluation.report import evaluate
 from napari_btn.core.settings import NetworkSettings, TileSettings, TrainSettings
 from napari_btn.denoiser import Denoiser, load
+from napari_btn.workflow.inputs import image_for
+from napari_btn.workflow.predict import Folder, predict_steps
 
 MAPS = ("lower", "median", "upper", "width", "spread", "quantiles")
 QUICK = TrainSettings(steps=4, batch_size=2, patch_px=16)
@@ -67,8 +69,9 @@ def test_an_image_is_read_and_its_maps_are_written_by_the_tile(volume, tmp_path)
     pair, denoiser = volume
     source = Counting(pair.noisy)
     seen = set()
-    steps = denoiser.predict_steps(source, "ZYX", out=tmp_path / "p.zarr", quantiles=False, executor=Inline())
-    for _ in steps:
+    image, compute = image_for(denoiser.model, source, "ZYX"), Compute(denoiser.tiles, Inline())
+    folder = Folder(tmp_path / "p.zarr")
+    for _ in predict_steps(denoiser.model, image, compute, out=folder, quantiles=False):
         seen.add((tmp_path / "p.zarr").exists())
     assert source.reads > 10
     assert source.largest <= 20**3
@@ -80,7 +83,8 @@ def test_an_image_is_read_and_its_maps_are_written_by_the_tile(volume, tmp_path)
 def test_a_stopped_or_refused_prediction_leaves_nothing(volume, tmp_path):
     pytest.importorskip("zarr")
     pair, denoiser = volume
-    steps = denoiser.predict_steps(pair.noisy, "ZYX", out=tmp_path / "p.zarr", executor=Inline())
+    image, compute = image_for(denoiser.model, pair.noisy, "ZYX"), Compute(denoiser.tiles, Inline())
+    steps = predict_steps(denoiser.model, image, compute, out=Folder(tmp_path / "p.zarr"))
     for _ in range(4):
         next(steps)
     steps.close()

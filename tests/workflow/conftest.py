@@ -34,3 +34,28 @@ def unchanged():
         return result
 
     return run
+
+
+@pytest.fixture
+def watched():
+    """Let a denoiser's steps run only as long as it is the same at every yield; return the model that it held."""
+
+    def watch(denoiser):
+        before, settings = denoiser.model, denoiser.settings()
+
+        def run(step):
+            yields = 0
+            while True:
+                try:
+                    next(step)
+                except StopIteration as end:
+                    assert yields
+                    return end.value
+                yields += 1
+                assert denoiser.model is before
+                assert denoiser.settings() == settings
+
+        denoiser.run = run
+        return before
+
+    return watch

@@ -260,11 +260,10 @@ def test_the_step_leaves_the_model_alone_and_returns_another(together, unchanged
     assert (made.scores.held_out is model.scores.held_out) == (change != "other images")
 
 
-def test_a_denoiser_is_unchanged_until_the_step_ends(together):
+def test_a_denoiser_is_unchanged_until_the_step_ends(together, watched):
     made = btn.Denoiser.of(together.model)
-    for _ in made.calibrate_steps(PAIR.noisy, axes="CYX", alpha=0.3, groups=3, executor=Inline()):
-        assert made.model is together.model
-        assert made.alpha == together.alpha
-    assert made.model is not together.model
+    before = watched(made)
+    made.calibrate(PAIR.noisy, axes="CYX", alpha=0.3, groups=3, executor=Inline())
+    assert made.model is not before
     assert made.alpha == 0.3
     assert made.calibration_settings.groups == 3

@@ -231,11 +231,8 @@ def test_the_step_leaves_the_model_alone_and_returns_another(bundle, unchanged):
     assert len(made.learned.provenance["refined"]) == 1
 
 
-def test_a_denoiser_is_unchanged_until_the_step_ends(bundle):
+def test_a_denoiser_is_unchanged_until_the_step_ends(bundle, watched):
     denoiser = btn.load(bundle)
-    before = denoiser.model
-    steps = denoiser.refine_steps(PAIR.noisy[KNOWN], PAIR.clean[KNOWN], windows=measured(), image=PAIR.noisy,
-                                  executor=Inline())  # fmt: skip
-    for _ in steps:
-        assert denoiser.model is before
+    before = watched(denoiser)
+    refined(denoiser)
     assert denoiser.model is not before
