@@ -11,8 +11,6 @@ from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.calibration.distribution import cdf, ppf
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
@@ -29,6 +27,10 @@ __all__ = [
 # Steps of the recalibration: a thousandth is finer than any held-out set can resolve.
 STEPS = 1024
 LOCKED_STEPS = 256
+# Steps of a map: finer, since the sum of many small probabilities is an area.
+AREA_STEPS = 8192
+TAIL_KNOTS = np.array([0.1, 0.25, 0.5])
+AREA_TARGETS, AREA_PIXELS, AREA_VALUES = 16384, 30_000, 96
 # Cuts of the predicted exceedance that a selection tests.
 CLAIM_STEPS = 256
 # Held-out blocks with claims: fewer say nothing about other fields.
@@ -45,6 +47,8 @@ class Exceedance:
         The L quantile levels, ascending, at least two.
     shares : ndarray of float32, shape (C, K + 1)
         Share of the held-out targets whose place in the predicted distribution is at most k / K.
+    areas : tuple of Area
+        For each channel, the threshold at which the predicted area is the true one.
     n_blocks : int
         Held-out blocks behind them.
     rule : str
@@ -53,6 +57,7 @@ class Exceedance:
 
     levels: tuple[float, ...]
     shares: NDArray[np.float32]
+    areas: tuple[Area, ...]
     n_blocks: int
     rule: Literal["block", "pixel"]
 
@@ -75,8 +80,8 @@ class Exceedance:
         channel : int
             Index of the channel that the quantiles belong to.
         side : str
-            "middle" for a map; "conservative" for a claim: a lower bound that counts the unseen
-            block against the claim.
+            "middle" for a map, whose sum estimates the area above the threshold; "conservative" for a claim:
+            a lower bound that counts the unseen block against the claim.
 
         Returns
         -------
@@ -93,8 +98,10 @@ class Exceedance:
         Vovk et al., Machine Learning 108 (2019), on conformal predictive distributions;
         Kuleshov, Fenner and Ermon, arXiv 1807.00263 (2018), on recalibration.
         """
-        table = self._table(channel, conservative=side == "conservative")
-        return cdf(quantiles, self.levels, threshold, table=table)
+        if side == "conservative":
+            return cdf(quantiles, self.levels, threshold, table=self._claim_table(channel))
+        area = self.areas[channel]
+        return cdf(quantiles, self.levels, area.matched(threshold), table=area.table)
 
     def lower_bound(
         self, quantiles: NDArray[np.floating[Any]], confidence: float, *, channel: int = 0
@@ -124,7 +131,7 @@ class Exceedance:
         """
         if not 0 < confidence < 1:
             raise ValueError(f"The confidence is {confidence!r}; it must be between 0 and 1, as 0.75.")
-        table = self._table(channel, conservative=True)
+        table = self._claim_table(channel)
         enough = np.flatnonzero(table >= np.float32(confidence))
         # Entry k holds for places up to (k + 1) / K, so the bound may lie at k / K.
         return ppf(quantiles, self.levels, enough[-1] / STEPS if enough.size else 0.0)
@@ -172,35 +179,85 @@ class Exceedance:
             )
         return " ".join(parts)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the recalibration as a compact JSON-ready dict: shares in millionths."""
-        millionths = np.round(self.shares.astype(np.float64) * 1e6).astype(int)
-        return {
-            "levels": list(self.levels),
-            "shares": millionths.tolist(),
-            "n_blocks": self.n_blocks,
-            "rule": self.rule,
-        }
+    def _claim_table(self, channel: int) -> NDArray[np.float32]:
+        """Return the exceedance by place in the predicted distribution, k / K to (k + 1) / K, for a claim."""
+        above = np.append(self.shares[channel].astype(np.float64)[1:], 1.0)
+        # the unseen block counts against the claim
+        return np.asarray((1 - above) * self.n_blocks / (self.n_blocks + 1), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Area:
+    """Probabilities of one channel whose sum is the area above a threshold, whatever the threshold.
+
+    Predicted probabilities are made right at the levels, and the threshold is replaced by the one at which
+    their mean over the held-out pixels equals the true share. Both maps are monotone, so the probability
+    of each pixel still falls with the threshold.
+
+    Parameters
+    ----------
+    table : ndarray of float32, shape (T + 1,)
+        Exceedance by place k / T in the predicted distribution.
+    targets : ndarray of float32, shape (n,)
+        Held-out targets of equal weight, rising.
+    predicted : ndarray of float64, shape (G,)
+        Mean predicted exceedance of the held-out pixels at each value, falling.
+    values : ndarray of float64, shape (G,)
+        Thresholds of ``predicted``, rising.
+    """
+
+    table: NDArray[np.float32]
+    targets: NDArray[np.float32]
+    predicted: NDArray[np.float64]
+    values: NDArray[np.float64]
+
+    def matched(self, threshold: float) -> float:
+        """Return the threshold at which the predicted share of the held-out pixels is the true one.
+
+        Parameters
+        ----------
+        threshold : float
+            In the target's unit.
+        """
+        low, high = float(self.targets[0]), float(self.targets[-1])
+        if threshold < low:
+            return self.matched(low) - (low - threshold)
+        if threshold >= high:
+            return float(self.values[-1]) + (threshold - high)
+        above = self.targets.size - np.searchsorted(self.targets, threshold, side="right")
+        return float(np.interp(above / self.targets.size, self.predicted[::-1], self.values[::-1]))
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Return the recalibration that `to_dict` stored."""
-        return cls(
-            levels=tuple(values["levels"]),
-            shares=np.asarray(np.asarray(values["shares"]) / 1e6, dtype=np.float32),
-            n_blocks=int(values["n_blocks"]),
-            rule=values["rule"],
-        )
+    def of(cls, held_out: HeldOut, channel: int, weight: NDArray[np.float64]) -> Self:
+        """Return the areas of one channel.
 
-    def _table(self, channel: int, *, conservative: bool) -> NDArray[np.float32]:
-        """Return the exceedance by place in the predicted distribution, k / K to (k + 1) / K."""
-        share = self.shares[channel].astype(np.float64)
-        above = np.append(share[1:], 1.0)
-        # A map shows the estimate as it is: shrinking it would add area to a rare phase everywhere.
-        if not conservative:
-            return np.asarray(1 - (share + above) / 2, dtype=np.float32)
-        # A claim counts the unseen block against itself.
-        return np.asarray((1 - above) * self.n_blocks / (self.n_blocks + 1), dtype=np.float32)
+        Parameters
+        ----------
+        held_out : HeldOut
+        channel : int
+        weight : ndarray of float64, shape (n,)
+            Of each pixel; all of them together weigh one.
+        """
+        levels, target = held_out.levels, held_out.target[channel]
+        place = cdf(held_out.quantiles[:, channel], levels, target)
+        # knots in the tails, too: targets beyond the outermost levels may be more than predicted
+        low, high = levels[0] * TAIL_KNOTS, 1 - (1 - levels[-1]) * TAIL_KNOTS[::-1]
+        knots = np.concatenate([low, levels, high])
+        known = [float(weight[place <= knot].sum()) for knot in knots]
+        middle = (np.arange(AREA_STEPS + 1) + 0.5) / AREA_STEPS
+        table = 1 - np.interp(middle, [0.0, *knots, 1.0], [0.0, *np.maximum.accumulate(known), 1.0])
+        # evenly spaced ranks stand for the targets, evenly spaced pixels for the predictions
+        order = np.argsort(target, kind="stable")
+        ranks = np.searchsorted(np.cumsum(weight[order]), (np.arange(AREA_TARGETS) + 0.5) / AREA_TARGETS)
+        targets = target[order[np.minimum(ranks, target.size - 1)]]
+        few = np.unique(np.linspace(0, target.size - 1, min(target.size, AREA_PIXELS)).astype(int))
+        quantiles, share = held_out.quantiles[:, channel, few], weight[few] / weight[few].sum()
+        tail = np.geomspace(1e-4, 0.5, AREA_VALUES // 2)
+        wanted = np.concatenate([tail, 1 - tail[-2::-1]])
+        values = np.unique(np.quantile(np.concatenate([target, quantiles[[0, -1]].ravel()]), wanted))
+        as_map = table.astype(np.float32)
+        predicted = [float(share @ cdf(quantiles, levels, float(v), table=as_map)) for v in values]
+        return cls(as_map, targets, np.minimum.accumulate(predicted), values.astype(np.float64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,6 +355,7 @@ def exceedance_from(held_out: HeldOut, rule: str = "block") -> Exceedance:
     return Exceedance(
         levels=tuple(float(level) for level in held_out.levels),
         shares=np.asarray(shares, dtype=np.float32),
+        areas=tuple(Area.of(held_out, c, weight) for c in range(len(shares))),
         n_blocks=held_out.n_blocks,
         rule="pixel" if rule == "pixel" else "block",
     )
@@ -409,7 +467,7 @@ def select(
     share = false.sum(0) / total
     rest = false - share * claimed
     error = np.sqrt(n / max(n - 1, 1) * np.square(rest).sum(0)) / total
-    upper = share + _student_bound(n) * error
+    upper = share + _student_bound(n) * error if n > 1 else np.ones_like(share)
     passes = upper <= level
     # the first cut to be tested is chosen by the claims alone, whatever they say
     first = int(np.flatnonzero(holding >= CLAIMED_BLOCKS)[-1]) if holding.max() >= CLAIMED_BLOCKS else -1
@@ -435,10 +493,10 @@ def _claims(score: NDArray[np.floating[Any]], block: NDArray[np.int64]) -> NDArr
 
 
 def _student_bound(n: int) -> float:
-    """Return Student's 95 % quantile for n blocks, infinite for one."""
+    """Return Student's 95 % quantile for n blocks, at least two."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(n - 1, 0.95)) if n > 1 else float("inf")
+    return float(stdtrit(n - 1, 0.95))
 
 
 def _claim_caption(
