@@ -1,1 +1,1 @@
-"""Benchmarks: scripts that print a table and write JSON. Run all by ``python -m benchmarks``."""
+"""Benchmarks: scripts that print a table and write JSON. Run all with ``python -m benchmarks``."""

@@ -1,4 +1,4 @@
-"""Run benchmarks, print their tables, write JSON, and say which bars are met."""
+"""Run benchmarks, print their tables, write JSON, and report which bars are met."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from benchmarks.measure import machine
 from benchmarks.table import OUT, Result, write
 
-# the ones that need an idle machine come first, while nobody has gone to do something else
+# benchmarks that need an idle machine come first
 BARS = (
     "screen", "stop", "scaling", "reference", "inference", "memory", "blobs", "coverage", "real", "unet", "volume",
     "tokens",
 )  # fmt: skip
-# what settled the recipe: hours, and of no bar
+# studies behind the choice of defaults: hours, without bars
 STUDIES = ("plateaus", "ensemble", "lattice", "noise_levels", "loop", "ablations")
 NAMES = (*BARS, *STUDIES)
 
 
 def run_all(names: list[str], out: Path, *, tiny: bool) -> bool:
-    """Run benchmarks in turn; True when none broke down. A bar that isn't met is no breakdown."""
+    """Run benchmarks in turn; return True if none raised an error, whether or not bars are met."""
     print(f"Measured on: {machine()}\n")
     results: list[Result] = []
     sound = True
@@ -31,7 +31,7 @@ def run_all(names: list[str], out: Path, *, tiny: bool) -> bool:
         print(f"== {name}", flush=True)
         try:
             made = importlib.import_module(f"benchmarks.{name}").run(tiny)
-        except Exception:  # noqa: BLE001  (the others are still worth their time)
+        except Exception:  # noqa: BLE001  (the other benchmarks still run)
             traceback.print_exc()
             sound = False
             continue

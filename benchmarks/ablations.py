@@ -1,7 +1,7 @@
-"""What the recipe owes to each of its parts: three seeds, each variant tuned alike, judged on a test set apart.
+"""Ablations: the effect of each part of the training recipe, on three seeds.
 
-A variant is trained at every learning rate on the same patches; the rate is picked on a validation scene,
-and the score is of a test scene that nothing was picked on.
+Each variant is trained at every learning rate on the same patches. The rate is chosen on a validation
+scene; the score is that of a separate test scene.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from napari_btn.core.networks.family import Blueprint, Extent, build, member_rng
 from napari_btn.core.networks.sms.family import FAMILY
 from napari_btn.core.networks.sms.trunk import SparseMixedScale
 from napari_btn.core.settings import NetworkSettings, TrainSettings
-from napari_btn.core.supervision.patches import draw_patches
+from napari_btn.core.supervision.patches import Lesson
 from napari_btn.core.training.optimiser import Optimiser, one_cycle
 from napari_btn.core.training.tasks import scaling_of
 
@@ -40,7 +40,7 @@ RATES = (1e-2, 2e-2)
 
 @dataclass(frozen=True)
 class Variant:
-    """What is done otherwise than in the recipe."""
+    """A change of the recipe."""
 
     name: str
     adam: bool = False
@@ -63,7 +63,7 @@ VARIANTS = (
 
 
 class _Trunk(SparseMixedScale):
-    """The trunk with another normalisation or padding."""
+    """A trunk with another normalisation or padding."""
 
     norm = False
     padding = "constant"
@@ -86,11 +86,11 @@ class _Trunk(SparseMixedScale):
 
 
 class _Adam(Optimiser):
-    """Adam on the trunk's kernels as well."""
+    """An optimiser with Adam also for the kernels of the trunk."""
 
     def __init__(self, module: torch.nn.Module) -> None:
         super().__init__(module, {})
-        # only Muon asks for the place in the module
+        # another prefix, by which the optimiser chooses Adam instead of Muon
         self.named = [(name.replace("trunk.", "own.", 1), p) for name, p in self.named]
 
 
@@ -122,14 +122,14 @@ def _member(
 def _trained(
     variant: Variant, blueprint: Blueprint, settings: TrainSettings, pair: Pair, member: int, draw: int
 ) -> Any:
-    """A member; ``draw`` is whose batches it gets."""
+    """Train a member with the batches of member ``draw``."""
     scenes = pair.scenes
     boxes = scenes.whole()
+    lesson = Lesson(scenes, tuple(boxes))
 
     def batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
         rng = member_rng(blueprint.seed, draw, use=16 + step)
-        x, y = draw_patches(scenes, boxes, count=settings.patches[0], patch_px=settings.patches[1],
-                            augment=True, rng=rng)  # fmt: skip
+        x, y = lesson.draw(*settings.patches, rng, augment=True)
         return torch.from_numpy(x), torch.from_numpy(y)
 
     scaling = scaling_of(scenes, boxes, LEVELS, seed=blueprint.seed).as_weights()
@@ -155,7 +155,7 @@ def _trained(
 
 @torch.inference_mode()
 def _quantiles(module: Any, pair: Pair) -> NDArray[np.float32]:
-    """(C, L, pixels) of a whole image."""
+    """Return the quantiles (C, L, pixels) of a whole image."""
     made: NDArray[np.float32] = (
         module(torch.from_numpy(np.asarray(pair.noisy))[None])[0, 0].flatten(2).numpy()
     )
@@ -163,7 +163,7 @@ def _quantiles(module: Any, pair: Pair) -> NDArray[np.float32]:
 
 
 def _score(quantiles: NDArray[np.float32], pair: Pair) -> tuple[float, float]:
-    """Error (CRPS over the target's SD) and correlation of the median, means over the channels."""
+    """Return error (CRPS over the SD of the target) and correlation of the median, means over channels."""
     target = np.asarray(pair.clean).reshape(len(quantiles), -1)
     error = crps_from_quantiles(target, quantiles.swapaxes(0, 1), LEVELS, axis=1)
     median = quantiles[:, LEVELS.index(0.5)]
@@ -171,7 +171,7 @@ def _score(quantiles: NDArray[np.float32], pair: Pair) -> tuple[float, float]:
 
 
 def run(tiny: bool) -> list[Result]:
-    """Train every variant at every rate with every seed; then members with and without batches of their own."""
+    """Train every variant at every rate with every seed, and members with their own or shared batches."""
     torch.set_num_threads(1)
     steps, seeds, size = (4, (0,), (48, 64)) if tiny else (300, (0, 1, 2), (192, 320))
     network = NetworkSettings()
@@ -215,7 +215,7 @@ def run(tiny: bool) -> list[Result]:
 
 
 def _diversity(seeds: tuple[int, ...], size: tuple[int, int], settings: TrainSettings) -> Result:
-    """How alike members' errors are, and what their mean gains, with own and with shared batches."""
+    """Measure the correlation of errors of members, and the gain of their mean, with own and shared batches."""
     result = Result(f"How members stay different: three members, {len(seeds)} seeds")
     network = NetworkSettings()
     for name, own in (("own batches", True), ("shared batches", False)):
@@ -239,7 +239,7 @@ def _diversity(seeds: tuple[int, ...], size: tuple[int, int], settings: TrainSet
 
 
 def _stopping(seeds: tuple[int, ...], steps: int, size: tuple[int, int]) -> Result:
-    """What early stopping adds on small images, with and without the guard against too many passes."""
+    """Measure the effect of early stopping on small images, with and without the guard against overfitting."""
     result = Result(f"Early stopping: element maps of {size[0]} x {size[1]} px, {steps} steps at most")
     guards = {"guard": TrainSettings().passes, "no guard": 1e6}
     for (name, passes), stopping in itertools.product(guards.items(), (False, True)):

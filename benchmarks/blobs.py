@@ -1,7 +1,7 @@
-"""Bar 2: quality per CPU-second on the blobs law.
+"""Bar 2: quality per CPU-second on blobs.
 
-100 scenes train, 50 calibrate, 200 of another seed test, predicted one at a time; the whole
-``fit`` counts, the start of its worker processes included.
+100 scenes are for training, 50 for calibration, and 200 of another seed for the test, predicted one at
+a time. The whole ``fit`` counts, including the start of its worker processes.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
 
 ALPHA, RANGE, TEST_SEED = 0.1, 4.0, 1000
-# CPU-seconds a member, PSNR, Winkler: what to reach, and the least that is acceptable
+# CPU-seconds per member, PSNR, Winkler score: goal, and least acceptable value
 GOALS = {"quick": (15, 29.5, 0.50), "standard": (100, 31.0, 0.40)}
 FLOORS = {"quick": (25, 29.0, 0.56), "standard": (150, 30.5, 0.45)}
 
 
 def _filters(result: Result, pair: Pair, n_train: int, test: Pair) -> None:
-    """Rows of the noisy images and of the tuned filters."""
+    """Return the rows of the noisy images and of the tuned filters."""
     noisy, clean = np.asarray(pair.noisy), np.asarray(pair.clean)
     result.add({"method": "noisy", **peers.scores(test.clean, test.noisy, data_range=RANGE)})
     for name, method, grid in (
@@ -51,7 +51,7 @@ def _filters(result: Result, pair: Pair, n_train: int, test: Pair) -> None:
 
 
 def one_by_one(denoiser: Denoiser, images: Sequence[NDArray[np.float32]]) -> list[list[NDArray[np.float32]]]:
-    """Median, lower and upper of each image, predicted alone."""
+    """Return median, lower and upper of each image, predicted one at a time."""
     made = [denoiser.predict(image, axes="YX") for image in images]
     return [[getattr(p, name) for p in made] for name in ("median", "lower", "upper")]
 
@@ -59,7 +59,7 @@ def one_by_one(denoiser: Denoiser, images: Sequence[NDArray[np.float32]]) -> lis
 def train(
     pair: Pair, n_train: int, preset: str, members: int, settings: TrainSettings, *, seed: int = 0
 ) -> Denoiser:
-    """Return a denoiser trained on the first part of the scenes, by count."""
+    """Return a denoiser trained on the first scenes."""
     share = CalibrationSettings(train_fraction=n_train / len(pair.noisy))
     denoiser = Denoiser(preset, members=members, alpha=ALPHA, seed=seed, train=settings, calibration=share)
     return denoiser.fit(pair.noisy, pair.clean, axes=pair.axes)

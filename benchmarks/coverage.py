@@ -1,7 +1,7 @@
 """Coverage of fresh images with a known truth, at three levels, over seeds of data, networks and split.
 
-Networks, calibration and test images are drawn anew for each seed. The calibration is made once per
-level from the same held-out scores; nothing is trained for a level.
+Each seed has its own networks, calibration and test images. The calibration is made once per level from
+the same held-out scores, without training.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 ALPHAS = (0.5, 0.1, 0.05)
 SEEDS = 5
-# Coverage hardly depends on their number; in 3D a member takes minutes.
+# few members, because coverage hardly depends on their number, and in 3D a member takes minutes
 MEMBERS = {"blobs": 2, "edx": 2, "xct": 1}
 FRESH = 1000  # seeds of fresh images begin here
-# At 90 %; at other levels the rule's own expectation, give or take so much.
+# at 90 %; at other levels, tolerance around the expectation of the rule
 LOWEST, HIGHEST, NEAR = 0.88, 0.92, 0.03
 
 
 def _samples(*, tiny: bool) -> dict[str, tuple[Callable[[int], Pair], Callable[[int], list[Pair]]]]:
-    """Training pair and fresh images of a seed, by name of the sample."""
+    """Return the training pair and fresh images of a seed, by name of the sample."""
     blobs, edx, xct = (60, (64, 128), (16, 48, 48)) if tiny else (125, (256, 512), (32, 128, 128))
     return {
         "blobs": (
@@ -52,12 +52,12 @@ def _samples(*, tiny: bool) -> dict[str, tuple[Callable[[int], Pair], Callable[[
 
 
 def expected(rule: str, alpha: float, blocks: int) -> float:
-    """What a rule covers on average by its own law."""
+    """Return the expected coverage of a rule."""
     return min(1.0, (1 - alpha) * (1 + 1 / blocks)) if rule == "block" else 1 - alpha
 
 
 def covered(denoiser: Denoiser, fresh: list[Pair]) -> Iterator[tuple[float, NDArray[np.float64]]]:
-    """Level by level, the share of fresh pixels inside, per channel."""
+    """Return the share of fresh pixels inside, by level and channel."""
     quantiles = [_channels(denoiser.predict(p.noisy, axes=p.axes).quantiles, p.axes) for p in fresh]
     target = [_channels(np.asarray(p.clean)[None], p.axes)[0] for p in fresh]
     for alpha in ALPHAS:
@@ -71,12 +71,12 @@ def covered(denoiser: Denoiser, fresh: list[Pair]) -> Iterator[tuple[float, NDAr
 
 
 def _channels(array: NDArray[np.float32], axes: str) -> NDArray[np.float32]:
-    """Levels and channels first."""
+    """Move levels and channels to the front."""
     return np.moveaxis(array, 1 + axes.index("C"), 1) if "C" in axes else array[:, None]
 
 
 def _measure(result: Result, name: str, made: list[dict[str, Any]], channels: tuple[str, ...]) -> None:
-    """Rows and bars of a sample."""
+    """Add the rows and bars of a sample."""
     for alpha in ALPHAS:
         runs = [m for m in made if m["alpha"] == alpha]
         values = np.stack([m["coverage"] for m in runs])

@@ -1,7 +1,7 @@
-"""The gain of 1, 2, 5, 10 and 25 members on the blobs law: the paper's figure on the ensemble's size.
+"""The gain of ensembles of 1, 2, 5, 10 and 25 members on blobs, as in the figure of the paper.
 
-One ensemble is trained; each figure is the mean over draws of so many of its members, calibrated
-as an ensemble of that size is, on scenes that none of them saw.
+One ensemble is trained. Each figure is the mean over random subsets of its members, calibrated as an
+ensemble of that size, on scenes that no member was trained on.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from napari_btn.plots import figures as plots
 
 
 def run(tiny: bool) -> list[Result]:
-    """Train 25 members and measure what parts of them reach."""
+    """Train 25 members and measure subsets of them."""
     members, n_train, n_test = (3, 6, 12) if tiny else (25, 100, 100)
     settings = replace(PRESETS["quick"], steps=6) if tiny else PRESETS["quick"]
     pair = samples.blobs(seed=0, n=n_train + n_test // 2)

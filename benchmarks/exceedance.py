@@ -1,4 +1,4 @@
-"""CPU time of the exceedance layer per megapixel: what a threshold slider waits for (goal: 50 ms).
+"""CPU time of the exceedance layer per megapixel, which a threshold slider waits for (goal: 50 ms).
 
 Run ``python benchmarks/exceedance.py [--json FILE]``.
 """

@@ -1,4 +1,4 @@
-"""Bar 3: prediction speed of one member on one thread, and that whole, tiles and batches agree."""
+"""Bar 3: prediction speed of one member on one thread, and agreement of whole images, tiles and batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from napari_btn.core.networks.sms.family import FAMILY
 from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TrainSettings
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-_TILE = 384  # the tile that prediction chooses in 2D
+_TILE = 384  # side of a tile in 2D by default
 
 
 def _module(n_in: int, ndim: int, side: int) -> tuple[Any, torch.Tensor]:
@@ -31,7 +31,7 @@ def _module(n_in: int, ndim: int, side: int) -> tuple[Any, torch.Tensor]:
 
 
 def _seconds(n_in: int, ndim: int, side: int, repeats: int) -> tuple[float, int]:
-    """CPU-seconds of one pass and the number of weights; run in a worker, as large predictions are."""
+    """Return CPU-seconds of one pass and the number of weights; a task for a worker."""
     torch.set_num_threads(1)
     module, x = _module(n_in, ndim, side)
     with torch.inference_mode():
@@ -39,7 +39,7 @@ def _seconds(n_in: int, ndim: int, side: int, repeats: int) -> tuple[float, int]
 
 
 def engine(tiny: bool) -> Result:
-    """Megapixels per CPU-second of the network alone, in one of the workers that predict."""
+    """Return megapixels per CPU-second of the network alone, in a worker."""
     result = Result("Prediction of one member, one thread: the network alone")
     for ndim, n_in, side in ((2, 1, _TILE), (2, 3, _TILE), (3, 1, 64)):
         side = side // 6 if tiny else side
@@ -62,7 +62,7 @@ def _trained(tiny: bool) -> Denoiser:
 
 
 def whole_path(denoiser: Denoiser, tiny: bool) -> Result:
-    """Megapixels per CPU-second of `predict`, everything counted."""
+    """Return megapixels per CPU-second of `predict`, everything counted."""
     side = 256 if tiny else 1024
     image = samples.blobs(seed=5, n=1, size=side).noisy[0]
     seconds = own_cpu(lambda: denoiser.predict(image, axes="YX", executor=Inline()), 1 if tiny else 3)
@@ -73,15 +73,15 @@ def whole_path(denoiser: Denoiser, tiny: bool) -> Result:
 
 
 def agreement(denoiser: Denoiser) -> Result:
-    """Largest difference between the whole image, odd tiles and a batch, as a share of the data range."""
+    """Return the largest difference between whole image, odd tiles and a batch, as a share of the range."""
     stack = samples.blobs(seed=6, n=4, size=200).noisy
     span = float(np.ptp(samples.blobs(seed=6, n=4, size=200).clean))
-    denoiser.tiles = TileSettings(tile_px=1000)
+    denoiser = _cut(denoiser, 1000)
     whole = [denoiser.predict(image, axes="YX", executor=Inline()).median for image in stack]
     result = Result("The same pixels whatever the tile and the batch")
     worst = 0.0
     for tile in (97, 131, 160):
-        denoiser.tiles = replace(denoiser.tiles, tile_px=tile)
+        denoiser = _cut(denoiser, tile)
         tiled = [denoiser.predict(image, axes="YX", executor=Inline()).median for image in stack]
         off = max(float(np.abs(a - b).max()) for a, b in zip(whole, tiled, strict=True)) / span
         worst = max(worst, off)
@@ -100,8 +100,14 @@ def agreement(denoiser: Denoiser) -> Result:
     return result
 
 
+def _cut(denoiser: Denoiser, tile: int) -> Denoiser:
+    """Return the denoiser with tiles of that side."""
+    settings = replace(denoiser.model.settings, tiles=TileSettings(tile_px=tile))
+    return Denoiser.of(replace(denoiser.model, settings=settings))
+
+
 def run(tiny: bool) -> list[Result]:
-    """Measure prediction."""
+    """Measure speed and agreement of predictions."""
     torch.set_num_threads(1)
     denoiser = _trained(tiny)
     return [engine(tiny), whole_path(denoiser, tiny), agreement(denoiser)]

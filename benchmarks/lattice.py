@@ -1,7 +1,7 @@
-"""Quality against the field of view on a periodic lattice, and what the autocorrelation chooses.
+"""Quality against the receptive field on a periodic lattice, and the choice by autocorrelation.
 
-The figure shows where looking farther pays: a lattice repeats itself, so the columns around a pixel say
-more than its own few counts. It pays only when members are trained long enough to learn to use it.
+A lattice repeats itself, so the columns around a pixel hold more information than its own few counts. A
+larger receptive field helps only if members are trained long enough to use it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def _wide(top: int) -> tuple[int, ...]:
 
 
 def run(tiny: bool) -> list[Result]:
-    """Train one kind of network for each field of view, and judge it on a crystal that it never saw."""
+    """Train a network for each receptive field, and evaluate it on another crystal."""
     train = replace(PRESETS["standard"], passes=1e9, batch_size=4, steps=6 if tiny else 500)
     seeds, size = ((0,), (128, 256)) if tiny else ((0, 1, 2), (256, 768))
     results = []

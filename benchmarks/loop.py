@@ -1,7 +1,7 @@
-"""Close the loop: five proposed fields of view against five random ones, on simulated element maps.
+"""The closed loop: five proposed windows against five random ones, on simulated element maps.
 
-The left of a field is measured slowly and trains; five windows of the rest are measured again, as long
-for one choice as for the other; training goes on; the rest outside of all windows is judged by its truth.
+The left of a field has a slow scan and is for training. Five windows of the rest are measured again, all
+for the same time, and training continues. The rest outside all windows is evaluated against the truth.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 
 
 def random_windows(seed: int, size: tuple[int, int], side: int) -> list[Region]:
-    """Disjoint windows anywhere in the part that was not measured slowly."""
+    """Return random disjoint windows in the part without a slow scan."""
     rng = np.random.default_rng(seed)
     made: list[Region] = []
     while len(made) < COUNT:
@@ -49,7 +49,7 @@ def random_windows(seed: int, size: tuple[int, int], side: int) -> list[Region]:
 def judged(
     prediction: btn.Prediction, clean: Any, where: NDArray[np.bool_]
 ) -> dict[str, NDArray[np.float64]]:
-    """Mean width, error and coverage of each channel, where the truth was not measured again."""
+    """Return mean width, error and coverage of each channel outside the windows."""
     width, error = prediction.width[:, where], (prediction.median - clean)[:, where]
     inside = (prediction.lower <= clean) & (clean <= prediction.upper)
     return {
@@ -60,7 +60,7 @@ def judged(
 
 
 def one_seed(seed: int, size: tuple[int, int], side: int, train: TrainSettings | None) -> dict[str, Any]:
-    """Relative change of width and error by each choice, mean over the channels."""
+    """Return the relative change of width and error for each choice, mean over channels."""
     pair = btn.samples.edx(seed=seed, size=size)
     known = (slice(None), slice(None), slice(0, KNOWN))
     noisy, clean = pair.noisy, np.asarray(pair.clean)
@@ -91,12 +91,12 @@ def one_seed(seed: int, size: tuple[int, int], side: int, train: TrainSettings |
 
 
 def wins(rows: Sequence[Mapping[str, Any]], name: str, what: Sequence[str]) -> int:
-    """Seeds in which a choice lowers all of these figures more than random windows do."""
+    """Return the number of seeds in which a choice lowers all these figures more than random windows."""
     return sum(all(row[f"{w}, {name}"] < row[f"{w}, random"] for w in what) for row in rows)
 
 
 def run(tiny: bool) -> list[Result]:
-    """Compare windows proposed by some scores with random ones."""
+    """Compare windows proposed by several scores with random ones."""
     size, side = ((96, KNOWN + 160), 24) if tiny else ((HEIGHT, WIDTH), SIDE)
     train = TrainSettings(steps=6, batch_size=2, patch_px=32) if tiny else None
     title = (

@@ -1,4 +1,4 @@
-"""Materials that differ in texture alone, and the filters that a person would tell them apart by."""
+"""Materials that differ only in texture, and common filters that distinguish them."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ DOSE = 40.0
 
 
 def textured(seed: int, side: int) -> tuple[Pair, NDArray[np.intp]]:
-    """Counts and rates of four materials in patches, and which is where.
+    """Return counts and rates of four materials in patches, and the map of materials.
 
-    The second and the third have one mean and one spread; the grain of one is fine (a correlation
-    length of 0.8 px), that of the other coarse (2.5 px).
+    The second and the third have the same mean and spread, but one is fine-grained (a correlation length of
+    0.8 px) and one coarse (2.5 px).
     """
     rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0x7E87,)))
 
@@ -45,7 +45,7 @@ def textured(seed: int, side: int) -> tuple[Pair, NDArray[np.intp]]:
 
 
 def filter_bank(image: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Seven filters of one channel (Y, X), as in pixel classifiers: (7, Y, X)."""
+    """Return seven filters of one channel (Y, X), as in pixel classifiers, (7, Y, X)."""
     smooth = ndimage.gaussian_filter(image, 3)
     curved = hessian_matrix_eigvals(hessian_matrix(image, sigma=1.5, use_gaussian_derivatives=False))
     oriented = structure_tensor_eigenvalues(structure_tensor(image, sigma=1.5))

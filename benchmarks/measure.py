@@ -1,4 +1,4 @@
-"""What benchmarks measure with: CPU-seconds and memory of a process and its workers."""
+"""Measurement of CPU-seconds and memory of a process and its workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Spent:
-    """Seconds that a block took: wall, and user + system of this process and all its children."""
+    """The seconds of a block: wall time, and user + system time of this process and its children."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -33,7 +33,7 @@ def _processes() -> Iterator[psutil.Process]:
 
 
 def _cpu_so_far() -> float:
-    """User + system seconds of the processes alive and of the children that they have outlived."""
+    """Return user + system seconds of all living processes and of their finished children."""
     total = 0.0
     for process in _processes():
         with contextlib.suppress(psutil.Error):
@@ -44,7 +44,7 @@ def _cpu_so_far() -> float:
 
 @contextlib.contextmanager
 def spent() -> Iterator[Spent]:
-    """Measure a block; workers that are still alive at its end are counted as well."""
+    """Measure a block; workers that are alive at its end are counted as well."""
     made = Spent()
     wall, cpu = time.perf_counter(), _cpu_so_far()
     try:
@@ -54,7 +54,7 @@ def spent() -> Iterator[Spent]:
 
 
 def own_cpu(action: Callable[[], object], repeats: int) -> float:
-    """Least CPU-seconds of this process over some repeats of an action."""
+    """Return the least CPU-seconds of this process over repeats of an action."""
     best = float("inf")
     for _ in range(repeats):
         began = time.process_time()
@@ -65,9 +65,9 @@ def own_cpu(action: Callable[[], object], repeats: int) -> float:
 
 @dataclass
 class Peak:
-    """Highest memory seen, in bytes: this process alone, and with all its workers.
+    """The peak memory in bytes, of this process alone and with all its workers.
 
-    Workers share the pages of their libraries, which resident set sizes count in each of them;
+    Workers share the pages of their libraries, which the resident set size counts in each of them;
     ``proportional`` counts a shared page once (Linux).
     """
 
@@ -107,14 +107,14 @@ def peak_memory(interval: float = 0.05) -> Iterator[Peak]:
 
 
 def close_pool() -> None:
-    """End the local pool, so that the next block pays for starting its own."""
+    """End the local pool, so that the next block includes the start of its own."""
     from napari_btn.core.compute.pool import process_pool
 
     process_pool().shutdown(wait=True)
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
+    """Return a description of this machine and of the installed versions."""
     packages = ("napari-btn", "torch", "numpy", "scikit-image", "napari")
     versions = {}
     for name in packages:

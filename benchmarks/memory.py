@@ -1,6 +1,6 @@
 """Bar 4: memory of predicting a large image with many members, and a volume through zarr.
 
-Each case runs in a process of its own, whose memory and whose workers' memory are watched.
+Each case runs in its own process, whose memory is watched together with that of its workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ GB = 1e9
 
 
 def _save_denoiser(path: Path, members: int, ndim: int) -> None:
-    """Write a bundle of members that have learned next to nothing."""
+    """Write a bundle of members that are hardly trained."""
     from napari_btn import CalibrationSettings, Denoiser, samples
     from napari_btn.core.compute.pool import Inline
     from napari_btn.core.settings import TrainSettings
@@ -39,7 +39,7 @@ def _save_denoiser(path: Path, members: int, ndim: int) -> None:
 
 
 def _predict(bundle: Path, shape: tuple[int, ...], out: Path | None) -> dict[str, Any]:
-    """Predict noise of a shape; run in a process of its own."""
+    """Predict noise of a shape; runs in its own process."""
     import psutil
 
     import napari_btn as btn
@@ -111,11 +111,11 @@ def case(shape: tuple[int, ...], members: int, *, through_zarr: bool = False) ->
 
 
 def run(tiny: bool) -> list[Result]:
-    """Watch the memory of predictions."""
+    """Measure the memory of predictions."""
     large, small = (512, 256) if tiny else (4096, 2048)
     result = Result("Memory of a prediction, with its worker processes")
     result.add(case((large, large), 10))
-    # whether members cost memory shows on a quarter of the pixels as well, in a quarter of the time
+    # the memory per member shows on a quarter of the pixels as well, in a quarter of the time
     for members in (10, 25):
         result.add(case((small, small), members))
     above, few, many = (row["above the arrays GB"] for row in result.rows)

@@ -1,6 +1,6 @@
-"""Noise that nobody trained on: members with and without additive constants, at noise from a quarter to four times.
+"""Members with and without additive constants, at a quarter to four times the noise of training.
 
-The law of the noise is that of the blobs; its amplitude is what changes. Everything trains at one.
+The noise is that of the blobs, scaled by its amplitude. All members are trained at amplitude 1.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AMPLITUDES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
 def run(tiny: bool) -> list[Result]:
-    """Train both kinds at one amplitude with a few seeds, and judge their medians at others."""
+    """Train both kinds at one amplitude with a few seeds, and evaluate their medians at others."""
     n_train, n_held_out, n_test, seeds = (8, 12, 4, 1) if tiny else (100, 50, 100, 3)
     settings = replace(PRESETS["quick"], steps=6 if tiny else 400)
     pair = samples.blobs(seed=0, n=n_train + n_held_out)

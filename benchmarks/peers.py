@@ -1,8 +1,8 @@
-"""What a microscopist would do without a network: Gaussian and total variation, tuned, with intervals.
+"""Baselines without a network: tuned Gaussian filter and total variation, with intervals.
 
-Their parameters are the best on the training images. Their intervals have one width: quantiles of
-the residuals on the training images, made to cover on the calibration images by the same conformal
-rule as ours (Romano et al., arXiv 1905.03222).
+Their parameters are the best on the training images. Their intervals have a constant width: quantiles of
+the residuals on the training images, calibrated on the calibration images by the same conformal rule as
+ours (Romano et al., arXiv 1905.03222).
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ WEIGHTS = (0.05, 0.1, 0.2, 0.4, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 
 
 def gaussian(image: Image, sigma: float) -> Image:
-    """Gaussian filter; ``sigma`` in pixels."""
+    """Apply a Gaussian filter; ``sigma`` in pixels."""
     return gaussian_filter(image, sigma)
 
 
 def total_variation(image: Image, weight: float) -> Image:
-    """Total variation by Chambolle's method; ``weight`` in the image's own unit."""
+    """Denoise by total variation (Chambolle); ``weight`` in the unit of the image."""
     return np.asarray(denoise_tv_chambolle(image, weight=weight, max_num_iter=200), np.float32)
 
 
 def best(
     method: Filter, grid: Sequence[float], noisy: Sequence[Image], clean: Sequence[Image]
 ) -> tuple[float, list[Image]]:
-    """Parameter of least squared error on the training images, and their estimates."""
+    """Return the parameter of least squared error on the training images, and their estimates."""
 
     def error(parameter: float) -> tuple[float, list[Image]]:
         made = [method(image, parameter) for image in noisy]
@@ -58,7 +58,7 @@ def best(
 def constant_width(
     residuals: Image, held_out: Image, alpha: float, block: NDArray[np.int64] | None = None
 ) -> tuple[float, float]:
-    """What to add to an estimate for the lower and upper bound of its interval.
+    """Return the offsets from an estimate to the lower and upper bound of its interval.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def scores(
     data_range: float,
     alpha: float = 0.1,
 ) -> dict[str, Any]:
-    """Row of a table: quality of the estimate and of its interval, over all pixels of all images."""
+    """Return the row of a table: quality of the estimate and of its interval, over all pixels."""
     truth, made = np.stack(clean), np.stack(estimate)
     row: dict[str, Any] = {
         "PSNR": float(metrics.psnr(truth, made, data_range=data_range)),

@@ -1,7 +1,7 @@
-"""Quality against training steps on the blobs law: where the curve bends, and where the presets lie on it.
+"""Quality against training steps on blobs, and the position of the presets on the curve.
 
-Each point is trained anew, because the learning rate follows one cycle over all of its steps. One
-member at a time, so that what an ensemble adds is left out; the data are the same for every point.
+Each point is a training of its own, because the learning rate follows one cycle over all steps. There is
+one member at a time, without the gain of an ensemble; the data are the same for every point.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SEEDS = 2
 
 
 def run(tiny: bool) -> list[Result]:
-    """Train one member to each number of steps, with a few seeds, and judge it on fresh images."""
+    """Train one member for each number of steps, with a few seeds, and evaluate it on fresh images."""
     n_train, n_held_out, n_test = (8, 12, 4) if tiny else (100, 50, 100)
     steps, seeds = ((3, 6), 1) if tiny else (STEPS, SEEDS)
     pair = samples.blobs(seed=0, n=n_train + n_held_out)

@@ -1,8 +1,8 @@
-"""Bar 2 on real images: element maps, and photographs of cells and galaxies with made noise.
+"""Bar 2 on real images: element maps, and photographs of cells and galaxies with simulated noise.
 
-Everything trains and tunes on the left two thirds and is judged on the right third, which is cut
-off first and never seen. The folder of real data is named in NAPARI_BTN_DATA; without one the
-element maps are those of the built-in sample, and the photographs come with scikit-image.
+All methods are trained and tuned on the left two thirds and evaluated on the right third, which is cut
+off first. NAPARI_BTN_DATA names the folder of real data; without it the element maps are those of the
+built-in sample, and the photographs come with scikit-image.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PEAK, READ_SD = 10.0, 1.0
 
 @dataclass(frozen=True)
 class Case:
-    """Left two thirds and right third of a pair, (C, Y, X)."""
+    """The left two thirds and the right third of a pair, (C, Y, X)."""
 
     noisy: NDArray[np.float32]
     clean: NDArray[np.float32]
@@ -54,14 +54,14 @@ class Case:
 
 
 def data_folder() -> Path | None:
-    """Folder of real data, or None."""
+    """Return the folder of real data, or None."""
     named = os.environ.get("NAPARI_BTN_DATA")
     folder = Path(named) if named else Path(__file__).resolve().parents[2] / "shared" / "data"
     return folder if folder.is_dir() else None
 
 
 def element_maps() -> tuple[Case, str]:
-    """Si, Al, Fe: 7 s against 7200 s where the data are, the built-in sample elsewhere."""
+    """Return maps of Si, Al and Fe: 7 s against 7200 s if there are real data, else the built-in sample."""
     names = ("Si", "Al", "Fe")
     folder = data_folder()
     if folder is None:
@@ -72,10 +72,10 @@ def element_maps() -> tuple[Case, str]:
 
 
 def photographs(side: int | None = None) -> dict[str, NDArray[np.float32]]:
-    """Grey images scaled to a peak of ten counts."""
+    """Return grey images scaled to a peak of ten counts."""
     from skimage import data
 
-    # turned so that the cell lies in the training part: no method can learn a brightness it never saw
+    # turned so that the cell lies in the training part: no method can learn an unknown brightness
     cell = data.cell().T[:, ::-1]
     hubble = data.hubble_deep_field()[180:692, 200:712].mean(-1)
     scaled = {"cell": cell / cell.max() * PEAK, "hubble": hubble / hubble.max() * PEAK}
@@ -83,14 +83,14 @@ def photographs(side: int | None = None) -> dict[str, NDArray[np.float32]]:
 
 
 def with_noise(clean: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """Poisson counts and normal read-out noise."""
+    """Draw Poisson counts and add normal read-out noise."""
     rng = np.random.default_rng(seed)
     counts = noise.poisson(clean, rng=rng)
     return (counts + rng.normal(0, READ_SD, clean.shape)).astype(np.float32)
 
 
 def mixed(case: Case, sigmas: Sequence[float]) -> NDArray[np.float32]:
-    """Gaussian of each channel, then the best linear mix of all; tuned on the training part."""
+    """Return a Gaussian filter of each channel, then the best linear mix, tuned on the training part."""
     n = len(case.names)
     smooth = {
         (c, s): (gaussian_filter(case.noisy[c], s), gaussian_filter(case.test_noisy[c], s))
@@ -117,7 +117,7 @@ def mixed(case: Case, sigmas: Sequence[float]) -> NDArray[np.float32]:
 
 
 def maps(tiny: bool, presets: Sequence[str], members: int) -> Result:
-    """Element maps against Gaussian filters with a linear mix."""
+    """Compare element maps with Gaussian filters and a linear mix."""
     case, what = element_maps()
     result = Result(
         f"Element maps ({what}): trained on the left two thirds, judged on the right; {members} members"
@@ -173,7 +173,7 @@ def _trained(case: Case, preset: str, members: int, tiny: bool) -> tuple[btn.Den
 
 
 def noisy_photographs(tiny: bool, presets: Sequence[str], members: int) -> Result:
-    """Images with Poisson and normal noise against total variation."""
+    """Compare images with Poisson and normal noise with total variation."""
     result = Result(
         f"Real images, Poisson noise at a peak of {PEAK:g} and normal noise of SD {READ_SD:g}; {members} members"
     )

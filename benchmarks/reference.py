@@ -1,10 +1,10 @@
 """Bar 1: a training step against per-edge execution of a network with as many weights.
 
-The reference runs each connection of the sparse graph as a small convolution of its own, with a
-bias, batch normalisation by the statistics of the batch and a ReLU, as the published code of
-sparse mixed-scale networks does (Roberts et al., arXiv 2308.02559). It has the wiring, the heads,
-the levels and the number of weights of ours. Two forms: a node adds what its edges bring (4 to 4
-channels each), or lays it side by side (16 to 4 channels each, a quarter as many edges).
+The reference runs each connection of the sparse graph as a small convolution of its own, with a bias,
+batch normalisation and a ReLU, as the published code of sparse mixed-scale networks does (Roberts et
+al., arXiv 2308.02559). It has the same connections, heads, levels and number of weights as ours. There
+are two forms: a node adds the outputs of its edges (4 to 4 channels each), or concatenates them (16 to 4
+channels each, a quarter as many edges).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def _edge(n_in: int, n_out: int, dilation: int, ndim: int) -> nn.Module:
 
 
 class PerEdge(nn.Module):
-    """The network of a graph, edge by edge."""
+    """A network that runs its graph edge by edge."""
 
     def __init__(self, graph: Graph, n_in: int, n_out: int, ndim: int, *, added: bool) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class PerEdge(nn.Module):
 
 
 def pinball(quantiles: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean pinball loss, as one writes it first."""
+    """Return the mean pinball loss, in its plain form."""
     levels = torch.tensor(LEVELS).reshape(1, 1, -1, *(1,) * (quantiles.ndim - 3))
     diff = target[:, :, None] - quantiles
     return torch.maximum(levels * diff, (levels - 1) * diff).mean()
@@ -112,7 +112,7 @@ def _theirs(graph: Graph, ndim: int, x: torch.Tensor, y: torch.Tensor, *, added:
 
 
 def compare(ndim: int, shape: tuple[int, ...], repeats: int) -> Result:
-    """Measure the three in turns, so that all see the same machine."""
+    """Measure the three in turns, so that all run under the same load."""
     settings = NetworkSettings()
     blueprint = Blueprint(settings, FAMILY.plan(settings, Extent(ndim)), 3, 3, ndim, LEVELS, 0)
     rng = np.random.default_rng(0)

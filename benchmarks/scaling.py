@@ -1,7 +1,7 @@
 """Bar 6: two processes against one, for training members and for predicting tiles.
 
-Both pools are started and have loaded torch before the clock runs. Means something only on an
-idle machine with two cores or more.
+Both pools have started and loaded torch before the clock runs. The result is meaningful only on an idle
+machine with two cores or more.
 """
 
 from __future__ import annotations

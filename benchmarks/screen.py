@@ -1,8 +1,8 @@
-"""Bar 5: what a person feels: opening the dock, the first preview, training in the window, sliders.
+"""Bar 5: responsiveness: opening the dock, the first preview, training in the window, sliders.
 
-Every figure is taken from the real window and its docks, each of the first three parts in a process
-of its own, so that nothing is warm that would be cold for a person. A virtual screen is started where
-there is no other. Wall times; they mean something on an idle machine only.
+Every figure is measured in the real window and its docks. Each of the first three parts runs in its own
+process, so that nothing is already loaded. A virtual screen is started if there is no other. Figures are
+wall times, meaningful only on an idle machine.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.settings import EnsembleSettings
 
-FORM_S = 5.0  # how long a person looks at the form before they click Train
+FORM_S = 5.0  # seconds at the form before the click on Train
 
 
 def _start_screen() -> subprocess.Popen[bytes] | None:
-    """Virtual screen, where there is no other."""
+    """Start a virtual screen if there is no other."""
     if os.environ.get("DISPLAY") or not sys.platform.startswith("linux"):
         return None
     read, write = os.pipe()
@@ -42,9 +42,9 @@ def _start_screen() -> subprocess.Popen[bytes] | None:
 
 
 def _wait(done: Callable[[], bool], seconds: float, *, every_ms: int = 10) -> None:
-    """Let the window live as it does for a person, in Qt's own loop, until something is so.
+    """Run the event loop of Qt until a condition holds.
 
-    To ask for events in a loop of our own would take a tenth of a core from those who train.
+    A loop of our own that polls for events would take a tenth of a core from the workers.
     """
     from qtpy.QtCore import QEventLoop, QTimer
 
@@ -63,7 +63,7 @@ def _side(tiny: bool) -> int:
 
 
 def _viewer_with_pair(side: int) -> Any:
-    """Viewer with a pair of square element maps in it, drawn."""
+    """Return a viewer that has drawn a pair of square element maps."""
     import napari
     from qtpy.QtWidgets import QApplication
 
@@ -91,7 +91,7 @@ def _set(dock: Any, members: int, steps: int) -> None:
 
 
 def making(tiny: bool) -> dict[str, Any]:
-    """Seconds from the choice of a sample to its data, of the slowest one."""
+    """Measure the seconds from the choice of the slowest sample to its data."""
     from napari_btn import samples
 
     del tiny  # samples have one size
@@ -104,7 +104,7 @@ def making(tiny: bool) -> dict[str, Any]:
 
 
 def opening(tiny: bool) -> dict[str, Any]:
-    """Seconds from the command to the dock on screen, beside a pair that is there already."""
+    """Measure the seconds from the command to the dock on screen, beside a loaded pair."""
     from qtpy.QtWidgets import QApplication
 
     viewer = _viewer_with_pair(_side(tiny))
@@ -118,7 +118,7 @@ def opening(tiny: bool) -> dict[str, Any]:
 
 
 def preview(tiny: bool, wait: float) -> dict[str, Any]:
-    """Seconds from the click on Train, ``wait`` seconds after the dock was opened, to the first preview."""
+    """Measure the seconds from a click on Train, ``wait`` seconds after the dock opened, to the first preview."""
     viewer = _viewer_with_pair(_side(tiny))
     dock = _open(viewer, "Denoise")
     _set(dock, members=2, steps=0)
@@ -134,11 +134,11 @@ def preview(tiny: bool, wait: float) -> dict[str, Any]:
 
 
 def training(tiny: bool) -> dict[str, Any]:
-    """Wall seconds of training by the dock, previews and curves drawn, and of the same without a window."""
+    """Measure the wall seconds of training by the dock, with previews and curves, and without a window."""
     viewer = _viewer_with_pair(_side(tiny))
     dock = _open(viewer, "Denoise")
     headless, window, gaps = [], [], []
-    # the first round starts workers and loads libraries, and is not counted
+    # not counted, because the first round starts workers and loads libraries
     for counted, steps in [(False, 4), *[(True, 4 if tiny else 100)] * (1 if tiny else 3)]:
         _set(dock, members=2, steps=steps)
         pair, settings = dock.view.pair.inputs.pair, dock.view.form.settings()
@@ -175,7 +175,7 @@ def _headless(pair: Pair, settings: EnsembleSettings, device: str) -> None:
 
 
 def sliders(tiny: bool) -> dict[str, Any]:
-    """Milliseconds a megapixel from a threshold to its map on screen, and seconds from a number of tokens to theirs."""
+    """Measure milliseconds per megapixel from a threshold to its map, and seconds from a number of tokens to labels."""
     small, large, token_side = (160, 200, 160) if tiny else (1024, 2048, 256)
     found = {"threshold": _threshold(small), "threshold_large": _threshold(large)}
     dock = _with_result(token_side, "Tokens")
@@ -193,7 +193,7 @@ def sliders(tiny: bool) -> dict[str, Any]:
 
 
 def _threshold(side: int) -> float:
-    """Milliseconds a megapixel from a threshold to its map on screen."""
+    """Measure the milliseconds per megapixel from a threshold to its map on screen."""
     dock = _with_result(side, "Uncertainty")
     live, plane, times = dock.focus.live, dock.session.prediction.median[0], []
     for value in np.quantile(plane, np.linspace(0.2, 0.9, 9)):
@@ -213,7 +213,7 @@ def _draw() -> None:
 
 
 def _with_result(side: int, name: str) -> Any:
-    """Dock on a viewer with an image that barely trained networks have denoised."""
+    """Return a dock on a viewer with an image denoised by barely trained networks."""
     from napari_btn import Denoiser
     from napari_btn.core.data.image import Image
     from napari_btn.core.settings import TrainSettings
@@ -253,14 +253,14 @@ def _child(part: str, tiny: bool) -> None:
     try:
         print(json.dumps(PARTS[part](tiny)), flush=True)
     finally:
-        # windows and workers go with the process; closing them first is not what is measured
+        # windows and workers end with the process; closing them is not measured
         if screen is not None:
             screen.terminate()
             screen.wait()
 
 
 def run(tiny: bool) -> list[Result]:
-    """Measure what a person feels, every part in a process of its own."""
+    """Measure responsiveness, every part in its own process."""
     found = {}
     for part in PARTS:
         call = [sys.executable, "-m", "benchmarks.screen", "--child", part, *(["--tiny"] if tiny else [])]

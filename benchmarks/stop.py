@@ -1,4 +1,4 @@
-"""How long a stop waits: the longest times between two yields of training and prediction of a large image."""
+"""The wait for a stop: the longest times between two yields of training and prediction of a large image."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from scipy.ndimage import gaussian_filter
 from benchmarks.measure import close_pool
 from benchmarks.table import Bar, Result, main
 from napari_btn import Denoiser, TrainSettings
+from napari_btn.core.compute.pool import compute_for
+from napari_btn.workflow.inputs import image_for
+from napari_btn.workflow.predict import predict_steps
 
 if TYPE_CHECKING:
     from napari_btn.core.progress import Step
@@ -19,7 +22,7 @@ SHOWN = 3
 
 
 def waits(step: Step[Any]) -> list[tuple[float, str]]:
-    """Run a step; seconds from each yield to the next and what was said before, longest first."""
+    """Run a step; return the seconds between yields and the note before each, longest first."""
     made, said, last = [], "the call", time.perf_counter()
     for progress in step:
         now = time.perf_counter()
@@ -38,11 +41,17 @@ def run(tiny: bool) -> list[Result]:
     denoiser = Denoiser("quick", members=1, train=TrainSettings(steps=2))
     denoiser.prepare()
     result = Result(f"Longest waits of a stop, {side} x {side}")
-    for action, step in (
-        ("training and calibration", denoiser.fit_steps(noisy, clean)),
-        ("prediction", denoiser.predict_steps(noisy)),
+
+    def prediction() -> Step[Any]:
+        model = denoiser.model
+        compute = compute_for(denoiser.device, denoiser.members, denoiser.tiles)
+        return predict_steps(model, image_for(model, noisy), compute)
+
+    for action, started in (
+        ("training and calibration", lambda: denoiser.fit_steps(noisy, clean)),
+        ("prediction", prediction),
     ):
-        longest = waits(step)[:SHOWN]
+        longest = waits(started())[:SHOWN]
         for seconds, said in longest:
             result.add({"action": action, "after": said, "s": seconds})
         result.bars.append(Bar(f"stop of {action}, s", longest[0][0], 0.5, above=False))

@@ -1,4 +1,4 @@
-"""How results are told: tables of text, bars met or not, JSON."""
+"""Presentation of results: text tables, bars, JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OUT = Path(__file__).parent / "results"
 
 @dataclass
 class Bar:
-    """A figure to reach.
+    """A goal for a figure.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Bar:
     value : float
     needed : float
     above : bool
-        Whether the value must be at least ``needed``, or at most.
+        True if the value must be at least ``needed``, False if at most.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        """Whether it is reached."""
+        """True if the goal is reached."""
         return self.value >= self.needed if self.above else self.value <= self.needed
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class Bar:
 
 @dataclass
 class Result:
-    """A benchmark's table and bars."""
+    """The table and bars of a benchmark."""
 
     title: str
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -67,7 +67,7 @@ class Result:
     notes: list[str] = field(default_factory=list)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add a row and print it at once: a long run tells how far it is."""
+        """Add a row and print it at once, to show the progress of a long run."""
         self.rows.append(row)
         print("   ", "  ".join(f"{k} {_text(v)}" for k, v in row.items()), flush=True)
 
@@ -106,7 +106,7 @@ def _text(value: Any) -> str:
 
 
 def write(results: Sequence[Result], name: str, *, tiny: bool, out: Path = OUT) -> Path:
-    """Write results as JSON beside what they were measured on."""
+    """Write results and the description of the machine as JSON."""
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{name}{'-tiny' if tiny else ''}.json"
     values = {"machine": machine(), "tiny": tiny, "results": [r.to_dict() for r in results]}

@@ -1,4 +1,4 @@
-"""Tokens: texture beside mean, real minerals, memory and slider of a large image, agreement between seeds."""
+"""Tokens: texture besides mean, real minerals, memory and slider of a large image, agreement of seeds."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -21,10 +22,12 @@ from benchmarks.measure import close_pool, peak_memory, spent
 from benchmarks.memory import GB
 from benchmarks.real import data_folder
 from benchmarks.table import Bar, Result, main
+from napari_btn.core.compute.pool import Compute
 from napari_btn.core.data.image import View, values_at
 from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.progress import drain
-from napari_btn.core.settings import TrainSettings
+from napari_btn.core.settings import TokenSettings, TrainSettings
+from napari_btn.core.tokens import learn
 from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette
 from napari_btn.core.tokens.learn import assign_steps, fit_steps
 
@@ -45,7 +48,7 @@ WIDTHS = {
 
 
 def clustered(maps: NDArray[np.float32], cuts: Sequence[int], *, seed: int, count: int = 40) -> list[Any]:
-    """Maps (C, *image), each at a variance of one, through the clustering that tokens go through, cut."""
+    """Cluster maps (C, *image), scaled to a variance of one, as tokens are, and cut the tree."""
     points = maps.reshape(len(maps), -1).T.astype(np.float32)
     points = (points - points.mean(0)) / np.maximum(points.std(0), 1e-12)
     rng = np.random.default_rng(seed)
@@ -56,7 +59,7 @@ def clustered(maps: NDArray[np.float32], cuts: Sequence[int], *, seed: int, coun
 
 
 def texture(tiny: bool) -> Result:
-    """Four materials, two of which differ in nothing but texture, on an image that nothing was trained on."""
+    """Cluster four materials, two of which differ only in texture, on an unseen image."""
     seeds, side = (range(2), 96) if tiny else (range(5), 256)
     scores: dict[str, dict[float, list[float]]] = {}
     for seed in seeds:
@@ -110,14 +113,14 @@ def texture(tiny: bool) -> Result:
 
 
 def nmi(truth: NDArray[Any], labels: NDArray[Any], known: NDArray[np.bool_]) -> float:
-    """Normalised mutual information where the truth is known."""
+    """Return the normalised mutual information where the truth is known."""
     from sklearn.metrics import normalized_mutual_info_score
 
     return float(normalized_mutual_info_score(truth[known], labels[known]))
 
 
 def minerals(tiny: bool) -> Result:
-    """Real element maps against phases by rule: parts of the field that were not trained on."""
+    """Compare tokens of real element maps with phases by rule, outside the training part."""
     folder = data_folder()
     if folder is None:
         pair = btn.samples.edx(seed=0)
@@ -168,7 +171,7 @@ def minerals(tiny: bool) -> Result:
 
 
 def slider(tokens: Any) -> float:
-    """Median CPU-seconds of a step of the slider: labels and table of another cut."""
+    """Return the median CPU-seconds of a step of the slider: labels and table of another cut."""
     _ = tokens.table
     took = []
     for k in range(tokens.palette.size, 1, -1):
@@ -181,7 +184,7 @@ def slider(tokens: Any) -> float:
 
 
 def _large(bundle: Path, side: int) -> dict[str, float]:
-    """Tokens of noise with three channels; run in a process of its own."""
+    """Compute tokens of noise with three channels; runs in its own process."""
     import psutil
 
     denoiser = btn.load(bundle)
@@ -192,7 +195,7 @@ def _large(bundle: Path, side: int) -> dict[str, float]:
         tokens = denoiser.tokens(image, 40, "CYX")
     maps = [tokens.median, tokens.width]
     arrays = image.nbytes + tokens.nodes.nbytes + sum(m.nbytes for m in maps if m is not None)
-    # lower, upper and spread are made, too
+    # lower, upper and spread are computed, too
     arrays += 3 * image.nbytes
     return {
         "arrays": arrays,
@@ -205,7 +208,7 @@ def _large(bundle: Path, side: int) -> dict[str, float]:
 
 
 def size(tiny: bool) -> Result:
-    """Memory of 40 tokens of a large image with ten members, and the slider at two sizes."""
+    """Measure the memory of 40 tokens of a large image with ten members, and the slider at two sizes."""
     result = Result("A large image with three channels: 40 tokens, 10 members that learned for two steps")
     with tempfile.TemporaryDirectory() as folder:
         bundle = Path(folder) / "model.btn"
@@ -240,8 +243,11 @@ def size(tiny: bool) -> Result:
 
 
 def cut_to_five(source: LatentSource, view: View, count: int, seed: int) -> NDArray[np.uint8]:
-    """Nodes of an image in five tokens, learned with a seed from so many clusters."""
-    model = drain(fit_steps(source, lambda at: values_at(view, at), base=5, count=count, seed=seed))
+    """Return the labels of an image in five tokens, from a tree of ``count`` clusters."""
+    # the size of the palette is no setting
+    with patch.object(learn, "_PALETTE", count):
+        settings = TokenSettings(n_tokens=5)
+        model = drain(fit_steps(source, lambda at: values_at(view, at), settings, seed=seed))
     nodes = np.empty(view.space, dtype=np.uint8)
 
     def keep(scene: int, where: tuple[slice, ...], found: NDArray[np.uint8]) -> None:
@@ -253,14 +259,13 @@ def cut_to_five(source: LatentSource, view: View, count: int, seed: int) -> NDAr
 
 
 def seeds_agree(tiny: bool) -> Result:
-    """Adjusted Rand index of five tokens between seeds of the clustering, direct and through the tree."""
+    """Measure the adjusted Rand index of five tokens between seeds, direct and through the tree."""
     seeds, shape = (3, (64, 128)) if tiny else (5, (256, 512))
     pair = btn.samples.edx(seed=0, size=shape)
     denoiser = btn.Denoiser("quick", members=3, **({"train": SMALL} if tiny else {}))
     denoiser.fit(pair.noisy, pair.clean, axes="CYX")
     view = View(pair.noisy, "CYX")
-    fitted = denoiser._need_fitted()
-    source = EnsembleLatents(view, fitted.members, fitted.blueprint)
+    source = EnsembleLatents(view, denoiser.model.networks, Compute())
     result = Result(
         "Five tokens of the edx sample: adjusted Rand index between pairs of seeds, `quick`, 3 members"
     )

@@ -1,8 +1,8 @@
-"""A U-Net ensemble on the blobs law, with our heads, loss and calibration, and our CPU budget.
+"""A U-Net ensemble on blobs, with our heads, loss, calibration and CPU budget.
 
-Three resolutions, two 3 x 3 convolutions each, no normalisation, Adam with one cycle. Its learning
-rate is chosen of three by short runs on validation scenes. Each member trains for as many
-CPU-seconds as a member of the preset it is compared with; what choosing the rate took is left out.
+The U-Net has three resolutions with two 3 x 3 convolutions each, no normalisation, and is trained by Adam
+with one cycle. Its learning rate is chosen from three by short runs on validation scenes. Each member
+is trained for as many CPU-seconds as a member of the preset; the choice of the rate is not counted.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 MIDDLE = LEVELS.index(0.5)
 RATES = (1e-3, 3e-3, 1e-2)
-BUDGETS = {"quick": 15.0, "standard": 60.0}  # CPU-seconds a member where ours haven't been measured
+BUDGETS = {"quick": 15.0, "standard": 60.0}  # CPU-seconds per member, if ours haven't been measured
 
 
 def _pair(n_in: int, n_out: int) -> nn.Sequential:
@@ -42,7 +42,7 @@ def _pair(n_in: int, n_out: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Raw outputs (B, L, Y, X) of one channel (B, 1, Y, X), sides divisible by four."""
+    """A U-Net from one channel (B, 1, Y, X) to raw outputs (B, L, Y, X); sides must be divisible by four."""
 
     def __init__(self, seed: int = 0, width: int = 16) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class UNet(nn.Module):
 
 
 class Trainer:
-    """Trains U-Nets on scenes (n, Y, X)."""
+    """A trainer of U-Nets on scenes (n, Y, X)."""
 
     def __init__(self, noisy: NDArray[np.float32], clean: NDArray[np.float32]) -> None:
         self.noisy, self.clean = noisy, clean
@@ -77,7 +77,7 @@ class Trainer:
         self.y_loc, self.y_scale = float(clean.mean()), float(clean.std())
 
     def batch(self, rng: np.random.Generator, size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
-        """Scenes, flipped and turned."""
+        """Draw scenes, flipped and turned."""
         chosen = rng.integers(len(self.noisy), size=size)
         turns, flips = rng.integers(4, size=size), rng.integers(2, size=size)
         made = []
@@ -93,7 +93,7 @@ class Trainer:
         return noncrossing_pinball(raw[None], y.flatten()[None], LEVELS, MIDDLE)
 
     def train(self, seed: int, rate: float, seconds: float) -> tuple[UNet, float]:
-        """Train for so many CPU-seconds; returns the network and the seconds used."""
+        """Train for some CPU-seconds; return the network and the seconds used."""
         net = UNet(seed)
         adam = torch.optim.Adam(net.parameters(), lr=rate)
         rng = np.random.default_rng(seed)
@@ -109,7 +109,7 @@ class Trainer:
         return net, time.process_time() - began
 
     def choose_rate(self, seconds: float) -> float:
-        """Return the rate whose short run does best on a fifth of the scenes."""
+        """Return the learning rate whose short run is best on a fifth of the scenes."""
         cut = len(self.noisy) * 4 // 5
         part, rest = Trainer(self.noisy[:cut], self.clean[:cut]), Trainer(self.noisy[cut:], self.clean[cut:])
         for name in ("loc", "scale", "y_loc", "y_scale"):
@@ -123,7 +123,7 @@ class Trainer:
         return min(found, key=lambda r: found[r])
 
     def quantiles(self, nets: list[UNet], image: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Ensemble's quantiles (L, Y, X) of one image, alone."""
+        """Return the quantiles (L, Y, X) of the ensemble for one image."""
         x = torch.from_numpy((image - self.loc) / self.scale).float()[None, None]
         with torch.inference_mode():
             made = [quantiles_from_raw(net(x)[:, None], MIDDLE)[0, 0].numpy() for net in nets]
@@ -131,7 +131,7 @@ class Trainer:
 
 
 def _budget(preset: str) -> float:
-    """CPU-seconds that a member of ours took, from the last run of the blobs benchmark."""
+    """Return the CPU-seconds of a member of ours, from the last run of the blobs benchmark."""
     path = OUT / "blobs.json"
     if path.exists():
         for result in json.loads(path.read_text(encoding="utf-8"))["results"]:

@@ -1,4 +1,4 @@
-"""A volume from end to end: train, calibrate, predict into zarr, judge a fresh volume, and look at its slices."""
+"""A volume from end to end: train, calibrate, predict into zarr, evaluate, and look at slices."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _workflow(tiny: bool, folder: Path) -> tuple[Result, Pair, Prediction]:
 
 
 def _slices(pair: Pair, prediction: Prediction, path: Path) -> None:
-    """Picture of napari with one slice of every map, moved through with the slider as a user does."""
+    """Take a picture of napari with one slice of every map, after moving the slider."""
     import napari
     from qtpy.QtWidgets import QApplication
 
@@ -86,7 +86,7 @@ def _slices(pair: Pair, prediction: Prediction, path: Path) -> None:
 
 
 def run(tiny: bool) -> list[Result]:
-    """Measure the workflow; where there is a display, take a picture of the slices."""
+    """Measure the workflow; if there is a display, take a picture of the slices."""
     with tempfile.TemporaryDirectory() as name:
         result, fresh, prediction = _workflow(tiny, Path(name))
         if os.environ.get("DISPLAY") or sys.platform != "linux":

@@ -1,6 +1,6 @@
-"""Drive the real window through the edx sample and write the screenshots of the documents.
+"""Drive the real window through the edx sample and write the screenshots of the documentation.
 
-Run by ``make screenshots``. Without a display it starts a virtual one of a small laptop's size.
+Run it with ``make screenshots``. Without a display it starts a virtual one, of the size of a small laptop.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def start_screen() -> subprocess.Popen[bytes] | None:
 
 
 def wait_until(done: Callable[[], bool], seconds: float) -> None:
-    """Handle the events of the window until something is true."""
+    """Process events until a condition holds."""
     from qtpy.QtWidgets import QApplication
 
     end = time.monotonic() + seconds
@@ -52,7 +52,7 @@ def wait_until(done: Callable[[], bool], seconds: float) -> None:
 
 
 def pause(seconds: float) -> None:
-    """Wait while the window handles its events."""
+    """Process events for some seconds."""
     end = time.monotonic() + seconds
     wait_until(lambda: time.monotonic() > end, seconds + 1)
 
@@ -72,7 +72,7 @@ def shoot(viewer: napari.Viewer, name: str) -> None:
 
 
 def show(viewer: napari.Viewer, *names: str) -> None:
-    """Show these layers, each in a place of its own."""
+    """Show these layers in a grid."""
     for layer in viewer.layers:
         layer.visible = layer.name in names
     viewer.canvas.grid.shape = (-1, 2)
@@ -81,7 +81,7 @@ def show(viewer: napari.Viewer, *names: str) -> None:
 
 
 def uncertainty(viewer: napari.Viewer) -> None:
-    """Look at the result: a threshold, a line cut, a pixel, the coverage."""
+    """Show the result: a threshold, a line cut, a pixel, the coverage."""
     from qtpy.QtWidgets import QWidget
 
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
@@ -143,7 +143,7 @@ def tokens(viewer: napari.Viewer) -> None:
 
 
 def remeasure(viewer: napari.Viewer) -> None:
-    """Denoise a field that is known nowhere, propose windows, measure them again and go on training."""
+    """Denoise a field without a slow scan, propose windows, measure them again and continue training."""
     from napari_btn import samples
 
     field = samples.edx(seed=7, size=(160, 320))
@@ -178,7 +178,7 @@ def remeasure(viewer: napari.Viewer) -> None:
 
 
 def stage(viewer: napari.Viewer, dock: Any, source: str) -> None:
-    """Register the stage by four places."""
+    """Register the stage with four places."""
     for shown in viewer.layers:
         shown.visible = shown.name in (f"{source} median", f"{source} regions")
     dock.view.stage.folded.expand(animate=False)
@@ -198,7 +198,7 @@ def stage(viewer: napari.Viewer, dock: Any, source: str) -> None:
 
 
 def main() -> None:
-    """Walk from two layers to a result, as a user does."""
+    """Go from two layers to a result, as a user does."""
     import napari
     from qtpy.QtWidgets import QComboBox, QWidget
 
@@ -212,7 +212,7 @@ def main() -> None:
         return dock.findChild(QWidget, name)
 
     def pick(name: str, text: str) -> None:
-        """Choose an entry of a combo box by how it begins."""
+        """Choose an entry of a combo box by its first letters."""
         box = part(name)
         assert isinstance(box, QComboBox), name
         box.setCurrentIndex(next(i for i in range(box.count()) if box.itemText(i).lower().startswith(text)))

@@ -428,7 +428,7 @@ Denoiser.fit_steps = watched
 main({["train", *pair, "-o", str(out), "--axes", "CYX", *TINY, "--members", "1"]})
 """
     run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False
     )
     assert run.returncode == 130, run.stderr
     assert "Traceback" not in run.stderr

@@ -97,7 +97,7 @@ def test_a_stop_leaves_nothing_to_do(cluster):
         while next(steps).done < 4:
             pass
         steps.close()
-        executor.submit(int).result(timeout=10)
+        executor.submit(int).result(timeout=60)
 
 
 def test_the_command_line_takes_a_scheduler(cluster, tmp_path):

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from napari_btn import samples
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.evaluation.report import evaluate
 from napari_btn.core.settings import NetworkSettings, TileSettings, TrainSettings
 from napari_btn.denoiser import Denoiser, load
+from napari_btn.workflow.inputs import image_for
+from napari_btn.workflow.predict import Folder, predict_steps
 
 MAPS = ("lower", "median", "upper", "width", "spread", "quantiles")
 QUICK = TrainSettings(steps=4, batch_size=2, patch_px=16)
@@ -67,8 +69,9 @@ def test_an_image_is_read_and_its_maps_are_written_by_the_tile(volume, tmp_path)
     pair, denoiser = volume
     source = Counting(pair.noisy)
     seen = set()
-    steps = denoiser.predict_steps(source, "ZYX", out=tmp_path / "p.zarr", quantiles=False, executor=Inline())
-    for _ in steps:
+    image, compute = image_for(denoiser.model, source, "ZYX"), Compute(denoiser.tiles, Inline())
+    folder = Folder(tmp_path / "p.zarr")
+    for _ in predict_steps(denoiser.model, image, compute, out=folder, quantiles=False):
         seen.add((tmp_path / "p.zarr").exists())
     assert source.reads > 10
     assert source.largest <= 20**3
@@ -80,7 +83,8 @@ def test_an_image_is_read_and_its_maps_are_written_by_the_tile(volume, tmp_path)
 def test_a_stopped_or_refused_prediction_leaves_nothing(volume, tmp_path):
     pytest.importorskip("zarr")
     pair, denoiser = volume
-    steps = denoiser.predict_steps(pair.noisy, "ZYX", out=tmp_path / "p.zarr", executor=Inline())
+    image, compute = image_for(denoiser.model, pair.noisy, "ZYX"), Compute(denoiser.tiles, Inline())
+    steps = predict_steps(denoiser.model, image, compute, out=Folder(tmp_path / "p.zarr"))
     for _ in range(4):
         next(steps)
     steps.close()
@@ -114,10 +118,11 @@ def test_a_volume_in_tiles_is_the_whole_and_survives_a_bundle(volume, tmp_path):
     again = load(tmp_path / "xct.btn")
     assert (again.axes, again.pixel_size, again.unit) == ("ZYX", (4, 2, 2), "um")
     # planes lie two pixels apart
-    blueprint = again._need_fitted().blueprint
+    blueprint = again.model.blueprint
     assert blueprint.plan.flat == (False, True, False)
     assert blueprint.reach == (2, 4, 4)
-    again.tiles = TileSettings(tile_px=200)
+    settings = replace(again.model.settings, tiles=TileSettings(tile_px=200))
+    again = Denoiser.of(replace(again.model, settings=settings))
     whole = again.predict(pair.noisy, executor=Inline())
     scale = float(np.ptp(whole.median))
     for name in MAPS:
@@ -149,7 +154,7 @@ def test_what_more_members_bring_and_how_they_are_connected(volume):
     gain = denoiser.ensemble_gain(other.noisy, other.clean, executor=Inline())
     assert gain.sizes == (1, 2)
     assert np.isfinite(gain.width).all()
-    with pytest.raises(ValueError, match="trained on"):
+    with pytest.raises(ValueError, match="members were trained on these images"):
         denoiser.ensemble_gain(pair.noisy, pair.clean, executor=Inline())
     assert denoiser.graph(1).dilations == (1, 2, 1)
     assert denoiser.graph(1) != denoiser.graph(0)

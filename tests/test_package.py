@@ -22,7 +22,6 @@ BINDINGS = {"PyQt5", "PyQt6", "PySide2", "PySide6"}
 WINDOW = BINDINGS | {"napari", "vispy", "qtpy", "superqt", "magicgui", "pyqtgraph"}
 # The modules where numbers are torch tensors, or that run members; all others import without torch.
 TORCH = {
-    "core.calibration.maps",
     "core.evaluation.gain",
     "core.inference.jacobian",
     "core.inference.latents",
@@ -36,6 +35,7 @@ TORCH = {
     "core.networks.trunk",
     "core.training.card",
     "core.training.optimiser",
+    "core.training.preview",
     "core.training.processes",
     "core.training.tasks",
 }

@@ -1,4 +1,4 @@
-"""Build the sdist, a wheel from the sdist, install that apart, and see whether napari finds the manifest."""
+"""Build the sdist and a wheel from it, install the wheel in a folder, and check that napari finds the manifest."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ print("wheel: manifest of", found[0].manifest.name, napari_btn.__version__, "dis
 
 
 def main() -> None:
-    """Build, install apart, discover."""
+    """Build, install and discover the wheel."""
     with tempfile.TemporaryDirectory() as folder:
         dist, site = Path(folder, "dist"), Path(folder, "site")
-        # hatchling is a test dependency, so that the build needs no network.
+        # hatchling is a test dependency, so the build needs no network
         build = [sys.executable, "-m", "build", "--no-isolation", "--outdir", dist, ROOT]
         subprocess.run(build, check=True, stdout=subprocess.DEVNULL)
         (wheel,) = dist.glob("*.whl")
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", site, wheel]
         subprocess.run(pip, check=True)
-        # Before .venv's own site-packages, where the editable install would answer.
+        # ahead of site-packages, where the editable install would be found
         env = os.environ | {"PYTHONPATH": str(site)}
         subprocess.run([sys.executable, "-c", FIND, site], check=True, cwd=folder, env=env)
 

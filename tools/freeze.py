@@ -1,4 +1,4 @@
-"""Print constraints.txt: the exact version of everything in this environment but the project itself."""
+"""Print constraints.txt: the exact version of every package in this environment except the project."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NOT_PINNED = {"napari-btn", "pip"}
 
 
 def main() -> None:
-    """Pins, sorted by name."""
+    """Print the pins, sorted by name."""
     found = [(d.metadata["Name"], d.version.split("+")[0]) for d in distributions()]
     pins = {re.sub(r"[-_.]+", "-", name).lower(): version for name, version in found}
     print(HEADER)

@@ -1,12 +1,12 @@
 """Print hashes of weights, offsets and maps of small trainings with fixed seeds.
 
-A change that moves code and means to change no pixel is checked with it:
+Use it to check a change of code that must not change any pixel:
 
     python tools/pixel_hashes.py --out before.json       # on the old code
-    python tools/pixel_hashes.py --against before.json   # on the new code: exit 1 where a hash differs
+    python tools/pixel_hashes.py --against before.json   # on the new code: exit 1 if a hash differs
 
-Only public names are used, so that the same file runs on both sides of a move. Hashes depend on the
-machine and its torch; compare those of one machine.
+Only public names are used, so that the same script runs before and after a move. Hashes depend on the
+machine and its torch; compare hashes of one machine only.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def bundle(denoiser: btn.Denoiser) -> dict[str, str]:
     assert denoiser.report is not None
     made["calibration"] = digest(denoiser.calibration.to_dict())
     report = denoiser.report.to_dict()
-    report["warnings"] = len(report["warnings"])  # their words may change
+    report["warnings"] = len(report["warnings"])  # the text of notes may change
     made["report"] = digest(report)
     assert again.calibration is not None
     made["loaded calibration"] = digest(again.calibration.to_dict())
@@ -77,7 +77,7 @@ def denoiser_of(**more: Any) -> btn.Denoiser:
 
 
 def scenes() -> dict[str, str]:
-    """Images with their own targets, one channel, split by scene."""
+    """Hash scenes with their own targets: one channel, split by scene."""
     pair = btn.samples.blobs(seed=1, n=14, size=40)
     denoiser = denoiser_of(calibration=btn.CalibrationSettings(score="asymmetric"))
     denoiser.fit(pair.noisy, pair.clean, axes=pair.axes)
@@ -91,7 +91,7 @@ def scenes() -> dict[str, str]:
 
 
 def channels() -> dict[str, str]:
-    """Three channels of one field: groups, tokens, exceedance, filter, regions, another level, refinement."""
+    """Hash three channels of one field: groups, tokens, exceedance, filter, regions, another level, refinement."""
     pair = btn.samples.edx(seed=2, size=(112, 221))
     denoiser = denoiser_of(calibration=btn.CalibrationSettings(groups=3), train=btn.TrainSettings(steps=40))
     denoiser.fit(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names)
@@ -118,7 +118,7 @@ def channels() -> dict[str, str]:
 
 
 def volume() -> dict[str, str]:
-    """A small volume, trained in 3D, predicted in tiles."""
+    """Hash a small volume, trained in 3D and predicted in tiles."""
     pair = btn.samples.xct(seed=0, size=(18, 61, 96))
     denoiser = denoiser_of(
         network=btn.NetworkSettings(depth=3, max_dilation=2), tiles=btn.TileSettings(tile_px=40)
@@ -130,7 +130,7 @@ def volume() -> dict[str, str]:
 
 
 def choices() -> dict[str, str]:
-    """Bias-free members, early stopping, a checkerboard, painted areas, a mask of pixels that count."""
+    """Hash bias-free members, early stopping, a checkerboard, painted areas and a mask of pixels that count."""
     pair = btn.samples.edx(seed=5, size=(131, 180))
     valid = np.ones((131, 180), bool)
     valid[60:70, 80:90] = False
@@ -157,7 +157,7 @@ CASES: dict[str, Callable[[], dict[str, str]]] = {
 
 
 def main() -> int:
-    """Read the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="write the hashes to this JSON file")
     parser.add_argument("--against", type=Path, help="compare with this JSON file")

@@ -75,7 +75,7 @@ def trained():
 
 def test_training_adds_no_constant(trained):
     _, denoiser = trained
-    (member,) = denoiser._fitted.members
+    (member,) = denoiser.model.networks.members
     for name, value in member.weights.items():
         if name.endswith("_bias") or name in SCALES:
             assert not value.any(), name

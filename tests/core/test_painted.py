@@ -39,9 +39,9 @@ def test_only_painted_pixels_count(pair, labels, tmp_path):
     denoiser = btn.Denoiser(**TINY)
     denoiser.fit(pair.noisy, spoilt(pair, labels, (1, 2, 3)), axes="CYX", regions=labels)
     assert (denoiser.report.width < 1e3).all()
-    held = denoiser._fitted.held_out
+    held = denoiser.held_out
     assert set(labels[tuple(held.position[:, 1:].T)]) == {2}
-    reported = denoiser._fitted.reported
+    reported = denoiser.model.scores.reported
     assert set(labels[tuple(reported.position[:, 1:].T)]) == {3}
     assert denoiser.report.n_pixels == (labels == 3).sum()
     denoiser.save(tmp_path / "a.btn")

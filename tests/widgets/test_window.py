@@ -110,7 +110,7 @@ def test_opening_docks_loads_no_torch() -> None:
         "[each.leave() for each in (dock, *others)]\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240
     )
     assert done.returncode == 0, done.stderr
 

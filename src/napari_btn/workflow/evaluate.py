@@ -1,4 +1,4 @@
-"""Questions to a trained model: where its coverage holds, what more members bring, what made a pixel."""
+"""Evaluation of a trained model: coverage by level and place, gain of members, equivalent filters."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def coverage_by_level(model: Model, alphas: Sequence[float]) -> NDArray[np.float
     ----------
     model : Model
     alphas : sequence of float
-        The A miscoverages.
+        Miscoverage levels.
     """
     grouping = model.scores.grouping
     group = None if grouping is None else grouping.groups(grouping.held_out).astype(np.int64)
@@ -60,18 +60,18 @@ def coverage_by_level(model: Model, alphas: Sequence[float]) -> NDArray[np.float
 def missed_share(
     model: Model, shape: Sequence[int], axes: str | None = None, image: Image | None = None
 ) -> NDArray[np.float32]:
-    """Return the share of missed pixels of each held-out block, painted where it lies; cross-fitted.
+    """Return a map of the cross-fitted share of missed pixels in each held-out block.
 
     Parameters
     ----------
     model : Model
     shape : sequence of int
-        Shape of the field that was calibrated on, in pixels, one number per space axis in the
-        order ZYX; where scenes have targets of their own, one per axis of the image but C, in its order.
+        Shape of the calibration field in pixels, one number per space axis in the order ZYX. If scenes have
+        their own targets, one number per axis of the image except C, in its order.
     axes : str, optional
-        Of the image; those of training by default.
+        Axes of the image; those of training by default.
     image : Image, optional
-        Image that the map is meant for: it must be the one that was calibrated on.
+        Image of the map, which must be the calibration image.
 
     Returns
     -------
@@ -97,13 +97,13 @@ def missed_share(
 
 
 def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -> NDArray[np.float32] | None:
-    """Return which held-out pixels of an image lie inside their intervals, cross-fitted.
+    """Return a map of the held-out pixels inside their cross-fitted intervals.
 
     Parameters
     ----------
     model : Model
     view : View
-        The noisy image.
+        Noisy image.
     shape : sequence of int
         Shape of the map, in ``axes``.
     axes : str
@@ -112,7 +112,7 @@ def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -
     Returns
     -------
     ndarray of float32, or None
-        None for an image that was not calibrated on.
+        Map as `diagnostics.inside_map` makes it; None if the held-out pixels are of another image.
     """
     if not is_same(view, model.scores.held_out):
         return None
@@ -121,19 +121,19 @@ def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -
 
 
 def _intervals(model: Model) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-    """Cross-fitted intervals of the held-out pixels."""
+    """Return the cross-fitted intervals of the held-out pixels."""
     settings = model.settings
     return held_out_intervals(model.scores, model.calibrated.calibration, settings.calibration, settings.seed)
 
 
 def graph_of_member(model: Model, member: int) -> Graph:
-    """Return a member's random connections.
+    """Return the graph of a member.
 
     Parameters
     ----------
     model : Model
     member : int
-        Its number, from 0.
+        Number of the member, from 0.
 
     Raises
     ------
@@ -150,16 +150,16 @@ def graph_of_member(model: Model, member: int) -> Graph:
 def gain_of_members_steps(
     model: Model, pair: Pair, compute: Compute, sizes: Sequence[int]
 ) -> Step[EnsembleGain]:
-    """Return what so many of the members reach on images that they never saw; a step.
+    """Return the gain of several ensemble sizes on new images; a step.
 
     Parameters
     ----------
     model : Model
     pair : Pair
-        Noisy and clean.
+        Noisy and clean images.
     compute : Compute
     sizes : sequence of int
-        Numbers of members; those above the ensemble's are left out.
+        Numbers of members; numbers above the size of the ensemble are left out.
 
     Raises
     ------
@@ -194,18 +194,18 @@ def equivalent_filter_steps(
     channel: str | int | None = None,
     scene: int = 0,
 ) -> Step[EquivalentFilter]:
-    """Return the linear filter that makes one pixel of the median; a step.
+    """Return the equivalent filter of one pixel of the median; a step.
 
     Parameters
     ----------
     model : Model
     image : Image
-        Only what the pixel depends on is read.
+        Noisy image; only the receptive field of the pixel is read.
     at : sequence of int
-        The pixel, one index along each space axis (Z, Y, X).
+        Pixel, one index along each space axis (Z, Y, X).
     compute : Compute
     channel : str or int, optional
-        Channel of the median; may be left out where there is only one.
+        Channel of the median; needed if there are several.
     scene : int
         Number of the scene, S times T in that order, from 0.
 

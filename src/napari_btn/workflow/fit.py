@@ -8,7 +8,7 @@ from napari_btn.core.calibration.drift import profile_of
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import TRAIN
 from napari_btn.core.networks.family import Networks
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Progress, drain
 from napari_btn.core.supervision.patches import patch_sides, patches_for
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import plan_training, validation_part
@@ -39,7 +39,7 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     Parameters
     ----------
     pair : Pair
-        Images; their values are not checked here.
+        Images of the user, all of whose values are read.
     settings : EnsembleSettings
     regions : ndarray of int, (*space), optional
         Painted areas: 1 for training, 2 for calibration, 3 for the report.
@@ -49,7 +49,9 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     ValueError
         If the images can't be trained on.
     """
-    return plan_training(supervision_of(settings.supervision).scenes(pair), settings, regions)
+    scenes = supervision_of(settings.supervision).scenes(pair)
+    drain(scenes.check_steps())
+    return plan_training(scenes, settings, regions)
 
 
 def prepare(compute: Compute) -> None:

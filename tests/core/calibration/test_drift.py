@@ -1,4 +1,4 @@
-"""A new image is told from the calibrated one by its noise and brightness, not by its content."""
+"""A new image is distinguished from the calibrated one by its noise and brightness, not by its content."""
 
 from __future__ import annotations
 

@@ -14,9 +14,10 @@ from napari_btn.core.calibration.grouping import (
     model_steps,
 )
 from napari_btn.core.calibration.groups import calibrate_groups
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import View
 from napari_btn.core.inference.latents import EnsembleLatents
+from napari_btn.core.networks.family import Networks
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import TileSettings
 from napari_btn.core.tokens.clustering import fit_palette
@@ -41,7 +42,8 @@ def field(seed=0, shape=(60, 90)):
 
 def latents(image, members, blueprint, **tiles):
     view = View(image, "CYX")
-    return EnsembleLatents(view, members, blueprint, tiles=TileSettings(**tiles), executor=Inline()), view
+    compute = Compute(TileSettings(**tiles), Inline())
+    return EnsembleLatents(view, Networks(blueprint, members), compute), view
 
 
 def test_held_out_pixels_have_the_leaf_that_the_whole_image_has_there(random_members):

@@ -1,4 +1,4 @@
-"""Which device a name means, told without torch."""
+"""Devices by name, found without torch."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_the_same_seed_gives_the_same_noise_and_leaves_the_signal_alone(draw) ->
         (lambda: noise.defects(np.ones((4, 5)), broken=np.zeros((5, 4), np.uint8), saturation=1), "(5, 4)"),
     ],
 )
-def test_bad_input_is_told_in_a_sentence(call, sentence: str) -> None:  # type: ignore[no-untyped-def]
+def test_bad_input_is_refused_with_a_sentence(call, sentence: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError) as caught:  # noqa: PT011
         call()
     assert sentence in str(caught.value)

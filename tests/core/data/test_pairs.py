@@ -11,7 +11,6 @@ from napari_btn.core.data.image import View, canonical_axes
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.splits import split
 from napari_btn.core.settings import CalibrationSettings
-from napari_btn.core.supervision.patches import draw_patches
 
 SIZES = {"S": 3, "T": 2, "C": 4, "Z": 5, "Y": 7, "X": 6}
 
@@ -346,54 +345,6 @@ def test_a_part_without_a_counted_pixel_is_refused():
         valid[:, half] = False
         with pytest.raises(ValueError, match=f"No pixel of the {what} part counts"):
             split(Pair(noisy, clean, valid=valid).scenes, 4, CalibrationSettings(), seed=0)
-
-
-# ---------------------------------------------------------------- patches
-
-
-@pytest.mark.parametrize(("shape", "axes"), [((3, 2, 30, 41), "SCYX"), ((2, 17, 33, 21), "CZYX")])
-def test_patches_come_from_the_boxes_turned_alike(shape, axes):
-    noisy = np.arange(np.prod(shape)).reshape(shape).astype(np.float32)
-    clean = noisy * 2 + 1
-    scenes = Pair(noisy, clean, axes).scenes
-    parts = split(scenes, 2, CalibrationSettings(), seed=0)
-    x, y = draw_patches(scenes, parts.train, count=40, patch_px=9, augment=True, rng=np.random.default_rng(0))
-    assert x.shape == (40, 2, *(9,) * scenes.noisy.ndim)
-    np.testing.assert_array_equal(y, 2 * x + 1)
-    allowed = np.concatenate([scenes.noisy.read(b.scene, b.slices).ravel() for b in parts.train])
-    assert np.isin(x, allowed).all()
-    # some are flipped and some turned: steps along the last axis are +-1, or +-(row)
-    steps = {float(patch[0].ravel()[1] - patch[0].ravel()[0]) for patch in x}
-    assert steps == {1.0, -1.0, float(shape[-1]), -float(shape[-1])}
-
-
-def test_patches_shrink_to_small_boxes_and_keep_one_shape():
-    scenes = Pair(image(0, 4, 30, 11), image(1, 4, 30, 11), "SYX").scenes
-    x, _ = draw_patches(
-        scenes, scenes.whole(), count=6, patch_px=64, augment=True, rng=np.random.default_rng(0)
-    )
-    assert x.shape == (6, 1, 30, 11)
-
-
-def test_without_augmentation_patches_are_crops():
-    noisy = np.arange(900.0).reshape(30, 30)
-    scenes = Pair(noisy, noisy + 1).scenes
-    x, _ = draw_patches(
-        scenes, scenes.whole(), count=9, patch_px=5, augment=False, rng=np.random.default_rng(0)
-    )
-    for patch in x[:, 0]:
-        row, column = divmod(int(patch[0, 0]), 30)
-        np.testing.assert_array_equal(patch, noisy[row : row + 5, column : column + 5])
-
-
-def test_every_patch_holds_a_counted_pixel():
-    valid = np.zeros((60, 60), bool)
-    valid[50:, 50:] = True
-    scenes = Pair(image(0, 60, 60), image(1, 60, 60), valid=valid).scenes
-    _, y = draw_patches(
-        scenes, scenes.whole(), count=30, patch_px=16, augment=True, rng=np.random.default_rng(0)
-    )
-    assert np.isfinite(y).any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize("axes", ["CYX", "SYX", "SCYX"])

@@ -24,7 +24,7 @@ def test_where_the_shift_is_uncertain_none_is_claimed():
     assert sum(f is not None and any(f) for f in found) <= 2
 
 
-def test_a_shift_of_starved_counts_is_found_and_mended():
+def test_a_shift_at_low_counts_is_found_and_fixed():
     pair = samples.edx(seed=5)
     for moved in [(-3.1, 0.0), (1.4, -3.1)]:
         displaced = align(pair.clean, "CYX", moved)
@@ -96,7 +96,7 @@ def test_a_volume_and_a_mask():
     assert shift_of(Pair(image.noisy, clean, "CYX", valid=valid).scenes) in ((0.0, 0.0), None)
 
 
-def test_images_too_small_to_tell_have_none():
+def test_small_images_have_no_known_shift():
     rng = np.random.default_rng(0)
     noisy, clean = rng.normal(size=(2, 31, 200)).astype(np.float32)
     assert shift_of(Pair(noisy, clean, "YX").scenes) is None

@@ -1,4 +1,4 @@
-"""Which images repeat themselves, told from noisy ones."""
+"""Detection of repeats in noisy images."""
 
 from __future__ import annotations
 

@@ -8,8 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
-from napari_btn.core.data.splits import checkerboard, painted_gap, region_box, split
+from napari_btn.core.data.splits import (
+    HELD_OUT_PIXELS,
+    checkerboard,
+    painted_gap,
+    region_box,
+    split,
+    spread_boxes,
+)
 from napari_btn.core.settings import CalibrationSettings
 
 
@@ -71,3 +79,38 @@ def test_painted_areas_know_their_distance():
     assert region_box(labels == 2) == (slice(0, 30), slice(25, 40))
     with pytest.raises(ValueError, match="painted 2"):
         painted_gap(np.ones((5, 5), int))
+
+
+# ---------------------------------------------------------------- which held-out boxes are predicted
+
+
+def box(*bounds, scene=0):
+    return Box(scene, tuple(slice(a, b) for a, b in bounds))
+
+
+def test_few_pixels_are_all_taken():
+    boxes = [box((0, 30), (5, 70)), box((0, 30), (5, 70), scene=1)]
+    assert spread_boxes(boxes, 2) == boxes
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 500), st.integers(1, 3000), st.integers(1, 3000)), min_size=1, max_size=4
+    )
+)
+def test_many_pixels_are_thinned_to_disjoint_parts(drawn):
+    boxes = [box((a, a + h), (a, a + w), scene=s) for s, (a, h, w) in enumerate(drawn)]
+    chosen = spread_boxes(boxes, 2)
+    total = sum(b.size for b in boxes)
+    if total <= HELD_OUT_PIXELS:
+        assert chosen == boxes
+        return
+    assert sum(b.size for b in chosen) <= 1.5 * HELD_OUT_PIXELS + len(boxes) * 256**2
+    assert {b.scene for b in chosen} == {b.scene for b in boxes}
+    for part in chosen:
+        whole = boxes[part.scene]
+        assert all(
+            w.start <= p.start < p.stop <= w.stop for p, w in zip(part.slices, whole.slices, strict=True)
+        )
+    corners = [(b.scene, *(s.start for s in b.slices)) for b in chosen]
+    assert len(set(corners)) == len(corners)  # cells of one grid: other corners, no overlap

@@ -165,7 +165,7 @@ def test_a_window_of_one_repeat_counts_for_all_and_a_scene_for_itself():
     assert np.isnan(left.read_clean(1)[:, :5, :5]).all()
 
 
-def test_a_stage_that_missed_its_place_is_told():
+def test_a_misplaced_window_is_reported():
     import napari_btn as btn
 
     pair = btn.samples.edx(seed=0, size=(200, 200))

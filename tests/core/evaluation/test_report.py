@@ -13,7 +13,7 @@ from napari_btn.core.calibration.blocks import blocks_of
 from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.conformal import calibrate, cross_fitted
 from napari_btn.core.evaluation.bootstrap import coverage_interval
-from napari_btn.core.evaluation.report import Report, report_on
+from napari_btn.core.evaluation.report import Judged, Report, report_on
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import CalibrationSettings
 
@@ -36,13 +36,14 @@ def correlated(seed, shape=(80, 160), sigma=3.0, side=16, channels=2):
     return HeldOut(quantiles, target, block, LEVELS, observed, index)
 
 
-def report(held_out, settings=None, *, notes=(), **about):
+def report(held_out, settings=None, *, notes=(), block_px=0, **about):
     """Report on cross-fitted intervals, as training makes it."""
     settings = settings or CalibrationSettings()
     calibration = calibrate(held_out, settings=settings)
     intervals = cross_fitted(held_out, calibration, folds=settings.folds)
     notes = (*notes, *calibration.notes)
-    return report_on(held_out, *intervals, alpha=0.1, rule=calibration.rule, notes=notes, **about)
+    judged = Judged(held_out, *intervals, block_px=block_px)
+    return report_on(judged, alpha=0.1, rule=calibration.rule, notes=notes, **about)
 
 
 def true_coverage(calibration):
@@ -87,7 +88,7 @@ def test_independent_pixels_are_worth_about_their_number():
 def test_below_and_above_stand_apart():
     data = correlated(1)
     shifted = HeldOut(data.quantiles, data.target + 3, data.block, LEVELS)
-    result = report_on(shifted, *data.quantiles[[0, 2, 4]], alpha=0.1)
+    result = report_on(Judged(shifted, *data.quantiles[[0, 2, 4]]), alpha=0.1)
     assert (result.below < 0.01).all()
     assert (result.above > 0.7).all()
     np.testing.assert_allclose(result.coverage, 1 - result.below - result.above)
@@ -100,7 +101,7 @@ def test_observations_own_width_is_that_of_their_noise_at_the_targets_scale():
     observed = (5 + 0.02 * (target + rng.normal(size=(1, n)))).astype(np.float32)
     quantiles = np.stack([target - 0.1, target, target + 0.1])
     data = HeldOut(quantiles, target, np.arange(n) // 50, (0.05, 0.5, 0.95), observed)
-    result = report_on(data, *quantiles, alpha=0.1)
+    result = report_on(Judged(data, *quantiles), alpha=0.1)
     assert result.width_ratio[0] == pytest.approx(0.2 / (2 * 1.645), rel=0.03)
 
 
@@ -142,7 +143,7 @@ def test_infinite_intervals_are_reported_as_such():
     assert np.isinf(Report.from_dict(result.to_dict()).width).all()
 
 
-def test_notes_come_first_and_few_independent_pixels_are_told():
+def test_notes_come_first_and_few_independent_pixels_give_a_warning():
     given = Note("red", "Targets overlap.")
     result = report(correlated(0, shape=(48, 48), sigma=6), notes=(given,))
     assert result.warnings[0] == given
@@ -163,7 +164,7 @@ def test_scenes_are_not_merged_into_larger_blocks():
 def test_quantiles_may_be_unknown():
     data = correlated(0)
     bare = HeldOut(np.empty((0, *data.target.shape), np.float32), data.target, data.block, ())
-    result = report_on(bare, *data.quantiles[[0, 2, 4]], alpha=0.1)
+    result = report_on(Judged(bare, *data.quantiles[[0, 2, 4]]), alpha=0.1)
     assert np.isnan(result.crps).all()
     assert result.pinball.shape == (2, 0)
     assert np.isfinite(result.winkler).all()
@@ -184,7 +185,7 @@ def test_coverage_by_width_and_by_token_names_the_worst():
     quantiles = np.stack([-width, np.zeros(n), width])[:, None].astype(np.float32)
     group = (np.arange(n) % 4 == 0).astype(np.int64) - (np.arange(n) % 8 == 0) * 2
     data = HeldOut(quantiles, target, np.arange(n) // 100, (0.05, 0.5, 0.95))
-    result = report_on(data, *quantiles, alpha=0.1, group=group)
+    result = report_on(Judged(data, *quantiles, group=group), alpha=0.1)
     assert result.bin_width.shape == result.bin_coverage.shape == (1, 10)
     assert (np.diff(result.bin_width[0]) > 0).all()
     np.testing.assert_allclose(result.bin_coverage.mean(), result.coverage[0], atol=1e-9)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.inference.jacobian import filter_steps
 from napari_btn.core.inference.run import tile_quantiles
+from napari_btn.core.networks.family import Networks
 from napari_btn.core.progress import drain
 
 SHAPES = [((1, 41, 37), "CYX"), ((3, 33, 52), "CYX"), ((2, 12, 25, 19), "CZYX")]
@@ -21,7 +22,7 @@ def noise(seed, *shape):
 def median_at(image, axes, members, blueprint, at, channel, scene=0):
     view = View(image, axes)
     box = Box(scene, tuple(slice(p, p + 1) for p in at))
-    tiles = tile_quantiles(view, [box], members, blueprint, executor=Inline())
+    tiles = tile_quantiles(view, [box], Networks(blueprint, members), Compute(executor=Inline()))
     (made,) = [result for _, result in tiles if result is not None]
     return float(made.quantiles[blueprint.levels.index(0.5), channel].squeeze())
 
@@ -33,7 +34,7 @@ def test_weights_and_net_bias_make_the_median(random_members, shape, axes, place
     image = noise(0, *shape)
     at = tuple(n // 2 for n in shape[1:]) if place == "middle" else (0,) * (len(shape) - 1)
     channel = shape[0] - 1
-    made = drain(filter_steps(View(image, axes), members, blueprint, at, channel=channel))
+    made = drain(filter_steps(View(image, axes), Networks(blueprint, members), at, channel=channel))
     assert np.asarray(made).shape == image.shape
     expected = median_at(image, axes, members, blueprint, at, channel)
     np.testing.assert_allclose(made.value, expected, rtol=1e-4, atol=1e-5)
@@ -43,7 +44,7 @@ def test_weights_and_net_bias_make_the_median(random_members, shape, axes, place
 def test_each_weight_is_what_a_little_more_there_adds(random_members):
     blueprint, members = random_members(2, channels=2)
     image = noise(1, 2, 30, 31).astype(np.float32)
-    made = drain(filter_steps(View(image, "CYX"), members, blueprint, (14, 9), channel=1))
+    made = drain(filter_steps(View(image, "CYX"), Networks(blueprint, members), (14, 9), channel=1))
     for where in [(0, 14, 9), (1, 14, 9), (1, 12, 11), (0, 20, 3)]:
         more, less = image.copy(), image.copy()
         more[where] += 1e-2
@@ -55,7 +56,7 @@ def test_each_weight_is_what_a_little_more_there_adds(random_members):
 def test_nothing_beyond_the_receptive_field_has_a_weight(random_members):
     blueprint, members = random_members(1, depth=3, dilations=(1, 2, 1))
     reach = blueprint.receptive_field
-    made = drain(filter_steps(View(noise(2, 40, 45), "YX"), members, blueprint, (20, 22)))
+    made = drain(filter_steps(View(noise(2, 40, 45), "YX"), Networks(blueprint, members), (20, 22)))
     weights = made.weights
     assert weights.shape == (40, 45)
     far = np.ones_like(weights, bool)
@@ -68,8 +69,8 @@ def test_axes_and_scenes_are_those_of_the_image(random_members):
     blueprint, members = random_members(1, channels=2)
     image = noise(3, 3, 2, 26, 21)
     turned = np.ascontiguousarray(image.transpose(2, 0, 3, 1))
-    one = drain(filter_steps(View(image, "SCYX"), members, blueprint, (5, 6), scene=2))
-    other = drain(filter_steps(View(turned, "YSXC"), members, blueprint, (5, 6), scene=2))
+    one = drain(filter_steps(View(image, "SCYX"), Networks(blueprint, members), (5, 6), scene=2))
+    other = drain(filter_steps(View(turned, "YSXC"), Networks(blueprint, members), (5, 6), scene=2))
     np.testing.assert_allclose(one.weights.transpose(2, 0, 3, 1), other.weights, atol=1e-6)
     assert not one.weights[:2].any()
     assert one.total == pytest.approx(float(one.weights.sum()), abs=1e-4)
@@ -79,4 +80,4 @@ def test_axes_and_scenes_are_those_of_the_image(random_members):
 def test_a_pixel_outside_is_refused(random_members, at):
     blueprint, members = random_members(1)
     with pytest.raises(ValueError, match="Give one index per space axis"):
-        drain(filter_steps(View(noise(0, 30, 31), "YX"), members, blueprint, at))
+        drain(filter_steps(View(noise(0, 30, 31), "YX"), Networks(blueprint, members), at))

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import builtins
-import os
 import threading
-import time
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 import dask.array as da
-import joblib
 import numpy as np
 import pytest
 import torch
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from joblib.externals.loky import ProcessPoolExecutor, cpu_count, process_executor
 
 from napari_btn.core.calibration.conformal import Calibration
-from napari_btn.core.calibration.maps import predict_steps
+from napari_btn.core.calibration.maps import write_maps_steps
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.compute import device as compute
 from napari_btn.core.compute.device import devices
-from napari_btn.core.compute.pool import Inline, StoppedError, StopSign, _keep_worker, process_pool
+from napari_btn.core.compute.pool import Compute, Inline, process_pool
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.inference import run as predict
 from napari_btn.core.inference.run import tile_quantiles
-from napari_btn.core.networks.family import build
+from napari_btn.core.networks.family import Networks, build
 from napari_btn.core.networks.sms import bands
 from napari_btn.core.settings import TileSettings
 
@@ -55,12 +50,13 @@ def whole(blueprint, members, x):
     return np.stack(made)
 
 
-def stitched(blueprint, members, source, *, regions=None, **options):
+def stitched(blueprint, members, source, *, regions=None, notes=None, **where):
     """(quantiles, spread) of scene 0 from tiles, NaN where none came."""
+    networks, compute = Networks(blueprint, tuple(members)), Compute(**where)
     regions = regions or [Box(0, tuple(slice(0, n) for n in source.space))]
     quantiles = np.full((len(blueprint.levels), blueprint.n_out, *source.space), np.nan, np.float32)
     spread = np.full(quantiles.shape[1:], np.nan, np.float32)
-    for _, tile in tile_quantiles(source, regions, members, blueprint, **options):
+    for _, tile in tile_quantiles(source, regions, networks, compute, notes=notes):
         if tile is not None:
             assert np.isnan(quantiles[(slice(None), slice(None), *tile.write)]).all()  # no pixel comes twice
             quantiles[(slice(None), slice(None), *tile.write)] = tile.quantiles
@@ -112,9 +108,8 @@ def test_small_tiles_grow_to_a_sensible_size(random_members):
     blueprint, members = random_members(1, dilations=(8, 8, 8, 8))
     source = View(image(0, 200, 200), "YX")
     region = [Box(0, (slice(0, 200), slice(0, 200)))]
-    parts = [
-        t for _, t in tile_quantiles(source, region, members, blueprint, tiles=TileSettings(tile_px=8)) if t
-    ]
+    compute = Compute(TileSettings(tile_px=8))
+    parts = [t for _, t in tile_quantiles(source, region, Networks(blueprint, members), compute) if t]
     assert len(parts) <= 49  # a tile keeps at least a third of its side
 
 
@@ -151,50 +146,6 @@ def test_pools_change_no_bit(random_members):
                 reference, stitched(blueprint, members, source, executor=pool, **options), strict=True
             ):
                 np.testing.assert_array_equal(a, b)
-
-
-def test_the_pool_is_nobody_elses():
-    """Another plugin, or the user's own script, may use joblib's pool at the same time."""
-    pool = process_pool()
-    assert pool.submit(abs, -3).result() == 3
-    assert process_pool() is pool
-    assert joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(-i) for i in range(3)) == [0, 1, 2]
-    assert pool.submit(abs, -4).result() == 4
-    pool.shutdown()
-    assert process_pool().submit(abs, -5).result() == 5
-
-
-def test_the_pool_starts_before_there_is_a_task():
-    """Who prepares while a form is filled in wants processes that have loaded what they need."""
-    process_pool().shutdown()
-    pool = process_pool()
-    assert len(pool._processes) == cpu_count()
-    assert pool.submit(eval, "'torch' in __import__('sys').modules").result()
-
-
-@pytest.mark.skipif(not hasattr(os, "nice"), reason="processes have no niceness on this system")
-def test_workers_stand_back_for_the_program_that_uses_them():
-    assert process_pool().submit(os.nice, 0).result() >= min(os.nice(0) + 5, 19)
-
-
-def _hold(megabytes):
-    """Keep so much memory in the worker, and say which one it is."""
-    builtins.held = [*getattr(builtins, "held", []), np.ones(megabytes * 2**17)]
-    return os.getpid()
-
-
-def _keep_watched_worker():
-    process_executor._MEMORY_LEAK_CHECK_DELAY = 0.0  # loky looks after every task, not once a second
-    _keep_worker()
-
-
-def test_a_worker_that_keeps_memory_is_not_replaced():
-    """Otherwise loky ends it in the middle of the work: without `_keep_worker` the last number is another one."""
-    pool = ProcessPoolExecutor(1, initializer=_keep_watched_worker)
-    try:
-        assert len({pool.submit(_hold, megabytes).result(timeout=60) for megabytes in (1, 400, 1, 1)}) == 1
-    finally:
-        pool.shutdown(kill_workers=True)
 
 
 def test_large_work_goes_to_processes_of_itself(random_members, monkeypatch):
@@ -235,8 +186,8 @@ def test_images_on_disk_are_read_and_written_tile_by_tile(random_members, kind):
     source = Counted(array)
     out = zarr.create_array(store={}, shape=values.shape, chunks=(2, 32, 32), dtype="f4")
     maps = {"median": out, "upper": np.empty(values.shape, np.float32)}
-    for _ in predict_steps(View(source, "CYX"), members, blueprint, calibration_of(blueprint), maps,
-                           tiles=TileSettings(tile_px=40)):  # fmt: skip
+    networks, compute = Networks(blueprint, members), Compute(TileSettings(tile_px=40))
+    for _ in write_maps_steps(View(source, "CYX"), networks, calibration_of(blueprint), maps, compute):
         pass
     assert source.largest <= 2 * 40 * 40
     expected = whole(blueprint, members, values).mean(0)
@@ -253,7 +204,8 @@ def test_maps_have_the_axes_of_the_image(random_members, axes):
     names = ("lower", "median", "upper", "width", "spread")
     maps = {k: np.full(values.shape, np.nan, np.float32) for k in names}
     maps["quantiles"] = np.full((3, *values.shape), np.nan, np.float32)
-    for _ in predict_steps(view, members, blueprint, calibration_of(blueprint), maps):
+    networks = Networks(blueprint, members)
+    for _ in write_maps_steps(view, networks, calibration_of(blueprint), maps, Compute()):
         pass
     for name in names:
         made = View(maps[name], axes)
@@ -289,7 +241,8 @@ def test_progress_counts_members_and_tiles(random_members):
     blueprint, members = random_members(3)
     source = View(image(0, 60, 60), "YX")
     region = [Box(0, (slice(0, 60), slice(0, 60)))]
-    seen = [p for p, _ in tile_quantiles(source, region, members, blueprint, tiles=TileSettings(tile_px=36))]
+    compute = Compute(TileSettings(tile_px=36))
+    seen = [p for p, _ in tile_quantiles(source, region, Networks(blueprint, members), compute)]
     done = [p.done for p in seen]
     assert done == sorted(done)
     assert seen[-1].done == seen[-1].total
@@ -309,9 +262,8 @@ def test_a_stop_waits_for_one_member_at_most(random_members):
             return super().submit(fn, *args, **kwargs)
 
     source = View(image(0, 30, 30), "YX")
-    steps = tile_quantiles(
-        source, [Box(0, (slice(0, 30), slice(0, 30)))], members, blueprint, executor=Slow()
-    )
+    region, compute = [Box(0, (slice(0, 30), slice(0, 30)))], Compute(executor=Slow())
+    steps = tile_quantiles(source, region, Networks(blueprint, members), compute)
     next(steps)
     steps.close()
     assert len(calls) <= 1
@@ -324,9 +276,8 @@ def test_a_stop_cancels_what_waits_in_a_pool(random_members, monkeypatch):
     source = View(image(0, 30, 30), "YX")
     with ThreadPoolExecutor(1) as pool:
         block = pool.submit(go.wait, 60)
-        steps = tile_quantiles(
-            source, [Box(0, (slice(0, 30), slice(0, 30)))], members, blueprint, executor=pool
-        )
+        region, compute = [Box(0, (slice(0, 30), slice(0, 30)))], Compute(executor=pool)
+        steps = tile_quantiles(source, region, Networks(blueprint, members), compute)
         next(steps)
         steps.close()
         assert not block.done()  # neither the stop nor what follows it waits for what runs in the pool
@@ -349,32 +300,13 @@ def test_a_stop_ends_a_tile_between_two_layers(random_members, monkeypatch):
     monkeypatch.setattr(bands, "convolve", convolve_slowly)
     source = View(image(0, 12, 13, 14), "ZYX")
     with ThreadPoolExecutor(1) as pool:
-        steps = tile_quantiles(
-            source, [Box(0, tuple(slice(0, n) for n in source.space))], members, blueprint, executor=pool
-        )
+        region, compute = [Box(0, tuple(slice(0, n) for n in source.space))], Compute(executor=pool)
+        steps = tile_quantiles(source, region, Networks(blueprint, members), compute)
         next(steps)
         assert begun.wait(10)
         steps.close()
         go.set()
     assert len(layers) == 1
-
-
-def test_a_sign_travels_and_shows_itself_to_its_own_work_only():
-    sign, other = StopSign(), StopSign()
-    there = process_pool().submit(_looks_until_stopped, sign)
-    process_pool().submit(other.look).result()
-    sign.show()
-    assert there.result(timeout=60) == "stopped"
-    other.look()
-
-
-def _looks_until_stopped(sign):
-    while True:
-        try:
-            sign.look()
-        except StoppedError:
-            return "stopped"
-        time.sleep(0.01)
 
 
 def test_an_error_in_a_task_arrives(random_members):
@@ -475,9 +407,8 @@ def test_a_real_card_gives_what_the_cpu_gives(random_members):
 def test_a_closed_step_frees_the_card(random_members, monkeypatch):
     asked = on_a_card(monkeypatch)
     blueprint, members = random_members(3)
-    steps = tile_quantiles(
-        View(image(0, 30, 30), "YX"), [Box(0, (slice(0, 30),) * 2)], members, blueprint, device="cuda"
-    )
+    region, compute = [Box(0, (slice(0, 30),) * 2)], Compute(device="cuda")
+    steps = tile_quantiles(View(image(0, 30, 30), "YX"), region, Networks(blueprint, members), compute)
     next(steps)
     next(steps)
     steps.close()

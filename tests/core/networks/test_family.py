@@ -16,16 +16,26 @@ from torch.nn import functional as F
 import napari_btn as btn
 from napari_btn.core import registry
 from napari_btn.core.compute.device import in_memory
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.inference.jacobian import filter_steps
 from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.inference.run import loaded, tile_quantiles
-from napari_btn.core.networks.family import Blueprint, Extent, Family, Member, build, graph_of, member_rng
+from napari_btn.core.networks.family import (
+    Blueprint,
+    Extent,
+    Family,
+    Member,
+    Networks,
+    build,
+    graph_of,
+    member_rng,
+)
 from napari_btn.core.networks.trunk import Trunk
 from napari_btn.core.registry import FAMILIES
 from napari_btn.core.settings import NetworkSettings, TileSettings, TrainSettings
+from napari_btn.core.supervision.patches import Lesson
 from napari_btn.core.training.card import train_together_steps
 from napari_btn.core.training.plan import estimate_training
 from napari_btn.core.training.processes import Collapse, train_steps
@@ -86,11 +96,15 @@ def test_it_trains_and_its_bundle_predicts_the_same_pixels(stack, tmp_path, axes
     assert again.receptive_field == denoiser.receptive_field == (4 if axes == "ZYX" else 6)
     np.testing.assert_array_equal(again.predict(noisy, axes, executor=Inline()).quantiles, whole.quantiles)
 
-    again.tiles = TileSettings(tile_px=23)
-    tiled = again.predict(noisy, axes, executor=Inline()).quantiles
+    settings = replace(again.model.settings, tiles=TileSettings(tile_px=23))
+    tiled = (
+        btn.Denoiser.of(replace(again.model, settings=settings))
+        .predict(noisy, axes, executor=Inline())
+        .quantiles
+    )
     np.testing.assert_allclose(tiled, whole.quantiles, atol=1e-5 * np.ptp(whole.quantiles))
     if network.get("bias_free"):
-        weights = denoiser._fitted.members[0].weights
+        weights = denoiser.model.networks.members[0].weights
         assert not any(value.any() for name, value in weights.items() if name.endswith("_bias"))
 
 
@@ -127,9 +141,9 @@ def test_groups_train_the_members_that_processes_train(stack, ndim, bias_free):
     settings = settings_of(bias_free=bias_free)
     blueprint = Blueprint(settings, stack.plan(settings, Extent(ndim)), 2, 2, ndim, LEVELS, 3)
     train = replace(QUICK, patch_px=8)
-    given = scenes, scenes.whole(), blueprint, train
-    alone = drain(train_steps(*given, members=3, executor=Inline(), workers=1))
-    together = drain(train_together_steps(*given, members=3, device="cpu"))
+    given = Lesson(scenes, tuple(scenes.whole())), blueprint, train
+    alone = drain(train_steps(*given, members=3, compute=Compute(executor=Inline())))
+    together = drain(train_together_steps(*given, members=3, compute=Compute()))
     for one, other in zip(alone.members, together.members, strict=True):
         for name, expected in one.weights.items():
             scale = max(np.abs(expected).max(), 1e-2)
@@ -224,7 +238,9 @@ def pooled_members(ndim, count=2):
 def stitched(source, blueprint, members, tiles, region=None):
     box = Box(0, region or tuple(slice(0, n) for n in source.space))
     made = np.full((len(LEVELS), 1, *source.space), np.nan, np.float32)
-    for _, tile in tile_quantiles(source, [box], members, blueprint, tiles=tiles, executor=Inline()):
+    for _, tile in tile_quantiles(
+        source, [box], Networks(blueprint, tuple(members)), Compute(tiles, executor=Inline())
+    ):
         if tile is not None:
             made[(slice(None), slice(None), *tile.write)] = tile.quantiles
     return made
@@ -279,9 +295,8 @@ def test_latents_and_filters_of_a_trunk_that_pools(pooled):
     weights = [rng.normal(size=(8, 2)).astype(np.float32) for _ in members]
 
     def projected(tile):
-        latents = EnsembleLatents(
-            source, members, blueprint, tiles=TileSettings(tile_px=tile), executor=Inline()
-        )
+        compute = Compute(TileSettings(tile_px=tile), executor=Inline())
+        latents = EnsembleLatents(source, Networks(blueprint, tuple(members)), compute)
         made = np.zeros((2, 41, 30), np.float32)
         for _, part in latents.project(weights, [Box(0, (slice(0, 41), slice(0, 30)))], 1):
             if part is not None:
@@ -291,7 +306,7 @@ def test_latents_and_filters_of_a_trunk_that_pools(pooled):
     np.testing.assert_allclose(projected(19), projected(200), atol=1e-4)
     whole = stitched(source, blueprint, members, TileSettings(tile_px=200))
     for at in ((20, 15), (17, 12)):
-        made = drain(filter_steps(source, members, blueprint, at))
+        made = drain(filter_steps(source, Networks(blueprint, tuple(members)), at))
         assert made.value == pytest.approx(float(whole[(1, 0, *at)]), abs=1e-5)
 
 

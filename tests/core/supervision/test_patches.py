@@ -13,11 +13,19 @@ import napari_btn as btn
 from napari_btn import samples
 from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
+from napari_btn.core.data.splits import split
 from napari_btn.core.networks.family import Blueprint
 from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.networks.sms.graph import draw_dilations
-from napari_btn.core.settings import PRESETS, NetworkSettings, TrainSettings
-from napari_btn.core.supervision.patches import patch_sides, patches_for, step_bytes
+from napari_btn.core.settings import (
+    PRESETS,
+    CalibrationSettings,
+    EnsembleSettings,
+    NetworkSettings,
+    TrainSettings,
+)
+from napari_btn.core.supervision.patches import Lesson, patch_sides, patches_for, step_bytes
+from napari_btn.core.training.plan import plan_training
 
 
 def blueprint(ndim=2, channels=1, levels=7, **network):
@@ -36,20 +44,20 @@ def chosen(train, network, parts):
     return count, patch_sides(side, parts)
 
 
-def planned(pair, **settings):
+def planned(pair, preset):
     """What a preset takes for the training part of a pair."""
-    denoiser = btn.Denoiser(**settings)
-    plan = denoiser._plan(pair.scenes)
-    return chosen(denoiser.train, plan.blueprint, plan.split.train)
+    settings = EnsembleSettings(preset, train=PRESETS[preset])
+    plan = plan_training(pair.scenes, settings)
+    return chosen(settings.train, plan.blueprint, plan.split.train)
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
 def test_presets_take_what_their_figures_were_measured_with(preset):
     """4 patches of 64 x 64 px, or 2 of 32 x 32 x 32."""
-    assert planned(samples.blobs(seed=0, n=20), preset=preset) == (4, (64, 64))
+    assert planned(samples.blobs(seed=0, n=20), preset) == (4, (64, 64))
     # the size of the real element maps
-    assert planned(samples.edx(seed=0, size=(238, 597)), preset=preset) == (4, (64, 64))
-    assert planned(samples.xct(seed=0, size=(64, 96, 96)), preset=preset) == (2, (32, 32, 32))
+    assert planned(samples.edx(seed=0, size=(238, 597)), preset) == (4, (64, 64))
+    assert planned(samples.xct(seed=0, size=(64, 96, 96)), preset) == (2, (32, 32, 32))
 
 
 def test_patches_grow_with_what_networks_see():
@@ -130,12 +138,11 @@ def test_open_settings_say_who_closes_them():
         TrainSettings(patch_px=2)
 
 
-def test_a_person_is_told_and_the_bundle_remembers(tmp_path):
+def test_patches_are_shown_and_kept_in_the_bundle(tmp_path):
     rng = np.random.default_rng(0)
     clean = np.cumsum(rng.normal(size=(96, 150)), axis=1).astype(np.float32)
     pair = Pair((clean + rng.normal(size=clean.shape))[None].astype(np.float32), clean[None], "CYX", ("a",))
     denoiser = btn.Denoiser(members=1, network=NetworkSettings(depth=2), train=TrainSettings(steps=2))
-    notes = []
     steps = denoiser.fit_steps(pair.noisy, pair.clean, axes="CYX")
     notes = [progress.note for progress in steps]
     assert "Each step learns from 4 patches of 64 x 64 px" in notes
@@ -144,3 +151,84 @@ def test_a_person_is_told_and_the_bundle_remembers(tmp_path):
     assert known.provenance["patches"] == {"count": 4, "sides_px": [64, 64]}
     assert known.train == denoiser.train
     assert known.train.patch_px is None
+
+
+# ---------------------------------------------------------------- drawn from a lesson
+
+
+def image(seed, *shape):
+    return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def lesson_of(scenes):
+    return Lesson(scenes, tuple(scenes.whole()))
+
+
+@pytest.mark.parametrize(("shape", "axes"), [((3, 2, 30, 41), "SCYX"), ((2, 17, 33, 21), "CZYX")])
+def test_patches_come_from_the_boxes_turned_alike(shape, axes):
+    noisy = np.arange(np.prod(shape)).reshape(shape).astype(np.float32)
+    clean = noisy * 2 + 1
+    scenes = Pair(noisy, clean, axes).scenes
+    parts = split(scenes, 2, CalibrationSettings(), seed=0)
+    lesson = Lesson(scenes, tuple(parts.train))
+    x, y = lesson.draw(40, 9, np.random.default_rng(0), augment=True)
+    assert x.shape == (40, 2, *(9,) * scenes.noisy.ndim)
+    np.testing.assert_array_equal(y, 2 * x + 1)
+    allowed = np.concatenate([scenes.noisy.read(b.scene, b.slices).ravel() for b in parts.train])
+    assert np.isin(x, allowed).all()
+    # some are flipped and some turned: steps along the last axis are +-1, or +-(row)
+    steps = {float(patch[0].ravel()[1] - patch[0].ravel()[0]) for patch in x}
+    assert steps == {1.0, -1.0, float(shape[-1]), -float(shape[-1])}
+
+
+def test_patches_shrink_to_small_boxes_and_keep_one_shape():
+    scenes = Pair(image(0, 4, 30, 11), image(1, 4, 30, 11), "SYX").scenes
+    x, _ = lesson_of(scenes).draw(6, 64, np.random.default_rng(0), augment=True)
+    assert x.shape == (6, 1, 30, 11)
+
+
+def test_without_augmentation_patches_are_crops():
+    noisy = np.arange(900.0).reshape(30, 30)
+    scenes = Pair(noisy, noisy + 1).scenes
+    x, _ = lesson_of(scenes).draw(9, 5, np.random.default_rng(0))
+    for patch in x[:, 0]:
+        row, column = divmod(int(patch[0, 0]), 30)
+        np.testing.assert_array_equal(patch, noisy[row : row + 5, column : column + 5])
+
+
+def test_every_patch_holds_a_counted_pixel():
+    valid = np.zeros((60, 60), bool)
+    valid[50:, 50:] = True
+    scenes = Pair(image(0, 60, 60), image(1, 60, 60), valid=valid).scenes
+    _, y = lesson_of(scenes).draw(30, 16, np.random.default_rng(0), augment=True)
+    assert np.isfinite(y).any(axis=(1, 2, 3)).all()
+
+
+def test_patches_may_come_from_other_boxes_and_draw_the_same_again():
+    noisy = np.arange(900.0).reshape(30, 30)
+    scenes = Pair(noisy, noisy + 1).scenes
+    lesson = Lesson(scenes, (Box(0, (slice(0, 30), slice(0, 12))),))
+    other = (Box(0, (slice(0, 30), slice(20, 30))),)
+    x, y = lesson.draw(7, 5, np.random.default_rng(0), boxes=other)
+    assert (x % 30 >= 20).all()
+    assert (lesson.draw(7, 5, np.random.default_rng(0))[0] % 30 < 12).all()
+    for a, b in zip((x, y), lesson.draw(7, 5, np.random.default_rng(0), boxes=other), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_only_augmented_patches_are_made_by_the_redraw():
+    scenes = Pair(image(0, 20, 24), image(1, 20, 24)).scenes
+    asked = []
+
+    def redraw(box, crop, patch, rng):
+        asked.append((box, tuple(s.stop - s.start for s in crop)))
+        return patch[0] * 0, patch[1]
+
+    lesson = Lesson(scenes, tuple(scenes.whole()), redraw=redraw)
+    x, _ = lesson.draw(3, 6, np.random.default_rng(0))
+    assert not asked
+    assert x.any()
+    x, y = lesson.draw(3, 6, np.random.default_rng(0), augment=True)
+    assert asked == [(0, (6, 6))] * 3
+    assert not x.any()
+    assert y.any()

@@ -1,4 +1,4 @@
-"""Noise drawn anew keeps its law given the signal, and only where that is right."""
+"""Redrawn noise keeps its distribution given the signal, and is used only where this is valid."""
 
 import numpy as np
 import pytest

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_btn.core.data.image import View
 from napari_btn.core.inference.latents import Projected
 from napari_btn.core.inference.tiles import plan_tiles
 from napari_btn.core.progress import Progress
+from napari_btn.core.settings import TokenSettings
 from napari_btn.core.tokens.clustering import adjusted_rand
 from napari_btn.core.tokens.learn import TokenModel, assign_steps, fit_steps, tokens_steps
 
@@ -113,7 +115,9 @@ def source() -> Made:
 @pytest.fixture(scope="module")
 def fitted(source: Made) -> tuple[TokenModel, Tokens]:
     width = np.ones_like(MEDIAN) * (1 + PHASE)
-    model, tokens = drain(tokens_steps(source, "CYX", MEDIAN, width=width, k=5, smooth_px=1.0))
+    model, tokens = drain(
+        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.0), width=width)
+    )
     return model, replace(tokens, channel_names=("Si", "Al"))
 
 
@@ -130,7 +134,7 @@ def test_tokens_find_the_phases_and_are_ordered(fitted: tuple[TokenModel, Tokens
 
 
 def test_the_same_seed_gives_the_same_labels(source: Made, fitted: tuple[TokenModel, Tokens]) -> None:
-    _, tokens = drain(tokens_steps(source, "CYX", MEDIAN, k=5, smooth_px=1.0))
+    _, tokens = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.0)))
     np.testing.assert_array_equal(tokens.nodes, fitted[1].nodes)
     np.testing.assert_array_equal(tokens.labels, fitted[1].labels)
 
@@ -140,25 +144,25 @@ def test_neither_tiles_nor_member_scales_change_labels(
 ) -> None:
     model, tokens = fitted
     tiled = Made(source.latents, tile=23)
-    _, again = drain(tokens_steps(tiled, "CYX", MEDIAN, model=model, k=5))
+    _, again = drain(tokens_steps(tiled, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5), model=model))
     assert np.mean(again.nodes == tokens.nodes) > 0.9999
     louder = Made(source.latents * np.array([7, 1, 0.1], np.float32)[:, None, None, None, None])
-    _, scaled = drain(tokens_steps(louder, "CYX", MEDIAN, k=5, smooth_px=1.0))
+    _, scaled = drain(tokens_steps(louder, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.0)))
     assert adjusted_rand(scaled.labels, tokens.labels) > 0.99
 
 
 def test_members_that_all_say_the_same_share_one_projection() -> None:
     source = source_of(PHASE, members=1, noise=0)
     twice = Made(np.concatenate([source.latents, source.latents]))
-    _, one = drain(tokens_steps(source, "CYX", MEDIAN, k=5, smooth_px=0))
-    _, two = drain(tokens_steps(twice, "CYX", MEDIAN, k=5, smooth_px=0))
+    _, one = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=0)))
+    _, two = drain(tokens_steps(twice, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=0)))
     np.testing.assert_array_equal(one.labels, two.labels)
 
 
 def test_smoothing_helps_under_noise() -> None:
     source = source_of(PHASE, noise=12)
-    rough = drain(tokens_steps(source, "CYX", MEDIAN, k=5, smooth_px=0))[1]
-    smooth = drain(tokens_steps(source, "CYX", MEDIAN, k=5, smooth_px=1.5))[1]
+    rough = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=0)))[1]
+    smooth = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.5)))[1]
     assert adjusted_rand(smooth.labels, PHASE[0]) > adjusted_rand(rough.labels, PHASE[0]) + 0.1
 
 
@@ -169,9 +173,10 @@ def test_seeds_agree_on_five_direct_and_through_the_tree(
     cuts: dict[int, list[NDArray[np.uint8]]] = {40: [], 5: []}
     for seed in range(3):
         for count in cuts:
-            model = drain(
-                fit_steps(source, lambda p: MEDIAN[:, p[:, 1], p[:, 2]], count=count, base=5, seed=seed)
-            )
+            # with so many clusters in the palette
+            monkeypatch.setattr("napari_btn.core.tokens.learn._PALETTE", count)
+            settings = TokenSettings(n_tokens=5)
+            model = drain(fit_steps(source, lambda p: MEDIAN[:, p[:, 1], p[:, 2]], settings, seed=seed))
             found = np.empty(PHASE.shape, np.uint8)
 
             def keep(s: int, w: tuple[slice, ...], n: NDArray[np.uint8], found: Any = found) -> None:
@@ -197,7 +202,10 @@ def test_models_come_apart_together_and_assign_other_images(fitted: tuple[TokenM
     )
     seen = Made(np.moveaxis(latents[:, other] + noise, -1, 1).astype(np.float32))
     median = np.zeros((2, 61, 47), np.float32)
-    tokens = [drain(tokens_steps(seen, "CYX", median, model=m, k=5))[1] for m in (model, again)]
+    tokens = [
+        drain(tokens_steps(seen, View(median, "CYX"), TokenSettings(n_tokens=5), model=m))[1]
+        for m in (model, again)
+    ]
     np.testing.assert_array_equal(tokens[0].labels, tokens[1].labels)
     inside = ndimage.generic_filter(other[0], np.ptp, 5) == 0
     assert np.mean(tokens[0].labels[inside] == other[0][inside] + 1) > 0.95
@@ -205,30 +213,38 @@ def test_models_come_apart_together_and_assign_other_images(fitted: tuple[TokenM
 
 def test_other_members_are_refused(fitted: tuple[TokenModel, Tokens]) -> None:
     with pytest.raises(ValueError, match="refit"):
-        drain(tokens_steps(source_of(PHASE, members=2), "CYX", MEDIAN, model=fitted[0]))
+        drain(
+            tokens_steps(source_of(PHASE, members=2), View(MEDIAN, "CYX"), TokenSettings(), model=fitted[0])
+        )
 
 
 def test_dead_members_are_refused() -> None:
     with pytest.raises(ValueError, match="dead"):
-        drain(tokens_steps(Made(np.zeros((2, 4, 1, 90, 110), np.float32)), "CYX", MEDIAN))
+        drain(
+            tokens_steps(Made(np.zeros((2, 4, 1, 90, 110), np.float32)), View(MEDIAN, "CYX"), TokenSettings())
+        )
 
 
 def test_left_out_pixels_have_no_token(source: Made) -> None:
     valid = np.ones((1, 90, 110), bool)
     valid[0, :30] = False
-    _, tokens = drain(tokens_steps(source, "CYX", MEDIAN, k=4, valid=valid))
+    _, tokens = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=4), valid=valid))
     assert (tokens.labels[:30] == 0).all()
     assert (tokens.labels[30:] > 0).all()
     assert tokens.table["pixels"].sum() == 60 * 110
     with pytest.raises(ValueError, match="at least 50"):
-        drain(tokens_steps(source, "CYX", MEDIAN, valid=np.zeros_like(valid)))
+        drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(), valid=np.zeros_like(valid)))
 
 
 @pytest.mark.parametrize("axes", ["SCYX", "YXCS", "CSXY"])
 def test_scenes_and_axes_in_any_order(axes: str) -> None:
     phase = phases((2, 40, 50))
     median = np.moveaxis(np.stack([phase, phase], 1), [0, 1, 2, 3], [axes.index(a) for a in "SCYX"])
-    _, tokens = drain(tokens_steps(source_of(phase), axes, median.astype(np.float32), k=5, smooth_px=1.0))
+    _, tokens = drain(
+        tokens_steps(
+            source_of(phase), View(median.astype(np.float32), axes), TokenSettings(n_tokens=5, smooth_px=1.0)
+        )
+    )
     assert tokens.axes == axes.replace("C", "")
     labels = tokens.labels.transpose([tokens.axes.index(a) for a in "SYX"])
     assert np.mean(labels == phase + 1) > 0.9
@@ -236,7 +252,13 @@ def test_scenes_and_axes_in_any_order(axes: str) -> None:
 
 def test_volumes() -> None:
     phase = phases((1, 17, 30, 40), count=3)
-    _, tokens = drain(tokens_steps(source_of(phase), "ZYX", phase[0].astype(np.float32), k=3, smooth_px=0.7))
+    _, tokens = drain(
+        tokens_steps(
+            source_of(phase),
+            View(phase[0].astype(np.float32), "ZYX"),
+            TokenSettings(n_tokens=3, smooth_px=0.7),
+        )
+    )
     assert tokens.labels.shape == (17, 30, 40)
     assert np.mean(tokens.labels == phase[0] + 1) > 0.95
 
@@ -246,20 +268,26 @@ def test_volumes() -> None:
 def test_other_ways_of_clustering_in_the_plane_and_in_space(method: Any, shape: tuple[int, ...]) -> None:
     phase = phases(shape, count=3)
     source, axes, median = source_of(phase), "ZYX"[4 - len(shape) :], phase[0].astype(np.float32)
-    model, tokens = drain(tokens_steps(source, axes, median, k=3, smooth_px=0.7, method=method))
+    model, tokens = drain(
+        tokens_steps(source, View(median, axes), TokenSettings(n_tokens=3, smooth_px=0.7, method=method))
+    )
     assert model.palette.method == method
     assert np.mean(tokens.labels == phase[0] + 1) > 0.9
     again = TokenModel.from_arrays(model.to_arrays())
     tiled = Made(source.latents, tile=19)
     # what the palette was learned by is kept, and neither tiles nor a reload change labels
-    same = drain(tokens_steps(tiled, axes, median, model=again, k=3))[1]
+    same = drain(tokens_steps(tiled, View(median, axes), TokenSettings(n_tokens=3), model=again))[1]
     assert np.mean(same.nodes == tokens.nodes) > 0.9999
-    other, _ = drain(tokens_steps(source, axes, median, model=again, k=3, method="kmeans"))
+    other, _ = drain(
+        tokens_steps(source, View(median, axes), TokenSettings(n_tokens=3, method="kmeans"), model=again)
+    )
     assert other.palette.method == "kmeans"
 
 
 def test_hdbscan_gives_no_more_tokens_than_it_finds(source: Made) -> None:
-    model, tokens = drain(tokens_steps(source, "CYX", MEDIAN, k=20, smooth_px=1.0, method="hdbscan"))
+    model, tokens = drain(
+        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=20, smooth_px=1.0, method="hdbscan"))
+    )
     assert 2 <= model.palette.size < 20
     assert tokens.k == model.palette.size == tokens.labels.max()
     assert [tokens.cut(k).labels.max() for k in range(2, tokens.k + 1)] == list(range(2, tokens.k + 1))
@@ -277,7 +305,7 @@ def test_large_images_are_learned_from_crops(monkeypatch: pytest.MonkeyPatch, so
 
     monkeypatch.setattr(Made, "project", counted)
     wide = Made(np.tile(source.latents, (1, 1, 1, 2, 3)))
-    drain(fit_steps(wide, lambda p: np.zeros((1, len(p)), np.float32)))
+    drain(fit_steps(wide, lambda p: np.zeros((1, len(p)), np.float32), TokenSettings()))
     assert read < wide.latents[0, 0].size / 2
 
 
@@ -320,7 +348,7 @@ def test_cuts_share_what_was_counted(fitted: tuple[TokenModel, Tokens]) -> None:
 
 def test_without_room_for_all_cuts_the_tree_merges(source: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_btn.core.tokens.learn._MAP_BYTES", 1000)
-    model, tokens = drain(tokens_steps(source, "CYX", MEDIAN, k=5, smooth_px=1.0))
+    model, tokens = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.0)))
     assert tokens.nodes.shape[0] == 1
     assert np.mean(tokens.labels == PHASE[0] + 1) > 0.95
     assert tokens.cut(40).labels.max() == model.palette.size

@@ -12,11 +12,12 @@ import torch
 from scipy import ndimage
 
 from napari_btn.core.compute.device import devices
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.networks.family import Blueprint
 from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.settings import NetworkSettings, TrainSettings
+from napari_btn.core.supervision.patches import Lesson
 from napari_btn.core.training import card as together
 from napari_btn.core.training import processes as training
 from napari_btn.core.training.card import member_bytes, train_together_steps
@@ -36,12 +37,12 @@ def scenes_of(shape=(40, 56), channels=2):
 
 
 SCENES = scenes_of()
+LESSON = Lesson(SCENES, tuple(SCENES.whole()))
 
 
 def steps_of(members=3, *, device="cpu", settings=SETTINGS, **more):
-    return train_together_steps(
-        SCENES, SCENES.whole(), BLUEPRINT, settings, members=members, device=device, **more
-    )
+    compute = Compute(device=device)
+    return train_together_steps(LESSON, BLUEPRINT, settings, members=members, compute=compute, **more)
 
 
 def drain(steps):
@@ -55,10 +56,8 @@ def drain(steps):
 
 
 def alone(members=3, settings=SETTINGS, **more):
-    steps = train_steps(
-        SCENES, SCENES.whole(), BLUEPRINT, settings, members=members, executor=Inline(), workers=1, **more
-    )
-    return drain(steps)[1]
+    compute = Compute(executor=Inline())
+    return drain(train_steps(LESSON, BLUEPRINT, settings, members=members, compute=compute, **more))[1]
 
 
 def close(a, b, tolerance=1e-3):
@@ -177,7 +176,7 @@ def test_a_closed_step_frees_the_device_and_its_thread(monkeypatch):
 
 def test_a_checkpoint_goes_on_to_the_same_members():
     reference = drain(steps_of(3))[1]
-    seen, made = drain(steps_of(3, resume=reference.members[:2]))
+    seen, made = drain(steps_of(3, start=Start(finished=reference.members[:2])))
     assert close(made.members, reference.members)
     assert seen[0].done == 2 * SETTINGS.steps
     assert made.losses.keys() == {2}

@@ -1,4 +1,4 @@
-"""A member that learned nothing is told from a channel that holds nothing to learn."""
+"""Collapsed members are distinguished from channels with nothing to learn."""
 
 from __future__ import annotations
 

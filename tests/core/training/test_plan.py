@@ -7,7 +7,10 @@ import pytest
 
 import napari_btn as btn
 from napari_btn import samples
+from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
+from napari_btn.core.settings import EnsembleSettings
+from napari_btn.core.training.plan import plan_training, validation_part
 
 
 def plan(shape, axes="YX", **options):
@@ -15,7 +18,7 @@ def plan(shape, axes="YX", **options):
     noisy, clean = rng.normal(size=(2, *shape))
     scenes = Pair(noisy, clean, axes).scenes
     settings = btn.CalibrationSettings(**options.pop("calibration", {}))
-    return btn.Denoiser(calibration=settings, **options)._plan(scenes)
+    return plan_training(scenes, EnsembleSettings(calibration=settings, **options))
 
 
 def said(made, words):
@@ -76,9 +79,8 @@ def test_members_do_not_change_the_plan():
 
 def test_a_shift_is_said_with_its_size_and_what_to_do():
     pair = samples.edx(seed=0, size=(96, 256))
-    denoiser = btn.Denoiser()
-    assert not said(denoiser._plan(pair.scenes), "Align")
-    made = denoiser._plan(Pair(np.roll(pair.noisy, 5, 1), pair.clean, "CYX").scenes)
+    assert not said(plan_training(pair.scenes, EnsembleSettings()), "Align")
+    made = plan_training(Pair(np.roll(pair.noisy, 5, 1), pair.clean, "CYX").scenes, EnsembleSettings())
     assert said(made, "Clean must move by Y +4.9, X")
     assert [n.level for n in made.notes if "Align" in n.text] == ["amber"]
 
@@ -90,8 +92,8 @@ def test_held_out_values_that_training_lacks_are_said_with_a_way_out():
     noisy = clean + rng.normal(size=clean.shape)
 
     def notes(regions=None, **calibration):
-        settings = btn.CalibrationSettings(**calibration)
-        return btn.Denoiser(calibration=settings)._plan(Pair(noisy, clean, "YX").scenes, regions)
+        settings = EnsembleSettings(calibration=btn.CalibrationSettings(**calibration))
+        return plan_training(Pair(noisy, clean, "YX").scenes, settings, regions)
 
     assert said(notes(), "training part lacks")
     assert not said(notes(split="checkerboard"), "training part lacks")
@@ -107,7 +109,7 @@ def test_a_channel_without_a_signal_is_named():
     rng = np.random.default_rng(4)
     clean = np.stack([rng.uniform(1, 3, (160, 231)), np.full((160, 231), 2.0)])
     scenes = Pair(clean + rng.normal(size=clean.shape), clean, "CYX", ("Si", "Fe")).scenes
-    made = btn.Denoiser()._plan(scenes)
+    made = plan_training(scenes, EnsembleSettings())
     assert said(made, "Clean is constant in Fe where")
     assert not said(made, "Si")
 
@@ -144,23 +146,29 @@ def test_an_estimate_counts_the_pixels_of_a_step():
 def test_networks_see_some_repeats_of_a_lattice_where_that_is_asked_for(period, field):
     scenes = samples.lattice(seed=0, size=(256, 384), period_px=period, dose=0.5).scenes
     network = btn.NetworkSettings(field_of_view="repeats")
-    made = btn.Denoiser(network=network)._plan(scenes).blueprint.receptive_field
+    made = plan_training(scenes, EnsembleSettings(network=network)).receptive_field
     assert field - 3 <= made <= 1.25 * field + 3
-    assert btn.Denoiser()._plan(scenes).blueprint.receptive_field == 39
+    assert plan_training(scenes, EnsembleSettings()).receptive_field == 39
 
 
 def test_what_does_not_repeat_itself_is_seen_as_ever():
     network = btn.NetworkSettings(field_of_view="repeats")
     scenes = samples.edx(seed=0).scenes
-    assert btn.Denoiser(network=network)._plan(scenes).blueprint.plan.dilations == (
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        7,
-        8,
-        1,
-        2,
-    )
+    made = plan_training(scenes, EnsembleSettings(network=network))
+    assert made.blueprint.plan.dilations == (1, 2, 3, 4, 5, 6, 7, 8, 1, 2)
+
+
+def test_the_validation_part_is_a_tenth_of_what_trains():
+    whole = [Box(0, (slice(5, 45), slice(10, 210)))]
+    own, validation = validation_part(whole)
+    assert validation == (Box(0, (slice(5, 45), slice(10, 30))),)
+    assert own == (Box(0, (slice(5, 45), slice(30, 210))),)
+    scenes = [Box(k, (slice(0, 8), slice(0, 8))) for k in range(30)]
+    own, validation = validation_part(scenes)
+    assert [b.scene for b in validation] == [5, 15, 25]
+    assert sorted(b.scene for b in (*own, *validation)) == list(range(30))
+    few = [Box(0, (slice(0, 8), slice(0, 8))), Box(1, (slice(0, 40), slice(0, 8)))]
+    own, validation = validation_part(few)
+    assert sum(b.size for b in (*own, *validation)) == sum(b.size for b in few)
+    assert validation[0].scene == 1
+    assert 0 < validation[0].size <= 48

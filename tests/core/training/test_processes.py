@@ -14,15 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_btn.core.compute.pool import Inline, process_pool
+from napari_btn.core.compute.pool import Compute, Inline, process_pool
 from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.networks.family import Blueprint, Member
 from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.settings import NetworkSettings, TrainSettings
+from napari_btn.core.supervision.patches import Lesson
 from napari_btn.core.training import processes as training
 from napari_btn.core.training.card import train_together_steps
-from napari_btn.core.training.plan import validation_part
 from napari_btn.core.training.preview import middle_of
 from napari_btn.core.training.processes import Start, train_steps
 from napari_btn.core.training.tasks import train_member
@@ -45,18 +45,20 @@ SETTINGS = TrainSettings(steps=8, batch_size=2, patch_px=12)
 
 
 def steps_of(
-    members=2, *, executor=None, workers=2, settings=SETTINGS, blueprint=BLUEPRINT, scenes=SCENES, **more
+    members=2,
+    *,
+    executor=None,
+    workers=2,
+    settings=SETTINGS,
+    blueprint=BLUEPRINT,
+    scenes=SCENES,
+    boxes=(),
+    validation=(),
+    **more,
 ):
-    return train_steps(
-        scenes,
-        scenes.whole(),
-        blueprint,
-        settings,
-        members=members,
-        executor=executor,
-        workers=workers,
-        **more,
-    )
+    lesson = Lesson(scenes, tuple(boxes or scenes.whole()), tuple(validation))
+    compute = Compute(executor=executor, workers=workers)
+    return train_steps(lesson, blueprint, settings, members=members, compute=compute, **more)
 
 
 def drain(steps):
@@ -182,20 +184,23 @@ def test_a_checkpoint_goes_on_to_the_same_bits(reference):
     checkpoint = next(p.checkpoint for p in steps if len(p.checkpoint) == 2)
     steps.close()
     assert [m.number for m in checkpoint] == [0, 1]
-    seen, made = drain(steps_of(3, executor=Inline(), resume=checkpoint))
+    seen, made = drain(steps_of(3, executor=Inline(), start=Start(finished=checkpoint)))
     assert same(made.members, reference.members)
     assert seen[0].done >= 2 * SETTINGS.steps
-    assert same(drain(steps_of(3, executor=Inline(), resume=made.members))[1].members, reference.members)
+    assert same(
+        drain(steps_of(3, executor=Inline(), start=Start(finished=made.members)))[1].members,
+        reference.members,
+    )
 
 
 def test_a_checkpoint_of_a_longer_run_gives_its_first_members(reference):
-    assert same(train(2, resume=reference.members).members, reference.members[:2])
+    assert same(train(2, start=Start(finished=reference.members)).members, reference.members[:2])
 
 
 def test_a_checkpoint_of_other_networks_is_refused(reference):
     other = Blueprint(**{**BLUEPRINT.__dict__, "settings": NetworkSettings(depth=3, channels=3, inputs=2)})
     with pytest.raises(ValueError, match="does not fit these settings"):
-        next(steps_of(3, executor=Inline(), blueprint=other, resume=reference.members))
+        next(steps_of(3, executor=Inline(), blueprint=other, start=Start(finished=reference.members)))
 
 
 def test_a_stop_leaves_the_pool_free():
@@ -439,10 +444,7 @@ def test_only_the_boxes_are_trained_on():
         view.array = view.array.copy()
         view.array[:, :, 30:] = 9e5
     box = [Box(0, (slice(0, 40), slice(0, 30)))]
-    made = [
-        drain(train_steps(s, box, BLUEPRINT, SETTINGS, members=1, executor=Inline(), workers=1))[1]
-        for s in (scenes_of(), other)
-    ]
+    made = [train(1, scenes=s, boxes=box, workers=1) for s in (scenes_of(), other)]
     assert same(made[0].members, made[1].members)
 
 
@@ -519,13 +521,10 @@ def validated(monkeypatch, scores, members=1, together=False):
     monkeypatch.setattr(training, "probe_member", probe)
     monkeypatch.setattr("napari_btn.core.training.card.probe_member", probe)
     if together:
-        steps = train_together_steps(
-            SCENES, OWN, BLUEPRINT, LONG, members=members, device="cpu", validation=VALIDATION
-        )
+        lesson = Lesson(SCENES, tuple(OWN), tuple(VALIDATION))
+        steps = train_together_steps(lesson, BLUEPRINT, LONG, members=members, compute=Compute())
     else:
-        steps = train_steps(
-            SCENES, OWN, BLUEPRINT, LONG, members=members, executor=Inline(), workers=2, validation=VALIDATION
-        )
+        steps = steps_of(members, executor=Inline(), settings=LONG, boxes=OWN, validation=VALIDATION)
     return looked, drain(steps)
 
 
@@ -554,23 +553,6 @@ def test_a_member_that_gets_better_is_trained_to_the_end(monkeypatch, together):
 
 
 def test_validation_changes_nothing_else_and_no_seed_of_anybody():
-    options = {"members": 2, "executor": Inline(), "workers": 2}
-    plain = drain(train_steps(SCENES, OWN, BLUEPRINT, SETTINGS, **options))[1]
-    looked_at = drain(train_steps(SCENES, OWN, BLUEPRINT, SETTINGS, validation=VALIDATION, **options))[1]
+    plain = train(2, boxes=OWN)
+    looked_at = train(2, boxes=OWN, validation=VALIDATION)
     assert looked_at.losses == plain.losses
-
-
-def test_the_validation_part_is_a_tenth_of_what_trains():
-    whole = [Box(0, (slice(5, 45), slice(10, 210)))]
-    own, validation = validation_part(whole)
-    assert validation == (Box(0, (slice(5, 45), slice(10, 30))),)
-    assert own == (Box(0, (slice(5, 45), slice(30, 210))),)
-    scenes = [Box(k, (slice(0, 8), slice(0, 8))) for k in range(30)]
-    own, validation = validation_part(scenes)
-    assert [b.scene for b in validation] == [5, 15, 25]
-    assert sorted(b.scene for b in (*own, *validation)) == list(range(30))
-    few = [Box(0, (slice(0, 8), slice(0, 8))), Box(1, (slice(0, 40), slice(0, 8)))]
-    own, validation = validation_part(few)
-    assert sum(b.size for b in (*own, *validation)) == sum(b.size for b in few)
-    assert validation[0].scene == 1
-    assert 0 < validation[0].size <= 48

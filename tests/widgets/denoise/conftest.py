@@ -34,6 +34,6 @@ def train(qtbot: QtBot) -> Callable[[DenoiseWidget], None]:
     def run(dock: DenoiseWidget) -> None:
         dock.view.train.click()
         assert dock.busy
-        qtbot.waitUntil(lambda: not dock.busy, timeout=10000)
+        qtbot.waitUntil(lambda: not dock.busy)
 
     return run

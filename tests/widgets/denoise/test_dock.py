@@ -162,7 +162,7 @@ def test_pause_and_resume(ready: DenoiseWidget, qtbot: QtBot, steps: Any) -> Non
     assert ready.view.progress.line.text().startswith("Paused.")
     assert ready.busy
     ready.view.pause.click()
-    qtbot.waitUntil(lambda: not ready.busy, timeout=20_000)
+    qtbot.waitUntil(lambda: not ready.busy)
 
 
 def test_a_second_run_updates_in_place_and_keeps_the_first_as_one_backup(
@@ -330,7 +330,7 @@ def test_other_promises_use_the_stored_scores(
     ready.view.form.groups.setValue(4)
     assert ready.view.recalibrate.text() == "Recalibrate as set"
     ready.view.recalibrate.click()
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     settings = ready.session.model.settings.calibration
     assert (settings.unit, settings.delta, settings.score, settings.groups) == ("risk", 0.05, "scaled", 4)
     # Tokens come from the image that the scores come from.
@@ -349,10 +349,10 @@ def test_another_pair_calibrates_trained_networks(
 ) -> None:
     save_model(tiny_model, tmp_path / "a.btn")
     ready.load_from(tmp_path / "a.btn")
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     assert not ready.view.calibrate_on.isHidden()
     ready.view.calibrate_on.click()
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     assert steps.calibrated_on.noisy is viewer.layers["soil noisy"].data
     assert steps.calibrated_on.clean is viewer.layers["soil clean"].data
     assert steps.calibrated_on.axes == "CYX"

@@ -41,7 +41,7 @@ def test_networks_are_compared_and_the_best_is_taken(
     ready.view.scan.start.click()
     assert ready.busy
     assert not ready.view.scan.start.isEnabled()
-    qtbot.waitUntil(lambda: not ready.busy, timeout=10000)
+    qtbot.waitUntil(lambda: not ready.busy)
     grid = grid_of(depths=(5, 10), channels=(4,), dilations=(4, 8))
     settings = EnsembleSettings("quick", members=1, train=PRESETS["quick"])
     assert asked == [("soil noisy", grid, settings)]

@@ -103,7 +103,6 @@ def settled(dock, qtbot):
         lambda: (
             not (dock.editor._read_later.isActive() or dock._score_later.isActive() or dock.lifetime.runs)
         ),
-        timeout=10000,
     )
 
 

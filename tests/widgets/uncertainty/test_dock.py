@@ -515,7 +515,7 @@ def test_a_filter_that_cannot_be_made_says_why(make_dock, model, viewer, qtbot):
     dock.pixel.show_pixel(20, 30)
     drawn(dock, qtbot)
     part(dock, "filter").click()
-    qtbot.waitUntil(lambda: "filter" not in dock.lifetime.runs, timeout=10000)
+    qtbot.waitUntil(lambda: "filter" not in dock.lifetime.runs)
     assert "soil filter" not in viewer.layers
     assert "other channels" in part(dock, "filter_note").text()
 
@@ -526,7 +526,7 @@ def test_missed_blocks_are_not_painted_on_another_image(make_dock, model, viewer
     drawn(dock, qtbot)
     dock.focus.source.data[:] = -1e7
     part(dock, "miscoverage").click()
-    qtbot.waitUntil(lambda: "missed" not in dock.lifetime.runs, timeout=10000)
+    qtbot.waitUntil(lambda: "missed" not in dock.lifetime.runs)
     assert "soil miscoverage" not in viewer.layers
     assert "not the one" in part(dock, "missed_note").text()
 

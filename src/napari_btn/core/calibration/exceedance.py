@@ -29,8 +29,10 @@ __all__ = [
 # Steps of the recalibration: a thousandth is finer than any held-out set can resolve.
 STEPS = 1024
 LOCKED_STEPS = 256
-# Held-out blocks times the false-discovery level: below this, a handful of blocks decide what is claimed.
-BLOCKS_PER_LEVEL = 5
+# Cuts of the predicted exceedance that a selection tests.
+CLAIM_STEPS = 256
+# Held-out blocks with claims: fewer say nothing about other fields.
+CLAIMED_BLOCKS = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,11 +196,11 @@ class Exceedance:
         """Return the exceedance by place in the predicted distribution, k / K to (k + 1) / K."""
         share = self.shares[channel].astype(np.float64)
         above = np.append(share[1:], 1.0)
-        seen = self.n_blocks / (self.n_blocks + 1)
-        # The unseen block may fall on either side; the conservative side counts it against the claim.
-        low, high = (above, 1.0) if conservative else ((share + above) / 2, 0.5)
-        below = low * seen + high * (1 - seen)
-        return np.asarray(1 - below, dtype=np.float32)
+        # A map shows the estimate as it is: shrinking it would add area to a rare phase everywhere.
+        if not conservative:
+            return np.asarray(1 - (share + above) / 2, dtype=np.float32)
+        # A claim counts the unseen block against itself.
+        return np.asarray((1 - above) * self.n_blocks / (self.n_blocks + 1), dtype=np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,31 +230,42 @@ class LockedExceedance:
     def probability(self, quantiles: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Return P(signal > threshold) of each pixel (*space), from quantiles (L, *space)."""
         score = 1 - cdf(quantiles, self.levels, self.threshold)
-        return self.table.take((score * len(self.table)).astype(np.int32), mode="clip")
+        known = np.isfinite(score)
+        cell = (np.where(known, score, 0) * len(self.table)).astype(np.int32)
+        return np.where(known, self.table.take(cell, mode="clip"), np.float32(np.nan))
 
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Pixels claimed to exceed a threshold, with a bound on the share of wrong claims.
+    """Pixels claimed to exceed a threshold, with the share of wrong claims among the held-out blocks.
 
     Parameters
     ----------
     mask : ndarray of bool, shape (*space)
-        True where the claim is made.
+        True where the claim is made; False where nothing is known.
     threshold : float
         Threshold in the quantiles' unit.
     level : float
-        False-discovery level asked for.
+        Largest share of wrong claims that was asked for.
     cut : float
         Predicted exceedance from which on the claim is made; infinite where it is made nowhere.
+    share, upper : float
+        Share of the claims in the held-out blocks that are wrong, and its upper 95 % bound with blocks
+        as cases; NaN where nothing is claimed.
+    n_blocks, claimed_blocks : int
+        Held-out blocks, and those of them in which the cut claims a pixel.
     caption : str
-        What is true of the set.
+        Statement about the set.
     """
 
     mask: NDArray[np.bool_]
     threshold: float
     level: float
     cut: float
+    share: float
+    upper: float
+    n_blocks: int
+    claimed_blocks: int
     caption: str
 
 
@@ -332,8 +345,7 @@ def lock_threshold(
     filled = np.flatnonzero(mass)
     fitted = isotonic_regression(hits[filled] / mass[filled], sample_weight=mass[filled])
     centre = (np.arange(LOCKED_STEPS) + 0.5) / LOCKED_STEPS
-    seen = held_out.n_blocks / (held_out.n_blocks + 1)
-    table = np.interp(centre, centre[filled], fitted) * seen + (1 - seen) / 2
+    table = np.interp(centre, centre[filled], fitted)
     return LockedExceedance(
         levels=tuple(float(level) for level in held_out.levels),
         threshold=float(threshold),
@@ -350,30 +362,31 @@ def select(
     *,
     level: float = 0.1,
     channel: int = 0,
-    rule: Literal["block", "pixel"] = "pixel",
 ) -> Selection:
-    """Select pixels above a threshold, with at most a share `level` of false claims on average.
+    """Select pixels whose signal exceeds a threshold, so that few of the claims are wrong.
+
+    Cuts of the predicted exceedance are tested from the highest down, with blocks as cases: a cut passes
+    while the upper 95 % bound of its share of wrong claims in the held-out blocks is at most `level`. The
+    share is a ratio of sums over blocks; its bound is Student's, from the linearised ratio.
 
     Parameters
     ----------
     held_out : HeldOut
         Predictions and targets on blocks that never trained.
     quantiles : ndarray of float, shape (L, *space)
-        Quantiles of one channel of the image.
+        Quantiles of one channel of the image. Pixels that are not finite are never claimed.
     threshold : float
         Threshold in the target's unit.
     level : float
-        False-discovery level, between 0 and 1.
+        Largest share of wrong claims, between 0 and 1.
     channel : int
         Index of the channel.
-    rule : str
-        "pixel" counts held-out pixels as cases; "block" counts blocks, and claims nothing unless the
-        claim holds for a share of the image of about ``1 / (level * B)``.
 
     Returns
     -------
     Selection
-        The set and its caption.
+        The set and its caption. Nothing is claimed where fewer than five held-out blocks hold claims, or
+        no cut passes.
 
     Raises
     ------
@@ -382,45 +395,73 @@ def select(
 
     References
     ----------
-    Jin and Candes, arXiv 2210.01408 (2022), algorithm 1 with the clipped score and deterministic
-    p-values.
+    Angelopoulos et al., "Learn then test", arXiv 2110.01052 (2021), fixed sequence testing; Cochran,
+    "Sampling Techniques" (1977), chapter 6, on the variance of a ratio.
     """
     if not 0 < level < 1:
-        raise ValueError(f"The false-discovery level is {level!r}; it must be between 0 and 1, as 0.1.")
+        raise ValueError(f"The share of wrong claims is {level!r}; it must be between 0 and 1, as 0.1.")
     score = 1 - cdf(held_out.quantiles[:, channel], held_out.levels, threshold)
-    null = held_out.target[channel] <= threshold
-    weight = _weights(held_out.block, rule)
-    n_cases = held_out.n_blocks if rule == "block" else held_out.target.shape[1]
-    wanted = 1 - cdf(quantiles, held_out.levels, threshold)
-    cut = _selection_cut(score[null], weight[null], wanted.ravel(), n_cases, level)
-    mask = wanted >= cut
-    few = held_out.n_blocks * level < BLOCKS_PER_LEVEL
-    doubt = " With so few blocks, the share in one image may be far off." if few else ""
-    caption = (
-        f"{int(mask.sum())} pixels claimed > {threshold:.4g}: on average over images like the calibration "
-        f"data, at most {level:.3g} of the claimed pixels are not ({held_out.n_blocks} held-out blocks, "
-        f"{'blocks' if rule == 'block' else 'pixels'} counted as cases).{doubt}"
+    wrong = held_out.target[channel] <= threshold
+    claimed, false = (_claims(score[kept], held_out.block[kept]) for kept in (slice(None), wrong))
+    n = held_out.n_blocks
+    holding = (claimed > 0).sum(0)
+    total = np.maximum(claimed.sum(0), 1)
+    share = false.sum(0) / total
+    rest = false - share * claimed
+    error = np.sqrt(n / max(n - 1, 1) * np.square(rest).sum(0)) / total
+    upper = share + _student_bound(n) * error
+    passes = upper <= level
+    # the first cut to be tested is chosen by the claims alone, whatever they say
+    first = int(np.flatnonzero(holding >= CLAIMED_BLOCKS)[-1]) if holding.max() >= CLAIMED_BLOCKS else -1
+    failed = np.flatnonzero(~passes[: first + 1])
+    cut = int(failed[-1]) + 1 if failed.size else 0
+    found = first >= cut
+    values = np.asarray(quantiles)
+    known = np.isfinite(values).all(axis=0)
+    wanted = 1 - cdf(np.where(known, values, 0), held_out.levels, threshold)
+    at = cut / CLAIM_STEPS if found else float("inf")
+    mask = known & (wanted >= at)
+    measured = (float(share[cut]), float(upper[cut])) if found else (float("nan"), float("nan"))
+    blocks = int(holding[cut] if found else holding.max())
+    caption = _claim_caption(int(mask.sum()), threshold, level, measured, (blocks, n))
+    return Selection(mask, float(threshold), level, at, *measured, n, blocks, caption)
+
+
+def _claims(score: NDArray[np.floating[Any]], block: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Count the pixels of each block that score at least each cut, (B, K)."""
+    cell = np.minimum((score * CLAIM_STEPS).astype(np.int64), CLAIM_STEPS - 1)
+    counts = np.bincount(block * CLAIM_STEPS + cell, minlength=(int(block.max(initial=0)) + 1) * CLAIM_STEPS)
+    return np.asarray(counts.reshape(-1, CLAIM_STEPS)[:, ::-1].cumsum(1)[:, ::-1], dtype=np.float64)
+
+
+def _student_bound(n: int) -> float:
+    """Return Student's 95 % quantile for n blocks, infinite for one."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 0.95)) if n > 1 else float("inf")
+
+
+def _claim_caption(
+    pixels: int, threshold: float, level: float, measured: tuple[float, float], blocks: tuple[int, int]
+) -> str:
+    """Say what is true of a set of claims."""
+    share, upper = measured
+    if np.isnan(share):
+        few = blocks[0] < CLAIMED_BLOCKS
+        reason = (
+            f"only {blocks[0]} of {blocks[1]} held-out blocks hold such pixels, and {CLAIMED_BLOCKS} are needed"
+            if few
+            else f"in the {blocks[1]} held-out blocks more of the surest pixels are wrong, or too few are known"
+        )
+        return (
+            f"No pixel is claimed > {threshold:.4g} with at most {level:.3g} wrong: {reason}. Hold out more of the "
+            "field, add scenes, or ask for less."
+        )
+    return (
+        f"{pixels} pixels claimed > {threshold:.4g}. In the held-out blocks {share:.1%} of such claims are wrong "
+        f"(upper 95 % bound {upper:.1%}, {level:.3g} asked for; {blocks[0]} of {blocks[1]} blocks hold claims). "
+        "It is a statement about fields like this one; a single field may lie above."
     )
-    return Selection(mask=mask, threshold=float(threshold), level=level, cut=cut, caption=caption)
-
-
-def _selection_cut(
-    null_score: NDArray[np.float32],
-    null_weight: NDArray[np.float64],
-    score: NDArray[np.float32],
-    n_cases: int,
-    level: float,
-) -> float:
-    """Return the smallest score that the Benjamini-Hochberg procedure claims; infinite if none."""
-    order = np.argsort(null_score)
-    ascending = null_score[order]
-    # Held-out pixels under the threshold that score at least as high would be wrong claims.
-    mass = np.append(np.cumsum(null_weight[order][::-1])[::-1], 0.0)
-    wanted = np.sort(score)
-    p_value = (n_cases * mass[np.searchsorted(ascending, wanted)] + 1) / (n_cases + 1)
-    claimed = wanted.size - np.searchsorted(wanted, wanted)
-    passed = np.flatnonzero(p_value <= level * claimed / wanted.size)
-    return float(wanted[passed[0]]) if passed.size else float("inf")
 
 
 def _weights(block: NDArray[np.int64], rule: str) -> NDArray[np.float64]:

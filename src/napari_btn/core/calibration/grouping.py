@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import Box, View, values_at
+from napari_btn.core.data.image import Box, View, values_at, whole_boxes
 from napari_btn.core.settings import TokenSettings
 from napari_btn.core.tokens.learn import fit_steps
 
@@ -218,7 +218,7 @@ def leaf_map_steps(source: LatentSource, model: TokenModel) -> Step[NDArray[np.u
         One byte per pixel.
     """
     out = np.full((source.scenes, *source.space), NO_LEAF, dtype=np.uint8)
-    whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.scenes)]
+    whole = whole_boxes(source.space, source.scenes)
     for progress, tile in source.project(list(model.projection.weights), whole, model.projection.margin):
         if tile is not None:
             out[tile.scene][tile.write] = _leaves(model, model.projection.components(tile))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from napari_btn.core.data.image import Box, View
+from napari_btn.core.data.image import View, whole_boxes
 from napari_btn.core.progress import Note
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ def write_maps_steps(
     if "quantiles" in maps:
         levels = range(len(networks.blueprint.levels))
         stack = [View(maps["quantiles"], source.axes, "quantiles", first=(i,)) for i in levels]
-    whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.n_scenes)]
+    whole = whole_boxes(source.space, source.n_scenes)
     notes: list[Note] = []
     results = tile_quantiles(source, whole, networks, compute, notes=notes)
     left_out = 0

@@ -24,6 +24,7 @@ __all__ = [
     "channel_number",
     "middle_of_space",
     "values_at",
+    "whole_boxes",
 ]
 
 SPACE = "ZYX"
@@ -188,6 +189,18 @@ def channel_number(channel: str | int | None, names: Sequence[str]) -> int:
     raise ValueError(
         f"Channel is {channel!r}; there are {known}. Give one of those names, or a number from 0."
     )
+
+
+def whole_boxes(space: Sequence[int], n_scenes: int) -> list[Box]:
+    """Return one box per scene that holds all of it.
+
+    Parameters
+    ----------
+    space : sequence of int
+        Size of a scene along its space axes, in pixels.
+    n_scenes : int
+    """
+    return [Box(s, tuple(slice(0, n) for n in space)) for s in range(n_scenes)]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import SPACE, Box, View
+from napari_btn.core.data.image import SPACE, Box, View, whole_boxes
 from napari_btn.core.progress import Progress, drain
 
 if TYPE_CHECKING:
@@ -232,8 +232,7 @@ class Scenes:
 
     def whole(self) -> list[Box]:
         """Return one box per noisy scene."""
-        full = tuple(slice(0, n) for n in self.noisy.space)
-        return [Box(s, full) for s in range(self.noisy.n_scenes)]
+        return whole_boxes(self.noisy.space, self.noisy.n_scenes)
 
     def check_steps(self) -> Step[None]:
         """Check all values; a step.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["coverage_interval"]
+__all__ = ["coverage_interval", "group_intervals"]
 
 # Fewer blocks than this give a standard error that is itself mostly noise.
 FEWEST_GROUPS = 8
@@ -56,6 +56,45 @@ def coverage_interval(
     bounds = [_bootstrap(candidates[b][0][c], candidates[b][1], rng) for c, b in enumerate(best)]
     low, high = np.asarray(bounds, dtype=np.float64).T
     return low, high, errors.max(axis=0)
+
+
+def group_intervals(
+    miss: NDArray[np.bool_],
+    group: NDArray[np.integer[Any]] | None,
+    block: NDArray[np.int64],
+    position: NDArray[np.int64] | None = None,
+    *,
+    block_px: int = 0,
+    seed: int = 0,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return 95 % bounds of the coverage of each group.
+
+    Parameters
+    ----------
+    miss : ndarray of bool, shape (C, n)
+        True where an interval missed.
+    group : ndarray of int, shape (n,), optional
+        Group of each pixel, from 0; -1 for none.
+    block : ndarray of int64, shape (n,)
+    position : ndarray of int, shape (n, 1 + ndim), optional
+    block_px, seed : int
+        As in `coverage_interval`.
+
+    Returns
+    -------
+    low, high : ndarray of float64, shape (C, G)
+        0 and 1 where a group has too few blocks; G is 0 without groups.
+    """
+    group = np.full(miss.shape[1], -1) if group is None else group
+    n_groups = int(group.max(initial=-1)) + 1
+    low, high = np.zeros((len(miss), n_groups)), np.ones((len(miss), n_groups))
+    for g in np.unique(group[group >= 0]):
+        inside = group == g
+        place = None if position is None else position[inside]
+        low[:, g], high[:, g], _ = coverage_interval(
+            miss[:, inside], block[inside], place, block_px=block_px, seed=seed
+        )
+    return low, high
 
 
 def _groupings(

@@ -25,6 +25,7 @@ __all__ = [
     "coverage_curve",
     "inside_map",
     "miscoverage_map",
+    "observations_width",
     "places",
 ]
 
@@ -82,6 +83,36 @@ def by_group(
     missed = np.asarray([np.bincount(group[known], row[known]) for row in miss])
     share = np.divide(missed, counts, out=np.full(missed.shape, np.nan), where=counts > 0)
     return 1 - share, counts / max(group.size, 1)
+
+
+def observations_width(held_out: HeldOut, alpha: float) -> NDArray[np.float64]:
+    """Return the width of the central interval of the observations' error.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Target and observations.
+    alpha : float
+        Miscoverage of the interval, between 0 and 1.
+
+    Returns
+    -------
+    ndarray of float64, shape (C,)
+        In the target's unit; NaN where the observations are unknown, or say nothing of the target.
+    """
+    n_channels = held_out.target.shape[0]
+    out = np.full(n_channels, np.nan)
+    if held_out.observed is None:
+        return out
+    for c in range(n_channels):
+        target, observed = held_out.target[c].astype(np.float64), held_out.observed[c].astype(np.float64)
+        # The observation is regressed on the target: noise in the regressor would shrink the scale.
+        spread = target.var()
+        scale = np.cov(target, observed, bias=True)[0, 1] / spread if spread > 0 else 0.0
+        if scale > 0:
+            low, high = np.quantile(observed / scale - target, (alpha / 2, 1 - alpha / 2))
+            out[c] = high - low
+    return out
 
 
 def places(held_out: HeldOut) -> NDArray[np.float64]:

@@ -13,9 +13,8 @@ from napari_btn.core.calibration.held_out import block_numbers
 from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.evaluation import metrics
-from napari_btn.core.evaluation.bootstrap import coverage_interval
-from napari_btn.core.evaluation.diagnostics import by_group, by_width, places
-from napari_btn.core.evaluation.metrics import ssim
+from napari_btn.core.evaluation.bootstrap import coverage_interval, group_intervals
+from napari_btn.core.evaluation.diagnostics import by_group, by_width, observations_width, places
 from napari_btn.core.progress import Note, drain
 
 if TYPE_CHECKING:
@@ -253,7 +252,9 @@ def report_on(
     width = upper.astype(np.float64) - lower
     bin_width, bin_coverage = by_width(width, miss)
     group_coverage, group_share = by_group(miss, group)
-    group_low, group_high = _group_bounds(miss, group, held_out, block_px, seed)
+    group_low, group_high = group_intervals(
+        miss, group, held_out.block, held_out.position, block_px=block_px, seed=seed
+    )
     losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
     return Report(
         channel_names=names,
@@ -267,7 +268,7 @@ def report_on(
         above=above,
         width=width.mean(axis=-1),
         width_median=np.median(width, axis=-1),
-        width_ratio=width.mean(axis=-1) / _observations_width(held_out, alpha),
+        width_ratio=width.mean(axis=-1) / observations_width(held_out, alpha),
         winkler=metrics.interval_score(target, lower, upper, alpha, axis=-1),
         correlation=metrics.correlation(target, median, axis=-1),
         psnr=metrics.psnr(target, median, axis=-1),
@@ -290,27 +291,6 @@ def report_on(
         group_share=group_share,
         group_name=group_name,
     )
-
-
-def _group_bounds(
-    miss: NDArray[np.bool_],
-    group: NDArray[np.integer[Any]] | None,
-    held_out: HeldOut,
-    block_px: int,
-    seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Bounds of each group's coverage, (C, G): 0 and 1 where it has too few blocks to tell."""
-    group = np.full(miss.shape[1], -1) if group is None else group
-    n_groups = int(group.max(initial=-1)) + 1
-    low, high = np.zeros((len(miss), n_groups)), np.ones((len(miss), n_groups))
-    for g in range(n_groups):
-        inside: NDArray[np.bool_] = group == g
-        if inside.any():
-            place = None if held_out.position is None else held_out.position[inside]
-            low[:, g], high[:, g], _ = coverage_interval(
-                miss[:, inside], held_out.block[inside], place, block_px=block_px, seed=seed
-            )
-    return low, high
 
 
 def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float64], name: str) -> str:
@@ -354,23 +334,6 @@ def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64]) -> tuple[Note, .
             "wanted for a coverage known to +-0.04. Hold out more of the field, or add scenes.",
         ),
     )
-
-
-def _observations_width(held_out: HeldOut, alpha: float) -> NDArray[np.float64]:
-    """Return the width of the central interval of the observations' error, in the target's unit."""
-    n_channels = held_out.target.shape[0]
-    out = np.full(n_channels, np.nan)
-    if held_out.observed is None:
-        return out
-    for c in range(n_channels):
-        target, observed = held_out.target[c].astype(np.float64), held_out.observed[c].astype(np.float64)
-        # The observation is regressed on the target: noise in the regressor would shrink the scale.
-        spread = target.var()
-        scale = np.cov(target, observed, bias=True)[0, 1] / spread if spread > 0 else 0.0
-        if scale > 0:
-            low, high = np.quantile(observed / scale - target, (alpha / 2, 1 - alpha / 2))
-            out[c] = high - low
-    return out
 
 
 def _to_json(value: Any) -> Any:
@@ -470,7 +433,7 @@ def _ssim(
         for c in range(len(truth[0]))
     ]
     per_scene = [
-        [ssim(t[c], m[c], data_range=span[c]) for c in range(len(t))]
+        [metrics.ssim(t[c], m[c], data_range=span[c]) for c in range(len(t))]
         for t, m in zip(truth, median, strict=True)
     ]
     return np.asarray(np.mean(per_scene, 0))

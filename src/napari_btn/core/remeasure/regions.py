@@ -164,7 +164,6 @@ def threshold_regions(
     *,
     smooth_px: float = 1.0,
     min_area_px: int = 16,
-    count: int | None = None,
     pixel_size: float | Sequence[float] | None = None,
     unit: str = "px",
     mask: ArrayLike | None = None,
@@ -181,8 +180,6 @@ def threshold_regions(
         SD of the Gaussian that smooths the score, in pixels; 0 for none.
     min_area_px : int
         Smallest region that is kept, in pixels.
-    count : int, optional
-        Largest number of regions to keep, the best ones.
     pixel_size : float or sequence of float, optional
     unit : str
     mask : array_like, optional
@@ -217,8 +214,7 @@ def threshold_regions(
         member = labels[box] == k
         size = tuple(s.stop - s.start for s in box)
         regions.append(_region(image, tuple(s.start for s in box), size, pixels, unit, member))
-    regions.sort(key=lambda r: (-r.score, r.start))
-    return regions[:count]
+    return sorted(regions, key=lambda r: (-r.score, r.start))
 
 
 def rescore(regions: Sequence[Region], score: ArrayLike, mask: ArrayLike | None = None) -> list[Region]:

@@ -237,10 +237,12 @@ def need_same_shape(name: str, shape: tuple[int, ...], other: str, other_shape: 
 
     Parameters
     ----------
-    name, other : str
-        Names of the two arrays.
-    shape, other_shape : tuple of int
-        Their shapes.
+    name : str
+        Name of the first array.
+    shape : tuple of int
+    other : str
+        Name of the second array.
+    other_shape : tuple of int
     """
     if shape != other_shape:
         raise ValueError(f"{name} has shape {shape}, {other} has {other_shape}; they must match.")

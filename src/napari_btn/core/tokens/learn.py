@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import ndimage
 
-from napari_btn.core.data.image import Box, View, values_at
+from napari_btn.core.data.image import Box, View, values_at, whole_boxes
 from napari_btn.core.tokens.clustering import fit_palette
 from napari_btn.core.tokens.palette import Palette
 from napari_btn.core.tokens.tokens import NO_TOKEN, Tokens
@@ -206,7 +206,7 @@ def assign_steps(
             f"{model.projection.weights.shape[1]} features, the ensemble has {shape[0]} with {shape[1]}. "
             "Learn them again (refit)."
         )
-    whole = [Box(s, tuple(slice(0, n) for n in source.space)) for s in range(source.scenes)]
+    whole = whole_boxes(source.space, source.scenes)
     for progress, tile in source.project(list(model.projection.weights), whole, model.projection.margin):
         if tile is not None:
             points = model.projection.components(tile)
@@ -317,7 +317,7 @@ def _principal(latents: NDArray[np.float32], members: int, smooth_px: float, see
 
 def _boxes(scenes: int, space: tuple[int, ...], rng: np.random.Generator) -> list[Box]:
     """Return the boxes that the fit reads: all of a small image, crops spread evenly over a large one."""
-    whole = [Box(s, tuple(slice(0, n) for n in space)) for s in range(scenes)]
+    whole = whole_boxes(space, scenes)
     total = sum(b.size for b in whole)
     if total <= _FIT_PIXELS:
         return whole

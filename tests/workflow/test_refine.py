@@ -1,4 +1,4 @@
-"""Going on from trained members: nothing that calibrates was ever trained on, and what was gained is told."""
+"""Refinement: calibration pixels were never trained on, and the gain is reported."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 import napari_btn as btn
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.training import processes as training
-from napari_btn.workflow.refine import gentler
+from napari_btn.workflow.inputs import image_for, pair_for
+from napari_btn.workflow.refine import gentler, refine_steps
 
 NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8, dilations=(1, 2, 3))
 TRAIN = btn.TrainSettings(steps=6, batch_size=2, patch_px=16)
@@ -50,14 +51,14 @@ def refined(bundle, noisy=PAIR.noisy[KNOWN], clean=PAIR.clean[KNOWN], **options)
 
 
 def weights(denoiser):
-    return [m.weights[name] for m in denoiser._fitted.members for name in sorted(m.weights)]
+    return [m.weights[name] for m in denoiser.model.networks.members for name in sorted(m.weights)]
 
 
 def same(a, b):
     return all(np.array_equal(x, y) for x, y in zip(weights(a), weights(b), strict=True))
 
 
-def test_windows_train_and_the_gain_is_told(bundle):
+def test_windows_are_trained_on_and_the_gain_is_reported(bundle):
     before = btn.load(bundle)
     denoiser, gain = refined(bundle)
     assert not same(denoiser, before)
@@ -145,8 +146,8 @@ def test_images_that_trained_must_be_split_as_they_were(bundle):
 
 def test_images_of_an_older_bundle_are_refused_for_nobody_knows_their_split(bundle):
     denoiser = btn.load(bundle)
-    del denoiser._fitted.provenance["splits"]
-    with pytest.raises(ValueError, match="isn't known which"):
+    del denoiser.model.learned.provenance["splits"]
+    with pytest.raises(ValueError, match="training pixels are unknown"):
         refined(denoiser)
 
 
@@ -156,15 +157,15 @@ def test_another_pair_fine_tunes(bundle):
     assert gain.windows == 0
     assert denoiser.held_out.position[:, 2].max() < 100
     assert len(denoiser.provenance["splits"]) == 2
-    with pytest.raises(ValueError, match="trained on"):
+    with pytest.raises(ValueError, match="members were trained on these images"):
         denoiser.calibrate(PAIR.noisy[KNOWN], PAIR.clean[KNOWN])
-    with pytest.raises(ValueError, match="trained on"):
+    with pytest.raises(ValueError, match="members were trained on these images"):
         denoiser.calibrate(other.noisy, other.clean)
 
 
 def test_the_image_of_the_windows_cannot_calibrate(bundle):
     denoiser, _ = refined(bundle)
-    with pytest.raises(ValueError, match="trained on"):
+    with pytest.raises(ValueError, match="members were trained on these images"):
         denoiser.calibrate(PAIR.noisy, PAIR.clean)
 
 
@@ -173,9 +174,9 @@ def test_tokens_of_the_old_members_go(bundle, monkeypatch):
     monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 1)
     denoiser = btn.load(bundle)
     denoiser.tokens(PAIR.noisy, 3, executor=Inline())
-    assert denoiser._fitted.tokens is not None
+    assert denoiser.model.tokens is not None
     refined(denoiser)
-    assert denoiser._fitted.tokens is None
+    assert denoiser.model.tokens is None
 
 
 def test_painted_areas_and_their_report_stay_apart_from_windows(tmp_path):
@@ -209,8 +210,29 @@ def test_tokens_are_calibrated_apart_again_and_a_mask_is_asked_for_again(bundle,
     denoiser = btn.load(bundle)
     denoiser.calibrate(PAIR.noisy[KNOWN], groups=3, executor=Inline())
     refined(denoiser)
-    assert denoiser._fitted.grouping.count == 3
+    assert denoiser.model.scores.grouping.count == 3
     denoiser.calibrate(groups=np.ones((48, 120), int), executor=Inline())
     refined(denoiser)
-    assert denoiser._fitted.grouping is None
+    assert denoiser.model.scores.grouping is None
     assert any("Calibrate with groups again" in note.text for note in denoiser.notes)
+
+
+def test_the_step_leaves_the_model_alone_and_returns_another(bundle, unchanged):
+    model = btn.load(bundle).model
+    pair = pair_for(model, PAIR.noisy[KNOWN], PAIR.clean[KNOWN], "CYX")
+    image, compute = image_for(model, PAIR.noisy), Compute(executor=Inline(), workers=2)
+    made, gain = unchanged(model, refine_steps(model, pair, compute, windows=measured(), image=image))
+    assert gain.after is made.calibrated.report
+    assert made.settings is model.settings
+    for old, new in zip(model.networks.members, made.networks.members, strict=True):
+        assert old.number == new.number
+        assert any(not np.array_equal(old.weights[k], new.weights[k]) for k in old.weights)
+    assert "refined" not in model.learned.provenance
+    assert len(made.learned.provenance["refined"]) == 1
+
+
+def test_a_denoiser_is_unchanged_until_the_step_ends(bundle, watched):
+    denoiser = btn.load(bundle)
+    before = watched(denoiser)
+    refined(denoiser)
+    assert denoiser.model is not before

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 import napari_btn as btn
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.networks.family import build
+from napari_btn.core.settings import TokenSettings
 from napari_btn.core.tokens.clustering import adjusted_rand
 from napari_btn.workflow.calibrate import held_out_intervals
+from napari_btn.workflow.inputs import image_for
+from napari_btn.workflow.tokens import tokens_steps
 
 if TYPE_CHECKING:
     from napari_btn.denoiser import Denoiser
@@ -67,7 +70,7 @@ def test_tokens_are_labels_from_one(tokens):
 
 def test_coverage_is_counted_where_held_out_pixels_lie(denoiser, tokens):
     lower, _, upper = held_out_intervals(
-        denoiser._fitted, denoiser.calibration, denoiser.calibration_settings, denoiser.seed
+        denoiser.model.scores, denoiser.calibration, denoiser.calibration_settings, denoiser.seed
     )
     held_out = denoiser.held_out
     inside = (lower <= held_out.target) & (held_out.target <= upper)
@@ -134,7 +137,7 @@ def test_the_bundle_keeps_the_palette(denoiser, tokens, tmp_path):
 
 def test_a_prediction_at_hand_is_used(denoiser, tokens, monkeypatch):
     prediction = denoiser.predict(PAIR.noisy)
-    monkeypatch.setattr(type(denoiser), "predict_steps", None)
+    monkeypatch.setattr("napari_btn.workflow.tokens.predict_steps", None)
     again = denoiser.tokens(PAIR.noisy, n_tokens=12, prediction=prediction)
     for name, column in tokens.table.items():
         np.testing.assert_array_equal(again.table[name], column)
@@ -152,26 +155,23 @@ def test_axes_and_scenes(denoiser, tokens):
 
 
 def test_tiles_and_pools_give_the_same_tokens(denoiser, tokens):
-    fitted = denoiser._fitted
-    tiled = btn.Denoiser.from_settings({**denoiser.settings(), "tiles": {"tile_px": 57, "halo_px": None}})
-    tiled._fitted = replace(fitted)
+    settings = replace(denoiser.model.settings, tiles=btn.TileSettings(tile_px=57))
+    tiled = btn.Denoiser.of(replace(denoiser.model, settings=settings))
     again = tiled.tokens(PAIR.noisy, 12, executor=Inline())
     assert np.mean(again.labels == tokens.labels) > 0.999
 
 
 def test_latents_read_at_pixels_are_those_of_the_whole_image(denoiser):
-    fitted = denoiser._fitted
-    source = EnsembleLatents(
-        View(PAIR.noisy, "CYX"), fitted.members, fitted.blueprint, tiles=btn.TileSettings(tile_px=50)
-    )
+    networks = denoiser.model.networks
+    source = EnsembleLatents(View(PAIR.noisy, "CYX"), networks, Compute(btn.TileSettings(tile_px=50)))
     rng = np.random.default_rng(0)
     positions = np.column_stack([np.zeros(200, int), rng.integers(0, 96, 200), rng.integers(0, 192, 200)])
     found = np.full((2, 200, source.features), np.nan, np.float32)
     for _, part in source.sample(positions):
         if part is not None:
             found[part[0], part[1]] = part[2]
-    for k, member in enumerate(fitted.members):
-        module = build(fitted.blueprint, [(member.number, member.attempt)])
+    for k, member in enumerate(networks.members):
+        module = build(networks.blueprint, [(member.number, member.attempt)])
         module.load_state_dict({n: torch.from_numpy(np.array(v)) for n, v in member.weights.items()})
         with torch.inference_mode():
             whole = torch.cat([f[0, 0] for f in module.latents(torch.from_numpy(PAIR.noisy[None]))]).numpy()
@@ -181,10 +181,10 @@ def test_latents_read_at_pixels_are_those_of_the_whole_image(denoiser):
 
 
 def test_projections_are_the_sum_over_members(denoiser):
-    fitted = denoiser._fitted
-    source = EnsembleLatents(View(PAIR.noisy, "CYX"), fitted.members, fitted.blueprint)
+    networks = denoiser.model.networks
+    source = EnsembleLatents(View(PAIR.noisy, "CYX"), networks, Compute())
     rng = np.random.default_rng(0)
-    weights = [rng.normal(size=(source.features, 3)).astype(np.float32) for _ in fitted.members]
+    weights = [rng.normal(size=(source.features, 3)).astype(np.float32) for _ in networks.members]
     box = Box(0, (slice(10, 40), slice(20, 90)))
     made = [t for _, t in source.project(weights, [box], 4) if t is not None]
     positions = np.column_stack([np.zeros(50, int), rng.integers(10, 40, 50), rng.integers(20, 90, 50)])
@@ -214,16 +214,15 @@ def test_seeds_agree_on_five_tokens(denoiser, monkeypatch):
     made = []
     prediction = denoiser.predict(PAIR.noisy)
     for seed in range(3):
-        other = btn.Denoiser.from_settings({**denoiser.settings(), "seed": seed})
-        other._fitted = replace(denoiser._fitted, tokens=None)
+        settings = replace(denoiser.model.settings, seed=seed)
+        other = btn.Denoiser.of(replace(denoiser.model, settings=settings, tokens=None))
         made.append(other.tokens(PAIR.noisy, 5, prediction=prediction).labels)
     assert np.median([adjusted_rand(made[a], made[b]) for a, b in ((0, 1), (0, 2), (1, 2))]) >= 0.8
 
 
 @pytest.mark.parametrize("method", ["mixture", "hdbscan"])
 def test_other_ways_of_clustering_are_kept_in_the_bundle(denoiser, tmp_path, method):
-    other = btn.Denoiser.from_settings(denoiser.settings())
-    other._fitted = denoiser._fitted
+    other = btn.Denoiser.of(denoiser.model)
     tokens = other.tokens(PAIR.noisy, 6, method=method)
     assert tokens.provenance["tokens"]["method"] == method
     unseen = btn.samples.edx(seed=3, size=(70, 90)).noisy
@@ -248,3 +247,25 @@ def test_wrong_calls_are_refused(denoiser):
         denoiser.tokens(PAIR.noisy, valid=np.ones((3, 3), bool))
     with pytest.raises(ValueError, match="not trained"):
         btn.Denoiser().tokens(PAIR.noisy)
+
+
+def test_the_step_leaves_the_model_alone_and_returns_one_with_the_palette(denoiser, unchanged):
+    model, compute = replace(denoiser.model, tokens=None), Compute(executor=Inline())
+    image = image_for(model, PAIR.noisy)
+    step = tokens_steps(model, image, compute, TokenSettings(n_tokens=6))
+    made, tokens = unchanged(model, step)
+    assert model.tokens is None
+    assert made.tokens is not None
+    for part in ("settings", "learned", "scores", "calibrated"):
+        assert getattr(made, part) is getattr(model, part)
+    again, same = unchanged(made, tokens_steps(made, image, compute, TokenSettings(n_tokens=6)))
+    assert again.tokens is made.tokens
+    np.testing.assert_array_equal(same.labels, tokens.labels)
+
+
+def test_a_denoiser_is_unchanged_until_the_step_ends(denoiser, watched):
+    other = btn.Denoiser.of(replace(denoiser.model, tokens=None))
+    before = watched(other)
+    other.tokens(PAIR.noisy, 4, executor=Inline())
+    assert before.tokens is None
+    assert other.model.tokens is not None

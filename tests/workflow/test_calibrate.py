@@ -1,8 +1,9 @@
-"""Groups calibrated apart, through `Denoiser`: tokens or a mask, kept in the bundle, applied and reported."""
+"""Groups calibrated separately through `Denoiser`: tokens or a mask, saved, applied and reported."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from click.testing import CliRunner
 import napari_btn as btn
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core.compute.pool import Inline
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.training import processes as training
+from napari_btn.workflow.calibrate import calibrate_steps
+from napari_btn.workflow.inputs import pair_for
 
 NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8)
 TRAIN = btn.TrainSettings(steps=6, batch_size=2, patch_px=16)
@@ -91,8 +94,7 @@ def test_a_rare_phase_is_covered_when_it_is_calibrated_apart(together):
     rare = mask[place] == 2
     inside = (lower <= before.target) & (before.target <= upper)
     plain = inside[2, rare].mean()
-    made = btn.Denoiser.from_settings(together.settings())
-    made._fitted = together._fitted
+    made = btn.Denoiser.of(together.model)
     made.calibrate(groups=mask)
     assert plain < 0.8
     assert made.report.group_coverage[2, 1] > plain + 0.03
@@ -131,7 +133,7 @@ def test_tokens_can_be_asked_for_later_with_the_image_alone(together, apart, tmp
     later = btn.load(tmp_path / "plain.btn")
     with pytest.raises(ValueError, match="give their image"):
         later.calibrate(groups=3)
-    with pytest.raises(ValueError, match="is not the one that the held-out scores come from"):
+    with pytest.raises(ValueError, match="come from another image than this one"):
         later.calibrate(PAIR.noisy + 1, groups=3)
     later.calibrate(PAIR.noisy, groups=3)
     np.testing.assert_array_equal(later.predict(PAIR.noisy).upper, apart.predict(PAIR.noisy).upper)
@@ -231,3 +233,37 @@ def test_the_command_line_splits_as_asked(tmp_path, monkeypatch):
         done = CliRunner().invoke(main, ["train", noisy, clean, "-o", str(out), *small, *asked])
         assert done.exit_code == 0, done.output
         assert check(btn.load(out).held_out.position)
+
+
+# ---------------------------------------------------------------- steps and models
+
+
+@pytest.mark.parametrize("change", ["level", "tokens", "mask", "other images"])
+def test_the_step_leaves_the_model_alone_and_returns_another(together, unchanged, change):
+    model, compute = together.model, Compute(executor=Inline())
+    settings, pair, groups = model.settings, None, None
+    if change == "level":
+        settings = replace(settings, alpha=0.3)
+    elif change == "tokens":
+        groups, pair = 3, pair_for(model, PAIR.noisy, None, "CYX")
+    elif change == "mask":
+        groups = 1 + (PAIR.noisy[2] > np.median(PAIR.noisy[2])).astype(int)
+    else:
+        other = samples.edx(seed=9, size=(40, 64))
+        pair = pair_for(model, other.noisy, other.clean, "CYX")
+    made = unchanged(model, calibrate_steps(model, compute, settings, pair=pair, groups=groups))
+    assert made is not model
+    assert made.networks is model.networks  # it never trains
+    assert made.calibrated is not model.calibrated
+    assert made.settings.alpha == settings.alpha
+    assert (made.scores.grouping is not None) == (change in ("tokens", "mask"))
+    assert (made.scores.held_out is model.scores.held_out) == (change != "other images")
+
+
+def test_a_denoiser_is_unchanged_until_the_step_ends(together, watched):
+    made = btn.Denoiser.of(together.model)
+    before = watched(made)
+    made.calibrate(PAIR.noisy, axes="CYX", alpha=0.3, groups=3, executor=Inline())
+    assert made.model is not before
+    assert made.alpha == 0.3
+    assert made.calibration_settings.groups == 3

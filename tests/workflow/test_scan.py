@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core.compute.pool import Inline
-from napari_btn.workflow.scan import Scan, ScanRow, scan_steps
+from napari_btn.core.compute.pool import Compute, Inline, compute_for
+from napari_btn.core.settings import PRESETS, EnsembleSettings
+from napari_btn.workflow.scan import Scan, ScanRow, grid_of, scan_steps
 
 
 def drain(steps):
@@ -23,8 +26,9 @@ def drain(steps):
 
 def test_every_kind_of_the_grid_gets_a_row():
     pair = samples.edx(seed=0, size=(48, 160))
-    steps = scan_steps(pair, depths=(2, 4), channels=(2,), dilations=(1, 3), steps=4, executor=Inline())
-    made, seen = drain(steps)
+    settings = EnsembleSettings("quick", members=1, train=replace(PRESETS["quick"], steps=4))
+    compute = compute_for("auto", 1, executor=Inline())
+    made, seen = drain(scan_steps(pair, grid_of((2, 4), (2,), (1, 3)), settings, compute))
     kinds = [(row.depth, row.channels, row.max_dilation, row.receptive_field) for row in made.rows]
     assert kinds == [(2, 2, 1, 2), (2, 2, 3, 3), (4, 2, 1, 4), (4, 2, 3, 7)]
     assert made.rows[2].parameters > made.rows[0].parameters
@@ -40,7 +44,7 @@ def test_every_kind_of_the_grid_gets_a_row():
 
 def test_an_empty_grid_is_refused():
     with pytest.raises(ValueError, match="nothing to scan"):
-        next(scan_steps(samples.edx(size=(48, 96)), depths=()))
+        next(scan_steps(samples.edx(size=(48, 96)), grid_of(depths=()), EnsembleSettings(), Compute()))
 
 
 def test_the_command_prints_a_table_and_draws(tmp_path):
