@@ -22,6 +22,9 @@ from benchmarks.table import Bar, Result, main
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_btn.core.data.pairs import Pair
+    from napari_btn.core.settings import EnsembleSettings
+
 FORM_S = 5.0  # seconds at the form before the click on Train
 
 
@@ -138,11 +141,11 @@ def training(tiny: bool) -> dict[str, Any]:
     # not counted, because the first round starts workers and loads libraries
     for counted, steps in [(False, 4), *[(True, 4 if tiny else 100)] * (1 if tiny else 3)]:
         _set(dock, members=2, steps=steps)
-        pair, settings = dock.view.pair.inputs.pair(), dock.view.form.settings()
+        pair, settings = dock.view.pair.inputs.pair, dock.view.form.settings()
         began = time.perf_counter()
-        _headless(settings, pair)
+        _headless(pair, settings, dock.session.device)
         alone = time.perf_counter() - began
-        before = dock.session.denoiser
+        before = dock.session.model
         gap, began = 0.0, time.perf_counter()
         last = began
         dock.view.train.click()
@@ -151,11 +154,11 @@ def training(tiny: bool) -> dict[str, Any]:
             nonlocal gap, last
             now = time.perf_counter()
             gap, last = max(gap, now - last), now
-            return dock.session.denoiser is not before or not dock.busy
+            return dock.session.model is not before or not dock.busy
 
         _wait(done, 900)
         seen = time.perf_counter() - began
-        assert dock.session.denoiser is not before, dock.view.message.notes
+        assert dock.session.model is not before, dock.view.message.notes
         _wait(lambda: not dock.busy, 300)
         if counted:
             headless.append(alone)
@@ -164,10 +167,11 @@ def training(tiny: bool) -> dict[str, Any]:
     return {"headless": statistics.median(headless), "window": statistics.median(window), "gap": max(gaps)}
 
 
-def _headless(settings: dict[str, Any], pair: dict[str, Any]) -> None:
-    from napari_btn import Denoiser
+def _headless(pair: Pair, settings: EnsembleSettings, device: str) -> None:
+    from napari_btn.core.progress import drain
+    from napari_btn.widgets.shared import engine
 
-    Denoiser(**settings).fit(**pair)
+    drain(engine.fit_steps(pair, settings, engine.compute_on(device, settings)))
 
 
 def sliders(tiny: bool) -> dict[str, Any]:
@@ -226,7 +230,7 @@ def _with_result(side: int, name: str) -> Any:
     prediction = denoiser.predict(source.data, axes=source.axes)
     show_prediction(viewer, prediction, source, clean=clean)
     session = session_of(viewer)
-    session.denoiser = denoiser
+    session.model = denoiser.model
     session.source = Image(source.data, source.axes, names, source.pixel_size, source.unit, source.name)
     session.prediction = prediction
     dock = _open(viewer, name)

@@ -18,16 +18,19 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.core.tokens.tokens import Tokens
-    from napari_btn.denoiser import Denoiser
+    from napari_btn.model import Model
 
 __all__ = ["Session", "StagePlaces", "Threshold", "Training", "session_of"]
 
 _STALE_AFTER: dict[str, tuple[str, ...]] = {
-    "denoiser": ("prediction", "tokens", "regions"),
+    "model": ("prediction", "tokens", "regions"),
     "source": ("prediction", "tokens", "regions"),
     "prediction": ("tokens", "regions"),
 }
 """Attributes that are cleared when an attribute is set, because they depend on it."""
+
+_TRAINED = ("settings", "learned", "scores", "calibrated")
+"""Parts of a model that results depend on; the palette of tokens is not among them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class Threshold:
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """The images that a denoiser was trained on.
+    """The images that a model was trained on.
 
     Parameters
     ----------
@@ -98,7 +101,8 @@ class Session:
     changed = Signal(str)
 
     def __init__(self) -> None:
-        self._denoiser: Denoiser | None = None
+        self._model: Model | None = None
+        self._device = "auto"
         self._source: Image | None = None
         self._prediction: Prediction | None = None
         self._tokens: Tokens | None = None
@@ -108,17 +112,26 @@ class Session:
         self._stage: StagePlaces | None = None
 
     @property
-    def denoiser(self) -> Denoiser | None:
-        """Trained or loaded denoiser; setting it clears prediction, tokens and regions."""
-        return self._denoiser
+    def model(self) -> Model | None:
+        """Trained or loaded model; setting it clears prediction, tokens and regions."""
+        return self._model
 
-    @denoiser.setter
-    def denoiser(self, denoiser: Denoiser | None) -> None:
-        self._set("denoiser", denoiser)
+    @model.setter
+    def model(self, model: Model | None) -> None:
+        self._set("model", model)
+
+    @property
+    def device(self) -> str:
+        """Device that steps run on: "auto", "cpu", "cuda", "cuda:1" or "mps"."""
+        return self._device
+
+    @device.setter
+    def device(self, device: str) -> None:
+        self._set("device", device)
 
     @property
     def training(self) -> Training | None:
-        """Training images of the denoiser; None if unknown, e.g. of a loaded one."""
+        """Training images of the model; None if unknown, e.g. of a loaded one."""
         return self._training
 
     @training.setter
@@ -141,9 +154,9 @@ class Session:
 
     @prediction.setter
     def prediction(self, prediction: Prediction | None) -> None:
-        if prediction is not None and (self._denoiser is None or self._source is None):
+        if prediction is not None and (self._model is None or self._source is None):
             raise ValueError(
-                "A prediction came without its denoiser and source; it needs both. Set those first."
+                "A prediction came without its model and source; it needs both. Set those first."
             )
         self._set("prediction", prediction)
 
@@ -154,10 +167,30 @@ class Session:
 
     @tokens.setter
     def tokens(self, tokens: Tokens | None) -> None:
-        if tokens is not None and (self._denoiser is None or self._source is None):
-            raise ValueError(
-                "Tokens came without their denoiser and source; they need both. Set those first."
-            )
+        if tokens is not None and (self._model is None or self._source is None):
+            raise ValueError("Tokens came without their model and source; they need both. Set those first.")
+        self._set("tokens", tokens)
+
+    def take_tokens(self, model: Model, tokens: Tokens) -> None:
+        """Store tokens together with the model that holds their palette; nothing else becomes stale.
+
+        Parameters
+        ----------
+        model : Model
+            The session's model, with another palette at most.
+        tokens : Tokens
+            Tokens of the source.
+
+        Raises
+        ------
+        ValueError
+            If the networks or the calibration are not those of the session, or there is no source.
+        """
+        if any(getattr(model, part) is not getattr(self._model, part, None) for part in _TRAINED):
+            raise ValueError("Tokens came with other networks than those of the session. Find them again.")
+        if self._source is None:
+            raise ValueError("Tokens came without their source. Set that first.")
+        self._model = model
         self._set("tokens", tokens)
 
     @property

@@ -1,172 +1,162 @@
-"""A denoiser that learns nothing in no time, and a viewer without a window."""
+"""A really trained tiny model, steps with controlled timing and results, and a viewer without a window."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from napari_btn.core.progress import Note, Progress
-from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TrainSettings
+from napari_btn.core.calibration.prediction import Prediction
+from napari_btn.core.progress import Note, Progress, drain
+from napari_btn.core.settings import EnsembleSettings, NetworkSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Generator, Iterator
 
     from napari.components import ViewerModel
     from pytestqt.qtbot import QtBot
 
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.image import Image
+    from napari_btn.core.data.pairs import Pair
+    from napari_btn.model import Model
     from napari_btn.widgets.denoise.dock import DenoiseWidget
 
 
-class FakeReport(SimpleNamespace):
-    """A report by its attributes alone."""
+@pytest.fixture(scope="session")
+def tiny_model() -> Model:
+    """A model that was trained for a second on three channels, Si, Al and Fe, in 2D."""
+    from napari_btn import samples
+    from napari_btn.core.compute.pool import Compute, Inline
+    from napari_btn.workflow.fit import fit_steps
+
+    settings = EnsembleSettings(
+        "quick",
+        members=1,
+        network=NetworkSettings(depth=2, channels=2, inputs=2, dilations=(1, 2)),
+        train=TrainSettings(steps=4, patch_px=16),
+    )
+    return drain(fit_steps(samples.edx(seed=0, size=(64, 160)), settings, Compute(executor=Inline())))
 
 
-def fake_report(alpha: float, names: tuple[str, ...]) -> FakeReport:
-    n = len(names)
-    ones = np.ones(n)
-    return FakeReport(
+def with_report(model: Model, **changes: Any) -> Model:
+    """Return a model with round numbers in its report."""
+    names, alpha = model.channel_names, model.settings.alpha
+    ones = np.ones(len(names))
+    report = replace(
+        model.calibrated.report,
         channel_names=names,
         alpha=alpha,
-        covers="clean",
         coverage=(1 - alpha) * ones,
         coverage_low=(1 - alpha - 0.02) * ones,
-        coverage_high=np.full(n, np.nan),
+        coverage_high=np.full(len(names), np.nan),
         width=0.25 * ones,
         correlation=0.9 * ones,
-        n_blocks=np.full(n, 24),
+        n_blocks=np.full(len(names), 24),
         block_px=16,
-        group_coverage=np.empty((n, 0)),
         warnings=(Note("amber", "Few blocks."), Note("red", "Overlap <here>.")),
     )
+    return replace(model, calibrated=replace(model.calibrated, report=replace(report, **changes)))
 
 
-class FakeDenoiser:
-    """The interface of a Denoiser; "training" sleeps."""
+@pytest.fixture
+def make_model(tiny_model: Model) -> Callable[..., Model]:
+    """Make the tiny model with round numbers in its report."""
+    return partial(with_report, tiny_model)
 
-    pause_s = 0.01
-    updates = 20
-    preview_every = 5
-    fail: Exception | None = None
-    notes_of_check: tuple[Note, ...] = ()
-    shift: tuple[float, ...] | None = (0.0, 0.0)
-    resumed: Any = None
-    prepared = 0
-    updated = 0
-    before_update: Any = None
-    given: Any = None
-    calibrated: Any = None
 
-    def __init__(
-        self,
-        preset: str = "standard",
-        *,
-        members: int = 10,
-        alpha: float = 0.1,
-        supervision: str = "pair",
-        seed: int = 0,
-        device: str = "auto",
-        network: NetworkSettings | None = None,
-        train: TrainSettings | None = None,
-        calibration: CalibrationSettings | None = None,
-    ) -> None:
-        self.preset, self.members, self.alpha, self.seed = preset, members, alpha, seed
-        self.network, self.train = network or NetworkSettings(), train or TrainSettings()
-        self.calibration_settings = calibration or CalibrationSettings()
-        self.channel_names: tuple[str, ...] = ()
-        self.pixel_size: tuple[float, ...] | None = None
-        self.unit = "px"
-        self.report: FakeReport | None = None
-        self.losses: dict[int, tuple[float, ...]] = {}
+class FakeEngine:
+    """Steps that compute nothing, return real models, and record their arguments; "training" sleeps."""
 
-    def check(self, noisy: Any, clean: Any, **given: Any) -> SimpleNamespace:
-        if min(noisy.shape[-2:]) < 16:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.pause_s, self.updates, self.preview_every = 0.01, 20, 5
+        self.fail: Exception | None = None
+        self.before_update: Callable[[], None] | None = None
+        self.notes: tuple[Note, ...] = ()
+        self.shift: tuple[float, ...] | None = (0.0, 0.0)
+        self.prepared = self.updated = 0
+        self.resumed: Any = None
+        self.pair: Pair | None = None
+        self.regions: Any = None
+        self.calibrated_on: Pair | None = None
+
+    def plan_of(self, pair: Pair, settings: EnsembleSettings, regions: Any = None) -> SimpleNamespace:
+        if min(pair.noisy.shape[-2:]) < 16:
             raise ValueError("The image is too small for the split. Give a larger one.")
-        return SimpleNamespace(notes=self.notes_of_check, shift=self.shift, receptive_field=5)
+        return SimpleNamespace(notes=self.notes, shift=self.shift)
 
-    def prepare(self) -> None:
-        type(self).prepared += 1
-
-    def estimate(self, shape: tuple[int, ...], axes: str) -> SimpleNamespace:
-        return SimpleNamespace(seconds=1.0, bytes=10, note=f"About 1 s for {axes}")
+    def prepare(self, compute: Compute) -> None:
+        self.prepared += 1
 
     def fit_steps(
         self,
-        noisy: Any,
-        clean: Any,
+        pair: Pair,
+        settings: EnsembleSettings,
+        compute: Compute,
         *,
-        axes: str,
-        channel_names: tuple[str, ...] | None,
-        pixel_size: tuple[float, ...] | None,
-        unit: str,
+        regions: Any = None,
         resume: Any = (),
         preview_every: float = 0.0,
-        **given: Any,
-    ) -> Generator[Progress, None, FakeDenoiser]:
-        type(self).resumed, type(self).given = resume, given
-        clean_array = np.asarray(clean, np.float32)
+    ) -> Generator[Progress, None, Model]:
+        self.pair, self.regions, self.resumed = pair, regions, resume
+        clean = np.asarray(pair.clean, np.float32)
         for step in range(self.updates):
             if self.before_update is not None:
                 self.before_update()
-            type(self).updated += 1
+            self.updated += 1
             time.sleep(self.pause_s)
-            losses = tuple((m, step, 1.0 / (step + 1)) for m in range(self.members))
             yield Progress(
                 step,
                 self.updates,
-                f"Member 1 of {self.members}",
-                preview=clean_array if step % self.preview_every == self.preview_every - 1 else None,
-                losses=losses,
-                checkpoint=("member 0",) if step > 10 else None,
+                f"Member 1 of {settings.members}",
+                preview=clean if step % self.preview_every == self.preview_every - 1 else None,
+                losses=tuple((m, step, 1.0 / (step + 1)) for m in range(settings.members)),
+                checkpoint=("member 0",) if step > 10 else None,  # type: ignore[arg-type]
             )
             if self.fail is not None and step == 3:
                 raise self.fail
-        n = clean_array.shape[axes.index("C")] if "C" in axes else 1
-        self.channel_names = tuple(channel_names or (str(i) for i in range(n)))
-        self.pixel_size, self.unit = pixel_size, unit
-        self.report = fake_report(self.alpha, self.channel_names)
-        self.losses = {0: tuple(1.0 / (s + 1) for s in range(self.updates))}
-        return self
+        learned = replace(
+            self.model.learned,
+            channel_names=pair.views.channel_names,
+            pixel_size=pair.pixel_size,
+            unit=pair.unit,
+            losses={0: tuple(1.0 / (s + 1) for s in range(self.updates))},
+        )
+        return with_report(replace(self.model, settings=settings, learned=learned))
 
     def calibrate_steps(
-        self,
-        noisy: Any = None,
-        clean: Any = None,
-        *,
-        alpha: float,
-        settings: CalibrationSettings,
-        axes: str | None = None,
-        **given: Any,
-    ) -> Generator[Progress, None, FakeDenoiser]:
+        self, model: Model, compute: Compute, settings: EnsembleSettings, *, pair: Pair | None = None
+    ) -> Generator[Progress, None, Model]:
         yield Progress(0, 1)
-        type(self).calibrated = {"noisy": noisy, "clean": clean, "axes": axes, **given}
-        self.alpha, self.calibration_settings = alpha, settings
-        self.report = fake_report(alpha, self.channel_names)
-        return self
+        self.calibrated_on = pair
+        return with_report(replace(model, settings=settings))
 
     def predict_steps(
-        self, noisy: Any, axes: str | None = None, valid: Any = None
-    ) -> Generator[Progress, None, SimpleNamespace]:
+        self, model: Model, image: Image, compute: Compute, *, valid: Any = None
+    ) -> Generator[Progress, None, Prediction]:
         yield Progress(0, 1, "Tile 1 of 1")
-        array = np.asarray(noisy, np.float32)
-        return SimpleNamespace(
-            lower=array - 0.5,
-            median=array,
-            upper=array + 0.5,
-            width=np.ones_like(array),
-            axes=axes or "CYX"[-array.ndim :],
-            channel_names=self.channel_names,
-            covers="clean",
-            alpha=self.alpha,
-            provenance={"alpha": self.alpha, "seed": self.seed},
+        array, alpha = np.asarray(image.data, np.float32), model.settings.alpha
+        return Prediction(
+            array - 0.5,
+            array,
+            array + 0.5,
+            np.zeros_like(array),
+            None,
+            model.settings.levels,
+            image.view.axes,
+            model.channel_names,
+            image.pixel_size,
+            image.unit or "px",
+            alpha,
+            "clean",
+            provenance={"alpha": alpha, "seed": model.settings.seed},
         )
-
-    def save(self, path: Path) -> None:
-        path.write_text("trained")
 
 
 @pytest.fixture(autouse=True)
@@ -176,20 +166,13 @@ def _long_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def denoiser_class(monkeypatch: pytest.MonkeyPatch) -> type[FakeDenoiser]:
-    """The fake, in the place of the real denoiser, as a class of its own."""
-    fake = type("Denoiser", (FakeDenoiser,), {})
+def steps(monkeypatch: pytest.MonkeyPatch, tiny_model: Model) -> FakeEngine:
+    """The fake, in the place of the steps that a Denoise dock runs."""
+    from napari_btn.widgets.shared import engine
 
-    def load(path: object) -> FakeDenoiser:
-        if "damaged" in str(path):
-            raise ValueError(f"{path} is damaged. Save it again.")
-        denoiser = fake("quick", members=3, alpha=0.2)
-        denoiser.channel_names = ("Si", "Al", "Fe")
-        denoiser.report = fake_report(0.2, denoiser.channel_names)
-        return denoiser
-
-    module = SimpleNamespace(Denoiser=fake, load=load)
-    monkeypatch.setattr("napari_btn.widgets.denoise.dock.engine", lambda: module)
+    fake = FakeEngine(tiny_model)
+    for name in ("plan_of", "prepare", "fit_steps", "calibrate_steps", "predict_steps"):
+        monkeypatch.setattr(engine, name, getattr(fake, name))
     return fake
 
 
@@ -202,8 +185,8 @@ def viewer(qapp: object) -> ViewerModel:
 
 
 @pytest.fixture
-def dock(viewer: ViewerModel, denoiser_class: type[FakeDenoiser], qtbot: QtBot) -> Iterator[DenoiseWidget]:
-    """A Denoise dock on an empty viewer with the fake denoiser."""
+def dock(viewer: ViewerModel, steps: FakeEngine, qtbot: QtBot) -> Iterator[DenoiseWidget]:
+    """A Denoise dock on an empty viewer with fake steps."""
     from napari_btn.widgets.denoise.dock import DenoiseWidget
 
     widget = DenoiseWidget(viewer)

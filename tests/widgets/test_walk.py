@@ -85,14 +85,14 @@ def test_the_whole_workflow_in_a_window(
     again.view.loop.measured.pick(viewer.add_image(truth, name="measured again", scale=(1, 0.5, 0.5)))
     again.view.table.clearSelection()
     again.view.loop.put.click()
-    before, old = session.denoiser, np.array(viewer.layers["wide median"].data)
+    before, old = session.model, np.array(viewer.layers["wide median"].data)
     assert again.view.loop.go.isEnabled(), again.view.loop.go.toolTip()
     again.view.loop.go.click()
     qtbot.waitUntil(
         lambda: bool(again.view.loop.gain.notes) or bool(again.view.message.notes), timeout=240_000
     )
     assert len(again.view.loop.gain.notes) == 4, again.view.message.notes
-    assert session.denoiser is not before
+    assert session.model is not before
     new = np.array(viewer.layers["wide median"].data)
     assert np.square(new - truth).mean() < np.square(old - truth).mean()
     assert read_layer(viewer.layers["wide median"]).axes == "CYX"

@@ -53,7 +53,7 @@ def test_a_walk_with_real_networks_from_a_dask_and_a_multiscale_layer(
     assert np.isfinite(median.data).all()
     assert (viewer.layers["edx noisy upper"].data >= median.data).all()
     assert viewer.layers["edx noisy width"].data.min() >= 0
-    assert dock.session.denoiser.report is not None
+    assert dock.session.model is not None
     assert "Fe" in dock.view.report.text()
     pixels = viewer.screenshot(canvas_only=True, flash=False)
     assert pixels[..., :3].std() > 1
@@ -85,23 +85,29 @@ def test_a_walk_with_a_volume(make_napari_viewer: Callable[..., Any], qtbot: QtB
     assert (viewer.layers["xct noisy upper"].data >= median.data).all()
     assert viewer.dims.ndim == 3
     assert viewer.dims.nsteps[0] == 18
-    assert dock.session.denoiser.pixel_size == (2.0, 2.0, 2.0)
+    assert dock.session.model.learned.pixel_size == (2.0, 2.0, 2.0)
 
 
-def test_opening_the_dock_loads_no_torch() -> None:
+def test_opening_docks_loads_no_torch() -> None:
     code = (
-        "import sys, napari_btn.widgets.denoise.dock, napari_btn.widgets.shared.layers as layers\n"
+        "import sys, napari_btn.widgets.shared.layers as layers\n"
         "from napari.components import ViewerModel\n"
+        "from napari_btn.widgets.denoise.dock import DenoiseWidget\n"
+        "from napari_btn.widgets.remeasure.dock import RemeasureWidget\n"
+        "from napari_btn.widgets.tokens.dock import TokensWidget\n"
+        "from napari_btn.widgets.uncertainty.dock import UncertaintyWidget\n"
         "from qtpy.QtWidgets import QApplication\n"
         "app = QApplication([])\n"
         "viewer = ViewerModel()\n"
         "[viewer.add_image(data, **arguments) for data, arguments, _ in layers.sample_edx()]\n"
-        "dock = napari_btn.widgets.denoise.dock.DenoiseWidget(viewer)\n"
+        "others = [make(viewer) for make in (RemeasureWidget, TokensWidget, UncertaintyWidget)]\n"
+        "assert not [name for name in sys.modules if name.startswith('napari_btn.workflow.')]\n"
+        "dock = DenoiseWidget(viewer)\n"
         "assert dock.view.train.isEnabled(), dock.view.train.toolTip()\n"
         "assert dock.view.estimate.text()\n"
         "assert 'torch' not in sys.modules\n"
         "assert 'sklearn' not in sys.modules\n"
-        "dock.leave()\n"
+        "[each.leave() for each in (dock, *others)]\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=240
@@ -110,7 +116,7 @@ def test_opening_the_dock_loads_no_torch() -> None:
 
 
 def test_the_window_stays_responsive_while_training(
-    make_napari_viewer: Callable[..., Any], qtbot: QtBot, denoiser_class: Any
+    make_napari_viewer: Callable[..., Any], qtbot: QtBot, steps: Any
 ) -> None:
     """Its timer ticks before each update; `benchmarks.screen` measures how long a tick may take."""
     viewer = make_napari_viewer(show=True)
@@ -119,29 +125,29 @@ def test_the_window_stays_responsive_while_training(
     timer.timeout.connect(ticked.set)
     timer.start(10)
 
-    def wait_for_a_tick(denoiser: object) -> None:
+    def wait_for_a_tick() -> None:
         ticked.clear()
         if not ticked.wait(60):
             raise TimeoutError("the window stood still")
 
-    denoiser_class.before_update = wait_for_a_tick
-    denoiser_class.updates, denoiser_class.preview_every = 100, 20
-    before = dock.session.denoiser
+    steps.before_update = wait_for_a_tick
+    steps.updates, steps.preview_every = 100, 20
+    before = dock.session.model
     dock.view.train.click()
     qtbot.waitUntil(lambda: not dock.busy)
     timer.stop()
-    assert dock.session.denoiser is not before, dock.view.message.notes
-    assert denoiser_class.updated == 100
+    assert dock.session.model is not before, dock.view.message.notes
+    assert steps.updated == 100
     assert "edx noisy median" in viewer.layers
 
 
 @pytest.mark.parametrize("what", ["dock", "viewer"])
 def test_closing_in_mid_training_ends_it(
-    make_napari_viewer: Callable[..., Any], qtbot: QtBot, denoiser_class: Any, what: str
+    make_napari_viewer: Callable[..., Any], qtbot: QtBot, steps: Any, what: str
 ) -> None:
     viewer = make_napari_viewer(show=True)
     dock = open_dock(viewer)
-    denoiser_class.updates = 10**6
+    steps.updates = 10**6
     dock.view.train.click()
     qtbot.waitUntil(lambda: bool(dock.view.chart.losses))
     work = dock.lifetime.runs["work"]

@@ -153,7 +153,7 @@ def show_demo(demo: Demo) -> None:
     """
     from napari_btn.widgets.viewer import open_result
 
-    open_result(demo.pair, demo.denoiser, demo.prediction)
+    open_result(demo.pair, demo.denoiser.model, demo.prediction)
 
 
 def no_window() -> str:

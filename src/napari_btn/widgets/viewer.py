@@ -13,21 +13,19 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.data.pairs import Pair
-    from napari_btn.denoiser import Denoiser
+    from napari_btn.model import Model
 
 __all__ = ["open_result"]
 
 
-def open_result(
-    pair: Pair, denoiser: Denoiser, prediction: Prediction, *, wait: bool = True
-) -> napari.Viewer:
-    """Open napari with a pair, the maps made from it, and the Denoise dock that knows the denoiser.
+def open_result(pair: Pair, model: Model, prediction: Prediction, *, wait: bool = True) -> napari.Viewer:
+    """Open napari with a pair, the maps made from it, and the Denoise dock that knows the model.
 
     Parameters
     ----------
     pair : Pair
         Noisy and clean image.
-    denoiser : Denoiser
+    model : Model
         Trained on it.
     prediction : Prediction
         Of its noisy image.
@@ -45,7 +43,7 @@ def open_result(
     viewer = napari.Viewer(title="napari-btn")
     noisy, clean = (viewer.add_layer(Layer.create(*layer)) for layer in pair_layers(pair))
     session = session_of(viewer)
-    session.denoiser, session.training = denoiser, Training(pair)
+    session.model, session.training = model, Training(pair)
     viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
     show_prediction(viewer, prediction, read_layer(noisy), clean=clean)
     viewer.dims.set_current_step(0, 0)

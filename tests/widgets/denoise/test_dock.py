@@ -1,4 +1,4 @@
-"""The Denoise dock with a fake denoiser: what it runs, shows and keeps."""
+"""The Denoise dock with fake steps: what it runs, shows and keeps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
+from napari_btn.model import save_model
+
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from pytestqt.qtbot import QtBot
 
+    from napari_btn.model import Model
     from napari_btn.widgets.denoise.dock import DenoiseWidget
 
 PLACED = {"axis_labels": ("c", "y", "x"), "scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um")}
@@ -84,9 +87,9 @@ def test_training_ends_in_layers_with_scale_units_and_provenance(
 
 
 def test_a_deleted_preview_is_not_added_again(
-    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
 ) -> None:
-    denoiser_class.updates = 10**6
+    steps.updates = 10**6
     ready.view.train.click()
     qtbot.waitUntil(lambda: "soil noisy preview" in viewer.layers)
     viewer.layers.remove("soil noisy preview")
@@ -117,11 +120,11 @@ def test_a_layer_may_be_deleted_while_training(
 def test_a_failure_is_reported_and_train_is_enabled_again(
     ready: DenoiseWidget,
     qtbot: QtBot,
-    denoiser_class: Any,
+    steps: Any,
     error: Exception,
     train: Callable[[DenoiseWidget], None],
 ) -> None:
-    denoiser_class.fail = error
+    steps.fail = error
     train(ready)
     [(level, text)] = ready.view.message.notes
     assert level == "red"
@@ -131,31 +134,31 @@ def test_a_failure_is_reported_and_train_is_enabled_again(
 
 
 def test_stop_keeps_finished_members_and_continue_uses_them(
-    ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any, train: Callable[[DenoiseWidget], None]
+    ready: DenoiseWidget, qtbot: QtBot, steps: Any, train: Callable[[DenoiseWidget], None]
 ) -> None:
-    denoiser_class.updates = 10**6
+    steps.updates = 10**6
     ready.view.train.click()
     qtbot.waitUntil(lambda: ready.lifetime.runs["work"].checkpoint is not None)
     ready.view.stop.click()
     qtbot.waitUntil(lambda: not ready.busy)
-    denoiser_class.updates = 20
+    steps.updates = 20
     assert "1 of 10 members" in ready.view.progress.line.text()
     assert ready.view.train.text() == "Continue"
     ready.view.form.seed.setValue(7)
     assert ready.view.train.text() == "Train"
     ready.view.form.seed.setValue(0)
     train(ready)
-    assert denoiser_class.resumed == ("member 0",)
+    assert steps.resumed == ("member 0",)
     assert ready.view.train.text() == "Train"
 
 
-def test_pause_and_resume(ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any) -> None:
+def test_pause_and_resume(ready: DenoiseWidget, qtbot: QtBot, steps: Any) -> None:
     ready.view.train.click()
     ready.view.pause.click()
-    before = denoiser_class.updated
+    before = steps.updated
     assert ready.view.pause.text() == "Resume"
     qtbot.wait(300)
-    assert denoiser_class.updated <= before + 1  # the one that had begun
+    assert steps.updated <= before + 1  # the one that had begun
     assert ready.view.progress.line.text().startswith("Paused.")
     assert ready.busy
     ready.view.pause.click()
@@ -218,20 +221,31 @@ def test_save_and_load(
     ready: DenoiseWidget, qtbot: QtBot, tmp_path: Path, train: Callable[[DenoiseWidget], None]
 ) -> None:
     assert not ready.view.save.isEnabled()
+    ready.view.form.preset.setCurrentText("quick")
+    ready.view.form.members.setValue(3)
+    ready.view.form.coverage.setValue(0.8)
     train(ready)
+    before = ready.session.model
     ready.save_to(tmp_path / "soil")
     assert (tmp_path / "soil.btn").exists()
     ready.save_to(tmp_path / "nowhere" / "soil.btn")
     assert ready.view.message.notes[0][0] == "red"
+    ready.view.form.preset.setCurrentText("standard")
+    ready.view.form.members.setValue(10)
+    ready.view.form.coverage.setValue(0.9)
     ready.load_from(tmp_path / "soil.btn")
     qtbot.waitUntil(lambda: not ready.busy)
+    assert ready.session.model is not before
+    assert ready.session.training is None
     assert ready.view.form.preset.currentText() == "quick"
     assert ready.view.form.members.value() == 3
     assert ready.view.form.coverage.value() == pytest.approx(0.8)
+    loaded = ready.session.model
+    (tmp_path / "damaged.btn").write_bytes((tmp_path / "soil.btn").read_bytes()[:-100])
     ready.load_from(tmp_path / "damaged.btn")
     qtbot.waitUntil(lambda: not ready.busy)
-    assert "is damaged. Save it again." in ready.view.message.notes[0][1]
-    assert ready.session.denoiser is not None
+    assert "damaged" in ready.view.message.notes[0][1]
+    assert ready.session.model is loaded
 
 
 def test_a_dock_is_rebuilt_from_the_session(
@@ -240,6 +254,8 @@ def test_a_dock_is_rebuilt_from_the_session(
     from napari_btn.widgets.denoise.dock import DenoiseWidget
 
     ready.view.form.members.setValue(4)
+    ready.session.device = "cpu"
+    assert ready.view.form.device_name == "cpu"
     train(ready)
     ready.leave()
     again = DenoiseWidget(viewer)
@@ -248,6 +264,12 @@ def test_a_dock_is_rebuilt_from_the_session(
     assert again.view.report.text() == ready.view.report.text()
     assert again.view.chart.losses
     assert again.view.save.isEnabled()
+    assert again.view.form.device_name == "cpu"
+    assert again.view.calibrate_on.isHidden()
+    again.view.form.coverage.setValue(0.8)
+    again.view.recalibrate.click()
+    qtbot.waitUntil(lambda: not again.busy)
+    assert viewer.layers["soil noisy lower"].metadata["napari_btn"]["alpha"] == pytest.approx(0.2)
     again.leave()
 
 
@@ -272,9 +294,9 @@ def test_a_dock_that_left_ignores_layers(ready: DenoiseWidget, viewer: ViewerMod
 
 
 def test_leaving_stops_the_training_without_a_callback(
-    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
 ) -> None:
-    denoiser_class.updates = 10**6
+    steps.updates = 10**6
     ready.view.train.click()
     qtbot.waitUntil(lambda: bool(ready.view.chart.losses))
     work = ready.lifetime.runs["work"]
@@ -296,7 +318,7 @@ def test_a_theme_changes_the_colours(
 
 
 def test_other_promises_use_the_stored_scores(
-    ready: DenoiseWidget, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+    ready: DenoiseWidget, qtbot: QtBot, steps: Any, train: Callable[[DenoiseWidget], None]
 ) -> None:
     train(ready)
     assert ready.view.recalibrate.isHidden()
@@ -309,24 +331,28 @@ def test_other_promises_use_the_stored_scores(
     assert ready.view.recalibrate.text() == "Recalibrate as set"
     ready.view.recalibrate.click()
     qtbot.waitUntil(lambda: not ready.busy)
-    made = ready.session.denoiser
-    settings = made.calibration_settings
+    settings = ready.session.model.settings.calibration
     assert (settings.unit, settings.delta, settings.score, settings.groups) == ("risk", 0.05, "scaled", 4)
     # Tokens come from the image that the scores come from.
-    assert made.calibrated["noisy"] is ready.view.pair.inputs.noisy.data
-    assert made.calibrated["clean"] is None
+    assert steps.calibrated_on.noisy is ready.view.pair.inputs.noisy.data
+    assert steps.calibrated_on.clean is None
     assert ready.view.recalibrate.isHidden()
 
 
 def test_another_pair_calibrates_trained_networks(
-    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+    ready: DenoiseWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    steps: Any,
+    tiny_model: Model,
+    tmp_path: Path,
 ) -> None:
+    save_model(tiny_model, tmp_path / "a.btn")
     ready.load_from(tmp_path / "a.btn")
     qtbot.waitUntil(lambda: not ready.busy)
     assert not ready.view.calibrate_on.isHidden()
     ready.view.calibrate_on.click()
     qtbot.waitUntil(lambda: not ready.busy)
-    given = type(ready.session.denoiser).calibrated
-    assert given["noisy"] is viewer.layers["soil noisy"].data
-    assert given["clean"] is viewer.layers["soil clean"].data
-    assert given["axes"] == "CYX"
+    assert steps.calibrated_on.noisy is viewer.layers["soil noisy"].data
+    assert steps.calibrated_on.clean is viewer.layers["soil clean"].data
+    assert steps.calibrated_on.axes == "CYX"

@@ -9,6 +9,7 @@ import pytest
 from qtpy.QtWidgets import QWidget
 
 from napari_btn.core.progress import Note
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.pickers import open_image
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def test_channels_can_be_named(
 
 
 def test_the_whole_check_reports_later(
-    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
 ) -> None:
     for name in ("soil noisy", "soil clean"):
         viewer.layers[name].data = viewer.layers[name].data[:, :12, :12].copy()
@@ -95,10 +96,10 @@ def test_the_whole_check_reports_later(
 
 
 def test_a_shift_is_noted_and_align_adds_a_moved_layer(
-    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
 ) -> None:
-    denoiser_class.notes_of_check = (Note("amber", "Clean lies Y -3.1 px from noisy."),)
-    denoiser_class.shift = (-3.1, 1.4)
+    steps.notes = (Note("amber", "Clean lies Y -3.1 px from noisy."),)
+    steps.shift = (-3.1, 1.4)
     ready.view.form.seed.setValue(3)
     qtbot.waitUntil(lambda: bool(ready.view.pair.note.notes))
     assert ready.view.train.isEnabled()
@@ -194,9 +195,9 @@ def test_a_file_is_read_added_and_picked(
 
 
 def test_workers_are_started_once_before_training(
-    ready: DenoiseWidget, qtbot: QtBot, denoiser_class: Any, monkeypatch: pytest.MonkeyPatch
+    ready: DenoiseWidget, qtbot: QtBot, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    qtbot.waitUntil(lambda: denoiser_class.prepared == 1 and not ready.lifetime.runs)
+    qtbot.waitUntil(lambda: steps.prepared == 1 and not ready.lifetime.runs)
     ready.view.form.members.setValue(3)
     ready.view.form.seed.setValue(3)
     qtbot.waitUntil(
@@ -204,32 +205,31 @@ def test_workers_are_started_once_before_training(
             ready.view.pair._found is not None and ready.view.pair._found.key == ready.view.pair.inputs.key()
         )
     )
-    assert denoiser_class.prepared == 1
+    assert steps.prepared == 1
     ready.view.pair._prepared -= 100
     at_check: list[int] = []
-    check = denoiser_class.check
 
-    def checked(self: Any, *args: Any, **given: Any) -> Any:
-        at_check.append(denoiser_class.prepared)
-        return check(self, *args, **given)
+    def checked(*args: Any) -> Any:
+        at_check.append(steps.prepared)
+        return steps.plan_of(*args)
 
-    monkeypatch.setattr(denoiser_class, "check", checked)
+    monkeypatch.setattr(engine, "plan_of", checked)
     ready.view.form.seed.setValue(4)
     qtbot.waitUntil(lambda: bool(at_check) and not ready.lifetime.runs)
     assert at_check == [2]  # before the check that a person doesn't wait for
     ready.view.pair._prepared -= 100
     ready.view.form.members.setValue(4)
-    qtbot.waitUntil(lambda: denoiser_class.prepared == 3 and not ready.lifetime.runs)
+    qtbot.waitUntil(lambda: steps.prepared == 3 and not ready.lifetime.runs)
 
 
 def test_no_workers_are_started_for_an_invalid_pair(
-    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, denoiser_class: Any
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
 ) -> None:
     for name, side in (("noisy", 8), ("clean", 9)):
         viewer.add_image(np.random.default_rng(0).random((8, side), np.float32), name=name)
     qtbot.waitUntil(lambda: not dock.view.train.isEnabled() and not dock.lifetime.runs)
     qtbot.wait(50)
-    assert denoiser_class.prepared == 0
+    assert steps.prepared == 0
 
 
 def by_name(dock: DenoiseWidget, name: str) -> Any:
@@ -239,7 +239,11 @@ def by_name(dock: DenoiseWidget, name: str) -> Any:
 
 
 def test_painted_masks_are_used_for_training(
-    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+    ready: DenoiseWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    steps: Any,
+    train: Callable[[DenoiseWidget], None],
 ) -> None:
     labels = viewer.add_labels(np.zeros((3, 40, 50), np.uint8), name="parts")
     regions = by_name(ready, "regions")
@@ -254,7 +258,7 @@ def test_painted_masks_are_used_for_training(
     assert ready.view.pair.inputs is not None
     assert ready.view.pair.inputs.key() != before.key()
     train(ready)
-    painted = type(ready.session.denoiser).given["regions"]
+    painted = steps.regions
     assert painted.shape == (40, 50)
     assert (painted[:, :20] == 1).all()
     assert (painted[5:25, 30:] == 2).all()
@@ -264,7 +268,11 @@ def test_painted_masks_are_used_for_training(
 
 
 def test_pixels_that_are_not_finite_can_be_left_out_on_screen(
-    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
+    ready: DenoiseWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    steps: Any,
+    train: Callable[[DenoiseWidget], None],
 ) -> None:
     clean = viewer.layers["soil clean"].data.copy()
     clean[1, 3, 4] = np.nan
@@ -276,7 +284,7 @@ def test_pixels_that_are_not_finite_can_be_left_out_on_screen(
     by_name(ready, "valid").setCurrentText("counts")
     assert ready.view.train.isEnabled(), ready.view.train.toolTip()
     train(ready)
-    valid = type(ready.session.denoiser).given["valid"]
+    valid = steps.pair.valid
     assert valid.dtype == bool
     assert valid.sum() == valid.size - 1
     viewer.add_labels(np.ones((40, 49), int), name="too narrow")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from napari_btn.core.progress import Progress
-from napari_btn.workflow.scan import Scan, ScanRow
+from napari_btn.core.settings import PRESETS, EnsembleSettings
+from napari_btn.widgets.shared import engine
+from napari_btn.workflow.scan import Scan, ScanRow, grid_of
 
 if TYPE_CHECKING:
     import pytest
@@ -29,19 +31,20 @@ def test_networks_are_compared_and_the_best_is_taken(
 ) -> None:
     asked = []
 
-    def steps(inputs, grid, common):
-        asked.append((inputs.noisy.name, grid, common))
+    def scan_steps(pair, grid, settings, compute):
+        asked.append((pair.name, grid, settings))
         yield Progress(0, 2, "Kind 1 of 4")
         return a_scan()
 
-    monkeypatch.setattr("napari_btn.widgets.denoise.dock._compared", steps)
+    monkeypatch.setattr(engine, "scan_steps", scan_steps)
     ready.view.scan.lists["scan_depths"].setText("5,10")
     ready.view.scan.start.click()
     assert ready.busy
     assert not ready.view.scan.start.isEnabled()
     qtbot.waitUntil(lambda: not ready.busy)
-    grid = {"depths": (5, 10), "channels": (4,), "dilations": (4, 8)}
-    assert asked == [("soil noisy", grid, {"seed": 0, "device": "auto"})]
+    grid = grid_of(depths=(5, 10), channels=(4,), dilations=(4, 8))
+    settings = EnsembleSettings("quick", members=1, train=PRESETS["quick"])
+    assert asked == [("soil noisy", grid, settings)]
     table = ready.view.scan.table
     assert table.rowCount() == 4
     texts = [table.item(r, 3).text() for r in range(4)]
@@ -50,11 +53,11 @@ def test_networks_are_compared_and_the_best_is_taken(
     assert len(ready.view.scan.chart.lines) == 2
     assert "depth 10, 4 channels, dilation to 4" in ready.view.progress.line.text()
     ready.view.scan.take.click()
-    network = ready.view.form.settings()["network"]
+    network = ready.view.form.settings().network
     assert (network.depth, network.channels, network.max_dilation) == (10, 4, 4)
     table.selectRow(1)
     ready.view.scan.take.click()
-    assert ready.view.form.settings()["network"].channels == 8
+    assert ready.view.form.settings().network.channels == 8
 
 
 def test_an_invalid_list_is_reported_and_nothing_starts(ready: DenoiseWidget) -> None:

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from napari_btn.core.settings import TrainSettings
-from napari_btn.denoiser import Denoiser
+from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TrainSettings
 
 if TYPE_CHECKING:
     from napari_btn.widgets.denoise.dock import DenoiseWidget
@@ -18,9 +17,9 @@ def test_devices_are_offered_with_the_reason_for_no_gpu(dock: DenoiseWidget) -> 
 
     shown = [dock.view.form.device.itemText(i) for i in range(dock.view.form.device.count())]
     assert [text.split(":")[0] for text in shown] == ["auto", *(n.split(":")[0] for n in devices().names)]
-    assert dock.view.form.settings()["device"] == "auto"
+    assert dock.session.device == "auto"
     dock.view.form.device.setCurrentIndex(dock.view.form.device.count() - 1)
-    assert dock.view.form.settings()["device"] == devices().names[-1]
+    assert dock.session.device == devices().names[-1]
     assert devices().reason in dock.view.form.device_reason.text()
 
 
@@ -46,25 +45,22 @@ def test_coverage_is_set_as_a_fraction_or_a_percentage(dock: DenoiseWidget) -> N
 )
 def test_the_split_is_chosen(ready: DenoiseWidget, shown: str, split: str, axis: str) -> None:
     ready.view.form.split.setCurrentText(shown)
-    calibration = ready.view.form.settings()["calibration"]
+    calibration = ready.view.form.settings().calibration
     assert (calibration.split, calibration.split_axis) == (split, axis)
 
 
 def test_the_promise_of_a_bundle_is_shown(ready: DenoiseWidget) -> None:
-    from napari_btn.core.settings import CalibrationSettings
-
-    denoiser = type(ready)._wanted.__globals__["engine"]().Denoiser()
-    denoiser.calibration_settings = CalibrationSettings(
+    calibration = CalibrationSettings(
         unit="image", score="asymmetric", split="checkerboard", delta=0.2, groups=5
     )
-    ready.view.form.show_settings(denoiser)
-    assert ready.view.form.calibration() == denoiser.calibration_settings
+    ready.view.form.show_settings(EnsembleSettings(calibration=calibration))
+    assert ready.view.form.calibration() == calibration
 
 
 def test_bias_free_networks_are_asked_for_and_shown(ready: DenoiseWidget) -> None:
-    assert not ready.view.form.settings()["network"].bias_free
+    assert not ready.view.form.settings().network.bias_free
     ready.view.form.bias_free.setChecked(True)
-    made = Denoiser(**ready.view.form.settings())
+    made = ready.view.form.settings()
     assert made.network.bias_free
     ready.view.form.bias_free.setChecked(False)
     ready.view.form.show_settings(made)
@@ -72,13 +68,13 @@ def test_bias_free_networks_are_asked_for_and_shown(ready: DenoiseWidget) -> Non
 
 
 def test_early_stopping_is_asked_for(ready: DenoiseWidget) -> None:
-    assert not ready.view.form.settings()["train"].early_stopping
+    assert not ready.view.form.settings().train.early_stopping
     ready.view.form.early_stopping.setChecked(True)
-    assert ready.view.form.settings()["train"].early_stopping
+    assert ready.view.form.settings().train.early_stopping
 
 
 def test_the_image_decides_on_patches_until_a_size_is_asked_for(ready: DenoiseWidget) -> None:
     assert ready.view.form.patch.text() == "from the image"
     for side in (None, 96, None):
-        ready.view.form.show_settings(Denoiser(train=TrainSettings(patch_px=side)))
-        assert ready.view.form.settings()["train"].patch_px == side
+        ready.view.form.show_settings(EnsembleSettings(train=TrainSettings(patch_px=side)))
+        assert ready.view.form.settings().train.patch_px == side

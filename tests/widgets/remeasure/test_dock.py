@@ -6,7 +6,6 @@ Long because all tests share one dock with a made-up prediction, made by the fun
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -33,6 +32,8 @@ from napari_btn.core.remeasure.stage import travel_order
 from napari_btn.io.regions import read_regions
 from napari_btn.io.tables import read_table
 from napari_btn.session import Threshold, Training, session_of
+from napari_btn.widgets.shared import engine
+from napari_btn.workflow.refine import Refinement
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 Z = norm.ppf(LEVELS).astype(np.float32)
@@ -59,7 +60,7 @@ def make_prediction(shape=(3, 40, 56), axes="CYX"):
     )  # fmt: skip
 
 
-def fill(viewer, prediction, name="soil"):
+def fill(viewer, model, prediction, name="soil"):
     """What the Denoise dock leaves behind."""
     scale = tuple(0.5 if a in "ZYX" else 1.0 for a in prediction.axes)
     labels = tuple(prediction.axes.lower())
@@ -68,21 +69,21 @@ def fill(viewer, prediction, name="soil"):
             prediction.median, name=name, scale=scale, axis_labels=labels, contrast_limits=(-3, 3)
         )
     session = session_of(viewer)
-    session.denoiser = SimpleNamespace(report=None)
+    session.model = model
     session.source = Image(prediction.median, prediction.axes, NAMES, None, "um", name)
     session.prediction = prediction
     return session
 
 
 @pytest.fixture
-def make_dock(viewer, qtbot):
+def make_dock(viewer, tiny_model, qtbot):
     docks = []
 
     def make(prediction=None):
         from napari_btn.widgets.remeasure.dock import RemeasureWidget
 
         if prediction is not None:
-            fill(viewer, prediction)
+            fill(viewer, tiny_model, prediction)
         dock = RemeasureWidget(viewer)
         qtbot.addWidget(dock)
         docks.append(dock)
@@ -445,12 +446,12 @@ def test_positions_come_from_a_points_layer(make_dock, viewer):
     assert "lacks stage 1, stage 2" in dock.view.stage.fit.notes[0][1]
 
 
-def test_places_count_for_their_image_alone(make_dock, viewer):
+def test_places_count_for_their_image_alone(make_dock, viewer, tiny_model):
     prediction = make_prediction()
     dock = make_dock(prediction)
     type_places(dock, [(0, 0, 1, 1), (0, 5, 1, 2), (5, 0, 2, 1)])
     assert dock.stage.affine is not None
-    fill(viewer, prediction, name="other")
+    fill(viewer, tiny_model, prediction, name="other")
     assert dock.stage.affine is None
     assert dock.view.stage.pairs() == []
 
@@ -517,11 +518,11 @@ def test_a_dock_that_left_ignores_the_viewer(make_dock, viewer):
     assert part(dock, "regions").rowCount() == 4
 
 
-def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, tmp_path):
+def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, tmp_path, tiny_model):
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1366, 768)
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Re-measure")
-    fill(viewer, make_prediction((3, 120, 160)))
+    fill(viewer, tiny_model, make_prediction((3, 120, 160)))
     qtbot.wait(50)
     assert dock.minimumSizeHint().height() <= 620
     propose(dock, 24, 32, 5)
@@ -621,32 +622,44 @@ def test_an_image_of_another_size_is_refused(make_dock, viewer):
     assert dock.loop.windows() == []
 
 
-class Continuing(SimpleNamespace):
-    """A denoiser that goes on training in no time; its intervals get half as wide."""
+class Continuing:
+    """A training that goes on in no time; intervals get half as wide."""
 
-    def refine_steps(self, noisy, clean, **given):
+    def __init__(self, make_model, prediction):
+        self.make_model, self.prediction = make_model, prediction
+        self.fails = False
+
+    def refine_steps(self, model, pair, compute, *, windows, image, regions):
         yield Progress(0, 1, "Training")
-        type(self).asked = (noisy, clean, given)
+        self.asked = (pair, windows, image)
         if self.fails:
             raise ValueError("The windows leave nothing of the held-out part. Propose others.")
-        made = {"channel_names": NAMES, "coverage": np.full(3, 0.9)}
-        before, after = (SimpleNamespace(width=np.full(3, w), **made) for w in (2.0, 1.0))
-        return SimpleNamespace(before=before, after=after, windows=2)
+        before, after = (
+            self.make_model(width=np.full(3, w), coverage=np.full(3, 0.9)).calibrated.report
+            for w in (2.0, 1.0)
+        )
+        return replace(model), Refinement(before, after, 2)
 
-    def predict_steps(self, noisy, axes, valid):
+    def predict_steps(self, model, image, compute, *, valid):
         yield Progress(0, 1, "Tile 1 of 1")
         old = self.prediction
         return replace(old, lower=old.median - 0.1, upper=old.median + 0.1)
 
 
 @pytest.fixture
-def ready(make_dock, viewer):
+def continuing(make_model, monkeypatch):
+    """A further training under control."""
+    fake = Continuing(make_model, make_prediction())
+    for name in ("refine_steps", "predict_steps"):
+        monkeypatch.setattr(engine, name, getattr(fake, name))
+    return fake
+
+
+@pytest.fixture
+def ready(make_dock, continuing, viewer):
     """A dock with two windows measured again, and what the networks were trained on."""
-    prediction = make_prediction()
-    dock = make_dock(prediction)
+    dock = make_dock(continuing.prediction)
     session = session_of(viewer)
-    session.denoiser = Continuing(report=None, prediction=prediction, fails=False)
-    session.prediction = prediction
     rng = np.random.default_rng(2)
     session.training = Training(Pair(rng.random((3, 30, 30)), rng.random((3, 30, 30)), "CYX", NAMES))
     propose_two(dock)
@@ -656,23 +669,22 @@ def ready(make_dock, viewer):
     return dock, session
 
 
-def test_training_continues_with_the_windows_and_reports_the_gain(ready, viewer, qtbot):
+def test_training_continues_with_the_windows_and_reports_the_gain(ready, continuing, viewer, qtbot):
     dock, session = ready
-    before = session.denoiser
+    before = session.model
     windows = dock.loop.windows()
     assert part(dock, "continue_training").isEnabled(), part(dock, "continue_training").toolTip()
     part(dock, "continue_training").click()
     assert not part(dock, "propose").isEnabled()
     settled(dock, qtbot)
-    noisy, clean, given = Continuing.asked
-    assert noisy is session.training.pair.noisy
-    assert clean is session.training.pair.clean
-    assert given["image_axes"] == "CYX"
-    np.testing.assert_array_equal(given["image"], session.source.data)
-    for (a, b), (c, d) in zip(given["windows"], windows, strict=True):
+    pair, given, image = continuing.asked
+    assert pair is session.training.pair
+    assert image.axes == "CYX"
+    np.testing.assert_array_equal(image.data, session.source.data)
+    for (a, b), (c, d) in zip(given, windows, strict=True):
         assert a == c
         np.testing.assert_array_equal(b, d)
-    assert session.denoiser is not before
+    assert session.model is not before
     assert session.training is not None
     np.testing.assert_allclose(session.prediction.width, 0.2, rtol=1e-4)
     assert "soil median" in viewer.layers
@@ -683,19 +695,19 @@ def test_training_continues_with_the_windows_and_reports_the_gain(ready, viewer,
     assert column(dock, "✓") == ["✓", "✓"]
 
 
-def test_an_error_is_reported_and_nothing_changes(ready, qtbot):
+def test_an_error_is_reported_and_nothing_changes(ready, continuing, qtbot):
     dock, session = ready
-    session.denoiser.fails = True
-    before = session.denoiser
+    continuing.fails = True
+    before = session.model
     part(dock, "continue_training").click()
     settled(dock, qtbot)
     assert dock.view.message.notes[0][0] == "red"
     assert "nothing of the held-out part" in dock.view.message.notes[0][1]
-    assert session.denoiser is before
+    assert session.model is before
     assert part(dock, "continue_training").isEnabled()
 
 
-def test_images_of_the_training_are_picked_where_the_session_has_none(ready, viewer, qtbot):
+def test_images_of_the_training_are_picked_where_the_session_has_none(ready, continuing, viewer, qtbot):
     dock, session = ready
     session.training = None
     assert "trained on" in part(dock, "continue_training").toolTip()
@@ -705,7 +717,7 @@ def test_images_of_the_training_are_picked_where_the_session_has_none(ready, vie
     assert part(dock, "continue_training").isEnabled()
     part(dock, "continue_training").click()
     settled(dock, qtbot)
-    np.testing.assert_array_equal(Continuing.asked[0], viewer.layers["fast"].data)
+    np.testing.assert_array_equal(continuing.asked[0].noisy, viewer.layers["fast"].data)
 
 
 # ---------------------------------------------------------------- margin and order

@@ -16,24 +16,18 @@ import pytest
 from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QSpinBox, QTableWidget, QWidget
 
 from napari_btn.core.data.image import Image
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Progress, drain
+from napari_btn.core.settings import TokenSettings
 from napari_btn.core.tokens.clustering import fit_palette
 from napari_btn.core.tokens.tokens import Tokens
 from napari_btn.io.images import read_image
 from napari_btn.io.labels import read_labels
 from napari_btn.io.tables import read_table
 from napari_btn.session import session_of
+from napari_btn.widgets.shared import engine
 
 NAMES = ("Si", "Al", "Fe")
 SHAPE = (40, 56)
-
-
-def drain(steps):
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +47,8 @@ def found():
     )  # fmt: skip
 
 
-class FakeDenoiser:
-    report = None
+class FakeSearch:
+    """A search for tokens that ends when the test says so."""
 
     def __init__(self, found):
         self.found = found
@@ -63,29 +57,31 @@ class FakeDenoiser:
         self.go_on.set()
         self.fail = None
 
-    def tokens_steps(self, noisy, n_tokens, axes, *, refit, method, prediction, valid):
-        self.asked.append((noisy.shape, n_tokens, axes, refit, method, prediction))
+    def tokens_steps(self, model, image, compute, settings, *, refit, valid, prediction):
+        self.asked.append((image.data.shape, settings, image.axes, refit, prediction))
         yield Progress(0, 2, "Assigning tokens")
         while not self.go_on.wait(0.01):
             yield Progress(1, 2, "Assigning tokens")
         if self.fail is not None:
             raise self.fail
-        return self.found.cut(n_tokens)
+        return model, self.found.cut(settings.n_tokens)
 
 
 @pytest.fixture
-def denoiser(found):
-    return FakeDenoiser(found)
+def search(found, monkeypatch):
+    fake = FakeSearch(found)
+    monkeypatch.setattr(engine, "tokens_steps", fake.tokens_steps)
+    return fake
 
 
-def fill(viewer, denoiser):
+def fill(viewer, model):
     """What the Denoise dock leaves behind."""
     noisy = viewer.add_image(
         np.zeros((3, *SHAPE), np.float32), name="soil", scale=(1, 0.5, 0.5), translate=(0, 3, 4),
         units=("pixel", "um", "um"), axis_labels=("c", "y", "x"),
     )  # fmt: skip
     session = session_of(viewer)
-    session.denoiser = denoiser
+    session.model = model
     session.source = Image(noisy.data, "CYX", NAMES, (0.5, 0.5), "um", "soil")
     session.prediction = SimpleNamespace(axes="CYX")
     return session
@@ -109,9 +105,9 @@ def make_dock(viewer, qtbot):
 
 
 @pytest.fixture
-def dock(viewer, make_dock, denoiser, qtbot):
+def dock(viewer, make_dock, tiny_model, search, qtbot):
     """A dock that has found eight tokens."""
-    fill(viewer, denoiser)
+    fill(viewer, tiny_model)
     dock = make_dock()
     part(dock, "n_tokens").setValue(8)
     find(dock, qtbot)
@@ -148,11 +144,11 @@ def layer_of(viewer):
 
 
 @pytest.mark.parametrize("method", ["kmeans", "mixture", "hdbscan"])
-def test_the_way_of_grouping_is_asked_for(dock, denoiser, qtbot, method):
+def test_the_way_of_grouping_is_asked_for(dock, search, qtbot, method):
     combo = part(dock, "method")
     combo.setCurrentIndex(combo.findData(method))
     find(dock, qtbot)
-    assert denoiser.asked[-1][4] == method
+    assert search.asked[-1][1].method == method
 
 
 def test_an_empty_dock_says_what_to_do_first(make_dock):
@@ -175,10 +171,10 @@ def test_every_control_has_a_tooltip_and_a_name(dock):
         assert isinstance(part(dock, name), QAbstractButton)
 
 
-def test_found_tokens_are_labels_where_their_source_stands(dock, viewer, found, denoiser):
-    shape, k, axes, refit, method, prediction = denoiser.asked[0]
-    assert method is None
-    assert (shape, k, axes, refit) == ((3, *SHAPE), 8, "CYX", False)
+def test_found_tokens_are_labels_where_their_source_stands(dock, viewer, found, search):
+    shape, settings, axes, refit, prediction = search.asked[0]
+    assert settings == TokenSettings(8)
+    assert (shape, axes, refit) == ((3, *SHAPE), "CYX", False)
     assert prediction is dock.session.prediction
     layer = layer_of(viewer)
     np.testing.assert_array_equal(layer.data, found.labels)
@@ -439,30 +435,30 @@ def test_export_writes_labels_table_and_provenance(dock, viewer, found, tmp_path
     assert "soil.csv" in dock.view.status.notes[0][1]
 
 
-def test_a_search_can_be_stopped_and_says_what_fails(make_dock, viewer, denoiser, qtbot):
-    fill(viewer, denoiser)
+def test_a_search_can_be_stopped_and_says_what_fails(make_dock, viewer, tiny_model, search, qtbot):
+    fill(viewer, tiny_model)
     dock = make_dock()
-    denoiser.go_on.clear()
+    search.go_on.clear()
     part(dock, "find").click()
     assert not part(dock, "find").isEnabled()
     part(dock, "stop").click()
     qtbot.waitUntil(lambda: not dock.busy)
     assert "stopped" in dock.view.progress.line.text()
     assert "soil tokens" not in viewer.layers
-    denoiser.go_on.set()
-    denoiser.fail = RuntimeError("CUDA out of memory")
+    search.go_on.set()
+    search.fail = RuntimeError("CUDA out of memory")
     find(dock, qtbot)
     assert "memory" in dock.view.status.notes[0][1]
     assert part(dock, "find").isEnabled()
 
 
-def test_what_is_found_of_an_image_that_went_is_not_shown(make_dock, viewer, denoiser, qtbot):
-    session = fill(viewer, denoiser)
+def test_what_is_found_of_an_image_that_went_is_not_shown(make_dock, viewer, tiny_model, search, qtbot):
+    session = fill(viewer, tiny_model)
     dock = make_dock()
-    denoiser.go_on.clear()
+    search.go_on.clear()
     part(dock, "find").click()
     session.source = session.source
-    denoiser.go_on.set()
+    search.go_on.set()
     qtbot.wait(100)
     assert session.tokens is None
     assert "soil tokens" not in viewer.layers
@@ -524,7 +520,7 @@ def test_a_walk_with_real_networks(make_napari_viewer, qtbot, tmp_path, monkeypa
     layers = [viewer.add_image(data, **how) for data, how, _ in pair_layers(pair)]
     source = read_layer(layers[0])
     session = session_of(viewer)
-    session.denoiser = denoiser
+    session.model = denoiser.model
     session.source = Image(
         source.data, source.axes, source.channel_names, source.pixel_size, source.unit, source.name
     )
@@ -538,6 +534,9 @@ def test_a_walk_with_real_networks(make_napari_viewer, qtbot, tmp_path, monkeypa
         part(dock, "find").click()
         qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
     assert not dock.view.status.notes, dock.view.status.notes
+    assert session.model.tokens.palette is session.tokens.palette
+    assert session.model.learned is denoiser.model.learned
+    assert denoiser.model.tokens is None
     layer = viewer.layers[f"{source.name} tokens"]
     assert layer.data.shape == (96, 192)
     assert layer.data.max() == 20

@@ -20,6 +20,7 @@ from napari_btn.core.data.image import Box, Image
 from napari_btn.core.inference.jacobian import EquivalentFilter
 from napari_btn.core.progress import Note, Progress
 from napari_btn.session import Threshold, session_of
+from napari_btn.widgets.shared import engine
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 Z = norm.ppf(LEVELS).astype(np.float32)
@@ -57,56 +58,38 @@ def make_prediction(shape=(3, 40, 56), axes="CYX", notes=()):
     )
 
 
-class FakeDenoiser:
-    alpha = 0.1
+def equivalent_filter_steps(model, image, at, compute, *, channel, scene):
+    yield Progress(0, 1, "Looking through member 1 of 1")
+    if channel == 2:
+        raise ValueError("The image has other channels.")
+    box = Box(scene, tuple(slice(max(p - 3, 0), p + 4) for p in at))
+    crop = np.zeros((3, *box.shape), np.float32)
+    crop[channel, 3, 3] = 0.5
+    return EquivalentFilter(crop, box, image.data.shape, image.axes, tuple(at), channel, 2.0, 0.25)
 
-    def __init__(self, report):
-        self.report = report
-        self.calibration = SimpleNamespace(caption=lambda covers: f"Covers the {covers} signal on average.")
 
-    channel_names = NAMES
+def coverage_by_level(model, alphas):
+    return 1 - np.tile(np.asarray(alphas), (3, 1))
 
-    def equivalent_filter_steps(self, noisy, at, axes, *, channel, scene):
-        yield Progress(0, 1, "Looking through member 1 of 1")
-        if channel == 2:
-            raise ValueError("The image has other channels.")
-        box = Box(scene, tuple(slice(max(p - 3, 0), p + 4) for p in at))
-        crop = np.zeros((3, *box.shape), np.float32)
-        crop[channel, 3, 3] = 0.5
-        return EquivalentFilter(crop, box, noisy.shape, axes, tuple(at), channel, 2.0, 0.25)
 
-    def coverage_curve(self, alphas):
-        return 1 - np.tile(np.asarray(alphas), (3, 1))
-
-    def miscoverage(self, shape, *, noisy, axes):
-        if noisy.mean() < -1e6:
-            raise ValueError("This image is not the one that the held-out scores come from.")
-        painted = np.full((3, *shape), np.nan, np.float32)
-        painted[..., : shape[-1] // 2] = 0.1
-        return painted
+def missed_share(model, shape, axes, image):
+    if image.data.mean() < -1e6:
+        raise ValueError("This image is not the one that the held-out scores come from.")
+    painted = np.full((3, *shape), np.nan, np.float32)
+    painted[..., : shape[-1] // 2] = 0.1
+    return painted
 
 
 @pytest.fixture
-def report():
-    ones = np.ones(len(NAMES))
-    return SimpleNamespace(
-        channel_names=NAMES,
-        alpha=0.1,
-        covers="clean",
-        coverage=0.9 * ones,
-        coverage_low=0.88 * ones,
-        coverage_high=0.92 * ones,
-        width=0.25 * ones,
-        correlation=0.9 * ones,
-        n_blocks=np.full(len(NAMES), 24),
-        block_px=16,
-        group_coverage=np.empty((3, 0)),
-        worst=("the widest tenth (80 %)",) * 3,
-        warnings=(Note("amber", "Few blocks."), Note("red", "Overlap.")),
-    )
+def model(make_model, monkeypatch):
+    """A model, and answers to questions about it that take no time."""
+    for answer in (equivalent_filter_steps, coverage_by_level, missed_share):
+        monkeypatch.setattr(engine, answer.__name__, answer)
+    notes = (Note("amber", "Few blocks."), Note("red", "Overlap."))
+    return make_model(bin_coverage=np.array([[0.9] * 9 + [0.8]] * 3), warnings=notes)
 
 
-def fill(viewer, prediction, denoiser):
+def fill(viewer, prediction, model):
     """What the Denoise dock leaves behind."""
     from napari_btn.widgets.shared.layers import read_layer
     from napari_btn.widgets.shared.results import show_prediction
@@ -122,7 +105,7 @@ def fill(viewer, prediction, denoiser):
     viewer.add_image(prediction.median + 0.1, name="soil clean", **grid)
     source = read_layer(noisy)
     session = session_of(viewer)
-    session.denoiser = denoiser
+    session.model = model
     session.source = Image(source.data, source.axes, NAMES, (0.5, 0.5), "um", "soil")
     session.prediction = prediction
     show_prediction(viewer, prediction, source)
@@ -133,11 +116,11 @@ def fill(viewer, prediction, denoiser):
 def make_dock(viewer, qtbot):
     docks = []
 
-    def make(prediction=None, report=None, fill_first=True):
+    def make(prediction=None, model=None):
         from napari_btn.widgets.uncertainty.dock import UncertaintyWidget
 
-        if prediction is not None and fill_first:
-            fill(viewer, prediction, FakeDenoiser(report))
+        if prediction is not None:
+            fill(viewer, prediction, model)
         dock = UncertaintyWidget(viewer)
         qtbot.addWidget(dock)
         docks.append(dock)
@@ -164,8 +147,8 @@ def test_an_empty_dock_says_what_to_do_first(make_dock):
     assert not part(dock, "line_cut").isEnabled()
 
 
-def test_every_control_has_a_tooltip_and_a_name(make_dock, report):
-    dock = make_dock(make_prediction(), report)
+def test_every_control_has_a_tooltip_and_a_name(make_dock, model):
+    dock = make_dock(make_prediction(), model)
     for kind in (QAbstractButton, QComboBox, QDoubleSpinBox, QAbstractSlider):
         for control in dock.findChildren(kind):
             if not control.objectName() or control.objectName().startswith(("qt_", "Scroll")):
@@ -177,9 +160,9 @@ def test_every_control_has_a_tooltip_and_a_name(make_dock, report):
     assert isinstance(part(dock, "line_cut"), QAbstractButton)
 
 
-def test_a_threshold_makes_the_calibrated_map_where_the_median_stands(make_dock, report, viewer, qtbot):
+def test_a_threshold_makes_the_calibrated_map_where_the_median_stands(make_dock, model, viewer, qtbot):
     prediction = make_prediction()
-    dock = make_dock(prediction, report)
+    dock = make_dock(prediction, model)
     part(dock, "channel").setCurrentIndex(2)
     part(dock, "threshold").setValue(0.25)
     drawn(dock, qtbot)
@@ -195,8 +178,8 @@ def test_a_threshold_makes_the_calibrated_map_where_the_median_stands(make_dock,
     assert session_of(viewer).threshold.value == 0.25
 
 
-def test_slider_and_box_stay_in_sync(make_dock, report, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_slider_and_box_stay_in_sync(make_dock, model, qtbot):
+    dock = make_dock(make_prediction(), model)
     slider = part(dock, "threshold_slider")
     slider.setValue(slider.maximum())
     top = part(dock, "threshold").value()
@@ -208,8 +191,8 @@ def test_slider_and_box_stay_in_sync(make_dock, report, qtbot):
     drawn(dock, qtbot)
 
 
-def test_channel_and_viewer_follow_each_other(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_channel_and_viewer_follow_each_other(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     part(dock, "channel").setCurrentIndex(1)
     assert viewer.dims.current_step[0] == 1
     part(dock, "threshold").setValue(0.1)
@@ -221,9 +204,9 @@ def test_channel_and_viewer_follow_each_other(make_dock, report, viewer, qtbot):
     drawn(dock, qtbot)
 
 
-def test_claims_are_the_pixels_whose_bound_lies_above(make_dock, report, viewer, qtbot):
+def test_claims_are_the_pixels_whose_bound_lies_above(make_dock, model, viewer, qtbot):
     prediction = make_prediction()
-    dock = make_dock(prediction, report)
+    dock = make_dock(prediction, model)
     part(dock, "threshold").setValue(0.2)
     part(dock, "confidence").setValue(0.8)
     drawn(dock, qtbot)
@@ -236,9 +219,9 @@ def test_claims_are_the_pixels_whose_bound_lies_above(make_dock, report, viewer,
     assert list(features["index"]) == [0, 1]
 
 
-def test_a_selected_set_says_its_false_discovery_level(make_dock, report, viewer, qtbot):
+def test_a_selected_set_says_its_false_discovery_level(make_dock, model, viewer, qtbot):
     prediction = make_prediction()
-    dock = make_dock(prediction, report)
+    dock = make_dock(prediction, model)
     part(dock, "threshold").setValue(0.2)
     part(dock, "select").setChecked(True)
     drawn(dock, qtbot)
@@ -250,11 +233,11 @@ def test_a_selected_set_says_its_false_discovery_level(make_dock, report, viewer
 
 
 def test_a_volume_shows_the_plane_in_sight_at_once_and_the_rest_after(
-    make_dock, report, viewer, qtbot, monkeypatch
+    make_dock, model, viewer, qtbot, monkeypatch
 ):
     monkeypatch.setattr("napari_btn.widgets.uncertainty.dock._AT_ONCE", 0)
     prediction = make_prediction((3, 5, 20, 24), "CZYX")
-    dock = make_dock(prediction, report)
+    dock = make_dock(prediction, model)
     viewer.dims.set_point([0, 1], [1, 1.5])
     part(dock, "threshold").setValue(0.3)
     dock._draw()
@@ -266,9 +249,7 @@ def test_a_volume_shows_the_plane_in_sight_at_once_and_the_rest_after(
     np.testing.assert_array_equal(layer.data[1], wanted)
 
 
-def test_of_a_lazy_volume_only_planes_in_sight_are_read_at_once(
-    make_dock, report, viewer, qtbot, monkeypatch
-):
+def test_of_a_lazy_volume_only_planes_in_sight_are_read_at_once(make_dock, model, viewer, qtbot, monkeypatch):
     da = pytest.importorskip("dask.array")
     monkeypatch.setattr("napari_btn.widgets.uncertainty.dock._AT_ONCE", 2000)
     whole = make_prediction((3, 40, 20, 24), "CZYX")
@@ -284,7 +265,7 @@ def test_of_a_lazy_volume_only_planes_in_sight_are_read_at_once(
 
     names = ("lower", "median", "upper", "spread", "quantiles")
     prediction = replace(whole, **{n: lazy(getattr(whole, n)) for n in names})
-    dock = make_dock(prediction, report)
+    dock = make_dock(prediction, model)
     read.clear()
     part(dock, "threshold").setValue(0.3)
     dock._draw()
@@ -299,8 +280,8 @@ def test_of_a_lazy_volume_only_planes_in_sight_are_read_at_once(
     np.testing.assert_array_equal(viewer.layers["soil P(> t)"].data[shown], whole.exceedance(0.3, shown))
 
 
-def test_the_text_follows_when_the_slider_rests(make_dock, report, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_the_text_follows_when_the_slider_rests(make_dock, model, qtbot):
+    dock = make_dock(make_prediction(), model)
     drawn(dock, qtbot)
     part(dock, "threshold").setValue(0.3)
     drawn(dock, qtbot)
@@ -313,9 +294,9 @@ def test_the_text_follows_when_the_slider_rests(make_dock, report, qtbot):
     assert "0.7" in dock.view.caption.text()
 
 
-def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock, report, viewer, qtbot):
+def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock, model, viewer, qtbot):
     prediction = make_prediction()
-    dock = make_dock(prediction, report)
+    dock = make_dock(prediction, model)
     part(dock, "channel").setCurrentIndex(0)
     part(dock, "line_cut").click()
     drawn(dock, qtbot)
@@ -342,9 +323,9 @@ def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock
     assert dock.view.line_chart.isHidden()
 
 
-def test_a_click_shows_interval_distribution_and_spread(make_dock, report, viewer, qtbot):
+def test_a_click_shows_interval_distribution_and_spread(make_dock, model, viewer, qtbot):
     prediction = make_prediction()
-    dock = make_dock(prediction, report)
+    dock = make_dock(prediction, model)
     part(dock, "channel").setCurrentIndex(2)
     viewer.layers.selection.active = viewer.layers["soil median"]
     event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
@@ -363,8 +344,8 @@ def test_a_click_shows_interval_distribution_and_spread(make_dock, report, viewe
     assert "y 10, x 20" in part(dock, "pixel").text()
 
 
-def test_after_drawing_a_line_a_pixel_can_be_clicked(make_dock, report, viewer):
-    dock = make_dock(make_prediction(), report)
+def test_after_drawing_a_line_a_pixel_can_be_clicked(make_dock, model, viewer):
+    dock = make_dock(make_prediction(), model)
     part(dock, "line_cut").click()
     event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
     next(click := viewer.mouse_drag_callbacks[-1](viewer, event))
@@ -379,8 +360,8 @@ def test_after_drawing_a_line_a_pixel_can_be_clicked(make_dock, report, viewer):
     assert "y 10, x 20" in part(dock, "pixel").text()
 
 
-def test_the_token_of_a_pixel_is_named_where_there_are_tokens(make_dock, report, viewer, monkeypatch):
-    dock = make_dock(make_prediction(), report)
+def test_the_token_of_a_pixel_is_named_where_there_are_tokens(make_dock, model, viewer, monkeypatch):
+    dock = make_dock(make_prediction(), model)
     labels = np.zeros((40, 56), int)
     labels[3, 4] = 17
     tokens = SimpleNamespace(axes="YX", labels=labels)
@@ -390,8 +371,8 @@ def test_the_token_of_a_pixel_is_named_where_there_are_tokens(make_dock, report,
     assert "<b>17</b>" in part(dock, "pixel").text()
 
 
-def test_a_drag_is_not_a_click(make_dock, report, viewer):
-    dock = make_dock(make_prediction(), report)
+def test_a_drag_is_not_a_click(make_dock, model, viewer):
+    dock = make_dock(make_prediction(), model)
     event = SimpleNamespace(type="mouse_press", position=(2, 5.0, 10.0), pos=(1, 1))
     drag = viewer.mouse_drag_callbacks[-1](viewer, event)
     next(drag)
@@ -400,9 +381,9 @@ def test_a_drag_is_not_a_click(make_dock, report, viewer):
     assert "Click a pixel" in part(dock, "pixel").text()
 
 
-def test_the_dock_is_rebuilt_from_the_session_alone(make_dock, report, viewer, qtbot):
+def test_the_dock_is_rebuilt_from_the_session_alone(make_dock, model, viewer, qtbot):
     prediction = make_prediction()
-    first = make_dock(prediction, report)
+    first = make_dock(prediction, model)
     part(first, "channel").setCurrentIndex(2)
     part(first, "threshold").setValue(0.25)
     part(first, "confidence").setValue(0.9)
@@ -418,8 +399,8 @@ def test_the_dock_is_rebuilt_from_the_session_alone(make_dock, report, viewer, q
     assert [layer.name for layer in viewer.layers].count("soil P(> t)") == 1
 
 
-def test_another_dock_may_set_the_threshold(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_another_dock_may_set_the_threshold(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     c = dock.focus.asked.channel
     session_of(viewer).threshold = Threshold((0.7, 0.7, 0.7), 0, 0.6)
     assert part(dock, "threshold").value() == pytest.approx(0.7)
@@ -428,26 +409,26 @@ def test_another_dock_may_set_the_threshold(make_dock, report, viewer, qtbot):
     drawn(dock, qtbot)
 
 
-def test_a_new_denoiser_takes_the_old_maps_away_from_the_dock(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_a_new_model_takes_the_old_maps_away_from_the_dock(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     part(dock, "threshold").setValue(0.3)
-    session_of(viewer).denoiser = FakeDenoiser(report)
+    session_of(viewer).model = replace(model)
     assert dock.focus.live is None
     assert not part(dock, "threshold").isEnabled()
     drawn(dock, qtbot)
     assert part(dock, "caption").text() == ""
 
 
-def test_drift_is_reported_without_repeating_notes_of_the_report(make_dock, report):
+def test_drift_is_reported_without_repeating_notes_of_the_report(make_dock, model):
     notes = (Note("amber", "Few blocks."), Note("red", "Noise twice as high."))
-    dock = make_dock(make_prediction(notes=notes), report)
+    dock = make_dock(make_prediction(notes=notes), model)
     assert dock.view.drift.notes == (("red", "This image: Noise twice as high."),)
 
 
-def test_maps_without_quantiles_can_be_looked_at_but_not_thresholded(make_dock, report, viewer):
+def test_maps_without_quantiles_can_be_looked_at_but_not_thresholded(make_dock, model, viewer):
     from dataclasses import replace
 
-    dock = make_dock(replace(make_prediction(), quantiles=None), report)
+    dock = make_dock(replace(make_prediction(), quantiles=None), model)
     assert dock.view.hint.notes[0][0] == "amber"
     assert not part(dock, "threshold").isEnabled()
     dock.pixel.show_pixel(3, 4)
@@ -456,8 +437,8 @@ def test_maps_without_quantiles_can_be_looked_at_but_not_thresholded(make_dock, 
     assert viewer.layers["soil width"].visible
 
 
-def test_toggles_show_what_is_in_sight(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_toggles_show_what_is_in_sight(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     assert dock.view.toggles["median"].isChecked()
     dock.view.toggles["median"].click()
     assert not viewer.layers["soil median"].visible
@@ -470,10 +451,10 @@ def test_toggles_show_what_is_in_sight(make_dock, report, viewer, qtbot):
     drawn(dock, qtbot)
 
 
-def test_side_by_side_and_back(make_dock, report, viewer):
+def test_side_by_side_and_back(make_dock, model, viewer):
     from napari_btn.widgets.shared.overlays import _grid
 
-    dock = make_dock(make_prediction(), report)
+    dock = make_dock(make_prediction(), model)
     before = {layer.name: layer.visible for layer in viewer.layers}
     part(dock, "side_by_side").click()
     assert [layer.name for layer in viewer.layers if layer.visible] == ["soil", "soil median", "soil width"]
@@ -484,8 +465,8 @@ def test_side_by_side_and_back(make_dock, report, viewer):
     assert {layer.name: layer.visible for layer in viewer.layers} == before
 
 
-def test_coverage_is_shown_and_missed_blocks_painted(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_coverage_is_shown_and_missed_blocks_painted(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     dock.view.tabs.setCurrentIndex(2)
     drawn(dock, qtbot)
     assert not dock.view.reliability.isHidden()
@@ -500,8 +481,8 @@ def test_coverage_is_shown_and_missed_blocks_painted(make_dock, report, viewer, 
     assert "Covered least" in part(dock, "worst").text()
 
 
-def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     part(dock, "channel").setCurrentIndex(1)
     assert part(dock, "filter").isHidden()
     dock.pixel.show_pixel(20, 30)
@@ -528,8 +509,8 @@ def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, report, v
     )
 
 
-def test_a_filter_that_cannot_be_made_says_why(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_a_filter_that_cannot_be_made_says_why(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     part(dock, "channel").setCurrentIndex(2)
     dock.pixel.show_pixel(20, 30)
     drawn(dock, qtbot)
@@ -539,8 +520,8 @@ def test_a_filter_that_cannot_be_made_says_why(make_dock, report, viewer, qtbot)
     assert "other channels" in part(dock, "filter_note").text()
 
 
-def test_missed_blocks_are_not_painted_on_another_image(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_missed_blocks_are_not_painted_on_another_image(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     dock.view.tabs.setCurrentIndex(2)
     drawn(dock, qtbot)
     dock.focus.source.data[:] = -1e7
@@ -550,8 +531,8 @@ def test_missed_blocks_are_not_painted_on_another_image(make_dock, report, viewe
     assert "not the one" in part(dock, "missed_note").text()
 
 
-def test_a_dock_that_left_ignores_the_viewer(make_dock, report, viewer, qtbot):
-    dock = make_dock(make_prediction(), report)
+def test_a_dock_that_left_ignores_the_viewer(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
     callbacks = len(viewer.mouse_drag_callbacks)
     part(dock, "line_cut").click()
     drawn(dock, qtbot)
@@ -565,7 +546,7 @@ def test_a_dock_that_left_ignores_the_viewer(make_dock, report, viewer, qtbot):
     assert part(dock, "caption").text() == text
 
 
-def test_one_channel_without_an_axis(make_dock, viewer, qtbot, report):
+def test_one_channel_without_an_axis(make_dock, viewer, qtbot, model):
     from dataclasses import replace
 
     whole = make_prediction()
@@ -579,7 +560,7 @@ def test_one_channel_without_an_axis(make_dock, viewer, qtbot, report):
     viewer.add_image(prediction.median, name="soil")
     session = session_of(viewer)
     session.source = Image(prediction.median, "YX", None, None, "px", "soil")
-    session.denoiser = FakeDenoiser(report)
+    session.model = model
     session.source = Image(prediction.median, "YX", None, None, "px", "soil")
     session.prediction = prediction
     dock = make_dock()
@@ -589,11 +570,11 @@ def test_one_channel_without_an_axis(make_dock, viewer, qtbot, report):
     np.testing.assert_array_equal(viewer.layers["soil P(> t)"].data, prediction.exceedance(0.2))
 
 
-def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, report):
+def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, model):
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1366, 768)
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
-    fill(viewer, make_prediction((3, 120, 160)), FakeDenoiser(report))
+    fill(viewer, make_prediction((3, 120, 160)), model)
     qtbot.wait(50)
     assert dock.minimumSizeHint().height() <= 620
     part(dock, "channel").setCurrentIndex(1)
@@ -613,13 +594,13 @@ def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, report):
     assert dock.lifetime.ended
 
 
-def test_a_dock_hidden_by_another_tab_keeps_working(make_napari_viewer, qtbot, report):
+def test_a_dock_hidden_by_another_tab_keeps_working(make_napari_viewer, qtbot, model):
     viewer = make_napari_viewer(show=True)
     _, first = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
     viewer.window.add_dock_widget(QWidget(), name="another", tabify=True)
     qtbot.wait(100)
     assert not first.lifetime.ended
-    fill(viewer, make_prediction(), FakeDenoiser(report))
+    fill(viewer, make_prediction(), model)
     part(first, "threshold").setValue(0.25)
     drawn(first, qtbot)
     assert "soil P(> t)" in viewer.layers

@@ -10,28 +10,28 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog
 
+from napari_btn.core.compute.device import device_for
 from napari_btn.core.progress import Progress
+from napari_btn.core.settings import PRESETS, EnsembleSettings
 from napari_btn.widgets.denoise.pair_form import PairForm
-from napari_btn.widgets.denoise.pairing import differences
+from napari_btn.widgets.denoise.pairing import arrays_of, differences
 from napari_btn.widgets.denoise.trainer import Trainer
 from napari_btn.widgets.denoise.view import TRAIN_HELP, DenoiseView
 from napari_btn.widgets.denoise.work import Work
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import Dock
-from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.layers import KEY, LayerImage
 from napari_btn.widgets.shared.pickers import ask_for_image
 from napari_btn.widgets.shared.results import is_ours, show_prediction_steps
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from types import ModuleType
+    from collections.abc import Callable, Iterator
 
     from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.pairs import Pair
     from napari_btn.core.progress import Step
-    from napari_btn.core.settings import CalibrationSettings
-    from napari_btn.denoiser import Denoiser
-    from napari_btn.widgets.denoise.pairing import PairInputs
-    from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.model import Model
     from napari_btn.workflow.scan import Scan
 
 __all__ = ["DenoiseWidget"]
@@ -39,27 +39,8 @@ __all__ = ["DenoiseWidget"]
 _BUNDLES = "Trained networks (*.btn);;All files (*)"
 
 
-def engine() -> ModuleType:
-    """Return the module of the denoiser, loaded when it is first needed."""
-    from napari_btn import denoiser
-
-    return denoiser
-
-
-def _compared(inputs: PairInputs, grid: dict[str, Any], common: dict[str, Any]) -> Step[Scan]:
-    """Compare networks on a pair of layers; a step."""
-    from napari_btn.core.compute.pool import compute_for
-    from napari_btn.core.data.pairs import Pair
-    from napari_btn.core.settings import PRESETS, EnsembleSettings
-    from napari_btn.workflow.scan import grid_of, scan_steps
-
-    given = {name: value for name, value in inputs.pair().items() if name != "regions"}
-    settings = EnsembleSettings("quick", members=1, seed=common["seed"], train=PRESETS["quick"])
-    return scan_steps(Pair(**given), grid_of(**grid), settings, compute_for(common["device"], 1))
-
-
 class DenoiseWidget(Dock):
-    """Dock that trains a denoiser on two layers and adds its results.
+    """Dock that trains networks on two layers and adds their results.
 
     Parameters
     ----------
@@ -69,25 +50,27 @@ class DenoiseWidget(Dock):
 
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer, "napari_btn_denoise")
-        # looked up at each call, so that importing the dock loads no torch
-        pair = PairForm(self.viewer, self.theme, self.lifetime, lambda: engine())
+        pair = PairForm(self.viewer, self.theme, self.lifetime, self.session)
         self.view = DenoiseView(self.theme, pair)
         self.show_view(self.view)
         self.work = Work(self.view, self.lifetime, self._show_work)
-        self.trainer = Trainer(self.viewer, self.view, self.work, self.lifetime, self._take_trained)
-        self._source: LayerImage | None = None
-        self._scored: PairInputs | None = None
-        self._trained_on: tuple[int, ...] | None = None
+        self.trainer = Trainer(
+            self.viewer, self.view, self.work, self.session, self.lifetime, self._take_trained
+        )
+        training = self.session.training
+        self._scored: Pair | None = None if training is None else training.pair
         self._showing: Iterator[Any] | None = None
+        self.view.form.show_device(self.session.device)
         self._connect()
         self._on_viewer_layers()
-        self._on_session_changed("denoiser")
+        self._on_session_changed("model")
 
     def _connect(self) -> None:
         """Connect signals and handlers."""
         view = self.view
         for part in (view.pair, view.apply_to, view.form):
             part.changed.connect(self._refresh)
+        view.form.device.currentIndexChanged.connect(self._on_user_device)
         view.apply_to.file_wanted.connect(self._on_user_wants_file)
         view.train.clicked.connect(self._on_user_train)
         view.scan.asked.connect(self._on_user_scan)
@@ -112,6 +95,11 @@ class DenoiseWidget(Dock):
         """Ask for an image to apply to."""
         ask_for_image(self, self.viewer, self.view.apply_to, self.lifetime)
 
+    def _on_user_device(self) -> None:
+        """Use the picked device from the next step on."""
+        if self.session.device != self.view.form.device_name:
+            self.session.device = self.view.form.device_name
+
     def _refresh(self) -> None:
         """Read the picked layers, report what is wrong with them, and set the buttons."""
         if self.lifetime.ended or self.busy:
@@ -122,12 +110,14 @@ class DenoiseWidget(Dock):
 
     def _show_estimate(self) -> None:
         """Show how long training will take."""
-        text = ""
-        if self.view.pair.inputs is not None:
-            noisy = self.view.pair.inputs.noisy
-            denoiser = engine().Denoiser(**self.view.pair.inputs.settings)
+        text, inputs = "", self.view.pair.inputs
+        if inputs is not None:
+            noisy, wanted = inputs.noisy, inputs.settings
             try:
-                text = denoiser.estimate(noisy.shape, noisy.axes).note
+                text = engine.estimate_training(
+                    noisy.shape, noisy.axes, wanted.network, wanted.train, wanted.members,
+                    device=device_for(self.session.device),
+                ).note  # fmt: skip
             except ValueError:
                 text = ""
         self.view.estimate.setText(text)
@@ -135,7 +125,7 @@ class DenoiseWidget(Dock):
 
     def _set_buttons(self, reason: str) -> None:
         """Enable the possible actions; ``reason`` says why Train is impossible."""
-        denoiser, busy = self.session.denoiser, self.busy
+        model, busy = self.session.model, self.busy
         for part in (self.view.pair, self.view.form, self.view.apply_to, self.view.load):
             part.setEnabled(not busy)
         # while work runs, the progress shows the time left
@@ -147,43 +137,42 @@ class DenoiseWidget(Dock):
         for part in (self.view.stop, self.view.pause):
             part.setEnabled(self.work.run is not None)
         self.view.pause.setText("Resume" if self.work.paused else "Pause")
-        self.view.save.setEnabled(denoiser is not None and not busy)
+        self.view.save.setEnabled(model is not None and not busy)
         self.view.save.setToolTip(
-            "Save networks, calibration and report as one file." if denoiser else "Nothing is trained yet."
+            "Save networks, calibration and report as one file." if model else "Nothing is trained yet."
         )
         image = None if busy else self.view.apply_to.try_read()
-        can = denoiser is not None and not busy and image is not None
+        can = model is not None and not busy and image is not None
         self.view.apply.setEnabled(can)
         self.view.apply.setToolTip(
             "Denoise the picked layer with the trained networks."
             if can
             else "Train first, or load trained networks."
-            if denoiser is None
+            if model is None
             else "Pick a layer to apply to."
         )
-        wanted = self._wanted()
-        other = denoiser is not None and wanted != (denoiser.alpha, denoiser.calibration_settings)
+        other = model is not None and self._wanted(model) != model.settings
         self.view.recalibrate.setVisible(other and not busy)
         share = f"{100 * (1 - self.view.form.alpha):.4g} %"
-        same = denoiser is None or abs(denoiser.alpha - self.view.form.alpha) < 1e-6
+        same = model is None or abs(model.settings.alpha - self.view.form.alpha) < 1e-6
         self.view.recalibrate.setText("Recalibrate as set" if same else f"Recalibrate to {share}")
         self.view.recalibrate.setToolTip(
             f"Make the intervals hold {share} of the pixels, as set in Advanced, from the stored held-out scores; "
             "trains nothing."
         )
-        inputs = self.view.pair.inputs
-        new = inputs is not None and self._trained_on != inputs.images()
-        self.view.calibrate_on.setVisible(denoiser is not None and not busy and not reason and new)
+        inputs, training = self.view.pair.inputs, self.session.training
+        new = inputs is not None and (training is None or arrays_of(training.pair) != arrays_of(inputs.pair))
+        self.view.calibrate_on.setVisible(model is not None and not busy and not reason and new)
 
-    def _wanted(self) -> tuple[float, CalibrationSettings] | None:
-        """Return the miscoverage and calibration of the form; the split stays that of the training."""
-        denoiser = self.session.denoiser
-        if denoiser is None:
-            return None
-        known, asked = denoiser.calibration_settings, self.view.form.calibration()
-        alpha = denoiser.alpha if abs(denoiser.alpha - self.view.form.alpha) < 1e-6 else self.view.form.alpha
+    def _wanted(self, model: Model) -> EnsembleSettings:
+        """Return a model's settings with the form's miscoverage and calibration; the split stays as it is."""
+        known, asked, alpha = model.settings, self.view.form.calibration(), self.view.form.alpha
         names = ("unit", "score", "minimum", "delta", "groups")
-        return alpha, replace(known, **{name: getattr(asked, name) for name in names})
+        return replace(
+            known,
+            alpha=known.alpha if abs(known.alpha - alpha) < 1e-6 else alpha,
+            calibration=replace(known.calibration, **{name: getattr(asked, name) for name in names}),
+        )
 
     def _show_work(self) -> None:
         """Set the buttons when the work was started, paused or is over."""
@@ -197,13 +186,13 @@ class DenoiseWidget(Dock):
         self._refresh()
         inputs = self.view.pair.inputs
         if inputs is not None and self.view.train.isEnabled():
-            self.trainer.train(engine().Denoiser(**inputs.settings), inputs)
+            self.trainer.train(inputs)
 
-    def _take_trained(self, denoiser: Denoiser) -> None:
-        """Keep the denoiser, and denoise its training image."""
+    def _take_trained(self, model: Model) -> None:
+        """Keep the model, and denoise its training image."""
         started = self.trainer.started
-        self._scored, self._trained_on = started, None if started is None else started.images()
-        self.session.denoiser = denoiser
+        self._scored = None if started is None else started.pair
+        self.session.model = model
         if started is not None:
             self.session.training = started.training()
             self._denoise(started.noisy, started.noisy.axes)
@@ -220,8 +209,15 @@ class DenoiseWidget(Dock):
             self.view.scan.note.say(("red", sentence_of(error)))
             return
         self.view.scan.note.say()
-        common = {name: inputs.settings[name] for name in ("seed", "device")}
-        self.work.launch("Comparing", lambda: _compared(inputs, grid, common), self._show_scan)
+        device, seed = self.session.device, inputs.settings.seed
+        quick = EnsembleSettings("quick", members=1, seed=seed, train=PRESETS["quick"])
+        self.work.launch(
+            "Comparing",
+            lambda: engine.scan_steps(
+                inputs.pair, engine.grid_of(**grid), quick, engine.compute_on(device, quick)
+            ),
+            self._show_scan,
+        )
 
     def _show_scan(self, scan: Scan) -> None:
         """Show the result of the comparison."""
@@ -234,86 +230,91 @@ class DenoiseWidget(Dock):
 
     def _denoise(self, source: LayerImage, axes: str | None) -> None:
         """Predict an image and show it."""
-        denoiser = self.session.denoiser
-        if denoiser is None:
+        model, device = self.session.model, self.session.device
+        if model is None:
             return
         self.work.launch(
             "Denoising",
-            lambda: denoiser.predict_steps(source.data, axes, valid="finite"),
+            lambda: engine.predict_steps(
+                model,
+                engine.image_for(model, source.data, axes),
+                engine.compute_on(device, model.settings),
+                valid="finite",
+            ),
             partial(self._show_predicted, source),
         )
 
     def _show_predicted(self, source: LayerImage, prediction: Prediction) -> None:
         """Show a prediction as layers."""
-        self._source = self.session.source = source
+        self.session.source = source
         self.session.prediction = prediction
         self.trainer.end_previews()
         started = self.trainer.started
         trained_on = started is not None and source.name == started.noisy.name
         clean = self.trainer.clean_layer() if trained_on else None
         self._showing = show_prediction_steps(self.viewer, prediction, source, clean=clean)
-        QTimer.singleShot(0, self._show_next)
+        QTimer.singleShot(0, partial(self._show_next, source))
 
-    def _show_next(self) -> None:
+    def _show_next(self, source: LayerImage) -> None:
         """Add the next layer; the window handles events between two."""
-        if self.lifetime.ended or self._showing is None or self._source is None:
+        if self.lifetime.ended or self._showing is None:
             return
         if next(self._showing, None) is not None:
-            QTimer.singleShot(0, self._show_next)
+            QTimer.singleShot(0, partial(self._show_next, source))
             return
         self._showing = None
-        self.view.progress.finish(
-            f"Done: lower, median, upper and width of '{self._source.name}' are layers now."
-        )
-        self.view.message.say(*differences(self._source, self.session.denoiser))
+        self.view.progress.finish(f"Done: lower, median, upper and width of '{source.name}' are layers now.")
+        if self.session.model is not None:
+            self.view.message.say(*differences(source, self.session.model))
         self._refresh()
 
     def _on_user_apply(self) -> None:
         """Denoise another layer."""
         image = self.view.apply_to.try_read()
-        if image is not None and self.session.denoiser is not None:
+        if image is not None and self.session.model is not None:
             self._denoise(image, None if image.axes_guessed else image.axes)
 
     def _on_user_recalibrate(self) -> None:
         """Calibrate with the form's settings, from the stored scores."""
-        denoiser, wanted = self.session.denoiser, self._wanted()
-        if denoiser is None or wanted is None:
+        model = self.session.model
+        if model is None:
             return
-        alpha, settings = wanted
-        given: dict[str, Any] = {}
-        if settings.groups and not denoiser.calibration_settings.groups and self._scored is not None:
+        pair, wanted = None, self._wanted(model)
+        if wanted.calibration.groups and not model.settings.calibration.groups and self._scored is not None:
             # Tokens are a function of the image, which the stored scores don't hold.
-            given = {"noisy": self._scored.noisy.data, "axes": self._scored.noisy.axes}
-        self.work.launch(
-            "Calibrating",
-            lambda: denoiser.calibrate_steps(alpha=alpha, settings=settings, **given),
-            self._take_calibrated,
-        )
+            pair = replace(self._scored, clean=None, valid=None)
+        self._calibrate(model, wanted, pair, self._take_calibrated)
 
     def _on_user_calibrate_on(self) -> None:
         """Calibrate on the picked pair."""
-        denoiser, inputs, wanted = self.session.denoiser, self.view.pair.inputs, self._wanted()
-        if denoiser is None or inputs is None or wanted is None:
+        model, inputs = self.session.model, self.view.pair.inputs
+        if model is None or inputs is None:
             return
-        alpha, settings = wanted
-        given = {k: v for k, v in inputs.pair().items() if k in ("noisy", "clean", "axes", "valid")}
 
-        def calibrated(denoiser: Denoiser) -> None:
+        def calibrated(model: Model) -> None:
             """Keep the origin of the scores, and show the new intervals."""
-            self._scored = inputs
-            self._take_calibrated(denoiser)
+            self._scored = inputs.pair
+            self._take_calibrated(model)
 
+        self._calibrate(model, self._wanted(model), inputs.pair, calibrated)
+
+    def _calibrate(
+        self, model: Model, wanted: EnsembleSettings, pair: Pair | None, calibrated: Callable[[Model], None]
+    ) -> None:
+        """Calibrate a model with other settings, from the stored scores or on a pair."""
+        device = self.session.device
         self.work.launch(
             "Calibrating",
-            lambda: denoiser.calibrate_steps(alpha=alpha, settings=settings, **given),
+            lambda: engine.calibrate_steps(model, engine.compute_on(device, wanted), wanted, pair=pair),
             calibrated,
         )
 
-    def _take_calibrated(self, denoiser: Denoiser) -> None:
+    def _take_calibrated(self, model: Model) -> None:
         """Show the new report, and the intervals of the last image."""
-        self.session.denoiser = denoiser
-        if self._source is not None:
-            self._denoise(self._source, self._source.axes)
+        self.session.model = model
+        source = self.session.source
+        if isinstance(source, LayerImage):
+            self._denoise(source, source.axes)
         else:
             self.view.progress.finish("Calibrated.")
 
@@ -324,18 +325,18 @@ class DenoiseWidget(Dock):
             self.save_to(path)
 
     def save_to(self, path: str | Path) -> None:
-        """Save the trained denoiser.
+        """Save the trained model.
 
         Parameters
         ----------
         path : str or Path
             Where to; ``.btn`` is added where a suffix is missing.
         """
-        if self.session.denoiser is None:
+        if self.session.model is None:
             return
         target = Path(path) if Path(path).suffix else Path(path).with_suffix(".btn")
         try:
-            self.session.denoiser.save(target)
+            engine.save_model(self.session.model, target)
         except (OSError, ValueError) as error:
             self.view.message.say(("red", f"Nothing was saved. {sentence_of(error)}"))
             return
@@ -348,7 +349,7 @@ class DenoiseWidget(Dock):
             self.load_from(path)
 
     def load_from(self, path: str | Path) -> None:
-        """Load a trained denoiser.
+        """Load a trained model.
 
         Parameters
         ----------
@@ -356,16 +357,16 @@ class DenoiseWidget(Dock):
             A bundle.
         """
 
-        def step() -> Step[Any]:
+        def step() -> Step[Model]:
             """Load the file; a step."""
             yield Progress(0, 1, "Loading")
-            return engine().load(path)
+            return engine.load_model(path)
 
-        def loaded(denoiser: Any) -> None:
-            """Use the loaded denoiser."""
+        def loaded(model: Model) -> None:
+            """Use the loaded model."""
             self.trainer.forget()
-            self._scored = self._trained_on = None
-            self.session.denoiser, self.session.training = denoiser, None
+            self._scored = None
+            self.session.model, self.session.training = model, None
             self.view.progress.finish(f"Loaded {Path(path).name}.")
 
         self.work.launch("Loading", step, loaded)
@@ -387,13 +388,18 @@ class DenoiseWidget(Dock):
 
     def _on_session_changed(self, slot: str) -> None:
         """Show the session's state."""
-        if self.lifetime.ended or slot != "denoiser":
+        if self.lifetime.ended or slot not in ("model", "device"):
             return
-        denoiser = self.session.denoiser
-        self.view.report.show_report(None if denoiser is None else denoiser.report)
-        if denoiser is not None:
-            self.view.form.show_settings(denoiser)
-            losses = [(m, step, v) for m, values in denoiser.losses.items() for step, v in enumerate(values)]
+        if slot == "device":
+            self.view.form.show_device(self.session.device)
+            self._refresh()
+            return
+        model = self.session.model
+        self.view.report.show_report(None if model is None else model.calibrated.report)
+        if model is not None:
+            self.view.form.show_settings(model.settings)
+            known = model.learned.losses
+            losses = [(m, step, v) for m, values in known.items() for step, v in enumerate(values)]
             if losses:
                 self.view.chart.clear()
                 self.view.chart.add(losses)

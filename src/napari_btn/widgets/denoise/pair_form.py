@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.denoise.masks import MaskPicker, mask_over
 from napari_btn.widgets.denoise.pairing import PairInputs, in_order_of, unlike_pixels
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.panels import NoteLabel, Theme
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
 from napari_btn.widgets.shared.results import is_ours
@@ -30,12 +31,14 @@ from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import ModuleType
 
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
 
     from napari_btn.core.progress import Step
+    from napari_btn.core.settings import EnsembleSettings
+    from napari_btn.core.training.plan import Plan
+    from napari_btn.session import Session
     from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.widgets.shared.layers import LayerImage
 
@@ -76,18 +79,16 @@ class PairForm(QWidget):
         Colours of the notes.
     lifetime : Lifetime
         Of the dock.
-    engine : callable
-        Returns the module of the denoiser.
+    session : Session
+        Gives the device.
     """
 
     changed = Signal()
     """Emitted when the picked pair, or what is known of it, changes."""
 
-    def __init__(
-        self, viewer: Any, theme: Theme, lifetime: Lifetime, engine: Callable[[], ModuleType]
-    ) -> None:
+    def __init__(self, viewer: Any, theme: Theme, lifetime: Lifetime, session: Session) -> None:
         super().__init__()
-        self._viewer, self._lifetime, self._engine = viewer, lifetime, engine
+        self._viewer, self._lifetime, self._session = viewer, lifetime, session
         self._found: _Found | None = None
         self._axes_for: object = None
         self._prepared = -_PREPARE_EVERY
@@ -186,13 +187,13 @@ class PairForm(QWidget):
             if named or len(own) == 2:
                 picker.pick(named[0] if named else own[place])
 
-    def read(self, settings: Callable[[], dict[str, Any]]) -> str:
+    def read(self, settings: Callable[[], EnsembleSettings]) -> str:
         """Read the picked layers into ``inputs``, and return why they can't be trained on, if so.
 
         Parameters
         ----------
         settings : callable
-            Returns the arguments for the denoiser; may raise ``ValueError``.
+            Returns the settings; may raise ``ValueError``.
 
         Returns
         -------
@@ -226,21 +227,19 @@ class PairForm(QWidget):
         self.inputs = inputs
         return self._known_or_later(inputs)
 
-    def _checked(self, noisy: LayerImage, clean: LayerImage, settings: dict[str, Any]) -> PairInputs:
+    def _checked(self, noisy: LayerImage, clean: LayerImage, settings: EnsembleSettings) -> PairInputs:
         """Return the inputs after the checks that are quick."""
         layer = self.clean.layer
         clean = in_order_of(noisy.axes, clean)
-        masks, key = self._masks(noisy)
-        inputs = PairInputs(noisy, clean, settings, None if layer is None else ref(layer), masks, key)
+        inputs = PairInputs(
+            noisy, clean, settings, None if layer is None else ref(layer), *self._masks(noisy)
+        )
         known = self._found is not None and self._found.key == inputs.key()
-        inputs.check(self._engine(), values=not known and inputs.quick_to_read)
+        inputs.check(values=not known and inputs.quick_to_read)
         return inputs
 
-    def _masks(self, noisy: LayerImage) -> tuple[dict[str, Any], tuple[Any, ...]]:
+    def _masks(self, noisy: LayerImage) -> tuple[Any, NDArray[Any] | None, tuple[Any, ...]]:
         """Return the masks of valid and painted pixels, and a key that identifies them."""
-        masks: dict[str, Any] = {}
-        if self.valid.choice > 0:
-            masks["valid"] = "finite"
         key = [(p.choice, id(p.layer), p.version) for p in (self.valid, self.regions)]
         known = (*key, noisy.axes, noisy.shape)
         if self._masked is None or self._masked[0] != known:
@@ -249,9 +248,9 @@ class PairForm(QWidget):
                 if picker.layer is not None:
                     painted[name] = mask_over(picker.layer, noisy.axes, noisy.shape)
             self._masked = (known, painted)
-        for name, values in self._masked[1].items():
-            masks[name] = values != 0 if name == "valid" else values
-        return masks, tuple(key)
+        painted = self._masked[1]
+        valid = painted["valid"] != 0 if "valid" in painted else "finite" if self.valid.choice > 0 else None
+        return valid, painted.get("regions"), tuple(key)
 
     def _with_axes(self, noisy: LayerImage) -> LayerImage:
         """Return noisy with the typed axes and channel names, which are reset for another layer."""
@@ -298,13 +297,13 @@ class PairForm(QWidget):
         if time.monotonic() - self._prepared < _PREPARE_EVERY or "prepare" in self._lifetime.runs:
             return
         self._prepared = time.monotonic()
-        denoiser = self._engine().Denoiser(**inputs.settings)
+        device = self._session.device
 
         def step() -> Step[None]:
             """Start workers and load libraries; a step."""
             load_ahead()
             yield Progress(0, 1, "Preparing")
-            denoiser.prepare()
+            engine.prepare(engine.compute_on(device, inputs.settings))
 
         def over(result: object) -> None:
             """Leave an error to the training, which says it if it is still there."""
@@ -321,19 +320,18 @@ class PairForm(QWidget):
             # only one thread at a time may load libraries
             self._check_later.start()
             return
-        denoiser = self._engine().Denoiser(**inputs.settings)
 
-        def step() -> Step[Any]:
+        def step() -> Step[Plan]:
             """Check the pair; a step."""
             load_ahead()
             yield Progress(0, 1, "Checking")
-            return denoiser.check(**inputs.pair())
+            return engine.plan_of(inputs.pair, inputs.settings, inputs.regions)
 
-        def found(check: Any) -> None:
+        def found(plan: Plan) -> None:
             """Keep the findings."""
-            notes = tuple((note.level, note.text) for note in check.notes)
-            notes = (*unlike_pixels(inputs.noisy, inputs.clean), *notes)
-            self._found = _Found(inputs.key(), notes, shift=check.shift)
+            own = unlike_pixels(inputs.noisy, inputs.clean)
+            notes = (*own, *((note.level, note.text) for note in plan.notes))
+            self._found = _Found(inputs.key(), notes, shift=plan.shift)
             self.changed.emit()
 
         def failed(error: Exception) -> None:

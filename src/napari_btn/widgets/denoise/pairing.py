@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from napari_btn.core.data.image import canonical_axes
+from napari_btn.core.data.pairs import Pair
 from napari_btn.session import Training
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from types import ModuleType
     from weakref import ReferenceType
 
     from napari.layers import Image as ImageLayer
+    from numpy.typing import NDArray
 
+    from napari_btn.core.settings import EnsembleSettings
+    from napari_btn.model import Model
     from napari_btn.widgets.shared.layers import LayerImage
 
-__all__ = ["PairInputs", "differences", "in_order_of", "unlike_pixels"]
+__all__ = ["PairInputs", "arrays_of", "differences", "in_order_of", "unlike_pixels"]
 
 _SAME_PIXELS = 0.02
 _READ_AT_ONCE = 64 * 2**20
@@ -30,21 +34,24 @@ class PairInputs:
     ----------
     noisy, clean : LayerImage
         The images.
-    settings : dict
-        Arguments for the denoiser.
+    settings : EnsembleSettings
+        Settings of the form.
     clean_layer : weak reference, optional
         The clean layer, to share its contrast with the results.
-    masks : mapping
-        ``valid`` and ``regions`` for the denoiser, where they are given.
+    valid : array of bool, or "finite", optional
+        True where a pixel counts.
+    regions : ndarray of int, optional
+        Painted areas for training and calibration.
     masks_key : tuple
         Identifies the masks.
     """
 
     noisy: LayerImage
     clean: LayerImage
-    settings: dict[str, Any]
+    settings: EnsembleSettings
     clean_layer: ReferenceType[ImageLayer] | None = None
-    masks: Mapping[str, Any] = field(default_factory=dict)
+    valid: Any = None
+    regions: NDArray[Any] | None = None
     masks_key: tuple[Any, ...] = ()
 
     @property
@@ -53,44 +60,41 @@ class PairInputs:
         small = self.noisy.nbytes + self.clean.nbytes <= _READ_AT_ONCE
         return small and self.noisy.in_memory and self.clean.in_memory
 
-    def pair(self) -> dict[str, Any]:
-        """Return the arguments for the denoiser's ``fit_steps`` and ``check``."""
+    @cached_property
+    def pair(self) -> Pair:
+        """Pair of the images, which steps take."""
         names = self.noisy.channel_names or self.clean.channel_names
-        return {
-            "noisy": self.noisy.data,
-            "clean": self.clean.data,
-            "axes": self.noisy.axes,
-            "channel_names": names if "C" in self.noisy.axes else None,
-            "pixel_size": self.noisy.pixel_size,
-            "unit": self.noisy.unit,
-            **self.masks,
-        }
+        return Pair(
+            self.noisy.data,
+            self.clean.data,
+            self.noisy.axes,
+            names if "C" in self.noisy.axes else None,
+            self.noisy.pixel_size,
+            self.noisy.unit,
+            self.valid,
+            self.noisy.name,
+        )
 
     def training(self) -> Training:
         """Return what the session keeps, to continue training later."""
-        from napari_btn.core.data.pairs import Pair
-
-        given = self.pair()
-        regions = given.pop("regions", None)
-        return Training(Pair(**given, name=self.noisy.name), regions)
-
-    def images(self) -> tuple[int, ...]:
-        """Return a key that identifies the images."""
-        images = (self.noisy, self.clean)
-        return tuple(id(a) for image in images for a in getattr(image.data, "arrays", (image.data,)))
+        return Training(self.pair, self.regions)
 
     def key(self) -> tuple[Any, ...]:
         """Return a key of everything that a check, or finished members, depend on."""
-        settings = {k: v for k, v in self.settings.items() if k not in ("members", "alpha", "device")}
-        return (self.images(), self.noisy.axes, self.noisy.channel_names, repr(settings), self.masks_key)
+        settings = replace(self.settings, members=1, alpha=0.5)
+        return (
+            arrays_of(self.pair),
+            self.noisy.axes,
+            self.noisy.channel_names,
+            repr(settings),
+            self.masks_key,
+        )
 
-    def check(self, engine: ModuleType, *, values: bool) -> None:
-        """Check axes and settings at once, and the values where that is quick.
+    def check(self, *, values: bool) -> None:
+        """Check the axes, and the values where that is quick.
 
         Parameters
         ----------
-        engine : module
-            Holds ``Denoiser``.
         values : bool
             True to read the images.
 
@@ -99,13 +103,19 @@ class PairInputs:
         ValueError
             With what came, what is needed and what to do.
         """
-        from napari_btn.core.data.image import canonical_axes
-        from napari_btn.core.data.pairs import Pair
-
         canonical_axes(self.noisy.axes, len(self.noisy.shape), "noisy")
-        engine.Denoiser(**self.settings)
         if values:
-            _ = Pair(**{k: v for k, v in self.pair().items() if k != "regions"}).scenes
+            _ = self.pair.scenes
+
+
+def arrays_of(pair: Pair) -> tuple[int, ...]:
+    """Return the identities of the arrays of a pair; a stack of layers has several.
+
+    Parameters
+    ----------
+    pair : Pair
+    """
+    return tuple(id(a) for image in (pair.noisy, pair.clean) for a in getattr(image, "arrays", (image,)))
 
 
 def in_order_of(axes: str, clean: LayerImage) -> LayerImage:
@@ -158,15 +168,14 @@ def unlike_pixels(noisy: LayerImage, clean: LayerImage) -> tuple[tuple[str, str]
     return (("amber", text),)
 
 
-def differences(source: LayerImage, denoiser: Any) -> list[tuple[str, str]]:
-    """Return notes on how an image differs from the training images of a denoiser.
+def differences(source: LayerImage, model: Model) -> list[tuple[str, str]]:
+    """Return notes on how an image differs from the training images of a model.
 
     Parameters
     ----------
     source : LayerImage
         Image that was denoised.
-    denoiser : Denoiser
-        Trained.
+    model : Model
 
     Returns
     -------
@@ -174,19 +183,19 @@ def differences(source: LayerImage, denoiser: Any) -> list[tuple[str, str]]:
         To show; empty when all is alike.
     """
     notes = []
-    here, there = source.channel_names or (), denoiser.channel_names or ()
+    here, there, trained = source.channel_names or (), model.channel_names, model.learned
     if here != there and sorted(here) == sorted(there):
         text = (
             f"'{source.name}' has the channels {', '.join(here)}; the networks were trained on "
             f"{', '.join(there)}, in this order. Reorder them."
         )
         notes.append(("amber", text))
-    if source.pixel_size and denoiser.pixel_size and source.unit == denoiser.unit:
-        ratio = [a / b for a, b in zip(source.pixel_size, denoiser.pixel_size, strict=False)]
+    if source.pixel_size and trained.pixel_size and source.unit == trained.unit:
+        ratio = [a / b for a, b in zip(source.pixel_size, trained.pixel_size, strict=False)]
         if any(abs(r - 1) > _SAME_PIXELS for r in ratio):
             text = (
                 f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {source.unit}, the networks were "
-                f"trained at {denoiser.pixel_size[-1]:.4g}. Resample it, or don't rely on the coverage."
+                f"trained at {trained.pixel_size[-1]:.4g}. Resample it, or don't rely on the coverage."
             )
             notes.append(("amber", text))
     return notes

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.results import show_preview
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.progress import Progress
-    from napari_btn.denoiser import Denoiser
+    from napari_btn.model import Model
+    from napari_btn.session import Session
     from napari_btn.widgets.denoise.pairing import PairInputs
     from napari_btn.widgets.denoise.view import DenoiseView
     from napari_btn.widgets.denoise.work import Work
@@ -40,10 +42,12 @@ class Trainer:
         Form with the pair and the loss curve.
     work : Work
         Runs the training.
+    session : Session
+        Gives the device.
     lifetime : Lifetime
         Of the dock.
     trained : callable
-        Called with the denoiser when it is trained.
+        Called with the trained model.
     """
 
     def __init__(
@@ -51,43 +55,49 @@ class Trainer:
         viewer: Any,
         view: DenoiseView,
         work: Work,
+        session: Session,
         lifetime: Lifetime,
-        trained: Callable[[Denoiser], None],
+        trained: Callable[[Model], None],
     ) -> None:
         self._viewer, self._view, self._work, self._lifetime = viewer, view, work, lifetime
-        self._trained = trained
+        self._session, self._trained = session, trained
         self.started: PairInputs | None = None
         """Pair and settings of the last training."""
         self._kept: tuple[Any, Any] | None = None
         self._previews = True
 
-    def train(self, denoiser: Any, inputs: PairInputs) -> None:
+    def train(self, inputs: PairInputs) -> None:
         """Train, from the finished members on if there are any.
 
         Parameters
         ----------
-        denoiser : Denoiser
-            Not trained yet.
         inputs : PairInputs
-            Pair to train on.
+            Pair to train on, and settings.
         """
-        resume = self.checkpoint() or ()
+        resume, device = self.checkpoint() or (), self._session.device
         if not resume:
             self._view.chart.clear()
         self._view.chart.show()
         self.started, self._previews = inputs, True
         self._work.launch(
             "Training",
-            lambda: denoiser.fit_steps(**inputs.pair(), resume=resume, preview_every=_PREVIEW_EVERY),
+            lambda: engine.fit_steps(
+                inputs.pair,
+                inputs.settings,
+                engine.compute_on(device, inputs.settings),
+                regions=inputs.regions,
+                resume=resume,
+                preview_every=_PREVIEW_EVERY,
+            ),
             self._finish,
             self._take_progress,
             self._keep_members,
         )
 
-    def _finish(self, denoiser: Denoiser) -> None:
-        """Forget the members of earlier trainings, and pass the denoiser on."""
+    def _finish(self, model: Model) -> None:
+        """Forget the members of earlier trainings, and pass the model on."""
         self._kept = None
-        self._trained(denoiser)
+        self._trained(model)
 
     def end_previews(self) -> None:
         """Stop showing previews of this training."""
@@ -112,7 +122,7 @@ class Trainer:
         if self.started is None or not run.checkpoint:
             return ""
         self._kept = (self.started.key(), run.checkpoint)
-        n, wanted = len(run.checkpoint), self.started.settings["members"]
+        n, wanted = len(run.checkpoint), self.started.settings.members
         return f" {n} of {wanted} members are finished and kept; Continue goes on from them."
 
     def _take_progress(self, progress: Progress) -> None:

@@ -19,7 +19,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.core.settings import PRESETS, CalibrationSettings, NetworkSettings, TrainSettings
+from napari_btn.core.settings import (
+    PRESETS,
+    CalibrationSettings,
+    EnsembleSettings,
+    NetworkSettings,
+    TrainSettings,
+)
 from napari_btn.widgets.shared.panels import PercentBox, field_help, fold
 
 if TYPE_CHECKING:
@@ -66,7 +72,7 @@ _HELP = {
 
 
 class TrainingForm(QWidget):
-    """Form of the settings of a denoiser.
+    """Form of the settings of an ensemble, and of the device.
 
     Parameters
     ----------
@@ -249,8 +255,24 @@ class TrainingForm(QWidget):
         """Return the side of a patch in pixels; None if the image decides."""
         return self.patch.value() if self.patch.value() > _OWN_PATCH else None
 
-    def settings(self) -> dict[str, Any]:
-        """Return the arguments for a denoiser.
+    @property
+    def device_name(self) -> str:
+        """Name of the device that is picked."""
+        return self._devices[self.device.currentIndex()]
+
+    def show_device(self, name: str) -> None:
+        """Show a device, if this machine has it.
+
+        Parameters
+        ----------
+        name : str
+            As in `Session.device`.
+        """
+        if name in self._devices:
+            self.device.setCurrentIndex(self._devices.index(name))
+
+    def settings(self) -> EnsembleSettings:
+        """Return the settings to train with.
 
         Raises
         ------
@@ -262,22 +284,22 @@ class TrainingForm(QWidget):
         train = replace(PRESETS[preset], patch_px=self._patch_px(), early_stopping=early)
         if self.steps.value():
             train = replace(train, steps=self.steps.value())
-        return {
-            "preset": preset,
-            "members": self.members.value(),
-            "alpha": self.alpha,
-            "supervision": list(_SUPERVISION)[self.supervision.currentIndex()],
-            "seed": self.seed.value(),
-            "device": self._devices[self.device.currentIndex()],
-            "network": NetworkSettings(
-                depth=self.depth.value(),
-                channels=self.channels.value(),
-                max_dilation=self.max_dilation.value(),
-                bias_free=self.bias_free.isChecked(),
-            ),
-            "train": train,
-            "calibration": self.calibration(),
-        }
+        network = NetworkSettings(
+            depth=self.depth.value(),
+            channels=self.channels.value(),
+            max_dilation=self.max_dilation.value(),
+            bias_free=self.bias_free.isChecked(),
+        )
+        return EnsembleSettings(
+            preset=preset,
+            members=self.members.value(),
+            alpha=self.alpha,
+            supervision=list(_SUPERVISION)[self.supervision.currentIndex()],
+            seed=self.seed.value(),
+            network=network,
+            train=train,
+            calibration=self.calibration(),
+        )
 
     def calibration(self) -> CalibrationSettings:
         """Return the settings of the calibration.
@@ -313,26 +335,26 @@ class TrainingForm(QWidget):
         self.channels.setValue(network.channels)
         self.max_dilation.setValue(network.max_dilation)
 
-    def show_settings(self, denoiser: Any) -> None:
-        """Show a denoiser's settings.
+    def show_settings(self, settings: EnsembleSettings) -> None:
+        """Show the settings of a trained model.
 
         Parameters
         ----------
-        denoiser : Denoiser
-            Trained here, or loaded.
+        settings : EnsembleSettings
+            Of a model that was trained here, or loaded.
         """
         blocker = QSignalBlocker(self)
-        self.preset.setCurrentText(denoiser.preset)
-        self.members.setValue(denoiser.members)
-        self.coverage.setValue(1 - denoiser.alpha)
-        self.seed.setValue(denoiser.seed)
-        preset_steps = PRESETS[denoiser.preset].steps
-        self.steps.setValue(0 if denoiser.train.steps == preset_steps else denoiser.train.steps)
-        self.patch.setValue(denoiser.train.patch_px or _OWN_PATCH)
-        self.show_network(denoiser.network)
-        self.bias_free.setChecked(denoiser.network.bias_free)
-        self.early_stopping.setChecked(denoiser.train.early_stopping)
-        known = denoiser.calibration_settings
+        self.preset.setCurrentText(settings.preset)
+        self.members.setValue(settings.members)
+        self.coverage.setValue(1 - settings.alpha)
+        self.seed.setValue(settings.seed)
+        preset_steps = PRESETS[settings.preset].steps
+        self.steps.setValue(0 if settings.train.steps == preset_steps else settings.train.steps)
+        self.patch.setValue(settings.train.patch_px or _OWN_PATCH)
+        self.show_network(settings.network)
+        self.bias_free.setChecked(settings.network.bias_free)
+        self.early_stopping.setChecked(settings.train.early_stopping)
+        known = settings.calibration
         self.train_fraction.setValue(known.train_fraction)
         for box, names, value in (
             (self.score, _SCORES, known.score),

@@ -77,7 +77,7 @@ class RemeasureWidget(Dock):
         """Show the session's state."""
         if self.lifetime.ended:
             return
-        if slot in ("denoiser", "source", "prediction"):
+        if slot in ("model", "source", "prediction"):
             self._on_session_prediction()
         elif slot == "training":
             self.loop.show_state()

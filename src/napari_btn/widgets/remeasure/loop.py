@@ -127,7 +127,7 @@ class RegionLoop:
 
     def _on_user_continue(self) -> None:
         """Go on training with the measured windows."""
-        denoiser, field, windows = self._session.denoiser, self._field, self.windows()
+        model, field, windows = self._session.model, self._field, self.windows()
         self._view.message.say()
         self._panel.gain.say()
         try:
@@ -135,9 +135,9 @@ class RegionLoop:
         except ValueError as error:
             self._view.message.say(("red", sentence_of(error)))
             return
-        if denoiser is None or field is None or training is None or not windows:
+        if model is None or field is None or training is None or not windows:
             return
-        layer, source = self._editor.layer, field.source
+        layer, source, device = self._editor.layer, field.source, self._session.device
         scene = field.frame.scene_of(np.asarray(layer.data[0])) if layer is not None else 0
 
         def done(made: Round) -> None:
@@ -162,15 +162,20 @@ class RegionLoop:
 
         self._view.progress.start("Continuing")
         self._lifetime.start(
-            "continue", lambda: continue_steps(denoiser, training, windows, source, scene), done, failed,
-            title="continuing", on_progress=self._view.progress.tell, on_stopped=stopped,
-        )  # fmt: skip
+            "continue",
+            lambda: continue_steps(model, training, windows, source, scene, device),
+            done,
+            failed,
+            title="continuing",
+            on_progress=self._view.progress.tell,
+            on_stopped=stopped,
+        )
         self._changed()
 
     def _show_round(self, made: Round, field: Field, regions: list[Region], scene: int) -> None:
         """Keep the new networks, show their maps, and report the gain."""
         training, source = self._session.training, field.source
-        self._session.denoiser = made.denoiser
+        self._session.model = made.model
         self._session.training = training
         self._session.source = source
         self._session.prediction = made.prediction

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
 from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
 from napari_btn.session import Training
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.panels import NoteLabel, Theme, fold, push_button
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
 from napari_btn.widgets.shared.worker import load_ahead
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_btn.core.data.image import Image
     from napari_btn.core.progress import Step
     from napari_btn.core.remeasure.regions import Region
-    from napari_btn.denoiser import Denoiser
+    from napari_btn.model import Model
     from napari_btn.session import Session
     from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.workflow.refine import Refinement
@@ -50,15 +50,15 @@ class Round:
 
     Parameters
     ----------
-    denoiser : Denoiser
-        Trained on; another object than before.
+    model : Model
+        Trained further.
     gain : Refinement
         Measured on held-out pixels.
     prediction : Prediction
         Of the image of the windows.
     """
 
-    denoiser: Denoiser
+    model: Model
     gain: Refinement
     prediction: Prediction
 
@@ -106,14 +106,18 @@ def measured_in(
 
 
 def continue_steps(
-    denoiser: Denoiser, training: Training, windows: Sequence[tuple[Region, Any]], source: Image, scene: int
+    model: Model,
+    training: Training,
+    windows: Sequence[tuple[Region, Any]],
+    source: Image,
+    scene: int,
+    device: str,
 ) -> Step[Round]:
     """Go on training with windows of an image, and predict it again; a step.
 
     Parameters
     ----------
-    denoiser : Denoiser
-        Stays as it is.
+    model : Model
     training : Training
         Its training images.
     windows : sequence of (Region, array (C, *size))
@@ -122,23 +126,18 @@ def continue_steps(
         Noisy image of the windows.
     scene : int
         Which of its scenes they lie in.
+    device : str
+        As in `Session.device`.
     """
     load_ahead()
-    other, pair = copy(denoiser), training.pair
-    view = View(source.data, source.axes or "", "image")
-    axes = "C" + view.space_axes
-    gain = yield from other.refine_steps(
-        pair.noisy,
-        pair.clean,
-        axes=pair.axes,
-        windows=windows,
-        image=view.read(scene),
-        image_axes=axes,
-        valid=pair.valid,
-        regions=training.regions,
+    compute = engine.compute_on(device, model.settings)
+    image = engine.image_for(model, source.data, source.axes)
+    field = engine.image_for(model, image.view.read(scene), "C" + image.view.space_axes)
+    refined, gain = yield from engine.refine_steps(
+        model, training.pair, compute, windows=windows, image=field, regions=training.regions
     )
-    prediction = yield from other.predict_steps(source.data, source.axes, valid="finite")
-    return Round(other, gain, prediction)
+    prediction = yield from engine.predict_steps(refined, image, compute, valid="finite")
+    return Round(refined, gain, prediction)
 
 
 class MeasuredPanel(QWidget):
@@ -147,7 +146,7 @@ class MeasuredPanel(QWidget):
     Parameters
     ----------
     session : Session
-        Holds the denoiser and its training images.
+        Holds the model and its training images.
     theme : Theme
         Colours of its notes.
     viewer : napari.Viewer
@@ -252,7 +251,7 @@ class MeasuredPanel(QWidget):
         reason = ""
         if busy:
             reason = "Busy; stop first, or wait."
-        elif self._session.denoiser is None:
+        elif self._session.model is None:
             reason = "Train first, or load trained networks, in the Denoise dock."
         elif not windows:
             reason = "Nothing is measured again yet; pick an image, and put it into its window."

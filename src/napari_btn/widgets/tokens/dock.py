@@ -8,7 +8,9 @@ import numpy as np
 from qtpy.QtWidgets import QFileDialog
 
 from napari_btn.core.progress import Progress
+from napari_btn.core.settings import TokenSettings
 from napari_btn.core.tokens.naming import VIEWPOINTS
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 from napari_btn.widgets.tokens.editor import BY_TOKEN, TokenEditor, channels_of
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.progress import Step
     from napari_btn.core.tokens.tokens import Tokens
+    from napari_btn.model import Model
 
 __all__ = ["TokensWidget"]
 
@@ -67,7 +70,7 @@ class TokensWidget(Dock):
 
     def _on_session_changed(self, slot: str) -> None:
         """Show the session's state."""
-        if self.lifetime.ended or slot not in ("denoiser", "source", "prediction", "tokens"):
+        if self.lifetime.ended or slot not in ("model", "source", "prediction", "tokens"):
             return
         if self.editor.shown is not None and self.session.tokens is self.editor.shown.tokens:
             return
@@ -105,7 +108,7 @@ class TokensWidget(Dock):
 
     def _show_state(self) -> None:
         """Enable the possible actions, and explain the others."""
-        known = self.session.denoiser is not None and self.session.source is not None
+        known = self.session.model is not None and self.session.source is not None
         there = self.editor.shown is not None and self.editor.shown.layer is not None
         gone = self.editor.shown is not None and not there
         self.view.hint.say(("info", _NOTHING_YET if not known else _GONE if gone else ""))
@@ -157,33 +160,35 @@ class TokensWidget(Dock):
 
     def _on_user_find(self) -> None:
         """Find the tokens of the session's source."""
-        denoiser, source = self.session.denoiser, self.session.source
-        if denoiser is None or source is None or self.busy:
+        model, source, device = self.session.model, self.session.source, self.session.device
+        if model is None or source is None or self.busy:
             return
-        prediction, k, refit = (
-            self.session.prediction,
-            self.view.n_tokens.value(),
-            self.view.refit.isChecked(),
-        )
-        method = self.view.method.currentData()
+        prediction, refit = self.session.prediction, self.view.refit.isChecked()
+        wanted = TokenSettings(self.view.n_tokens.value(), method=self.view.method.currentData())
         axes = source.axes if prediction is None else prediction.axes
 
-        def step() -> Step[Tokens]:
+        def step() -> Step[tuple[Model, Tokens]]:
             """Find the tokens, and compute their table in the thread; a step."""
             load_ahead()
-            found = yield from denoiser.tokens_steps(
-                source.data, k, axes, refit=refit, method=method, prediction=prediction, valid="finite"
+            made, found = yield from engine.tokens_steps(
+                model,
+                engine.image_for(model, source.data, axes),
+                engine.compute_on(device, model.settings),
+                wanted,
+                refit=refit,
+                valid="finite",
+                prediction=prediction,
             )
             yield Progress(1, 1, "Summing up")
             _ = found.table
-            return found
+            return made, found
 
-        def done(tokens: Tokens) -> None:
+        def done(result: tuple[Model, Tokens]) -> None:
             """Show the result."""
             self.view.progress.finish(
                 f"Done: '{source.name} tokens' is a layer now. Pick rows, or click the image."
             )
-            self.session.tokens = tokens
+            self.session.take_tokens(*result)
 
         if self.editor.layer is None:
             self.editor.shown = None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.progress import Progress
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.overlays import map_layer, missed_top
 from napari_btn.widgets.shared.results import record_of
 from napari_btn.widgets.shared.worker import sentence_of
@@ -36,7 +37,7 @@ class CoverageTab:
     focus : Focus
         Prediction and channel in sight.
     session : Session
-        Holds the denoiser.
+        Holds the model.
     lifetime : Lifetime
         Of the dock.
     """
@@ -48,33 +49,33 @@ class CoverageTab:
         view.tabs.currentChanged.connect(self._on_user_tab)
 
     def show_report(self) -> None:
-        """Show the report of the session's denoiser."""
-        denoiser = self._session.denoiser
-        self._view.report.show_report(None if denoiser is None else denoiser.report)
+        """Show the report of the session's model."""
+        model = self._session.model
+        self._view.report.show_report(None if model is None else model.calibrated.report)
         self._curve = None
         self._on_user_tab()
 
     def _on_user_tab(self, index: int = 0) -> None:
         """Measure the reliability when it is looked at."""
         del index
-        denoiser = self._session.denoiser
+        model = self._session.model
         looked_at = self._view.tabs.currentIndex() == TABS.index("coverage")
-        self._view.missed.setEnabled(denoiser is not None and self._focus.prediction is not None)
-        if not looked_at or denoiser is None or "reliability" in self._lifetime.runs:
+        self._view.missed.setEnabled(model is not None and self._focus.prediction is not None)
+        if not looked_at or model is None or "reliability" in self._lifetime.runs:
             self.show_reliability()
             return
-        if self._curve is not None and self._curve[0] is denoiser.calibration:
+        calibrated = model.calibrated
+        if self._curve is not None and self._curve[0] is calibrated:
             return
-        calibration = denoiser.calibration
 
         def step() -> Step[Any]:
             """Measure the coverage; a step."""
             yield Progress(0, 1, "Measuring the coverage at several levels")
-            return denoiser.coverage_curve(_ALPHAS)
+            return engine.coverage_by_level(model, _ALPHAS)
 
         def done(curve: Any) -> None:
             """Keep and draw it."""
-            self._curve = (calibration, curve)
+            self._curve = (calibrated, curve)
             self.show_reliability()
 
         def failed(error: Exception) -> None:
@@ -85,8 +86,8 @@ class CoverageTab:
 
     def show_reliability(self) -> None:
         """Draw the reliability of the channel."""
-        denoiser, c = self._session.denoiser, self._focus.asked.channel
-        report = None if denoiser is None else denoiser.report
+        model, c = self._session.model, self._focus.asked.channel
+        report = None if model is None else model.calibrated.report
         known = self._curve is not None and report is not None and c < len(self._curve[1])
         self._view.reliability.setVisible(known)
         if known and self._curve is not None and report is not None:
@@ -95,18 +96,19 @@ class CoverageTab:
 
     def _on_user_missed(self) -> None:
         """Add the map of missed blocks."""
-        denoiser, prediction, source = self._session.denoiser, self._focus.prediction, self._focus.source
-        if denoiser is None or prediction is None or source is None or "missed" in self._lifetime.runs:
+        model, prediction, source = self._session.model, self._focus.prediction, self._focus.source
+        if model is None or prediction is None or source is None or "missed" in self._lifetime.runs:
             return
         size = dict(zip(prediction.axes, prediction.median.shape, strict=True))
         # each scene with its own target is a block
-        apart = denoiser.report is not None and denoiser.report.block_px == 0
+        apart = model.calibrated.report.block_px == 0
         letters = [a for a in (source.axes if apart and source.axes else "ZYX") if a != "C" and a in size]
 
         def step() -> Step[Any]:
             """Paint the blocks; a step."""
             yield Progress(0, 1, "Painting missed blocks")
-            return denoiser.miscoverage([int(size[a]) for a in letters], noisy=source.data, axes=source.axes)
+            image = engine.image_for(model, source.data, source.axes)
+            return engine.missed_share(model, [int(size[a]) for a in letters], source.axes, image)
 
         def done(painted: Any) -> None:
             """Add the layer."""

@@ -60,7 +60,7 @@ class UncertaintyWidget(Dock):
         self.pixel = PixelTab(self.view, self.focus, self.session, self.lifetime, self.line.truth)
         self.coverage = CoverageTab(self.view, self.focus, self.session, self.lifetime)
         self._connect()
-        self._on_session_changed("denoiser")
+        self._on_session_changed("model")
 
     def _connect(self) -> None:
         """Connect signals and handlers."""
@@ -87,9 +87,9 @@ class UncertaintyWidget(Dock):
             return
         if slot == "tokens":
             self._later()
-        if slot == "denoiser":
+        if slot == "model":
             self.coverage.show_report()
-        if slot in ("denoiser", "source", "prediction"):
+        if slot in ("model", "source", "prediction"):
             self._on_session_prediction()
 
     def _on_session_prediction(self) -> None:
@@ -139,12 +139,12 @@ class UncertaintyWidget(Dock):
             self.view.hint.say(("amber", _NO_LEVELS))
         else:
             self.view.hint.say()
-        denoiser = self.session.denoiser
-        report = None if denoiser is None else denoiser.report
+        model = self.session.model
+        report = None if model is None else model.calibrated.report
         of_report = () if report is None else tuple(note.text for note in report.warnings)
         notes = getattr(prediction, "notes", ())
         self.view.drift.say(*((n.level, f"This image: {n.text}") for n in notes if n.text not in of_report))
-        worst = getattr(report, "worst", ())
+        worst = () if report is None else report.worst
         c = self.focus.asked.channel
         self.view.worst.say(
             *((("info", f"Covered least: {worst[c]}"),) if c < len(worst) and worst[c] else ())
@@ -271,7 +271,7 @@ class UncertaintyWidget(Dock):
 
     def _sentence(self) -> str:
         """Return the caption of the shown map."""
-        prediction, denoiser = self.focus.prediction, self.session.denoiser
+        prediction, model = self.focus.prediction, self.session.model
         if prediction is None:
             return ""
         if self.view.select.isChecked() and self._selection:
@@ -287,8 +287,7 @@ class UncertaintyWidget(Dock):
             )
             count = self.focus.live.claimed(self.focus.live.key(self.focus.at())) if claimed else 0
             return f"{count} pixels outlined. {text}" if claimed else text
-        calibration = getattr(denoiser, "calibration", None)
-        return "" if calibration is None else str(calibration.caption(prediction.covers))
+        return "" if model is None else model.calibrated.calibration.caption(prediction.covers)
 
     def _take_settled(self) -> None:
         """Update the session and the rest of a volume, when the sliders rest."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.distribution import density
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import may_click
 from napari_btn.widgets.shared.overlays import map_layer
 from napari_btn.widgets.shared.worker import sentence_of
@@ -37,7 +38,7 @@ class PixelTab:
     focus : Focus
         Prediction and plane in sight.
     session : Session
-        Holds the denoiser and the tokens.
+        Holds the model and the tokens.
     lifetime : Lifetime
         Of the dock.
     truth : callable
@@ -100,7 +101,7 @@ class PixelTab:
         prediction, clicked = self._focus.prediction, self._clicked
         self._view.density.setVisible(self._focus.live is not None and clicked is not None)
         readable = self._focus.source is not None and bool(self._focus.source.axes)
-        self._view.filter.setVisible(clicked is not None and readable and self._session.denoiser is not None)
+        self._view.filter.setVisible(clicked is not None and readable and self._session.model is not None)
         if prediction is None or clicked is None:
             self._view.filter_note.say()
             self._view.pixel.setText("Click a pixel in the viewer." if prediction is not None else "")
@@ -162,9 +163,9 @@ class PixelTab:
 
     def _on_user_filter(self) -> None:
         """Add the equivalent filter of the clicked pixel as a layer."""
-        denoiser, source, clicked = self._session.denoiser, self._focus.source, self._clicked
+        model, source, clicked = self._session.model, self._focus.source, self._clicked
         if (
-            denoiser is None
+            model is None
             or source is None
             or not source.axes
             or clicked is None
@@ -174,18 +175,20 @@ class PixelTab:
         at = {**self._focus.at(), "Y": clicked[0], "X": clicked[1]}
         size = dict(zip(source.axes, source.data.shape, strict=True))
         space = "".join(a for a in "ZYX" if a in size)
-        name = denoiser.channel_names[at["C"]]
+        name, device = model.channel_names[at["C"]], self._session.device
 
         def step() -> Step[EquivalentFilter]:
             """Compute the filter over the members; a step."""
-            made: EquivalentFilter = yield from denoiser.equivalent_filter_steps(
-                source.data,
-                [at[a] for a in space],
-                source.axes,
-                channel=at["C"],
-                scene=at.get("S", 0) * size.get("T", 1) + at.get("T", 0),
+            return (
+                yield from engine.equivalent_filter_steps(
+                    model,
+                    engine.image_for(model, source.data, source.axes),
+                    [at[a] for a in space],
+                    engine.compute_on(device, model.settings),
+                    channel=at["C"],
+                    scene=at.get("S", 0) * size.get("T", 1) + at.get("T", 0),
+                )
             )
-            return made
 
         def done(made: EquivalentFilter) -> None:
             """Show it."""

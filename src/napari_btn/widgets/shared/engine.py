@@ -1,0 +1,91 @@
+"""The functions of model and workflow that docks call, each imported on first use.
+
+A dock opens without the modules of its steps, which a thread loads when the first step starts.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from napari_btn.core.compute.pool import compute_for
+
+if TYPE_CHECKING:
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.settings import EnsembleSettings
+    from napari_btn.core.training.plan import estimate_training
+    from napari_btn.model import load_model, save_model
+    from napari_btn.workflow.calibrate import calibrate_steps
+    from napari_btn.workflow.evaluate import coverage_by_level, equivalent_filter_steps, missed_share
+    from napari_btn.workflow.fit import fit_steps, plan_of, prepare
+    from napari_btn.workflow.inputs import image_for
+    from napari_btn.workflow.predict import predict_steps
+    from napari_btn.workflow.refine import refine_steps
+    from napari_btn.workflow.scan import grid_of, scan_steps
+    from napari_btn.workflow.tokens import tokens_steps
+
+__all__ = [
+    "calibrate_steps",
+    "compute_on",
+    "coverage_by_level",
+    "equivalent_filter_steps",
+    "estimate_training",
+    "fit_steps",
+    "grid_of",
+    "image_for",
+    "load_model",
+    "missed_share",
+    "plan_of",
+    "predict_steps",
+    "prepare",
+    "refine_steps",
+    "save_model",
+    "scan_steps",
+    "tokens_steps",
+]
+
+_HOME = {
+    "calibrate_steps": "workflow.calibrate",
+    "coverage_by_level": "workflow.evaluate",
+    "equivalent_filter_steps": "workflow.evaluate",
+    "estimate_training": "core.training.plan",
+    "fit_steps": "workflow.fit",
+    "grid_of": "workflow.scan",
+    "image_for": "workflow.inputs",
+    "load_model": "model",
+    "missed_share": "workflow.evaluate",
+    "plan_of": "workflow.fit",
+    "predict_steps": "workflow.predict",
+    "prepare": "workflow.fit",
+    "refine_steps": "workflow.refine",
+    "save_model": "model",
+    "scan_steps": "workflow.scan",
+    "tokens_steps": "workflow.tokens",
+}
+
+
+def compute_on(device: str, settings: EnsembleSettings) -> Compute:
+    """Return the device and processes for the steps of an ensemble; call it in the thread.
+
+    Parameters
+    ----------
+    device : str
+        As in `Session.device`.
+    settings : EnsembleSettings
+        Settings of the ensemble.
+
+    Raises
+    ------
+    ValueError
+        If this machine has no such device, or PyTorch can't use it.
+    """
+    return compute_for(device, settings.members, settings.tiles)
+
+
+def __getattr__(name: str) -> object:
+    """Import a function on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"napari_btn.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
