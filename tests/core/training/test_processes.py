@@ -396,7 +396,9 @@ def test_a_collapsed_member_is_trained_again_from_a_child_of_its_seed(verdicts):
     repaired = train(2, workers=1)
     assert [m.attempt for m in repaired.members] == [1, 0]
     assert same(repaired.members[1:], well.members[1:])
-    assert not np.array_equal(repaired.members[0].weights["out_weight"], well.members[0].weights["out_weight"])
+    assert not np.array_equal(
+        repaired.members[0].weights["out_weight"], well.members[0].weights["out_weight"]
+    )
     assert [len(repaired.losses[k]) for k in range(2)] == [8, 8]
     assert [n.text for n in repaired.notes] == [
         "Member 1 had collapsed in 1 and was trained again from a new seed."
