@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.image import Box, View
     from napari_btn.core.data.pairs import Pair, Scenes
-    from napari_btn.core.data.splits import Split
+    from napari_btn.core.data.splits import Kind, Split
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import CalibrationSettings, EnsembleSettings
     from napari_btn.core.tokens.learn import TokenModel
@@ -130,14 +130,10 @@ def scores_steps(
         The palette is learned if groups need one.
     """
     judged = scenes.within(parts.regions, CALIBRATE)
-    scores = yield from _measured_steps(
-        learned, judged, parts.held_out, settings, compute, by_scene=parts.by_scene
-    )
+    scores = yield from _measured_steps(learned, judged, parts.held_out, settings, compute, kind=parts.kind)
     if parts.report:
         apart = scenes.within(parts.regions, REPORT)
-        other = yield from _measured_steps(
-            learned, apart, parts.report, settings, compute, by_scene=parts.by_scene
-        )
+        other = yield from _measured_steps(learned, apart, parts.report, settings, compute, kind=parts.kind)
         scores = replace(scores, reported=other.held_out)
     if settings.calibration.groups:
         return (yield from _by_tokens_steps(learned, scores, tokens, scenes.noisy, settings, compute))
@@ -151,7 +147,7 @@ def _measured_steps(
     settings: EnsembleSettings,
     compute: Compute,
     *,
-    by_scene: bool,
+    kind: Kind,
 ) -> Step[Scores]:
     """Return the scores of boxes that no member was trained on; a step."""
     boxes = spread_boxes(boxes, scenes.noisy.ndim)
@@ -160,7 +156,7 @@ def _measured_steps(
         boxes,
         learned.networks,
         compute,
-        by_scene=by_scene,
+        kind=kind,
         alpha=settings.alpha,
         settings=settings.calibration,
     )
@@ -175,9 +171,8 @@ def _scores_on(
     """Return the scores of other images, of which all pixels calibrate together; a step."""
     yield from scenes.check_steps()
     yield from need_unseen_steps(model, scenes)
-    scores = yield from _measured_steps(
-        model.learned, scenes, scenes.whole(), settings, compute, by_scene=not scenes.repeats
-    )
+    kind: Kind = "block" if scenes.one_field else "field"
+    scores = yield from _measured_steps(model.learned, scenes, scenes.whole(), settings, compute, kind=kind)
     return replace(model.learned, notes=(), profile=profile_of(scenes.noisy)), scores
 
 

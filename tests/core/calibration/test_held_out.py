@@ -27,13 +27,13 @@ def box(*bounds, scene=0):
     return Box(scene, tuple(slice(a, b) for a, b in bounds))
 
 
-def gathered(scenes, boxes, members, blueprint, *, by_scene=False, tile=None, **settings):
+def gathered(scenes, boxes, members, blueprint, *, kind="block", tile=None, **settings):
     steps = held_out_steps(
         scenes,
         boxes,
         Networks(blueprint, members),
         Compute(TileSettings(tile_px=tile), Inline()),
-        by_scene=by_scene,
+        kind=kind,
         alpha=0.1,
         settings=CalibrationSettings(**settings),
     )
@@ -81,7 +81,7 @@ def test_scenes_are_blocks(random_members):
     blueprint, members = random_members(1)
     scenes = Pair(noise(0, 5, 20, 22), noise(1, 5, 20, 22), "SYX").scenes
     boxes = [box((0, 20), (0, 22), scene=s) for s in (1, 4)]
-    made, side = gathered(scenes, boxes, members, blueprint, by_scene=True)
+    made, side = gathered(scenes, boxes, members, blueprint, kind="field")
     assert side == 0
     assert made.n_blocks == 2
     np.testing.assert_array_equal(made.block, made.position[:, 0] == 4)
