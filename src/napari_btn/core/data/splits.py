@@ -129,6 +129,8 @@ def split(
 def split_axis(scenes: Scenes, settings: CalibrationSettings) -> int:
     """Return the number of the space axis along which one field is split.
 
+    The longest one, less what the content of a series moves along it, unless the settings name another.
+
     Raises
     ------
     ValueError
@@ -136,7 +138,7 @@ def split_axis(scenes: Scenes, settings: CalibrationSettings) -> int:
     """
     names = scenes.noisy.space_axes
     if settings.split_axis == "longest":
-        return int(np.argmax(scenes.noisy.space))
+        return int(np.argmax(np.subtract(scenes.noisy.space, _travel(scenes))))
     if settings.split_axis.upper() not in names:
         raise ValueError(
             f"split_axis is {settings.split_axis!r}, but the image has the axes {names}; choose one."
