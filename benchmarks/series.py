@@ -78,7 +78,9 @@ def run(tiny: bool) -> list[Result]:
                 result.add(row)
             if way == "auto":
                 off = abs(np.mean([r["reported"] - r["fresh"] for r in rows]))
-                result.bars.append(Bar("reported coverage and that of fresh movies differ by", float(off), NEAR, False))
+                result.bars.append(
+                    Bar("reported coverage and that of fresh movies differ by", float(off), NEAR, False)
+                )
     result.notes.append(f"{cost.cpu:.0f} CPU-s")
     return [result]
 

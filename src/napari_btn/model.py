@@ -166,8 +166,10 @@ class Model:
         """Metadata that every map carries, JSON-ready."""
         calibration, report = self.calibrated.calibration, self.calibrated.report
         grouping = self.scores.grouping
+        # hashes of patches are long, and are needed only where images come in to calibrate
+        provenance = {k: v for k, v in self.learned.provenance.items() if k != "remembered"}
         return {
-            **self.learned.provenance,
+            **provenance,
             "alpha": calibration.alpha,
             "covers": self.scores.covers,
             "rule": calibration.rule,

@@ -11,6 +11,7 @@ from napari_btn.core.calibration.conformal import calibrate, cross_fitted
 from napari_btn.core.calibration.drift import profile_of
 from napari_btn.core.calibration.groups import calibrate_groups, cross_fitted_groups
 from napari_btn.core.calibration.held_out import held_out_steps, target_noise
+from napari_btn.core.data.copies import copied_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import CALIBRATE, REPORT, spread_boxes
 from napari_btn.core.evaluation.report import Judged, report_on
@@ -40,6 +41,7 @@ __all__ = [
     "calibrated_steps",
     "group_labels_steps",
     "held_out_intervals",
+    "need_no_copies_steps",
     "need_unseen_steps",
     "scores_steps",
 ]
@@ -177,18 +179,18 @@ def _scores_on(
 
 
 def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:
-    """Check that no member was trained on these images, noisy or clean; a step.
+    """Check that no member was trained on these images, noisy or clean, or on copies of parts of them; a step.
 
     Parameters
     ----------
     model : Model
     scenes : Scenes
-        Images, compared by their fingerprints.
+        Images, compared by their fingerprints, and by patches with crops, flips and quarter turns.
 
     Raises
     ------
     ValueError
-        If a fingerprint is that of a training image.
+        If a fingerprint is that of a training image, or patches of one are found.
     """
     for name, image in (("images", scenes.noisy), ("targets", scenes.clean)):
         prints = yield from fingerprint_steps(image)
@@ -198,6 +200,53 @@ def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:
             "The members were trained on these images; coverage measured on them would be too good. "
             "Give other images, or call calibrate(alpha=...) to use the held-out part."
         )
+    yield from need_no_copies_steps(model, scenes)
+
+
+def need_no_copies_steps(model: Model, scenes: Scenes, boxes: Sequence[Box] | None = None) -> Step[None]:
+    """Check that images hold no crops, flips or quarter turns of pixels that were trained on; a step.
+
+    Parameters
+    ----------
+    model : Model
+    scenes : Scenes
+    boxes : sequence of Box, optional
+        Part of the images; all of them by default.
+
+    Raises
+    ------
+    ValueError
+        If such pixels are found.
+    """
+    if found := (yield from copies_in_steps(model, scenes, boxes)):
+        raise ValueError(
+            f"{found} Coverage measured there would be too good. Give images of other fields, or only parts that were "
+            "held out."
+        )
+
+
+def copies_in_steps(model: Model, scenes: Scenes, boxes: Sequence[Box] | None = None) -> Step[str]:
+    """Return a sentence on copies of training pixels in images; empty if there are none; a step.
+
+    Parameters
+    ----------
+    model : Model
+        Models of earlier versions remember no patches; nothing is found then.
+    scenes : Scenes
+    boxes : sequence of Box, optional
+        Part of the images; all of them by default.
+    """
+    for record in model.learned.provenance.get("remembered", ()):
+        for name, image in (("noisy", scenes.noisy), ("clean", scenes.clean)):
+            if name not in record:
+                continue
+            found, known = yield from copied_steps(image, record[name], boxes)
+            if found:
+                return (
+                    f"These images hold pixels that the members were trained on: {found} of {known} patches of the "
+                    f"{name} training images, cropped, flipped or turned."
+                )
+    return ""
 
 
 def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSettings) -> Step[Calibrated]:

@@ -284,7 +284,7 @@ def calibrate(
         n_blocks=held_out.n_blocks,
         n_pixels=held_out.target.shape[1],
         minimum=settings.minimum,
-        notes=(*notes, *rule_notes, *_image_notes(rule, held_out)),
+        notes=(*notes, *_image_notes(rule, held_out), *rule_notes),
         delta=settings.delta,
         width_floor=_width_floor(held_out, lower, upper) if settings.score == "scaled" else None,
         blocks=held_out.blocks,

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.data.image import Box
+from napari_btn.core.data.splits import TRAIN
 from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -29,11 +30,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.data.image import View
+    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.data.splits import Split
     from napari_btn.core.progress import Step
 
     Hashes = NDArray[np.uint64]
 
-__all__ = ["copied_steps", "patches_steps"]
+__all__ = ["copied_steps", "patches_steps", "remembered_steps"]
 
 _KEPT = 256  # patches of an image; a crop of a fiftieth of it holds about five
 _CANDIDATES = 64 * _KEPT
@@ -77,6 +80,21 @@ def patches_steps(
         "limit": int(anchor[kept].max()) if kept else 0,
         "hashes": base64.b64encode(_whole_hashes(window[kept]).astype("<u8").tobytes()).decode(),
     }
+
+
+def remembered_steps(scenes: Scenes, split: Split) -> Step[dict[str, Any]]:
+    """Return records of the patches of the training part, noisy and clean, JSON-ready; a step.
+
+    Parameters
+    ----------
+    scenes : Scenes
+    split : Split
+        Split of the scenes.
+    """
+    within = None if split.regions is None else np.asarray(split.regions == TRAIN)
+    noisy = yield from patches_steps(scenes.noisy, split.train, within)
+    clean = yield from patches_steps(scenes.clean, split.train, within)
+    return {"noisy": noisy, "clean": clean}
 
 
 def copied_steps(
