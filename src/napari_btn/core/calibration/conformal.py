@@ -394,7 +394,9 @@ def _offsets(
     if calibration.rule == "risk":
         return np.asarray([risk_quantile(row, alpha, delta, block) for row in scores])
     unit = block if calibration.rule == "block" else None
-    return np.asarray([conformal_quantile(row, alpha, unit) for row in scores])
+    # fields are few: a check by the correction of still fewer would report more coverage than the intervals have
+    n_blocks = calibration.n_blocks if calibration.blocks == FIELDS else None
+    return np.asarray([conformal_quantile(row, alpha, unit, n_blocks=n_blocks) for row in scores])
 
 
 def _width_floor(held_out: HeldOut, lower: int, upper: int) -> NDArray[np.float64]:
