@@ -66,9 +66,9 @@ def test_windows_are_trained_on_and_the_gain_is_reported(bundle):
     assert gain.after is denoiser.report
     assert gain.before.n_pixels == gain.after.n_pixels
     assert gain.before.n_blocks.tolist() == gain.after.n_blocks.tolist()
-    told = gain.to_dict()
-    assert told["channel_names"] == list(NAMES)
-    assert len(told["width before"]) == len(told["coverage after"]) == 3
+    said = gain.to_dict()
+    assert said["channel_names"] == list(NAMES)
+    assert len(said["width before"]) == len(said["coverage after"]) == 3
     assert str(gain).count("mean width") == 3
     assert [len(v) for v in denoiser.losses.values()] == [9, 9]
 

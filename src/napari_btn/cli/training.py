@@ -31,6 +31,7 @@ from napari_btn.cli.options import (
 )
 from napari_btn.cli.terminal import Interrupted, drain, say, say_notes, table, write_json
 from napari_btn.core.settings import PRESETS, CalibrationSettings, EnsembleSettings, NetworkSettings
+from napari_btn.core.supervision.registry import SUPERVISIONS
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -124,7 +125,11 @@ class Training:
     "--alpha", type=ALPHA, default=0.1, show_default=True, help="Miscoverage; 0.1 is 90 % coverage."
 )
 @click.option(
-    "--supervision", type=click.Choice(["pair"]), default="pair", help="What the networks learn from."
+    "--supervision",
+    type=click.Choice(list(SUPERVISIONS)),
+    default="pair",
+    show_default=True,
+    help="What the networks learn from.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 @device_option
