@@ -134,9 +134,7 @@ def run(tiny: bool) -> list[Result]:
                 pair = train(FIRST + seed)
                 denoiser = Denoiser("quick", members=MEMBERS, seed=seed, device="cpu", train=settings)
                 names = pair.channel_names
-                denoiser.fit(
-                    pair.noisy, pair.clean, axes=pair.axes, channel_names=names, executor=Inline()
-                )
+                denoiser.fit(pair.noisy, pair.clean, axes=pair.axes, channel_names=names, executor=Inline())
                 for k in range(FIELDS):
                     field = fresh(FRESH + 10 * seed + k)
                     made = denoiser.predict(field.noisy, axes=field.axes, executor=Inline())
