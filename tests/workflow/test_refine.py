@@ -171,6 +171,12 @@ def test_copies_of_what_trained_are_not_held_out_in_a_refinement(bundle):
         refined(bundle, *turned, windows=(), image=None)
 
 
+def test_locked_thresholds_stay(bundle, tmp_path):
+    btn.load(bundle).lock(0.2, "Fe").save(tmp_path / "locked.btn")
+    denoiser, _ = refined(tmp_path / "locked.btn")
+    assert denoiser.model.calibrated.locks == {"Fe": 0.2}
+
+
 def test_the_image_of_the_windows_cannot_calibrate(bundle):
     denoiser, _ = refined(bundle)
     with pytest.raises(ValueError, match="members were trained on these images"):

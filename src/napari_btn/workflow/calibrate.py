@@ -21,7 +21,7 @@ from napari_btn.model import Calibrated, Scores, distribution_of
 from napari_btn.workflow.inputs import image_for, need_same, over_space, scenes_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -96,7 +96,7 @@ def calibrate_steps(
     else:
         count = settings.calibration.groups
         scores, tokens = yield from _in_tokens(model, scores, view, groups, count, compute)
-    calibrated = yield from calibrated_steps(learned, scores, settings)
+    calibrated = yield from calibrated_steps(learned, scores, settings, model.calibrated.locks)
     yield Progress(1, 1, "Calibrated")
     return replace(
         model, settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens
@@ -249,7 +249,9 @@ def copies_in_steps(model: Model, scenes: Scenes, boxes: Sequence[Box] | None = 
     return ""
 
 
-def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSettings) -> Step[Calibrated]:
+def calibrated_steps(
+    learned: Learned, scores: Scores, settings: EnsembleSettings, locks: Mapping[str, float] | None = None
+) -> Step[Calibrated]:
     """Return offsets and report from held-out scores; a step.
 
     Parameters
@@ -260,6 +262,8 @@ def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSetting
         Held-out scores; their grouping is calibrated separately.
     settings : EnsembleSettings
         Gives ``alpha``, ``calibration``, and the seed of folds and bootstrap.
+    locks : mapping of str to float, optional
+        Locked threshold by channel name, to keep.
     """
     yield Progress(0, 3, "Calibrating: computing offsets")
     how, alpha, grouping = settings.calibration, settings.alpha, scores.grouping
@@ -296,7 +300,13 @@ def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSetting
         seed=settings.seed,
     )
     distribution = distribution_of(scores.held_out, calibration)
-    return Calibrated(calibration=calibration, report=report, distribution=distribution, groups=groups)
+    return Calibrated(
+        calibration=calibration,
+        report=report,
+        distribution=distribution,
+        groups=groups,
+        locks=dict(locks or {}),
+    )
 
 
 def _reported_intervals(

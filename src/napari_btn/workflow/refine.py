@@ -227,7 +227,7 @@ def refine_steps(
         profile=profile_of(scenes.noisy),
     )
     scores, tokens = yield from scores_steps(learned, plan.counted, parts, settings, compute)
-    calibrated = yield from calibrated_steps(learned, scores, settings)
+    calibrated = yield from calibrated_steps(learned, scores, settings, model.calibrated.locks)
     former = replace(model.learned, notes=plan.notes)
     before, _ = yield from scores_steps(former, plan.counted, parts, settings, compute, model.tokens)
     # the same blocks for both, so that only the members differ

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.exceedance import select
+from napari_btn.core.calibration.exceedance import lock_threshold, select
 from napari_btn.core.data.image import channel_number
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
-    from napari_btn.core.calibration.exceedance import Exceedance, Selection
+    from napari_btn.core.calibration.exceedance import Exceedance, LockedExceedance, Selection
     from napari_btn.core.progress import Note
 
 __all__ = ["Prediction"]
@@ -54,12 +54,14 @@ class Prediction:
     distribution : Exceedance, optional
         Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
     held_out : HeldOut, optional
-        Data that the calibration comes from, for `select`.
+        Data that the calibration comes from, for `select` and locked thresholds.
     stored_width : array of float32, optional
         The width, where it is stored on disk to be read part by part.
     groups : ndarray of int, optional
         Group of each pixel, in the axes of the maps without C, where groups are calibrated apart: tokens, or
         numbers of a mask, from 1; 0 for none.
+    locks : mapping of str to float
+        Locked threshold by channel name.
     """
 
     lower: Any
@@ -80,6 +82,7 @@ class Prediction:
     held_out: HeldOut | None = None
     stored_width: Any = None
     groups: NDArray[np.integer[Any]] | None = None
+    locks: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def width(self) -> Any:
@@ -109,8 +112,9 @@ class Prediction:
         channel: str | int | None = None,
         *,
         side: Literal["middle", "conservative"] = "middle",
+        locked: bool = False,
     ) -> NDArray[np.float32]:
-        """Return the calibrated P(signal > threshold) of each pixel.
+        """Return the calibrated P(signal > threshold) of each pixel; the sum of the map estimates the area.
 
         Parameters
         ----------
@@ -120,6 +124,8 @@ class Prediction:
             Name or number; may be left out where there is only one.
         side : str
             "middle" for a map, "conservative" for a claim.
+        locked : bool
+            Recalibrate at this threshold alone: the sharpest map of a threshold that stays; only for "middle".
 
         Returns
         -------
@@ -130,12 +136,43 @@ class Prediction:
         Raises
         ------
         ValueError
-            If the channel or the quantiles are missing.
+            If the channel or the quantiles are missing, or held-out scores for a locked threshold; or if a
+            locked threshold is asked for its conservative side.
         """
         number = self.channel_number(channel)
-        if np.isnan(threshold):
-            raise ValueError("The threshold is NaN; give a number in the unit of the maps.")
+        if locked and side != "middle":
+            raise ValueError(
+                f"side is {side!r}, and locked is True; a locked threshold makes a map, not claims. Leave one out."
+            )
+        if locked:
+            return self.recalibrated(threshold, number).probability(self.planes({"C": number}))
+        _need_number(threshold)
         return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
+
+    def recalibrated(self, threshold: float, channel: str | int | None = None) -> LockedExceedance:
+        """Return the exceedance of a channel, recalibrated at one threshold from the held-out scores.
+
+        Parameters
+        ----------
+        threshold : float
+            In the units of the maps.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
+
+        Returns
+        -------
+        LockedExceedance
+            For any number of maps at this threshold.
+
+        Raises
+        ------
+        ValueError
+            If the channel, the quantiles or the held-out scores are missing.
+        """
+        number = self.channel_number(channel)
+        _need_number(threshold)
+        rule = self._known().rule
+        return lock_threshold(self._scores("a locked threshold"), threshold, channel=number, rule=rule)
 
     def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
         """Return the value that the signal exceeds with the stated confidence, conservatively.
@@ -161,7 +198,10 @@ class Prediction:
         return self._known().lower_bound(self.planes({"C": number}), confidence, channel=number)
 
     def select(self, threshold: float, channel: str | int | None = None, *, level: float = 0.1) -> Selection:
-        """Select pixels above a threshold, with at most a share ``level`` of false claims on average.
+        """Select pixels above a threshold, so that at most a share ``level`` of the claims is wrong.
+
+        The upper 95 % bound of that share in the held-out blocks, with blocks as cases, is at most
+        ``level``. In a single field the share may be larger.
 
         Parameters
         ----------
@@ -170,12 +210,13 @@ class Prediction:
         channel : str or int, optional
             Name or number; may be left out where there is only one.
         level : float
-            False-discovery level, between 0 and 1.
+            Largest share of wrong claims, between 0 and 1.
 
         Returns
         -------
         Selection
-            The set, in the axes of the maps without C, and its caption.
+            The set, in the axes of the maps without C, and its caption. Empty where too few held-out blocks
+            hold claims.
 
         Raises
         ------
@@ -184,11 +225,8 @@ class Prediction:
         """
         number = self.channel_number(channel)
         self._known()
-        if self.held_out is None:
-            raise ValueError(
-                "These maps come without held-out scores; a selection needs them. Predict the image again."
-            )
-        return select(self.held_out, self.planes({"C": number}), threshold, level=level, channel=number)
+        scores = self._scores("a selection")
+        return select(scores, self.planes({"C": number}), threshold, level=level, channel=number)
 
     def _known(self) -> Exceedance:
         """Return the calibrated distribution, or raise if there is none."""
@@ -198,6 +236,14 @@ class Prediction:
                 "Train with more levels, and predict the image again."
             )
         return self.distribution
+
+    def _scores(self, purpose: str) -> HeldOut:
+        """Return the held-out scores, or raise if there are none."""
+        if self.held_out is None:
+            raise ValueError(
+                f"These maps come without held-out scores; {purpose} needs them. Predict the image again."
+            )
+        return self.held_out
 
     def planes(self, at: Mapping[str, int]) -> NDArray[np.float32]:
         """Return the quantiles with some axes fixed, for a slider of thresholds.
@@ -220,3 +266,9 @@ class Prediction:
         self._known()
         index = tuple(at.get(a, slice(None)) for a in self.axes)
         return np.ascontiguousarray(self.quantiles[(slice(None), *index)], np.float32)
+
+
+def _need_number(threshold: float) -> None:
+    """Raise ``ValueError`` if a threshold is NaN."""
+    if np.isnan(threshold):
+        raise ValueError("The threshold is NaN; give a number in the unit of the maps.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from napari_btn.session import Threshold
 from napari_btn.widgets.remeasure.proposal import Choice
-from napari_btn.widgets.remeasure.view import short_unit
+from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.thresholds import first_threshold, has_levels
 
 if TYPE_CHECKING:
