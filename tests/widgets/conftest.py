@@ -40,6 +40,9 @@ def fake_report(alpha: float, names: tuple[str, ...]) -> FakeReport:
         correlation=0.9 * ones,
         n_blocks=np.full(n, 24),
         block_px=16,
+        blocks="blocks of 16 px",
+        scope="this field",
+        field_coverage=np.empty((n, 0)),
         group_coverage=np.empty((n, 0)),
         warnings=(Note("amber", "Few blocks."), Note("red", "Overlap <here>.")),
     )
