@@ -11,13 +11,15 @@ from napari_btn.core.calibration.exceedance import select
 from napari_btn.core.data.image import channel_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from typing import Literal
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.calibration.conformal import Calibration
     from napari_btn.core.calibration.exceedance import Exceedance, Selection
+    from napari_btn.core.calibration.fusion import Area
     from napari_btn.core.progress import Note
 
 __all__ = ["Prediction"]
@@ -54,12 +56,14 @@ class Prediction:
     distribution : Exceedance, optional
         Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
     held_out : HeldOut, optional
-        Data that the calibration comes from, for `select`.
+        Data that the calibration comes from, for `select` and `fuse`.
     stored_width : array of float32, optional
         The width, where it is stored on disk to be read part by part.
     groups : ndarray of int, optional
         Group of each pixel, in the axes of the maps without C, where groups are calibrated apart: tokens, or
         numbers of a mask, from 1; 0 for none.
+    calibration : Calibration, optional
+        Offsets of the intervals, for `fuse`.
     """
 
     lower: Any
@@ -80,6 +84,7 @@ class Prediction:
     held_out: HeldOut | None = None
     stored_width: Any = None
     groups: NDArray[np.integer[Any]] | None = None
+    calibration: Calibration | None = None
 
     @property
     def width(self) -> Any:
@@ -189,6 +194,57 @@ class Prediction:
                 "These maps come without held-out scores; a selection needs them. Predict the image again."
             )
         return select(self.held_out, self.planes({"C": number}), threshold, level=level, channel=number)
+
+    def fuse(
+        self,
+        region: Area | tuple[slice, ...],
+        counts: ArrayLike,
+        gain: float | Sequence[float] = 1.0,
+        *,
+        dose: float | Sequence[float] = 1.0,
+        sd: float | Sequence[float] | None = None,
+        scene: int = 0,
+    ) -> Prediction:
+        """Return the prediction with a window that was measured again: its evidence times the prediction.
+
+        Measured values are taken as ``gain * Poisson(dose * signal)``, or with ``sd`` as
+        ``Normal(gain * dose * signal, sd)``, with the signal in the units of the maps. The posterior of each
+        pixel is calibrated again with measurements that are simulated for the held-out pixels.
+
+        Parameters
+        ----------
+        region : Region, or tuple of slice
+            Place of the window along (Z,) Y, X; of a region with a mask, its pixels alone.
+        counts : array_like
+            Measured values in the axes of the maps without S and T; NaN where there is none. They must not
+            include the scan that was predicted from.
+        gain : float or sequence of float
+            Measured value per count, as photon transfer finds it; one for all channels, or one for each.
+        dose : float or sequence of float
+            Expected counts at a signal of one, over the dwell of the new measurement. 1 if the maps are in
+            counts of that dwell, 0.1 if they are in counts of a scan of ten times that dwell; if they are
+            rates, the counts at a rate of one. `dose.dose_of` estimates that of the noisy image.
+        sd : float or sequence of float, optional
+            Standard deviation of normal noise, in the unit of the measured values, for data that aren't counts.
+        scene : int
+            Number of the scene, where the maps have several.
+
+        Returns
+        -------
+        Prediction
+            Of the whole image; outside the window it is unchanged. ``provenance["fused"]`` lists the windows.
+            A note says if the counts are far from what the dose leads to expect.
+
+        Raises
+        ------
+        ValueError
+            If the prediction lacks quantiles, held-out scores or calibration, or the values don't fit.
+        """
+        from napari_btn.core.calibration.dose import Dose
+        from napari_btn.core.calibration.fusion import fuse
+
+        many = max(len(self.channel_names), 1)
+        return fuse(self, region, counts, Dose.of(many, dose=dose, gain=gain, sd=sd), scene=scene)
 
     def _known(self) -> Exceedance:
         """Return the calibrated distribution, or raise if there is none."""
