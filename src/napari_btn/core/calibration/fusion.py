@@ -13,20 +13,21 @@ import numpy as np
 
 from napari_btn.core.calibration.conformal import with_offsets
 from napari_btn.core.calibration.distribution import ppf
-from napari_btn.core.calibration.exceedance import STEPS, exceedance_from
+from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.calibration.dose import Dose
+    from napari_btn.core.calibration.exceedance import Exceedance
     from napari_btn.core.calibration.prediction import Prediction
 
-__all__ = ["Area", "fuse", "measured_again", "posterior"]
+__all__ = ["Fused", "Place", "fuse", "measured_again", "posterior"]
 
 _CHUNK = 8192  # pixels at a time, so that the grids of a chunk stay in the cache
 _PARTS = 4  # cells of the grid between two levels
@@ -36,13 +37,11 @@ _TAIL = np.array([0.3, 0.7, 1.2, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0])  # edges of ce
 _REACH = np.concatenate([[-300, -60, -15, -8], np.linspace(-6, 6, 37), [8, 15, 60, 300]])
 _NARROW = 1e-6  # least distance of two quantiles, relative to their size
 _SEED = 0x5EED
-_SLOPE = 1e-7
-_OUTERMOST = 1e-4  # outermost level of a recalibrated quantile
 _MEAN_STEPS = 20
 _UNLIKELY, _FEWEST_COUNTS = 2.0, 50.0  # ratio of measured to predicted counts that a note reports
 
 
-class Area(Protocol):
+class Place(Protocol):
     """A part of an image: a `Region`."""
 
     @property
@@ -96,7 +95,12 @@ def posterior(
 
 
 def fuse(
-    prediction: Prediction, region: Area | tuple[slice, ...], counts: ArrayLike, dose: Dose, *, scene: int = 0
+    prediction: Prediction,
+    region: Place | tuple[slice, ...],
+    counts: ArrayLike,
+    dose: Dose,
+    *,
+    scene: int = 0,
 ) -> Prediction:
     """Return the prediction with a window replaced by the fusion with its new measurement.
 
@@ -117,8 +121,7 @@ def fuse(
     Returns
     -------
     Prediction
-        Its quantiles in the window are such that the recalibration of the whole image gives the fused
-        probabilities.
+        Its quantiles in the window are those of the posterior, and `Fused` their recalibration.
 
     Raises
     ------
@@ -136,8 +139,6 @@ def fuse(
     fused = _posterior_of_channels(predicted, held_out.levels, values, dose)
     again = measured_again(held_out, dose)
     lower, median, upper = with_offsets(calibration, again).interval(fused)
-    after = exceedance_from(again, before.rule)
-    fused = _in_terms_of(before.shares, after.shares, fused, held_out.levels)
     known = np.isfinite(values)
     planes = zip(prediction.quantiles, fused, strict=True)
     return replace(
@@ -147,12 +148,75 @@ def fuse(
         upper=window.written(prediction.upper, upper, known),
         quantiles=np.stack([window.written(plane, one, known) for plane, one in planes]),
         stored_width=None,
+        fused=(
+            *prediction.fused,
+            Fused(window.place, window.axes_order(known), exceedance_from(again, before.rule)),
+        ),
         provenance={
             **prediction.provenance,
             "fused": [*prediction.provenance.get("fused", []), window.record | dose.to_dict()],
         },
         notes=(*prediction.notes, *_dose_notes(predicted, values, dose, prediction)),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Fused:
+    """A window that was fused, and the recalibration of its distributions.
+
+    Parameters
+    ----------
+    place : dict of str to slice or int
+        Index by axis of the maps, in their order.
+    known : ndarray of bool
+        Pixels that were measured, in the axes of the maps without S and T.
+    distribution : Exceedance
+        Of the fused quantiles.
+    """
+
+    place: dict[str, Any]
+    known: NDArray[np.bool_]
+    distribution: Exceedance
+
+    def drawn(
+        self,
+        values: NDArray[np.float32],
+        at: Mapping[str, int],
+        quantiles: Any,
+        of: Callable[[Exceedance, NDArray[np.float32]], NDArray[np.float32]],
+    ) -> NDArray[np.float32]:
+        """Return a map with the pixels of the window by their own recalibration.
+
+        Parameters
+        ----------
+        values : ndarray of float32
+            The map, in the axes that aren't fixed.
+        at : mapping of str to int
+            Index of the fixed axes by letter.
+        quantiles : array of float32, (L, *axes)
+            Of all maps.
+        of : callable
+            Makes the map from a recalibration and quantiles (L, *space).
+        """
+        inside, whole, part = [], [], []
+        for axis, here in self.place.items():
+            fixed = at.get(axis)
+            if fixed is None:
+                whole.append(here)
+                inside.append(here)
+            else:
+                first, stop = (here, here + 1) if isinstance(here, int) else (here.start, here.stop)
+                if not first <= fixed < stop:
+                    return values
+                inside.append(fixed)
+            if isinstance(here, slice):
+                part.append(slice(None) if fixed is None else fixed - first)
+        made = np.array(values)
+        window = np.ascontiguousarray(quantiles[(slice(None), *inside)], np.float32)
+        made[tuple(whole)] = np.where(
+            self.known[tuple(part)], of(self.distribution, window), made[tuple(whole)]
+        )
+        return made
 
 
 def measured_again(held_out: HeldOut, dose: Dose) -> HeldOut:
@@ -190,23 +254,6 @@ def _posterior_of_channels(
     return np.stack([posterior(quantiles[:, c], levels, v, dose, channel=c) for c, v in channels], 1)
 
 
-def _in_terms_of(
-    before: NDArray[np.float32],
-    after: NDArray[np.float32],
-    fused: NDArray[np.float32],
-    levels: Sequence[float],
-) -> NDArray[np.float32]:
-    """Return quantiles whose recalibration by the shares `before` is that of the fused ones by `after`."""
-    place = np.linspace(0, 1, STEPS + 1)
-    made = np.empty_like(fused)
-    for c in range(fused.shape[1]):
-        # a little slope, so that a share that no held-out pixel adds to has an inverse
-        old, new = (shares[c].astype(np.float64) + _SLOPE * place for shares in (before, after))
-        for i, level in enumerate(np.interp(np.interp(levels, place, old), new, place)):
-            made[i, c] = ppf(fused[:, c], levels, float(np.clip(level, _OUTERMOST, 1 - _OUTERMOST)))
-    return made
-
-
 def _dose_notes(
     predicted: NDArray[np.float32], values: NDArray[np.float64], dose: Dose, prediction: Prediction
 ) -> tuple[Note, ...]:
@@ -231,6 +278,7 @@ def _dose_notes(
 class _Window:
     """A window of the maps: its index, and its axes in the order C, Z, Y, X."""
 
+    place: dict[str, Any]
     at: tuple[Any, ...]
     order: tuple[int, ...]
     channels: bool
@@ -238,7 +286,7 @@ class _Window:
     record: dict[str, Any]
 
     @classmethod
-    def of(cls, prediction: Prediction, region: Area | tuple[slice, ...], scene: int) -> _Window:
+    def of(cls, prediction: Prediction, region: Place | tuple[slice, ...], scene: int) -> _Window:
         """Return a region of one scene, checked."""
         axes, sizes = prediction.axes, dict(zip(prediction.axes, prediction.median.shape, strict=True))
         space, many = [a for a in "ZYX" if a in axes], [a for a in "ST" if a in axes]
@@ -257,14 +305,18 @@ class _Window:
         counts = [int(sizes[a]) for a in many]
         if not 0 <= scene < int(np.prod(counts)):
             raise ValueError(f"scene is {scene}; the maps have {int(np.prod(counts))}, counted from 0.")
-        index: dict[str, Any] = {"C": slice(None), **{a: slice(*b) for a, b in zip(space, box, strict=True)}}
+        index: dict[str, Any] = {
+            "C": slice(0, sizes.get("C", 1)),
+            **{a: slice(*b) for a, b in zip(space, box, strict=True)},
+        }
         if many:
             index |= {a: int(i) for a, i in zip(many, np.unravel_index(scene, counts), strict=True)}
         left = [a for a in axes if a not in many]
         order = tuple(left.index(a) for a in "CZYX" if a in left)
         mask = None if isinstance(region, tuple) else region.mask
         record = {"window": [list(b) for b in box], "scene": scene}
-        return cls(tuple(index[a] for a in axes), order, "C" in axes, mask, record)
+        place = {a: index[a] for a in axes}
+        return cls(place, tuple(place.values()), order, "C" in axes, mask, record)
 
     def read(self, values: Any) -> NDArray[Any]:
         """Return the window of a map, (C, *space)."""
@@ -289,8 +341,12 @@ class _Window:
         """Return a copy of a map with the known values (C, *space) in the window."""
         made = np.array(whole[...], np.float32)
         new = np.where(known, values, self.read(made))
-        made[self.at] = (new if self.channels else new[0]).transpose(np.argsort(self.order))
+        made[self.at] = self.axes_order(new)
         return made
+
+    def axes_order(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return values (C, *space) in the axes of the maps without S and T."""
+        return (values if self.channels else values[0]).transpose(np.argsort(self.order))
 
     def _ordered(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return values of the window as (C, *space)."""

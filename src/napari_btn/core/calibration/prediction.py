@@ -11,7 +11,7 @@ from napari_btn.core.calibration.exceedance import select
 from napari_btn.core.data.image import channel_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Literal
 
     from numpy.typing import ArrayLike, NDArray
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.calibration.conformal import Calibration
     from napari_btn.core.calibration.exceedance import Exceedance, Selection
-    from napari_btn.core.calibration.fusion import Area
+    from napari_btn.core.calibration.fusion import Fused, Place
     from napari_btn.core.progress import Note
 
 __all__ = ["Prediction"]
@@ -64,6 +64,8 @@ class Prediction:
         numbers of a mask, from 1; 0 for none.
     calibration : Calibration, optional
         Offsets of the intervals, for `fuse`.
+    fused : tuple of Fused
+        Windows that were fused with a new measurement.
     """
 
     lower: Any
@@ -85,6 +87,7 @@ class Prediction:
     stored_width: Any = None
     groups: NDArray[np.integer[Any]] | None = None
     calibration: Calibration | None = None
+    fused: tuple[Fused, ...] = ()
 
     @property
     def width(self) -> Any:
@@ -140,7 +143,7 @@ class Prediction:
         number = self.channel_number(channel)
         if np.isnan(threshold):
             raise ValueError("The threshold is NaN; give a number in the unit of the maps.")
-        return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
+        return self.probability({"C": number}, threshold, side=side)
 
     def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
         """Return the value that the signal exceeds with the stated confidence, conservatively.
@@ -163,7 +166,56 @@ class Prediction:
             If the channel or the quantiles are missing, or the confidence isn't between 0 and 1.
         """
         number = self.channel_number(channel)
-        return self._known().lower_bound(self.planes({"C": number}), confidence, channel=number)
+        return self.bound({"C": number}, confidence)
+
+    def probability(
+        self,
+        at: Mapping[str, int],
+        threshold: float,
+        *,
+        side: Literal["middle", "conservative"] = "middle",
+        planes: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return `exceedance` with some axes fixed, for a slider of thresholds.
+
+        Parameters
+        ----------
+        at : mapping of str to int
+            Index by axis letter, with that of the channel.
+        threshold : float
+            In the units of the maps.
+        side : str
+            "middle" for a map, "conservative" for a claim.
+        planes : ndarray of float32, optional
+            The result of `planes` for these axes, if it is known already.
+        """
+
+        def of(distribution: Exceedance, quantiles: NDArray[np.float32]) -> NDArray[np.float32]:
+            return distribution.probability(quantiles, threshold, channel=at.get("C", 0), side=side)
+
+        return self._with_windows(of, at, planes)
+
+    def bound(
+        self, at: Mapping[str, int], confidence: float, *, planes: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return `lower_bound` with some axes fixed; arguments as in `probability`."""
+
+        def of(distribution: Exceedance, quantiles: NDArray[np.float32]) -> NDArray[np.float32]:
+            return distribution.lower_bound(quantiles, confidence, channel=at.get("C", 0))
+
+        return self._with_windows(of, at, planes)
+
+    def _with_windows(
+        self,
+        of: Callable[[Exceedance, NDArray[np.float32]], NDArray[np.float32]],
+        at: Mapping[str, int],
+        planes: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Return a map whose fused windows have their own recalibration."""
+        made = of(self._known(), self.planes(at) if planes is None else planes)
+        for one in self.fused:
+            made = one.drawn(made, at, self.quantiles, of)
+        return made
 
     def select(self, threshold: float, channel: str | int | None = None, *, level: float = 0.1) -> Selection:
         """Select pixels above a threshold, with at most a share ``level`` of false claims on average.
@@ -197,7 +249,7 @@ class Prediction:
 
     def fuse(
         self,
-        region: Area | tuple[slice, ...],
+        region: Place | tuple[slice, ...],
         counts: ArrayLike,
         gain: float | Sequence[float] = 1.0,
         *,
@@ -209,7 +261,8 @@ class Prediction:
 
         Measured values are taken as ``gain * Poisson(dose * signal)``, or with ``sd`` as
         ``Normal(gain * dose * signal, sd)``, with the signal in the units of the maps. The posterior of each
-        pixel is calibrated again with measurements that are simulated for the held-out pixels.
+        pixel is calibrated again with measurements that are simulated for the held-out pixels. Sum up all
+        measurements of a place and fuse once. `select` still judges fused pixels by the scores of unfused ones.
 
         Parameters
         ----------

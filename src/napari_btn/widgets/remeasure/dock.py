@@ -14,19 +14,19 @@ from napari_btn.widgets.remeasure.editor import RegionEditor
 from napari_btn.widgets.remeasure.field import Field
 from napari_btn.widgets.remeasure.loop import RegionLoop
 from napari_btn.widgets.remeasure.measured import MeasuredPanel
-from napari_btn.widgets.remeasure.proposal import Search, propose_steps
 from napari_btn.widgets.remeasure.request import NOTHING_YET, Request
 from napari_btn.widgets.remeasure.stage_fit import StageFit
 from napari_btn.widgets.remeasure.view import EXPORT_HELP, PROPOSE_HELP, RemeasureView
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.worker import sentence_of
+from napari_btn.workflow.propose import Search, propose_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_btn.core.progress import Step
-    from napari_btn.widgets.remeasure.proposal import Proposal
     from napari_btn.widgets.remeasure.rectangles import Measured
+    from napari_btn.workflow.propose import Proposal
 
 __all__ = ["RemeasureWidget"]
 

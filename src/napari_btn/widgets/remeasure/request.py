@@ -7,9 +7,9 @@ from math import floor, log10
 from typing import TYPE_CHECKING
 
 from napari_btn.session import Threshold
-from napari_btn.widgets.remeasure.proposal import Choice
 from napari_btn.widgets.remeasure.view import short_unit
 from napari_btn.widgets.shared.thresholds import first_threshold, has_levels
+from napari_btn.workflow.propose import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -116,14 +116,12 @@ class LiveMaps:
 
     def _plane(self, kind: str, key: Key, threshold: float, confidence: float) -> NDArray[Any]:
         """Return one plane of a map."""
-        channel = self.at(key).get("C", 0)
-        distribution = self.prediction.distribution
-        assert distribution is not None
+        at = self.at(key)
         if kind == "exceedance":
-            return distribution.probability(self.quantiles(key), threshold, channel=channel)
+            return self.prediction.probability(at, threshold, planes=self.quantiles(key))
         kept = self._bounds.get(key)
         if kept is None or kept[0] != confidence:
-            kept = (confidence, distribution.lower_bound(self.quantiles(key), confidence, channel=channel))
+            kept = (confidence, self.prediction.bound(at, confidence, planes=self.quantiles(key)))
             self._bounds[key] = kept
         return kept[1] > threshold
 
@@ -147,16 +145,15 @@ class LiveMaps:
     ) -> Step[dict[str, dict[Key, NDArray[Any]]]]:
         """Compute planes of the maps; a step that changes nothing."""
         made: dict[str, dict[Key, NDArray[Any]]] = {kind: {} for kind in kinds}
-        distribution = self.prediction.distribution
-        assert distribution is not None
         for done, key in enumerate(keys):
             yield Progress(done, len(keys), "Exceedance")
-            planes, channel = self.prediction.planes(self.at(key)), self.at(key).get("C", 0)
+            at = self.at(key)
+            planes = self.prediction.planes(at)
             for kind in kinds:
                 made[kind][key] = (
-                    distribution.probability(planes, threshold, channel=channel)
+                    self.prediction.probability(at, threshold, planes=planes)
                     if kind == "exceedance"
-                    else distribution.lower_bound(planes, confidence, channel=channel) > threshold
+                    else self.prediction.bound(at, confidence, planes=planes) > threshold
                 )
         return made
 

@@ -119,10 +119,7 @@ class PixelTab:
         if self._focus.live is not None and prediction.distribution is not None:
             q = np.asarray(prediction.quantiles[(slice(None), *index)], dtype=np.float32)
             sides = [
-                float(
-                    prediction.distribution.probability(q[:, None], threshold, channel=channel, side=side)[0]
-                )
-                for side in ("middle", "conservative")
+                float(prediction.probability(at, threshold, side=side)) for side in ("middle", "conservative")
             ]
             text = f"{sides[0]:.2f} (at least {max(sides[1], 0):.2f}, counted conservatively)"
             rows.append((f"P(> {threshold:.4g})", text))
