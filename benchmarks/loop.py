@@ -16,7 +16,7 @@ from benchmarks.measure import spent
 from benchmarks.table import Bar, Result, main
 from napari_btn.core.calibration.dose import Dose
 from napari_btn.core.compute.pool import Inline
-from napari_btn.core.remeasure.expected import Decision, wrong_now
+from napari_btn.core.remeasure.expected import Decision, decided, wrong_now
 from napari_btn.core.remeasure.scores import score_map
 from napari_btn.core.settings import TrainSettings
 from napari_btn.workflow.propose import expected_wrong
@@ -138,12 +138,14 @@ def one_seed(
             inside[region.slices] = True
         windows.append({"row": name, **{k: float(w[inside].mean()) for k, w in wrong.items()}})
         decision = [Decision(c, threshold)]
+        locked = (decided(before, decision[0]) > 0.5) != truth
         known = float(wrong_now(before, decision[0])[:, : sizes.known].sum())
-        for dwell in DWELLS:
-            expected = expected_wrong(before, decision, regions, dose=once, dwell=dwell)
-            even = np.where(inside, wrong[f"fused {dwell:g}"], wrong["denoised"])[:, sizes.known :]
+        for dwell in (*DWELLS, np.inf):
+            dose = once if np.isfinite(dwell) else None
+            expected = expected_wrong(before, decision, regions, dose=dose, dwell=dwell)
+            even = np.where(inside, wrong.get(f"fused {dwell:g}", False), locked)[:, sizes.known :]
             areas.append({"row": name, "dwell": dwell, "expected now": expected.now - known,
-                          "true now": float(old[:, sizes.known :].sum()),
+                          "true now": float(locked[:, sizes.known :].sum()),
                           "expected after": expected.after - known, "true after": float(even.sum())})  # fmt: skip
     squared = np.square(before.median - clean)
     loss = (squared / squared[:, :, sizes.known :].mean((1, 2), keepdims=True)).sum(0)

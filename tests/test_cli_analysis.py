@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import napari_btn as btn
 from napari_btn.cli import main
+from napari_btn.core.remeasure.expected import Decision, wrong_now
 from napari_btn.io.images import read_image, write_images
 from napari_btn.io.regions import read_regions
 from napari_btn.io.tables import read_table
@@ -151,8 +152,7 @@ def test_regions_say_what_they_are_expected_to_decide(folder):
             "-o", folder / "r.csv", "--channel", "Si", "--threshold", 0.3)  # fmt: skip
     image = np.asarray(read_image(folder / "noisy.ome.tif").data)
     prediction = btn.load(folder / "edx.btn").predict(image)
-    p = prediction.exceedance(0.3, channel="Si")
-    now = float(np.minimum(p, 1 - p).sum()) * 0.25**2
+    now = float(wrong_now(prediction, Decision(0, 0.3)).sum(dtype=float)) * 0.25**2
     result = call(*base)
     assert f"Expected wrongly decided area: now {now:.4g} um²" in result.stdout
     more = call(*base, "--until", 0.5 * now, "--count", 1)

@@ -53,7 +53,7 @@ def test_scores_are_undecided_at_a_threshold_else_the_width(prediction):
     np.testing.assert_array_equal(
         drain(propose_steps(prediction, Choice("width", (0,)))).score, prediction.width[0]
     )
-    both = combine_channels(prediction.width)
+    both = combine_channels(prediction.width, by="mean")
     np.testing.assert_array_equal(score_map(prediction), both)
     np.testing.assert_array_equal(drain(propose_steps(prediction, Choice("width", (0, 1)))).score, both)
     relative = drain(propose_steps(prediction, Choice("relative width", (0,)))).score

@@ -37,6 +37,7 @@ __all__ = [
 ]
 
 _SPREADS: dict[str, Literal["plain", "relative"]] = {"spread": "plain", "relative spread": "relative"}
+_RANKED = ("ambiguity", "relative width")
 _SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # dwells of a window, of the mean dwell
 
 
@@ -49,7 +50,7 @@ class Choice:
     kind : str
         "ambiguity", "width", "relative width", "spread" or "relative spread".
     channels : tuple of int
-        From 0; several are combined by their ranks, spreads in units of their mean.
+        From 0; several are combined by their ranks, widths and spreads in units of their mean.
     thresholds : tuple of float
         One per channel of `channels`, for the ambiguity.
     scene : int
@@ -253,7 +254,7 @@ def propose_steps(
             maps.append(_score(prediction, choice, i, channel))
         stack = np.stack(maps)
         finite = np.isfinite(stack).all(0)
-        by: Literal["rank", "mean"] = "mean" if choice.kind in _SPREADS else "rank"
+        by: Literal["rank", "mean"] = "rank" if choice.kind in _RANKED else "mean"
         made = stack[0] if n == 1 else combine_channels(np.where(finite, stack, 0), mask=finite, by=by)
         score = np.where(finite, made, 0).astype(np.float32)
     if search is None:

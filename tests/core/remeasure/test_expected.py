@@ -11,7 +11,14 @@ from napari_btn.core.calibration.conformal import calibrate
 from napari_btn.core.calibration.dose import Dose
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.prediction import Prediction
-from napari_btn.core.remeasure.expected import Decision, share_dwell, undecided, wrong_after, wrong_now
+from napari_btn.core.remeasure.expected import (
+    Decision,
+    decided,
+    share_dwell,
+    undecided,
+    wrong_after,
+    wrong_now,
+)
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.settings import CalibrationSettings
 from napari_btn.workflow.propose import expected_wrong
@@ -52,8 +59,26 @@ def test_the_more_probable_answer_is_wrong_as_often_as_the_other_is_right():
 
 def test_the_expected_area_is_the_true_one(field):
     prediction, signal = field
-    wrong = (prediction.exceedance(0.5) > 0.5) != (signal > 0.5)
+    wrong = (decided(prediction, QUESTION) > 0.5) != (signal > 0.5)
     assert abs(wrong_now(prediction, QUESTION).sum() / wrong.sum() - 1) < 0.06
+
+
+def test_fused_windows_keep_their_own_calibration(field):
+    prediction, signal = field
+    box = WINDOWS[0].slices
+    fused = prediction.fuse(WINDOWS[0], np.random.default_rng(3).poisson(20.0 * signal[box]), dose=20.0)
+    np.testing.assert_array_equal(decided(fused, QUESTION)[box], fused.exceedance(0.5)[box])
+    outside = np.ones(signal.shape, bool)
+    outside[box] = False
+    before, after = (wrong_now(p, QUESTION) for p in (prediction, fused))
+    np.testing.assert_array_equal(after[outside], before[outside])
+    assert after[box].sum() < before[box].sum()
+
+
+def test_a_threshold_that_held_out_pixels_never_reach_is_not_recalibrated(field):
+    prediction, _ = field
+    np.testing.assert_array_equal(decided(prediction, Decision(0, 50.0)), prediction.exceedance(50.0))
+    assert not np.array_equal(decided(prediction, QUESTION), prediction.exceedance(0.5))
 
 
 @pytest.mark.parametrize("dose", [2.0, 20.0, 200.0])

@@ -119,9 +119,10 @@ def test_one_channel_is_the_width_plain_or_relative() -> None:
     np.testing.assert_array_equal(score, score_map(p, channel=1, width="relative"))
 
 
-def test_all_channels_are_combined_by_rank() -> None:
+def test_all_channels_are_combined() -> None:
     p = made()
-    score = score_map(p)
+    np.testing.assert_allclose(score_map(p), np.mean([w / w.mean() for w in p.width], 0), rtol=1e-5)
+    score = score_map(p, width="relative")
     assert score.shape == (12, 15)
     assert 0 <= score.min() < score.max() <= 1
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtr, pdtr
 
+from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.remeasure.scores import one_scene
 from napari_btn.core.settings import need
 
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.calibration.dose import Dose
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.remeasure.regions import Region
 
-__all__ = ["Decision", "share_dwell", "undecided", "wrong_after", "wrong_now"]
+__all__ = ["Decision", "decided", "share_dwell", "undecided", "wrong_after", "wrong_now"]
 
+_BLOCKS = 5  # held-out blocks on each side of a threshold that recalibrate it
 _SIGNALS, _CUTS, _FAR = 28, 61, 5.0  # cells of the signal, decision rules, and their reach in noise
 
 
@@ -60,6 +63,9 @@ def undecided(exceedance: ArrayLike) -> NDArray[np.float32]:
 def wrong_now(prediction: Prediction, decision: Decision) -> NDArray[np.float32]:
     """Return the probability of a wrong decision of each pixel; its sum is the expected wrong area in pixels.
 
+    The exceedance is recalibrated at the threshold alone, where enough held-out blocks lie on both of its sides:
+    its sum is then closer to the true area. Fused windows have their own calibration.
+
     Parameters
     ----------
     prediction : Prediction
@@ -71,7 +77,34 @@ def wrong_now(prediction: Prediction, decision: Decision) -> NDArray[np.float32]
     ndarray of float32, (Y, X) or (Z, Y, X)
         0 to 0.5.
     """
-    return undecided(_probability(prediction, decision, decision.threshold))
+    axes = prediction.axes.replace("C", "")
+    return undecided(one_scene(decided(prediction, decision), axes, decision.scene))
+
+
+def decided(prediction: Prediction, decision: Decision) -> NDArray[np.float32]:
+    """Return P(signal > threshold) that `wrong_now` and decisions come from, in the axes of the maps without C.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Calibrated maps with quantiles.
+    decision : Decision
+    """
+    held_out, c, t = prediction.held_out, decision.channel, decision.threshold
+    plain, known = prediction.exceedance(t, c), prediction.distribution
+    if held_out is None or known is None or not _on_both_sides(held_out, c, t):
+        return plain
+    locked = lock_threshold(held_out, t, channel=c, rule=known.rule)
+    made = locked.probability(prediction.planes({"C": c}))
+    for one in prediction.fused:
+        made = one.drawn(made, {"C": c}, prediction.quantiles, lambda d, q: d.probability(q, t, channel=c))
+    return made
+
+
+def _on_both_sides(held_out: HeldOut, channel: int, threshold: float) -> bool:
+    """Return True if enough held-out blocks have a target above the threshold, and enough one below."""
+    above = held_out.target[channel] > threshold
+    return all(len(np.unique(held_out.block[side])) >= _BLOCKS for side in (above, ~above))
 
 
 def wrong_after(
@@ -79,8 +112,9 @@ def wrong_after(
 ) -> NDArray[np.float64]:
     """Return the expected wrong area in each region after a measurement at each dose.
 
-    It is the Bayes risk: averaged over the values that the predicted distribution lets expect, each decided by
-    prediction and value together. More dose never gives more.
+    It is what `wrong_now` has there, times the share that remains: the Bayes risk, averaged over the values that
+    the predicted distribution lets expect, each decided by prediction and value together. More dose never gives
+    more.
 
     Parameters
     ----------
@@ -115,13 +149,16 @@ def wrong_after(
     positive = signal > decision.threshold
     start = np.concatenate([[0], np.cumsum([r.area_px for r in regions])])
     fixed = np.minimum(mass[positive].sum(0), mass[~positive].sum(0))
+    parts = list(pairwise(start))
+    now, map_now = [fixed[a:b].sum() for a, b in parts], wrong_now(prediction, decision)
+    scale = [_part(map_now, r, r.slices).sum() / max(n, 1e-12) for r, n in zip(regions, now, strict=True)]
     for k, dose in enumerate(doses):
         if dose is None:
             continue
         below = _below_cuts(signal, decision, dose)
         wrong = np.where(positive[:, None], below, 1 - below)
         best = np.minimum((mass.T @ wrong).min(1), fixed) if below.size else fixed
-        out[:, k] = [best[a:b].sum() for a, b in pairwise(start)]
+        out[:, k] = [best[a:b].sum() * s for (a, b), s in zip(parts, scale, strict=True)]
     return out
 
 

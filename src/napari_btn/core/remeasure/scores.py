@@ -269,8 +269,8 @@ def score_map(
     prediction : Prediction
         Calibrated maps.
     channel : str or int, optional
-        Name or number; by default the average of all channels, each replaced by its ranks, or with a
-        dwell or a spread divided by its mean.
+        Name or number; by default the average of all channels, each divided by its mean, or with a
+        threshold or the relative width replaced by its ranks.
     threshold : float, optional
         In the units of the maps.
     dwell_ratio : float, optional
@@ -322,7 +322,7 @@ def score_map(
         maps.append(one_scene(one, axes, scene))
     if len(maps) == 1:
         return maps[0]
-    by: Literal["rank", "mean"] = "rank" if dwell_ratio is None and spread is None else "mean"
+    by: Literal["rank", "mean"] = "rank" if threshold is not None or width == "relative" else "mean"
     return combine_channels(np.stack(maps), by=by)
 
 
