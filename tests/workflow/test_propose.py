@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from napari_btn.core.calibration.cases import HeldOut
-from napari_btn.core.calibration.dose import Dose
+from napari_btn.core.calibration.conformal import calibrate
+from napari_btn.core.calibration.dose import Dose, dose_of
 from napari_btn.core.calibration.exceedance import exceedance_from
+from napari_btn.core.calibration.fusion import fuse
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.progress import drain
 from napari_btn.core.remeasure.expected import Decision, wrong_now
 from napari_btn.core.remeasure.scores import combine_channels, score_map
+from napari_btn.workflow.fuse import fuse_steps
 from napari_btn.workflow.propose import Choice, Expected, Search, expected_wrong, propose_steps
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -114,6 +117,29 @@ def test_a_short_dwell_decides_less_and_is_shared(prediction):
     travelled = proposed(prediction, UNSURE, dose=dose, dwell=1.0, travel=True)
     by_place = dict(zip(short.regions, short.expected.dwells, strict=True))
     assert [by_place[r] for r in travelled.regions] == list(travelled.expected.dwells)
+
+
+def test_values_in_the_units_of_the_maps_are_fused_as_counts_of_their_dwell(prediction):
+    rng = np.random.default_rng(1)
+    known = prediction.held_out
+    seen = rng.poisson(np.maximum(known.target, 0) * 2.0).astype(np.float32)
+    held = replace(known, observed=seen, target=np.maximum(known.target, 0))
+    whole = replace(prediction, held_out=held, calibration=calibrate(held))
+    (region, other, *_) = proposed(prediction, UNSURE).regions
+    signal = np.abs(rng.normal(1, 0.5, (2, *region.size)))
+    dose = dose_of(held).times(30)
+    values = rng.poisson(signal * np.reshape(dose.dose, (2, 1, 1))) / np.reshape(dose.dose, (2, 1, 1))
+    made = drain(fuse_steps(whole, [(region, values), (other, values)], 30.0))
+    plain = Dose(dose.dose, tuple(1 / d for d in dose.dose))
+    wanted = fuse(fuse(whole, region, values, plain), other, values, plain)
+    np.testing.assert_array_equal(made.median, wanted.median)
+    at = (slice(None), *region.slices)
+    before, after = (np.abs(p.median[at] - signal).mean() for p in (whole, made))
+    assert after < before
+    with pytest.raises(ValueError, match="Subtract the offset"):
+        drain(
+            fuse_steps(replace(whole, held_out=replace(held, observed=seen + 50)), [(region, values)], 30.0)
+        )
 
 
 def test_the_same_windows_each_time(prediction):
