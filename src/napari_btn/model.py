@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.cases import HeldOut, name_of_blocks
 from napari_btn.core.calibration.conformal import Calibration
 from napari_btn.core.calibration.drift import Profile
 from napari_btn.core.calibration.exceedance import exceedance_from
@@ -44,7 +44,7 @@ __all__ = [
     "save_partial",
 ]
 
-_HELD_OUT = tuple(f.name for f in fields(HeldOut) if f.name != "levels")
+_HELD_OUT = tuple(f.name for f in fields(HeldOut) if f.name not in ("levels", "blocks"))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -199,8 +199,10 @@ class Model:
         """Metadata that every map carries, JSON-ready."""
         calibration, report = self.calibrated.calibration, self.calibrated.report
         grouping = self.scores.grouping
+        # hashes of patches are long, and are needed only where images come in to calibrate
+        provenance = {k: v for k, v in self.learned.provenance.items() if k != "remembered"}
         return {
-            **self.learned.provenance,
+            **provenance,
             "alpha": calibration.alpha,
             "covers": self.scores.covers,
             "rule": calibration.rule,
@@ -338,6 +340,7 @@ def _to_bundle(model: Model) -> Bundle:
         "ndim": blueprint.ndim,
         "members": [[m.number, m.attempt] for m in members],
         "block_px": scores.block_px,
+        "blocks": scores.held_out.blocks,
         "calibration": calibrated.calibration.to_dict(),
         "groups": None if calibrated.groups is None else calibrated.groups.to_dict(),
         "locks": dict(calibrated.locks),
@@ -406,7 +409,7 @@ def _from_bundle(bundle: Bundle) -> Model:
 
 def _held_out_from(part: str, bundle: Bundle, levels: tuple[float, ...]) -> HeldOut:
     """Return the held-out scores in a part of a bundle."""
-    arrays = bundle.arrays
+    arrays, side = bundle.arrays, bundle.values["block_px"]
     return HeldOut(
         arrays[f"{part}.quantiles"],
         arrays[f"{part}.target"],
@@ -414,6 +417,8 @@ def _held_out_from(part: str, bundle: Bundle, levels: tuple[float, ...]) -> Held
         levels,
         arrays.get(f"{part}.observed"),
         arrays.get(f"{part}.position"),
+        # bundles of version 0.1 don't name their blocks
+        bundle.values.get("blocks") or name_of_blocks(side, "block" if side else "field"),
     )
 
 

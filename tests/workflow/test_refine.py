@@ -163,6 +163,14 @@ def test_another_pair_fine_tunes(bundle):
         denoiser.calibrate(other.noisy, other.clean)
 
 
+def test_copies_of_what_trained_are_not_held_out_in_a_refinement(bundle):
+    denoiser, _ = refined(bundle, windows=())  # its own pair has a known split
+    assert len(denoiser.provenance["remembered"]) == 1
+    turned = (PAIR.noisy[KNOWN][:, :, ::-1], PAIR.clean[KNOWN][:, :, ::-1])
+    with pytest.raises(ValueError, match="hold pixels that the members were trained on"):
+        refined(bundle, *turned, windows=(), image=None)
+
+
 def test_locked_thresholds_stay(bundle, tmp_path):
     btn.load(bundle).lock(0.2, "Fe").save(tmp_path / "locked.btn")
     denoiser, _ = refined(tmp_path / "locked.btn")

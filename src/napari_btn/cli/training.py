@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -30,7 +30,14 @@ from napari_btn.cli.options import (
     valid_option,
 )
 from napari_btn.cli.terminal import Interrupted, drain, say, say_notes, table, write_json
-from napari_btn.core.settings import PRESETS, CalibrationSettings, EnsembleSettings, NetworkSettings
+from napari_btn.core.settings import (
+    PRESETS,
+    CalibrationSettings,
+    EnsembleSettings,
+    NetworkSettings,
+    Split,
+    SplitAxis,
+)
 from napari_btn.core.supervision.registry import SUPERVISIONS
 
 if TYPE_CHECKING:
@@ -87,17 +94,16 @@ class Training:
     depth: int | None
     bias_free: bool
     steps: int | None
-    split: Literal["longest", "y", "x", "z", "checkerboard"] | None
+    split: Split | SplitAxis | None
 
     def denoiser(self, promise: Promise) -> Denoiser:
         """Return a denoiser with these settings, not trained yet."""
         from napari_btn.denoiser import Denoiser
 
         settings = promise.settings(CalibrationSettings(groups=promise.tokens))
-        if self.split == "checkerboard":
-            settings = replace(settings, split="checkerboard")
-        elif self.split:
-            settings = replace(settings, split_axis=self.split)
+        if self.split:
+            chosen: dict[str, Any] = {"split" if self.split in get_args(Split) else "split_axis": self.split}
+            settings = replace(settings, **chosen)
         return Denoiser(
             preset=self.preset,
             members=self.members,
@@ -136,7 +142,11 @@ class Training:
 @click.option("--depth", type=click.IntRange(1), help="Nodes per network.")
 @click.option("--bias-free", is_flag=True, help="Networks without constants: for other noise levels too.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
-@click.option("--split", type=click.Choice(SPLITS), help="How one field is split; default: its longest axis.")
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    help="How one field (or series) is split; default: its longest axis.",
+)
 @click.option(
     "--regions", help="Image painted 1 where to train, 2 calibrate, 3 report, instead of the split."
 )
