@@ -86,12 +86,14 @@ class LiveMaps:
 
     # ---------------------------------------------------------------- probabilities
 
-    def lock(self, locked: Mapping[int, LockedExceedance]) -> None:
-        """Take the recalibration of the locked threshold of each channel; maps that change become stale."""
-        for channel in {*self._locked, *locked}:
-            if self._locked.get(channel) is not locked.get(channel):
-                self._drawn["exceedance"].update((key, ()) for key in self.keys_of(channel))
+    def lock(self, locked: Mapping[int, LockedExceedance]) -> bool:
+        """Take the recalibration of each locked channel; return True if maps became stale."""
+        channels = {*self._locked, *locked}
+        changed = [c for c in channels if self._locked.get(c) is not locked.get(c)]
+        for channel in changed:
+            self._drawn["exceedance"].update((key, ()) for key in self.keys_of(channel))
         self._locked = dict(locked)
+        return bool(changed)
 
     def locked(self, channel: int, threshold: float) -> LockedExceedance | None:
         """Return the recalibration at a threshold of a channel; None if that is not locked."""
