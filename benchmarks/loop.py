@@ -1,119 +1,215 @@
-"""The closed loop: five proposed windows against five random ones, on simulated element maps.
+"""The closed loop: what five proposed windows are worth for the whole field, and what a window is worth itself.
 
-The left of a field has a slow scan and is for training. Five windows of the rest are measured again, all
-for the same time, and training continues. The rest outside all windows is evaluated against the truth.
+The left of a field has a slow scan and is for training. Windows of the rest are measured again and replaced
+by what is known then. The objective is the wrongly decided area (or the squared error) of the whole rest,
+not of what lies outside of the windows.
 """
 
 from __future__ import annotations
 
-from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 import napari_btn as btn
 from benchmarks.measure import spent
 from benchmarks.table import Bar, Result, main
+from napari_btn.core.calibration.dose import Dose
 from napari_btn.core.compute.pool import Inline
-from napari_btn.core.remeasure.regions import Region
+from napari_btn.core.remeasure.expected import Decision, decided, wrong_now
 from napari_btn.core.remeasure.scores import score_map
 from napari_btn.core.settings import TrainSettings
+from napari_btn.workflow.propose import expected_wrong
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-SEEDS, NEEDED = 20, 16
-HEIGHT, WIDTH, KNOWN, SIDE, COUNT = 192, 512, 192, 48, 5
-MEMBERS = 2  # one member has no spread
-CHOICES: dict[str, dict[str, Any]] = {
-    "width": {"dwell_ratio": 1.0},
-    "relative width": {},
-    "spread": {"spread": "plain"},
-    "spread / width": {"spread": "relative"},
-}
+    from napari_btn.core.remeasure.regions import Region
+
+    Map = NDArray[np.floating[Any]]
+
+SEEDS, LAYOUTS, COUNT = 8, 200, 5
+SIZE, KNOWN, SIDE = (256, 544), 256, 48
+DOSE = (2.0, 2.0, 0.33)  # counts of the fast scan at a rate of one, of Si, Al, Fe
+DWELLS = (10.0, 100.0)
+QUESTIONS = (("Fe > .25", 2, 0.25), ("Fe > .5", 2, 0.5), ("Al > .3", 1, 0.3), ("Si > .6", 0, 0.6))
+ERROR = "squared error"
+COLUMNS = ("random", "raster", "width", "relative width", "spread", "4p(1-p)", "oracle")
+RATIO, WITHIN, FUSED = 1.7, 0.2, 0.75
 
 
-def random_windows(seed: int, size: tuple[int, int], side: int) -> list[Region]:
-    """Return random disjoint windows in the part without a slow scan."""
-    rng = np.random.default_rng(seed)
-    made: list[Region] = []
-    while len(made) < COUNT:
-        y, x = int(rng.integers(0, size[0] - side + 1)), int(rng.integers(KNOWN, size[1] - side + 1))
-        if all(abs(y - r.y) >= side or abs(x - r.x) >= side for r in made):
-            made.append(Region(y, x, side, side))
+class Sizes(NamedTuple):
+    """Sizes of a run."""
+
+    size: tuple[int, int]
+    known: int
+    side: int
+    seeds: int
+    train: TrainSettings | None
+
+
+def trained(seed: int, sizes: Sizes) -> tuple[btn.Prediction, NDArray[np.float32]]:
+    """Return the prediction of a field whose left was trained on, and the truth."""
+    pair = btn.samples.edx(seed=seed, size=sizes.size)
+    noisy, clean = pair.noisy, np.asarray(pair.clean)
+    left = (slice(None), slice(None), slice(0, sizes.known))
+    denoiser = btn.Denoiser("quick", members=2, seed=seed, train=sizes.train)
+    denoiser.fit(noisy[left], clean[left], axes="CYX", channel_names=pair.channel_names, executor=Inline())
+    return denoiser.predict(noisy, axes="CYX"), clean
+
+
+def removed(gain: Map, regions: Sequence[Region], total: float) -> float:
+    """Return the share of a loss that the windows remove, given what each pixel removes."""
+    return float(sum(gain[r.slices].sum() for r in regions)) / total
+
+
+def layouts(gain: Map, sizes: Sizes, total: float, seed: int) -> float:
+    """Return the mean share that random layouts of disjoint windows remove."""
+    rng, side = np.random.default_rng(seed), sizes.side
+    shares = []
+    for _ in range(LAYOUTS):
+        made: list[tuple[int, int]] = []
+        while len(made) < COUNT:
+            y = int(rng.integers(0, sizes.size[0] - side + 1))
+            x = int(rng.integers(sizes.known, sizes.size[1] - side + 1))
+            if all(abs(y - b) >= side or abs(x - a) >= side for b, a in made):
+                made.append((y, x))
+        shares.append(sum(gain[y : y + side, x : x + side].sum() for y, x in made) / total)
+    return float(np.mean(shares))
+
+
+def raster(gain: Map, sizes: Sizes, total: float) -> float:
+    """Return the share that a strip of the same area removes, scanned row by row from the top."""
+    width = sizes.size[1] - sizes.known
+    return float(gain[:, sizes.known :].ravel()[: COUNT * sizes.side**2 // width * width].sum()) / total
+
+
+def one_row(
+    prediction: btn.Prediction, scores: dict[str, Map], gain: Map, loss: Map, sizes: Sizes, seed: int
+) -> tuple[dict[str, float], list[Region]]:
+    """Return the share removed by each layout, and the windows of the last score."""
+    free = np.zeros(sizes.size, bool)
+    free[:, sizes.known :] = True
+    total = float(loss[free].sum())
+    row = {"random": layouts(gain, sizes, total, seed), "raster": raster(gain, sizes, total)}
+    regions: list[Region] = []
+    for name, score in (*scores.items(), ("oracle", np.maximum(loss, 0))):
+        found = btn.propose_regions(score, (sizes.side,) * 2, COUNT, mask=free)
+        row[name] = removed(gain, found, total)
+        regions = found if name != "oracle" else regions
+    del prediction
+    return row, regions
+
+
+def one_seed(
+    seed: int, sizes: Sizes
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the rows of one field: shares removed, expected areas, and decisions in windows."""
+    before, clean = trained(seed, sizes)
+    rng = np.random.default_rng(1000 + seed)
+    once = Dose(DOSE, (1.0,) * 3)
+    whole = (slice(0, sizes.size[0]), slice(sizes.known, sizes.size[1]))
+    scan, fused = {}, {}
+    for dwell in DWELLS:
+        dose = np.asarray(DOSE) * dwell
+        counts = rng.poisson(clean * dose[:, None, None])
+        scan[dwell] = counts / dose[:, None, None]
+        fused[dwell] = before.fuse(whole, counts[(slice(None), *whole)], dose=dose)
+    general: dict[str, dict[str, Any]] = {
+        "width": {"width": "plain"}, "relative width": {"width": "relative"}, "spread": {"spread": "plain"},
+    }  # fmt: skip
+    shares, areas, windows = [], [], []
+    for name, c, threshold in QUESTIONS:
+        truth = clean[c] > threshold
+        wrong = {"denoised": (before.exceedance(threshold, c) > 0.5) != truth}
+        for dwell in DWELLS:
+            wrong[f"scan {dwell:g}"] = (scan[dwell][c] > threshold) != truth
+            wrong[f"fused {dwell:g}"] = (fused[dwell].exceedance(threshold, c) > 0.5) != truth
+        old = wrong["denoised"].astype(float)
+        scores = {k: score_map(before, channel=c, **how) for k, how in general.items()}
+        scores["4p(1-p)"] = score_map(before, channel=c, threshold=threshold)
+        for kind, new in (("truth", 0 * old), *((f"{d:g}", wrong[f"fused {d:g}"]) for d in DWELLS)):
+            row, regions = one_row(before, scores, old - new, old, sizes, seed)
+            shares.append({"seed": seed, "measured": kind, "row": name, **row})
+        inside = np.zeros(sizes.size, bool)
+        for region in regions:
+            inside[region.slices] = True
+        windows.append({"row": name, **{k: float(w[inside].mean()) for k, w in wrong.items()}})
+        decision = [Decision(c, threshold)]
+        locked = (decided(before, decision[0]) > 0.5) != truth
+        known = float(wrong_now(before, decision[0])[:, : sizes.known].sum())
+        for dwell in (*DWELLS, np.inf):
+            dose = once if np.isfinite(dwell) else None
+            expected = expected_wrong(before, decision, regions, dose=dose, dwell=dwell)
+            even = np.where(inside, wrong.get(f"fused {dwell:g}", False), locked)[:, sizes.known :]
+            areas.append({"row": name, "dwell": dwell, "expected now": expected.now - known,
+                          "true now": float(locked[:, sizes.known :].sum()),
+                          "expected after": expected.after - known, "true after": float(even.sum())})  # fmt: skip
+    squared = np.square(before.median - clean)
+    loss = (squared / squared[:, :, sizes.known :].mean((1, 2), keepdims=True)).sum(0)
+    scores = {k: score_map(before, **how) for k, how in general.items()}
+    for kind, after in (("truth", clean), *((f"{d:g}", fused[d].median) for d in DWELLS)):
+        new = (np.square(after - clean) / squared[:, :, sizes.known :].mean((1, 2), keepdims=True)).sum(0)
+        row, _ = one_row(before, scores, loss - new, loss, sizes, seed)
+        shares.append({"seed": seed, "measured": kind, "row": ERROR, **row})
+    return shares, areas, windows
+
+
+def mean_rows(rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the mean of each figure over all rows that agree in these keys, in order of appearance."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[k] for k in keys), []).append(row)
+    made = []
+    for key, members in groups.items():
+        figures = [k for k in members[0] if k not in (*keys, "seed")]
+        made.append(
+            dict(zip(keys, key, strict=True)) | {k: float(np.mean([m[k] for m in members])) for k in figures}
+        )
     return made
 
 
-def judged(
-    prediction: btn.Prediction, clean: Any, where: NDArray[np.bool_]
-) -> dict[str, NDArray[np.float64]]:
-    """Return mean width, error and coverage of each channel outside the windows."""
-    width, error = prediction.width[:, where], (prediction.median - clean)[:, where]
-    inside = (prediction.lower <= clean) & (clean <= prediction.upper)
-    return {
-        "width": width.mean(1, dtype=np.float64),
-        "error": np.sqrt(np.square(error).mean(1, dtype=np.float64)),
-        "coverage": inside[:, where].mean(1),
-    }
-
-
-def one_seed(seed: int, size: tuple[int, int], side: int, train: TrainSettings | None) -> dict[str, Any]:
-    """Return the relative change of width and error for each choice, mean over channels."""
-    pair = btn.samples.edx(seed=seed, size=size)
-    known = (slice(None), slice(None), slice(0, KNOWN))
-    noisy, clean = pair.noisy, np.asarray(pair.clean)
-    denoiser = btn.Denoiser("quick", members=MEMBERS, seed=seed, train=train)
-    denoiser.fit(noisy[known], clean[known], axes="CYX", channel_names=pair.channel_names, executor=Inline())
-    before = denoiser.predict(noisy, axes="CYX")
-    free = np.zeros(size, bool)
-    free[:, KNOWN:] = True
-    choices: dict[str, Sequence[Region]] = {
-        name: btn.propose_regions(score_map(before, **how), (side, side), COUNT, mask=free)
-        for name, how in CHOICES.items()
-    }
-    choices["random"] = random_windows(seed, size, side)
-    outside = free.copy()
-    for regions in choices.values():
-        for region in regions:
-            outside[region.slices] = False
-    old, row = judged(before, clean, outside), {"seed": seed}
-    for name, regions in choices.items():
-        other = copy(denoiser)
-        windows = [(r, clean[(slice(None), *r.slices)]) for r in regions]
-        other.refine(noisy[known], clean[known], windows=windows, image=noisy, axes="CYX", executor=Inline())
-        new = judged(other.predict(noisy, axes="CYX"), clean, outside)
-        for what in ("width", "error"):
-            row[f"{what}, {name}"] = float(np.mean(new[what] / old[what] - 1))
-        row[f"coverage, {name}"] = float(np.mean(new["coverage"]))
-    return row
-
-
-def wins(rows: Sequence[Mapping[str, Any]], name: str, what: Sequence[str]) -> int:
-    """Return the number of seeds in which a choice lowers all these figures more than random windows."""
-    return sum(all(row[f"{w}, {name}"] < row[f"{w}, random"] for w in what) for row in rows)
-
-
 def run(tiny: bool) -> list[Result]:
-    """Compare windows proposed by several scores with random ones."""
-    size, side = ((96, KNOWN + 160), 24) if tiny else ((HEIGHT, WIDTH), SIDE)
+    """Compare windows by several scores with random ones, and fused windows with what each source says alone."""
     train = TrainSettings(steps=6, batch_size=2, patch_px=32) if tiny else None
-    title = (
-        f"Closing the loop: {COUNT} windows of {side} x {side} px measured again, quick, {MEMBERS} members"
-    )
-    result = Result(f"{title}; change of mean width and error outside of all windows")
+    sizes = Sizes((96, 352), 192, 24, 1, train) if tiny else Sizes(SIZE, KNOWN, SIDE, SEEDS, None)
+    what = f"{COUNT} windows of {sizes.side} px, {sizes.seeds} fields"
+    loop = Result(f"Share of the wrongly decided area (or squared error) of the free part removed; {what}")
+    area = Result(f"Wrongly decided area in px, expected and true; {what}")
+    inside = Result(f"Share of pixels decided wrongly inside the windows by 4p(1-p); {what}")
+    shares: list[dict[str, Any]] = []
+    areas: list[dict[str, Any]] = []
+    windows: list[dict[str, Any]] = []
     with spent() as cost:
-        for seed in range(1 if tiny else SEEDS):
-            result.add(one_seed(seed, size, side, train))
-    for name in CHOICES:
-        for what in (("width",), ("error",), ("width", "error")):
-            label = f"seeds in which {name} lowers {' and '.join(what)} more than random windows"
-            result.bars.append(Bar(label, wins(result.rows, name, what), NEEDED if not tiny else 0))
-    means = {k: float(np.mean([row[k] for row in result.rows])) for k in result.rows[0] if k != "seed"}
-    result.add({"seed": "mean", **means})
-    result.notes.append(f"{cost.cpu:.0f} CPU-s in all.")
-    return [result]
+        for seed in range(sizes.seeds):
+            for all_rows, new in zip((shares, areas, windows), one_seed(seed, sizes), strict=True):
+                all_rows += new
+            print(f"    field {seed}", flush=True)
+    for row in mean_rows(shares, ("measured", "row")):
+        loop.add(row)
+        if row["row"] == ERROR or row["measured"] != "truth":
+            continue
+        own = [s for s in shares if s["measured"] == "truth" and s["row"] == row["row"]]
+        best = f"{row['row']}: 4p(1-p)"
+        loop.bars.append(Bar(f"{best} over random", row["4p(1-p)"] / row["random"], 0 if tiny else RATIO))
+        won = sum(s["4p(1-p)"] > s["random"] for s in own)
+        loop.bars.append(Bar(f"{best}, fields in which it beats random", won, 0 if tiny else len(own)))
+    for row in mean_rows(areas, ("row", "dwell")):
+        area.add(row)
+        off = abs(row["expected after"] / max(row["true after"], 1e-9) - 1)
+        name = f"{row['row']} at {row['dwell']:g} dwells: expected after, off the true area by"
+        area.bars.append(Bar(name, off, 1e9 if tiny else WITHIN, above=False))
+    for row in mean_rows(windows, ("row",)):
+        inside.add(row)
+        for other in ("denoised", "scan 10"):
+            name = f"{row['row']}: fused at 10 dwells over {other}"
+            inside.bars.append(
+                Bar(name, row["fused 10"] / max(row[other], 1e-9), 1e9 if tiny else FUSED, above=False)
+            )
+    loop.notes.append(f"{cost.cpu:.0f} CPU-s in all.")
+    return [loop, area, inside]
 
 
 if __name__ == "__main__":

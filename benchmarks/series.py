@@ -19,7 +19,7 @@ from napari_btn.core.data import noise
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.settings import PRESETS
 
-FRAMES, SIZE, SEEDS, FRESH = 60, (128, 256), 4, 3
+FRAMES, SIZE, SEEDS, FRESH = 60, (96, 192), 5, 3
 NEAR = 0.03
 DOSE = 2.0
 
@@ -72,15 +72,17 @@ def run(tiny: bool) -> list[Result]:
     result = Result(f"{FRAMES} frames with 1 px of drift each: reported coverage, and that of fresh movies")
     seeds = 1 if tiny else SEEDS
     with spent() as cost:
-        for way in ("auto", "time", "frames as scenes"):
+        for way in ("auto", "frames as scenes", "time"):
             rows = [one(seed, way, tiny=tiny) for seed in range(seeds)]
             for row in rows:
                 result.add(row)
             if way == "auto":
-                off = abs(np.mean([r["reported"] - r["fresh"] for r in rows]))
-                result.bars.append(
-                    Bar("reported coverage and that of fresh movies differ by", float(off), NEAR, False)
-                )
+                off = [r["reported"] - r["fresh"] for r in rows]
+                name = "reported coverage and that of fresh movies differ on average by"
+                result.bars.append(Bar(name, float(abs(np.mean(off))), NEAR, above=False))
+                silent = sum(abs(d) > NEAR and not r["red"] for d, r in zip(off, rows, strict=True))
+                name = "movies that differ by more, without a red note"
+                result.bars.append(Bar(name, float(silent), 0.0, above=False))
     result.notes.append(f"{cost.cpu:.0f} CPU-s")
     return [result]
 

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import napari_btn as btn
 from napari_btn.cli import main
+from napari_btn.core.remeasure.expected import Decision, wrong_now
 from napari_btn.io.images import read_image, write_images
 from napari_btn.io.regions import read_regions
 from napari_btn.io.tables import read_table
@@ -128,6 +129,7 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
     for more in (
         (),
         ("--dwell", 10),
+        ("--relative",),
         ("--spread", "plain"),
         ("--spread", "relative", "--channel", "Fe"),
         ("--channel", "Si", "--threshold", 0.3),
@@ -143,6 +145,26 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
     best = read_regions(folder / "r.csv")
     from_script = btn.propose_regions(4 * p * (1 - p), window=(16, 16), count=5)
     assert [(r.y, r.x) for r in best] == [(r.y, r.x) for r in from_script]
+
+
+def test_regions_say_what_they_are_expected_to_decide(folder):
+    base = ("regions", folder / "edx.btn", folder / "noisy.ome.tif", "--window", 16, 16, "--force",
+            "-o", folder / "r.csv", "--channel", "Si", "--threshold", 0.3)  # fmt: skip
+    image = np.asarray(read_image(folder / "noisy.ome.tif").data)
+    prediction = btn.load(folder / "edx.btn").predict(image)
+    now = float(wrong_now(prediction, Decision(0, 0.3)).sum(dtype=float)) * 0.25**2
+    result = call(*base)
+    assert f"Expected wrongly decided area: now {now:.4g} um²" in result.stdout
+    more = call(*base, "--until", 0.5 * now, "--count", 1)
+    assert more.exit_code == 0, more.output
+    assert "more" in more.stdout
+    assert len(read_regions(folder / "r.csv")) == 1
+    dwell = call(*base, "--dwell", 10)
+    assert dwell.exit_code == 0, dwell.output
+    assert dwell.stdout.count("dwell x") == 5
+    told = call(*base, "--json")
+    assert len(json.loads(told.stdout)) == 5
+    assert "Expected wrongly decided area" in told.stderr
 
 
 @pytest.mark.parametrize(
@@ -161,7 +183,13 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
             ),
             "ending",
         ),
-        ("regions", ("-o", "r.csv", "--channel", "Fe", "--threshold", "1", "--dwell", "2"), "Leave one out"),
+        (
+            "regions",
+            ("-o", "r.csv", "--channel", "Fe", "--threshold", "1", "--spread", "plain"),
+            "Leave one out",
+        ),
+        ("regions", ("-o", "r.csv", "--until", "5"), "give --threshold"),
+        ("regions", ("-o", "r.csv", "--channel", "Fe", "--threshold", "1", "--until", "-5"), "0 or more"),
         ("regions", ("-o", "r.zip", "--stage", "places.csv"), "can't hold stage coordinates"),
     ],
 )

@@ -44,7 +44,7 @@ def test_the_whole_workflow(tmp_path, monkeypatch):
     # where the iron is, or may be, to the right of what is known
     free = np.zeros(painted.shape)
     free[:, 130:] = 1 + (painted[:, 130:] == richest)
-    score = score_map(before, dwell_ratio=1.0)
+    score = score_map(before)
     regions = btn.propose_regions(score, (24, 24), 3, (0.5, 0.5), "um", mask=free)
     write_regions(regions, tmp_path / "regions.csv")
     regions = read_regions(tmp_path / "regions.csv")

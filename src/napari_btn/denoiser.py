@@ -548,9 +548,10 @@ class Denoiser:
         Parameters
         ----------
         noisy, clean : array, optional
-            Images that the members never trained on; all of them calibrate. Whole images that trained are
-            refused; that parts or copies of them don't come is the caller's to see to. ``noisy`` alone is the
-            image that the stored scores come from, where ``groups`` needs it.
+            Images that the members never trained on; all of them calibrate. Images that trained are refused,
+            and crops, flips and quarter turns of their training part; rescaled or interpolated copies are not
+            recognised. ``noisy`` alone is the image that the stored scores come from, where ``groups`` needs
+            it.
         axes : str, optional
             As in `predict`.
         alpha : float, optional

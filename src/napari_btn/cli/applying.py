@@ -39,14 +39,11 @@ from napari_btn.core.settings import TOKEN_METHODS
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    import numpy as np
-    from numpy.typing import NDArray
-
     from napari_btn.core.calibration.prediction import Prediction
-    from napari_btn.core.remeasure.regions import Region
     from napari_btn.core.settings import TokenMethod
     from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.denoiser import Denoiser
+    from napari_btn.workflow.propose import Choice, Search
 
 __all__ = ["evaluate", "predict", "regions", "tokens"]
 
@@ -235,6 +232,8 @@ class Measure:
     threshold: float | None
     dwell: float | None
     spread: Literal["plain", "relative"] | None
+    relative: bool
+    until: float | None
     scene: int | None
 
     def check(self, denoiser: Denoiser) -> None:
@@ -248,19 +247,28 @@ class Measure:
             channel_number(_number(self.channel), denoiser.channel_names)
         if self.dwell is not None and not self.dwell > 0:
             raise ValueError(f"--dwell is {self.dwell:g}; give how many times the dwell, above 0.")
+        if self.until is not None and not self.until >= 0:
+            raise ValueError(f"--until is {self.until:g}; give an area, 0 or more.")
+        scores = {"--threshold": self.threshold, "--spread": self.spread, "--relative": self.relative or None}
+        if len(came := [name for name, value in scores.items() if value is not None]) > 1:
+            raise ValueError(
+                f"{' and '.join(came)} came together; the score is made from one. Leave one out."
+            )
+        if self.until is not None and self.threshold is None:
+            raise ValueError("--until is about decisions at a threshold; give --threshold, or leave it out.")
 
-    def scores(self, prediction: Prediction) -> NDArray[np.float32]:
-        """Return the score of each pixel."""
-        from napari_btn.core.remeasure.scores import score_map
+    def choice(self, prediction: Prediction) -> Choice:
+        """Return the score of each pixel: undecided at the threshold where there is one, else by width."""
+        from napari_btn.workflow.propose import Choice
 
-        return score_map(
-            prediction,
-            channel=_number(self.channel),
-            threshold=self.threshold,
-            dwell_ratio=self.dwell,
-            spread=self.spread,
-            scene=self.scene,
-        )
+        number = None if self.channel is None else prediction.channel_number(_number(self.channel))
+        channels = tuple(range(len(prediction.channel_names))) if number is None else (number,)
+        kind = {None: "width", "plain": "spread", "relative": "relative spread"}[self.spread]
+        if self.relative:
+            kind = "relative width"
+        if self.threshold is None:
+            return Choice(kind, channels, scene=self.scene or 0)
+        return Choice("ambiguity", channels, (self.threshold,) * len(channels), self.scene or 0)
 
 
 @dataclass(frozen=True)
@@ -272,14 +280,18 @@ class Windows:
     count: int
     margin: int
 
-    def propose(
-        self, score: NDArray[np.float32], pixel_size: tuple[float, ...] | None, unit: str
-    ) -> list[Region]:
-        """Return the fields of view with the best scores."""
-        from napari_btn.core.remeasure.regions import propose_regions
+    def search(self, prediction: Prediction, until: float | None, measure: Measure) -> Search:
+        """Return what to look for; ``until`` is in pixels."""
+        from napari_btn.core.calibration.dose import dose_of
+        from napari_btn.workflow.propose import Search, sizes_of
 
-        size = self.window if score.ndim == 2 else (self.planes or score.shape[0], *self.window)
-        return propose_regions(score, size, self.count, pixel_size, unit, margin=self.margin)
+        depth = sizes_of(prediction).get("Z")
+        size = self.window if depth is None else (self.planes or depth, *self.window)
+        dose = None
+        if measure.dwell is not None and measure.threshold is not None and prediction.held_out is not None:
+            dose = dose_of(prediction.held_out)
+        dwell = 1.0 if measure.dwell is None else measure.dwell
+        return Search(size, self.count, self.margin, spacing=0, until=until, dose=dose, dwell=dwell)
 
 
 @click.command()
@@ -289,12 +301,22 @@ class Windows:
 @axes_option
 @click.option("--channel", help="Channel that is scored; default: all together.")
 @click.option("--threshold", type=float, help="Where it is undecided whether the channel exceeds this.")
-@click.option("--dwell", type=float, help="Where this many times the dwell would narrow the interval most.")
+@click.option(
+    "--dwell",
+    type=float,
+    help="Mean dwell of the windows, in dwells of IMAGE, whose counts decide; default: windows decide everything.",
+)
+@click.option(
+    "--until",
+    type=float,
+    help="Expected wrongly decided area that is small enough, in the image's unit (else pixels): stops there.",
+)
 @click.option(
     "--spread",
     type=click.Choice(["plain", "relative"]),
     help="Where the members disagree, plainly or as a share of the interval's width.",
 )
+@click.option("--relative", is_flag=True, help="Where the interval is wide for the signal.")
 @click.option(
     "--window", type=click.IntRange(1), nargs=2, default=(64, 64), show_default=True, help="Rows, columns."
 )
@@ -322,10 +344,12 @@ def regions(
 ) -> None:
     """Write fields of view of IMAGE to measure again, best first.
 
-    OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold, --dwell and --spread,
-    where the interval is wide for the signal.
+    OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold, --spread and --relative,
+    where the interval is wide. With --threshold, the expected wrongly decided area is printed: now, and after
+    the windows were fused with what is measured in them.
     """
     from napari_btn.io.regions import REGION_ENDINGS, STAGE_ENDINGS, read_stage, write_regions
+    from napari_btn.workflow.propose import pixel_size_of, propose_steps
 
     output = target.output
     if output.suffix.lower() not in REGION_ENDINGS:
@@ -343,26 +367,33 @@ def regions(
     measure.check(denoiser)
     opened = source.open()
     prediction = _predict(denoiser, opened, quantiles=measure.threshold is not None)
-    size, unit = _scale(opened, prediction)
-    if size is not None:
-        space = [a for a in prediction.axes if a in "ZYX"]
-        size = tuple(size[space.index(a)] for a in "ZYX" if a in space)
-    registered = None if stage is None else read_stage(stage, (size or (1.0, 1.0))[-2:])
-    found = windows.propose(measure.scores(prediction), size, unit)
+    known, unit = _scale(opened, prediction)
+    prediction = replace(prediction, pixel_size=known, unit=unit)
+    size, unit = pixel_size_of(prediction)
+    registered = None if stage is None else read_stage(stage, size[-2:])
+    until = None if measure.until is None else measure.until / math.prod(size)
+    search = windows.search(prediction, until, measure)
+    made = drain(propose_steps(prediction, measure.choice(prediction), search))
+    found, expected = list(made.regions), made.expected
     write_regions(found, output, stage=registered, provenance=prediction.provenance, overwrite=target.force)
     if registered is not None and registered.residual:
         say(f"The places agree on the stage to {registered.residual:.3g} of its unit (root mean square).")
-    if not found:
+    if not found and not (expected and expected.more == 0):
         say("Note: no pixel has a score; there is nothing to measure again by this measure.")
     if as_json:
         keys = ("y", "x", "height", "width", "z", "depth", "score", "centre", "unit")
         click.echo(json.dumps([{k: getattr(r, k) for k in keys} for r in found]))
-        return
-    for k, r in enumerate(found, start=1):
+    dwells = expected.dwells if expected else ()
+    for k, r in enumerate(found if not as_json else (), start=1):
         at = ", ".join(f"{v:.6g}" for v in r.centre)
+        dwell = f", dwell x {dwells[k - 1]:g}" if dwells else ""
         click.echo(
-            f"{k}: rows {r.y}-{r.y + r.height - 1}, columns {r.x}-{r.x + r.width - 1}, centre {at} {unit}"
+            f"{k}: rows {r.y}-{r.y + r.height - 1}, columns {r.x}-{r.x + r.width - 1}, centre {at} {unit}{dwell}"
         )
+    if expected is not None:
+        click.echo(expected.sentence(size, unit, until), err=as_json)
+    if as_json:
+        return
     click.echo(str(output))
 
 

@@ -119,6 +119,7 @@ def predict_steps(
         held_out=model.scores.held_out,
         groups=None if group is None else in_axes_of(group + 1, view),
         locks=calibrated.locks,
+        calibration=calibrated.calibration,
     )
 
 

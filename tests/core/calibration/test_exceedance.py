@@ -10,7 +10,8 @@ from scipy.stats import norm
 
 from napari_btn.core.calibration import exceedance
 from napari_btn.core.calibration.cases import HeldOut
-from napari_btn.core.calibration.exceedance import exceedance_from, lock_threshold, select
+from napari_btn.core.calibration.claims import select
+from napari_btn.core.calibration.exceedance import exceedance_from, lock_threshold
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 THRESHOLDS = (-1.0, 0.0, 0.7, 1.5)

@@ -107,19 +107,22 @@ def made(axes: str = "CYX", shape: tuple[int, ...] = (2, 12, 15)) -> Prediction:
     )
 
 
-def test_one_channel_is_the_relative_width() -> None:
+def test_one_channel_is_the_width_plain_or_relative() -> None:
     p = made()
-    score = score_map(p, channel="Fe")
+    np.testing.assert_array_equal(score_map(p, channel="Fe"), p.width[1])
+    np.testing.assert_array_equal(score_map(p, channel="Fe"), score_map(p, channel=1, width="plain"))
+    score = score_map(p, channel="Fe", width="relative")
     assert score.shape == (12, 15)
     bright = p.median[1] > np.quantile(p.median[1], 0.95)
     np.testing.assert_allclose(score[bright], 1.5, rtol=1e-5)
     assert (score <= 1.5001).all()
-    np.testing.assert_array_equal(score, score_map(p, channel=1))
+    np.testing.assert_array_equal(score, score_map(p, channel=1, width="relative"))
 
 
-def test_all_channels_are_combined_by_rank() -> None:
+def test_all_channels_are_combined() -> None:
     p = made()
-    score = score_map(p)
+    np.testing.assert_allclose(score_map(p), np.mean([w / w.mean() for w in p.width], 0), rtol=1e-5)
+    score = score_map(p, width="relative")
     assert score.shape == (12, 15)
     assert 0 <= score.min() < score.max() <= 1
 
@@ -145,6 +148,8 @@ def test_a_spread_asks_where_members_disagree() -> None:
         score_map(made(), spread="plain")
     with pytest.raises(ValueError, match="'plain' or 'relative'"):
         score_map(p, spread="both")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'plain' or 'relative'"):
+        score_map(p, width="both")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("axes", ["CZYX", "XYZC", "ZCXY"])
@@ -157,7 +162,7 @@ def test_scenes_are_chosen() -> None:
     p = made("YXSC", (12, 15, 3, 2))
     with pytest.raises(ValueError, match="3 scenes"):
         score_map(p)
-    score = score_map(p, channel=1, scene=2)
+    score = score_map(p, channel=1, width="relative", scene=2)
     np.testing.assert_array_equal(
         score.argmax(),
         (

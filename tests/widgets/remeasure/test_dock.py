@@ -26,13 +26,16 @@ from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.data.image import Image
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.progress import Progress
+from napari_btn.core.remeasure.expected import Decision
 from napari_btn.core.remeasure.regions import propose_regions
 from napari_btn.core.remeasure.scores import score_map
 from napari_btn.core.remeasure.stage import travel_order
 from napari_btn.io.regions import read_regions
 from napari_btn.io.tables import read_table
 from napari_btn.session import Threshold, Training, session_of
+from napari_btn.widgets.remeasure.rectangles import place_of
 from napari_btn.widgets.shared import engine
+from napari_btn.workflow.propose import expected_wrong
 from napari_btn.workflow.refine import Refinement
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -224,7 +227,7 @@ def test_a_window_larger_than_the_image_is_refused_beside_the_control(make_dock)
 def test_maps_without_levels_have_widths_only(make_dock):
     prediction = replace(make_prediction(), distribution=None, quantiles=None)
     dock = make_dock(prediction)
-    assert part(dock, "score").currentData() == "relative width"
+    assert part(dock, "score").currentData() == "width"
     assert part(dock, "propose").isEnabled()
     part(dock, "score").setCurrentIndex(0)
     assert not part(dock, "propose").isEnabled()
@@ -544,6 +547,26 @@ def test_a_walk_in_a_real_window(make_napari_viewer, qtbot, tmp_path, tiny_model
     assert dock.lifetime.ended
 
 
+def test_the_expected_wrong_area_is_told_and_stops_the_proposals(make_dock, viewer):
+    prediction = make_prediction()
+    dock = make_dock(prediction)
+    session_of(viewer).threshold = Threshold((0.1, 0.2, 0.3), channel=2)
+    part(dock, "channel").setCurrentText("Fe")
+    propose(dock)
+    expected = expected_wrong(prediction, [Decision(2, 0.3)], session_of(viewer).regions)
+    assert dock.view.message.notes[0][1] == expected.sentence((0.5, 0.5), "µm")
+    part(dock, "until").setValue(round(0.25 * expected.now * 0.99, 1))
+    part(dock, "propose").click()
+    assert len(session_of(viewer).regions) == 1
+    assert "is reached" in dock.view.message.notes[0][1]
+    part(dock, "until").setValue(0.1)
+    part(dock, "propose").click()
+    assert places(session_of(viewer).regions) == [(r.y, r.x, 8, 10) for r in session_of(viewer).regions]
+    assert "more" in dock.view.message.notes[0][1] or "No number" in dock.view.message.notes[0][1]
+    part(dock, "score").setCurrentIndex(part(dock, "score").findData("width"))
+    assert not part(dock, "until").isVisibleTo(dock)
+
+
 # ---------------------------------------------------------------- measured again
 
 
@@ -695,6 +718,27 @@ def test_training_continues_with_the_windows_and_reports_the_gain(ready, continu
     assert column(dock, "✓") == ["✓", "✓"]
 
 
+def test_windows_are_fused_with_the_prediction_before_training_goes_on(ready, viewer, qtbot, monkeypatch):
+    dock, session = ready
+    before, asked = session.prediction, []
+
+    def fuse_steps(prediction, windows, dwell, scene):
+        yield Progress(0, 1)
+        asked.append((prediction, [place_of(r) for r, _ in windows], dwell, scene))
+        return replace(prediction, median=prediction.median + 1)
+
+    monkeypatch.setattr(engine, "fuse_steps", fuse_steps, raising=False)
+    regions = session.regions
+    part(dock, "dwell").setValue(20)
+    part(dock, "fuse").click()
+    settled(dock, qtbot)
+    assert asked == [(before, [place_of(r) for r in regions], 20.0, 0)]
+    np.testing.assert_array_equal(session.prediction.median, before.median + 1)
+    assert "2 windows are fused" in dock.view.message.notes[0][1]
+    assert places(session.regions) == places(regions)
+    np.testing.assert_array_equal(viewer.layers["soil median"].data, before.median + 1)
+
+
 def test_an_error_is_reported_and_nothing_changes(ready, continuing, qtbot):
     dock, session = ready
     continuing.fails = True
@@ -731,7 +775,7 @@ def test_a_margin_keeps_windows_off_the_border_and_off_each_other(make_dock, vie
     propose(dock)
     regions = session_of(viewer).regions
     assert list(regions) == propose_regions(
-        score_map(prediction, dwell_ratio=1.0), (8, 10), 4, (0.5, 0.5), "um", margin=3, spacing=3
+        score_map(prediction), (8, 10), 4, (0.5, 0.5), "um", margin=3, spacing=3
     )
     assert all(3 <= r.y <= 40 - 8 - 3 and 3 <= r.x <= 56 - 10 - 3 for r in regions)
     part(dock, "margin").setValue(17)

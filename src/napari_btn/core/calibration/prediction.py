@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.exceedance import lock_threshold, select
+from napari_btn.core.calibration.claims import select
+from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.data.image import channel_number
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Literal
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
-    from napari_btn.core.calibration.exceedance import Exceedance, LockedExceedance, Selection
+    from napari_btn.core.calibration.claims import Selection
+    from napari_btn.core.calibration.conformal import Calibration
+    from napari_btn.core.calibration.exceedance import Exceedance, LockedExceedance
+    from napari_btn.core.calibration.fusion import Fused, Place
     from napari_btn.core.progress import Note
 
 __all__ = ["Prediction"]
@@ -54,7 +58,7 @@ class Prediction:
     distribution : Exceedance, optional
         Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
     held_out : HeldOut, optional
-        Data that the calibration comes from, for `select` and locked thresholds.
+        Data that the calibration comes from, for `select`, `fuse` and locked thresholds.
     stored_width : array of float32, optional
         The width, where it is stored on disk to be read part by part.
     groups : ndarray of int, optional
@@ -62,6 +66,10 @@ class Prediction:
         numbers of a mask, from 1; 0 for none.
     locks : mapping of str to float
         Locked threshold by channel name.
+    calibration : Calibration, optional
+        Offsets of the intervals, for `fuse`.
+    fused : tuple of Fused
+        Windows that were fused with a new measurement.
     """
 
     lower: Any
@@ -83,6 +91,8 @@ class Prediction:
     stored_width: Any = None
     groups: NDArray[np.integer[Any]] | None = None
     locks: Mapping[str, float] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    fused: tuple[Fused, ...] = ()
 
     @property
     def width(self) -> Any:
@@ -147,7 +157,7 @@ class Prediction:
         if locked:
             return self.recalibrated(threshold, number).probability(self.planes({"C": number}))
         _need_number(threshold)
-        return self._known().probability(self.planes({"C": number}), threshold, channel=number, side=side)
+        return self.probability({"C": number}, threshold, side=side)
 
     def recalibrated(self, threshold: float, channel: str | int | None = None) -> LockedExceedance:
         """Return the exceedance of a channel, recalibrated at one threshold from the held-out scores.
@@ -195,7 +205,56 @@ class Prediction:
             If the channel or the quantiles are missing, or the confidence isn't between 0 and 1.
         """
         number = self.channel_number(channel)
-        return self._known().lower_bound(self.planes({"C": number}), confidence, channel=number)
+        return self.bound({"C": number}, confidence)
+
+    def probability(
+        self,
+        at: Mapping[str, int],
+        threshold: float,
+        *,
+        side: Literal["middle", "conservative"] = "middle",
+        planes: NDArray[np.float32] | None = None,
+    ) -> NDArray[np.float32]:
+        """Return `exceedance` with some axes fixed, for a slider of thresholds.
+
+        Parameters
+        ----------
+        at : mapping of str to int
+            Index by axis letter, with that of the channel.
+        threshold : float
+            In the units of the maps.
+        side : str
+            "middle" for a map, "conservative" for a claim.
+        planes : ndarray of float32, optional
+            The result of `planes` for these axes, if it is known already.
+        """
+
+        def of(distribution: Exceedance, quantiles: NDArray[np.float32]) -> NDArray[np.float32]:
+            return distribution.probability(quantiles, threshold, channel=at.get("C", 0), side=side)
+
+        return self._with_windows(of, at, planes)
+
+    def bound(
+        self, at: Mapping[str, int], confidence: float, *, planes: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return `lower_bound` with some axes fixed; arguments as in `probability`."""
+
+        def of(distribution: Exceedance, quantiles: NDArray[np.float32]) -> NDArray[np.float32]:
+            return distribution.lower_bound(quantiles, confidence, channel=at.get("C", 0))
+
+        return self._with_windows(of, at, planes)
+
+    def _with_windows(
+        self,
+        of: Callable[[Exceedance, NDArray[np.float32]], NDArray[np.float32]],
+        at: Mapping[str, int],
+        planes: NDArray[np.float32] | None,
+    ) -> NDArray[np.float32]:
+        """Return a map whose fused windows have their own recalibration."""
+        made = of(self._known(), self.planes(at) if planes is None else planes)
+        for one in self.fused:
+            made = one.drawn(made, at, self.quantiles, of)
+        return made
 
     def select(self, threshold: float, channel: str | int | None = None, *, level: float = 0.1) -> Selection:
         """Select pixels above a threshold, so that at most a share ``level`` of the claims is wrong.
@@ -227,6 +286,58 @@ class Prediction:
         self._known()
         scores = self._scores("a selection")
         return select(scores, self.planes({"C": number}), threshold, level=level, channel=number)
+
+    def fuse(
+        self,
+        region: Place | tuple[slice, ...],
+        counts: ArrayLike,
+        gain: float | Sequence[float] = 1.0,
+        *,
+        dose: float | Sequence[float] = 1.0,
+        sd: float | Sequence[float] | None = None,
+        scene: int = 0,
+    ) -> Prediction:
+        """Return the prediction with a window that was measured again: its evidence times the prediction.
+
+        Measured values are taken as ``gain * Poisson(dose * signal)``, or with ``sd`` as
+        ``Normal(gain * dose * signal, sd)``, with the signal in the units of the maps. The posterior of each
+        pixel is calibrated again with measurements that are simulated for the held-out pixels. Sum up all
+        measurements of a place and fuse once. `select` still judges fused pixels by the scores of unfused ones.
+
+        Parameters
+        ----------
+        region : Region, or tuple of slice
+            Place of the window along (Z,) Y, X; of a region with a mask, its pixels alone.
+        counts : array_like
+            Measured values in the axes of the maps without S and T; NaN where there is none. They must not
+            include the scan that was predicted from.
+        gain : float or sequence of float
+            Measured value per count, as photon transfer finds it; one for all channels, or one for each.
+        dose : float or sequence of float
+            Expected counts at a signal of one, over the dwell of the new measurement. 1 if the maps are in
+            counts of that dwell, 0.1 if they are in counts of a scan of ten times that dwell; if they are
+            rates, the counts at a rate of one. `dose.dose_of` estimates that of the noisy image.
+        sd : float or sequence of float, optional
+            Standard deviation of normal noise, in the unit of the measured values, for data that aren't counts.
+        scene : int
+            Number of the scene, where the maps have several.
+
+        Returns
+        -------
+        Prediction
+            Of the whole image; outside the window it is unchanged. ``provenance["fused"]`` lists the windows.
+            A note says if the counts are far from what the dose leads to expect.
+
+        Raises
+        ------
+        ValueError
+            If the prediction lacks quantiles, held-out scores or calibration, or the values don't fit.
+        """
+        from napari_btn.core.calibration.dose import Dose
+        from napari_btn.core.calibration.fusion import fuse
+
+        many = max(len(self.channel_names), 1)
+        return fuse(self, region, counts, Dose.of(many, dose=dose, gain=gain, sd=sd), scene=scene)
 
     def _known(self) -> Exceedance:
         """Return the calibrated distribution, or raise if there is none."""

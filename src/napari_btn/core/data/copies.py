@@ -73,7 +73,8 @@ def patches_steps(
             windows.append(window[inside])
     anchor, window = np.concatenate(anchors), np.concatenate(windows)
     _, first, counts = np.unique(anchor, return_index=True, return_counts=True)
-    kept = [i for i in first[counts == 1] if _information(window[i]) >= _LEAST_BYTES][:_KEPT]
+    informative = (i for i in first[counts == 1] if _information(window[i]) >= _LEAST_BYTES)
+    kept = list(itertools.islice(informative, _KEPT))
     return {
         "radius_px": radius,
         "pixels": pixels,

@@ -20,6 +20,7 @@ __all__ = [
     "disagreement",
     "need_finite",
     "need_same_shape",
+    "one_scene",
     "relative_width",
     "score_map",
     "width_outside",
@@ -255,27 +256,29 @@ def score_map(
     threshold: float | None = None,
     dwell_ratio: float | None = None,
     spread: Literal["plain", "relative"] | None = None,
+    width: Literal["plain", "relative"] | None = None,
     scene: int | None = None,
 ) -> NDArray[np.float32]:
     """Return the score of each pixel of a prediction, for `regions.propose_regions`.
 
     With a threshold it is the ambiguity of ``P(signal > threshold)``; with a dwell, the expected narrowing
-    of the interval; with a spread, the disagreement of the members; else the width of the interval relative
-    to the signal.
+    of the interval; with a spread, the disagreement of the members; else the width of the interval.
 
     Parameters
     ----------
     prediction : Prediction
         Calibrated maps.
     channel : str or int, optional
-        Name or number; by default the average of all channels, each replaced by its ranks, or with a
-        dwell or a spread divided by its mean.
+        Name or number; by default the average of all channels, each divided by its mean, or with a
+        threshold or the relative width replaced by its ranks.
     threshold : float, optional
         In the units of the maps.
     dwell_ratio : float, optional
         Dwell of the new measurement over that of the old one.
     spread : str, optional
         "plain", the members' spread; or "relative", its share of the interval's width.
+    width : str, optional
+        "plain", as with none of these; or "relative" to the signal.
     scene : int, optional
         Number of the scene, where the maps have several.
 
@@ -287,17 +290,18 @@ def score_map(
     Raises
     ------
     ValueError
-        If the scene or the channel is missing, there is no spread, or more than one of threshold, dwell and
-        spread is given.
+        If the scene or the channel is missing, there is no spread, or more than one of threshold, dwell,
+        spread and width is given.
     """
-    asked = {"threshold": threshold, "dwell_ratio": dwell_ratio, "spread": spread}
+    asked = {"threshold": threshold, "dwell_ratio": dwell_ratio, "spread": spread, "width": width}
     came = [name for name, value in asked.items() if value is not None]
     if len(came) > 1:
         raise ValueError(
             f"{' and '.join(came)} came together; the score is made from one of them. Leave one out."
         )
-    if spread not in (None, "plain", "relative"):
-        raise ValueError(f"spread is {spread!r}; it must be 'plain' or 'relative'.")
+    for name, value in (("spread", spread), ("width", width)):
+        if value not in (None, "plain", "relative"):
+            raise ValueError(f"{name} is {value!r}; it must be 'plain' or 'relative'.")
     names = prediction.channel_names
     numbers = range(len(names)) if channel is None else [prediction.channel_number(channel)]
     axes = prediction.axes.replace("C", "")
@@ -307,18 +311,18 @@ def score_map(
             one = ambiguity(prediction.exceedance(threshold, c))
         else:
             at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
-            width = np.asarray(prediction.width[at], np.float32)
+            one = np.asarray(prediction.width[at], np.float32)
             if spread is not None:
                 found = np.asarray(prediction.spread[at], np.float32)
-                one = disagreement(found, width if spread == "relative" else None)
+                one = disagreement(found, one if spread == "relative" else None)
             elif dwell_ratio is not None:
-                one = width_reduction(width, dwell_ratio)
-            else:
-                one = relative_width(width, np.asarray(prediction.median[at], np.float32))
-        maps.append(_one_scene(one, axes, scene))
+                one = width_reduction(one, dwell_ratio)
+            elif width == "relative":
+                one = relative_width(one, np.asarray(prediction.median[at], np.float32))
+        maps.append(one_scene(one, axes, scene))
     if len(maps) == 1:
         return maps[0]
-    by: Literal["rank", "mean"] = "rank" if dwell_ratio is None and spread is None else "mean"
+    by: Literal["rank", "mean"] = "rank" if threshold is not None or width == "relative" else "mean"
     return combine_channels(np.stack(maps), by=by)
 
 
@@ -340,7 +344,7 @@ def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int 
     made = []
     for c in range(max(len(prediction.channel_names), 1)):
         at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
-        width = _one_scene(np.asarray(prediction.width[at], np.float32), axes, scene)
+        width = one_scene(np.asarray(prediction.width[at], np.float32), axes, scene)
         outside = np.ones(width.shape, bool)
         for region in regions:
             outside[region.slices][... if region.mask is None else region.mask] = False
@@ -348,8 +352,23 @@ def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int 
     return np.array(made)
 
 
-def _one_scene(values: NDArray[np.float32], axes: str, scene: int | None) -> NDArray[np.float32]:
-    """Return one scene of a map, its axes in the order Z, Y, X."""
+def one_scene(values: NDArray[np.float32], axes: str, scene: int | None) -> NDArray[np.float32]:
+    """Return one scene of a map, its axes in the order Z, Y, X.
+
+    Parameters
+    ----------
+    values : ndarray
+        Map of one channel.
+    axes : str
+        Its axes, without C.
+    scene : int, optional
+        Number of the scene, where there are several.
+
+    Raises
+    ------
+    ValueError
+        If there are several and none is named, or there is no such scene.
+    """
     space = [a for a in "ZYX" if a in axes]
     stack = values.transpose([axes.index(a) for a in "STZYX" if a in axes])
     stack = stack.reshape(-1, *stack.shape[stack.ndim - len(space) :])

@@ -14,19 +14,20 @@ from napari_btn.widgets.remeasure.editor import RegionEditor
 from napari_btn.widgets.remeasure.field import Field
 from napari_btn.widgets.remeasure.loop import RegionLoop
 from napari_btn.widgets.remeasure.measured import MeasuredPanel
-from napari_btn.widgets.remeasure.proposal import Search, propose_steps
 from napari_btn.widgets.remeasure.request import NOTHING_YET, Request
 from napari_btn.widgets.remeasure.stage_fit import StageFit
 from napari_btn.widgets.remeasure.view import EXPORT_HELP, PROPOSE_HELP, RemeasureView
 from napari_btn.widgets.shared.dock import Dock
+from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.worker import sentence_of
+from napari_btn.workflow.propose import Search, propose_steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from napari_btn.core.progress import Step
-    from napari_btn.widgets.remeasure.proposal import Proposal
     from napari_btn.widgets.remeasure.rectangles import Measured
+    from napari_btn.workflow.propose import Proposal
 
 __all__ = ["RemeasureWidget"]
 
@@ -140,7 +141,7 @@ class RemeasureWidget(Dock):
             """Show the windows."""
             self.editor.keep_score(choice, proposal.score)
             self.editor.show_regions(proposal.regions)
-            self._say_found(len(proposal.regions), count)
+            self._say_found(proposal, search)
 
         self.view.message.say()
         self._score_later.stop()
@@ -150,19 +151,27 @@ class RemeasureWidget(Dock):
             self.view.margin.value(),
             travel=self.view.travel.isChecked(),
             stage=self.stage.affine,
+            until=self.request.until(),
         )
         self._start("propose", lambda: propose_steps(field.prediction, choice, search, score), done)
 
-    def _say_found(self, found: int, count: int) -> None:
-        """Report if fewer windows were found than wanted."""
-        if found == 0:
+    def _say_found(self, proposal: Proposal, search: Search) -> None:
+        """Report the expected wrong area, and if fewer windows were found than wanted."""
+        assert self._field is not None
+        found, expected = len(proposal.regions), proposal.expected
+        notes: list[tuple[str, str]] = []
+        if expected is not None:
+            frame = self._field.frame
+            text = expected.sentence(frame.pixel_size, short_unit(frame.unit), search.until)
+            notes.append(("info", text))
+        enough = expected is not None and expected.more == 0
+        if found == 0 and not enough:
             text = "No pixel has a score, so nothing is worth measuring again. Choose another threshold or score."
-            self.view.message.say(("amber", text))
-        elif found < count:
-            text = (
-                f"{found} of {count} windows were found: no more fit, or the rest of the image has no score."
-            )
-            self.view.message.say(("info", text))
+            notes = [("amber", text)]
+        elif found < search.count and not enough:
+            text = f"{found} of {search.count} windows were found: no more fit, or the rest of the image has no score."
+            notes.append(("info", text))
+        self.view.message.say(*notes)
 
     def _rescore(self) -> None:
         """Compute the score of the rectangles, unless it is known."""
@@ -226,7 +235,7 @@ class RemeasureWidget(Dock):
 
     def _on_user_stop(self) -> None:
         """Stop the search, or the training."""
-        for name in ("propose", "continue"):
+        for name in ("propose", "continue", "fuse"):
             if name in self.lifetime.runs:
                 self.lifetime.runs[name].stop()
 

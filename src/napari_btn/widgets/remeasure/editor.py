@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.widgets.remeasure.proposal import scored
 from napari_btn.widgets.remeasure.rectangles import add_rectangles, features_of, keep_before, place_of
 from napari_btn.widgets.remeasure.view import EXPORT_HELP
 from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.overlays import our_layer, placement_of
 from napari_btn.widgets.shared.results import record_of
+from napari_btn.workflow.propose import scored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.session import Session
     from napari_btn.widgets.remeasure.field import Field
-    from napari_btn.widgets.remeasure.proposal import Choice
     from napari_btn.widgets.remeasure.rectangles import Frame, Measured
     from napari_btn.widgets.remeasure.request import Request
     from napari_btn.widgets.remeasure.view import RemeasureView
     from napari_btn.widgets.shared.dock import Dock
+    from napari_btn.workflow.propose import Choice
 
 __all__ = ["RegionEditor"]
 

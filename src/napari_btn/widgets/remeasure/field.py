@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_btn.widgets.remeasure.proposal import pixel_size_of, sizes_of
 from napari_btn.widgets.remeasure.rectangles import Frame
+from napari_btn.workflow.propose import pixel_size_of, sizes_of
 
 if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction

@@ -9,6 +9,7 @@ import numpy as np
 from napari_btn.core.remeasure.scores import width_outside
 from napari_btn.widgets.remeasure.measured import continue_steps, measured_in
 from napari_btn.widgets.remeasure.rectangles import place_of
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import read_layer
 from napari_btn.widgets.shared.overlays import placement_of
 from napari_btn.widgets.shared.results import show_prediction
@@ -63,6 +64,7 @@ class RegionLoop:
         self._field: Field | None = None
         self._panel.put_wanted.connect(self._on_user_put)
         self._panel.go_wanted.connect(self._on_user_continue)
+        self._panel.fuse_wanted.connect(self._on_user_fuse)
         for picker in (self._panel.measured, self._panel.noisy, self._panel.clean):
             picker.changed.connect(self.show_state)
 
@@ -86,7 +88,7 @@ class RegionLoop:
     @property
     def busy(self) -> bool:
         """True while a search or a training runs."""
-        return bool({"propose", "continue"} & set(self._lifetime.runs))
+        return bool({"propose", "continue", "fuse"} & set(self._lifetime.runs))
 
     def show_state(self) -> None:
         """Enable the possible actions with the measured windows."""
@@ -124,6 +126,47 @@ class RegionLoop:
         self.show_state()
         n = len(found)
         self._view.message.say(("info", f"'{image.name}' is in {n} {'window' if n == 1 else 'windows'}."))
+
+    def _on_user_fuse(self) -> None:
+        """Combine the measured windows with the prediction."""
+        field, windows, layer = self._field, self.windows(), self._editor.layer
+        if field is None or not windows:
+            return
+        scene = field.frame.scene_of(np.asarray(layer.data[0])) if layer is not None else 0
+        dwell = self._panel.dwell.value()
+        self._view.message.say()
+
+        def done(prediction: Prediction) -> None:
+            """Show the fused maps."""
+            notes = [(note.level, note.text) for note in prediction.notes[len(field.prediction.notes) :]]
+            self._session.prediction = prediction
+            self._show_maps(prediction, field)
+            n = len(windows)
+            text = f"{n} {'window is' if n == 1 else 'windows are'} fused with the prediction."
+            self._view.message.say(("info", text), *notes)
+            over()
+
+        def failed(error: Exception) -> None:
+            """Show the error."""
+            self._view.message.say(("red", f"Nothing was fused. {sentence_of(error)}"))
+            over()
+
+        def over() -> None:
+            """Show that nothing runs."""
+            self._view.progress.hide()
+            self._changed()
+
+        self._view.progress.start("Fusing")
+        self._lifetime.start(
+            "fuse",
+            lambda: engine.fuse_steps(field.prediction, windows, dwell, scene),
+            done,
+            failed,
+            title="fusing",
+            on_progress=self._view.progress.tell,
+            on_stopped=over,
+        )
+        self._changed()
 
     def _on_user_continue(self) -> None:
         """Go on training with the measured windows."""
@@ -179,14 +222,19 @@ class RegionLoop:
         self._session.training = training
         self._session.source = source
         self._session.prediction = made.prediction
+        self._show_maps(made.prediction, field)
+        self._panel.gain.say(*_gained(made, field.prediction, regions, scene))
+
+    def _show_maps(self, prediction: Prediction, field: Field) -> None:
+        """Show the maps of a prediction of the field, if its layer is still there."""
+        source = field.source
         if source.name in self._viewer.layers:
             try:
                 image = read_layer(self._viewer.layers[source.name])
             except ValueError:
                 image = None
-            if image is not None and sorted(image.axes) == sorted(made.prediction.axes):
-                show_prediction(self._viewer, made.prediction, image)
-        self._panel.gain.say(*_gained(made, field.prediction, regions, scene))
+            if image is not None and sorted(image.axes) == sorted(prediction.axes):
+                show_prediction(self._viewer, prediction, image)
 
 
 def _lay_down(layer: Any, place: Placement | None, axes: str, region: Region) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
@@ -41,6 +41,12 @@ _PUT_HELP = (
 _GO_HELP = (
     "Go on training with the windows that were measured again, calibrate again on held-out pixels, and denoise the "
     "image again."
+)
+
+
+_FUSE_HELP = (
+    "Combine what was measured in the windows with the prediction: each is evidence, and neither alone is the answer. "
+    "The maps in the windows become those of both, calibrated again."
 )
 
 
@@ -159,6 +165,8 @@ class MeasuredPanel(QWidget):
     """Emitted when the picked image shall be put into windows."""
     go_wanted = Signal()
     """Emitted when training shall go on."""
+    fuse_wanted = Signal()
+    """Emitted when the windows shall be fused with the prediction."""
 
     def __init__(self, session: Session, theme: Theme, viewer: Any, lifetime: Lifetime) -> None:
         super().__init__()
@@ -172,12 +180,21 @@ class MeasuredPanel(QWidget):
         self.noisy = LayerPicker("trained_noisy", "Noisy image that the networks were trained on.", theme)
         self.clean = LayerPicker("trained_clean", "Clean image that the networks were trained on.", theme)
         self.go = push_button("continue_training", "Continue training", _GO_HELP)
+        self.dwell = QDoubleSpinBox()
+        self.dwell.setObjectName("dwell")
+        self.dwell.setRange(0.01, 1e6)
+        self.dwell.setValue(10)
+        self.dwell.setSuffix(" x the dwell")
+        self.dwell.setToolTip("Dwell of the new measurement, in dwells of the noisy image.")
+        self.dwell.setAccessibleName("Dwell of the new measurement")
+        self.fuse = push_button("fuse", "Fuse", _FUSE_HELP)
         self.gain = NoteLabel(theme, "gain")
         for picker in (self.measured, self.noisy, self.clean):
             lifetime.at_end(picker.leave)
             picker.file_wanted.connect(lambda p=picker: ask_for_image(self, viewer, p, lifetime))
         self.put.clicked.connect(self.put_wanted)
         self.go.clicked.connect(self.go_wanted)
+        self.fuse.clicked.connect(self.fuse_wanted)
         self._arrange()
 
     def _arrange(self) -> None:
@@ -191,6 +208,10 @@ class MeasuredPanel(QWidget):
         buttons.setSpacing(4)
         for button in (self.put, self.go):
             buttons.addWidget(button)
+        fusion = QHBoxLayout()
+        fusion.setSpacing(4)
+        for part in (self.dwell, self.fuse):
+            fusion.addWidget(part)
         inside = QWidget()
         column = QVBoxLayout(inside)
         column.setContentsMargins(0, 0, 0, 0)
@@ -198,6 +219,7 @@ class MeasuredPanel(QWidget):
         column.addWidget(self.measured)
         column.addWidget(self._pair)
         column.addLayout(buttons)
+        column.addLayout(fusion)
         help_text = "Load what was measured in the windows, and train on with it."
         self.folded = fold("measured_again", "Measured again", help_text, inside)
         layout = QVBoxLayout(self)
@@ -249,12 +271,16 @@ class MeasuredPanel(QWidget):
         """
         self._pair.setVisible(self._session.training is None)
         reason = ""
+        nothing = "Nothing is measured again yet; pick an image, and put it into its window."
+        blocked = "Busy; stop first, or wait." if busy else ("" if windows else nothing)
+        self.fuse.setEnabled(not blocked)
+        self.fuse.setToolTip(blocked or _FUSE_HELP)
         if busy:
             reason = "Busy; stop first, or wait."
         elif self._session.model is None:
             reason = "Train first, or load trained networks, in the Denoise dock."
         elif not windows:
-            reason = "Nothing is measured again yet; pick an image, and put it into its window."
+            reason = nothing
         elif self._session.training is None and not (self.noisy.layers and self.clean.layers):
             reason = "Pick the noisy and the clean image that the networks were trained on."
         self.go.setEnabled(not reason)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import floor, log10
+from math import floor, log10, prod
 from typing import TYPE_CHECKING
 
 from napari_btn.session import Threshold
-from napari_btn.widgets.remeasure.proposal import Choice
 from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.thresholds import first_threshold, has_levels
+from napari_btn.workflow.propose import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,9 +82,14 @@ class Request:
             part.blockSignals(True)
         self._offer_channels(field)
         if not self._picked:
-            best = "ambiguity" if has_levels(field.prediction) else "relative width"
+            best = "ambiguity" if has_levels(field.prediction) else "width"
             view.score.setCurrentIndex(view.score.findData(best))
         unit = field.frame.unit
+        view.until.setSuffix(
+            f" {short_unit(unit)}{'²' if len(field.frame.pixel_size) == 2 else '³'}"
+            if unit != "px"
+            else " px"
+        )
         units = ["px"] if unit == "px" else ["px", short_unit(unit)]
         if [view.window_unit.itemText(i) for i in range(view.window_unit.count())] != units:
             view.window_unit.clear()
@@ -152,6 +157,13 @@ class Request:
         volume = self._field is not None and "Z" in self._field.frame.space
         return (self._view.window_depth.value(), *sides) if volume else sides
 
+    def until(self) -> float | None:
+        """Return the wrongly decided area in pixels that is small enough; None for all windows."""
+        area = self._view.until.value()
+        if self._field is None or not area or self._view.score.currentData() != "ambiguity":
+            return None
+        return float(area / prod(self._field.frame.pixel_size))
+
     @property
     def possible(self) -> bool:
         """True if the chosen score can be made of the image."""
@@ -178,7 +190,8 @@ class Request:
         """Show the threshold of the channel, or those of all channels."""
         field = self._field
         choice = self.choice()
-        self._view.show_row(self._view.threshold_row, choice.kind == "ambiguity" and field is not None)
+        for row in (self._view.threshold_row, self._view.until):
+            self._view.show_row(row, choice.kind == "ambiguity" and field is not None)
         if field is None or choice.kind != "ambiguity":
             return
         one = len(choice.channels) == 1

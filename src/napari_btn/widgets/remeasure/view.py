@@ -45,13 +45,13 @@ _SCORES = {
         "undecided at the threshold, 4p(1 - p)",
         "How open it is whether the signal exceeds the threshold: 1 where it is even, 0 where it is settled.",
     ),
+    "width": (
+        "width",
+        "Width of the interval: what another measurement narrows.",
+    ),
     "relative width": (
         "relative width",
         "Width of the interval over the signal; faint background counts as the brighter tenth of the image does.",
-    ),
-    "width": (
-        "width",
-        "Narrowing of the interval to expect when the same dwell is measured again: proportional to its width.",
     ),
     "spread": (
         "spread between members",
@@ -141,6 +141,16 @@ class RemeasureView(QWidget):
         self.margin.setSuffix(" px")
         self.margin.setToolTip("Pixels kept free along the image's border, and between windows.")
         self.margin.setAccessibleName("Margin in pixels")
+        self.until = QDoubleSpinBox()
+        self.until.setObjectName("until")
+        self.until.setRange(0, 1e12)
+        self.until.setDecimals(1)
+        self.until.setSpecialValueText("all windows")
+        self.until.setKeyboardTracking(False)
+        self.until.setToolTip(
+            "Propose windows until the expected wrongly decided area of the image is at most this."
+        )
+        self.until.setAccessibleName("Wrongly decided area that is small enough")
         self.travel = QCheckBox("travel order")
         self.travel.setObjectName("travel_order")
         self.travel.setToolTip(
@@ -202,6 +212,7 @@ class RemeasureView(QWidget):
         self.form.addRow("", self.pixels)
         self.form.addRow("Depth", self.window_depth)
         self.form.addRow("How many", self._row(self.count, self.travel))
+        self.form.addRow("Until wrong", self.until)
         self.form.addRow("Margin", self.margin)
         column.addLayout(self.form)
         column.addWidget(self.problem)

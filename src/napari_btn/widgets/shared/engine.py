@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from napari_btn.workflow.calibrate import calibrate_steps
     from napari_btn.workflow.evaluate import coverage_by_level, equivalent_filter_steps, missed_share
     from napari_btn.workflow.fit import fit_steps, plan_of, prepare
+    from napari_btn.workflow.fuse import fuse_steps
     from napari_btn.workflow.inputs import image_for
     from napari_btn.workflow.predict import predict_steps
     from napari_btn.workflow.refine import refine_steps
@@ -31,6 +32,7 @@ __all__ = [
     "equivalent_filter_steps",
     "estimate_training",
     "fit_steps",
+    "fuse_steps",
     "grid_of",
     "image_for",
     "load_model",
@@ -50,6 +52,7 @@ _HOME = {
     "equivalent_filter_steps": "workflow.evaluate",
     "estimate_training": "core.training.plan",
     "fit_steps": "workflow.fit",
+    "fuse_steps": "workflow.fuse",
     "grid_of": "workflow.scan",
     "image_for": "workflow.inputs",
     "load_model": "model",

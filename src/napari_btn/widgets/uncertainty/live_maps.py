@@ -100,13 +100,14 @@ class LiveMaps:
         found = self._locked.get(channel)
         return found if found is not None and found.threshold == threshold else None
 
-    def probability(self, planes: NDArray[np.float32], channel: int, threshold: float) -> NDArray[np.float32]:
-        """Return the exceedance of quantiles, recalibrated at the threshold if that is locked."""
-        locked, distribution = self.locked(channel, threshold), self.prediction.distribution
-        assert distribution is not None
-        if locked is not None:
-            return locked.probability(planes)
-        return distribution.probability(planes, threshold, channel=channel)
+    def probability(
+        self, at: Mapping[str, int], threshold: float, planes: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the exceedance with some axes fixed, recalibrated at the threshold if that is locked."""
+        locked = self.locked(at.get("C", 0), threshold)
+        if locked is None:
+            return self.prediction.probability(at, threshold, planes=planes)
+        return locked.probability(self.prediction.planes(at) if planes is None else planes)
 
     def area(self, key: Key) -> str:
         """Return the sum of a plane of the exceedance map as an area, with its unit; empty without a map."""
@@ -154,14 +155,12 @@ class LiveMaps:
 
     def _plane(self, kind: str, key: Key, threshold: float, confidence: float) -> NDArray[Any]:
         """Return one plane of a map."""
-        channel = self.at(key).get("C", 0)
+        at = self.at(key)
         if kind == "exceedance":
-            return self.probability(self.quantiles(key), channel, threshold)
-        distribution = self.prediction.distribution
-        assert distribution is not None
+            return self.probability(at, threshold, self.quantiles(key))
         kept = self._bounds.get(key)
         if kept is None or kept[0] != confidence:
-            kept = (confidence, distribution.lower_bound(self.quantiles(key), confidence, channel=channel))
+            kept = (confidence, self.prediction.bound(at, confidence, planes=self.quantiles(key)))
             self._bounds[key] = kept
         return kept[1] > threshold
 
@@ -185,16 +184,15 @@ class LiveMaps:
     ) -> Step[dict[str, dict[Key, NDArray[Any]]]]:
         """Compute planes of the maps; a step that changes nothing."""
         made: dict[str, dict[Key, NDArray[Any]]] = {kind: {} for kind in kinds}
-        distribution = self.prediction.distribution
-        assert distribution is not None
         for done, key in enumerate(keys):
             yield Progress(done, len(keys), "Exceedance")
-            planes, channel = self.prediction.planes(self.at(key)), self.at(key).get("C", 0)
+            at = self.at(key)
+            planes = self.prediction.planes(at)
             for kind in kinds:
                 made[kind][key] = (
-                    self.probability(planes, channel, threshold)
+                    self.probability(at, threshold, planes)
                     if kind == "exceedance"
-                    else distribution.lower_bound(planes, confidence, channel=channel) > threshold
+                    else self.prediction.bound(at, confidence, planes=planes) > threshold
                 )
         return made
 

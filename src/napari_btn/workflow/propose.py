@@ -1,0 +1,397 @@
+"""Windows to measure again: their score, the search, and the expected wrong area before and after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from napari_btn.core.progress import Progress
+from napari_btn.core.remeasure.expected import Decision, share_dwell, wrong_after, wrong_now
+from napari_btn.core.remeasure.regions import propose_regions, rescore
+from napari_btn.core.remeasure.scores import combine_channels, score_map
+from napari_btn.core.remeasure.stage import travel_order
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.dose import Dose
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.progress import Step
+    from napari_btn.core.remeasure.regions import Region
+    from napari_btn.core.remeasure.stage import StageAffine
+
+__all__ = [
+    "Choice",
+    "Expected",
+    "Proposal",
+    "Search",
+    "expected_wrong",
+    "pixel_size_of",
+    "propose_steps",
+    "scored",
+    "sizes_of",
+]
+
+_SPREADS: dict[str, Literal["plain", "relative"]] = {"spread": "plain", "relative spread": "relative"}
+_RANKED = ("ambiguity", "relative width")
+_SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # dwells of a window, of the mean dwell
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The score that makes a pixel worth another measurement.
+
+    Parameters
+    ----------
+    kind : str
+        "ambiguity", "width", "relative width", "spread" or "relative spread".
+    channels : tuple of int
+        From 0; several are combined by their ranks, widths and spreads in units of their mean.
+    thresholds : tuple of float
+        One per channel of `channels`, for the ambiguity.
+    scene : int
+        Which of the scenes.
+    """
+
+    kind: str
+    channels: tuple[int, ...]
+    thresholds: tuple[float, ...] = ()
+    scene: int = 0
+
+    @property
+    def decisions(self) -> tuple[Decision, ...]:
+        """Questions that the windows shall settle; none without thresholds."""
+        if self.kind != "ambiguity":
+            return ()
+        pairs = zip(self.channels, self.thresholds, strict=True)
+        return tuple(Decision(channel, threshold, self.scene) for channel, threshold in pairs)
+
+
+@dataclass(frozen=True)
+class Search:
+    """Windows to look for.
+
+    Parameters
+    ----------
+    window : tuple of int
+        Size in pixels along (Z,) Y, X.
+    count : int
+        How many windows at most.
+    margin : int
+        Pixels kept free along the border, and between windows unless ``spacing`` is given.
+    spacing : int, optional
+        Pixels kept free between windows.
+    travel : bool
+        True for an order of short travel, from the best window on.
+    stage : StageAffine, optional
+        Measures the travel on the stage.
+    until : float, optional
+        Expected wrong area in pixels at which fewer windows are enough; only with thresholds.
+    dose : Dose, optional
+        Dose of the noisy image. Without it, a window counts as decided once it is measured.
+    dwell : float
+        Mean dwell of the windows, in dwells of the noisy image; it is shared out where it decides most.
+    """
+
+    window: tuple[int, ...]
+    count: int
+    margin: int = 0
+    spacing: int | None = field(default=None, kw_only=True)
+    travel: bool = field(default=False, kw_only=True)
+    stage: StageAffine | None = field(default=None, kw_only=True)
+    until: float | None = field(default=None, kw_only=True)
+    dose: Dose | None = field(default=None, kw_only=True)
+    dwell: float = field(default=1.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Expected wrong area in pixels, where the probabilities are right; several channels add up.
+
+    Parameters
+    ----------
+    now : float
+        Of the whole scene.
+    after : float
+        Of the whole scene, once the windows are fused with what was measured in them.
+    more : int, optional
+        Number of further windows for the area that was asked for; None if it wasn't asked for, or if all
+        windows together would not do.
+    dwells : tuple of float
+        Dwell of each window, in dwells of the noisy image; empty without a dose.
+    """
+
+    now: float
+    after: float
+    more: int | None = None
+    dwells: tuple[float, ...] = ()
+
+    def sentence(self, pixel_size: Sequence[float] | None, unit: str, until: float | None = None) -> str:
+        """Return the areas as a sentence, in physical units if the pixel size is known.
+
+        Parameters
+        ----------
+        pixel_size : sequence of float, optional
+            Along (Z,) Y, X.
+        unit : str
+        until : float, optional
+            Area in pixels that was asked for.
+        """
+        known = pixel_size is not None and unit not in ("px", "pixel", "")
+        size = float(np.prod(pixel_size)) if known and pixel_size is not None else 1.0
+        power = "²" if pixel_size is None or len(pixel_size) == 2 else "³"
+        name = f"{unit}{power}" if known else "px"
+        text = (
+            f"Expected wrongly decided area: now {size * self.now:.4g} {name}, "
+            f"after these windows {size * self.after:.4g} {name}."
+        )
+        if until is None:
+            return text
+        wanted = f"{size * until:.4g} {name}"
+        if self.more is None:
+            return f"{text} No number of windows of this size reaches {wanted}."
+        if self.more == 0:
+            return f"{text} {wanted} is reached."
+        return f"{text} {wanted} needs {self.more} more."
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Proposed windows, and the score that they were chosen by.
+
+    Parameters
+    ----------
+    score : ndarray of float32, (Y, X) or (Z, Y, X)
+        Finite; 0 where it isn't known.
+    regions : tuple of Region
+        Best first, or in an order of travel.
+    expected : Expected, optional
+        Expected wrong area, where thresholds are set.
+    """
+
+    score: NDArray[np.float32]
+    regions: tuple[Region, ...] = ()
+    expected: Expected | None = None
+
+
+def sizes_of(prediction: Prediction) -> dict[str, int]:
+    """Return the size along each axis of a prediction.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Any.
+
+    Returns
+    -------
+    dict of str to int
+        By axis letter.
+    """
+    shape = (int(n) for n in prediction.median.shape)
+    return dict(zip(prediction.axes, shape, strict=True))
+
+
+def pixel_size_of(prediction: Prediction) -> tuple[tuple[float, ...], str]:
+    """Return the pixel size along (Z,) Y, X and its unit; 1 px if the prediction has none.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Any.
+
+    Returns
+    -------
+    tuple of float
+        In the order Z, Y, X.
+    str
+        Unit.
+    """
+    space = [a for a in prediction.axes if a in "ZYX"]
+    if prediction.pixel_size is None:
+        return (1.0,) * len(space), "px"
+    size = dict(zip(space, prediction.pixel_size, strict=True))
+    return tuple(float(size[a]) for a in "ZYX" if a in size), prediction.unit
+
+
+def propose_steps(
+    prediction: Prediction,
+    choice: Choice,
+    search: Search | None = None,
+    score: NDArray[np.float32] | None = None,
+) -> Step[Proposal]:
+    """Score the image, then search it; a step.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Calibrated maps.
+    choice : Choice
+        Of the score.
+    search : Search, optional
+        Windows to look for; None makes the score only.
+    score : ndarray of float32, optional
+        The score of that choice, if it is known already.
+
+    Returns
+    -------
+    Proposal
+        The score, and the windows.
+
+    Yields
+    ------
+    Progress
+        Per channel, then before each search.
+    """
+    n = len(choice.channels)
+    if score is None:
+        maps = []
+        for i, channel in enumerate(choice.channels):
+            yield Progress(i, n + 1, f"Scoring channel {i + 1} of {n}")
+            maps.append(_score(prediction, choice, i, channel))
+        stack = np.stack(maps)
+        finite = np.isfinite(stack).all(0)
+        by: Literal["rank", "mean"] = "rank" if choice.kind in _RANKED else "mean"
+        made = stack[0] if n == 1 else combine_channels(np.where(finite, stack, 0), mask=finite, by=by)
+        score = np.where(finite, made, 0).astype(np.float32)
+    if search is None:
+        return Proposal(score)
+    yield Progress(n, n + 1, "Searching windows")
+    regions, more = _search(prediction, score, search, search.count), None
+    if search.until is not None and choice.decisions:
+        regions, more = yield from _until_steps(prediction, choice, search, score, regions)
+    if search.travel:
+        regions = travel_order(regions, stage=search.stage)
+    if not choice.decisions:
+        return Proposal(score, tuple(regions))
+    yield Progress(n, n + 1, "Estimating the wrongly decided area")
+    expected = expected_wrong(prediction, choice.decisions, regions, dose=search.dose, dwell=search.dwell)
+    return Proposal(score, tuple(regions), replace(expected, more=more))
+
+
+def expected_wrong(
+    prediction: Prediction,
+    decisions: Sequence[Decision],
+    regions: Sequence[Region],
+    *,
+    dose: Dose | None = None,
+    dwell: float = 1.0,
+) -> Expected:
+    """Return the expected wrong area of a scene: now, and after some windows were measured again.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        Calibrated maps with quantiles.
+    decisions : sequence of Decision
+        Of one scene.
+    regions : sequence of Region
+        Disjoint windows.
+    dose : Dose, optional
+        Dose of the noisy image. Without it, a window counts as decided.
+    dwell : float
+        Mean dwell of the windows, in dwells of the noisy image; shared out where it decides most.
+    """
+    maps = [wrong_now(prediction, one) for one in decisions]
+    now = float(sum(m.sum(dtype=np.float64) for m in maps))
+    inside = [sum(_sum(m, r) for m in maps) for r in regions]
+    left, dwells = _left(prediction, decisions, regions, dose, dwell)
+    return Expected(now, now - float(np.sum(inside)) + float(left.sum()), None, dwells)
+
+
+def _left(
+    prediction: Prediction,
+    decisions: Sequence[Decision],
+    regions: Sequence[Region],
+    dose: Dose | None,
+    dwell: float,
+) -> tuple[NDArray[np.float64], tuple[float, ...]]:
+    """Return the expected wrong area of each window after its measurement, and the dwell of each."""
+    if dose is None or not regions:
+        return np.zeros(len(regions)), ()
+    dwells = [dwell * share for share in _SHARES]
+    doses = [dose.times(d) for d in dwells]
+    after = np.sum([wrong_after(prediction, one, regions, doses) for one in decisions], axis=0)
+    after = np.minimum.accumulate(after, axis=1)
+    chosen = share_dwell(after, dwells, dwell * len(regions))
+    at = np.searchsorted(dwells, chosen)
+    return after[np.arange(len(regions)), at], tuple(float(d) for d in chosen)
+
+
+def _until_steps(
+    prediction: Prediction,
+    choice: Choice,
+    search: Search,
+    score: NDArray[np.float32],
+    regions: list[Region],
+) -> Step[tuple[list[Region], int | None]]:
+    """Return the windows that are enough, and how many more are needed; None if all would not do; a step."""
+    assert search.until is not None
+    maps = [wrong_now(prediction, one) for one in choice.decisions]
+    now = float(sum(m.sum(dtype=np.float64) for m in maps))
+    room = int(np.prod(score.shape) // np.prod(search.window))
+    tried = regions
+    while True:
+        left, _ = _left(prediction, choice.decisions, tried, search.dose, search.dwell)
+        inside = [sum(_sum(m, r) for m in maps) for r in tried]
+        after = np.concatenate([[now], now - np.cumsum(inside) + np.cumsum(left)])
+        reached = np.flatnonzero(after <= search.until)
+        if reached.size:
+            enough = int(reached[0])
+            return regions[:enough], max(enough - len(regions), 0)
+        if len(tried) < search.count or len(tried) >= room:
+            return regions, None
+        asked = min(2 * len(tried), room)
+        yield Progress(0, 1, f"Searching {asked} windows")
+        found = _search(prediction, score, search, asked)
+        if len(found) <= len(tried):
+            return regions, None
+        tried = found
+
+
+def _search(prediction: Prediction, score: NDArray[np.float32], search: Search, count: int) -> list[Region]:
+    """Return the best windows of a score."""
+    size, unit = pixel_size_of(prediction)
+    spacing = search.margin if search.spacing is None else search.spacing
+    return propose_regions(score, search.window, count, size, unit, margin=search.margin, spacing=spacing)
+
+
+def _sum(values: NDArray[np.float32], region: Region) -> float:
+    """Return the sum of a map in a region."""
+    part = values[region.slices]
+    return float((part if region.mask is None else part[region.mask]).sum(dtype=np.float64))
+
+
+def scored(region: Region, score: NDArray[np.float32] | None) -> Region:
+    """Return the region with its score, summed over its own pixels.
+
+    Parameters
+    ----------
+    region : Region
+        Inside the image.
+    score : ndarray of float32, optional
+        Score map; None where there is none, which gives a score of 0.
+
+    Returns
+    -------
+    Region
+        The same place.
+    """
+    if score is None:
+        return replace(region, score=0.0)
+    at_origin = replace(region, y=0, x=0, z=None if region.z is None else 0)
+    return replace(region, score=rescore([at_origin], score[region.slices])[0].score)
+
+
+def _score(prediction: Prediction, choice: Choice, i: int, channel: int) -> NDArray[np.float32]:
+    """Return the score of one channel."""
+    scene = choice.scene
+    if choice.kind == "ambiguity":
+        return score_map(prediction, channel=channel, threshold=choice.thresholds[i], scene=scene)
+    if choice.kind in _SPREADS:
+        return score_map(prediction, channel=channel, spread=_SPREADS[choice.kind], scene=scene)
+    width: Literal["plain", "relative"] = "relative" if choice.kind == "relative width" else "plain"
+    return score_map(prediction, channel=channel, width=width, scene=scene)
