@@ -344,7 +344,7 @@ def lock_threshold(
     Returns
     -------
     LockedExceedance
-        Sharper at this threshold than `Exceedance`, and good for no other.
+        Often sharper at this threshold than `Exceedance`, and good for no other.
 
     Raises
     ------

@@ -135,7 +135,7 @@ class Prediction:
         side : str
             "middle" for a map, "conservative" for a claim.
         locked : bool
-            Recalibrate at this threshold alone: the sharpest map of a threshold that stays; only for "middle".
+            Recalibrate at this threshold alone: often sharper, for a threshold that stays; only for "middle".
 
         Returns
         -------
