@@ -14,6 +14,7 @@ import zarr
 
 import napari_btn as btn
 from napari_btn import samples
+from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.training import processes as training
 from napari_btn.denoiser import load_partial
@@ -538,6 +539,56 @@ def test_a_threshold_belongs_to_one_channel(denoiser):
             ValueError, match="3 channels and none is named; give channel=, one of Si, Al, Fe"
         ):
             ask()
+
+
+def test_a_locked_map_comes_from_the_held_out_scores(denoiser):
+    made = denoiser.predict(PAIR.noisy, executor=Inline())
+    wanted = lock_threshold(denoiser.held_out, 0.2, channel=2, rule=made.distribution.rule)
+    locked = made.exceedance(0.2, "Fe", locked=True)
+    np.testing.assert_array_equal(locked, wanted.probability(made.planes({"C": 2})))
+    assert not np.array_equal(locked, made.exceedance(0.2, "Fe"))
+    with pytest.raises(ValueError, match="without held-out scores; a locked threshold needs them"):
+        replace(made, held_out=None).exceedance(0.2, "Fe", locked=True)
+    with pytest.raises(ValueError, match="makes a map, not claims"):
+        made.exceedance(0.2, "Fe", side="conservative", locked=True)
+    with pytest.raises(ValueError, match="threshold is NaN"):
+        made.exceedance(float("nan"), "Fe", locked=True)
+
+
+def test_locks_are_kept_by_bundle_calibration_and_prediction(copy, tmp_path):
+    before = copy.model
+    assert copy.lock(0.2, "Fe").lock(0.3, 1) is copy
+    locks = {"Fe": 0.2, "Al": 0.3}
+    assert before.calibrated.locks == {}
+    assert copy.model.learned is before.learned
+    assert copy.predict(PAIR.noisy, executor=Inline()).locks == locks
+    copy.save(tmp_path / "locked.btn")
+    again = btn.load(tmp_path / "locked.btn")
+    assert again.calibrate(alpha=0.2).model.calibrated.locks == locks
+    other = samples.edx(seed=9, size=(48, 64))
+    again.calibrate(other.noisy, other.clean, axes="CYX", executor=Inline())
+    assert again.model.calibrated.locks == locks
+    assert again.unlock("Fe").model.calibrated.locks == {"Al": 0.3}
+    assert again.unlock().model.calibrated.locks == {}
+    for wrong, words in (
+        (lambda: copy.lock(0.2), "3 channels and none is named"),
+        (lambda: copy.lock(float("inf"), "Fe"), "give a finite number"),
+        (lambda: copy.unlock("Mg"), "there are Si, Al, Fe"),
+        (lambda: copy.model.with_locks({"Mg": 0.1}), "no channel Mg to lock"),
+        (lambda: tiny().lock(0.2), "not trained yet"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            wrong()
+    assert copy.model.calibrated.locks == locks
+
+
+def test_an_older_bundle_has_no_locks(copy, tmp_path):
+    from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
+
+    whole = read_bundle(tmp_path / "copy.btn")
+    values = {k: v for k, v in whole.values.items() if k != "locks"}
+    write_bundle(Bundle(values, whole.arrays), tmp_path / "old.btn")
+    assert btn.load(tmp_path / "old.btn").model.calibrated.locks == {}
 
 
 def test_a_prediction_has_the_pixels_of_its_image(denoiser, tmp_path):

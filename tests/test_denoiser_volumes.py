@@ -141,7 +141,9 @@ def test_a_volume_of_channels(tmp_path):
     assert made.exceedance(0.5, "b").shape == pair.noisy.shape
     series = denoiser.predict(np.stack([noisy, noisy]), "SCZYX", executor=Inline())
     np.testing.assert_array_equal(series.median[1], made.median)
-    denoiser.calibrate(noisy[:, ::-1], clean[:, ::-1], axes="CZYX", alpha=0.2, executor=Inline())
+    other = samples.xct(seed=1, size=(12, 20, 56))
+    noisy, clean = (np.stack([a, 2 - a]) for a in (other.noisy, other.clean))
+    denoiser.calibrate(noisy, clean, axes="CZYX", alpha=0.2, executor=Inline())
     assert denoiser.alpha == 0.2
     flat = replace(samples.edx(seed=0, size=(32, 40)), name="")
     with pytest.raises(ValueError, match="Give a 3D image"):

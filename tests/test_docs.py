@@ -77,8 +77,8 @@ def test_the_guides_of_tokens_and_of_measuring_again_run(name, tmp_path, monkeyp
     monkeypatch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 1)
     monkeypatch.chdir(tmp_path)
     run_guide(name)
-    told = {"guide_tokens.md": "suggested:", "guide_remeasure.md": "mean width"}
-    assert told[name] in capsys.readouterr().out
+    said = {"guide_tokens.md": "suggested:", "guide_remeasure.md": "mean width"}
+    assert said[name] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

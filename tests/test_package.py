@@ -152,9 +152,9 @@ def test_the_manifest_is_valid_and_discovered() -> None:
 def test_manifest_commands_are_all_used() -> None:
     from npe2 import PluginManifest
 
-    told = PluginManifest.from_file(PACKAGE / "napari.yaml").contributions
-    used = {w.command for w in told.widgets or ()} | {s.command for s in told.sample_data or ()}
-    assert {c.id for c in told.commands or ()} == used
+    said = PluginManifest.from_file(PACKAGE / "napari.yaml").contributions
+    used = {w.command for w in said.widgets or ()} | {s.command for s in said.sample_data or ()}
+    assert {c.id for c in said.commands or ()} == used
 
 
 def test_versions_agree() -> None:

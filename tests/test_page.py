@@ -46,6 +46,7 @@ def test_the_page_has_numbers_notes_and_figures_and_loads_nothing():
     assert "a&lt;b" in page
     assert f"{report.coverage[0]:.3f}" in page
     assert "of a single pixel it says nothing" in page
+    assert "The 95 % interval is that of this field; of others it says nothing" in page
     assert "nan" not in re.sub(r"base64,[^']*", "", page)
     assert len(re.findall(r"<img alt='[^']+' src='data:image/png;base64,", page)) == 7
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
@@ -82,3 +83,21 @@ def test_figures_of_missing_values_are_refused():
         plots.places(replace(report, pit=np.full((2, 20), np.nan)))
     with pytest.raises(ValueError, match="by width"):
         plots.coverage_by_width(replace(report, bin_coverage=np.empty((0, 0))))
+
+
+def test_variation_between_fields_is_shown_on_the_page_and_in_the_terminal():
+    from napari_btn.cli.terminal import table
+
+    for n, words in (
+        (10, "that of fields like these"),
+        (3, "that of these fields; of others it says nothing"),
+    ):
+        report = measured((n, 2, 24, 30), "SCYX")[2]
+        sd, low, high = report.between_fields[0]
+        page = report_page(report, title="soil")
+        for text in (page, table(report)):
+            assert words in text
+            assert f"{n} fields" in text
+            assert f"{sd:.3f}" in text
+        assert f"{low:.3f} to {high:.3f}" in page
+        assert f"{low:.3f}-{high:.3f}" in table(report)

@@ -23,6 +23,7 @@ class FakeReport:
     coverage: np.ndarray = field(default_factory=lambda: np.array([0.91, 0.88, 0.90]))
     coverage_low: np.ndarray = field(default_factory=lambda: np.array([0.89, 0.80, 0.85]))
     coverage_high: np.ndarray = field(default_factory=lambda: np.array([0.93, 0.93, 0.95]))
+    scope: str = "this field"
     levels: tuple[float, ...] = (0.05, 0.5, 0.95)
     reliability: np.ndarray = field(default_factory=lambda: np.tile([0.06, 0.48, 0.94], (3, 1)))
 

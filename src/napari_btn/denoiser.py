@@ -15,6 +15,7 @@ import numpy as np
 from napari_btn import model as models
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.compute.pool import compute_for
+from napari_btn.core.data.image import channel_number
 from napari_btn.core.evaluation.report import evaluate
 from napari_btn.core.progress import drain
 from napari_btn.core.settings import (
@@ -547,9 +548,10 @@ class Denoiser:
         Parameters
         ----------
         noisy, clean : array, optional
-            Images that the members never trained on; all of them calibrate. Whole images that trained are
-            refused; that parts or copies of them don't come is the caller's to see to. ``noisy`` alone is the
-            image that the stored scores come from, where ``groups`` needs it.
+            Images that the members never trained on; all of them calibrate. Images that trained are refused,
+            and crops, flips and quarter turns of their training part; rescaled or interpolated copies are not
+            recognised. ``noisy`` alone is the image that the stored scores come from, where ``groups`` needs
+            it.
         axes : str, optional
             As in `predict`.
         alpha : float, optional
@@ -583,6 +585,44 @@ class Denoiser:
         return self._take(
             self.run(calibrate_steps(model, self._compute(executor), wanted, pair=pair, groups=groups))
         )
+
+    def lock(self, threshold: float, channel: str | int | None = None) -> Self:
+        """Lock a channel's threshold: saved in the bundle, and in ``locks`` of predictions from now on.
+
+        `Prediction.exceedance` recalibrates at a locked threshold with ``locked=True``.
+
+        Parameters
+        ----------
+        threshold : float
+            In the units of the target.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
+
+        Raises
+        ------
+        ValueError
+            If the channel is missing, the threshold is not finite, or there is only one quantile level.
+        """
+        name = self.model.channel_names[channel_number(channel, self.model.channel_names)]
+        return self._take(self.model.with_locks({**self.model.calibrated.locks, name: float(threshold)}))
+
+    def unlock(self, channel: str | int | None = None) -> Self:
+        """Unlock the threshold of a channel.
+
+        Parameters
+        ----------
+        channel : str or int, optional
+            Name or number; all channels by default.
+
+        Raises
+        ------
+        ValueError
+            If there is no such channel.
+        """
+        model = self.model
+        name = None if channel is None else model.channel_names[channel_number(channel, model.channel_names)]
+        kept = {k: v for k, v in model.calibrated.locks.items() if name not in (None, k)}
+        return self._take(model.with_locks(kept))
 
     def coverage_curve(self, alphas: Sequence[float] = (0.5, 0.32, 0.2, 0.1, 0.05)) -> NDArray[np.float64]:
         """Return the cross-fitted coverage after calibration at several levels, (C, A).

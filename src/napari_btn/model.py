@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.cases import HeldOut, name_of_blocks
 from napari_btn.core.calibration.conformal import Calibration
 from napari_btn.core.calibration.drift import Profile
 from napari_btn.core.calibration.exceedance import exceedance_from
@@ -20,7 +20,7 @@ from napari_btn.core.settings import EnsembleSettings
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -41,7 +41,7 @@ __all__ = [
     "save_partial",
 ]
 
-_HELD_OUT = tuple(f.name for f in fields(HeldOut) if f.name != "levels")
+_HELD_OUT = tuple(f.name for f in fields(HeldOut) if f.name not in ("levels", "blocks"))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,12 +117,15 @@ class Calibrated:
     distribution : Exceedance, optional
         Recalibration into probabilities; None if there is only one quantile level.
     groups : GroupCalibration, optional
+    locks : mapping of str to float
+        Locked threshold by channel name; a calibration at another level or on other data keeps them.
     """
 
     calibration: Calibration
     report: Report
     distribution: Exceedance | None = None
     groups: GroupCalibration | None = None
+    locks: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -161,13 +164,42 @@ class Model:
         """Names of the training channels."""
         return self.learned.channel_names
 
+    def with_locks(self, locks: Mapping[str, float]) -> Model:
+        """Return the model with other locked thresholds, which no other part depends on.
+
+        Parameters
+        ----------
+        locks : mapping of str to float
+            Threshold by channel name, in the unit of the target.
+
+        Raises
+        ------
+        ValueError
+            If there is no such channel, a threshold is not finite, or there is only one quantile level.
+        """
+        if locks and self.calibrated.distribution is None:
+            raise ValueError(
+                "The networks have one quantile level, and a threshold needs two or more to be locked. Train with "
+                "more levels."
+            )
+        if unknown := sorted(set(locks) - set(self.channel_names)):
+            raise ValueError(
+                f"There is no channel {', '.join(unknown)} to lock; there are {', '.join(self.channel_names)}."
+            )
+        for name, threshold in locks.items():
+            if not np.isfinite(threshold):
+                raise ValueError(f"The threshold of {name} is {threshold}; give a finite number to lock.")
+        return replace(self, calibrated=replace(self.calibrated, locks=dict(locks)))
+
     @property
     def caption(self) -> dict[str, Any]:
         """Metadata that every map carries, JSON-ready."""
         calibration, report = self.calibrated.calibration, self.calibrated.report
         grouping = self.scores.grouping
+        # hashes of patches are long, and are needed only where images come in to calibrate
+        provenance = {k: v for k, v in self.learned.provenance.items() if k != "remembered"}
         return {
-            **self.learned.provenance,
+            **provenance,
             "alpha": calibration.alpha,
             "covers": self.scores.covers,
             "rule": calibration.rule,
@@ -305,8 +337,10 @@ def _to_bundle(model: Model) -> Bundle:
         "ndim": blueprint.ndim,
         "members": [[m.number, m.attempt] for m in members],
         "block_px": scores.block_px,
+        "blocks": scores.held_out.blocks,
         "calibration": calibrated.calibration.to_dict(),
         "groups": None if calibrated.groups is None else calibrated.groups.to_dict(),
+        "locks": dict(calibrated.locks),
         "report": calibrated.report.to_dict(),
         "notes": [n.to_dict() for n in (*learned.notes, *scores.notes)],
         "axes": learned.axes,
@@ -359,6 +393,7 @@ def _from_bundle(bundle: Bundle) -> Model:
         report=Report.from_dict(values["report"]),
         distribution=distribution_of(scores.held_out, calibration),
         groups=None if groups is None else GroupCalibration.from_dict(groups),
+        locks={name: float(t) for name, t in values.get("locks", {}).items()},
     )
     return Model(
         settings=settings,
@@ -371,7 +406,7 @@ def _from_bundle(bundle: Bundle) -> Model:
 
 def _held_out_from(part: str, bundle: Bundle, levels: tuple[float, ...]) -> HeldOut:
     """Return the held-out scores in a part of a bundle."""
-    arrays = bundle.arrays
+    arrays, side = bundle.arrays, bundle.values["block_px"]
     return HeldOut(
         arrays[f"{part}.quantiles"],
         arrays[f"{part}.target"],
@@ -379,6 +414,8 @@ def _held_out_from(part: str, bundle: Bundle, levels: tuple[float, ...]) -> Held
         levels,
         arrays.get(f"{part}.observed"),
         arrays.get(f"{part}.position"),
+        # bundles of version 0.1 don't name their blocks
+        bundle.values.get("blocks") or name_of_blocks(side, "block" if side else "field"),
     )
 
 

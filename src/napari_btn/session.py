@@ -6,7 +6,7 @@ listen to one event. A dock that is closed and opened again is rebuilt from the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -29,8 +29,8 @@ _STALE_AFTER: dict[str, tuple[str, ...]] = {
 }
 """Attributes that are cleared when an attribute is set, because they depend on it."""
 
-_TRAINED = ("settings", "learned", "scores", "calibrated")
-"""Parts of a model that results depend on; the palette of tokens is not among them."""
+_AMENDED = ("tokens", "locks")
+"""Parts of a model, and of its calibration, that no map depends on: the palette and the locked thresholds."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class Session:
     Attributes
     ----------
     changed : Signal
-        Emitted with the name of each attribute that was set, after its dependent attributes were cleared.
+        Emitted with the name of each attribute that was set, after its dependent attributes were cleared;
+        with "locks" when thresholds were locked or unlocked.
     """
 
     changed = Signal(str)
@@ -171,27 +172,40 @@ class Session:
             raise ValueError("Tokens came without their model and source; they need both. Set those first.")
         self._set("tokens", tokens)
 
-    def take_tokens(self, model: Model, tokens: Tokens) -> None:
-        """Store tokens together with the model that holds their palette; nothing else becomes stale.
+    def amend(self, model: Model, *, tokens: Tokens | None = None) -> None:
+        """Take other locked thresholds, or tokens with the palette they come from; nothing becomes stale.
+
+        The event is "tokens" with tokens, else "locks".
 
         Parameters
         ----------
         model : Model
-            The session's model, with another palette at most.
-        tokens : Tokens
+            The session's model but for palette and locked thresholds. With tokens, its palette is taken;
+            without, its locked thresholds are, which the prediction gets as well.
+        tokens : Tokens, optional
             Tokens of the source.
 
         Raises
         ------
         ValueError
-            If the networks or the calibration are not those of the session, or there is no source.
+            If the networks or the calibration are not those of the session, or tokens have no source.
         """
-        if any(getattr(model, part) is not getattr(self._model, part, None) for part in _TRAINED):
-            raise ValueError("Tokens came with other networks than those of the session. Find them again.")
-        if self._source is None:
-            raise ValueError("Tokens came without their source. Set that first.")
-        self._model = model
-        self._set("tokens", tokens)
+        own = self._model
+        if own is None or not (_same(model, own, "calibrated") and _same(model.calibrated, own.calibrated)):
+            raise ValueError(
+                "The model has other networks or another calibration than that of the session. Compute it again."
+            )
+        if tokens is not None:
+            if self._source is None:
+                raise ValueError("Tokens came without their source. Set that first.")
+            # a threshold may have been locked since the search of the tokens began
+            self._model = replace(own, tokens=model.tokens)
+            self._set("tokens", tokens)
+            return
+        self._model = replace(own, calibrated=model.calibrated)
+        if self._prediction is not None:
+            self._prediction = replace(self._prediction, locks=model.calibrated.locks)
+        self.changed.emit("locks")
 
     @property
     def threshold(self) -> Threshold | None:
@@ -226,6 +240,15 @@ class Session:
         for stale in _STALE_AFTER.get(slot, ()):
             setattr(self, f"_{stale}", None)
         self.changed.emit(slot)
+
+
+def _same(one: object, other: object, *besides: str) -> bool:
+    """Return True if two values share all parts but those that may be amended, and those besides."""
+    return all(
+        value is getattr(other, name, None)
+        for name, value in vars(one).items()
+        if name not in (*_AMENDED, *besides)
+    )
 
 
 _SESSIONS: WeakKeyDictionary[object, Session] = WeakKeyDictionary()

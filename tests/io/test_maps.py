@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from napari_btn.core.data.image import Image
 from napari_btn.io.images import read_image, read_provenance
 from napari_btn.io.maps import open_maps, zarr_maps
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
 pytest.importorskip("zarr")
 
 NAMES = ("lower", "width", "quantiles")
+
+
+def like(shape, axes, *known):
+    return Image(np.broadcast_to(np.float32(0), shape), axes, *known)
 
 
 def values_of(shape, seed=0):
@@ -29,7 +34,7 @@ def test_parts_written_are_read_back_in_the_same_axes(axes, shape, tmp_path: Pat
     whole, stack = values_of(shape), values_of((2, *shape), 1)
     levels = {"levels": (0.5, 0.9)}
     path = tmp_path / "p.ome.zarr"
-    with zarr_maps(path, NAMES, shape, axes=axes, provenance=levels) as maps:
+    with zarr_maps(path, NAMES, like(shape, axes), provenance=levels) as maps:
         assert not path.exists()
         cut = shape[0] // 2
         for part in (slice(0, cut), slice(cut, None)):
@@ -53,8 +58,7 @@ def test_other_readers_find_the_images_and_their_metadata(tmp_path: Path) -> Non
     path = tmp_path / "p.ome.zarr"
     known = {"alpha": 0.1, "levels": [0.5]}
     with zarr_maps(
-        path, NAMES, (2, 9, 8), axes="CYX", channel_names=("Si", "Fe"), pixel_size=(0.5, 0.25), unit="um",
-        provenance=known,
+        path, NAMES, like((2, 9, 8), "CYX", ("Si", "Fe"), (0.5, 0.25), "um"), provenance=known
     ) as maps:  # fmt: skip
         maps["lower"][:] = 1
     image = read_image(path)
@@ -71,7 +75,7 @@ def test_other_readers_find_the_images_and_their_metadata(tmp_path: Path) -> Non
 
 def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     def fail_half_way() -> None:
-        with zarr_maps(tmp_path / "p.zarr", ("lower",), (9, 8), axes="YX") as maps:
+        with zarr_maps(tmp_path / "p.zarr", ("lower",), like((9, 8), "YX")) as maps:
             maps["lower"][0] = 1
             raise RuntimeError
 
@@ -83,11 +87,11 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
 def test_existing_maps_are_replaced_only_when_allowed(tmp_path: Path) -> None:
     path = tmp_path / "p.zarr"
     for value, overwrite in ((1, False), (2, True)):
-        with zarr_maps(path, ("lower",), (9, 8), axes="YX", overwrite=overwrite) as maps:
+        with zarr_maps(path, ("lower",), like((9, 8), "YX"), overwrite=overwrite) as maps:
             maps["lower"][:] = value
     with (
         pytest.raises(ValueError, match="exists"),
-        zarr_maps(path, ("lower",), (9, 8), axes="YX"),
+        zarr_maps(path, ("lower",), like((9, 8), "YX")),
     ):
         pytest.fail("opened")
     assert open_maps(path, "YX")["lower"][0, 0] == 2
@@ -96,7 +100,7 @@ def test_existing_maps_are_replaced_only_when_allowed(tmp_path: Path) -> None:
 def test_other_formats_are_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match=r"end it in \.ome\.zarr"),
-        zarr_maps(tmp_path / "p.npz", ("lower",), (9, 8), axes="YX"),
+        zarr_maps(tmp_path / "p.npz", ("lower",), like((9, 8), "YX")),
     ):
         pytest.fail("opened")
     with pytest.raises(ValueError, match="There is no"):
@@ -106,8 +110,8 @@ def test_other_formats_are_refused(tmp_path: Path) -> None:
 def test_chunks_are_as_long_as_the_steps_of_writing(tmp_path: Path) -> None:
     path = tmp_path / "p.zarr"
     known = {"levels": [0.5]}
-    with zarr_maps(path, NAMES, (3, 70, 90), axes="CYX", provenance=known, steps={"Y": 23, "X": 45}) as maps:
+    with zarr_maps(path, NAMES, like((3, 70, 90), "CYX"), provenance=known, steps={"Y": 23, "X": 45}) as maps:
         assert maps["lower"].chunks == (3, 23, 45)
         assert maps["quantiles"].chunks == (1, 3, 23, 45)
-    with zarr_maps(tmp_path / "q.zarr", NAMES, (3, 70, 900), axes="CYX", provenance=known) as maps:
+    with zarr_maps(tmp_path / "q.zarr", NAMES, like((3, 70, 900), "CYX"), provenance=known) as maps:
         assert maps["lower"].chunks == (3, 70, 512)

@@ -59,6 +59,8 @@ def with_report(model: Model, **changes: Any) -> Model:
         correlation=0.9 * ones,
         n_blocks=np.full(len(names), 24),
         block_px=16,
+        blocks="blocks of 16 px",
+        field_coverage=np.empty((len(names), 0)),
         warnings=(Note("amber", "Few blocks."), Note("red", "Overlap <here>.")),
     )
     return replace(model, calibrated=replace(model.calibrated, report=replace(report, **changes)))

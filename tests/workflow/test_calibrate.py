@@ -214,7 +214,94 @@ def test_other_promises_need_no_training(apart, bundle, tmp_path):
     assert done.exit_code == 0, done.output
     calibration = btn.load(out).calibration
     assert (calibration.rule, calibration.delta, calibration.score) == ("image", 0.2, "asymmetric")
-    assert "90 % of the pixels of 80 % of new images" in calibration.caption()
+    # one field holds no images, so its blocks are the cases, and the caption says so
+    assert "90 % of the pixels of 80 % of new blocks of 8 px of this field" in calibration.caption()
+    assert any("nothing of most new images" in note.text for note in calibration.notes)
+
+
+# ---------------------------------------------------------------- copies of what trained
+
+
+TURNS = {
+    "crop": lambda a: a[:, 3:, :70],
+    "flip": lambda a: a[:, ::-1, :80],
+    "quarter turn": lambda a: np.rot90(a, 1, (1, 2)),
+}
+
+
+@pytest.mark.parametrize("turn", list(TURNS))
+def test_copies_of_what_trained_are_refused_and_held_out_parts_are_not(together, turn, tmp_path):
+    made = btn.Denoiser.of(together.model)
+    noisy, clean = (TURNS[turn](image) for image in (PAIR.noisy, PAIR.clean))
+    with pytest.raises(ValueError, match=r"hold pixels that the members were trained on: \d+ of \d+ patches"):
+        made.calibrate(noisy, clean, axes="CYX", executor=Inline())
+    # the target alone is enough: another scan of the same place
+    other = np.random.default_rng(0).poisson(clean).astype(np.float32)
+    with pytest.raises(ValueError, match="patches of the clean training images"):
+        made.calibrate(other, clean, axes="CYX", executor=Inline())
+    held_out = slice(int(made.held_out.position[:, 2].min()), None)
+    made.calibrate(PAIR.noisy[:, :, held_out], PAIR.clean[:, :, held_out], axes="CYX", executor=Inline())
+
+
+def test_bundles_without_patches_still_work(together, tmp_path):
+    together.save(tmp_path / "old.btn")
+    old = btn.load(tmp_path / "old.btn")
+    assert len(old.model.learned.provenance.pop("remembered")) == 1
+    assert "remembered" not in together.predict(PAIR.noisy, axes="CYX").provenance
+    old.calibrate(PAIR.noisy[:, :, :70], PAIR.clean[:, :, :70], axes="CYX", executor=Inline())
+
+
+def test_an_evaluation_on_a_copy_is_said_to_flatter(bundle, tmp_path):
+    np.savez(tmp_path / "crop.npz", noisy=PAIR.noisy[:, ::-1, :80], clean=PAIR.clean[:, ::-1, :80])
+    files = [f"{tmp_path / 'crop.npz'}:{name}" for name in ("noisy", "clean")]
+    done = CliRunner().invoke(main, ["evaluate", str(bundle), *files, "--axes", "CYX"])
+    assert done.exit_code == 0, done.output
+    assert "That flatters them" in done.output
+    assert "The 95 % interval is that of this field" in done.output
+
+
+# ---------------------------------------------------------------- splits
+
+
+def test_a_dose_that_rises_across_the_field_is_noted_before_and_after_training():
+    dose = np.linspace(1, 4, PAIR.noisy.shape[2], dtype=np.float32)
+    made = btn.Denoiser(members=1, network=NETWORK, train=TRAIN)
+    plan = made.check(PAIR.noisy * dose, PAIR.clean, axes="CYX")
+    assert any("unlike the training part" in note.text for note in plan.notes)
+    made.fit(PAIR.noisy * dose, PAIR.clean, axes="CYX", executor=Inline())
+    assert any("unlike the training part" in note.text for note in made.report.warnings)
+    assert not any("unlike" in note.text for note in made.check(PAIR.noisy, PAIR.clean, axes="CYX").notes)
+
+
+def movie(frames=20):
+    """Frames of one field, each with counts and a truth of its own."""
+    rng = np.random.default_rng(0)
+    clean = np.stack([PAIR.clean[0, :, t : t + 120] for t in range(frames)])
+    return rng.poisson(2 * clean).astype(np.float32), clean
+
+
+def test_frames_are_split_in_space_or_in_time_and_the_report_says_which(tmp_path):
+    noisy, clean = movie()
+    small = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8, dilations=(1, 2, 1))
+    asked = {"members": 1, "network": small, "train": TRAIN}
+    space = btn.Denoiser(**asked, calibration=btn.CalibrationSettings(block_px=20)).fit(
+        noisy, clean, axes="TYX", executor=Inline()
+    )
+    assert (space.report.blocks, space.report.scope) == ("blocks of 20 px", "this field")
+    assert set(space.held_out.position[:, 0]) == set(range(20))
+    time = btn.Denoiser(**asked, calibration=btn.CalibrationSettings(split="time")).fit(
+        noisy, clean, axes="TYX", executor=Inline()
+    )
+    assert time.report.scope == "this series"
+    assert set(time.held_out.position[:, 0]) == set(range(12, 20))
+    assert any("not for other fields" in note.text for note in time.report.warnings)
+    time.save(tmp_path / "time.btn")
+    again = btn.load(tmp_path / "time.btn")
+    assert again.report.blocks == time.report.blocks
+    again.calibrate(alpha=0.2)
+    assert again.report.blocks == time.report.blocks
+    found = btn.evaluate(space.predict(noisy, axes="TYX", executor=Inline()), clean)
+    assert found.scope == "this field"
 
 
 def test_the_command_line_splits_as_asked(tmp_path, monkeypatch):

@@ -66,9 +66,9 @@ def test_windows_are_trained_on_and_the_gain_is_reported(bundle):
     assert gain.after is denoiser.report
     assert gain.before.n_pixels == gain.after.n_pixels
     assert gain.before.n_blocks.tolist() == gain.after.n_blocks.tolist()
-    told = gain.to_dict()
-    assert told["channel_names"] == list(NAMES)
-    assert len(told["width before"]) == len(told["coverage after"]) == 3
+    said = gain.to_dict()
+    assert said["channel_names"] == list(NAMES)
+    assert len(said["width before"]) == len(said["coverage after"]) == 3
     assert str(gain).count("mean width") == 3
     assert [len(v) for v in denoiser.losses.values()] == [9, 9]
 
@@ -161,6 +161,20 @@ def test_another_pair_fine_tunes(bundle):
         denoiser.calibrate(PAIR.noisy[KNOWN], PAIR.clean[KNOWN])
     with pytest.raises(ValueError, match="members were trained on these images"):
         denoiser.calibrate(other.noisy, other.clean)
+
+
+def test_copies_of_what_trained_are_not_held_out_in_a_refinement(bundle):
+    denoiser, _ = refined(bundle, windows=())  # its own pair has a known split
+    assert len(denoiser.provenance["remembered"]) == 1
+    turned = (PAIR.noisy[KNOWN][:, :, ::-1], PAIR.clean[KNOWN][:, :, ::-1])
+    with pytest.raises(ValueError, match="hold pixels that the members were trained on"):
+        refined(bundle, *turned, windows=(), image=None)
+
+
+def test_locked_thresholds_stay(bundle, tmp_path):
+    btn.load(bundle).lock(0.2, "Fe").save(tmp_path / "locked.btn")
+    denoiser, _ = refined(tmp_path / "locked.btn")
+    assert denoiser.model.calibrated.locks == {"Fe": 0.2}
 
 
 def test_the_image_of_the_windows_cannot_calibrate(bundle):

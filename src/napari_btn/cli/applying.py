@@ -120,6 +120,7 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
     from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.evaluation.report import evaluate as measure
+    from napari_btn.workflow.calibrate import copies_in_steps
 
     if html is not None:
         ready(html, force, model.bundle, *files.inputs)
@@ -131,6 +132,8 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
     report = replace(report, warnings=(*report.warnings, *drift))
     if set(drain(fingerprint_steps(pair.views.noisy)).values()) & set(denoiser.provenance["images"].values()):
         say("Note: the networks were trained on a part of this image, which flatters them; see info.")
+    elif copies := drain(copies_in_steps(denoiser.model, pair.views)):
+        say(f"Note: {copies} That flatters them.")
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))
     if html is not None:

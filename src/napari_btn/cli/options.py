@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from napari_btn.core.settings import Score, Unit
+from napari_btn.core.settings import Score, Split, SplitAxis, Unit
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -100,7 +100,7 @@ groups_option = click.option(
     type=click.IntRange(0, 40),
     help="Tokens that are calibrated apart, for rare phases; 0 for none.",
 )
-SPLITS = ("longest", "y", "x", "z", "checkerboard")
+SPLITS = (*get_args(SplitAxis), *(name for name in get_args(Split) if name != "auto"))
 
 
 def promise_options(command: Command) -> Command:

@@ -151,6 +151,8 @@ def table(report: Report) -> str:
         ("channel", report.channel_names),
         ("coverage", _numbers(report.coverage, ".3f")),
         ("95 % interval", (f"{a:.3f}-{b:.3f}" for a, b in zip(low, high, strict=True))),
+        ("SD of fields", _numbers(report.between_fields[:, 0], ".3f")),
+        ("fields", ("-" if a != a else f"{a:.3f}-{b:.3f}" for _, a, b in report.between_fields)),
         ("below", _numbers(report.below, ".3f")),
         ("above", _numbers(report.above, ".3f")),
         ("width", _numbers(report.width, ".4g")),
@@ -163,9 +165,9 @@ def table(report: Report) -> str:
     padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in known]
     lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     lines += _group_lines(report)
-    blocks = f"{report.n_blocks[0]} blocks" + (f" of {report.block_px} px" if report.block_px else "")
     aim = f"{100 * (1 - report.alpha):g} % of the pixels of {covered(report.covers)} should lie inside, on average over"
-    return "\n".join([*lines, f"{aim} {blocks}; of a single pixel this says nothing"])
+    lines += [f"{aim} {report.n_blocks[0]} {report.blocks}; of a single pixel this says nothing"]
+    return "\n".join([*lines, f"The 95 % interval is that of {report.scope}{report.beyond}"])
 
 
 def _group_lines(report: Report) -> list[str]:

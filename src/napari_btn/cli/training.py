@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -30,7 +30,15 @@ from napari_btn.cli.options import (
     valid_option,
 )
 from napari_btn.cli.terminal import Interrupted, drain, say, say_notes, table, write_json
-from napari_btn.core.settings import PRESETS, CalibrationSettings, EnsembleSettings, NetworkSettings
+from napari_btn.core.settings import (
+    PRESETS,
+    CalibrationSettings,
+    EnsembleSettings,
+    NetworkSettings,
+    Split,
+    SplitAxis,
+)
+from napari_btn.core.supervision.registry import SUPERVISIONS
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -86,17 +94,16 @@ class Training:
     depth: int | None
     bias_free: bool
     steps: int | None
-    split: Literal["longest", "y", "x", "z", "checkerboard"] | None
+    split: Split | SplitAxis | None
 
     def denoiser(self, promise: Promise) -> Denoiser:
         """Return a denoiser with these settings, not trained yet."""
         from napari_btn.denoiser import Denoiser
 
         settings = promise.settings(CalibrationSettings(groups=promise.tokens))
-        if self.split == "checkerboard":
-            settings = replace(settings, split="checkerboard")
-        elif self.split:
-            settings = replace(settings, split_axis=self.split)
+        if self.split:
+            chosen: dict[str, Any] = {"split" if self.split in get_args(Split) else "split_axis": self.split}
+            settings = replace(settings, **chosen)
         return Denoiser(
             preset=self.preset,
             members=self.members,
@@ -124,14 +131,22 @@ class Training:
     "--alpha", type=ALPHA, default=0.1, show_default=True, help="Miscoverage; 0.1 is 90 % coverage."
 )
 @click.option(
-    "--supervision", type=click.Choice(["pair"]), default="pair", help="What the networks learn from."
+    "--supervision",
+    type=click.Choice(list(SUPERVISIONS)),
+    default="pair",
+    show_default=True,
+    help="What the networks learn from.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 @device_option
 @click.option("--depth", type=click.IntRange(1), help="Nodes per network.")
 @click.option("--bias-free", is_flag=True, help="Networks without constants: for other noise levels too.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
-@click.option("--split", type=click.Choice(SPLITS), help="How one field is split; default: its longest axis.")
+@click.option(
+    "--split",
+    type=click.Choice(SPLITS),
+    help="How one field (or series) is split; default: its longest axis.",
+)
 @click.option(
     "--regions", help="Image painted 1 where to train, 2 calibrate, 3 report, instead of the split."
 )

@@ -34,7 +34,8 @@ __all__ = [
 Preset = Literal["quick", "standard", "thorough"]
 Unit = Literal["auto", "block", "pixel", "image", "risk"]
 Score = Literal["symmetric", "asymmetric", "scaled"]
-Split = Literal["auto", "longest", "y", "x", "z"]
+Split = Literal["auto", "checkerboard", "time"]
+SplitAxis = Literal["longest", "y", "x", "z"]
 TokenMethod = Literal["kmeans", "mixture", "hdbscan"]
 
 
@@ -208,15 +209,15 @@ class CalibrationSettings(_Settings):
     Attributes
     ----------
     unit : str
-        Unit of one calibration case: "auto", "block", "pixel", "image" (each of most new images is covered)
-        or "risk" (the coverage holds with a stated certainty).
+        Unit of one calibration case: "auto", "block", "pixel", "image" (each of most new images is covered;
+        each of most blocks, if there is only one field) or "risk" (the coverage holds with a stated certainty).
     score : str
         "symmetric" (one offset for both sides), "asymmetric", or "scaled" (by the predicted width).
     train_fraction : float
         Share of the field, without the gap, for training; the rest is held out.
     split : str
-        Split of one field: "auto" (in two, along an axis) or "checkerboard" (training and held-out
-        macro-blocks in turn).
+        Split of one field: "auto" (in two, along an axis), "checkerboard" (training and held-out
+        macro-blocks in turn) or "time" (early and late frames of a series; says nothing of other fields).
     split_axis : str
         Axis along which one field is split: "longest", "y", "x" or "z".
     block_px : int, optional
@@ -235,8 +236,8 @@ class CalibrationSettings(_Settings):
     unit: Unit = "auto"
     score: Score = "symmetric"
     train_fraction: float = 0.6
-    split: Literal["auto", "checkerboard"] = "auto"
-    split_axis: Literal["longest", "y", "x", "z"] = "longest"
+    split: Split = "auto"
+    split_axis: SplitAxis = "longest"
     block_px: int | None = None
     folds: int = 5
     minimum: float | None = None
@@ -248,13 +249,9 @@ class CalibrationSettings(_Settings):
         need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
         need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
         need(0.1 <= self.train_fraction <= 0.9, "train_fraction", self.train_fraction, "0.1 to 0.9")
-        need(self.split in ("auto", "checkerboard"), "split", self.split, '"auto" or "checkerboard"')
-        need(
-            self.split_axis in ("longest", "y", "x", "z"),
-            "split_axis",
-            self.split_axis,
-            '"longest", "y", "x" or "z"',
-        )
+        need(self.split in get_args(Split), "split", self.split, '"auto", "checkerboard" or "time"')
+        axes = '"longest", "y", "x" or "z"'
+        need(self.split_axis in get_args(SplitAxis), "split_axis", self.split_axis, axes)
         need(self.block_px is None or self.block_px >= 2, "block_px", self.block_px, "2 or more")
         need(self.folds >= 2, "folds", self.folds, "2 or more")
         need(

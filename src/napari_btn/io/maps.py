@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_btn.core.data.image import Image
+
 __all__ = ["open_maps", "zarr_maps"]
 
 _QUANTILES: Final = "quantiles"
@@ -27,12 +29,8 @@ _QUANTILES: Final = "quantiles"
 def zarr_maps(
     path: str | Path,
     names: Sequence[str],
-    shape: Sequence[int],
+    like: Image,
     *,
-    axes: str,
-    channel_names: Sequence[str] | None = None,
-    pixel_size: Sequence[float] | None = None,
-    unit: str | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     steps: Mapping[str, int] | None = None,
@@ -46,16 +44,8 @@ def zarr_maps(
         `write_images` makes them.
     names : sequence of str
         Maps to make. "quantiles" becomes a plain array whose first axis is the levels of ``provenance``.
-    shape : sequence of int
-        Shape of a map.
-    axes : str
-        One letter of S, T, C, Z, Y, X per dimension, any order and case.
-    channel_names : sequence of str, optional
-        One per channel.
-    pixel_size : sequence of float, optional
-        One per space axis, in the order of ``axes``, in ``unit``.
-    unit : str, optional
-        Unit of the pixel size.
+    like : Image
+        Image whose shape, axes, channel names and pixel size a map has.
     provenance : mapping, optional
         How the maps are made.
     overwrite : bool
@@ -81,13 +71,14 @@ def zarr_maps(
             f"{path.name} can't be filled tile by tile; end it in {_zarr.ZARR.output}, or predict without "
             "out and write the prediction."
         )
-    meta = Meta.given(axes, channel_names, pixel_size, unit)
+    shape = tuple(like.data.shape)
+    meta = Meta.given(like.axes or "", like.channel_names, like.pixel_size, like.unit)
     known = dict(provenance or {})
     with written_whole(path, overwrite=overwrite) as partial:
-        images = {name: (tuple(shape), np.dtype(np.float32)) for name in names if name != _QUANTILES}
+        images = {name: (shape, np.dtype(np.float32)) for name in names if name != _QUANTILES}
         made = _zarr.create_maps(partial, images, meta, known, steps)
         if _QUANTILES in names:
-            made[_QUANTILES] = _zarr.create_quantiles(partial, tuple(shape), meta, known, steps)
+            made[_QUANTILES] = _zarr.create_quantiles(partial, shape, meta, known, steps)
         yield {name: _in_axes(array, meta.axes or "") for name, array in made.items()}
 
 

@@ -39,6 +39,8 @@ _HEAD = (
     "channel",
     "inside",
     "95 % interval",
+    "SD of fields",
+    "fields",
     "below",
     "above",
     "width",
@@ -83,7 +85,7 @@ def report_page(
     parts.append(
         _figure(
             reports.coverage(report),
-            "Measured coverage with its 95 % interval; reliability of the quantiles.",
+            f"Measured coverage with its 95 % interval, of {report.scope}; reliability of the quantiles.",
         )
     )
     if report.bin_coverage.size:
@@ -120,7 +122,6 @@ def _summary(report: Report) -> str:
     """Return the table of the channels, with a sentence on its meaning."""
     share = f"{100 * (1 - report.alpha):.4g} %"
     blocks = int(report.n_blocks[0]) if len(report.n_blocks) else 0
-    of = f"blocks of {report.block_px} px" if report.block_px else "scenes"
     rows = [
         (name, *(f"{v[c]:{form}}" for v, form in _columns(report)))
         for c, name in enumerate(report.channel_names)
@@ -130,8 +131,8 @@ def _summary(report: Report) -> str:
     table = lines.replace("<td>nan</td>", "<td>-</td>")
     return (
         f"<p>Asked for: {share} of the pixels of {escape(covered(report.covers))} inside the interval, measured "
-        f"on {blocks} {of}. This holds on average over images like the calibration data; of a single pixel it says "
-        "nothing.</p>"
+        f"on {blocks} {escape(report.blocks)}. This holds on average over images like the calibration data; of a "
+        f"single pixel it says nothing. The 95 % interval is that of {report.scope}{report.beyond}.</p>"
         f"<table><tr>{head}</tr>{table}</table>"
     )
 
@@ -155,9 +156,13 @@ def _columns(report: Report) -> list[tuple[Any, str]]:
     """Return values and formats of the columns, each by channel."""
     low, high = report.coverage_low, report.coverage_high
     ends = np.array([f"{a:.3f} to {b:.3f}" if a == a else "-" for a, b in zip(low, high, strict=True)])
+    spread, least, most = report.between_fields.T
+    fields = np.array([f"{a:.3f} to {b:.3f}" if a == a else "-" for a, b in zip(least, most, strict=True)])
     return [
         (report.coverage, ".3f"),
         (ends, ""),
+        (spread, ".3f"),
+        (fields, ""),
         (report.below, ".3f"),
         (report.above, ".3f"),
         (report.width, ".4g"),

@@ -48,7 +48,7 @@ def coverage(report: Report) -> Figure:
     high = np.clip(np.asarray(report.coverage_high) - middle, 0, None)
     left.axhline(aim, color="0.4", linestyle="--", linewidth=1, label=f"asked for: {aim:g}")
     left.errorbar(at, middle, yerr=np.stack([low, high]), fmt="o", color=COLOURS[0], capsize=5,
-                  label="measured, 95 % interval")  # fmt: skip
+                  label=f"measured, 95 % interval\nof {report.scope}")  # fmt: skip
     for x, y in zip(at, middle, strict=True):
         left.annotate(
             f"{y:.3f}", (float(x), float(y)), xytext=(8, 0), textcoords="offset points", va="center"

@@ -11,6 +11,7 @@ from napari_btn.core.calibration.conformal import calibrate, cross_fitted
 from napari_btn.core.calibration.drift import profile_of
 from napari_btn.core.calibration.groups import calibrate_groups, cross_fitted_groups
 from napari_btn.core.calibration.held_out import held_out_steps, target_noise
+from napari_btn.core.data.copies import copied_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import CALIBRATE, REPORT, spread_boxes
 from napari_btn.core.evaluation.report import Judged, report_on
@@ -20,7 +21,7 @@ from napari_btn.model import Calibrated, Scores, distribution_of
 from napari_btn.workflow.inputs import image_for, need_same, over_space, scenes_for
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.image import Box, View
     from napari_btn.core.data.pairs import Pair, Scenes
-    from napari_btn.core.data.splits import Split
+    from napari_btn.core.data.splits import Kind, Split
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import CalibrationSettings, EnsembleSettings
     from napari_btn.core.tokens.learn import TokenModel
@@ -40,6 +41,7 @@ __all__ = [
     "calibrated_steps",
     "group_labels_steps",
     "held_out_intervals",
+    "need_no_copies_steps",
     "need_unseen_steps",
     "scores_steps",
 ]
@@ -94,7 +96,7 @@ def calibrate_steps(
     else:
         count = settings.calibration.groups
         scores, tokens = yield from _in_tokens(model, scores, view, groups, count, compute)
-    calibrated = yield from calibrated_steps(learned, scores, settings)
+    calibrated = yield from calibrated_steps(learned, scores, settings, model.calibrated.locks)
     yield Progress(1, 1, "Calibrated")
     return replace(
         model, settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens
@@ -130,14 +132,10 @@ def scores_steps(
         The palette is learned if groups need one.
     """
     judged = scenes.within(parts.regions, CALIBRATE)
-    scores = yield from _measured_steps(
-        learned, judged, parts.held_out, settings, compute, by_scene=parts.by_scene
-    )
+    scores = yield from _measured_steps(learned, judged, parts.held_out, settings, compute, kind=parts.kind)
     if parts.report:
         apart = scenes.within(parts.regions, REPORT)
-        other = yield from _measured_steps(
-            learned, apart, parts.report, settings, compute, by_scene=parts.by_scene
-        )
+        other = yield from _measured_steps(learned, apart, parts.report, settings, compute, kind=parts.kind)
         scores = replace(scores, reported=other.held_out)
     if settings.calibration.groups:
         return (yield from _by_tokens_steps(learned, scores, tokens, scenes.noisy, settings, compute))
@@ -151,7 +149,7 @@ def _measured_steps(
     settings: EnsembleSettings,
     compute: Compute,
     *,
-    by_scene: bool,
+    kind: Kind,
 ) -> Step[Scores]:
     """Return the scores of boxes that no member was trained on; a step."""
     boxes = spread_boxes(boxes, scenes.noisy.ndim)
@@ -160,7 +158,7 @@ def _measured_steps(
         boxes,
         learned.networks,
         compute,
-        by_scene=by_scene,
+        kind=kind,
         alpha=settings.alpha,
         settings=settings.calibration,
     )
@@ -175,25 +173,24 @@ def _scores_on(
     """Return the scores of other images, of which all pixels calibrate together; a step."""
     yield from scenes.check_steps()
     yield from need_unseen_steps(model, scenes)
-    scores = yield from _measured_steps(
-        model.learned, scenes, scenes.whole(), settings, compute, by_scene=not scenes.repeats
-    )
+    kind: Kind = "block" if scenes.one_field else "field"
+    scores = yield from _measured_steps(model.learned, scenes, scenes.whole(), settings, compute, kind=kind)
     return replace(model.learned, notes=(), profile=profile_of(scenes.noisy)), scores
 
 
 def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:
-    """Check that no member was trained on these images, noisy or clean; a step.
+    """Check that no member was trained on these images, noisy or clean, or on copies of parts of them; a step.
 
     Parameters
     ----------
     model : Model
     scenes : Scenes
-        Images, compared by their fingerprints.
+        Images, compared by their fingerprints, and by patches with crops, flips and quarter turns.
 
     Raises
     ------
     ValueError
-        If a fingerprint is that of a training image.
+        If a fingerprint is that of a training image, or patches of one are found.
     """
     for name, image in (("images", scenes.noisy), ("targets", scenes.clean)):
         prints = yield from fingerprint_steps(image)
@@ -203,9 +200,58 @@ def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:
             "The members were trained on these images; coverage measured on them would be too good. "
             "Give other images, or call calibrate(alpha=...) to use the held-out part."
         )
+    yield from need_no_copies_steps(model, scenes)
 
 
-def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSettings) -> Step[Calibrated]:
+def need_no_copies_steps(model: Model, scenes: Scenes, boxes: Sequence[Box] | None = None) -> Step[None]:
+    """Check that images hold no crops, flips or quarter turns of pixels that were trained on; a step.
+
+    Parameters
+    ----------
+    model : Model
+    scenes : Scenes
+    boxes : sequence of Box, optional
+        Part of the images; all of them by default.
+
+    Raises
+    ------
+    ValueError
+        If such pixels are found.
+    """
+    if found := (yield from copies_in_steps(model, scenes, boxes)):
+        raise ValueError(
+            f"{found} Coverage measured there would be too good. Give images of other fields, or only parts that were "
+            "held out."
+        )
+
+
+def copies_in_steps(model: Model, scenes: Scenes, boxes: Sequence[Box] | None = None) -> Step[str]:
+    """Return a sentence on copies of training pixels in images; empty if there are none; a step.
+
+    Parameters
+    ----------
+    model : Model
+        Models of earlier versions remember no patches; nothing is found then.
+    scenes : Scenes
+    boxes : sequence of Box, optional
+        Part of the images; all of them by default.
+    """
+    for record in model.learned.provenance.get("remembered", ()):
+        for name, image in (("noisy", scenes.noisy), ("clean", scenes.clean)):
+            if name not in record:
+                continue
+            found, known = yield from copied_steps(image, record[name], boxes)
+            if found:
+                return (
+                    f"These images hold pixels that the members were trained on: {found} of {known} patches of the "
+                    f"{name} training images, cropped, flipped or turned."
+                )
+    return ""
+
+
+def calibrated_steps(
+    learned: Learned, scores: Scores, settings: EnsembleSettings, locks: Mapping[str, float] | None = None
+) -> Step[Calibrated]:
     """Return offsets and report from held-out scores; a step.
 
     Parameters
@@ -216,6 +262,8 @@ def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSetting
         Held-out scores; their grouping is calibrated separately.
     settings : EnsembleSettings
         Gives ``alpha``, ``calibration``, and the seed of folds and bootstrap.
+    locks : mapping of str to float, optional
+        Locked threshold by channel name, to keep.
     """
     yield Progress(0, 3, "Calibrating: computing offsets")
     how, alpha, grouping = settings.calibration, settings.alpha, scores.grouping
@@ -252,7 +300,13 @@ def calibrated_steps(learned: Learned, scores: Scores, settings: EnsembleSetting
         seed=settings.seed,
     )
     distribution = distribution_of(scores.held_out, calibration)
-    return Calibrated(calibration=calibration, report=report, distribution=distribution, groups=groups)
+    return Calibrated(
+        calibration=calibration,
+        report=report,
+        distribution=distribution,
+        groups=groups,
+        locks=dict(locks or {}),
+    )
 
 
 def _reported_intervals(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from napari_btn.core.calibration.drift import profile_of
+from napari_btn.core.calibration.drift import parts_notes, profile_of
+from napari_btn.core.data.copies import remembered_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import TRAIN
 from napari_btn.core.networks.family import Networks
@@ -51,7 +53,14 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     """
     scenes = supervision_of(settings.supervision).scenes(pair)
     drain(scenes.check_steps())
-    return plan_training(scenes, settings, regions)
+    return _plan(scenes, settings, regions)
+
+
+def _plan(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[Any] | None) -> Plan:
+    """Return the plan of a training, with a note if training and held-out parts differ."""
+    plan = plan_training(scenes, settings, regions)
+    unlike = parts_notes(scenes, plan.split, settings.calibration.split)
+    return replace(plan, notes=(*plan.notes, *unlike))
 
 
 def prepare(compute: Compute) -> None:
@@ -108,7 +117,7 @@ def fit_steps(
     if compute.executor is None:
         # early, so that processes start while the training is planned
         prepare(compute)
-    plan = plan_training(scenes, settings, regions)
+    plan = _plan(scenes, settings, regions)
     learnt = scenes.within(plan.split.regions, TRAIN)
     own, validation = (
         validation_part(plan.split.train) if settings.train.early_stopping else (plan.split.train, ())
@@ -201,6 +210,7 @@ def _provenance(scenes: Scenes, plan: Plan, settings: EnsembleSettings) -> Step[
 
     prints = yield from fingerprint_steps(scenes.noisy)
     targets = yield from fingerprint_steps(scenes.clean)
+    remembered = yield from remembered_steps(scenes, plan.split)
     return {
         "napari_btn": __version__,
         "torch": torch.__version__,
@@ -210,4 +220,5 @@ def _provenance(scenes: Scenes, plan: Plan, settings: EnsembleSettings) -> Step[
         "images": prints,
         "targets": targets,
         "splits": [split_record(plan.split, list(prints.values()))],
+        "remembered": [remembered],
     }

@@ -119,6 +119,7 @@ def predict_steps(
         held_out=model.scores.held_out,
         groups=None if group is None else in_axes_of(group + 1, view),
         calibration=calibrated.calibration,
+        locks=calibrated.locks,
     )
 
 
@@ -132,7 +133,7 @@ def _maps(
     out: Folder | None,
 ) -> Iterator[dict[str, Any]]:
     """Yield arrays for the maps, in memory, or on disk, where the width is stored as well."""
-    axes, shape, levels = image.view.axes, tuple(image.view.array.shape), model.settings.levels
+    shape, levels = tuple(image.view.array.shape), model.settings.levels
     if out is None:
         sizes = {"quantiles": (len(levels), *shape)}
         yield {name: np.empty(sizes.get(name, shape), np.float32) for name in names}
@@ -143,11 +144,7 @@ def _maps(
     with zarr_maps(
         out.path,
         (*names, "width"),
-        shape,
-        axes=axes,
-        channel_names=model.channel_names,
-        pixel_size=image.pixel_size,
-        unit=image.unit,
+        image,
         provenance={"levels": list(levels), **caption},
         overwrite=out.overwrite,
         steps=dict(zip(image.view.space_axes, inner, strict=True)),

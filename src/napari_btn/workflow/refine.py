@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.drift import profile_of
+from napari_btn.core.calibration.drift import parts_notes, profile_of
+from napari_btn.core.data.copies import patches_steps, remembered_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
+from napari_btn.core.data.image import Box
 from napari_btn.core.data.splits import CALIBRATE, TRAIN
 from napari_btn.core.data.windows import (
     boxes_of,
@@ -28,7 +30,7 @@ from napari_btn.core.data.windows import (
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.patches import patches_for
 from napari_btn.core.supervision.registry import supervision_of
-from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
+from napari_btn.workflow.calibrate import calibrated_steps, need_no_copies_steps, scores_steps
 from napari_btn.workflow.inputs import scenes_for
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.grouping import Grouping
     from napari_btn.core.compute.pool import Compute
-    from napari_btn.core.data.image import Box, Image, View
+    from napari_btn.core.data.image import Image, View
     from napari_btn.core.data.pairs import Pair, Scenes
     from napari_btn.core.data.splits import Split
     from napari_btn.core.data.windows import Window
@@ -225,7 +227,7 @@ def refine_steps(
         profile=profile_of(scenes.noisy),
     )
     scores, tokens = yield from scores_steps(learned, plan.counted, parts, settings, compute)
-    calibrated = yield from calibrated_steps(learned, scores, settings)
+    calibrated = yield from calibrated_steps(learned, scores, settings, model.calibrated.locks)
     former = replace(model.learned, notes=plan.notes)
     before, _ = yield from scores_steps(former, plan.counted, parts, settings, compute, model.tokens)
     # the same blocks for both, so that only the members differ
@@ -257,11 +259,17 @@ def _plan_steps(
     record = split_record(split, list(prints.values()))
     earlier, splits = provenance.get("refined", []), provenance.get("splits", [])
     _need_same_split(record, splits, earlier, provenance)
+    remembered = list(provenance.get("remembered", []))
+    if record not in splits:
+        yield from need_no_copies_steps(model, scenes, split.held_out)
+        remembered.append((yield from remembered_steps(scenes, split)))
     now: dict[str, Any] = {"image": None, "windows": [], "near": {}}
     if windows:
         (now["image"],) = (yield from fingerprint_steps(image)).values()
         now["windows"] = [_plain(window.box) for window in windows]
         places = places_in(scenes, image, windows)
+        around = [Box(0, window.box) for window in windows]
+        remembered.append({"noisy": (yield from patches_steps(image, around))})
         now["near"] = {prints[str(s)]: [_plain(b) for b in boxes] for s, boxes in places.items()}
     counted = scenes
     for one in (*earlier, now):
@@ -285,11 +293,12 @@ def _plan_steps(
         join([scenes.within(split.regions, TRAIN), *extra]),
         (*split.train, *boxes_of(extra, scenes.noisy.n_scenes)),
         counted,
-        (*split.notes, *shifted(extra)),
+        (*split.notes, *parts_notes(scenes, split, model.settings.calibration.split), *shifted(extra)),
         {
             **provenance,
             "images": images,
             "splits": splits if record in splits else [*splits, record],
+            "remembered": remembered,
             "refined": [*earlier, now],
         },
         _DRAWS * (1 + len(earlier)),

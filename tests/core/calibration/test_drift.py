@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from napari_btn.core.calibration.drift import Profile, check_drift, profile
+from napari_btn import samples
+from napari_btn.core.calibration.drift import Profile, check_drift, parts_notes, profile
+from napari_btn.core.data.pairs import Pair
+from napari_btn.core.data.splits import split
+from napari_btn.core.settings import CalibrationSettings
 
 
 def scene(seed, shape=(96, 130), channels=2):
@@ -80,3 +84,56 @@ def test_bad_images_are_refused():
         check_drift(known, poisson(scene(0, channels=1), 1))
     with pytest.raises(ValueError, match="larger image"):
         check_drift(known, np.zeros((2, 2, 9)))
+
+
+# ---------------------------------------------------------------- the parts of one field
+
+
+GRADIENTS = {
+    "counts times the gradient": lambda rng, rates, dose: rng.poisson(rates) * dose,
+    "counts at a rising dose": lambda rng, rates, dose: rng.poisson(rates * dose),
+    "rates from a rising dose": lambda rng, rates, dose: rng.poisson(rates * dose) / dose,
+}
+
+
+def parts_of(seed, counts, **calibration):
+    pair = samples.edx(seed=seed, size=(160, 320))
+    rates = pair.clean * np.array([2, 2, 0.33])[:, None, None]
+    noisy = (
+        pair.noisy if counts is None else counts(np.random.default_rng(seed), rates, np.linspace(1, 4, 320))
+    )
+    scenes = Pair(np.asarray(noisy, np.float32), pair.clean, "CYX", pair.channel_names).views
+    settings = CalibrationSettings(**calibration)
+    return parts_notes(scenes, split(scenes, 20, settings, seed=0), settings.split)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_gradient_of_the_dose_is_seen_and_its_absence_too(seed):
+    assert parts_of(seed, None) == ()
+    for counts in GRADIENTS.values():
+        (note,) = parts_of(seed, counts)
+        assert note.level == "amber"
+        assert 'Use split="checkerboard"' in note.text
+        assert not any("checkerboard" in n.text for n in parts_of(seed, counts, split="checkerboard"))
+
+
+def test_fields_drawn_at_random_are_not_compared():
+    rng = np.random.default_rng(0)
+    clean = rng.gamma(3, size=(6, 40, 50))
+    noisy = rng.poisson(clean * np.arange(1, 7)[:, None, None])
+    scenes = Pair(noisy, clean, "SYX").views
+    assert parts_notes(scenes, split(scenes, 4, CalibrationSettings(), seed=0), "auto") == ()
+
+
+def test_painted_parts_are_compared_within_what_is_painted():
+    rng = np.random.default_rng(0)
+    clean = scene(0, (96, 200), 1)[0]
+    painted = np.zeros((96, 200), int)
+    painted[:, :80], painted[:40, 110:] = 1, 2
+    noisy = rng.poisson(clean).astype(float)
+    scenes = Pair(noisy, clean, "YX").views
+    parts = split(scenes, 10, CalibrationSettings(), seed=0, regions=painted)
+    assert parts_notes(scenes, parts, "auto") == ()
+    noisy[painted == 2] *= 2
+    (note,) = parts_notes(scenes, parts, "auto")
+    assert "checkerboard" not in note.text

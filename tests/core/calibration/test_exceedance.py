@@ -223,5 +223,9 @@ def test_the_caption_says_what_is_true():
     assert text.startswith("P(Fe > 0.25 of a long exposure): right on average")
     assert "40 held-out blocks" in text
     assert "half of the time" in text
-    assert "false-discovery" in text
+    assert text.endswith("to bound the share of wrong claims, select a set.")
     assert "half" not in fitted.caption(0.25)
+    assert "area" not in fitted.caption(0.25)
+    assert fitted.caption(0.25, locked=True).endswith(
+        "(40 held-out blocks); recalibrated at this threshold; its sum estimates the area."
+    )

@@ -27,13 +27,13 @@ def box(*bounds, scene=0):
     return Box(scene, tuple(slice(a, b) for a, b in bounds))
 
 
-def gathered(scenes, boxes, members, blueprint, *, by_scene=False, tile=None, **settings):
+def gathered(scenes, boxes, members, blueprint, *, kind="block", tile=None, **settings):
     steps = held_out_steps(
         scenes,
         boxes,
         Networks(blueprint, members),
         Compute(TileSettings(tile_px=tile), Inline()),
-        by_scene=by_scene,
+        kind=kind,
         alpha=0.1,
         settings=CalibrationSettings(**settings),
     )
@@ -81,7 +81,7 @@ def test_scenes_are_blocks(random_members):
     blueprint, members = random_members(1)
     scenes = Pair(noise(0, 5, 20, 22), noise(1, 5, 20, 22), "SYX").scenes
     boxes = [box((0, 20), (0, 22), scene=s) for s in (1, 4)]
-    made, side = gathered(scenes, boxes, members, blueprint, by_scene=True)
+    made, side = gathered(scenes, boxes, members, blueprint, kind="field")
     assert side == 0
     assert made.n_blocks == 2
     np.testing.assert_array_equal(made.block, made.position[:, 0] == 4)
@@ -195,3 +195,46 @@ def test_a_volume_of_few_planes_has_the_blocks_of_its_planes():
     assert flat > 8
     for planes in (1, 4, 16):
         assert error_length(np.repeat(miss[None], planes, 0)) == flat
+
+
+# ---------------------------------------------------------------- series
+
+
+def test_blocks_of_a_series_hold_all_frames_and_runs_hold_whole_frames(random_members):
+    blueprint, members = random_members(1)
+    scenes = Pair(noise(0, 12, 40, 48), noise(1, 12, 40, 48), "TYX").scenes
+    boxes = [box((0, 40), (20, 48), scene=s) for s in range(12)]
+    made, side = gathered(scenes, boxes, members, blueprint, block_px=14)
+    assert (side, made.blocks) == (14, "blocks of 14 px")
+    places = {b: set(made.position[made.block == b, 0].tolist()) for b in range(made.n_blocks)}
+    assert len(places) == 6
+    assert all(frames == set(range(12)) for frames in places.values())
+    whole = [box((0, 40), (0, 48), scene=s) for s in range(5, 12)]
+    made, side = gathered(scenes, whole, members, blueprint, kind="run")
+    # independent noise: each frame is a run
+    assert (side, made.n_blocks, made.blocks) == (0, 7, "runs of 1 frame")
+    np.testing.assert_array_equal(made.block, made.position[:, 0] - 5)
+
+
+def test_runs_are_as_long_as_errors_last(random_members):
+    blueprint, members = random_members(1)
+    clean = ndimage.gaussian_filter(noise(1, 120, 24, 24), (3, 0, 0)) * 20
+    scenes = Pair(noise(0, 120, 24, 24), clean, "TYX").scenes
+    boxes = [box((0, 24), (0, 24), scene=s) for s in range(20, 120)]
+    made, _ = gathered(scenes, boxes, members, blueprint, kind="run")
+    length = int(made.blocks.split()[2])
+    assert 16 <= length <= 40
+    runs = np.bincount(made.block) / 24**2
+    assert made.n_blocks == 100 // length
+    # the rest of the frames joins the last run
+    assert (runs[:-1] == length).all()
+    assert length <= runs[-1] < 2 * length
+
+
+def test_frames_of_a_scene_are_one_field(random_members):
+    blueprint, members = random_members(1)
+    scenes = Pair(noise(0, 4, 3, 20, 22), noise(1, 4, 3, 20, 22), "STYX").scenes
+    boxes = [box((0, 20), (0, 22), scene=s) for s in (0, 1, 2, 9, 10, 11)]
+    made, _ = gathered(scenes, boxes, members, blueprint, kind="field")
+    assert (made.n_blocks, made.blocks) == (2, "fields")
+    np.testing.assert_array_equal(made.block, made.position[:, 0] // 9)

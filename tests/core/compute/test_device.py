@@ -77,8 +77,8 @@ def test_torch_agrees_and_is_not_loaded():
         "import sys; from napari_btn.core.compute.device import devices; print(devices().names); "
         "assert 'torch' not in sys.modules"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ("cuda" in told.stdout) == torch.cuda.is_available()
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("cuda" in said.stdout) == torch.cuda.is_available()
     assert all(works(name) for name in devices().names)
 
 

@@ -56,7 +56,7 @@ def _hold(megabytes):
 
 
 def test_a_worker_that_keeps_memory_is_not_replaced():
-    """Elsewise loky ends it in the middle of the work: without `_keep_worker` the last number is another one."""
+    """Without `_keep_worker` loky replaces it in the middle of the work, and the last number differs."""
     pool = ProcessPoolExecutor(1, initializer=_keep_worker)
     try:
         assert len({pool.submit(_hold, megabytes).result(timeout=60) for megabytes in (1, 400, 1, 1)}) == 1

@@ -332,12 +332,6 @@ def test_scenes_with_targets_of_their_own_are_split_by_scene(n, fraction, seed):
     assert split(scenes, 4, settings, seed=seed) == parts
 
 
-def test_frames_of_a_series_are_not_mixed():
-    scenes = Pair(image(0, 10, 9, 11), image(1, 10, 9, 11), "TYX").scenes
-    parts = split(scenes, 4, CalibrationSettings(), seed=0)
-    assert [b.scene for b in parts.train] == list(range(6))
-
-
 def test_a_part_without_a_counted_pixel_is_refused():
     noisy, clean = image(0, 20, 60), image(1, 20, 60)
     for half, what in ((slice(0, 35), "training"), (slice(30, 60), "held-out")):

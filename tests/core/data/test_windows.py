@@ -171,9 +171,9 @@ def test_a_misplaced_window_is_reported():
     pair = btn.samples.edx(seed=0, size=(200, 200))
     bright = pair.clean * 300
     image = View(bright + RNG.normal(size=bright.shape).astype(np.float32), "CYX")
-    for place, told in (((40, 40), 0), ((43, 38), 1)):
+    for place, said in (((40, 40), 0), ((43, 38), 1)):
         made = windows_of([(place, bright[:, 40:140, 40:140])], image, pair.channel_names)
         notes = shifted(window_scenes(image, made, pair.channel_names, 16))
-        assert len(notes) == told
-    told = [float(v) for v in re.findall(r"[YX] ([+-][\d.]+)", notes[0].text)]
-    np.testing.assert_allclose(told, (-3, 2), atol=0.75)
+        assert len(notes) == said
+    said = [float(v) for v in re.findall(r"[YX] ([+-][\d.]+)", notes[0].text)]
+    np.testing.assert_allclose(said, (-3, 2), atol=0.75)

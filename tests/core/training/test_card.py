@@ -194,13 +194,13 @@ def test_previews_are_medians_of_the_middle():
 def test_a_collapsed_member_is_trained_again_and_changes_no_other(verdicts, judgement):
     well = drain(steps_of(2))[1]
     verdicts.update(count=0, bad=lambda n: n == judgement)
-    mended = drain(steps_of(2))[1]
+    repaired = drain(steps_of(2))[1]
     collapsed = 0 if judgement == 1 else 1
-    assert [m.attempt for m in mended.members] == [int(k == collapsed) for k in range(2)]
+    assert [m.attempt for m in repaired.members] == [int(k == collapsed) for k in range(2)]
     other = 1 - collapsed
-    assert close(mended.members[other : other + 1], well.members[other : other + 1])
-    assert [len(mended.losses[k]) for k in range(2)] == [8, 8]
-    assert "trained again from a new seed" in mended.notes[0].text
+    assert close(repaired.members[other : other + 1], well.members[other : other + 1])
+    assert [len(repaired.losses[k]) for k in range(2)] == [8, 8]
+    assert "trained again from a new seed" in repaired.notes[0].text
 
 
 def test_a_loss_that_is_not_finite_is_said(monkeypatch):

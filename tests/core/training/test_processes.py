@@ -393,17 +393,19 @@ def test_a_collapsed_member_is_trained_again_from_a_child_of_its_seed(verdicts):
     well = train(2, workers=1)
     assert verdicts["count"] == 4  # each at half and at the end
     verdicts.update(count=0, bad=lambda n: n == 1)
-    mended = train(2, workers=1)
-    assert [m.attempt for m in mended.members] == [1, 0]
-    assert same(mended.members[1:], well.members[1:])
-    assert not np.array_equal(mended.members[0].weights["out_weight"], well.members[0].weights["out_weight"])
-    assert [len(mended.losses[k]) for k in range(2)] == [8, 8]
-    assert [n.text for n in mended.notes] == [
+    repaired = train(2, workers=1)
+    assert [m.attempt for m in repaired.members] == [1, 0]
+    assert same(repaired.members[1:], well.members[1:])
+    assert not np.array_equal(
+        repaired.members[0].weights["out_weight"], well.members[0].weights["out_weight"]
+    )
+    assert [len(repaired.losses[k]) for k in range(2)] == [8, 8]
+    assert [n.text for n in repaired.notes] == [
         "Member 1 had collapsed in 1 and was trained again from a new seed."
     ]
     # from the end, too, and the same whoever judges when
     verdicts.update(count=0, bad=lambda n: n == 2)
-    assert same(train(2, workers=1).members, mended.members)
+    assert same(train(2, workers=1).members, repaired.members)
 
 
 def test_a_member_that_never_learns_is_kept_and_said(verdicts):

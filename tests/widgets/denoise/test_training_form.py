@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TrainSettings
+from napari_btn.core.supervision.registry import SUPERVISIONS
 
 if TYPE_CHECKING:
     from napari_btn.widgets.denoise.dock import DenoiseWidget
@@ -78,3 +79,12 @@ def test_the_image_decides_on_patches_until_a_size_is_asked_for(ready: DenoiseWi
     for side in (None, 96, None):
         ready.view.form.show_settings(EnsembleSettings(train=TrainSettings(patch_px=side)))
         assert ready.view.form.settings().train.patch_px == side
+
+
+def test_all_ways_of_learning_are_offered(dock: DenoiseWidget) -> None:
+    form = dock.view.form
+    chosen = []
+    for index in range(form.supervision.count()):
+        form.supervision.setCurrentIndex(index)
+        chosen.append(form.settings().supervision)
+    assert chosen == list(SUPERVISIONS)

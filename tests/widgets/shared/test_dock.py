@@ -155,6 +155,7 @@ def test_closing_the_dock_or_the_window_makes_it_leave(
     viewer = make_napari_viewer(show=True)
     dock = Plain(viewer)
     viewer.window.add_dock_widget(dock, name="plain")
+    qtbot.waitUntil(lambda: dock.isVisible() and dock.window().windowHandle().isExposed())
     dock.work("work")
     run = dock.lifetime.runs["work"]
     qtbot.waitUntil(run._started.is_set)
@@ -162,6 +163,6 @@ def test_closing_the_dock_or_the_window_makes_it_leave(
         viewer.window.remove_dock_widget(dock)
     else:
         viewer.close()
-    assert dock.lifetime.ended
+    qtbot.waitUntil(lambda: dock.lifetime.ended)
     assert not run.running
     assert dock.heard[-1] == "let go"

@@ -109,8 +109,8 @@ def test_a_model_with_another_palette_shares_all_other_parts(
     made, tokens = drain(STEPS["tokens"](tiny_model, pair, Compute(executor=Inline())))
     assert tiny_model.tokens is None
     assert made.tokens is not None
-    session.take_tokens(made, tokens)
-    assert session.model is made
+    session.amend(made, tokens=tokens)
+    assert vars(session.model) == vars(made)
     assert session.tokens is tokens
 
 

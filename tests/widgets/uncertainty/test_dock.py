@@ -132,8 +132,7 @@ def make_dock(viewer, qtbot):
 
 
 def drawn(dock, qtbot):
-    qtbot.waitUntil(lambda: not dock._due and not dock._settle.isActive())
-    qtbot.waitUntil(lambda: not dock.lifetime.runs)
+    qtbot.waitUntil(lambda: not (dock._due or dock._settle.isActive() or dock.lifetime.runs))
 
 
 def part(dock, name):
@@ -230,6 +229,97 @@ def test_a_selected_set_says_its_false_discovery_level(make_dock, model, viewer,
     np.testing.assert_array_equal(viewer.layers["soil sure > t"].data[c] > 0, wanted.mask)
     assert part(dock, "caption").text() == wanted.caption
     assert not part(dock, "confidence").isEnabled()
+
+
+def test_a_locked_threshold_is_recalibrated_once_and_makes_nothing_stale(
+    make_dock, model, viewer, qtbot, monkeypatch
+):
+    prediction, made = make_prediction(), []
+    recalibrated = Prediction.recalibrated
+    monkeypatch.setattr(
+        Prediction, "recalibrated", lambda self, *at: made.append(at) or recalibrated(self, *at)
+    )
+    dock = make_dock(prediction, model)
+    session = session_of(viewer)
+    session.tokens = tokens = object()
+    part(dock, "channel").setCurrentIndex(2)
+    part(dock, "threshold").setValue(0.3)
+    drawn(dock, qtbot)
+    plain = prediction.exceedance(0.3, "Fe")
+    part(dock, "lock").click()
+    drawn(dock, qtbot)
+    layer, wanted = viewer.layers["soil P(> t)"], prediction.exceedance(0.3, "Fe", locked=True)
+    assert not np.array_equal(wanted, plain)
+    np.testing.assert_array_equal(layer.data[2], wanted)
+    assert not part(dock, "threshold").isEnabled()
+    assert not part(dock, "threshold_slider").isEnabled()
+    assert "recalibrated at this threshold; its sum estimates the area" in part(dock, "caption").text()
+    assert layer.metadata["napari_btn"]["locks"] == {"Fe": 0.3}
+    assert session.model.calibrated.locks == session.prediction.locks == {"Fe": 0.3}
+    assert session.prediction.median is prediction.median
+    assert session.tokens is tokens
+    # another channel has its own threshold, which moves
+    part(dock, "channel").setCurrentIndex(0)
+    assert not part(dock, "lock").isChecked()
+    assert part(dock, "threshold").isEnabled()
+    part(dock, "threshold").setValue(0.1)
+    drawn(dock, qtbot)
+    np.testing.assert_array_equal(layer.data[0], prediction.exceedance(0.1, "Si"))
+    part(dock, "channel").setCurrentIndex(2)
+    assert part(dock, "lock").isChecked()
+    drawn(dock, qtbot)
+    np.testing.assert_array_equal(layer.data[2], wanted)
+    assert made.count((0.3, 2)) == 2  # one for the dock, one above
+    part(dock, "lock").click()
+    drawn(dock, qtbot)
+    np.testing.assert_array_equal(layer.data[2], plain)
+    assert part(dock, "threshold").isEnabled()
+    assert "recalibrated" not in part(dock, "caption").text()
+    assert session.model.calibrated.locks == {}
+
+
+def test_locks_of_the_model_are_shown_by_a_new_dock(make_dock, model, viewer, qtbot):
+    locks = {"Al": 0.7, "Fe": -0.4}
+    prediction = replace(make_prediction(), locks=locks)
+    session_of(viewer).threshold = Threshold((0.1, 0.1, 0.1), 1)
+    dock = make_dock(prediction, model.with_locks(locks))
+    assert dock.focus.asked.values == (0.1, 0.7, -0.4)
+    part(dock, "channel").setCurrentIndex(1)
+    assert part(dock, "lock").isChecked()
+    part(dock, "show_exceedance").click()
+    drawn(dock, qtbot)
+    layer = viewer.layers["soil P(> t)"]
+    for name, value in locks.items():
+        np.testing.assert_array_equal(
+            layer.data[NAMES.index(name)], prediction.exceedance(value, name, locked=True)
+        )
+    # another dock looks at another threshold: that one is not locked, the model's stays
+    session_of(viewer).threshold = Threshold((0.1, 0.2, 0.2), 1)
+    assert not part(dock, "lock").isChecked()
+    drawn(dock, qtbot)
+    np.testing.assert_array_equal(layer.data[1], prediction.exceedance(0.2, "Al"))
+    assert session_of(viewer).model.calibrated.locks == locks
+
+
+def test_the_sum_of_the_map_is_shown_as_an_area(make_dock, model, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction, model)
+    part(dock, "channel").setCurrentIndex(2)
+    part(dock, "threshold").setValue(0.25)
+    drawn(dock, qtbot)
+    area = float(prediction.exceedance(0.25, "Fe").sum(dtype=np.float64))
+    assert f"Area above 0.25: {area / 4:.4g} µm² (sum of the map)." in part(dock, "caption").text()
+    session_of(viewer).prediction = replace(prediction, pixel_size=None, unit="px")
+    part(dock, "threshold").setValue(0.3)
+    drawn(dock, qtbot)
+    area = float(prediction.exceedance(0.3, "Fe").sum(dtype=np.float64))
+    assert f"Area above 0.3: {area:.4g} pixels (sum of the map)." in part(dock, "caption").text()
+
+
+def test_without_held_out_scores_nothing_can_be_locked(make_dock, model):
+    dock = make_dock(replace(make_prediction(), held_out=None), model)
+    assert part(dock, "threshold").isEnabled()
+    assert not part(dock, "lock").isEnabled()
 
 
 def test_a_volume_shows_the_plane_in_sight_at_once_and_the_rest_after(

@@ -63,10 +63,10 @@ class Blocks:
         return self.numbers[np.ix_(*cells)]
 
 
-def error_length(miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLike | None = None) -> int:
+def error_length(
+    miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLike | None = None, axis: int | None = None
+) -> int:
     """Return the correlation length of misses: the first lag with autocorrelation under 0.1.
-
-    The axis with the longest one counts.
 
     Parameters
     ----------
@@ -77,6 +77,8 @@ def error_length(miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLik
         each axis, since a volume of few planes may have misses correlated over many columns.
     valid : array_like of bool, shape (*space), optional
         True where `miss` counts; everywhere if left out.
+    axis : int, optional
+        Axis of the lags; by default the one with the longest correlation.
 
     Returns
     -------
@@ -92,7 +94,8 @@ def error_length(miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLik
     if variance == 0:
         return 1
     longest = [max(n // 4, 2) if max_lag is None else max_lag for n in hit.shape]
-    return max(_first_low_lag(deviation, weight, variance, axis, lag) for axis, lag in enumerate(longest))
+    axes = range(hit.ndim) if axis is None else (axis,)
+    return max(_first_low_lag(deviation, weight, variance, a, longest[a]) for a in axes)
 
 
 def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.int64]:
@@ -105,8 +108,8 @@ def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.
     side : int
         Side of a block in pixels.
     by_scene : bool
-        True where scenes have targets of their own: each is then one block. Otherwise scenes are
-        repeats of one field, and a block holds the same pixels in all of them.
+        True where scenes have targets of their own: each is then one block. Otherwise scenes show
+        one field (repeats, or frames), and a block holds the same pixels in all of them.
 
     Returns
     -------

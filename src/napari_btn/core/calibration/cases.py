@@ -13,9 +13,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "HeldOut",
-]
+__all__ = ["FIELDS", "HeldOut", "name_of_blocks"]
+
+FIELDS = "fields"
+"""Name of blocks that are whole fields of view."""
+
+
+def name_of_blocks(side: int, kind: str = "block") -> str:
+    """Return the blocks in words.
+
+    Parameters
+    ----------
+    side : int
+        Side of a block in pixels, or frames of a run; 0 if unknown.
+    kind : str
+        "block", "field" or "run".
+    """
+    if kind == "field":
+        return FIELDS
+    unit = "px" if kind == "block" else "frame" if side == 1 else "frames"
+    return f"{kind}s of {side} {unit}" if side else f"{kind}s"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +53,8 @@ class HeldOut:
         Raw noisy input at the same pixels, in its own unit.
     position : ndarray of int, shape (n, 1 + ndim), optional
         Scene and spatial index of each pixel.
+    blocks : str
+        Blocks in words: "blocks of 24 px", "fields" or "runs of 3 frames".
 
     Raises
     ------
@@ -49,6 +68,7 @@ class HeldOut:
     levels: tuple[float, ...]
     observed: NDArray[np.float32] | None = None
     position: NDArray[np.int64] | None = None
+    blocks: str = "blocks"
 
     def __post_init__(self) -> None:
         if self.quantiles.ndim != 3 or self.quantiles.shape[0] != len(self.levels):
@@ -93,6 +113,7 @@ class HeldOut:
             levels=self.levels,
             observed=None if self.observed is None else self.observed[:, pixels],
             position=None if self.position is None else self.position[pixels],
+            blocks=self.blocks,
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_btn.core.calibration.cases import FIELDS
 from napari_btn.core.calibration.rules import (
     SLACK,
     choose_rule,
@@ -94,6 +95,8 @@ class Calibration:
         For the rules "image" and "risk".
     width_floor : ndarray of float64, shape (C,), optional
         Added to the predicted width by the "scaled" score.
+    blocks : str
+        Blocks in words, as in `HeldOut`.
     """
 
     alpha: float
@@ -110,6 +113,7 @@ class Calibration:
     notes: tuple[Note, ...] = ()
     delta: float = 0.1
     width_floor: NDArray[np.float64] | None = None
+    blocks: str = "blocks"
 
     @property
     def median_index(self) -> int:
@@ -192,11 +196,16 @@ class Calibration:
         """
         share, delta = f"{100 * (1 - self.alpha):.4g} %", f"{100 * (1 - self.delta):.4g} %"
         alike = "images like the calibration data"
+        # one field shows how its own blocks differ, and nothing of other fields
+        fields = self.blocks == FIELDS
+        cases, over = (
+            (f"new {alike}", alike) if fields else (f"new {self.blocks} of this field", "this field")
+        )
         promise = {
             "block": f"{share} of pixels on average over {alike}",
             "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee",
-            "image": f"at least {share} of the pixels of {delta} of new {alike}",
-            "risk": f"{share} of pixels on average over {alike}, with certainty {delta}",
+            "image": f"at least {share} of the pixels of {delta} of {cases}",
+            "risk": f"{share} of pixels on average over {over}, with certainty {delta}",
         }[self.rule]
         levels = [note.level for note in self.notes]
         warned = [f"{levels.count(level)} {level}" for level in ("red", "amber") if level in levels]
@@ -275,9 +284,10 @@ def calibrate(
         n_blocks=held_out.n_blocks,
         n_pixels=held_out.target.shape[1],
         minimum=settings.minimum,
-        notes=(*notes, *rule_notes),
+        notes=(*notes, *_image_notes(rule, held_out), *rule_notes),
         delta=settings.delta,
         width_floor=_width_floor(held_out, lower, upper) if settings.score == "scaled" else None,
+        blocks=held_out.blocks,
     )
     return with_offsets(start, held_out)
 
@@ -384,7 +394,9 @@ def _offsets(
     if calibration.rule == "risk":
         return np.asarray([risk_quantile(row, alpha, delta, block) for row in scores])
     unit = block if calibration.rule == "block" else None
-    return np.asarray([conformal_quantile(row, alpha, unit) for row in scores])
+    # fields are few: a check by the correction of still fewer would report more coverage than the intervals have
+    n_blocks = calibration.n_blocks if calibration.blocks == FIELDS else None
+    return np.asarray([conformal_quantile(row, alpha, unit, n_blocks=n_blocks) for row in scores])
 
 
 def _width_floor(held_out: HeldOut, lower: int, upper: int) -> NDArray[np.float64]:
@@ -408,6 +420,17 @@ def _start_levels(levels: Sequence[float], alpha: float) -> tuple[int, int, tupl
         "width adapts less to the pixel; train with wider levels for such a coverage.",
     )
     return (int(lower[-1]) if lower.size else 0), (int(upper[0]) if upper.size else len(values) - 1), (note,)
+
+
+def _image_notes(rule: Rule, held_out: HeldOut) -> tuple[Note, ...]:
+    """Return a note if coverage by image is asked for where there is only one field."""
+    if rule != "image" or held_out.blocks == FIELDS:
+        return ()
+    text = (
+        f'The unit is "image", but there is only one field: most of its {held_out.blocks} are covered, which says '
+        "nothing of most new images. Give several scenes with targets of their own for that."
+    )
+    return (Note("amber", text),)
 
 
 def _outward(

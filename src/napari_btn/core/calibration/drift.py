@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from napari_btn.core.data.image import whole_boxes
+from napari_btn.core.data.splits import CALIBRATE, TRAIN
 from napari_btn.core.progress import Note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from napari_btn.core.data.image import View
+    from napari_btn.core.data.image import Box, View
+    from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.data.splits import Split
 
-__all__ = ["Drift", "Profile", "check_drift", "drift_notes", "profile", "profile_of"]
+__all__ = ["Drift", "Profile", "check_drift", "drift_notes", "parts_notes", "profile", "profile_of"]
 
 BINS = 8
 # Fewer pixels than this in a bin of brightness say little about its noise.
@@ -24,6 +29,8 @@ FEWEST = 64
 # One bright edge would weigh as much as the noise of a whole bin.
 TRIM = 0.95
 NOISE_LOW, NOISE_HIGH = 0.8, 1.25
+# Parts of one field are smaller than images, and a rare phase lies unevenly in them.
+PARTS_LOW, PARTS_HIGH = 0.75, 1.33
 SHARE_AMBER, SHARE_RED = 0.03, 0.10
 _PROFILE_PIXELS = 1_000_000  # enough to know the noise of eight bins of brightness to a per cent
 _PROFILE_FEWEST = 64
@@ -271,22 +278,74 @@ def drift_notes(known: Profile | None, image: View, channel_names: Sequence[str]
     return check_drift(known, rows, channel_names=channel_names).notes
 
 
-def _spread_rows(image: View) -> NDArray[np.float32] | None:
-    """Return bands of whole rows as (C, bands, rows, X), evenly spread over scenes and planes."""
-    height, width = image.space[-2:]
-    if min(height, width) < 3:
+def parts_notes(scenes: Scenes, split: Split, layout: str) -> tuple[Note, ...]:
+    """Return a note if the held-out part of a field has another noise or brightness than the training part.
+
+    Parameters
+    ----------
+    scenes : Scenes
+    split : Split
+        Split of one field; whole fields, drawn at random, are not compared.
+    layout : str
+        How the field was split, as ``CalibrationSettings.split``.
+    """
+    if split.kind == "field":
+        return ()
+    train, held_out = (
+        _spread_rows(part.noisy, boxes, part.read_valid)
+        for part, boxes in (
+            (scenes.within(split.regions, TRAIN), split.train),
+            (scenes.within(split.regions, CALIBRATE), split.held_out),
+        )
+    )
+    if train is None or held_out is None:
+        return ()
+    found = check_drift(profile(train), held_out, channel_names=scenes.channel_names)
+    unlike = [
+        f"{name} has {ratio:.2f} times the noise at equal brightness"
+        for name, ratio in zip(scenes.channel_names, found.noise_ratio, strict=True)
+        if not np.isnan(ratio) and not PARTS_LOW <= ratio <= PARTS_HIGH
+    ] + [
+        f"{share:.0%} of the pixels of {name} are darker or brighter than any trained on"
+        for name, share in zip(scenes.channel_names, found.outside, strict=True)
+        if share >= SHARE_AMBER
+    ]
+    if not unlike:
+        return ()
+    advice = {"auto": ' Use split="checkerboard", which mixes both.', "time": ' Use split="auto" (in space).'}
+    text = (
+        f"The held-out part is unlike the training part: {'; '.join(unlike)}. The reported coverage is that of the "
+        f"held-out part; elsewhere it differs.{'' if split.regions is not None else advice.get(layout, '')}"
+    )
+    return (Note("amber", text),)
+
+
+def _spread_rows(
+    image: View, boxes: Sequence[Box] | None = None, counts: Callable[..., NDArray[np.bool_]] | None = None
+) -> NDArray[np.float32] | None:
+    """Return bands of whole rows as (C, bands, rows, X), evenly spread over the boxes.
+
+    All of the image by default. Pixels that don't count, and the ends of shorter rows, are NaN.
+    """
+    boxes = whole_boxes(image.space, image.n_scenes) if boxes is None else boxes
+    height, width = min(b.shape[-2] for b in boxes), max(b.shape[-1] for b in boxes)
+    if min(height, *(b.shape[-1] for b in boxes)) < 3:
         return None
-    planes = [(s, z) for s in range(image.n_scenes) for z in np.ndindex(*image.space[:-2])]
     rows = min(height, max(_PROFILE_PIXELS // (16 * width), 3))
-    starts = [(*plane, y) for plane in planes for y in range(0, height - rows + 1, rows)]
+    starts = [
+        (box.scene, (*(slice(i, i + 1) for i in z), slice(y, y + rows), box.slices[-1]))
+        for box in boxes
+        for z in itertools.product(*(range(s.start, s.stop) for s in box.slices[:-2]))
+        for y in range(box.slices[-2].start, box.slices[-2].stop - rows + 1, rows)
+    ]
     wanted = max(_PROFILE_PIXELS // (rows * width), 1)
     step = max(len(starts) / wanted, 1.0)
-    bands = [
-        image.read(s, (*(slice(i, i + 1) for i in z), slice(y, y + rows), slice(0, width))).reshape(
-            image.n_channels, rows, width
-        )
-        for s, z, y in (starts[int(i)] for i in np.arange(step / 2, len(starts), step))
-    ]
-    made = np.stack(bands, 1)
+    chosen = [starts[int(i)] for i in np.arange(step / 2, len(starts), step)]
+    made = np.full((image.n_channels, len(chosen), rows, width), np.nan, np.float32)
+    for k, (scene, box) in enumerate(chosen):
+        band = image.read(scene, box)
+        if counts is not None:
+            band = np.where(counts(scene, box).all(0), band, np.nan)
+        made[:, k, :, : band.shape[-1]] = band.reshape(image.n_channels, rows, -1)
     known = np.isfinite(made).reshape(image.n_channels, -1).sum(1)
     return made if known.min() >= _PROFILE_FEWEST else None

@@ -144,6 +144,7 @@ class Exceedance:
         unit: str = "",
         confidence: float | None = None,
         covers: str = "clean",
+        locked: bool = False,
     ) -> str:
         """Return a caption that says what the map promises and what it does not.
 
@@ -159,23 +160,26 @@ class Exceedance:
             Confidence of the flagged pixels, where some are flagged.
         covers : str
             What the target is: "clean", "long exposure" or "replicate".
+        locked : bool
+            True if the map is that of `lock_threshold`.
 
         Returns
         -------
         str
-            Two or three sentences.
+            One to three sentences.
         """
         what = "" if covers == "clean" else f" of {covered(covers)}"
         claim = f"{channel_name} > {threshold:.4g} {unit}".rstrip() + what
+        again = "; recalibrated at this threshold; its sum estimates the area" if locked else ""
         parts = [
             f"P({claim}): right on average over images like the calibration data, not per pixel "
-            f"({self.n_blocks} held-out blocks)."
+            f"({self.n_blocks} held-out blocks){again}."
         ]
         if confidence is not None:
             parts.append(
                 f"Flagged at {confidence:.3g}: a property of the procedure. Pixels barely above the "
-                "threshold are right only about half of the time; for a claim about the flagged set, select "
-                "with a false-discovery level."
+                "threshold are right only about half of the time; to bound the share of wrong claims, select "
+                "a set."
             )
         return " ".join(parts)
 

@@ -187,7 +187,8 @@ def calibrate_groups(
             part = held_out.take(np.isin(members, leaves[node[g]]))
             # A rare phase has fewer blocks than the field, so it may need the other rule.
             rule, _ = choose_rule(part.n_blocks, alpha, settings)
-            rows[int(node[g])] = (with_offsets(replace(base, rule=rule), part), part.n_blocks)
+            apart = replace(base, rule=rule, n_blocks=part.n_blocks)
+            rows[int(node[g])] = (with_offsets(apart, part), part.n_blocks)
     used = [rows[int(k)] for k in node]
     pooled = [g for g, (row, _) in enumerate(used) if row.rule == "pixel" != base.rule]
     made = GroupCalibration(

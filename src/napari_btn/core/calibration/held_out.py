@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.blocks import Blocks, error_length
-from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.cases import HeldOut, name_of_blocks
 from napari_btn.core.calibration.conformal import calibrate
 from napari_btn.core.progress import Progress
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.image import Box
     from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.data.splits import Kind
     from napari_btn.core.networks.family import Networks
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import CalibrationSettings
@@ -40,11 +41,14 @@ def held_out_steps(
     networks: Networks,
     compute: Compute,
     *,
-    by_scene: bool,
+    kind: Kind,
     alpha: float,
     settings: CalibrationSettings,
 ) -> Step[tuple[HeldOut, int]]:
-    """Predict the held-out boxes and gather their pixels by block; a step."""
+    """Predict the held-out boxes and gather their pixels by block; a step.
+
+    Returns the pixels, and the side of a block in pixels (0 if blocks are fields or runs of frames).
+    """
     from napari_btn.core.inference.run import tile_quantiles
 
     yield Progress(0, 1, "Calibrating: the held-out part")
@@ -72,17 +76,15 @@ def held_out_steps(
     )
     # On a large image each of these takes a while; yields between them let the user stop.
     yield Progress(1, 3, "Calibrating: how far misses reach")
-    side = settings.block_px or 0
-    if not by_scene and not side:
+    side = (settings.block_px or 0) if kind == "block" else 0
+    if kind != "field" and not side:
         pooled = calibrate(flat, alpha=alpha, settings=replace(settings, unit="pixel"))
-        side = _block_side(
-            [
-                (pooled.interval(q)[0], t, pooled.interval(q)[2])
-                for q, t in zip(quantiles, target, strict=True)
-            ]
-        )
+        intervals = [
+            (pooled.interval(q)[0], t, pooled.interval(q)[2]) for q, t in zip(quantiles, target, strict=True)
+        ]
+        side = _block_side(scenes, intervals) if kind == "block" else _run_length(scenes, boxes, intervals)
     yield Progress(2, 3, "Calibrating: dividing into blocks")
-    block = _number_blocks(scenes, boxes, known, side, by_scene)
+    block = _number_blocks(scenes, boxes, known, side, kind)
     yield Progress(3, 3, "Calibrating: gathering pixels")
     position = [np.argwhere(k) + [s.start for s in b.slices] for k, b in zip(known, boxes, strict=True)]
     places = [np.column_stack([np.full(len(p), b.scene), p]) for p, b in zip(position, boxes, strict=True)]
@@ -91,12 +93,13 @@ def held_out_steps(
         block=_joined(block, known),
         observed=_joined(observed, known),
         position=np.concatenate(places).astype(np.int64),
+        blocks=name_of_blocks(side, kind),
     )
     stored = _STORED_VALUES // (n * (len(blueprint.levels) + 2))
     if held_out.block.size > stored:
         rng = np.random.default_rng(np.random.SeedSequence(blueprint.seed, spawn_key=(2**31, 3)))
         held_out = held_out.take(np.sort(rng.choice(held_out.block.size, stored, replace=False)))
-    return held_out, side if not by_scene else 0
+    return held_out, side if kind == "block" else 0
 
 
 def _joined(maps: Sequence[NDArray[Any]], known: Sequence[NDArray[np.bool_]]) -> NDArray[Any]:
@@ -114,23 +117,45 @@ def _inside(part: Sequence[slice], whole: Sequence[slice]) -> bool:
     return all(w.start <= p.start and p.stop <= w.stop for p, w in zip(part, whole, strict=True))
 
 
-def _block_side(intervals: Sequence[tuple[Any, Any, Any]]) -> int:
-    """Return the side of a block: four correlation lengths of the misses, at least 16 px."""
+def _block_side(scenes: Scenes, intervals: Sequence[tuple[Any, Any, Any]]) -> int:
+    """Return the side of a block: four correlation lengths of the misses, at least 16 px.
+
+    It is no smaller than the way that the content of a series moves, so that no content is in many blocks.
+    """
+    from napari_btn.core.data.registration import travel_of
+
     lengths = [1]
     for lower, target, upper in intervals:
         valid = np.isfinite(target)
         miss = valid & ((target < lower) | (target > upper))
         lengths += [error_length(m, valid=v) for m, v in zip(miss, valid, strict=True)]
-    return max(4 * int(np.max(lengths)), 16)
+    return max(4 * int(np.max(lengths)), 16, *travel_of(scenes))
+
+
+def _run_length(scenes: Scenes, boxes: Sequence[Box], intervals: Sequence[tuple[Any, Any, Any]]) -> int:
+    """Return the frames of a run: four correlation times of the misses."""
+    lengths = [1]
+    places = [(scenes.field_of(b.scene), b.slices) for b in boxes]
+    for place in dict.fromkeys(map(repr, places)):
+        rows = [i for i, p in zip(intervals, places, strict=True) if repr(p) == place]
+        lower, target, upper = (np.stack(part, 1) for part in zip(*rows, strict=True))
+        valid = np.isfinite(target)
+        miss = valid & ((target < lower) | (target > upper))
+        lengths += [error_length(m, valid=v, axis=0) for m, v in zip(miss, valid, strict=True)]
+    return 4 * int(np.max(lengths)) if max(lengths) > 1 else 1
 
 
 def _number_blocks(
-    scenes: Scenes, boxes: Sequence[Box], known: Sequence[NDArray[np.bool_]], side: int, by_scene: bool
+    scenes: Scenes, boxes: Sequence[Box], known: Sequence[NDArray[np.bool_]], side: int, kind: Kind
 ) -> list[NDArray[np.int64]]:
     """Return the block of every pixel of every box; blocks are made of the known pixels alone."""
-    if by_scene:
-        order = {scene: i for i, scene in enumerate(sorted({b.scene for b in boxes}))}
-        return [np.full(b.shape, order[b.scene], np.int64) for b in boxes]
+    if kind != "block":
+        frames = np.asarray([b.scene % scenes.noisy.n_frames for b in boxes])
+        last = max(int(np.ptp(frames) + 1) // side, 1) - 1 if kind == "run" else 0
+        run = np.minimum((frames - frames.min()) // max(side, 1), last).tolist()
+        unit = [(scenes.field_of(b.scene), r) for b, r in zip(boxes, run, strict=True)]
+        order = {name: i for i, name in enumerate(sorted(set(unit)))}
+        return [np.full(b.shape, order[u], np.int64) for b, u in zip(boxes, unit, strict=True)]
     field = np.zeros(scenes.noisy.space, bool)
     for box, counted in zip(boxes, known, strict=True):
         field[box.slices] |= counted
@@ -148,11 +173,12 @@ def block_numbers(
     side: int | None,
 ) -> tuple[int, NDArray[np.int64]]:
     """Return the block side, and the block of every pixel (S, *space); -1 where the truth is unknown."""
-    by_scene = not scenes.repeats
+    kind: Kind = "block" if scenes.one_field else "field"
     if side is None:
-        side = 0 if by_scene else _block_side(list(zip(lower, truth, upper, strict=True)))
+        intervals = list(zip(lower, truth, upper, strict=True))
+        side = _block_side(scenes, intervals) if kind == "block" else 0
     known = [np.asarray(np.isfinite(t).all(0)) for t in truth]
-    numbers = np.stack(_number_blocks(scenes, scenes.whole(), known, side, by_scene))
+    numbers = np.stack(_number_blocks(scenes, scenes.whole(), known, side, kind))
     numbers[~np.stack(known)] = -1
     return side, numbers
 

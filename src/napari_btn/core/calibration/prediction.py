@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.exceedance import select
+from napari_btn.core.calibration.exceedance import lock_threshold, select
 from napari_btn.core.data.image import channel_number
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.calibration.conformal import Calibration
-    from napari_btn.core.calibration.exceedance import Exceedance, Selection
+    from napari_btn.core.calibration.exceedance import Exceedance, LockedExceedance, Selection
     from napari_btn.core.calibration.fusion import Fused, Place
     from napari_btn.core.progress import Note
 
@@ -56,12 +56,14 @@ class Prediction:
     distribution : Exceedance, optional
         Recalibration of ``quantiles`` into probabilities; None where there are fewer than two levels.
     held_out : HeldOut, optional
-        Data that the calibration comes from, for `select` and `fuse`.
+        Data that the calibration comes from, for `select`, `fuse` and locked thresholds.
     stored_width : array of float32, optional
         The width, where it is stored on disk to be read part by part.
     groups : ndarray of int, optional
         Group of each pixel, in the axes of the maps without C, where groups are calibrated apart: tokens, or
         numbers of a mask, from 1; 0 for none.
+    locks : mapping of str to float
+        Locked threshold by channel name.
     calibration : Calibration, optional
         Offsets of the intervals, for `fuse`.
     fused : tuple of Fused
@@ -86,6 +88,7 @@ class Prediction:
     held_out: HeldOut | None = None
     stored_width: Any = None
     groups: NDArray[np.integer[Any]] | None = None
+    locks: Mapping[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
     fused: tuple[Fused, ...] = ()
 
@@ -117,8 +120,9 @@ class Prediction:
         channel: str | int | None = None,
         *,
         side: Literal["middle", "conservative"] = "middle",
+        locked: bool = False,
     ) -> NDArray[np.float32]:
-        """Return the calibrated P(signal > threshold) of each pixel.
+        """Return the calibrated P(signal > threshold) of each pixel; the sum of the map estimates the area.
 
         Parameters
         ----------
@@ -128,6 +132,8 @@ class Prediction:
             Name or number; may be left out where there is only one.
         side : str
             "middle" for a map, "conservative" for a claim.
+        locked : bool
+            Recalibrate at this threshold alone: the sharpest map of a threshold that stays; only for "middle".
 
         Returns
         -------
@@ -138,12 +144,42 @@ class Prediction:
         Raises
         ------
         ValueError
-            If the channel or the quantiles are missing.
+            If the channel or the quantiles are missing, or held-out scores for a locked threshold; or if a
+            locked threshold is asked for its conservative side.
         """
         number = self.channel_number(channel)
-        if np.isnan(threshold):
-            raise ValueError("The threshold is NaN; give a number in the unit of the maps.")
-        return self.probability({"C": number}, threshold, side=side)
+        if locked and side != "middle":
+            raise ValueError(
+                f"side is {side!r}, and locked is True; a locked threshold makes a map, not claims. Leave one out."
+            )
+        _need_number(threshold)
+        recalibrated = self.recalibrated(threshold, number) if locked else None
+        return self.probability({"C": number}, threshold, side=side, locked=recalibrated)
+
+    def recalibrated(self, threshold: float, channel: str | int | None = None) -> LockedExceedance:
+        """Return the exceedance of a channel, recalibrated at one threshold from the held-out scores.
+
+        Parameters
+        ----------
+        threshold : float
+            In the units of the maps.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
+
+        Returns
+        -------
+        LockedExceedance
+            For any number of maps at this threshold.
+
+        Raises
+        ------
+        ValueError
+            If the channel, the quantiles or the held-out scores are missing.
+        """
+        number = self.channel_number(channel)
+        _need_number(threshold)
+        rule = self._known().rule
+        return lock_threshold(self._scores("a locked threshold"), threshold, channel=number, rule=rule)
 
     def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
         """Return the value that the signal exceeds with the stated confidence, conservatively.
@@ -174,6 +210,7 @@ class Prediction:
         threshold: float,
         *,
         side: Literal["middle", "conservative"] = "middle",
+        locked: LockedExceedance | None = None,
         planes: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Return `exceedance` with some axes fixed, for a slider of thresholds.
@@ -186,6 +223,8 @@ class Prediction:
             In the units of the maps.
         side : str
             "middle" for a map, "conservative" for a claim.
+        locked : LockedExceedance, optional
+            Recalibration at this threshold, for the pixels that aren't in fused windows.
         planes : ndarray of float32, optional
             The result of `planes` for these axes, if it is known already.
         """
@@ -193,7 +232,10 @@ class Prediction:
         def of(distribution: Exceedance, quantiles: NDArray[np.float32]) -> NDArray[np.float32]:
             return distribution.probability(quantiles, threshold, channel=at.get("C", 0), side=side)
 
-        return self._with_windows(of, at, planes)
+        known = self._known()
+        came = self.planes(at) if planes is None else planes
+        made = of(known, came) if locked is None else locked.probability(came)
+        return self._with_windows(made, of, at)
 
     def bound(
         self, at: Mapping[str, int], confidence: float, *, planes: NDArray[np.float32] | None = None
@@ -203,22 +245,25 @@ class Prediction:
         def of(distribution: Exceedance, quantiles: NDArray[np.float32]) -> NDArray[np.float32]:
             return distribution.lower_bound(quantiles, confidence, channel=at.get("C", 0))
 
-        return self._with_windows(of, at, planes)
+        made = of(self._known(), self.planes(at) if planes is None else planes)
+        return self._with_windows(made, of, at)
 
     def _with_windows(
         self,
+        made: NDArray[np.float32],
         of: Callable[[Exceedance, NDArray[np.float32]], NDArray[np.float32]],
         at: Mapping[str, int],
-        planes: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
         """Return a map whose fused windows have their own recalibration."""
-        made = of(self._known(), self.planes(at) if planes is None else planes)
         for one in self.fused:
             made = one.drawn(made, at, self.quantiles, of)
         return made
 
     def select(self, threshold: float, channel: str | int | None = None, *, level: float = 0.1) -> Selection:
-        """Select pixels above a threshold, with at most a share ``level`` of false claims on average.
+        """Select pixels above a threshold, so that at most a share ``level`` of the claims is wrong.
+
+        The upper 95 % bound of that share in the held-out blocks, with blocks as cases, is at most
+        ``level``. In a single field the share may be larger.
 
         Parameters
         ----------
@@ -227,12 +272,13 @@ class Prediction:
         channel : str or int, optional
             Name or number; may be left out where there is only one.
         level : float
-            False-discovery level, between 0 and 1.
+            Largest share of wrong claims, between 0 and 1.
 
         Returns
         -------
         Selection
-            The set, in the axes of the maps without C, and its caption.
+            The set, in the axes of the maps without C, and its caption. Empty where too few held-out blocks
+            hold claims.
 
         Raises
         ------
@@ -241,11 +287,8 @@ class Prediction:
         """
         number = self.channel_number(channel)
         self._known()
-        if self.held_out is None:
-            raise ValueError(
-                "These maps come without held-out scores; a selection needs them. Predict the image again."
-            )
-        return select(self.held_out, self.planes({"C": number}), threshold, level=level, channel=number)
+        scores = self._scores("a selection")
+        return select(scores, self.planes({"C": number}), threshold, level=level, channel=number)
 
     def fuse(
         self,
@@ -308,6 +351,14 @@ class Prediction:
             )
         return self.distribution
 
+    def _scores(self, purpose: str) -> HeldOut:
+        """Return the held-out scores, or raise if there are none."""
+        if self.held_out is None:
+            raise ValueError(
+                f"These maps come without held-out scores; {purpose} needs them. Predict the image again."
+            )
+        return self.held_out
+
     def planes(self, at: Mapping[str, int]) -> NDArray[np.float32]:
         """Return the quantiles with some axes fixed, for a slider of thresholds.
 
@@ -329,3 +380,9 @@ class Prediction:
         self._known()
         index = tuple(at.get(a, slice(None)) for a in self.axes)
         return np.ascontiguousarray(self.quantiles[(slice(None), *index)], np.float32)
+
+
+def _need_number(threshold: float) -> None:
+    """Raise ``ValueError`` if a threshold is NaN."""
+    if np.isnan(threshold):
+        raise ValueError("The threshold is NaN; give a number in the unit of the maps.")

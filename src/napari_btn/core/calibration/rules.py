@@ -32,7 +32,9 @@ SLACK = 1e-9
 BLOCKS_PER_ALPHA = 5
 
 
-def conformal_quantile(scores: ArrayLike, alpha: float, block: ArrayLike | None = None) -> float:
+def conformal_quantile(
+    scores: ArrayLike, alpha: float, block: ArrayLike | None = None, *, n_blocks: int | None = None
+) -> float:
     """Return the smallest score that covers ``1 - alpha`` of new cases, with the finite-sample correction.
 
     Parameters
@@ -44,6 +46,9 @@ def conformal_quantile(scores: ArrayLike, alpha: float, block: ArrayLike | None 
     block : array_like of int, shape (n,), optional
         Block of each score, from 0: every block then weighs the same, and the correction counts
         blocks. Without it every score is a case of its own.
+    n_blocks : int, optional
+        Blocks that the correction counts, if some are left out to check the others; those of `block` by
+        default.
 
     Returns
     -------
@@ -72,8 +77,10 @@ def conformal_quantile(scores: ArrayLike, alpha: float, block: ArrayLike | None 
     b = np.asarray(block).ravel()
     if b.size != s.size:
         raise ValueError(f"There are {s.size} scores and {b.size} block numbers; each score needs one.")
-    share = (1 - alpha) * (1 + 1 / len(np.unique(b)))
-    return _block_quantile(s, b, share) if share - SLACK <= 1 else math.inf
+    own = len(np.unique(b))
+    if (1 - alpha) * (1 + 1 / own) - SLACK > 1:
+        return math.inf
+    return _block_quantile(s, b, (1 - alpha) * (1 + 1 / (n_blocks or own)))
 
 
 def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLike) -> float:

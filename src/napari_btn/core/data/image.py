@@ -135,12 +135,12 @@ class View:
         self.space_axes = "".join(a for a in SPACE if a in size)
         self.space = tuple(int(size[a]) for a in self.space_axes)
         self.ndim = len(self.space)
-        self._frames = size.get("T", 1)
+        self.n_frames = size.get("T", 1)
 
     def _index(self, scene: int, box: Sequence[slice] | None) -> tuple[tuple[int | slice, ...], list[str]]:
         """Return the index of a scene's box in the array, and the remaining axes."""
         where = dict(zip(self.space_axes, box, strict=True)) if box is not None else {}
-        fixed = {"S": scene // self._frames, "T": scene % self._frames}
+        fixed = {"S": scene // self.n_frames, "T": scene % self.n_frames}
         index = tuple(fixed[a] if a in fixed else where.get(a, slice(None)) for a in self.axes)
         return self._first + index, [a for a in self.axes if a not in fixed]
 

@@ -181,8 +181,22 @@ class Scenes:
 
     @property
     def repeats(self) -> bool:
-        """True if the noisy scenes are repeats of one field."""
+        """True if the noisy scenes are repeats of one field, with one target."""
         return bool(self.clean.n_scenes == 1)
+
+    @property
+    def n_fields(self) -> int:
+        """Number of fields of view: scenes with targets of their own; frames of a series share a field."""
+        return 1 if self.repeats else self.noisy.n_scenes // self.noisy.n_frames
+
+    @property
+    def one_field(self) -> bool:
+        """True if all scenes show one field: repeats, or the frames of one time series."""
+        return self.n_fields == 1
+
+    def field_of(self, scene: int) -> int:
+        """Return the number of the field that a scene shows, from 0."""
+        return 0 if self.one_field else scene // self.noisy.n_frames
 
     def read_clean(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
         """Return clean values (C, *space), NaN where a pixel doesn't count."""

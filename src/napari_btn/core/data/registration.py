@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 
     from napari_btn.core.data.pairs import Scenes
 
-__all__ = ["align", "registration_shift", "shift_of"]
+__all__ = ["align", "registration_shift", "shift_of", "travel_of"]
 
 _PARTS = 4
 _REACH_PX = 24  # longest shift searched for: images farther apart are not one field
 _LEAST_REACH_PX = 8  # smaller parts hold too little structure
 _TOLERANCE_PX = 0.5
+_FRAMES = 13  # frames of a series that are compared
 
 
 def registration_shift(noisy: NDArray[np.float32], clean: NDArray[np.float32]) -> tuple[float, ...] | None:
@@ -154,6 +155,32 @@ def shift_of(scenes: Scenes) -> tuple[float, ...] | None:
     if len(found) < _PARTS:
         return registration_shift(*found[0]) if found else None
     return _shift([_weighted(*p) for p in found])
+
+
+def travel_of(scenes: Scenes) -> tuple[int, ...]:
+    """Return how far the content of a time series moves, in whole pixels along each space axis.
+
+    Up to 13 frames of each field are compared, each with the next. Steps that can't be measured count as none.
+
+    Parameters
+    ----------
+    scenes : Scenes
+        Scenes of which frames have targets of their own; zeros for others.
+    """
+    frames, ndim = scenes.noisy.n_frames, scenes.noisy.ndim
+    if scenes.repeats or frames < 2 or min(scenes.noisy.space) < 32:
+        return (0,) * ndim
+    box = middle_of_space(scenes.noisy.space)
+    farthest = np.zeros(ndim)
+    for field in range(scenes.n_fields):
+        shown = np.unique(np.linspace(0, frames - 1, _FRAMES).round().astype(int)) + field * frames
+        steps = []
+        for before, after in pairwise(scenes.read_clean(int(s), box) for s in shown):
+            pair = _known(before, after)
+            steps.append((None if pair is None else registration_shift(*pair)) or (0.0,) * ndim)
+        place = np.cumsum([(0.0,) * ndim, *steps], axis=0)
+        farthest = np.maximum(farthest, np.ptp(place, axis=0))
+    return tuple(int(n) for n in np.ceil(farthest - _TOLERANCE_PX))
 
 
 def _known(

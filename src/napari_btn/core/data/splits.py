@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ __all__ = [
     "HELD_OUT_PIXELS",
     "REPORT",
     "TRAIN",
+    "Kind",
     "Split",
     "checkerboard",
     "painted_gap",
@@ -33,6 +34,10 @@ __all__ = [
 ]
 
 HELD_OUT_PIXELS = 2_000_000  # predicted at most, spread evenly over a larger held-out part
+_GAP_FRAMES = 0.1  # gap of a split in time, as a share of the frames
+
+Kind = Literal["block", "field", "run"]
+"""Kind of a calibration case: a block of one field, a whole field, or a run of frames."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,8 @@ class Split:
         Disjoint; never closer than ``gap_px`` within a scene.
     gap_px : int
         Guard gap; 0 between scenes.
-    by_scene : bool
-        True if whole scenes are held out; then a scene is one calibration block.
+    kind : str
+        What one calibration block is: a "block" of the field, a whole "field" or a "run" of frames.
     notes : tuple of Note
     report : tuple of Box
         Part for the report alone; empty if the report is cross-fitted on ``held_out``.
@@ -57,10 +62,15 @@ class Split:
     train: tuple[Box, ...]
     held_out: tuple[Box, ...]
     gap_px: int
-    by_scene: bool
+    kind: Kind
     notes: tuple[Note, ...] = field(default=())
     report: tuple[Box, ...] = ()
     regions: NDArray[Any] | None = None
+
+    @property
+    def by_scene(self) -> bool:
+        """True if whole fields are held out."""
+        return self.kind == "field"
 
 
 def split(
@@ -73,10 +83,11 @@ def split(
 ) -> Split:
     """Split scenes, or one field with a guard gap, into training and held-out parts.
 
-    Several scenes with their own targets are split by scene. One field (also a volume, or
-    repeats of one field) is split along an axis: train | gap | held out. The gap is two
-    receptive fields if training keeps 40 % of the field (or two thirds of its share, if that is
-    less), else one.
+    Several scenes with their own targets are split by scene; all frames of a scene stay together. One
+    field (also a volume, repeats, or the frames of one time series) is split along an axis, alike in all
+    frames: train | gap | held out. The gap is two receptive fields if training keeps 40 % of the field
+    (or two thirds of its share, if that is less), else one; it is wider by what the content of a series
+    moves. With ``settings.split`` "time", series are split into early frames, a gap, and late frames.
 
     Parameters
     ----------
@@ -90,11 +101,20 @@ def split(
     Raises
     ------
     ValueError
-        If the field is too small for the gap, or no pixel of a part counts.
+        If the field is too small for the gap, no pixel of a part counts, or there are no frames to split.
+
+    References
+    ----------
+    Barber et al., arXiv 2202.13415 (2022), on cases that are not exchangeable, such as frames of a series.
     """
     if regions is not None:
         return _split_painted(scenes, rf_px, regions)
-    parts = _split_field(scenes, rf_px, settings) if scenes.repeats else _split_scenes(scenes, settings, seed)
+    if settings.split == "time":
+        parts = _split_time(scenes, settings)
+    elif scenes.one_field:
+        parts = _split_field(scenes, rf_px, settings)
+    else:
+        parts = _split_scenes(scenes, settings, seed)
     for boxes, what in ((parts.train, "training"), (parts.held_out, "held-out")):
         if scenes.valid is not None and not any(
             scenes.read_valid(b.scene, b.slices).all(0).any() for b in boxes
@@ -109,6 +129,8 @@ def split(
 def split_axis(scenes: Scenes, settings: CalibrationSettings) -> int:
     """Return the number of the space axis along which one field is split.
 
+    The longest one, less what the content of a series moves along it, unless the settings name another.
+
     Raises
     ------
     ValueError
@@ -116,7 +138,7 @@ def split_axis(scenes: Scenes, settings: CalibrationSettings) -> int:
     """
     names = scenes.noisy.space_axes
     if settings.split_axis == "longest":
-        return int(np.argmax(scenes.noisy.space))
+        return int(np.argmax(np.subtract(scenes.noisy.space, _travel(scenes))))
     if settings.split_axis.upper() not in names:
         raise ValueError(
             f"split_axis is {settings.split_axis!r}, but the image has the axes {names}; choose one."
@@ -129,10 +151,11 @@ def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> S
     if settings.split == "checkerboard":
         return _split_checkerboard(scenes, rf_px)
     space, names, axis = scenes.noisy.space, scenes.noisy.space_axes, split_axis(scenes, settings)
-    length, notes = space[axis], []
-    gap = 2 * rf_px
+    length, notes, travel = space[axis], [], _travel(scenes)[axis]
+    # what is held out in one frame may lie in the training part of another
+    gap = 2 * rf_px + travel
     if int((length - gap) * settings.train_fraction) < min(0.4, settings.train_fraction * 2 / 3) * length:
-        gap = rf_px
+        gap = rf_px + travel
         notes.append(
             Note(
                 "amber",
@@ -140,6 +163,9 @@ def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> S
                 f"apart, one receptive field instead of two.",
             )
         )
+    if travel and min(int((length - gap) * settings.train_fraction), length - gap) < _LEAST_PX:
+        gap = rf_px
+        notes.append(_travel_note(travel, names[axis]))
     train_px = int((length - gap) * settings.train_fraction)
     held_px = length - gap - train_px
     if train_px < 8 or held_px < 8:
@@ -153,16 +179,61 @@ def _split_field(scenes: Scenes, rf_px: int, settings: CalibrationSettings) -> S
         cut = tuple(part if a == axis else slice(0, n) for a, n in enumerate(space))
         return tuple(Box(s, cut) for s in range(scenes.noisy.n_scenes))
 
-    return Split(boxes(slice(0, train_px)), boxes(slice(train_px + gap, length)), gap, False, tuple(notes))
+    return Split(boxes(slice(0, train_px)), boxes(slice(train_px + gap, length)), gap, "block", tuple(notes))
+
+
+def _travel(scenes: Scenes) -> tuple[int, ...]:
+    """Return how far the content of a series moves, in pixels along each space axis."""
+    if scenes.repeats or scenes.noisy.n_frames < 2:
+        return (0,) * scenes.noisy.ndim
+    # imported here, because workers import this module and must not wait for scipy
+    from napari_btn.core.data.registration import travel_of
+
+    return travel_of(scenes)
+
+
+def _travel_note(travel: int, axis: str) -> Note:
+    """Return a note on a series whose content moves from one part into the other."""
+    text = (
+        f"The content moves {travel} px along {axis} in the series, farther than the gap between the parts: what is "
+        "held out was trained on in other frames, so other fields will be covered less than reported. Split along "
+        "another axis, or use fewer frames."
+    )
+    return Note("red", text)
+
+
+def _split_time(scenes: Scenes, settings: CalibrationSettings) -> Split:
+    """Split time series into early frames, a gap, and late frames."""
+    frames = scenes.noisy.n_frames
+    gap = max(round(_GAP_FRAMES * frames), 1)
+    n_train = int((frames - gap) * settings.train_fraction)
+    if scenes.repeats or min(n_train, frames - gap - n_train) < 1:
+        came = "one target for all frames" if scenes.repeats and frames > 1 else f"{frames} frame(s) along T"
+        raise ValueError(
+            f'split is "time", but there is {came}; it needs a series of at least 4 frames along T, each with its own '
+            'target. Use split="auto" to split in space.'
+        )
+    text = (
+        f"Split in time: calibrated on frames that come at least {gap} after those trained on. The coverage holds for "
+        "such frames of this series, not for other fields."
+    )
+
+    def boxes(part: slice) -> tuple[Box, ...]:
+        """Return the frames of a part, of every series."""
+        return tuple(b for b in scenes.whole() if b.scene % frames in range(frames)[part])
+
+    return Split(
+        boxes(slice(0, n_train)), boxes(slice(n_train + gap, None)), 0, "run", (Note("amber", text),)
+    )
 
 
 def _split_checkerboard(scenes: Scenes, rf_px: int) -> Split:
     """Split one field into macro-blocks for training and held-out ones in turn."""
-    space, notes = scenes.noisy.space, []
-    gap = 2 * rf_px
+    space, notes, travel = scenes.noisy.space, [], max(_travel(scenes)[-2:])
+    gap = 2 * rf_px + travel
     train, held_out = checkerboard(space, gap)
     if len(held_out) < 2:
-        gap = rf_px
+        gap = rf_px + travel
         train, held_out = checkerboard(space, gap)
         text = (
             f"The image is short for a checkerboard: training and held-out parts are {gap} px apart, one receptive "
@@ -179,13 +250,13 @@ def _split_checkerboard(scenes: Scenes, rf_px: int) -> Split:
         """Return the parts of every scene."""
         return tuple(Box(s, part) for s in range(scenes.noisy.n_scenes) for part in parts)
 
-    return Split(boxes(train), boxes(held_out), gap, False, tuple(notes))
+    return Split(boxes(train), boxes(held_out), gap, "block", tuple(notes))
 
 
 def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
     """Split by areas that the user painted."""
     space = scenes.noisy.space
-    if not scenes.repeats or tuple(regions.shape) != space:
+    if not scenes.one_field or tuple(regions.shape) != space:
         raise ValueError(
             f"Regions have shape {tuple(regions.shape)}; they need {space}, the space axes of one field, and can't "
             "split several scenes with targets of their own. Paint a layer of that shape, or leave regions out."
@@ -195,7 +266,7 @@ def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
             f"valid has the axes {scenes.valid.axes}; with painted regions it must be one mask over the space axes. "
             "Give it as that, or leave pixels unpainted instead."
         )
-    gap, notes = painted_gap(regions), []
+    gap, notes, moved = painted_gap(regions), [], _travel(scenes)
     if gap < rf_px:
         raise ValueError(
             f"The area painted for training comes within {gap} px of one that is held out; the networks see {rf_px} px "
@@ -204,6 +275,8 @@ def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
     if gap < 2 * rf_px:
         text = f"Painted areas are {gap} px apart; {2 * rf_px} px, two receptive fields, would be safe."
         notes.append(Note("amber", text))
+    if max(moved) and gap < rf_px + max(moved):
+        notes.append(_travel_note(max(moved), scenes.noisy.space_axes[int(np.argmax(moved))]))
 
     def boxes(label: int) -> tuple[Box, ...]:
         """Return the bounding box of a label, in every scene."""
@@ -212,20 +285,20 @@ def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
             return ()
         return tuple(Box(s, region_box(mask)) for s in range(scenes.noisy.n_scenes))
 
-    return Split(boxes(TRAIN), boxes(CALIBRATE), gap, False, tuple(notes), boxes(REPORT), regions)
+    return Split(boxes(TRAIN), boxes(CALIBRATE), gap, "block", tuple(notes), boxes(REPORT), regions)
 
 
 def _split_scenes(scenes: Scenes, settings: CalibrationSettings, seed: int) -> Split:
-    """Split by whole scenes: random ones, or the first frames of a time series."""
-    n = scenes.noisy.n_scenes
-    order = np.arange(n)
-    if "T" not in scenes.noisy.axes:
-        # scenes are drawn at random, but frames are not: neighbours in time resemble each other
-        order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31,))).permutation(n)
+    """Split by whole fields, drawn at random, each with all of its frames."""
+    n = scenes.n_fields
+    order = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(2**31,))).permutation(n)
     n_train = min(max(round(n * settings.train_fraction), 1), n - 1)
-    whole = scenes.whole()
-    train = tuple(whole[i] for i in sorted(order[:n_train]))
-    return Split(train, tuple(whole[i] for i in sorted(order[n_train:])), 0, True)
+
+    def boxes(fields: NDArray[np.intp]) -> tuple[Box, ...]:
+        """Return all scenes of some fields."""
+        return tuple(b for b in scenes.whole() if scenes.field_of(b.scene) in fields)
+
+    return Split(boxes(order[:n_train]), boxes(order[n_train:]), 0, "field")
 
 
 def spread_boxes(boxes: Sequence[Box], ndim: int) -> list[Box]:

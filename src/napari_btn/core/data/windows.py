@@ -270,7 +270,7 @@ def without_near(scenes: Scenes, places: Mapping[int, Sequence[tuple[slice, ...]
     Parameters
     ----------
     scenes : Scenes
-        Scenes with held-out parts. If they are repeats of one field, a box holds for all of them.
+        Scenes with held-out parts. A box holds for all scenes of its field.
     places : mapping of int to sequence of tuple of slice
         Boxes over the space axes, by scene; they may reach over the border.
     gap_px : int
@@ -278,7 +278,7 @@ def without_near(scenes: Scenes, places: Mapping[int, Sequence[tuple[slice, ...]
     """
     if not any(places.values()):
         return scenes
-    n = 1 if scenes.repeats else scenes.noisy.n_scenes
+    n = scenes.clean.n_scenes
     counts = [
         np.array(np.broadcast_to(scenes.read_valid(s), (scenes.clean.n_channels, *scenes.noisy.space)))
         for s in range(n)
@@ -286,7 +286,9 @@ def without_near(scenes: Scenes, places: Mapping[int, Sequence[tuple[slice, ...]
     for scene, boxes in places.items():
         for box in boxes:
             near = tuple(slice(max(s.start - gap_px, 0), max(s.stop + gap_px, 0)) for s in box)
-            counts[0 if scenes.repeats else scene][(slice(None), *near)] = False
+            for other in range(n):
+                if scenes.field_of(other) == scenes.field_of(scene):
+                    counts[other][(slice(None), *near)] = False
     return replace(scenes, valid=View(np.stack(counts), "SC" + scenes.noisy.space_axes, "valid"))
 
 

@@ -103,7 +103,11 @@ def _groupings(
     """Return the group of each pixel at three sizes: the blocks, and unions of about 2 and 4 of them."""
     numbers, block, counts = np.unique(block, return_inverse=True, return_counts=True)
     groupings = [block]
-    if position is None or len(np.unique(position[:, 0])) >= len(numbers):
+    if position is None:
+        return groupings
+    # blocks that hold whole scenes have no places in space
+    scenes = len(np.unique(position[:, 0]))
+    if scenes >= len(numbers) and len(np.unique(position[:, 0] * len(numbers) + block)) == scenes:
         return groupings
     ndim = position.shape[1] - 1
     centre = np.stack([np.bincount(block, position[:, 1 + d]) / counts for d in range(ndim)], axis=1)

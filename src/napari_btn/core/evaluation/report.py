@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.cases import FIELDS, HeldOut, name_of_blocks
 from napari_btn.core.calibration.held_out import block_numbers
 from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
@@ -28,10 +28,13 @@ __all__ = ["Report", "evaluate", "report_on"]
 
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
 FEW_INDEPENDENT = 225
+# From this many fields on, the interval of coverage is one of fields like them: METHOD.md, 1.3.
+FIELDS_FOR_INTERVAL = 9
 _ARRAYS = (
     *("coverage", "coverage_low", "coverage_high", "below", "above", "width", "width_median", "width_ratio"),
     *("winkler", "correlation", "psnr", "ssim", "pinball", "crps", "reliability", "n_eff"),
     *("bin_width", "bin_coverage", "pit", "group_coverage", "group_low", "group_high", "group_share"),
+    "field_coverage",
 )
 
 
@@ -55,7 +58,7 @@ class Report:
     covers : str
         What the target is: "clean", "long exposure" or "replicate".
     coverage, coverage_low, coverage_high : ndarray of float64, shape (C,)
-        Fraction inside, and its 95 % interval from a block bootstrap.
+        Fraction inside, and its 95 % interval from a block bootstrap; `scope` says of which fields.
     below, above : ndarray of float64, shape (C,)
         Fraction of the target under the lower bound, and over the upper one.
     width, width_median : ndarray of float64, shape (C,)
@@ -76,9 +79,9 @@ class Report:
     reliability : ndarray of float64, shape (C, L)
         Fraction of the target at or under each quantile before calibration; ideally the level.
     n_blocks : ndarray of int64, shape (C,)
-        Held-out blocks (or scenes).
+        Held-out blocks.
     block_px : int
-        Side of a block in pixels; 0 where blocks are scenes or unknown.
+        Side of a block in pixels; 0 where blocks are fields, runs of frames or unknown.
     n_pixels : int
         Pixels per channel.
     n_eff : ndarray of float64, shape (C,)
@@ -97,6 +100,10 @@ class Report:
         Share of the pixels in each token.
     group_name : str
         Word for a group: "token" or "group".
+    blocks : str
+        Blocks in words: "blocks of 24 px", "fields" or "runs of 3 frames".
+    field_coverage : ndarray of float64, shape (C, F)
+        Coverage of each field with a target of its own; empty where there is only one field.
     """
 
     channel_names: tuple[str, ...]
@@ -132,6 +139,35 @@ class Report:
     group_high: NDArray[np.float64] = field(default_factory=_none)
     group_share: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     group_name: str = "token"
+    blocks: str = "blocks"
+    field_coverage: NDArray[np.float64] = field(default_factory=_none)
+
+    @property
+    def scope(self) -> str:
+        """Fields that the interval of coverage speaks of, in words."""
+        n_fields = self.field_coverage.shape[1]
+        if n_fields >= FIELDS_FOR_INTERVAL:
+            return "fields like these"
+        if n_fields > 1:
+            return "these fields"
+        return "this series" if self.blocks.startswith("run") else "this field"
+
+    @property
+    def beyond(self) -> str:
+        """End of a sentence on `scope`: what the interval says nothing of; empty for many fields."""
+        if self.field_coverage.shape[1] >= FIELDS_FOR_INTERVAL:
+            return ""
+        return (
+            f"; of others it says nothing (that takes {FIELDS_FOR_INTERVAL} fields with targets of their own)"
+        )
+
+    @property
+    def between_fields(self) -> NDArray[np.float64]:
+        """SD, lowest and highest coverage of the fields, shape (C, 3); NaN where there is only one field."""
+        share = self.field_coverage
+        if share.shape[1] < 2:
+            return np.full((len(self.channel_names), 3), np.nan)
+        return np.stack([share.std(axis=1, ddof=1), share.min(axis=1), share.max(axis=1)], axis=1)
 
     @property
     def worst(self) -> tuple[str, ...]:
@@ -157,6 +193,9 @@ class Report:
         fields = {name: values[name] for name in cls.__dataclass_fields__ if name in values}
         for name in fields.keys() & set(_ARRAYS):
             fields[name] = np.asarray(_numbers(values[name]), dtype=np.float64)
+        if "blocks" not in fields:
+            side = int(values["block_px"])
+            fields["blocks"] = name_of_blocks(side, "block" if side else "field")
         fields["channel_names"] = tuple(values["channel_names"])
         fields["levels"] = tuple(values["levels"])
         fields["n_blocks"] = np.asarray(values["n_blocks"], dtype=np.int64)
@@ -175,7 +214,7 @@ class Judged:
     lower, median, upper : ndarray of float32, shape (C, n)
         Intervals at the same pixels.
     block_px : int
-        Side of a block in pixels; 0 where blocks are scenes.
+        Side of a block in pixels; 0 where blocks are fields or runs of frames.
     group : ndarray of int64, shape (n,), optional
         Token (or mask) of each pixel, from 0; -1 for none.
     group_name : str
@@ -290,6 +329,8 @@ def report_on(
         group_high=group_high + blank[:, None],
         group_share=group_share,
         group_name=group_name,
+        blocks=held_out.blocks,
+        field_coverage=_by_field(miss, held_out) + blank[:, None],
     )
 
 
@@ -311,6 +352,13 @@ def _independent(error: NDArray[np.float64], alpha: float, held_out: HeldOut) ->
     unknown = np.full_like(error, float(held_out.n_blocks))
     n_eff = np.divide(alpha * (1 - alpha), np.square(error), out=unknown, where=error > 0)
     return np.minimum(n_eff, n_pixels)
+
+
+def _by_field(miss: NDArray[np.bool_], held_out: HeldOut) -> NDArray[np.float64]:
+    """Return the coverage of each field, shape (C, F); empty where there is only one."""
+    if held_out.blocks != FIELDS or held_out.n_blocks < 2:
+        return np.empty((len(miss), 0))
+    return by_group(miss, np.unique(held_out.block, return_inverse=True)[1].reshape(-1))[0]
 
 
 def _reliability(held_out: HeldOut) -> NDArray[np.float64]:
@@ -397,6 +445,7 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
         block[known],
         levels,
         position=np.argwhere(known),
+        blocks=name_of_blocks(side, "block" if scenes.one_field else "field"),
     )
     group = None
     if prediction.groups is not None:

@@ -9,7 +9,6 @@ import numpy as np
 from napari_btn.core.data.splits import split
 from napari_btn.core.progress import Note
 from napari_btn.core.supervision.patches import Lesson
-from napari_btn.core.supervision.redraw import against_overfitting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,6 +58,9 @@ class PairSupervision:
         self, scenes: Scenes, boxes: Sequence[Box], train: TrainSettings, validation: Sequence[Box] = ()
     ) -> Step[tuple[TrainSettings, Lesson]]:
         """Return noisy and clean patches, and settings with fewer steps if the image is small; a step."""
+        # scipy, which takes a while to load, is not needed to list the ways of learning
+        from napari_btn.core.supervision.redraw import against_overfitting
+
         settings, redraw = yield from against_overfitting(scenes, boxes, train)
         patch = None if redraw is None else redraw.patch
         return settings, Lesson(scenes, tuple(boxes), tuple(validation), patch)

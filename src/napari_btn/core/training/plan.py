@@ -120,7 +120,8 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
         settings.levels,
         seed,
     )
-    limit = scenes.noisy.space[split_axis(scenes, calibration)] // 4 if scenes.repeats else None
+    in_space = scenes.one_field and calibration.split != "time"
+    limit = scenes.noisy.space[split_axis(scenes, calibration)] // 4 if in_space else None
     blueprint = replace(wanted, plan=family.plan(network, replace(extent, limit_px=limit)))
     if blueprint.receptive_field != wanted.receptive_field:
         notes.append(

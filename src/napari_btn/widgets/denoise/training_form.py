@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSignalBlocker, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -26,6 +26,7 @@ from napari_btn.core.settings import (
     NetworkSettings,
     TrainSettings,
 )
+from napari_btn.core.supervision.registry import SUPERVISIONS
 from napari_btn.widgets.shared.panels import PercentBox, field_help, fold
 
 if TYPE_CHECKING:
@@ -53,7 +54,6 @@ _SCORES = {
     "scaled by the width": "scaled",
 }
 _OWN_PATCH = 7  # below the smallest patch: the image decides
-_SUPERVISION = {"pair": "pair: noisy and clean"}
 _PRESET_HELP = {
     "quick": "a first look",
     "standard": "the usual choice",
@@ -91,7 +91,9 @@ class TrainingForm(QWidget):
         super().__init__(parent)
         self._devices = tuple(devices)
         self.supervision = self._named(QComboBox(), "supervision", _HELP["supervision"])
-        self.supervision.addItems(list(_SUPERVISION.values()))
+        for way in SUPERVISIONS.values():
+            self.supervision.addItem(way.title, way.name)
+            self.supervision.setItemData(self.supervision.count() - 1, way.help, Qt.ItemDataRole.ToolTipRole)
         self.preset = self._named(QComboBox(), "preset", _HELP["preset"])
         self.preset.addItems(list(PRESETS))
         self.preset.setCurrentText("standard")
@@ -294,7 +296,7 @@ class TrainingForm(QWidget):
             preset=preset,
             members=self.members.value(),
             alpha=self.alpha,
-            supervision=list(_SUPERVISION)[self.supervision.currentIndex()],
+            supervision=self.supervision.currentData(),
             seed=self.seed.value(),
             network=network,
             train=train,

@@ -16,8 +16,9 @@ from napari_btn.widgets.remeasure.loop import RegionLoop
 from napari_btn.widgets.remeasure.measured import MeasuredPanel
 from napari_btn.widgets.remeasure.request import NOTHING_YET, Request
 from napari_btn.widgets.remeasure.stage_fit import StageFit
-from napari_btn.widgets.remeasure.view import EXPORT_HELP, PROPOSE_HELP, RemeasureView, short_unit
+from napari_btn.widgets.remeasure.view import EXPORT_HELP, PROPOSE_HELP, RemeasureView
 from napari_btn.widgets.shared.dock import Dock
+from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.worker import sentence_of
 from napari_btn.workflow.propose import Search, propose_steps
 

@@ -7,7 +7,7 @@ from math import floor, log10, prod
 from typing import TYPE_CHECKING
 
 from napari_btn.session import Threshold
-from napari_btn.widgets.remeasure.view import short_unit
+from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.thresholds import first_threshold, has_levels
 from napari_btn.workflow.propose import Choice
 

@@ -29,6 +29,7 @@ from napari_btn.widgets.shared.panels import (
     Theme,
     combo_box,
     push_button,
+    short_unit,
 )
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.widgets.remeasure.measured import MeasuredPanel
 
-__all__ = ["EXPORT_HELP", "PROPOSE_HELP", "RemeasureView", "short_unit"]
+__all__ = ["EXPORT_HELP", "PROPOSE_HELP", "RemeasureView"]
 
 _SCORES = {
     "ambiguity": (
@@ -64,23 +65,6 @@ _SCORES = {
 PROPOSE_HELP = "Find the windows that collect the most score, and add them as rectangles that can be edited."
 EXPORT_HELP = "Write the rectangles as they are now: CSV table, GeoJSON (QuPath) or ImageJ ROIs."
 _WIDTH = 400
-_UNITS = {"um": "µm", "pixel": "px"}
-
-
-def short_unit(unit: str) -> str:
-    """Return the unit as the window shows it.
-
-    Parameters
-    ----------
-    unit : str
-        Of a pixel size.
-
-    Returns
-    -------
-    str
-        "µm" for "um"; others as they are.
-    """
-    return _UNITS.get(unit, unit)
 
 
 class RemeasureView(QWidget):

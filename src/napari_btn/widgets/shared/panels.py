@@ -40,8 +40,10 @@ __all__ = [
     "fold",
     "notes_html",
     "push_button",
+    "short_unit",
 ]
 
+_UNITS = {"um": "µm", "pixel": "px"}
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
 
 
@@ -150,6 +152,22 @@ def notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
         sign = f"<span style='color:{colour}'><b>{_SIGN[level]}</b></span> " if _SIGN[level] else ""
         lines.append(f"<div>{sign}{escape(text)}</div>")
     return "".join(lines)
+
+
+def short_unit(unit: str) -> str:
+    """Return the unit as the window shows it.
+
+    Parameters
+    ----------
+    unit : str
+        Of a pixel size.
+
+    Returns
+    -------
+    str
+        "µm" for "um"; others as they are.
+    """
+    return _UNITS.get(unit, unit)
 
 
 def push_button(name: str, text: str, help_text: str) -> QPushButton:

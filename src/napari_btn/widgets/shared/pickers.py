@@ -85,7 +85,7 @@ class LayerPicker(QWidget):
         self.many.setAccessibleName(f"Stack several layers as {role}")
         self.open = QPushButton("Open file…")
         self.open.setObjectName(f"{role}_open")
-        self.open.setToolTip("Read an image: .tif, .ome.tif, .zarr, .ome.zarr, .npy or .npz.")
+        self.open.setToolTip(f"Read an image: {', '.join(SUFFIXES)}.")
         self.open.setAccessibleName(f"Open a file as {role}")
         self.list = QListWidget()
         self.list.setObjectName(f"{role}_layers")

@@ -72,9 +72,8 @@ def _report_html(report: Report) -> str:
     """Return the table of the channels."""
     aim = f"{100 * (1 - report.alpha):.4g} %"
     blocks = int(max(report.n_blocks, default=0))
-    what = "scenes" if report.block_px == 0 else "blocks"
     title = f"<b>Coverage of {escape(covered(report.covers))}</b>"
-    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {what}:</div>"
+    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {escape(report.blocks)}:</div>"
     rows = "".join(
         f"<tr><td>{escape(name)}&nbsp;&nbsp;</td>"
         f"<td align='right'><b>{100 * covered:.1f} %</b>&nbsp;</td>"
@@ -95,12 +94,24 @@ def _report_html(report: Report) -> str:
         f"<td{span}>{title}&nbsp;&nbsp;</td>"
         for title, span in (
             ("channel", ""),
-            ("inside (95 % interval)", " colspan='2'"),
+            (f"inside (95 % interval of {report.scope})", " colspan='2'"),
             ("width", ""),
             ("corr.", ""),
         )
     )
-    return f"{head}<table cellspacing='2'><tr>{titles}</tr>{rows}</table>{_groups_html(report)}"
+    table = f"<table cellspacing='2'><tr>{titles}</tr>{rows}</table>"
+    return f"{head}{table}{_fields_html(report)}{_groups_html(report)}"
+
+
+def _fields_html(report: Report) -> str:
+    """Return a line on the coverage of single fields, where there are several."""
+    if report.field_coverage.shape[1] < 2:
+        return ""
+    parts = (
+        f"{escape(name)} {100 * low:.1f} to {100 * high:.1f} % (SD {100 * sd:.1f})"
+        for name, (sd, low, high) in zip(report.channel_names, report.between_fields, strict=True)
+    )
+    return f"<div>Field by field: {'; '.join(parts)}</div>"
 
 
 def _groups_html(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ _PLANES = 8
 def first_threshold(prediction: Prediction, known: Threshold | None) -> Threshold:
     """Return the session's thresholds if they fit, else the 90th percentile of each channel's median.
 
+    Locked thresholds come first.
+
     Parameters
     ----------
     prediction : Prediction
@@ -33,11 +36,12 @@ def first_threshold(prediction: Prediction, known: Threshold | None) -> Threshol
     Threshold
         One value per channel.
     """
-    n = len(prediction.channel_names) or 1
-    if known is not None and len(known.values) == n:
-        return known
-    tops = [np.nanpercentile(few_values(prediction.median, prediction.axes, c, 4), 90) for c in range(n)]
-    return Threshold(tuple(float(f"{top:.2g}") for top in tops))
+    names = prediction.channel_names or ("0",)
+    if known is None or len(known.values) != len(names):
+        medians = (few_values(prediction.median, prediction.axes, c, 4) for c in range(len(names)))
+        known = Threshold(tuple(float(f"{np.nanpercentile(values, 90):.2g}") for values in medians))
+    values = tuple(prediction.locks.get(name, v) for name, v in zip(names, known.values, strict=True))
+    return replace(known, values=values)
 
 
 def has_levels(prediction: Prediction) -> bool:

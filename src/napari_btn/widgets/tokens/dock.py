@@ -188,7 +188,8 @@ class TokensWidget(Dock):
             self.view.progress.finish(
                 f"Done: '{source.name} tokens' is a layer now. Pick rows, or click the image."
             )
-            self.session.take_tokens(*result)
+            made, tokens = result
+            self.session.amend(made, tokens=tokens)
 
         if self.editor.layer is None:
             self.editor.shown = None

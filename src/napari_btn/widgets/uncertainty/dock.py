@@ -67,6 +67,7 @@ class UncertaintyWidget(Dock):
         view = self.view
         view.channel.currentIndexChanged.connect(self._on_user_channel)
         view.threshold.changed.connect(self._on_user_threshold)
+        view.lock.toggled.connect(self._on_user_lock)
         view.confidence.changed.connect(self._on_user_confidence)
         view.select.toggled.connect(self._on_user_select)
         view.level.valueChanged.connect(self._on_user_select)
@@ -85,6 +86,8 @@ class UncertaintyWidget(Dock):
         if slot == "threshold":
             self._on_session_threshold()
             return
+        if slot == "locks":
+            self._on_session_locks()
         if slot == "tokens":
             self._later()
         if slot == "model":
@@ -97,7 +100,7 @@ class UncertaintyWidget(Dock):
         self.focus.show(self.session.prediction, self.session.source)
         self.pixel.forget()
         self._selection = ""
-        for run in ("rest", "select"):
+        for run in ("rest", "select", "lock"):
             self.lifetime.drop(run)
         prediction, view = self.focus.prediction, self.view
         for part in (view.channel, view.line_cut, view.grid, view.truth):
@@ -119,7 +122,16 @@ class UncertaintyWidget(Dock):
             if self.focus.live is not None and self.focus.live.layer(kind) is not None:
                 self._show(kind)
         self._show_controls()
+        self._recalibrate()
         self.line.watch()
+
+    def _on_session_locks(self) -> None:
+        """Show the map of a threshold that was locked or unlocked."""
+        if self.focus.prediction is None or self.session.prediction is None:
+            return
+        self.focus.locks = self.session.prediction.locks
+        self._enable()
+        self._recalibrate()
 
     def _on_session_threshold(self) -> None:
         """Take the threshold that another dock, or a script, has set."""
@@ -194,6 +206,7 @@ class UncertaintyWidget(Dock):
         self.view.set_threshold_range(min(low, asked.value), max(high, asked.value))
         self.view.threshold.show_value(asked.value)
         self.view.confidence.show_value(asked.confidence)
+        self._enable()
         self._show_notes()
         self.coverage.show_reliability()
 
@@ -203,6 +216,51 @@ class UncertaintyWidget(Dock):
         values[self.focus.asked.channel] = value
         self.focus.asked = replace(self.focus.asked, values=tuple(values))
         self._live_change("exceedance")
+
+    def _on_user_lock(self, locked: bool) -> None:
+        """Lock or unlock the threshold of the channel."""
+        prediction, model, asked = self.focus.prediction, self.session.model, self.focus.asked
+        if prediction is None or model is None:
+            return
+        name = (prediction.channel_names or ("0",))[asked.channel]
+        kept = {other: value for other, value in self.focus.locks.items() if other != name}
+        self.session.amend(model.with_locks({**kept, name: asked.value} if locked else kept))
+        self._live_change("exceedance")
+
+    def _recalibrate(self) -> None:
+        """Recalibrate at the locked thresholds in a thread, once each."""
+        live, prediction = self.focus.live, self.focus.prediction
+        for run in ("lock", "rest"):
+            self.lifetime.drop(run)
+        if live is None or prediction is None:
+            return
+        found = {c: live.locked(c, t) for c, t in self.focus.locked_thresholds().items()}
+        known = {c: made for c, made in found.items() if made is not None}
+        missing = {c: t for c, t in self.focus.locked_thresholds().items() if c not in known}
+        live.lock(known)
+        self._settle.start()
+        self._later()
+        if not missing:
+            return
+
+        def step() -> Step[dict[int, Any]]:
+            """Recalibrate; a step."""
+            made = {}
+            for done, (channel, threshold) in enumerate(missing.items()):
+                yield Progress(done, len(missing), "Recalibrating at the locked threshold")
+                made[channel] = prediction.recalibrated(threshold, channel)
+            return made
+
+        def done(made: dict[int, Any]) -> None:
+            """Show the maps."""
+            if self.focus.live is live:
+                self.lifetime.drop("rest")
+                live.lock({**known, **made})
+                self._draw_small("exceedance")
+                self._settle.start()
+                self._later()
+
+        self.lifetime.start("lock", step, done, self._say_error)
 
     def _on_user_confidence(self, value: float) -> None:
         """Outline the claims at the new confidence."""
@@ -238,12 +296,18 @@ class UncertaintyWidget(Dock):
         layer.visible = True
         if active is not None and active in self.viewer.layers:
             self.viewer.layers.selection.active = active
-        if int(np.prod(self.focus.live.shape)) <= _AT_ONCE:
-            for c, value in enumerate(self.focus.asked.values):
-                for key in self.focus.live.keys_of(c):
-                    if self.focus.live.stale(kind, key, (value,)) and not self.view.select.isChecked():
-                        self.focus.live.draw(kind, key, value, self.focus.asked.confidence)
+        if not self.view.select.isChecked():
+            self._draw_small(kind)
         self._settle.start()
+
+    def _draw_small(self, kind: str) -> None:
+        """Draw all planes of a map of a small image."""
+        live, asked = self.focus.live, self.focus.asked
+        if live is None or int(np.prod(live.shape)) > _AT_ONCE:
+            return
+        for c, value in enumerate(asked.values):
+            for key in live.keys_of(c):
+                live.draw(kind, key, value, asked.confidence)
 
     def _later(self, value: object = None) -> None:
         """Draw soon, once for all changes until then."""
@@ -279,14 +343,19 @@ class UncertaintyWidget(Dock):
         claimed = not self.view.toggles["claim"].isHidden() and self.view.toggles["claim"].isChecked()
         if self.focus.live is not None and (claimed or self.view.toggles["exceedance"].isChecked()):
             assert prediction.distribution is not None
+            asked, live = self.focus.asked, self.focus.live
+            key = live.key(self.focus.at())
             text = prediction.distribution.caption(
-                self.focus.asked.value,
-                channel_name=prediction.channel_names[self.focus.asked.channel],
-                confidence=self.focus.asked.confidence if claimed else None,
+                asked.value,
+                channel_name=prediction.channel_names[asked.channel],
+                confidence=asked.confidence if claimed else None,
                 covers=prediction.covers,
+                locked=live.locked(asked.channel, asked.value) is not None,
             )
-            count = self.focus.live.claimed(self.focus.live.key(self.focus.at())) if claimed else 0
-            return f"{count} pixels outlined. {text}" if claimed else text
+            if area := live.area(key):
+                where = " in this plane" if set(prediction.axes) - set("CYX") else ""
+                text = f"{text} Area above {asked.value:.4g}{where}: {area} (sum of the map)."
+            return f"{live.claimed(key)} pixels outlined. {text}" if claimed else text
         return "" if model is None else model.calibrated.calibration.caption(prediction.covers)
 
     def _take_settled(self) -> None:
@@ -373,13 +442,23 @@ class UncertaintyWidget(Dock):
             for layer in self.viewer.layers:
                 self.toggles.watch(layer)
         self.toggles.show()
-        live = self.focus.live is not None
-        for part in (self.view.threshold, self.view.select, self.view.level):
-            part.setEnabled(live)
-        self.view.confidence.setEnabled(live and not self.view.select.isChecked())
+        self._enable()
         self.line.offer_truths()
         self.line.watch()
         self._later()
+
+    def _enable(self) -> None:
+        """Enable the controls of the threshold as far as they can change something."""
+        view, prediction = self.view, self.focus.prediction
+        live, locked = self.focus.live is not None, self.focus.locked()
+        for part in (view.select, view.level):
+            part.setEnabled(live)
+        view.threshold.setEnabled(live and not locked)
+        view.confidence.setEnabled(live and not view.select.isChecked())
+        view.lock.blockSignals(True)
+        view.lock.setChecked(live and locked)
+        view.lock.setEnabled(live and prediction is not None and prediction.held_out is not None)
+        view.lock.blockSignals(False)
 
     def _on_user_tab(self, index: int) -> None:
         """Let clicks pick pixels while the tab about them is open."""

@@ -13,6 +13,8 @@ from napari_btn.widgets.shared.thresholds import has_levels
 from napari_btn.widgets.uncertainty.live_maps import LIVE, LiveMaps
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.prediction import Prediction
@@ -39,6 +41,8 @@ class Focus:
         self.live: LiveMaps | None = None
         """Exceedance and claims; None without calibrated quantiles."""
         self.asked = Threshold((0.0,))
+        self.locks: Mapping[str, float] = {}
+        """Locked threshold by channel name."""
 
     def show(self, prediction: Prediction | None, source: Image | None) -> None:
         """Look at another prediction, or at none.
@@ -52,7 +56,7 @@ class Focus:
         """
         known = prediction is not None and source is not None
         self.prediction, self.source = (prediction, source) if known else (None, None)
-        self.live = None
+        self.live, self.locks = None, {} if self.prediction is None else self.prediction.locks
         if prediction is not None and source is not None and has_levels(prediction):
             self.live = LiveMaps(self.viewer, prediction, source.name)
 
@@ -60,6 +64,15 @@ class Focus:
     def name(self) -> str:
         """Name of the source; empty without one."""
         return "" if self.source is None else self.source.name
+
+    def locked(self) -> bool:
+        """Return True if the threshold that is asked for is locked in its channel."""
+        return self.locked_thresholds().get(self.asked.channel) == self.asked.value
+
+    def locked_thresholds(self) -> dict[int, float]:
+        """Return the locked threshold of each channel that has one."""
+        names = () if self.prediction is None else self.prediction.channel_names or ("0",)
+        return {c: self.locks[name] for c, name in enumerate(names) if name in self.locks}
 
     def layer(self, kind: str) -> Any:
         """Return the layer of a map; None if there is none.
@@ -118,12 +131,13 @@ class Focus:
         Returns
         -------
         dict
-            With thresholds, confidence and caption.
+            With thresholds, those that are locked, confidence and caption.
         """
         assert self.prediction is not None
         return {
             **record_of(self.prediction),
             "thresholds": list(self.asked.values),
+            "locks": dict(self.locks),
             "confidence": self.asked.confidence,
             "caption": caption,
         }

@@ -10,12 +10,14 @@ import numpy as np
 
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared.overlays import KINDS, layer_name, map_layer, our_layer
+from napari_btn.widgets.shared.panels import short_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from napari_btn.core.calibration.exceedance import LockedExceedance
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
 
@@ -51,6 +53,7 @@ class LiveMaps:
         self._planes: OrderedDict[Key, NDArray[np.float32]] = OrderedDict()
         self._bounds: dict[Key, tuple[float, NDArray[np.float32]]] = {}
         self._drawn: dict[str, dict[Key, tuple[float, ...]]] = {kind: {} for kind in LIVE}
+        self._locked: dict[int, LockedExceedance] = {}
 
     # ---------------------------------------------------------------- where
 
@@ -80,6 +83,38 @@ class LiveMaps:
                 self._bounds.pop(self._planes.popitem(last=False)[0], None)
         self._planes.move_to_end(key)
         return self._planes[key]
+
+    # ---------------------------------------------------------------- probabilities
+
+    def lock(self, locked: Mapping[int, LockedExceedance]) -> None:
+        """Take the recalibration of the locked threshold of each channel; maps that change become stale."""
+        for channel in {*self._locked, *locked}:
+            if self._locked.get(channel) is not locked.get(channel):
+                self._drawn["exceedance"].update((key, ()) for key in self.keys_of(channel))
+        self._locked = dict(locked)
+
+    def locked(self, channel: int, threshold: float) -> LockedExceedance | None:
+        """Return the recalibration at a threshold of a channel; None if that is not locked."""
+        found = self._locked.get(channel)
+        return found if found is not None and found.threshold == threshold else None
+
+    def probability(
+        self, at: Mapping[str, int], threshold: float, planes: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        """Return the exceedance of quantiles at fixed axes, recalibrated at the threshold if that is locked."""
+        locked = self.locked(at.get("C", 0), threshold)
+        return self.prediction.probability(at, threshold, locked=locked, planes=planes)
+
+    def area(self, key: Key) -> str:
+        """Return the sum of a plane of the exceedance map as an area, with its unit; empty without a map."""
+        layer, size = self.layer("exceedance"), self.prediction.pixel_size
+        if layer is None:
+            return ""
+        pixels = float(np.nansum(layer.data[self._where(key)], dtype=np.float64))
+        unit = short_unit(self.prediction.unit)
+        if size is None or unit == "px":
+            return f"{pixels:.4g} pixels"
+        return f"{pixels * float(np.prod(size[-2:])):.4g} {unit}²"
 
     # ---------------------------------------------------------------- layers
 
@@ -118,7 +153,7 @@ class LiveMaps:
         """Return one plane of a map."""
         at = self.at(key)
         if kind == "exceedance":
-            return self.prediction.probability(at, threshold, planes=self.quantiles(key))
+            return self.probability(at, threshold, self.quantiles(key))
         kept = self._bounds.get(key)
         if kept is None or kept[0] != confidence:
             kept = (confidence, self.prediction.bound(at, confidence, planes=self.quantiles(key)))
@@ -151,7 +186,7 @@ class LiveMaps:
             planes = self.prediction.planes(at)
             for kind in kinds:
                 made[kind][key] = (
-                    self.prediction.probability(at, threshold, planes=planes)
+                    self.probability(at, threshold, planes)
                     if kind == "exceedance"
                     else self.prediction.bound(at, confidence, planes=planes) > threshold
                 )

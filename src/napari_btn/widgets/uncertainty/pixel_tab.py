@@ -118,10 +118,9 @@ class PixelTab:
         ]
         if self._focus.live is not None and prediction.distribution is not None:
             q = np.asarray(prediction.quantiles[(slice(None), *index)], dtype=np.float32)
-            sides = [
-                float(prediction.probability(at, threshold, side=side)) for side in ("middle", "conservative")
-            ]
-            text = f"{sides[0]:.2f} (at least {max(sides[1], 0):.2f}, counted conservatively)"
+            shown = float(self._focus.live.probability(at, threshold, q))
+            least = float(prediction.probability(at, threshold, side="conservative", planes=q))
+            text = f"{shown:.2f} (at least {max(least, 0):.2f}, counted conservatively)"
             rows.append((f"P(> {threshold:.4g})", text))
             self._view.density.show_pixel(*density(q, prediction.levels), (lower, median, upper), threshold)
         rows += self._more_of_pixel(at)

@@ -149,30 +149,42 @@ class UncertaintyView(QWidget):
         self.threshold = SlidingBox(
             value, "threshold", "What the signal must exceed, in the units of the median."
         )
+        self.lock = push_button(
+            "lock",
+            "Lock",
+            "Recalibrate the map at this threshold alone, which makes it sharper; the slider rests meanwhile. The "
+            "lock is saved with the networks.",
+        )
+        self.lock.setCheckable(True)
+        self.lock.setAccessibleName("Lock the threshold")
+        self.lock.setStyleSheet("QPushButton { padding: 3px 6px; }")
         sure = PercentBox()
         sure.setRange(0.01, 0.999)
         sure.setValue(0.75)
         self.confidence = SlidingBox(
             sure,
             "confidence",
-            "How sure a claim must be: pixels are outlined where the signal exceeds the threshold with at least "
-            "this probability, counted conservatively.",
+            "How sure a claim must be: pixels are outlined where the one-sided bound of the signal lies above the "
+            "threshold. It holds on average over pixels, not for each outlined one.",
         )
         self.confidence.set_range(*_SURE)
-        self.select = QCheckBox("Claim a set, wrong claims at most")
+        self.select = QCheckBox("Claim a set, wrong claims bounded by")
         self.select.setObjectName("select")
         self.select.setToolTip(
-            "Outline a set of pixels of which at most this share is wrong, on average over images like the "
-            "calibration data (conformal selection), instead of judging each pixel for itself."
+            "Outline a set of pixels instead of judging each pixel for itself. In the held-out blocks, the upper "
+            "95 % bound of the share of wrong claims is at most this number; in a single field, the share may be "
+            "larger. With too few blocks, nothing is claimed."
         )
-        self.select.setAccessibleName("Claim a set with a false-discovery level")
+        self.select.setAccessibleName("Claim a set with a largest share of wrong claims")
         self.level = PercentBox()
         self.level.setObjectName("false_discovery")
         self.level.setRange(0.001, 0.5)
         self.level.setValue(0.1)
         self.level.setFixedWidth(64)
-        self.level.setToolTip("Largest share of wrong claims in the outlined set, on average.")
-        self.level.setAccessibleName("False-discovery level")
+        self.level.setToolTip(
+            "Largest share of wrong claims: for its upper 95 % bound in the held-out blocks, with blocks as cases."
+        )
+        self.level.setAccessibleName("Largest share of wrong claims")
         self.caption = QLabel()
         self.caption.setObjectName("caption")
         self.caption.setWordWrap(True)
@@ -235,7 +247,7 @@ class UncertaintyView(QWidget):
         form.setVerticalSpacing(4)
         form.addRow("Channel", self.channel)
         form.addRow("Show", self._rows_of_toggles())
-        form.addRow("Threshold", self.threshold)
+        form.addRow("Threshold", self._row(self.threshold, self.lock))
         form.addRow("Confidence", self.confidence)
         column.addLayout(form)
         chosen = QHBoxLayout()
@@ -271,7 +283,7 @@ class UncertaintyView(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(3)
         for part in parts:
-            row.addWidget(part, 1 if isinstance(part, QComboBox) else 0)
+            row.addWidget(part, 1 if isinstance(part, QComboBox | SlidingBox) else 0)
         row.addStretch(0)
         return box
 

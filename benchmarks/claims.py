@@ -1,0 +1,158 @@
+"""Claims about thresholds on fresh fields: area, Brier score, and wrong claims of selected sets.
+
+Each training predicts fresh fields with a known truth. The sum of the exceedance map is compared with the
+true area, its squared error with that of the uncalibrated distribution, and the claims of `select` with the
+truth, also with a part of the pixels masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.measure import spent
+from benchmarks.table import Bar, Result, main
+from napari_btn import Denoiser, samples
+from napari_btn.core.calibration.distribution import cdf
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.settings import PRESETS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from napari_btn import Prediction
+    from napari_btn.core.data.pairs import Pair
+
+TRAININGS, FIELDS, MEMBERS = 10, 3, 2
+LEVEL, MASKED = 0.1, 0.3
+FIRST, FRESH = 100, 5000  # seeds of training pairs and of fresh fields begin here
+LEAST, MOST = 0.9, 1.1
+THRESHOLDS = {
+    "edx": (("Fe", 0.25), ("Fe", 0.5), ("Al", 0.3), ("Si", 0.6)),
+    "blobs": (("signal", 1.0), ("signal", 2.0), ("signal", 3.0)),
+}
+
+
+def _pairs(*, tiny: bool) -> dict[str, tuple[Callable[[int], Pair], Callable[[int], Pair]]]:
+    """Return the training pair and the fresh field of a seed, by name of the sample."""
+    if tiny:
+        return {
+            "edx": (
+                lambda s: samples.edx(seed=s, size=(64, 192)),
+                lambda s: samples.edx(seed=s, size=(64, 96)),
+            ),
+            "blobs": (lambda s: samples.blobs(seed=s, n=30), lambda s: samples.blobs(seed=s, n=4)),
+        }
+    return {
+        "edx": (lambda s: samples.edx(seed=s), lambda s: samples.edx(seed=s)),
+        "blobs": (lambda s: samples.blobs(seed=s, n=100), lambda s: samples.blobs(seed=s, n=20)),
+    }
+
+
+def wrong_share(mask: NDArray[np.bool_], above: NDArray[np.bool_]) -> float:
+    """Return the share of claims that are wrong; 0 where nothing is claimed."""
+    return float(np.mean(~above[mask])) if mask.any() else 0.0
+
+
+def judged(prediction: Prediction, target: NDArray[Any], channel: int, threshold: float) -> dict[str, float]:
+    """Return what one field says about one threshold."""
+    above = target > threshold
+    planes = prediction.planes({"C": channel})
+    maps = {
+        "raw": 1 - cdf(planes, prediction.levels, threshold),
+        "map": prediction.exceedance(threshold, channel),
+        "locked": prediction.exceedance(threshold, channel, locked=True),
+    }
+    hidden = np.random.default_rng(0).random(above.shape) < MASKED
+    at = tuple(channel if a == "C" else slice(None) for a in prediction.axes)
+    quantiles = prediction.quantiles.copy()
+    quantiles[(slice(None), *at)][:, hidden] = np.nan
+    claims = prediction.select(threshold, channel, level=LEVEL).mask
+    masked = replace(prediction, quantiles=quantiles).select(threshold, channel, level=LEVEL).mask
+    return {
+        "area": float(above.sum()),
+        "pixels": above.size,
+        **{f"sum {name}": float(p.sum(dtype=np.float64)) for name, p in maps.items()},
+        **{f"Brier {name}": float(np.mean((p - above) ** 2)) for name, p in maps.items()},
+        "wrong": wrong_share(claims, above),
+        "wrong, masked": wrong_share(masked, above),
+        "power": float(np.mean(claims[above])) if above.any() else float("nan"),
+        "no claim": float(not claims.any()),
+    }
+
+
+def _row(name: str, found: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """Return the row of a threshold from all fields, in the order of trainings."""
+    all_of = {key: np.array([one[key] for one in found]) for key in found[0]}
+    area = all_of["area"].sum()
+    claiming = all_of["no claim"] == 0
+    row: dict[str, Any] = {"claim": name, "area": float(area / all_of["pixels"].sum())}
+    for kind in ("map", "locked"):
+        row[f"sum of {kind} / area"] = float(all_of[f"sum {kind}"].sum() / area)
+    for kind in ("raw", "map", "locked"):
+        row[f"Brier {kind}"] = float(all_of[f"Brier {kind}"].mean())
+    for kind in ("wrong", "wrong, masked"):
+        by_training = all_of[kind].reshape(-1, FIELDS).mean(axis=1)
+        row[kind] = float(by_training.mean())
+        row[f"{kind}: SE"] = float(by_training.std(ddof=1) / np.sqrt(len(by_training)))
+    row["wrong where claimed"] = float(all_of["wrong"][claiming].mean()) if claiming.any() else float("nan")
+    row["power"] = float(np.nanmean(all_of["power"]))
+    row["no claim"] = f"{int(all_of['no claim'].sum())} of {len(found)}"
+    return row
+
+
+def _bars(row: dict[str, Any]) -> list[Bar]:
+    """Return the bars of a row."""
+    name, bars = row["claim"], []
+    for kind in ("map", "locked"):
+        share = row[f"sum of {kind} / area"]
+        bars.append(Bar(f"{name}, sum of the {kind} over the area", share, LEAST))
+        bars.append(Bar(f"{name}, sum of the {kind} over the area", share, MOST, above=False))
+    bars.append(Bar(f"{name}, Brier of the map", row["Brier map"], row["Brier raw"], above=False))
+    bars.append(Bar(f"{name}, Brier of the locked map", row["Brier locked"], row["Brier map"], above=False))
+    for kind in ("wrong", "wrong, masked"):
+        least = row[kind] - 2 * row[f"{kind}: SE"]
+        bars.append(Bar(f"{name}, share {kind}, - 2 SE", least, LEVEL, above=False))
+    return bars
+
+
+def run(tiny: bool) -> list[Result]:
+    """Train, and compare areas and claims of fresh fields with the truth."""
+    trainings = 2 if tiny else TRAININGS
+    settings = replace(PRESETS["quick"], steps=6) if tiny else PRESETS["quick"]
+    results = []
+    for sample, (train, fresh) in _pairs(tiny=tiny).items():
+        found: dict[str, list[dict[str, float]]] = {}
+        title = f"{trainings} trainings of {MEMBERS} members, quick, {FIELDS} fresh fields each"
+        result = Result(f"Claims on {sample}: {title}, at most {LEVEL:.0%} wrong asked for")
+        with spent() as cost:
+            for seed in range(trainings):
+                pair = train(FIRST + seed)
+                denoiser = Denoiser("quick", members=MEMBERS, seed=seed, device="cpu", train=settings)
+                names = pair.channel_names
+                denoiser.fit(pair.noisy, pair.clean, axes=pair.axes, channel_names=names, executor=Inline())
+                for k in range(FIELDS):
+                    field = fresh(FRESH + 10 * seed + k)
+                    made = denoiser.predict(field.noisy, axes=field.axes, executor=Inline())
+                    clean = np.asarray(field.clean)
+                    for name, threshold in THRESHOLDS[sample]:
+                        c = list(names).index(name) if names and name in names else 0
+                        at = tuple(c if a == "C" else slice(None) for a in field.axes)
+                        one = judged(made, clean[at], c, threshold)
+                        found.setdefault(f"{name} > {threshold:g}", []).append(one)
+                print(f"    {sample}, training {seed + 1} of {trainings}", flush=True)
+        for name, values in found.items():
+            row = _row(name, values)
+            result.add(row)
+            result.bars += _bars(row)
+        result.notes.append(f"{cost.cpu:.0f} CPU-s")
+        results.append(result)
+    return results
+
+
+if __name__ == "__main__":
+    main("claims", run)
