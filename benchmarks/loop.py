@@ -17,7 +17,7 @@ from benchmarks.table import Bar, Result, main
 from napari_btn.core.calibration.dose import Dose
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.remeasure.expected import Decision, decided, wrong_now
-from napari_btn.core.remeasure.scores import score_map
+from napari_btn.core.remeasure.scores import combine_channels, score_map
 from napari_btn.core.settings import TrainSettings
 from napari_btn.workflow.propose import expected_wrong
 
@@ -36,7 +36,6 @@ DOSE = (2.0, 2.0, 0.33)  # counts of the fast scan at a rate of one, of Si, Al, 
 DWELLS = (10.0, 100.0)
 QUESTIONS = (("Fe > .25", 2, 0.25), ("Fe > .5", 2, 0.5), ("Al > .3", 1, 0.3), ("Si > .6", 0, 0.6))
 ERROR = "squared error"
-COLUMNS = ("random", "raster", "width", "relative width", "spread", "4p(1-p)", "oracle")
 RATIO, WITHIN, FUSED = 1.7, 0.2, 0.75
 
 
@@ -87,7 +86,7 @@ def raster(gain: Map, sizes: Sizes, total: float) -> float:
 
 
 def one_row(
-    prediction: btn.Prediction, scores: dict[str, Map], gain: Map, loss: Map, sizes: Sizes, seed: int
+    scores: dict[str, Map], gain: Map, loss: Map, sizes: Sizes, seed: int
 ) -> tuple[dict[str, float], list[Region]]:
     """Return the share removed by each layout, and the windows of the last score."""
     free = np.zeros(sizes.size, bool)
@@ -99,7 +98,6 @@ def one_row(
         found = btn.propose_regions(score, (sizes.side,) * 2, COUNT, mask=free)
         row[name] = removed(gain, found, total)
         regions = found if name != "oracle" else regions
-    del prediction
     return row, regions
 
 
@@ -131,7 +129,7 @@ def one_seed(
         scores = {k: score_map(before, channel=c, **how) for k, how in general.items()}
         scores["4p(1-p)"] = score_map(before, channel=c, threshold=threshold)
         for kind, new in (("truth", 0 * old), *((f"{d:g}", wrong[f"fused {d:g}"]) for d in DWELLS)):
-            row, regions = one_row(before, scores, old - new, old, sizes, seed)
+            row, regions = one_row(scores, old - new, old, sizes, seed)
             shares.append({"seed": seed, "measured": kind, "row": name, **row})
         inside = np.zeros(sizes.size, bool)
         for region in regions:
@@ -150,9 +148,10 @@ def one_seed(
     squared = np.square(before.median - clean)
     loss = (squared / squared[:, :, sizes.known :].mean((1, 2), keepdims=True)).sum(0)
     scores = {k: score_map(before, **how) for k, how in general.items()}
+    scores["width by rank"] = combine_channels(before.width)
     for kind, after in (("truth", clean), *((f"{d:g}", fused[d].median) for d in DWELLS)):
         new = (np.square(after - clean) / squared[:, :, sizes.known :].mean((1, 2), keepdims=True)).sum(0)
-        row, _ = one_row(before, scores, loss - new, loss, sizes, seed)
+        row, _ = one_row(scores, loss - new, loss, sizes, seed)
         shares.append({"seed": seed, "measured": kind, "row": ERROR, **row})
     return shares, areas, windows
 
@@ -201,6 +200,10 @@ def run(tiny: bool) -> list[Result]:
         off = abs(row["expected after"] / max(row["true after"], 1e-9) - 1)
         name = f"{row['row']} at {row['dwell']:g} dwells: expected after, off the true area by"
         area.bars.append(Bar(name, off, 1e9 if tiny else WITHIN, above=False))
+    ratios = [r["expected now"] / max(r["true now"], 1e-9) for r in areas]
+    area.notes.append(
+        f"In a single field: expected now {min(ratios):.2f} to {max(ratios):.2f} times the true area."
+    )
     for row in mean_rows(windows, ("row",)):
         inside.add(row)
         for other in ("denoised", "scan 10"):

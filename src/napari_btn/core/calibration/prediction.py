@@ -154,10 +154,9 @@ class Prediction:
             raise ValueError(
                 f"side is {side!r}, and locked is True; a locked threshold makes a map, not claims. Leave one out."
             )
-        if locked:
-            return self.recalibrated(threshold, number).probability(self.planes({"C": number}))
         _need_number(threshold)
-        return self.probability({"C": number}, threshold, side=side)
+        recalibrated = self.recalibrated(threshold, number) if locked else None
+        return self.probability({"C": number}, threshold, side=side, locked=recalibrated)
 
     def recalibrated(self, threshold: float, channel: str | int | None = None) -> LockedExceedance:
         """Return the exceedance of a channel, recalibrated at one threshold from the held-out scores.
@@ -213,6 +212,7 @@ class Prediction:
         threshold: float,
         *,
         side: Literal["middle", "conservative"] = "middle",
+        locked: LockedExceedance | None = None,
         planes: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
         """Return `exceedance` with some axes fixed, for a slider of thresholds.
@@ -225,6 +225,8 @@ class Prediction:
             In the units of the maps.
         side : str
             "middle" for a map, "conservative" for a claim.
+        locked : LockedExceedance, optional
+            Recalibration at this threshold, for the pixels that aren't in fused windows.
         planes : ndarray of float32, optional
             The result of `planes` for these axes, if it is known already.
         """
@@ -232,7 +234,10 @@ class Prediction:
         def of(distribution: Exceedance, quantiles: NDArray[np.float32]) -> NDArray[np.float32]:
             return distribution.probability(quantiles, threshold, channel=at.get("C", 0), side=side)
 
-        return self._with_windows(of, at, planes)
+        known = self._known()
+        came = self.planes(at) if planes is None else planes
+        made = of(known, came) if locked is None else locked.probability(came)
+        return self._with_windows(made, of, at)
 
     def bound(
         self, at: Mapping[str, int], confidence: float, *, planes: NDArray[np.float32] | None = None
@@ -242,16 +247,16 @@ class Prediction:
         def of(distribution: Exceedance, quantiles: NDArray[np.float32]) -> NDArray[np.float32]:
             return distribution.lower_bound(quantiles, confidence, channel=at.get("C", 0))
 
-        return self._with_windows(of, at, planes)
+        made = of(self._known(), self.planes(at) if planes is None else planes)
+        return self._with_windows(made, of, at)
 
     def _with_windows(
         self,
+        made: NDArray[np.float32],
         of: Callable[[Exceedance, NDArray[np.float32]], NDArray[np.float32]],
         at: Mapping[str, int],
-        planes: NDArray[np.float32] | None,
     ) -> NDArray[np.float32]:
         """Return a map whose fused windows have their own recalibration."""
-        made = of(self._known(), self.planes(at) if planes is None else planes)
         for one in self.fused:
             made = one.drawn(made, at, self.quantiles, of)
         return made

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtr, pdtr
 
-from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.remeasure.scores import one_scene
 from napari_btn.core.settings import need
 
@@ -91,14 +90,8 @@ def decided(prediction: Prediction, decision: Decision) -> NDArray[np.float32]:
     decision : Decision
     """
     held_out, c, t = prediction.held_out, decision.channel, decision.threshold
-    plain, known = prediction.exceedance(t, c), prediction.distribution
-    if held_out is None or known is None or not _on_both_sides(held_out, c, t):
-        return plain
-    locked = lock_threshold(held_out, t, channel=c, rule=known.rule)
-    made = locked.probability(prediction.planes({"C": c}))
-    for one in prediction.fused:
-        made = one.drawn(made, {"C": c}, prediction.quantiles, lambda d, q: d.probability(q, t, channel=c))
-    return made
+    locked = held_out is not None and _on_both_sides(held_out, c, t)
+    return prediction.exceedance(t, c, locked=locked)
 
 
 def _on_both_sides(held_out: HeldOut, channel: int, threshold: float) -> bool:

@@ -101,13 +101,11 @@ class LiveMaps:
         return found if found is not None and found.threshold == threshold else None
 
     def probability(
-        self, at: Mapping[str, int], threshold: float, planes: NDArray[np.float32] | None = None
+        self, at: Mapping[str, int], threshold: float, planes: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        """Return the exceedance with some axes fixed, recalibrated at the threshold if that is locked."""
+        """Return the exceedance of quantiles at fixed axes, recalibrated at the threshold if that is locked."""
         locked = self.locked(at.get("C", 0), threshold)
-        if locked is None:
-            return self.prediction.probability(at, threshold, planes=planes)
-        return locked.probability(self.prediction.planes(at) if planes is None else planes)
+        return self.prediction.probability(at, threshold, locked=locked, planes=planes)
 
     def area(self, key: Key) -> str:
         """Return the sum of a plane of the exceedance map as an area, with its unit; empty without a map."""
