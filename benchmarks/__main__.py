@@ -14,11 +14,11 @@ from benchmarks.table import OUT, Result, write
 # benchmarks that need an idle machine come first
 BARS = (
     "screen", "stop", "scaling", "reference", "inference", "memory", "blobs", "coverage", "real", "unet", "volume",
-    "tokens",
+    "tokens", "claims",
 )  # fmt: skip
 # studies behind the choice of defaults: hours, without bars
 STUDIES = (
-    "plateaus", "ensemble", "lattice", "noise_levels", "loop", "ablations", "fields", "parts", "series", "claims",
+    "plateaus", "ensemble", "lattice", "noise_levels", "loop", "ablations", "fields", "parts", "series",
 )  # fmt: skip
 NAMES = (*BARS, *STUDIES)
 

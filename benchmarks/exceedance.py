@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_btn.core.calibration.cases import HeldOut
-from napari_btn.core.calibration.exceedance import exceedance_from, lock_threshold, select
+from napari_btn.core.calibration.claims import select
+from napari_btn.core.calibration.exceedance import exceedance_from, lock_threshold
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -52,7 +52,8 @@ def test_the_guide_of_calibration_runs(tmp_path, monkeypatch, capsys, in_a_hurry
     pytest.importorskip("matplotlib", reason="the guide draws figures")
     monkeypatch.chdir(tmp_path)
     run_guide("guide_calibration.md")
-    assert "pixels claimed > 0.25" in capsys.readouterr().out
+    # networks of four steps may be too poor for any claim
+    assert re.search(r"(\d+ pixels|No pixel is) claimed > 0\.25", capsys.readouterr().out)
     assert (tmp_path / "report.html").stat().st_size > 100_000
 
 

@@ -1,4 +1,7 @@
-"""The model, one frozen value with all results of training and calibration, and its bundle."""
+"""The model, one frozen value with all results of training and calibration, and its bundle.
+
+Long because parts and bundle stand together: a new part is seen where it is saved and loaded.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.exceedance import lock_threshold, select
+from napari_btn.core.calibration.claims import select
+from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.data.image import channel_number
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.calibration.claims import Selection
     from napari_btn.core.calibration.conformal import Calibration
-    from napari_btn.core.calibration.exceedance import Exceedance, LockedExceedance, Selection
+    from napari_btn.core.calibration.exceedance import Exceedance, LockedExceedance
     from napari_btn.core.calibration.fusion import Fused, Place
     from napari_btn.core.progress import Note
 
@@ -133,7 +135,7 @@ class Prediction:
         side : str
             "middle" for a map, "conservative" for a claim.
         locked : bool
-            Recalibrate at this threshold alone: the sharpest map of a threshold that stays; only for "middle".
+            Recalibrate at this threshold alone: often sharper, for a threshold that stays; only for "middle".
 
         Returns
         -------

@@ -17,6 +17,7 @@ from napari_btn.widgets.uncertainty.coverage_tab import CoverageTab
 from napari_btn.widgets.uncertainty.focus import Focus
 from napari_btn.widgets.uncertainty.line_cut import LineCut
 from napari_btn.widgets.uncertainty.live_maps import LIVE
+from napari_btn.widgets.uncertainty.lock import ThresholdLock
 from napari_btn.widgets.uncertainty.map_toggles import MapToggles
 from napari_btn.widgets.uncertainty.pixel_tab import PixelTab
 from napari_btn.widgets.uncertainty.view import TABS, UncertaintyView
@@ -58,6 +59,9 @@ class UncertaintyWidget(Dock):
         self.toggles = MapToggles(self.view, self.focus, self.lifetime, self._show, self._later)
         self.line = LineCut(self.view, self.focus, self.lifetime, self._later)
         self.pixel = PixelTab(self.view, self.focus, self.session, self.lifetime, self.line.truth)
+        self.lock = ThresholdLock(
+            self.view, self.focus, self.session, self.lifetime, self._on_lock_changed, self._say_error
+        )
         self.coverage = CoverageTab(self.view, self.focus, self.session, self.lifetime)
         self._connect()
         self._on_session_changed("model")
@@ -67,7 +71,6 @@ class UncertaintyWidget(Dock):
         view = self.view
         view.channel.currentIndexChanged.connect(self._on_user_channel)
         view.threshold.changed.connect(self._on_user_threshold)
-        view.lock.toggled.connect(self._on_user_lock)
         view.confidence.changed.connect(self._on_user_confidence)
         view.select.toggled.connect(self._on_user_select)
         view.level.valueChanged.connect(self._on_user_select)
@@ -122,7 +125,7 @@ class UncertaintyWidget(Dock):
             if self.focus.live is not None and self.focus.live.layer(kind) is not None:
                 self._show(kind)
         self._show_controls()
-        self._recalibrate()
+        self.lock.recalibrate()
         self.line.watch()
 
     def _on_session_locks(self) -> None:
@@ -130,8 +133,15 @@ class UncertaintyWidget(Dock):
         if self.focus.prediction is None or self.session.prediction is None:
             return
         self.focus.locks = self.session.prediction.locks
-        self._enable()
-        self._recalibrate()
+        self.lock.show()
+        self._show("exceedance")
+        self.lock.recalibrate()
+
+    def _on_lock_changed(self) -> None:
+        """Draw the maps of thresholds that were locked or unlocked."""
+        self._draw_small("exceedance")
+        self._settle.start()
+        self._later()
 
     def _on_session_threshold(self) -> None:
         """Take the threshold that another dock, or a script, has set."""
@@ -206,7 +216,7 @@ class UncertaintyWidget(Dock):
         self.view.set_threshold_range(min(low, asked.value), max(high, asked.value))
         self.view.threshold.show_value(asked.value)
         self.view.confidence.show_value(asked.confidence)
-        self._enable()
+        self.lock.show()
         self._show_notes()
         self.coverage.show_reliability()
 
@@ -216,51 +226,6 @@ class UncertaintyWidget(Dock):
         values[self.focus.asked.channel] = value
         self.focus.asked = replace(self.focus.asked, values=tuple(values))
         self._live_change("exceedance")
-
-    def _on_user_lock(self, locked: bool) -> None:
-        """Lock or unlock the threshold of the channel."""
-        prediction, model, asked = self.focus.prediction, self.session.model, self.focus.asked
-        if prediction is None or model is None:
-            return
-        name = (prediction.channel_names or ("0",))[asked.channel]
-        kept = {other: value for other, value in self.focus.locks.items() if other != name}
-        self.session.amend(model.with_locks({**kept, name: asked.value} if locked else kept))
-        self._live_change("exceedance")
-
-    def _recalibrate(self) -> None:
-        """Recalibrate at the locked thresholds in a thread, once each."""
-        live, prediction = self.focus.live, self.focus.prediction
-        for run in ("lock", "rest"):
-            self.lifetime.drop(run)
-        if live is None or prediction is None:
-            return
-        found = {c: live.locked(c, t) for c, t in self.focus.locked_thresholds().items()}
-        known = {c: made for c, made in found.items() if made is not None}
-        missing = {c: t for c, t in self.focus.locked_thresholds().items() if c not in known}
-        live.lock(known)
-        self._settle.start()
-        self._later()
-        if not missing:
-            return
-
-        def step() -> Step[dict[int, Any]]:
-            """Recalibrate; a step."""
-            made = {}
-            for done, (channel, threshold) in enumerate(missing.items()):
-                yield Progress(done, len(missing), "Recalibrating at the locked threshold")
-                made[channel] = prediction.recalibrated(threshold, channel)
-            return made
-
-        def done(made: dict[int, Any]) -> None:
-            """Show the maps."""
-            if self.focus.live is live:
-                self.lifetime.drop("rest")
-                live.lock({**known, **made})
-                self._draw_small("exceedance")
-                self._settle.start()
-                self._later()
-
-        self.lifetime.start("lock", step, done, self._say_error)
 
     def _on_user_confidence(self, value: float) -> None:
         """Outline the claims at the new confidence."""
@@ -442,23 +407,14 @@ class UncertaintyWidget(Dock):
             for layer in self.viewer.layers:
                 self.toggles.watch(layer)
         self.toggles.show()
-        self._enable()
+        live = self.focus.live is not None
+        for part in (self.view.select, self.view.level):
+            part.setEnabled(live)
+        self.view.confidence.setEnabled(live and not self.view.select.isChecked())
+        self.lock.show()
         self.line.offer_truths()
         self.line.watch()
         self._later()
-
-    def _enable(self) -> None:
-        """Enable the controls of the threshold as far as they can change something."""
-        view, prediction = self.view, self.focus.prediction
-        live, locked = self.focus.live is not None, self.focus.locked()
-        for part in (view.select, view.level):
-            part.setEnabled(live)
-        view.threshold.setEnabled(live and not locked)
-        view.confidence.setEnabled(live and not view.select.isChecked())
-        view.lock.blockSignals(True)
-        view.lock.setChecked(live and locked)
-        view.lock.setEnabled(live and prediction is not None and prediction.held_out is not None)
-        view.lock.blockSignals(False)
 
     def _on_user_tab(self, index: int) -> None:
         """Let clicks pick pixels while the tab about them is open."""

@@ -86,12 +86,14 @@ class LiveMaps:
 
     # ---------------------------------------------------------------- probabilities
 
-    def lock(self, locked: Mapping[int, LockedExceedance]) -> None:
-        """Take the recalibration of the locked threshold of each channel; maps that change become stale."""
-        for channel in {*self._locked, *locked}:
-            if self._locked.get(channel) is not locked.get(channel):
-                self._drawn["exceedance"].update((key, ()) for key in self.keys_of(channel))
+    def lock(self, locked: Mapping[int, LockedExceedance]) -> bool:
+        """Take the recalibration of each locked channel; return True if maps became stale."""
+        channels = {*self._locked, *locked}
+        changed = [c for c in channels if self._locked.get(c) is not locked.get(c)]
+        for channel in changed:
+            self._drawn["exceedance"].update((key, ()) for key in self.keys_of(channel))
         self._locked = dict(locked)
+        return bool(changed)
 
     def locked(self, channel: int, threshold: float) -> LockedExceedance | None:
         """Return the recalibration at a threshold of a channel; None if that is not locked."""
@@ -99,9 +101,9 @@ class LiveMaps:
         return found if found is not None and found.threshold == threshold else None
 
     def probability(
-        self, at: Mapping[str, int], threshold: float, planes: NDArray[np.float32]
+        self, at: Mapping[str, int], threshold: float, planes: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Return the exceedance of quantiles at fixed axes, recalibrated at the threshold if that is locked."""
+        """Return the exceedance with some axes fixed, recalibrated at the threshold if that is locked."""
         locked = self.locked(at.get("C", 0), threshold)
         return self.prediction.probability(at, threshold, locked=locked, planes=planes)
 

@@ -152,8 +152,8 @@ class UncertaintyView(QWidget):
         self.lock = push_button(
             "lock",
             "Lock",
-            "Recalibrate the map at this threshold alone, which makes it sharper; the slider rests meanwhile. The "
-            "lock is saved with the networks.",
+            "Recalibrate the map at this threshold alone, which often makes it sharper; the slider rests meanwhile. "
+            "The lock is saved with the networks.",
         )
         self.lock.setCheckable(True)
         self.lock.setAccessibleName("Lock the threshold")
