@@ -118,8 +118,8 @@ def predict_steps(
         distribution=calibrated.distribution,
         held_out=model.scores.held_out,
         groups=None if group is None else in_axes_of(group + 1, view),
-        calibration=calibrated.calibration,
         locks=calibrated.locks,
+        calibration=calibrated.calibration,
     )
 
 

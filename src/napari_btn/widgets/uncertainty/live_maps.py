@@ -101,9 +101,9 @@ class LiveMaps:
         return found if found is not None and found.threshold == threshold else None
 
     def probability(
-        self, at: Mapping[str, int], threshold: float, planes: NDArray[np.float32]
+        self, at: Mapping[str, int], threshold: float, planes: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32]:
-        """Return the exceedance of quantiles at fixed axes, recalibrated at the threshold if that is locked."""
+        """Return the exceedance with some axes fixed, recalibrated at the threshold if that is locked."""
         locked = self.locked(at.get("C", 0), threshold)
         return self.prediction.probability(at, threshold, locked=locked, planes=planes)
 

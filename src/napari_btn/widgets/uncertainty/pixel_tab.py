@@ -118,8 +118,8 @@ class PixelTab:
         ]
         if self._focus.live is not None and prediction.distribution is not None:
             q = np.asarray(prediction.quantiles[(slice(None), *index)], dtype=np.float32)
-            shown = float(self._focus.live.probability(at, threshold, q))
-            least = float(prediction.probability(at, threshold, side="conservative", planes=q))
+            shown = float(self._focus.live.probability(at, threshold))
+            least = float(prediction.probability(at, threshold, side="conservative"))
             text = f"{shown:.2f} (at least {max(least, 0):.2f}, counted conservatively)"
             rows.append((f"P(> {threshold:.4g})", text))
             self._view.density.show_pixel(*density(q, prediction.levels), (lower, median, upper), threshold)
