@@ -163,6 +163,8 @@ def table(report: Report) -> str:
     padded = [[cell.ljust(max(map(len, column))) for cell in column] for column in known]
     lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     lines += _group_lines(report)
+    if (least := report.by_true.least()) is not None:
+        lines.append(f"Covered least by true value: {report.by_true.words(report.channel_names, *least)}")
     blocks = f"{report.n_blocks[0]} blocks" + (f" of {report.block_px} px" if report.block_px else "")
     aim = f"{100 * (1 - report.alpha):g} % of the pixels of {covered(report.covers)} should lie inside, on average over"
     return "\n".join([*lines, f"{aim} {blocks}; of a single pixel this says nothing"])
