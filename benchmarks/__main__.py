@@ -17,7 +17,7 @@ BARS = (
     "tokens",
 )  # fmt: skip
 # studies behind the choice of defaults: hours, without bars
-STUDIES = ("plateaus", "ensemble", "lattice", "noise_levels", "loop", "ablations")
+STUDIES = ("plateaus", "ensemble", "lattice", "noise_levels", "loop", "rare", "ablations")
 NAMES = (*BARS, *STUDIES)
 
 
