@@ -18,7 +18,7 @@ BARS = (
 )  # fmt: skip
 # studies behind the choice of defaults: hours, without bars
 STUDIES = (
-    "plateaus", "ensemble", "lattice", "noise_levels", "loop", "ablations", "fields", "parts", "series",
+    "plateaus", "ensemble", "lattice", "noise_levels", "loop", "rare", "ablations", "fields", "parts", "series",
 )  # fmt: skip
 NAMES = (*BARS, *STUDIES)
 

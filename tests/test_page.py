@@ -57,6 +57,21 @@ def test_a_report_alone_makes_a_page():
     assert page.count("<img") == 3
 
 
+def test_the_page_and_the_terminal_show_the_coverage_by_value():
+    from napari_btn.cli.terminal import table
+
+    _, _, report = measured()
+    page = report_page(report, title="soil")
+    assert "not a promise" in page
+    assert "<th>Si, predicted</th><th>Si, true</th>" in page
+    row = page[page.index("<td>brightest 1 %</td>") :].split("</tr>")[0]
+    assert f"{report.by_predicted.coverage[0, 6]:.3f} (over {report.by_predicted.edge[0, 6]:.3g};" in row
+    at = report.by_true.least()
+    text = table(report)
+    assert f"Covered least by true value: {report.by_true.words(report.channel_names, *at)}" in text
+    assert text.count("by true value") == 1
+
+
 @pytest.mark.parametrize(("shape", "axes"), [((3, 2, 40, 48), "SCYX"), ((2, 3, 24, 30), "CZYX")])
 def test_scenes_and_volumes(shape, axes):
     prediction, clean, report = measured(shape, axes)

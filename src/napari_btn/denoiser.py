@@ -559,11 +559,11 @@ class Denoiser:
         valid : array of bool, optional
             True where a pixel counts.
         groups : int or array of int, optional
-            What is calibrated apart, so that a rare phase is covered as well as the rest: so many tokens; or
-            the group of each pixel from 1, 0 for none, over the space axes or all axes but C. 0 calibrates
-            all pixels together. The settings' by default.
+            What is calibrated apart: so many tokens; or the group of each pixel from 1, 0 for none, over the
+            space axes or all axes but C. 0 calibrates all pixels together. The settings' by default.
 
-            Groups must not be drawn by what is known of the target.
+            The coverage then holds on average within each group; a rare phase that is only a part of its
+            groups is hardly covered better. Groups must not be drawn by what is known of the target.
         settings : CalibrationSettings, optional
             Unit, score, minimum, folds, certainty and groups instead of the present ones; how the field was
             split stays as it is.

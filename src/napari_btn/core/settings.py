@@ -229,8 +229,8 @@ class CalibrationSettings(_Settings):
     delta : float
         Share of new images that may be covered less ("image"), or probability of a lower coverage ("risk").
     groups : int
-        Number of tokens that are calibrated separately, so that a rare phase is covered as well as the
-        rest; 0 calibrates all pixels together.
+        Number of tokens that are calibrated separately: the coverage then holds on average within each token.
+        A rare phase that is only a part of its tokens is hardly covered better. 0 calibrates all pixels together.
     """
 
     unit: Unit = "auto"

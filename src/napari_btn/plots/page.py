@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.evaluation.by_value import BIN_NAMES
 from napari_btn.core.evaluation.diagnostics import block_shares
 from napari_btn.plots import figures, reports
 
@@ -96,6 +97,8 @@ def report_page(
                 f"Coverage of narrow and of wide intervals, a tenth of the pixels each. Least covered: {worst}.",
             )
         )
+    if report.by_predicted.coverage.size:
+        parts.append(_by_value(report))
     if report.group_coverage.size:
         parts.append(_groups(report))
     if report.pit.size and not np.isnan(report.pit).all():
@@ -135,6 +138,34 @@ def _summary(report: Report) -> str:
         f"single pixel it says nothing. The 95 % interval is that of {report.scope}{report.beyond}.</p>"
         f"<table><tr>{head}</tr>{table}</table>"
     )
+
+
+def _by_value(report: Report) -> str:
+    """Return the table of the coverage by predicted and by true value."""
+    bins = (("predicted", report.by_predicted), ("true", report.by_true))
+    columns = [
+        (f"{name}, {kind}", made, c)
+        for c, name in enumerate(report.channel_names)
+        for kind, made in bins
+        if made.coverage.size
+    ]
+    head = "".join(f"<th>{escape(h)}</th>" for h in ("by value", *(title for title, _, _ in columns)))
+    lines = []
+    for at, name in enumerate(BIN_NAMES):
+        cells = (
+            f"{made.coverage[c, at]:.3f} (over {made.edge[c, at]:.3g}; {made.blocks[c, at]:.2g} blocks)"
+            if made.share[c, at]
+            else "-"
+            for _, made, c in columns
+        )
+        row = "".join(f"<td>{escape(cell)}</td>" for cell in (name, *cells))
+        lines.append(f"<tr>{row}</tr>")
+    text = (
+        "Share inside, the value from which a bin starts, and the number of blocks that its pixels are worth. By "
+        "true value this is a description, not a promise: the stated coverage holds on average over all pixels, and "
+        "no method can hold it for pixels chosen by their true value."
+    )
+    return f"<h2>Inside, by value</h2><p>{text}</p><table><tr>{head}</tr>{''.join(lines)}</table>"
 
 
 def _groups(report: Report) -> str:

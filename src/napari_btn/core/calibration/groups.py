@@ -1,4 +1,4 @@
-"""Calibration by groups of pixels, so that a rare phase is covered as well as the rest."""
+"""Calibration by groups of pixels, each with offsets of its own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from napari_btn.core.calibration.blocks import effective_blocks
 from napari_btn.core.calibration.conformal import (
     Calibration,
     calibrate,
@@ -159,7 +160,7 @@ def calibrate_groups(
     References
     ----------
     Vovk, arXiv 1209.2673 (2012), on conditional validity; Ding et al., arXiv 2306.09335 (2023), on
-    groups with too few cases; Kish, Survey Sampling (1965), on unequal weights.
+    groups with too few cases.
     """
     members = np.asarray(group, dtype=np.int64)
     if members.shape != held_out.block.shape:
@@ -276,16 +277,11 @@ def _climb(
 
 
 def _worth(block: NDArray[np.int64], alpha: float, settings: CalibrationSettings) -> float:
-    """Return the effective number of blocks of a group.
-
-    Where pixels are pooled, it is the number of blocks of equal size with as much information (Kish): a phase
-    that fills three blocks and touches twenty is worth three.
-    """
-    counts = np.bincount(block).astype(np.float64)
-    n_blocks = int(np.count_nonzero(counts))
+    """Return the number of blocks of a group: the effective one where pixels are pooled."""
+    n_blocks = int(np.count_nonzero(np.bincount(block)))
     if not n_blocks or choose_rule(n_blocks, alpha, settings)[0] != "pixel":
         return n_blocks
-    return float(counts.sum() ** 2 / np.square(counts).sum())
+    return effective_blocks(block)
 
 
 def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note, ...]:

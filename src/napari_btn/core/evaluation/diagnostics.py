@@ -23,10 +23,12 @@ __all__ = [
     "by_group",
     "by_width",
     "coverage_curve",
+    "independent_pixels",
     "inside_map",
     "miscoverage_map",
     "observations_width",
     "places",
+    "reliability",
 ]
 
 WIDTH_BINS = 10
@@ -113,6 +115,40 @@ def observations_width(held_out: HeldOut, alpha: float) -> NDArray[np.float64]:
             low, high = np.quantile(observed / scale - target, (alpha / 2, 1 - alpha / 2))
             out[c] = high - low
     return out
+
+
+def independent_pixels(error: NDArray[np.float64], alpha: float, held_out: HeldOut) -> NDArray[np.float64]:
+    """Return the number of independent pixels that give the coverage with the same standard error.
+
+    Parameters
+    ----------
+    error : ndarray of float64, shape (C,)
+        Standard error of the coverage; 0 where nothing was missed.
+    alpha : float
+        Miscoverage aimed at.
+    held_out : HeldOut
+    """
+    n_pixels = held_out.target.shape[1]
+    # Without a miss the variance is unknown: each block then counts as one case.
+    unknown = np.full_like(error, float(held_out.n_blocks))
+    n_eff = np.divide(alpha * (1 - alpha), np.square(error), out=unknown, where=error > 0)
+    return np.minimum(n_eff, n_pixels)
+
+
+def reliability(held_out: HeldOut) -> NDArray[np.float64]:
+    """Return the share of the target at or under each quantile before calibration.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+
+    Returns
+    -------
+    ndarray of float64, shape (C, L)
+        Ideally the levels.
+    """
+    shares = [(held_out.target <= q).mean(axis=-1) for q in held_out.quantiles]
+    return np.asarray(shares, dtype=np.float64).reshape(-1, held_out.target.shape[0]).T
 
 
 def places(held_out: HeldOut) -> NDArray[np.float64]:

@@ -14,7 +14,15 @@ from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.evaluation import metrics
 from napari_btn.core.evaluation.bootstrap import coverage_interval, group_intervals
-from napari_btn.core.evaluation.diagnostics import by_group, by_width, observations_width, places
+from napari_btn.core.evaluation.by_value import ByValue, note_on_values
+from napari_btn.core.evaluation.diagnostics import (
+    by_group,
+    by_width,
+    independent_pixels,
+    observations_width,
+    places,
+    reliability,
+)
 from napari_btn.core.progress import Note, drain
 
 if TYPE_CHECKING:
@@ -36,6 +44,7 @@ _ARRAYS = (
     *("bin_width", "bin_coverage", "pit", "group_coverage", "group_low", "group_high", "group_share"),
     "field_coverage",
 )
+_BY_VALUE = ("by_predicted", "by_true")
 
 
 def _none() -> NDArray[np.float64]:
@@ -104,6 +113,8 @@ class Report:
         Blocks in words: "blocks of 24 px", "fields" or "runs of 3 frames".
     field_coverage : ndarray of float64, shape (C, F)
         Coverage of each field with a target of its own; empty where there is only one field.
+    by_predicted, by_true : ByValue
+        Coverage by predicted and by true value; the latter describes, and promises nothing. It is empty for repeats.
     """
 
     channel_names: tuple[str, ...]
@@ -169,6 +180,9 @@ class Report:
             return np.full((len(self.channel_names), 3), np.nan)
         return np.stack([share.std(axis=1, ddof=1), share.min(axis=1), share.max(axis=1)], axis=1)
 
+    by_predicted: ByValue = field(default_factory=ByValue)
+    by_true: ByValue = field(default_factory=ByValue)
+
     @property
     def worst(self) -> tuple[str, ...]:
         """The part of each channel that is covered least, in words."""
@@ -185,6 +199,7 @@ class Report:
         """Return the report as a JSON-ready dict; NaN becomes None, infinity the string "inf"."""
         values = {name: getattr(self, name) for name in self.__dataclass_fields__}
         values["warnings"] = [asdict(note) for note in self.warnings]
+        values |= {name: getattr(self, name).to_dict() for name in _BY_VALUE}
         return {name: _to_json(value) for name, value in values.items()}
 
     @classmethod
@@ -196,6 +211,8 @@ class Report:
         if "blocks" not in fields:
             side = int(values["block_px"])
             fields["blocks"] = name_of_blocks(side, "block" if side else "field")
+        for name in fields.keys() & set(_BY_VALUE):
+            fields[name] = ByValue.from_dict(_numbers(values[name]))
         fields["channel_names"] = tuple(values["channel_names"])
         fields["levels"] = tuple(values["levels"])
         fields["n_blocks"] = np.asarray(values["n_blocks"], dtype=np.int64)
@@ -287,13 +304,17 @@ def report_on(
     low, high, error = coverage_interval(
         miss, held_out.block, held_out.position, block_px=block_px, seed=seed
     )
-    n_eff = _independent(error, alpha, held_out) + blank
+    n_eff = independent_pixels(error, alpha, held_out) + blank
     width = upper.astype(np.float64) - lower
     bin_width, bin_coverage = by_width(width, miss)
     group_coverage, group_share = by_group(miss, group)
     group_low, group_high = group_intervals(
         miss, group, held_out.block, held_out.position, block_px=block_px, seed=seed
     )
+    by_predicted = ByValue.of(median, miss, held_out.block) if known else ByValue()
+    # A noisy target is high where its own noise is high, so its bins say nothing of the signal.
+    true = known and covers != "replicate"
+    by_true = ByValue.of(target, miss, held_out.block) if true else ByValue()
     losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
     return Report(
         channel_names=names,
@@ -315,12 +336,12 @@ def report_on(
         levels=tuple(float(level) for level in held_out.levels),
         pinball=losses.T,
         crps=2 * losses.mean(axis=0) if len(losses) else np.full(n_channels, np.nan),
-        reliability=_reliability(held_out),
+        reliability=reliability(held_out),
         n_blocks=np.full(n_channels, held_out.n_blocks, dtype=np.int64),
         block_px=block_px,
         n_pixels=n_pixels,
         n_eff=n_eff,
-        warnings=(*notes, *_warn_few(names, n_eff)),
+        warnings=(*notes, *_warn_few(names, n_eff), *note_on_values(by_predicted, by_true, names, alpha)),
         bin_width=bin_width + blank[:, None],
         bin_coverage=bin_coverage + blank[:, None],
         pit=places(held_out),
@@ -331,6 +352,8 @@ def report_on(
         group_name=group_name,
         blocks=held_out.blocks,
         field_coverage=_by_field(miss, held_out) + blank[:, None],
+        by_predicted=by_predicted,
+        by_true=by_true,
     )
 
 
@@ -345,26 +368,11 @@ def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float
     return f"{name}: {value:.3f}"
 
 
-def _independent(error: NDArray[np.float64], alpha: float, held_out: HeldOut) -> NDArray[np.float64]:
-    """Return the number of independent pixels with the same standard error of coverage."""
-    n_pixels = held_out.target.shape[1]
-    # Without a miss the variance is unknown: each block then counts as one case.
-    unknown = np.full_like(error, float(held_out.n_blocks))
-    n_eff = np.divide(alpha * (1 - alpha), np.square(error), out=unknown, where=error > 0)
-    return np.minimum(n_eff, n_pixels)
-
-
 def _by_field(miss: NDArray[np.bool_], held_out: HeldOut) -> NDArray[np.float64]:
     """Return the coverage of each field, shape (C, F); empty where there is only one."""
     if held_out.blocks != FIELDS or held_out.n_blocks < 2:
         return np.empty((len(miss), 0))
     return by_group(miss, np.unique(held_out.block, return_inverse=True)[1].reshape(-1))[0]
-
-
-def _reliability(held_out: HeldOut) -> NDArray[np.float64]:
-    """Return the share of the target at or under each quantile, shape (C, L)."""
-    shares = [(held_out.target <= q).mean(axis=-1) for q in held_out.quantiles]
-    return np.asarray(shares, dtype=np.float64).reshape(-1, held_out.target.shape[0]).T
 
 
 def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64]) -> tuple[Note, ...]:
@@ -390,6 +398,8 @@ def _to_json(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [_to_json(v) for v in value]
+    if isinstance(value, dict):
+        return {name: _to_json(v) for name, v in value.items()}
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
@@ -397,6 +407,8 @@ def _to_json(value: Any) -> Any:
 
 def _numbers(value: Any) -> Any:
     """Return nested lists with None as NaN and strings as floats."""
+    if isinstance(value, dict):
+        return {name: _numbers(v) for name, v in value.items()}
     if isinstance(value, list):
         return [_numbers(v) for v in value]
     if value is None:
