@@ -1,4 +1,7 @@
-"""Calibration: held-out scores, groups of pixels, offsets and their report."""
+"""Calibration: held-out scores, groups of pixels, offsets and their report.
+
+Long because every way to calibrate (first time, another level, other images, groups) ends in the same steps.
+"""
 
 from __future__ import annotations
 

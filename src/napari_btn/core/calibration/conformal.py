@@ -1,6 +1,7 @@
 """Calibrated intervals from held-out scores.
 
-The unit of calibration is the block (or the scene): neighbouring pixels are not exchangeable.
+The unit of calibration is the block (or the scene): neighbouring pixels are not exchangeable. Long because
+captions stand beside the rules that they describe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Report on intervals: coverage, width and scores, with the uncertainty of the coverage."""
+"""Report on intervals: coverage, width and scores, with the uncertainty of the coverage.
+
+Long because a report has many figures, each documented where it is stored.
+"""
 
 from __future__ import annotations
 

@@ -40,12 +40,13 @@ _SPLITS = {
     "along X": ("auto", "x"),
     "along Z": ("auto", "z"),
     "checkerboard": ("checkerboard", "longest"),
+    "in time": ("time", "longest"),
 }
 _UNITS = {
     "on average": "auto",
     "on average, by block": "block",
     "on average, pixels pooled": "pixel",
-    "of most new images": "image",
+    "of most new images or blocks": "image",
     "with certainty": "risk",
 }
 _SCORES = {
