@@ -101,7 +101,10 @@ def test_opening_docks_loads_no_torch() -> None:
         "viewer = ViewerModel()\n"
         "[viewer.add_image(data, **arguments) for data, arguments, _ in layers.sample_edx()]\n"
         "others = [make(viewer) for make in (RemeasureWidget, TokensWidget, UncertaintyWidget)]\n"
-        "assert not [name for name in sys.modules if name.startswith('napari_btn.workflow.')]\n"
+        # the choices of the Re-measure dock are numbers alone; steps that train and predict come later
+        "known = ('napari_btn.workflow.propose',)\n"
+        "late = [m for m in sys.modules if m.startswith('napari_btn.workflow.') and m not in known]\n"
+        "assert not late, late\n"
         "dock = DenoiseWidget(viewer)\n"
         "assert dock.view.train.isEnabled(), dock.view.train.toolTip()\n"
         "assert dock.view.estimate.text()\n"
