@@ -153,10 +153,11 @@ def test_the_same_windows_each_time(prediction):
 def test_areas_are_told_in_the_unit_of_the_image():
     made = Expected(800.0, 200.0, 3)
     assert made.sentence(None, "px") == (
-        "Expected wrongly decided area: now 800 px, after these windows 200 px."
+        "Expected wrongly decided area: now 800 px, after these windows 200 px if they are measured without error."
     )
+    assert replace(made, dwells=(10.0,)).sentence(None, "px").endswith("after these windows 200 px.")
     assert made.sentence((0.5, 0.5), "um", 100.0).endswith(
-        "now 200 um², after these windows 50 um². 25 um² needs 3 more."
+        "now 200 um², after these windows 50 um² if they are measured without error. 25 um² needs 3 more."
     )
     assert "is reached" in replace(made, more=0).sentence(None, "px", 300.0)
     assert "No number of windows" in replace(made, more=None).sentence((1.0, 1.0, 2.0), "nm", 1.0)

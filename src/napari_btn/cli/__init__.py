@@ -26,7 +26,7 @@ __all__ = ["main"]
 @click.version_option(package_name="napari-btn")
 @click.option("--traceback", is_flag=True, help="Show where an error arose, for a bug report.")
 def main(traceback: bool) -> None:
-    """Denoise images with intervals that hold a stated coverage.
+    """Denoise images with intervals calibrated to a stated coverage.
 
     Images: .tif, .ome.tif, .zarr, .ome.zarr, .npy, file.npz:key.
     """

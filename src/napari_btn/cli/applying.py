@@ -346,7 +346,7 @@ def regions(
 
     OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold, --spread and --relative,
     where the interval is wide. With --threshold, the expected wrongly decided area is printed: now, and after
-    the windows were fused with what is measured in them.
+    the windows (as if decided without error, unless --dwell is given).
     """
     from napari_btn.io.regions import REGION_ENDINGS, STAGE_ENDINGS, read_stage, write_regions
     from napari_btn.workflow.propose import pixel_size_of, propose_steps

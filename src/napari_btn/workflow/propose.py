@@ -145,9 +145,10 @@ class Expected:
         size = float(np.prod(pixel_size)) if known and pixel_size is not None else 1.0
         power = "²" if pixel_size is None or len(pixel_size) == 2 else "³"
         name = f"{unit}{power}" if known else "px"
+        exactly = "" if self.dwells else " if they are measured without error"
         text = (
             f"Expected wrongly decided area: now {size * self.now:.4g} {name}, "
-            f"after these windows {size * self.after:.4g} {name}."
+            f"after these windows {size * self.after:.4g} {name}{exactly}."
         )
         if until is None:
             return text

@@ -114,7 +114,7 @@ class TestCaption:
         text = calibrate(held_out(500, n_blocks=60)).caption()
         assert text == (
             "Covers the clean signal: 90 % of pixels on average over images like the calibration data; "
-            "not per pixel. Held-out blocks: 60."
+            "measured on blocks of one field; not per pixel. Held-out blocks: 60."
         )
         text = calibrate(held_out(500, n_blocks=5)).caption("long exposure")
         assert text.startswith("Covers a long exposure: ")

@@ -214,7 +214,11 @@ def test_nothing_is_claimed_without_enough_blocks_or_evidence():
     assert nothing.caption.startswith("No pixel is claimed > 50 with at most 0.1 wrong")
     some = select(known, q, 0.3, level=0.3)
     assert some.share <= some.upper <= 0.3
-    assert some.caption.startswith(f"{some.mask.sum()} pixels claimed > 0.3.")
+    assert some.caption == (
+        f"{some.mask.sum()} pixels claimed > 0.3. In the held-out blocks {some.share:.1%} of such claims are wrong "
+        f"({some.claimed_blocks} of 50 blocks hold claims; 0.3 asked for). The set was chosen by these blocks: in "
+        "other fields more may be wrong, and with few such blocks often more than asked for."
+    )
     with pytest.raises(ValueError, match="share of wrong claims"):
         select(known, q, 0.3, level=0)
 
@@ -222,12 +226,14 @@ def test_nothing_is_claimed_without_enough_blocks_or_evidence():
 def test_the_caption_says_what_is_true():
     fitted = exceedance_from(draw(500, 0, blocks=40))
     text = fitted.caption(0.25, channel_name="Fe", confidence=0.75, covers="long exposure")
-    assert text.startswith("P(Fe > 0.25 of a long exposure): right on average")
-    assert "40 held-out blocks" in text
+    assert text.startswith(
+        "P(Fe > 0.25 of a long exposure): its sum is matched to the area in 40 held-out blocks; it is not right"
+    )
     assert "half of the time" in text
     assert text.endswith("to bound the share of wrong claims, select a set.")
     assert "half" not in fitted.caption(0.25)
-    assert "area" not in fitted.caption(0.25)
+    assert fitted.caption(0.25).endswith("a given probability need not be the share at this threshold.")
     assert fitted.caption(0.25, locked=True).endswith(
-        "(40 held-out blocks); recalibrated at this threshold; its sum estimates the area."
+        "recalibrated at this threshold; its sum estimates the area (40 held-out blocks); it is not right for each "
+        "pixel."
     )

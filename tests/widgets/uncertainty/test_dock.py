@@ -170,7 +170,7 @@ def test_a_threshold_makes_the_calibrated_map_where_the_median_stands(make_dock,
     np.testing.assert_allclose(layer.scale, viewer.layers["soil median"].scale)
     record = layer.metadata["napari_btn"]
     assert record["thresholds"][2] == 0.25
-    assert "not per pixel" in record["caption"]
+    assert "not right for each pixel" in record["caption"]
     assert record["provenance"] == {"seed": 0}
     assert "Fe > 0.25" in part(dock, "caption").text()
     assert dock.view.toggles["exceedance"].isChecked()

@@ -202,11 +202,14 @@ class Calibration:
         cases, over = (
             (f"new {alike}", alike) if fields else (f"new {self.blocks} of this field", "this field")
         )
+        measured, independent = (
+            ("", "") if fields else ("; measured on blocks of one field", ", if its blocks were independent")
+        )
         promise = {
-            "block": f"{share} of pixels on average over {alike}",
-            "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee",
+            "block": f"{share} of pixels on average over {alike}{measured}",
+            "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee{measured}",
             "image": f"at least {share} of the pixels of {delta} of {cases}",
-            "risk": f"{share} of pixels on average over {over}, with certainty {delta}",
+            "risk": f"{share} of pixels on average over {over}, with certainty {delta}{independent}",
         }[self.rule]
         levels = [note.level for note in self.notes]
         warned = [f"{levels.count(level)} {level}" for level in ("red", "amber") if level in levels]

@@ -80,7 +80,7 @@ class Drift:
     noise_ratio : ndarray of float64, shape (C,)
         Noise over the calibrated image's at the same brightness; NaN where no brightness is shared.
     outside : ndarray of float64, shape (C,)
-        Share of pixels darker or brighter than the calibrated image.
+        Share of pixels outside the range of 99.8 % of those of the calibrated image.
     far : float
         Share of pixels farther from their token than the calibration's 99th percentile; NaN without
         tokens.
@@ -236,7 +236,10 @@ def _noise_notes(ratio: NDArray[np.float64], names: Sequence[str]) -> tuple[Note
 def _share_notes(outside: NDArray[np.float64], far: float, names: Sequence[str]) -> tuple[Note, ...]:
     """Return notes on pixels unlike any in the calibrated image."""
     found = [
-        (share, f"{share:.0%} of the pixels of {name} are darker or brighter than the calibrated image")
+        (
+            share,
+            f"{share:.0%} of the pixels of {name} are outside the range of 99.8 % of those of the calibrated image",
+        )
         for share, name in zip(outside, names, strict=True)
     ]
     if not np.isnan(far):
@@ -306,7 +309,7 @@ def parts_notes(scenes: Scenes, split: Split, layout: str) -> tuple[Note, ...]:
         for name, ratio in zip(scenes.channel_names, found.noise_ratio, strict=True)
         if not np.isnan(ratio) and not PARTS_LOW <= ratio <= PARTS_HIGH
     ] + [
-        f"{share:.0%} of the pixels of {name} are darker or brighter than any trained on"
+        f"{share:.0%} of the pixels of {name} are outside the range of 99.8 % of those trained on"
         for name, share in zip(scenes.channel_names, found.outside, strict=True)
         if share >= SHARE_AMBER
     ]

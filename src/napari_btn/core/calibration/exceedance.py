@@ -164,10 +164,12 @@ class Exceedance:
         """
         what = "" if covers == "clean" else f" of {covered(covers)}"
         claim = f"{channel_name} > {threshold:.4g} {unit}".rstrip() + what
-        again = "; recalibrated at this threshold; its sum estimates the area" if locked else ""
         parts = [
-            f"P({claim}): right on average over images like the calibration data, not per pixel "
-            f"({self.n_blocks} held-out blocks){again}."
+            f"P({claim}): recalibrated at this threshold; its sum estimates the area ({self.n_blocks} held-out "
+            "blocks); it is not right for each pixel."
+            if locked
+            else f"P({claim}): its sum is matched to the area in {self.n_blocks} held-out blocks; it is not right "
+            "for each pixel, and a given probability need not be the share at this threshold."
         ]
         if confidence is not None:
             parts.append(

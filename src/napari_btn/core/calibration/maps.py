@@ -82,7 +82,7 @@ MAP_KINDS = (
         "P(> t)",
         "viridis",
         "probability",
-        "Probability that the signal exceeds the threshold; follows the slider, and adds up to the area.",
+        "Probability that the signal exceeds the threshold; follows the slider; its sum estimates the area.",
         "threshold",
     ),
     MapKind(

@@ -140,8 +140,8 @@ class Prediction:
         Returns
         -------
         ndarray of float32
-            0 to 1, in the axes of the maps without C. Right on average over images like the calibration
-            data, not per pixel.
+            0 to 1, in the axes of the maps without C. The sum is matched to the area in the held-out blocks;
+            a probability is not right for each pixel.
 
         Raises
         ------
@@ -262,10 +262,11 @@ class Prediction:
         return made
 
     def select(self, threshold: float, channel: str | int | None = None, *, level: float = 0.1) -> Selection:
-        """Select pixels above a threshold, so that at most a share ``level`` of the claims is wrong.
+        """Select pixels, aiming at a share ``level`` of wrong claims in fields like the calibration data.
 
-        The upper 95 % bound of that share in the held-out blocks, with blocks as cases, is at most
-        ``level``. In a single field the share may be larger.
+        The pixels are claimed to lie above the threshold. The set is chosen by the held-out blocks, with blocks
+        as cases: in other fields more may be wrong, and with few blocks that hold claims often more than asked
+        for.
 
         Parameters
         ----------
@@ -274,7 +275,7 @@ class Prediction:
         channel : str or int, optional
             Name or number; may be left out where there is only one.
         level : float
-            Largest share of wrong claims, between 0 and 1.
+            Share of wrong claims to aim at, between 0 and 1.
 
         Returns
         -------

@@ -46,7 +46,7 @@ _GO_HELP = (
 
 _FUSE_HELP = (
     "Combine what was measured in the windows with the prediction: each is evidence, and neither alone is the answer. "
-    "The maps in the windows become those of both, calibrated again."
+    "The maps in the windows become those of both, calibrated on simulated measurements of this dose."
 )
 
 

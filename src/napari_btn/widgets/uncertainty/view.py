@@ -165,15 +165,16 @@ class UncertaintyView(QWidget):
             sure,
             "confidence",
             "How sure a claim must be: pixels are outlined where the one-sided bound of the signal lies above the "
-            "threshold. It holds on average over pixels, not for each outlined one.",
+            "threshold. It holds on average over all pixels of images like the calibration data, not over the outlined "
+            "ones: of those, more than the rest may be wrong. For a share of wrong claims, claim a set.",
         )
         self.confidence.set_range(*_SURE)
         self.select = QCheckBox("Claim a set, wrong claims bounded by")
         self.select.setObjectName("select")
         self.select.setToolTip(
-            "Outline a set of pixels instead of judging each pixel for itself. In the held-out blocks, the upper "
-            "95 % bound of the share of wrong claims is at most this number; in a single field, the share may be "
-            "larger. With too few blocks, nothing is claimed."
+            "Outline a set of pixels instead of judging each pixel for itself, aiming at this share of wrong claims in "
+            "fields like the calibration data. In other fields more may be wrong, and with few held-out blocks that "
+            "hold claims often more than asked for. With too few, nothing is claimed."
         )
         self.select.setAccessibleName("Claim a set with a largest share of wrong claims")
         self.level = PercentBox()
@@ -182,7 +183,7 @@ class UncertaintyView(QWidget):
         self.level.setValue(0.1)
         self.level.setFixedWidth(64)
         self.level.setToolTip(
-            "Largest share of wrong claims: for its upper 95 % bound in the held-out blocks, with blocks as cases."
+            "Share of wrong claims to aim at in fields like the calibration data, with held-out blocks as cases."
         )
         self.level.setAccessibleName("Largest share of wrong claims")
         self.caption = QLabel()
