@@ -95,6 +95,16 @@ def test_windows_stop_where_the_area_is_small_enough(prediction):
     assert nothing.expected.more == 0
 
 
+def test_windows_that_share_dwell_are_enough_by_their_own_dwell(prediction):
+    dose = Dose((3.0, 3.0), (1.0, 1.0))
+    many = proposed(prediction, UNSURE, count=8, dose=dose)
+    few = [expected_wrong(prediction, UNSURE.decisions, many.regions[:k], dose=dose).after for k in range(9)]
+    for goal in np.linspace(few[8], few[0], 12):
+        stopped = proposed(prediction, UNSURE, count=8, dose=dose, until=float(goal) + 1e-6)
+        assert stopped.expected.after <= goal + 1e-3
+        assert stopped.expected.more == 0
+
+
 def test_how_many_more_are_needed_is_counted(prediction):
     few = proposed(prediction, UNSURE, count=2)
     goal = 0.4 * few.expected.now

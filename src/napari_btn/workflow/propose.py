@@ -313,13 +313,24 @@ def _left(
     """Return the expected wrong area of each window after its measurement, and the dwell of each."""
     if dose is None or not regions:
         return np.zeros(len(regions)), ()
-    dwells = [dwell * share for share in _SHARES]
-    doses = [dose.times(d) for d in dwells]
+    return _shared(_after(prediction, decisions, regions, dose, dwell), dwell)
+
+
+def _after(
+    prediction: Prediction, decisions: Sequence[Decision], regions: Sequence[Region], dose: Dose, dwell: float
+) -> NDArray[np.float64]:
+    """Return the expected wrong area of each window (windows, shares) after each dwell that it may get."""
+    doses = [dose.times(dwell * share) for share in _SHARES]
     after = np.sum([wrong_after(prediction, one, regions, doses) for one in decisions], axis=0)
-    after = np.minimum.accumulate(after, axis=1)
-    chosen = share_dwell(after, dwells, dwell * len(regions))
+    return np.asarray(np.minimum.accumulate(after, axis=1))
+
+
+def _shared(after: NDArray[np.float64], dwell: float) -> tuple[NDArray[np.float64], tuple[float, ...]]:
+    """Return the area that is left in each window once the dwell of all is shared out, and each dwell."""
+    dwells = [dwell * share for share in _SHARES]
+    chosen = share_dwell(after, dwells, dwell * len(after))
     at = np.searchsorted(dwells, chosen)
-    return after[np.arange(len(regions)), at], tuple(float(d) for d in chosen)
+    return after[np.arange(len(after)), at], tuple(float(d) for d in chosen)
 
 
 def _until_steps(
@@ -336,13 +347,16 @@ def _until_steps(
     room = int(np.prod(score.shape) // np.prod(search.window))
     tried = regions
     while True:
-        left, _ = _left(prediction, choice.decisions, tried, search.dose, search.dwell)
         inside = [sum(_sum(m, r) for m in maps) for r in tried]
-        after = np.concatenate([[now], now - np.cumsum(inside) + np.cumsum(left)])
-        reached = np.flatnonzero(after <= search.until)
-        if reached.size:
-            enough = int(reached[0])
-            return regions[:enough], max(enough - len(regions), 0)
+        after = np.zeros((len(tried), len(_SHARES)))
+        if search.dose is not None:
+            after = _after(prediction, choice.decisions, tried, search.dose, search.dwell)
+        least = np.concatenate([[now], now - np.cumsum(inside) + np.cumsum(after[:, -1])])
+        # fewer windows share less dwell, so each number that may do is judged with its own
+        for enough in np.flatnonzero(least <= search.until).tolist():
+            left, _ = _shared(after[:enough], search.dwell)
+            if now - sum(inside[:enough]) + left.sum() <= search.until:
+                return regions[:enough], max(enough - len(regions), 0)
         if len(tried) < search.count or len(tried) >= room:
             return regions, None
         asked = min(2 * len(tried), room)

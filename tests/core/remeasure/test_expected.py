@@ -106,6 +106,18 @@ def test_more_dose_never_leaves_more_and_none_leaves_what_there_is(field):
     assert (np.diff(after, axis=1) < 0).all()
 
 
+def test_a_dose_near_none_leaves_what_there_is_at_any_threshold(field):
+    prediction, _ = field
+    top = float(prediction.quantiles.max())
+    for t in (0.01, 0.5, 0.99 * top, 1.01 * top, 1.3 * top):
+        question = Decision(0, t)
+        now = float(wrong_now(prediction, question).sum())
+        assert now > 0
+        for weak in (Dose((1e-6,), (1.0,)), Dose((1.0,), (1.0,), (1e6,))):
+            after = float(wrong_after(prediction, question, [WHOLE], [weak])[0, 0])
+            assert after == pytest.approx(now, rel=5e-3)
+
+
 @pytest.mark.parametrize("dose", [None, Dose((FAST,), (1.0,))])
 def test_each_window_lowers_the_expected_area(field, dose):
     prediction, _ = field

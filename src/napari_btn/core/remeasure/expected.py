@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtr, pdtr
 
+from napari_btn.core.calibration.distribution import ppf
 from napari_btn.core.remeasure.scores import one_scene
 from napari_btn.core.settings import need
 
@@ -26,6 +27,7 @@ __all__ = ["Decision", "decided", "share_dwell", "undecided", "wrong_after", "wr
 
 _BLOCKS = 5  # held-out blocks on each side of a threshold that recalibrate it
 _SIGNALS, _CUTS, _FAR = 28, 61, 5.0  # cells of the signal, decision rules, and their reach in noise
+_TAILS = 0.005, 0.995  # levels where the cells of the signal end
 
 
 @dataclass(frozen=True)
@@ -212,11 +214,16 @@ def _signals(prediction: Prediction, decision: Decision, doses: Sequence[Dose]) 
     values = planes[:, ...].reshape(len(planes), -1)
     values = values[:, :: max(values.shape[1] // 20_000, 1)]
     spread = np.nanquantile(values, np.linspace(0, 1, _SIGNALS)).astype(np.float64)
+    # the tails beyond the outermost levels hold signals, too
+    low = float(np.nanmin(ppf(values, prediction.levels, _TAILS[0])))
+    high = float(np.nanmax(ppf(values, prediction.levels, _TAILS[1])))
     t, c = decision.threshold, decision.channel
+    if t >= high:  # the few signals above the threshold have a cell of their own
+        high = t + max(high - float(spread[-1]), 1e-3 * max(abs(t), 1e-9))
     near = [t + np.linspace(-_FAR, _FAR, 15) * _noise(t, dose, c) for dose in doses if dose.dose[c] > 0]
-    edges = np.unique(np.concatenate([spread, [t], *near]).astype(np.float32))
-    low, high = float(spread[0]), float(spread[-1])
-    kept = edges[((edges >= low) & (edges <= high)) | (edges == np.float32(t))].astype(np.float64)
+    edges = np.unique(np.concatenate([spread, [t, low, high], *near]).astype(np.float32))
+    inside = (edges >= np.float32(low)) & (edges <= np.float32(high))
+    kept = edges[inside | (edges == np.float32(t))].astype(np.float64)
     # the threshold itself, not its neighbour in single precision
     kept[np.argmin(np.abs(kept - t))] = t
     return np.asarray(kept, np.float64)
