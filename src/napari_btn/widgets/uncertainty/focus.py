@@ -140,10 +140,11 @@ class Focus:
             With thresholds, those that are locked, confidence and caption.
         """
         assert self.prediction is not None
+        names = self.prediction.channel_names or ("0",)
         return {
             **record_of(self.prediction),
             "thresholds": list(self.asked.values),
-            "locks": dict(self.locks),
+            "locks": {names[c]: t for c, t in self.locked_thresholds().items()},
             "confidence": self.asked.confidence,
             "caption": caption,
         }
