@@ -541,24 +541,32 @@ def test_a_threshold_belongs_to_one_channel(denoiser):
             ask()
 
 
+def middle(denoiser, channel):
+    """A threshold with held-out targets of many blocks on both sides."""
+    target, block = denoiser.held_out.target[channel], denoiser.held_out.block
+    return float(np.median([np.median(target[block == b]) for b in np.unique(block)]))
+
+
 def test_a_locked_map_comes_from_the_held_out_scores(denoiser):
     made = denoiser.predict(PAIR.noisy, executor=Inline())
-    wanted = lock_threshold(denoiser.held_out, 0.2, channel=2, rule=made.distribution.rule)
-    locked = made.exceedance(0.2, "Fe", locked=True)
+    t = middle(denoiser, 2)
+    wanted = lock_threshold(denoiser.held_out, t, channel=2, rule=made.distribution.rule)
+    locked = made.exceedance(t, "Fe", locked=True)
     np.testing.assert_array_equal(locked, wanted.probability(made.planes({"C": 2})))
-    assert not np.array_equal(locked, made.exceedance(0.2, "Fe"))
+    assert not np.array_equal(locked, made.exceedance(t, "Fe"))
     with pytest.raises(ValueError, match="without held-out scores; a locked threshold needs them"):
-        replace(made, held_out=None).exceedance(0.2, "Fe", locked=True)
+        replace(made, held_out=None).exceedance(t, "Fe", locked=True)
     with pytest.raises(ValueError, match="makes a map, not claims"):
-        made.exceedance(0.2, "Fe", side="conservative", locked=True)
+        made.exceedance(t, "Fe", side="conservative", locked=True)
     with pytest.raises(ValueError, match="threshold is NaN"):
         made.exceedance(float("nan"), "Fe", locked=True)
 
 
 def test_locks_are_kept_by_bundle_calibration_and_prediction(copy, tmp_path):
     before = copy.model
-    assert copy.lock(0.2, "Fe").lock(0.3, 1) is copy
-    locks = {"Fe": 0.2, "Al": 0.3}
+    iron, aluminium = middle(copy, 2), middle(copy, 1)
+    assert copy.lock(iron, "Fe").lock(aluminium, 1) is copy
+    locks = {"Fe": iron, "Al": aluminium}
     assert before.calibrated.locks == {}
     assert copy.model.learned is before.learned
     assert copy.predict(PAIR.noisy, executor=Inline()).locks == locks
@@ -568,11 +576,12 @@ def test_locks_are_kept_by_bundle_calibration_and_prediction(copy, tmp_path):
     other = samples.edx(seed=9, size=(48, 64))
     again.calibrate(other.noisy, other.clean, axes="CYX", executor=Inline())
     assert again.model.calibrated.locks == locks
-    assert again.unlock("Fe").model.calibrated.locks == {"Al": 0.3}
+    assert again.unlock("Fe").model.calibrated.locks == {"Al": aluminium}
     assert again.unlock().model.calibrated.locks == {}
     for wrong, words in (
         (lambda: copy.lock(0.2), "3 channels and none is named"),
         (lambda: copy.lock(float("inf"), "Fe"), "give a finite number"),
+        (lambda: copy.lock(1e6, "Fe"), "Only 0 held-out blocks have targets above 1e"),
         (lambda: copy.unlock("Mg"), "there are Si, Al, Fe"),
         (lambda: copy.model.with_locks({"Mg": 0.1}), "no channel Mg to lock"),
         (lambda: tiny().lock(0.2), "not trained yet"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 import numpy as np
 
 from napari_btn import model as models
+from napari_btn.core.calibration.exceedance import need_lockable
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.compute.pool import compute_for
 from napari_btn.core.data.image import channel_number
@@ -601,10 +602,14 @@ class Denoiser:
         Raises
         ------
         ValueError
-            If the channel is missing, the threshold is not finite, or there is only one quantile level.
+            If the channel is missing, the threshold is not finite, there is only one quantile level, or too few
+            held-out blocks have targets on a side of the threshold.
         """
-        name = self.model.channel_names[channel_number(channel, self.model.channel_names)]
-        return self._take(self.model.with_locks({**self.model.calibrated.locks, name: float(threshold)}))
+        number = channel_number(channel, self.model.channel_names)
+        locks = {**self.model.calibrated.locks, self.model.channel_names[number]: float(threshold)}
+        model = self.model.with_locks(locks)
+        need_lockable(model.scores.held_out, threshold, channel=number)
+        return self._take(model)
 
     def unlock(self, channel: str | int | None = None) -> Self:
         """Unlock the threshold of a channel.

@@ -172,9 +172,11 @@ def test_copies_of_what_trained_are_not_held_out_in_a_refinement(bundle):
 
 
 def test_locked_thresholds_stay(bundle, tmp_path):
-    btn.load(bundle).lock(0.2, "Fe").save(tmp_path / "locked.btn")
+    whole = btn.load(bundle)
+    threshold = float(np.median(whole.held_out.target[2]))
+    whole.lock(threshold, "Fe").save(tmp_path / "locked.btn")
     denoiser, _ = refined(tmp_path / "locked.btn")
-    assert denoiser.model.calibrated.locks == {"Fe": 0.2}
+    assert denoiser.model.calibrated.locks == {"Fe": threshold}
 
 
 def test_the_image_of_the_windows_cannot_calibrate(bundle):

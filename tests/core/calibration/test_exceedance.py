@@ -178,6 +178,17 @@ def test_a_locked_threshold_has_the_better_brier_score():
         assert np.mean((locked - truth) ** 2) <= np.mean((moving - truth) ** 2) + 2e-4
 
 
+def test_a_threshold_with_too_few_blocks_on_a_side_is_not_locked():
+    known = draw(2000, 0)
+    highest = np.sort([known.target[0, known.block == b].max() for b in range(100)])
+    lock_threshold(known, float(np.nextafter(highest[-5], -9)))
+    for threshold, found in ((highest[-5], 4), (99.0, 0), (-99.0, 0)):
+        with pytest.raises(
+            ValueError, match=f"Only {found} held-out blocks have targets above .* unlocked map"
+        ):
+            lock_threshold(known, float(threshold))
+
+
 @pytest.mark.parametrize("masked", [0.0, 0.1, 0.3])
 def test_masked_pixels_are_never_claimed_and_do_not_change_the_claims(masked):
     known, fresh = draw(20_000, 0), draw(20_000, 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import gamma, norm
 
 from napari_btn.core.calibration.cases import HeldOut
-from napari_btn.core.calibration.conformal import calibrate
+from napari_btn.core.calibration.conformal import calibrate, covered
 from napari_btn.core.calibration.dose import Dose, dose_of
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.fusion import fuse, measured_again, posterior
@@ -177,9 +177,25 @@ def test_only_the_measured_pixels_of_the_window_change_and_the_record_says_so():
     assert (fused.median <= fused.upper).all()
     assert (np.diff(fused.quantiles, axis=0) >= 0).all()
     (record,) = fused.provenance["fused"]
-    assert record == {"window": [[3, 20], [5, 30]], "scene": 0, "dose": [9.0], "gain": [1.0], "sd": None}
+    assert record == {
+        "window": [[3, 20], [5, 30]], "scene": 0, "dose": [9.0], "gain": [1.0], "sd": None, "covers": "clean"
+    }  # fmt: skip
     assert "fused" not in prediction.provenance
     assert len(again.fuse(box, counts, dose=9.0).provenance["fused"]) == 2
+
+
+def test_fused_windows_of_replicates_are_said_to_cover_the_clean_signal():
+    prediction, signal = predicted()
+    box = (slice(0, 40), slice(0, 50))
+    counts = np.random.default_rng(2).poisson(20.0 * signal)
+    noisy = replace(prediction, covers="replicate")
+    once = noisy.fuse(box, counts, dose=20.0)
+    (note,) = once.notes
+    assert note.level == "amber"
+    assert f"the clean signal, no longer of {covered('replicate')}; outside they are unchanged" in note.text
+    assert once.covers == "replicate"
+    assert once.provenance["fused"][0]["covers"] == "clean"
+    assert once.fuse(box, counts, dose=20.0).notes == (note,)
 
 
 def test_counts_far_from_the_dose_are_noted():

@@ -213,8 +213,8 @@ def test_places_in_the_predicted_distribution_are_flat_where_it_is_right():
 @pytest.mark.parametrize("n_blocks", [3, 20, 59])
 def test_that_no_block_misses_does_not_prove_that_none_will(n_blocks):
     low, high, _ = coverage_interval(np.zeros((1, 10 * n_blocks), bool), np.repeat(np.arange(n_blocks), 10))
-    # a share of blocks that would go unseen once in twenty times
-    assert (1 - (1 - low[0])) ** n_blocks == pytest.approx(0.05)
+    # a share of blocks that would go unseen once in forty times: 2.5 % is each side of a two-sided interval
+    assert low[0] ** n_blocks == pytest.approx(0.025)
     assert high[0] == 1
 
 

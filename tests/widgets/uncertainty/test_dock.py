@@ -301,6 +301,23 @@ def test_locks_of_the_model_are_shown_by_a_new_dock(make_dock, model, viewer, qt
     assert session_of(viewer).model.calibrated.locks == locks
 
 
+def test_a_threshold_that_no_block_reaches_is_not_locked(make_dock, model, viewer, qtbot):
+    locks = {"Al": 50.0}  # as an earlier version saved it
+    prediction = replace(make_prediction(), locks=locks)
+    session_of(viewer).threshold = Threshold((0.1, 50.0, 0.1), 1)
+    dock = make_dock(prediction, model.with_locks(locks))
+    part(dock, "channel").setCurrentIndex(1)
+    assert dock.focus.asked.value == 50.0
+    assert not part(dock, "lock").isChecked()
+    part(dock, "show_exceedance").click()
+    drawn(dock, qtbot)
+    np.testing.assert_array_equal(viewer.layers["soil P(> t)"].data[1], prediction.exceedance(50.0, "Al"))
+    part(dock, "lock").click()
+    assert not part(dock, "lock").isChecked()
+    assert "Only 0 held-out blocks have targets above 50" in dock.view.hint.text()
+    assert session_of(viewer).model.calibrated.locks == locks
+
+
 def test_the_sum_of_the_map_is_shown_as_an_area(make_dock, model, viewer, qtbot):
     prediction = make_prediction()
     dock = make_dock(prediction, model)

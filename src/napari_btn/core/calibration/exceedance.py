@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Exceedance",
     "LockedExceedance",
+    "can_lock",
     "exceedance_from",
     "lock_threshold",
+    "need_lockable",
 ]
 
 # Steps of the recalibration: a thousandth is finer than any held-out set can resolve.
 STEPS = 1024
 LOCKED_STEPS = 256
+LOCK_BLOCKS = 5  # held-out blocks on each side of a threshold that recalibrate it
 # Steps of a map: finer, since the sum of many small probabilities is an area.
 AREA_STEPS = 8192
 TAIL_KNOTS = np.array([0.1, 0.25, 0.5])
@@ -351,7 +354,7 @@ def lock_threshold(
     Raises
     ------
     ValueError
-        If there are fewer than two levels.
+        If there are fewer than two levels, or too few held-out blocks on a side of the threshold.
 
     References
     ----------
@@ -359,6 +362,7 @@ def lock_threshold(
     """
     from sklearn.isotonic import isotonic_regression
 
+    need_lockable(held_out, threshold, channel=channel)
     score = 1 - cdf(held_out.quantiles[:, channel], held_out.levels, threshold)
     above = held_out.target[channel] > threshold
     weight = _weights(held_out.block, rule)
@@ -377,6 +381,49 @@ def lock_threshold(
         table=np.asarray(table, dtype=np.float32),
         n_blocks=held_out.n_blocks,
     )
+
+
+def can_lock(held_out: HeldOut, threshold: float, *, channel: int = 0) -> bool:
+    """Return True if enough held-out blocks have targets on each side of a threshold to recalibrate there.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Predictions and targets on blocks that never trained.
+    threshold : float
+        Threshold in the target's unit.
+    channel : int
+        Index of the channel.
+    """
+    return _blocks_beside(held_out, threshold, channel) >= LOCK_BLOCKS
+
+
+def need_lockable(held_out: HeldOut, threshold: float, *, channel: int = 0) -> None:
+    """Raise an error if `can_lock` is False; arguments as there.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+    threshold : float
+    channel : int
+
+    Raises
+    ------
+    ValueError
+        If too few held-out blocks have targets on a side of the threshold.
+    """
+    found = _blocks_beside(held_out, threshold, channel)
+    if found < LOCK_BLOCKS:
+        raise ValueError(
+            f"Only {found} held-out blocks have targets above {threshold:.4g} (or below it); {LOCK_BLOCKS} on "
+            "each side are needed to recalibrate there. Use the unlocked map."
+        )
+
+
+def _blocks_beside(held_out: HeldOut, threshold: float, channel: int) -> int:
+    """Return the number of held-out blocks with a target above the threshold, or below it if they are fewer."""
+    above = held_out.target[channel] > threshold
+    return min(int(np.count_nonzero(np.bincount(held_out.block[side]))) for side in (above, ~above))
 
 
 def _weights(block: NDArray[np.int64], rule: str) -> NDArray[np.float64]:

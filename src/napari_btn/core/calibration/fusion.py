@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_btn.core.calibration.conformal import with_offsets
+from napari_btn.core.calibration.conformal import covered, with_offsets
 from napari_btn.core.calibration.distribution import ppf
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.progress import Note
@@ -140,6 +140,8 @@ def fuse(
     again = measured_again(held_out, dose)
     lower, median, upper = with_offsets(calibration, again).interval(fused)
     known = np.isfinite(values)
+    # counts are evidence of the clean signal, whatever the maps cover
+    record = window.record | dose.to_dict() | {"covers": "clean"}
     planes = zip(prediction.quantiles, fused, strict=True)
     return replace(
         prediction,
@@ -154,9 +156,9 @@ def fuse(
         ),
         provenance={
             **prediction.provenance,
-            "fused": [*prediction.provenance.get("fused", []), window.record | dose.to_dict()],
+            "fused": [*prediction.provenance.get("fused", []), record],
         },
-        notes=(*prediction.notes, *_dose_notes(predicted, values, dose, prediction)),
+        notes=_noted(prediction, *_dose_notes(predicted, values, dose, prediction)),
     )
 
 
@@ -252,6 +254,19 @@ def _posterior_of_channels(
     need(len(dose.dose) == len(values), "dose", dose.dose, f"one number for each of {len(values)} channels")
     channels = enumerate(values)
     return np.stack([posterior(quantiles[:, c], levels, v, dose, channel=c) for c, v in channels], 1)
+
+
+def _noted(prediction: Prediction, *more: Note) -> tuple[Note, ...]:
+    """Return the notes of a fused prediction, with one on what its windows cover if that has changed."""
+    notes = (*prediction.notes, *more)
+    if prediction.covers == "clean":
+        return notes
+    changed = Note(
+        "amber",
+        "Inside fused windows the intervals and probabilities speak of the clean signal, no longer of "
+        f"{covered(prediction.covers)}; outside they are unchanged.",
+    )
+    return notes if changed in notes else (*notes, changed)
 
 
 def _dose_notes(

@@ -176,7 +176,8 @@ class Prediction:
         Raises
         ------
         ValueError
-            If the channel, the quantiles or the held-out scores are missing.
+            If the channel, the quantiles or the held-out scores are missing, or too few held-out blocks have
+            targets on a side of the threshold.
         """
         number = self.channel_number(channel)
         _need_number(threshold)

@@ -147,8 +147,9 @@ def _bootstrap(
     if n_groups < 3:
         return 0.0, 1.0
     if not missed.any():
-        # Resampling no misses gives none; a share of groups this large would go unseen once in twenty times.
-        return float(0.05 ** (1 / n_groups)), 1.0
+        # Resampling no misses gives none. A share of groups this large would go unseen once in forty times,
+        # which is the lower side of a two-sided 95 % interval, as below.
+        return float(0.025 ** (1 / n_groups)), 1.0
     draws = int(np.clip(4_000_000 // n_groups, 200, DRAWS))
     chosen = rng.multinomial(n_groups, np.full(n_groups, 1 / n_groups), size=draws).astype(np.float64)
     shares = 1 - (chosen @ missed) / (chosen @ counts)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.special import ndtr, pdtr
 
 from napari_btn.core.calibration.distribution import ppf
+from napari_btn.core.calibration.exceedance import can_lock
 from napari_btn.core.remeasure.scores import one_scene
 from napari_btn.core.settings import need
 
@@ -18,14 +19,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.calibration.dose import Dose
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.remeasure.regions import Region
 
 __all__ = ["Decision", "decided", "share_dwell", "undecided", "wrong_after", "wrong_now"]
 
-_BLOCKS = 5  # held-out blocks on each side of a threshold that recalibrate it
 _SIGNALS, _CUTS, _FAR = 28, 61, 5.0  # cells of the signal, decision rules, and their reach in noise
 _TAILS = 0.005, 0.995  # levels where the cells of the signal end
 
@@ -92,14 +91,8 @@ def decided(prediction: Prediction, decision: Decision) -> NDArray[np.float32]:
     decision : Decision
     """
     held_out, c, t = prediction.held_out, decision.channel, decision.threshold
-    locked = held_out is not None and _on_both_sides(held_out, c, t)
+    locked = held_out is not None and can_lock(held_out, t, channel=c)
     return prediction.exceedance(t, c, locked=locked)
-
-
-def _on_both_sides(held_out: HeldOut, channel: int, threshold: float) -> bool:
-    """Return True if enough held-out blocks have a target above the threshold, and enough one below."""
-    above = held_out.target[channel] > threshold
-    return all(len(np.unique(held_out.block[side])) >= _BLOCKS for side in (above, ~above))
 
 
 def wrong_after(

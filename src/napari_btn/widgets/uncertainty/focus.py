@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.calibration.exceedance import can_lock
 from napari_btn.session import Threshold
 from napari_btn.widgets.shared.overlays import layer_name, our_layer
 from napari_btn.widgets.shared.results import record_of
@@ -70,9 +71,14 @@ class Focus:
         return self.locked_thresholds().get(self.asked.channel) == self.asked.value
 
     def locked_thresholds(self) -> dict[int, float]:
-        """Return the locked threshold of each channel that has one."""
-        names = () if self.prediction is None else self.prediction.channel_names or ("0",)
-        return {c: self.locks[name] for c, name in enumerate(names) if name in self.locks}
+        """Return the locked threshold of each channel that has one which the held-out blocks can recalibrate."""
+        held_out = None if self.prediction is None else self.prediction.held_out
+        if self.prediction is None or held_out is None:
+            return {}
+        names = self.prediction.channel_names or ("0",)
+        known = {c: self.locks[name] for c, name in enumerate(names) if name in self.locks}
+        # a bundle of an earlier version may lock any threshold
+        return {c: t for c, t in known.items() if can_lock(held_out, t, channel=c)}
 
     def layer(self, kind: str) -> Any:
         """Return the layer of a map; None if there is none.
@@ -134,10 +140,11 @@ class Focus:
             With thresholds, those that are locked, confidence and caption.
         """
         assert self.prediction is not None
+        names = self.prediction.channel_names or ("0",)
         return {
             **record_of(self.prediction),
             "thresholds": list(self.asked.values),
-            "locks": dict(self.locks),
+            "locks": {names[c]: t for c, t in self.locked_thresholds().items()},
             "confidence": self.asked.confidence,
             "caption": caption,
         }

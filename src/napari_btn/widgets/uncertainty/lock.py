@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from napari_btn.core.calibration.exceedance import need_lockable
 from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class ThresholdLock:
     changed : callable
         Called when maps have become stale.
     failed : callable
-        Called with the exception if a recalibration fails.
+        Called with the exception if a threshold can't be locked, or a recalibration fails.
     """
 
     def __init__(
@@ -56,6 +57,13 @@ class ThresholdLock:
         prediction, model, asked = self._focus.prediction, self._session.model, self._focus.asked
         if prediction is None or model is None:
             return
+        if locked and prediction.held_out is not None:
+            try:
+                need_lockable(prediction.held_out, asked.value, channel=asked.channel)
+            except ValueError as error:
+                self.show()
+                self._failed(error)
+                return
         name = (prediction.channel_names or ("0",))[asked.channel]
         kept = {other: value for other, value in self._focus.locks.items() if other != name}
         self._session.amend(model.with_locks({**kept, name: asked.value} if locked else kept))
