@@ -70,8 +70,7 @@ def select(
     while the upper 95 % bound of its share of wrong claims in the held-out blocks is at most `level`. The
     share is a ratio of sums over blocks; its bound is Student's, from the linearised ratio. It is the bound
     that the test of each cut uses, not a bound after the choice of the cut: the share is meant to be at most
-    `level` on average over calibrations. With fewer than about 30 blocks that hold claims, it exceeded `level`
-    in 17 to 34 % of simulated calibrations.
+    `level` on average over calibrations. With few blocks that hold claims, single calibrations often exceed it.
 
     Parameters
     ----------
