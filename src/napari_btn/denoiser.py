@@ -196,7 +196,7 @@ class Denoiser:
 
     @property
     def supervision(self) -> str:
-        """What members learn from."""
+        """Name of the supervision: the source that members learn from."""
         return self._settings.supervision
 
     @property
@@ -206,22 +206,22 @@ class Denoiser:
 
     @property
     def network(self) -> NetworkSettings:
-        """What a member looks like."""
+        """Settings of a member's network."""
         return self._settings.network
 
     @property
     def train(self) -> TrainSettings:
-        """How members are trained."""
+        """Settings of the training."""
         return self._settings.train
 
     @property
     def calibration_settings(self) -> CalibrationSettings:
-        """How intervals are calibrated."""
+        """Settings of the calibration."""
         return self._settings.calibration
 
     @property
     def tiles(self) -> TileSettings:
-        """How large images are cut."""
+        """Settings of the tiles that large images are cut into."""
         return self._settings.tiles
 
     def settings(self) -> dict[str, Any]:

@@ -148,7 +148,7 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
 
 @dataclass(frozen=True)
 class Clustering:
-    """How latents are clustered into tokens."""
+    """Clustering of latents into tokens."""
 
     n_tokens: int
     order_by: str | None
@@ -226,7 +226,7 @@ def tokens(
 
 @dataclass(frozen=True)
 class Measure:
-    """What makes a pixel worth measuring again."""
+    """Reasons to measure a pixel again."""
 
     channel: str | None
     threshold: float | None

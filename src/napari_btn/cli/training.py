@@ -56,7 +56,7 @@ __all__ = ["calibrate", "scan", "train"]
 
 @dataclass(frozen=True)
 class Promise:
-    """What the coverage promises, and which pixels are calibrated apart; None keeps a setting."""
+    """Promise of the coverage, and the pixels that are calibrated separately; None keeps a setting."""
 
     unit: Unit | None
     score: Score | None
@@ -83,7 +83,7 @@ class Promise:
 
 @dataclass(frozen=True)
 class Training:
-    """How networks are trained, and what they are."""
+    """Networks and their training."""
 
     preset: str
     members: int

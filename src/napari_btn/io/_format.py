@@ -1,4 +1,4 @@
-"""What the image formats share: the record that describes one, its errors, and the order of stored axes."""
+"""Parts that all image formats share: the record that describes one, its errors, and the order of stored axes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the figures share: colours, markers, and the empty figure."""
+"""Shared style of the figures: colours, markers, and the empty figure."""
 
 from __future__ import annotations
 

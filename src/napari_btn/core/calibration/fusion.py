@@ -2,6 +2,7 @@
 
 A measurement is evidence, not truth: a short one says less than the prediction does, a long one more. The
 posterior of the held-out pixels, with measurements simulated from their targets, calibrates the result.
+Long because likelihoods, posterior and calibration are only right together.
 """
 
 from __future__ import annotations

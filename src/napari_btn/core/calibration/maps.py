@@ -25,7 +25,7 @@ __all__ = ["MAP_KINDS", "MapKind", "write_maps_steps"]
 
 @dataclass(frozen=True)
 class MapKind:
-    """How one kind of map is named and shown.
+    """Name and look of one kind of map.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What a member family owns, and members as values: settings and a seed in, an `Ensemble` out."""
+"""Member families, and members as values: settings and a seed in, an `Ensemble` out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Weights = dict[str, "NDArray[np.float32]"]
 
 @dataclass(frozen=True)
 class Extent:
-    """What a family may know of the image before training.
+    """Facts of the image that a family may use before training.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ __all__ = ["Frame", "Measured", "add_rectangles", "features_of", "keep_before", 
 
 Place = tuple[tuple[int, ...], tuple[int, ...]]
 Measured = dict[Place, "NDArray[np.float32]"]
-"""What was measured again, (C, *size), by the place of its window."""
+"""New measurements (C, *size) by the place of their window."""
 
 _COLOUR = "#56b4e9"  # Okabe and Ito's sky blue contrasts with gray and magma
 _TEXT_SIZE = 12
