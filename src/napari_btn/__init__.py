@@ -1,4 +1,4 @@
-"""Denoise images with quantiles that hold a stated coverage, and see where to measure again.
+"""Denoise images with calibrated intervals, and see where to measure again.
 
 Names are imported on first use: ``import napari_btn`` loads neither torch nor Qt nor napari, so that
 napari starts as fast with the plugin as without it.

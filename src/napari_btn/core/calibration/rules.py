@@ -174,7 +174,7 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
             Note(
                 "amber",
                 f"Held-out blocks: {n_blocks}; the block rule wants {enough} at coverage {1 - alpha:.3g}, so "
-                "pixels were pooled: right on average for images like the calibration data, without a "
+                "pixels were pooled: about right on average for images like the calibration data, without a "
                 "finite-sample guarantee. Hold out more for one.",
             )
         )

@@ -169,7 +169,7 @@ class UncertaintyView(QWidget):
             "ones: of those, more than the rest may be wrong. For a share of wrong claims, claim a set.",
         )
         self.confidence.set_range(*_SURE)
-        self.select = QCheckBox("Claim a set, wrong claims bounded by")
+        self.select = QCheckBox("Claim a set, wrong claims about")
         self.select.setObjectName("select")
         self.select.setToolTip(
             "Outline a set of pixels instead of judging each pixel for itself, aiming at this share of wrong claims in "
