@@ -19,7 +19,7 @@ SLOTS = {
     "prediction": {"tokens", "regions"},
     **{slot: set() for slot in ("device", "training", "tokens", "threshold", "regions", "stage")},
 }
-"""What each setter clears."""
+"""Slots that each setter clears."""
 
 
 class Viewer:

@@ -1,4 +1,4 @@
-"""What tests of steps share: everything that a model holds, to see that a step leaves it alone."""
+"""Shared by tests of steps: all that a model holds, to check that a step leaves it alone."""
 
 from __future__ import annotations
 

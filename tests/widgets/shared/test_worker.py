@@ -24,7 +24,7 @@ Step = Generator[Progress, None, str]
 
 
 class Heard:
-    """What a run has said, in order."""
+    """Calls of a run, in order."""
 
     def __init__(self) -> None:
         self.progress: list[tuple[Progress, Timing]] = []
