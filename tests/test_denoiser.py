@@ -270,9 +270,26 @@ def test_a_bundle_that_lacks_a_part_is_damaged(copy, tmp_path):
         )
         with pytest.raises(ValueError, match="lacks a part of a bundle"):
             btn.load(tmp_path / "b.btn")
+    for changed in ({"dilations": [1]}, {"n_out": 5}, {"members": [[0, 0], [0, 0]]}, {"axes": "ZYX"}):
+        write_bundle(Bundle({**whole.values, **changed}, whole.arrays), tmp_path / "b.btn")
+        with pytest.raises(ValueError, match="lacks a part of a bundle, or has a wrong one"):
+            btn.load(tmp_path / "b.btn")
     write_bundle(Bundle({"kind": "partial"}, {}), tmp_path / "b.btn")
     with pytest.raises(ValueError, match="lacks a part of a bundle"):
         load_partial(tmp_path / "b.btn")
+
+
+def test_weights_of_another_network_are_refused(copy, tmp_path):
+    from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
+
+    whole = read_bundle(tmp_path / "copy.btn")
+    settings = whole.values["settings"]
+    wider = {**settings, "network": {**settings["network"], "head_units": 5}}
+    write_bundle(Bundle({**whole.values, "settings": wider}, whole.arrays), tmp_path / "b.btn")
+    model = btn.load(tmp_path / "b.btn")
+    channels = len(model.channel_names)
+    with pytest.raises(ValueError, match="weights of member 1 don't fit its network"):
+        model.predict(np.zeros((channels, 16, 16), np.float32), axes="CYX")
 
 
 # ---------------------------------------------------------------- stopping

@@ -6,6 +6,7 @@ Long because parts and bundle stand together: a new part is seen where it is sav
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from napari_btn.core.progress import Note
 from napari_btn.core.registry import FAMILIES
 from napari_btn.core.settings import EnsembleSettings
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
+from napari_btn.io.damage import reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -44,6 +45,7 @@ __all__ = [
     "save_partial",
 ]
 
+_LACKS = "{{file}} lacks a part of a bundle, or has a wrong one ({{why}}); it is damaged. {advice}"
 _HELD_OUT = tuple(f.name for f in fields(HeldOut) if f.name not in ("levels", "blocks"))
 
 
@@ -258,12 +260,8 @@ def load_model(path: str | Path) -> Model:
     bundle = read_bundle(path)
     if bundle.values.get("kind") != "trained":
         raise ValueError(f"{path} is an interrupted training; go on with it (--resume) before using it.")
-    try:
+    with reading(Path(path), _LACKS.format(advice="Save it again.")):
         return _from_bundle(bundle)
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} lacks a part of a bundle ({error}); it is damaged. Save it again."
-        ) from error
 
 
 def save_partial(
@@ -306,13 +304,9 @@ def load_partial(path: str | Path) -> tuple[EnsembleSettings, tuple[Member, ...]
     bundle = read_bundle(path)
     if bundle.values.get("kind") != "partial":
         raise ValueError(f"{path} is not an interrupted training; load it as a bundle instead.")
-    try:
+    with reading(Path(path), _LACKS.format(advice="Start the training again.")):
         settings = EnsembleSettings.from_dict(bundle.values["settings"])
         return settings, _members_of(bundle), dict(bundle.values.get("data", {}))
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} lacks a part of a bundle ({error}); it is damaged. Start the training again."
-        ) from error
 
 
 def _to_bundle(model: Model) -> Bundle:
@@ -398,13 +392,36 @@ def _from_bundle(bundle: Bundle) -> Model:
         groups=None if groups is None else GroupCalibration.from_dict(groups),
         locks={name: float(t) for name, t in values.get("locks", {}).items()},
     )
-    return Model(
+    model = Model(
         settings=settings,
         learned=learned,
         scores=scores,
         calibrated=calibrated,
         tokens=_tokens_from("tokens", bundle),
     )
+    _need_agreement(model)
+    return model
+
+
+def _need_agreement(model: Model) -> None:
+    """Raise ``ValueError`` if parts of a model disagree on members, channels or levels."""
+    blueprint, calibration = model.blueprint, model.calibrated.calibration
+    n_in, n_out = blueprint.n_in, blueprint.n_out
+    counts = {
+        "members": (len(model.networks.members), model.settings.members),
+        "numbers of members": (len({m.number for m in model.networks.members}), model.settings.members),
+        "channel names": (len(model.channel_names), n_in),
+        "channels held out": (model.scores.held_out.target.shape[0], n_out),
+        "lower offsets": (len(calibration.offset_lower), n_out),
+        "upper offsets": (len(calibration.offset_upper), n_out),
+        "levels of the calibration": (len(calibration.levels), len(blueprint.levels)),
+        "axes of space": (sum(a in "ZYX" for a in model.learned.axes), blueprint.ndim),
+    }
+    for name, (came, needed) in counts.items():
+        if came != needed:
+            raise ValueError(f"{name}: {came} instead of {needed}")
+    if tuple(calibration.levels) != tuple(blueprint.levels):
+        raise ValueError("the calibration has other levels than the networks")
 
 
 def _held_out_from(part: str, bundle: Bundle, levels: tuple[float, ...]) -> HeldOut:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from napari_btn.io.bundle import BUNDLE_VERSION, Bundle, read_bundle, write_bundle
@@ -98,6 +99,88 @@ def test_a_single_wrong_byte_is_found(path):
         refused(path, "damaged")
 
 
+def test_no_changed_bit_of_the_header_goes_unnoticed(path):
+    # what the file says may stay the same where a bit only changes how JSON is written
+    data, rng = path.read_bytes(), np.random.default_rng(0)
+    end = 8 + int.from_bytes(data[:8], "little")
+    found = 0
+    for at, bit in zip(rng.integers(0, end, 400), rng.integers(0, 8, 400), strict=True):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1 << bit]) + data[at + 1 :])
+        try:
+            made = read_bundle(path)
+        except ValueError as error:
+            assert "\n" not in str(error)  # noqa: PT017
+            found += 1
+            continue
+        assert made.values == VALUES
+        assert {k: v.tobytes() for k, v in made.arrays.items()} == {k: v.tobytes() for k, v in ARRAYS.items()}
+    assert found > 350
+
+
+def rewritten(path, change):
+    """Change the metadata of a bundle and write it as a whole safetensors file."""
+    with safe_open(str(path), framework="numpy") as file:
+        metadata = file.metadata()
+        arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+    change(metadata, arrays)
+    save_file(arrays, path, metadata=metadata)
+
+
+def test_a_changed_value_or_a_missing_checksum_is_damage(path):
+    def other_value(metadata, _):
+        metadata["napari-btn"] = metadata["napari-btn"].replace("0.05", "0.06")
+
+    def no_checksum(metadata, _):
+        values = json.loads(metadata["napari-btn"])
+        del values["sha256"]
+        metadata["napari-btn"] = json.dumps(values)
+
+    def older(metadata, _):
+        metadata["napari-btn"] = json.dumps({**json.loads(metadata["napari-btn"]), "version": 1})
+
+    def other_shape(_, arrays):
+        arrays["weights"] = arrays["weights"].reshape(4, 3, 2)
+
+    def other_type(_, arrays):
+        arrays["weights"] = arrays["weights"].view(np.int32)
+
+    whole = path.read_bytes()
+    for change in (other_value, no_checksum, older, other_shape, other_type):
+        path.write_bytes(whole)
+        rewritten(path, change)
+        refused(path, "damaged")
+
+
+def test_deep_json_and_foreign_number_types_are_damage(path):
+    save_file({}, path, metadata={"napari-btn": "[" * 200_000})
+    refused(path, "not a whole napari-btn bundle")
+    for name, size in (("BF16", 2), ("F8_E5M2", 1), ("F8_E4M3", 1)):
+        tensor = {"dtype": name, "shape": [2], "data_offsets": [0, 2 * size]}
+        header = json.dumps({"a": tensor, "__metadata__": {"napari-btn": '{"version": 2}'}}).encode()
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2 * size))
+        refused(path, "damaged")
+
+
+def test_a_bundle_of_version_1_stays_readable():
+    import napari_btn as btn
+
+    denoiser = btn.load(Path(__file__).parents[1] / "bundles" / "version_1.btn")
+    assert (denoiser.members, denoiser.channel_names, denoiser.unit) == (2, ("Si",), "um")
+    np.testing.assert_allclose(denoiser.report.coverage, 0.92592593)
+    np.testing.assert_allclose(denoiser.calibration.offset_lower, -0.03813696, rtol=1e-6)
+    image = (np.arange(12.0)[:, None] * np.arange(14.0) % 7 / 7)[None].astype(np.float32)
+    made = denoiser.predict(image, axes="CYX")
+    np.testing.assert_allclose(made.median[0, 3, 5:8], [0.28743738, 0.33414957, 0.27835292], rtol=1e-4)
+    np.testing.assert_allclose(made.width[0, 3, 5:8], [0.72986555, 0.7645931, 0.73812246], rtol=1e-4)
+
+
+def test_a_changed_weight_of_version_1_is_found(tmp_path):
+    data = (Path(__file__).parents[1] / "bundles" / "version_1.btn").read_bytes()
+    path = tmp_path / "old.btn"
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    refused(path, "damaged")
+
+
 def test_other_files_are_refused(path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     refused(path, "not a whole napari-btn bundle")
@@ -116,7 +199,7 @@ def test_other_files_are_refused(path):
 
 def test_a_newer_bundle_says_what_to_do(path):
     write_bundle(Bundle({"version": 99}, {}), path)
-    refused(path, "version 99; this napari-btn reads up to 1. Update napari-btn")
+    refused(path, "version 99; this napari-btn reads up to 2. Update napari-btn")
 
 
 def test_a_missing_bundle_and_a_folder_are_refused(tmp_path):

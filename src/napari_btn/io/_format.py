@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from napari_btn.io.damage import ExplainedError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
@@ -34,10 +36,6 @@ ORDER: Final = "TSCZYX"
 
 class MissingPackageError(ImportError, ValueError):
     """A file format needs a package that isn't installed."""
-
-
-class ExplainedError(ValueError):
-    """Bad input, explained in a whole sentence that needs no other around it."""
 
 
 @dataclass(frozen=True)

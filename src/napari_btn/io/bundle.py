@@ -1,6 +1,8 @@
 """A bundle: one safetensors file with settings, weights, held-out scores and provenance.
 
-Everything that is not an array is JSON in the metadata of the file. There is no pickle anywhere.
+Everything that is not an array is JSON in the metadata of the file. There is no pickle anywhere. A checksum in
+the JSON covers all of its other values, and the names, types, shapes and values of all arrays, so that no change
+of either goes unnoticed. In bundles of version 1 it covers names and values of the arrays alone.
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.io.atomic import written_whole
+from napari_btn.io.damage import DamagedFileError, reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["BUNDLE_VERSION", "Bundle", "read_bundle", "write_bundle"]
 
-BUNDLE_VERSION = 1
-_KEY = "napari-btn"
+BUNDLE_VERSION = 2
+_KEY, _SUM = "napari-btn", "sha256"
+_DAMAGED = (
+    "{file} is not a whole napari-btn bundle (damaged, cut short, or another kind of file): {why}. "
+    "Copy it again, or train again."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,11 +58,11 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
     from safetensors.numpy import save
 
     arrays = {k: np.asarray(v, order="C") for k, v in sorted(bundle.arrays.items())}
-    values = {"version": BUNDLE_VERSION, **bundle.values, "sha256": _digest(arrays)}
-    metadata = {_KEY: json.dumps(values, sort_keys=True)}
+    values = {"version": BUNDLE_VERSION, **bundle.values}
+    text = json.dumps({**values, _SUM: _digest(values, arrays)}, sort_keys=True)
     with written_whole(Path(path), overwrite=True) as temporary:
         # safetensors' own save_file makes files that only their owner may read
-        temporary.write_bytes(save(arrays, metadata=metadata))
+        temporary.write_bytes(save(arrays, metadata={_KEY: text}))
 
 
 def read_bundle(path: str | Path) -> Bundle:
@@ -68,22 +75,17 @@ def read_bundle(path: str | Path) -> Bundle:
     OSError
         If the file can't be read.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no bundle {path}; check the name.")
-    try:
+    with reading(path, _DAMAGED):
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             arrays = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118  (not a dict)
-        values = json.loads(metadata[_KEY]) if _KEY in metadata else None
-    except (SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path.name} is not a whole napari-btn bundle (damaged, cut short, or another kind of file): {error}. "
-            "Copy it again, or train again."
-        ) from error
-    if not isinstance(values, dict) or not isinstance(values.get("version"), int):
+        values = json.loads(metadata.get(_KEY, "null"))
+    if not isinstance(values, dict) or type(values.get("version")) is not int:
         raise ValueError(
             f"{path.name} is a safetensors file of another program; choose a bundle saved by napari-btn."
         )
@@ -92,13 +94,26 @@ def read_bundle(path: str | Path) -> Bundle:
             f"{path.name} has bundle version {values['version']}; this napari-btn reads up to {BUNDLE_VERSION}. "
             "Update napari-btn."
         )
-    if values.get("sha256", _digest(arrays)) != _digest(arrays):
-        raise ValueError(f"{path.name} is damaged: its arrays are not those that were saved. Copy it again.")
-    return Bundle(values, arrays)
+    saved = values.pop(_SUM, None)
+    if saved != (_digest_of_version_1(arrays) if values["version"] == 1 else _digest(values, arrays)):
+        raise DamagedFileError(
+            f"{path.name} is damaged: its content differs from what was saved. Copy it again, or train again."
+        )
+    return Bundle({k: v for k, v in values.items() if k != "version"}, arrays)
 
 
-def _digest(arrays: dict[str, NDArray[Any]]) -> str:
-    """Return the SHA-256 of all arrays: the format itself notices a missing byte, but not a wrong one."""
+def _digest(values: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of all that a bundle holds; values read again from their JSON give the same."""
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        # a header before each array, so that no two contents give the same bytes
+        digest.update(json.dumps([name, array.dtype.str, array.shape]).encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _digest_of_version_1(arrays: dict[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of names and values of arrays, as bundles of version 1 have it."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(name.encode())

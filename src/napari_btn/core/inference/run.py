@@ -13,7 +13,7 @@ import torch
 from napari_btn.core.compute.device import exact_arithmetic, in_memory, release
 from napari_btn.core.compute.pool import Compute, Inline, StopSign, one_thread, process_pool, slots
 from napari_btn.core.inference.tiles import Tile, plan_tiles, tile_steps
-from napari_btn.core.networks.family import Blueprint, Member, Networks, build
+from napari_btn.core.networks.family import Blueprint, Member, Networks, build_trained
 from napari_btn.core.progress import Note, Progress
 
 if TYPE_CHECKING:
@@ -106,10 +106,13 @@ def loaded(blueprint: Blueprint, member: Member, device: str = "cpu") -> Ensembl
     member : Member
     device : str
         Name of the device in torch.
+
+    Raises
+    ------
+    ValueError
+        If the weights don't fit the blueprint.
     """
-    module = build(blueprint, [(member.number, member.attempt)])
-    module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in member.weights.items()})
-    return module.to(device)
+    return build_trained(blueprint, member.number, member.attempt, member.weights).to(device)
 
 
 def _quantiles_of(

@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.trunk import Trunk
     from napari_btn.core.settings import NetworkSettings
 
-__all__ = ["Blueprint", "Extent", "Family", "Member", "Networks", "build", "graph_of", "member_rng"]
+__all__ = [
+    "Blueprint",
+    "Extent",
+    "Family",
+    "Member",
+    "Networks",
+    "build",
+    "build_trained",
+    "graph_of",
+    "member_rng",
+]
 
 _SCALING = ("x_loc", "x_scale", "y_loc", "y_scale")
 
@@ -290,3 +300,35 @@ def build(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Ensemble:
     from napari_btn.core.networks.heads import Ensemble
 
     return Ensemble(blueprint.family.trunk(blueprint, members), blueprint, len(members))
+
+
+def build_trained(blueprint: Blueprint, member: int, attempt: int, weights: Weights) -> Ensemble:
+    """Return one member as a module with its weights.
+
+    Parameters
+    ----------
+    blueprint : Blueprint
+    member, attempt : int
+        Number of the member, and number of its restarts.
+    weights : dict of str to ndarray
+        Parameters and scaling; they are copied.
+
+    Raises
+    ------
+    ValueError
+        If names or shapes of the weights are not those of the blueprint.
+    """
+    import torch
+
+    module = build(blueprint, [(member, attempt)])
+    wanted = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    came = {name: value.shape for name, value in weights.items()}
+    if came != wanted:
+        wrong = sorted({name for name, _ in came.items() ^ wanted.items()})
+        raise ValueError(
+            f"The weights of member {member + 1} don't fit its network ({', '.join(wrong[:3])} "
+            "differ in name or shape); the bundle is damaged, or its settings were changed. Copy it again, or train "
+            "again."
+        )
+    module.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    return module

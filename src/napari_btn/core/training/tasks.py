@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from napari_btn.core.compute.pool import one_thread
-from napari_btn.core.networks.family import Blueprint, Weights, build, member_rng
+from napari_btn.core.networks.family import Blueprint, Weights, build, build_trained, member_rng
 from napari_btn.core.training.collapse import pinball_per_channel
 from napari_btn.core.training.optimiser import Optimiser, one_cycle
 
@@ -169,9 +169,7 @@ def start_member(blueprint: Blueprint, scaling: Scaling, member: int, attempt: i
 
 def _loaded(blueprint: Blueprint, state: State) -> Ensemble:
     """Return a member as a module."""
-    module = build(blueprint, [(state.member, state.attempt)])
-    module.load_state_dict({k: torch.from_numpy(v.copy()) for k, v in state.weights.items()})
-    return module
+    return build_trained(blueprint, state.member, state.attempt, state.weights)
 
 
 def _to_numpy(tensors: dict[str, torch.Tensor]) -> Weights:

@@ -140,8 +140,18 @@ class SparseMixedScaleFamily(Family):
         Parameters
         ----------
         values : mapping
+
+        Raises
+        ------
+        ValueError
+            If there isn't one dilation, a whole number of at least 1, for each node.
         """
-        return Schedule(tuple(values["dilations"]), tuple(values.get("flat", ())))
+        dilations, flat = tuple(values["dilations"]), tuple(values.get("flat", ()))
+        depth = values["settings"]["network"]["depth"] if "settings" in values else len(dilations)
+        whole = all(type(d) is int and 1 <= d <= 10_000 for d in dilations)
+        if not whole or len(dilations) != depth or len(flat) not in (0, depth):
+            raise ValueError(f"dilations are {list(dilations)} for {depth} nodes")
+        return Schedule(dilations, flat)
 
 
 FAMILY = SparseMixedScaleFamily()
