@@ -136,7 +136,7 @@ def test_maps_in_a_zarr_are_written_tile_by_tile_and_kept(folder, bundle, tmp_pa
     result = call(*args)
     assert result.exit_code == 0, result.output
     expected = btn.load(bundle).predict(np.load(folder / "both.npz")["noisy"], "CYX")
-    for name in ("lower", "median", "upper", "width", "spread"):
+    for name in ("lower", "median", "upper", "width", "spread", "mean"):
         image = read_image(f"{out}:{name}")
         assert (image.axes, image.channel_names) == ("CYX", ("Si", "Al", "Fe"))
         np.testing.assert_array_equal(image.data[...], getattr(expected, name))

@@ -22,7 +22,7 @@ from napari_btn.denoiser import load_partial
 NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8)
 TRAIN = btn.TrainSettings(steps=6, batch_size=2, patch_px=16)
 BLOCKS = btn.CalibrationSettings(block_px=12)
-MAPS = ("lower", "median", "upper", "spread", "quantiles")
+MAPS = ("lower", "median", "upper", "spread", "mean", "quantiles")
 PAIR = samples.edx(seed=0, size=(48, 120))
 NAMES = ("Si", "Al", "Fe")
 

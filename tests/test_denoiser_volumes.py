@@ -15,7 +15,7 @@ from napari_btn.denoiser import Denoiser, load
 from napari_btn.workflow.inputs import image_for
 from napari_btn.workflow.predict import Folder, predict_steps
 
-MAPS = ("lower", "median", "upper", "width", "spread", "quantiles")
+MAPS = ("lower", "median", "upper", "width", "spread", "mean", "quantiles")
 QUICK = TrainSettings(steps=4, batch_size=2, patch_px=16)
 SMALL = NetworkSettings(depth=3, channels=2, inputs=2, max_dilation=2, head_units=8)
 

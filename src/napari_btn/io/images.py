@@ -197,7 +197,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
 
 
 def write_prediction(prediction: Prediction, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the maps of a prediction: lower, median, upper, width, spread.
+    """Write the maps of a prediction: lower, median, upper, width, spread, mean.
 
     Parameters
     ----------
@@ -216,7 +216,8 @@ def write_prediction(prediction: Prediction, path: str | Path, *, overwrite: boo
     OSError
         If the disk is full or the folder can't be written to; nothing is left behind then.
     """
-    maps = {name: getattr(prediction, name) for name in ("lower", "median", "upper", "width", "spread")}
+    names = ("lower", "median", "upper", "width", "spread", "mean")
+    maps = {name: getattr(prediction, name) for name in names}
     known = {
         "levels": list(prediction.levels),
         "alpha": prediction.alpha,

@@ -86,7 +86,9 @@ def predict_steps(
     drift = drift_notes(model.learned.profile, view, model.channel_names)
     notes = (*calibrated.report.warnings, *group_notes, *drift)
     caption = {**model.caption, "warnings": [n.to_dict() for n in notes]}
-    names = (*_MAPS, "quantiles") if quantiles else _MAPS
+    # in memory, the mean follows from quantiles that are kept
+    stored = () if quantiles and out is None else ("mean",)
+    names = (*_MAPS, *stored, *(("quantiles",) if quantiles else ()))
     with _maps(model, image, names, caption, compute, out) as maps:
         said = yield from write_maps_steps(
             view,
@@ -106,6 +108,7 @@ def predict_steps(
         spread=maps["spread"],
         quantiles=maps.get("quantiles"),
         stored_width=maps.get("width"),
+        stored_mean=maps.get("mean"),
         levels=model.settings.levels,
         axes=view.axes,
         channel_names=model.channel_names,

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_btn.core.calibration.conformal import Calibration
+from napari_btn.core.calibration.distribution import mean as mean_of
 from napari_btn.core.calibration.maps import write_maps_steps
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.compute import device as compute
@@ -201,7 +202,7 @@ def test_maps_have_the_axes_of_the_image(random_members, axes):
     size = {"S": 2, "T": 3, "C": 2, "Y": 19, "X": 14}
     values = image(0, *(size[a] for a in axes.upper()))
     view = View(values, axes)
-    names = ("lower", "median", "upper", "width", "spread")
+    names = ("lower", "median", "upper", "width", "spread", "mean")
     maps = {k: np.full(values.shape, np.nan, np.float32) for k in names}
     maps["quantiles"] = np.full((3, *values.shape), np.nan, np.float32)
     networks = Networks(blueprint, members)
@@ -218,6 +219,7 @@ def test_maps_have_the_axes_of_the_image(random_members, axes):
                 "upper": mean[2] + 0.5,
                 "width": mean[2] - mean[0] + 0.75,
                 "spread": expected[:, 1].std(0, ddof=1),
+                "mean": mean_of(mean, blueprint.levels),
             }[name]
             np.testing.assert_allclose(made.read(scene), wanted, atol=2e-5 * np.ptp(expected))
     assert np.isfinite(maps["quantiles"]).all()

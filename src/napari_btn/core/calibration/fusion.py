@@ -151,6 +151,7 @@ def fuse(
         upper=window.written(prediction.upper, upper, known),
         quantiles=np.stack([window.written(plane, one, known) for plane, one in planes]),
         stored_width=None,
+        stored_mean=None,
         fused=(
             *prediction.fused,
             Fused(window.place, window.axes_order(known), exceedance_from(again, before.rule)),

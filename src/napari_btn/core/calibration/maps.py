@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.data.image import View, whole_boxes
 from napari_btn.core.progress import Note
 
@@ -59,6 +60,14 @@ class MapKind:
 MAP_KINDS = (
     MapKind("lower", "lower", "gray", "signal", "Lower bound of the interval.", "prediction", visible=False),
     MapKind("median", "median", "gray", "signal", "Median: the denoised image.", "prediction"),
+    MapKind(
+        "mean",
+        "mean",
+        "gray",
+        "signal",
+        "Mean: the denoised image where targets are noisy, since skewed noise moves the median.",
+        "request",
+    ),
     MapKind("upper", "upper", "gray", "signal", "Upper bound of the interval.", "prediction", visible=False),
     MapKind(
         "width",
@@ -136,7 +145,7 @@ def write_maps_steps(
     calibration : Calibration
     maps : dict of str to array
         Writable arrays in the axes of the source, under any of "lower", "median", "upper",
-        "width", "spread", and "quantiles" with the levels first.
+        "width", "spread", "mean", and "quantiles" with the levels first.
     compute : Compute
     groups : tuple of GroupCalibration, ndarray of int (S, *space), optional
         Offsets by group, and the group of each pixel from 0, instead of the calibration's.
@@ -175,6 +184,8 @@ def write_maps_steps(
                 "width": upper - lower,
                 "spread": result.spread,
             }
+            if "mean" in views:
+                made["mean"] = mean(result.quantiles, calibration.levels, minimum=calibration.minimum)
             if unknown.any():
                 for values in (*made.values(), result.quantiles):
                     values[..., unknown] = np.nan

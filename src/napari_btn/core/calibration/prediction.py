@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.claims import select
+from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.data.image import channel_number
 
@@ -61,6 +62,8 @@ class Prediction:
         Data that the calibration comes from, for `select`, `fuse` and locked thresholds.
     stored_width : array of float32, optional
         The width, where it is stored on disk to be read part by part.
+    stored_mean : array of float32, optional
+        The mean, where it is stored on disk, or made without keeping the quantiles.
     groups : ndarray of int, optional
         Group of each pixel, in the axes of the maps without C, where groups are calibrated apart: tokens, or
         numbers of a mask, from 1; 0 for none.
@@ -89,6 +92,7 @@ class Prediction:
     distribution: Exceedance | None = None
     held_out: HeldOut | None = None
     stored_width: Any = None
+    stored_mean: Any = None
     groups: NDArray[np.integer[Any]] | None = None
     locks: Mapping[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
@@ -100,6 +104,20 @@ class Prediction:
         if self.stored_width is not None:
             return self.stored_width
         return np.asarray(self.upper[...] - self.lower[...], np.float32)
+
+    @property
+    def mean(self) -> Any:
+        """Mean of the predicted distribution, float32: its quantile function integrated over all levels.
+
+        Where targets are noisy, it is the map to look at first: skewed noise moves the median. None if the
+        maps come without quantiles.
+        """
+        if self.stored_mean is not None:
+            return self.stored_mean
+        if self.quantiles is None:
+            return None
+        minimum = None if self.calibration is None else self.calibration.minimum
+        return mean(self.quantiles, self.levels, minimum=minimum)
 
     def channel_number(self, channel: str | int | None = None) -> int:
         """Return the number of a channel, from 0.

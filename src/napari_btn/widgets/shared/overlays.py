@@ -217,11 +217,12 @@ def _limits(kind: MapKind, data: NDArray[Any], record: Mapping[str, Any]) -> tup
         return -top, top
     if kind.contrast == "missed":
         return 0.0, missed_top(record["alpha"])
-    if kind.contrast == "from zero" and kind.added == "request":
+    if kind.added == "request":
         axes = str(record["axes"])
         channels = range(data.shape[axes.index("C")]) if "C" in axes else (0,)
         values = np.concatenate([few_values(data, axes, c) for c in channels])
-        return 0.0, limits_of(values, WIDTH_PERCENTILE)[1]
+        low, high = limits_of(values, WIDTH_PERCENTILE)
+        return (0.0 if kind.contrast == "from zero" else low), high
     # the limits of signal and width follow the shown channel, which is not known here
     return 0.0, 1.0
 

@@ -82,7 +82,8 @@ class MapToggles:
                 possible = self._focus.live is not None
                 layer = layer if possible else None
             else:
-                requested = KINDS[kind].added == "request" and self._focus.prediction is not None
+                prediction = self._focus.prediction
+                requested = KINDS[kind].added == "request" and getattr(prediction, kind, None) is not None
                 possible = layer is not None or requested
             toggle.setEnabled(possible)
             toggle.setChecked(layer is not None and bool(layer.visible))
