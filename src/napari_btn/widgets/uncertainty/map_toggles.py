@@ -82,8 +82,7 @@ class MapToggles:
                 possible = self._focus.live is not None
                 layer = layer if possible else None
             else:
-                prediction = self._focus.prediction
-                requested = KINDS[kind].added == "request" and getattr(prediction, kind, None) is not None
+                requested = KINDS[kind].added == "request" and self._focus.prediction is not None
                 possible = layer is not None or requested
             toggle.setEnabled(possible)
             toggle.setChecked(layer is not None and bool(layer.visible))
@@ -100,7 +99,9 @@ class MapToggles:
             return
         if layer is None and shown and KINDS[kind].added == "request" and prediction is not None:
             values = getattr(prediction, kind)
-            layer = map_layer(self._focus.viewer, kind, self._focus.name, values, record_of(prediction))
+            # maps without quantiles have no mean
+            if values is not None:
+                layer = map_layer(self._focus.viewer, kind, self._focus.name, values, record_of(prediction))
         if layer is not None:
             layer.visible = shown
 
