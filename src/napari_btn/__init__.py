@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import propose_regions
     from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TileSettings, TrainSettings
     from napari_btn.denoiser import Denoiser, load
+    from napari_btn.io.noise import NoiseModel
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "CalibrationSettings",
     "Denoiser",
     "NetworkSettings",
+    "NoiseModel",
     "Pair",
     "Prediction",
     "TileSettings",
@@ -39,6 +41,7 @@ _HOME = {
     "CalibrationSettings": "core.settings",
     "Denoiser": "denoiser",
     "NetworkSettings": "core.settings",
+    "NoiseModel": "io.noise",
     "Pair": "core.data.pairs",
     "Prediction": "core.calibration.prediction",
     "TileSettings": "core.settings",

@@ -1,0 +1,554 @@
+"""A model of a camera's or detector's noise: its fit, its law, and its draws."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from scipy import special
+
+from napari_btn.core.data import photon_transfer
+from napari_btn.core.data.image import View, canonical_axes, middle_of_space
+from napari_btn.core.data.registration import registration_shift
+from napari_btn.core.settings import need
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["NoiseModel"]
+
+_PAIRS = 64  # frames that are compared at most
+_SIDE = 1024  # pixels along Y and X that are read at most
+_CORRELATED = 0.1  # a smaller autocorrelation counts as none
+_CORRELATED_IMAGE = 0.25  # the same for one image, where texture gives up to 0.2
+_SUMMED = 25.0  # up to so many expected counts, Poisson and read-out noise are convolved exactly
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseModel:
+    """Noise of each channel: counting, read-out, gain, offset, digitisation, excess and correlation.
+
+    The variance at a signal ``s`` (in the unit of the image, offset included) is
+    ``read_sd**2 + gain * excess * (s - offset) + multiplicative * (s - offset)**2``.
+
+    Attributes
+    ----------
+    gain : ndarray of float, (C,)
+        Value per count; 0 where the noise does not grow with the signal.
+    offset : ndarray of float, (C,)
+        Value without light.
+    read_sd : ndarray of float, (C,)
+        Standard deviation without light, in the unit of the image; rounding is included.
+    fano : ndarray of float, (C,)
+        Variance of the noise over mean above the offset, measured: 1 for plain counts; NaN if unknown.
+    correlation : ndarray of float, (C, ndim, lags + 1)
+        Autocorrelation of the noise along each space axis at lags of 0, 1, ... px.
+    excess : ndarray of float, (C,)
+        Excess noise factor of an amplifier: 1 for none, 2 for an electron multiplier.
+    multiplicative : ndarray of float, (C,)
+        Squared relative noise that is in proportion to the signal.
+    step : ndarray of float, (C,)
+        Step between neighbouring values; 0 where values are not digitised.
+    saturation : ndarray of float, (C,)
+        Largest value of the detector; infinite if none was seen.
+    gain_se, fano_se : ndarray of float, (C,)
+        Standard errors.
+    source : str
+        What was measured: "repeats", "frames", "image", or "given".
+    curve : tuple of ndarray
+        Points of the photon-transfer curve, (2, n) per channel: mean and variance.
+    """
+
+    gain: NDArray[np.float64]
+    offset: NDArray[np.float64] = None  # type: ignore[assignment]
+    read_sd: NDArray[np.float64] = None  # type: ignore[assignment]
+    fano: NDArray[np.float64] = None  # type: ignore[assignment]
+    correlation: NDArray[np.float64] = None  # type: ignore[assignment]
+    excess: NDArray[np.float64] = None  # type: ignore[assignment]
+    multiplicative: NDArray[np.float64] = None  # type: ignore[assignment]
+    step: NDArray[np.float64] = None  # type: ignore[assignment]
+    saturation: NDArray[np.float64] = None  # type: ignore[assignment]
+    gain_se: NDArray[np.float64] = None  # type: ignore[assignment]
+    fano_se: NDArray[np.float64] = None  # type: ignore[assignment]
+    source: str = "given"
+    curve: tuple[NDArray[np.float64], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        gain = np.atleast_1d(np.asarray(self.gain, np.float64))
+        defaults = {"excess": 1.0, "saturation": np.inf, "fano": np.nan, "gain_se": np.nan, "fano_se": np.nan}
+        object.__setattr__(self, "gain", gain)
+        for name in _PER_CHANNEL[1:]:
+            came = getattr(self, name)
+            value = np.asarray(defaults.get(name, 0.0) if came is None else came, np.float64)
+            fits = value.ndim == 0 or value.shape == gain.shape
+            need(fits, name, value.tolist(), f"one number, or one for each of {len(gain)} channels")
+            object.__setattr__(self, name, np.broadcast_to(value, gain.shape).copy())
+        none = np.broadcast_to([1.0, 0.0], (len(gain), 2, 2))
+        correlation = np.asarray(none if self.correlation is None else self.correlation, np.float64)
+        object.__setattr__(self, "correlation", correlation)
+        need(gain.ndim == 1 and bool((gain >= 0).all()), "gain", gain.tolist(), "0 or more")
+        for name, low in (("read_sd", 0.0), ("excess", 1.0), ("multiplicative", 0.0), ("step", 0.0)):
+            value = getattr(self, name)
+            need(bool((value >= low).all()), name, value.tolist(), f"{low:g} or more")
+        need(bool(np.isfinite(self.offset).all()), "offset", self.offset.tolist(), "finite")
+        ok = correlation.ndim == 3 and len(correlation) == len(gain) and correlation.shape[-1] > 1
+        need(ok, "correlation's shape", correlation.shape, f"({len(gain)}, space axes, lags + 1)")
+
+    @property
+    def n_channels(self) -> int:
+        """Number of channels."""
+        return len(self.gain)
+
+    @property
+    def correlation_px(self) -> NDArray[np.int64]:
+        """Correlation length of the noise, (C, ndim): last lag in px before it falls under 0.1; 0 is none."""
+        least = _CORRELATED_IMAGE if self.source == "image" else _CORRELATED
+        first = np.abs(self.correlation[..., 1:2])
+        low = ~(np.abs(self.correlation) >= _CORRELATED) | ~(first >= least)
+        low[..., 0] = False
+        return np.asarray(np.where(low.any(-1), low.argmax(-1), low.shape[-1]) - 1, np.int64)
+
+    @classmethod
+    def fit(
+        cls,
+        frames: ArrayLike,
+        axes: str = "TYX",
+        *,
+        offset: float | Sequence[float] | None = None,
+        excess: float = 1.0,
+        valid: NDArray[np.bool_] | None = None,
+    ) -> Self:
+        """Fit the noise of repeats (S), of consecutive frames (T), or of single images.
+
+        Frames along T are of one field; they are aligned by whole pixels. Frames along S are
+        repeats if they agree, else images of their own, each analysed by flat patches. Without
+        a dark frame the offset and the read-out noise can't both be known: ``offset`` is taken
+        as zero, or as where the variance would vanish if that is above zero.
+
+        Parameters
+        ----------
+        frames : array_like
+            Image in the axes ``axes``; numpy, dask or zarr.
+        axes : str
+            One letter per dimension, of S, T, C, Z, Y, X.
+        offset : float or sequence of float, optional
+            Value without light, one for all channels or one each.
+        excess : float
+            Excess noise factor of the amplifier, 1 or more.
+        valid : ndarray of bool, optional
+            True where a pixel counts; the shape of the space axes in the order Z, Y, X.
+
+        Raises
+        ------
+        ValueError
+            If the image is smaller than 16 px along Y or X, constant, or without known pixels.
+
+        References
+        ----------
+        Janesick, Photon Transfer (SPIE Press, 2007), chapter 5.
+        """
+        if not hasattr(frames, "shape"):
+            frames = np.asarray(frames)
+        axes = canonical_axes(axes, len(frames.shape), "frames")
+        view = View(frames, axes, "frames")
+        if min(view.space[-2:]) < 16:
+            raise ValueError(
+                f"The image has {view.space[-1]} x {view.space[-2]} px; noise is measured on at least 16 x 16. "
+                "Give a larger image."
+            )
+        need(np.isfinite(excess) and excess >= 1, "excess", excess, "1 or more")
+        offsets = _offsets(offset, view.n_channels)
+        stack, mask = _read(view, valid)
+        source = _source(view, stack)
+        parts = [_fit_channel(stack[:, c], mask, source, offsets[c], excess) for c in range(view.n_channels)]
+        return cls(
+            source=source,
+            correlation=np.stack([p.pop("correlation") for p in parts]),
+            curve=tuple(p.pop("curve") for p in parts),
+            **{name: np.array([p[name] for p in parts]) for name in parts[0]},
+        )
+
+    def variance(self, signal: ArrayLike, channel: int = 0) -> NDArray[np.float64]:
+        """Return the variance of the noise at each value of the clean signal."""
+        above = np.maximum(np.asarray(signal, np.float64) - self.offset[channel], 0.0)
+        grows = self.gain[channel] * self.excess[channel] * above
+        return np.asarray(self.read_sd[channel] ** 2 + grows + self.multiplicative[channel] * above**2)
+
+    def sample(self, clean: ArrayLike, rng: np.random.Generator) -> NDArray[np.float32]:
+        """Draw a noisy image whose mean is ``clean``.
+
+        Independent noise is drawn count by count; correlated noise is normal, with the measured variance
+        and autocorrelation.
+
+        Parameters
+        ----------
+        clean : array_like, (C, *space)
+            Signal in the unit of the image, offset included.
+        rng : numpy.random.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        ndarray of float32
+            The shape of ``clean``.
+
+        Raises
+        ------
+        ValueError
+            If the number of channels differs, or the signal isn't finite.
+        """
+        signal = np.asarray(clean, np.float64)
+        if signal.ndim < 2 or len(signal) != self.n_channels:
+            raise ValueError(
+                f"The clean signal has shape {signal.shape}; the noise model has {self.n_channels} channels. "
+                "Give an array (channels, *space) with as many."
+            )
+        if not np.isfinite(signal).all():
+            raise ValueError("The clean signal holds NaN or infinite values; fill or crop them first.")
+        return np.stack([self._sample(one, c, rng) for c, one in enumerate(signal)]).astype(np.float32)
+
+    def _sample(self, signal: NDArray[np.float64], c: int, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return a noisy image of one channel."""
+        if self.correlation_px[c].any():
+            noisy = signal + np.sqrt(self.variance(signal, c)) * _normal(
+                signal.shape, self.correlation[c], rng
+            )
+            return self._digitised(noisy, c)
+        gain, offset, excess = self.gain[c], self.offset[c], self.excess[c]
+        above = signal - offset
+        if self.multiplicative[c] > 0:
+            above = above * (1 + np.sqrt(self.multiplicative[c]) * rng.standard_normal(signal.shape))
+        if gain > 0:
+            light = np.maximum(above, 0)
+            counts = rng.poisson(light / gain).astype(np.float64)
+            if excess > 1:
+                # gamma steps per count: mean gain, variance (excess - 1) * gain**2
+                counts = (excess - 1) * rng.standard_gamma(counts / (excess - 1))
+            above = np.minimum(above, 0) + gain * counts
+        # rounding adds its part again
+        read = np.sqrt(max(self.read_sd[c] ** 2 - self.step[c] ** 2 / 12, 0.0))
+        if read > 0:
+            above = above + read * rng.standard_normal(signal.shape)
+        return self._digitised(offset + above, c)
+
+    def _digitised(self, values: NDArray[np.float64], c: int) -> NDArray[np.float64]:
+        """Return values rounded to the steps of the detector and clipped at its saturation."""
+        if self.step[c] > 0:
+            values = np.round(values / self.step[c]) * self.step[c]
+        return np.asarray(np.minimum(values, self.saturation[c]))
+
+    def log_likelihood(self, observed: ArrayLike, signal: ArrayLike, channel: int = 0) -> NDArray[np.float64]:
+        """Return the log probability density of observed values given the clean signal.
+
+        Counts follow the Poisson law, convolved with the normal read-out noise up to 25 expected
+        counts; beyond, and for amplifiers with excess noise, a normal law of equal variance.
+
+        Parameters
+        ----------
+        observed, signal : array_like
+            Broadcast against each other, in the unit of the image.
+        channel : int
+            Number of the channel.
+        """
+        value, mean = np.broadcast_arrays(np.asarray(observed, np.float64), np.asarray(signal, np.float64))
+        variance = np.maximum(self.variance(mean, channel), 1e-12)
+        normal = -0.5 * ((value - mean) ** 2 / variance + np.log(2 * np.pi * variance))
+        gain = self.gain[channel]
+        if gain == 0 or self.excess[channel] > 1 or self.multiplicative[channel] > 0:
+            return np.asarray(normal)
+        expected = np.maximum(mean - self.offset[channel], 1e-9 * gain) / gain
+        low = expected <= _SUMMED
+        if not low.any():
+            return np.asarray(normal)
+        counts, rate = (value - self.offset[channel])[low] / gain, expected[low]
+        read = self.read_sd[channel] / gain
+        if read < 0.05:
+            # the nearest whole count; a density over values of one gain
+            whole = np.maximum(np.round(counts), 0)
+            normal[low] = special.xlogy(whole, rate) - rate - special.gammaln(whole + 1) - np.log(gain)
+            return np.asarray(normal)
+        total = np.full(rate.shape, -np.inf)
+        for n in range(int(_SUMMED + 6 * np.sqrt(_SUMMED) + 8)):
+            poisson = special.xlogy(n, rate) - rate - special.gammaln(n + 1)
+            total = np.logaddexp(total, poisson - 0.5 * ((counts - n) / read) ** 2)
+        normal[low] = total - np.log(read * gain * np.sqrt(2 * np.pi))
+        return np.asarray(normal)
+
+    def anscombe(self, x: ArrayLike, channel: int = 0) -> NDArray[np.float64]:
+        """Return values whose noise has a standard deviation of about one.
+
+        Raises
+        ------
+        ValueError
+            If the model has no noise.
+
+        References
+        ----------
+        Starck, Murtagh, Bijaoui, Image Processing and Data Analysis (1998), generalized Anscombe.
+        """
+        gain, read = self._effective(channel)
+        above = np.asarray(x, np.float64) - self.offset[channel]
+        if gain == 0:
+            return np.asarray(above / read)
+        return np.asarray(2 / gain * np.sqrt(np.maximum(gain * above + 0.375 * gain**2 + read**2, 0)))
+
+    def inverse_anscombe(self, z: ArrayLike, channel: int = 0) -> NDArray[np.float64]:
+        """Return the signal whose transformed values have the mean ``z``: the exact unbiased inverse.
+
+        Raises
+        ------
+        ValueError
+            If the model has no noise.
+
+        References
+        ----------
+        Mäkitalo & Foi, IEEE Trans. Image Process. 22 (2013) 91, eq. 10: the closed form.
+        """
+        gain, read = self._effective(channel)
+        z = np.asarray(z, np.float64)
+        if gain == 0:
+            return np.asarray(z * read + self.offset[channel])
+        d = np.maximum(z, 2 * np.sqrt(0.375))
+        root = np.sqrt(1.5)
+        counts = d**2 / 4 + root / (4 * d) - 11 / (8 * d**2) + 5 * root / (8 * d**3) - 0.125
+        return np.asarray(np.maximum(counts - (read / gain) ** 2, 0) * gain + self.offset[channel])
+
+    def _effective(self, channel: int) -> tuple[float, float]:
+        """Return the slope of the variance and the read-out noise of a channel."""
+        gain, read = float(self.gain[channel] * self.excess[channel]), float(self.read_sd[channel])
+        if gain == 0 and read == 0:
+            raise ValueError(f"Channel {channel} of the noise model has neither gain nor read-out noise.")
+        return gain, read
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the model as a JSON-ready dict."""
+        arrays = {name: _listed(getattr(self, name)) for name in (*_PER_CHANNEL, "correlation")}
+        return {**arrays, "source": self.source, "curve": [_listed(points) for points in self.curve]}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Return the model of a dict of `to_dict`.
+
+        Raises
+        ------
+        ValueError
+            If a field is unknown, or the gain is missing.
+        """
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(
+                f"A noise model has no field {', '.join(unknown)}; it knows {', '.join(sorted(known))}."
+            )
+        if "gain" not in values:
+            raise ValueError("The noise model has no gain; save it again with this program.")
+        made: dict[str, Any] = {k: v for k, v in values.items() if k in ("source",)}
+        for name in {*_PER_CHANNEL, "correlation"} & set(values):
+            missing = np.inf if name == "saturation" else np.nan
+            made[name] = _array(values[name], missing)
+        return cls(**made, curve=tuple(_array(points, np.nan) for points in values.get("curve", ())))
+
+
+_PER_CHANNEL = (
+    "gain",
+    "offset",
+    "read_sd",
+    "fano",
+    "excess",
+    "multiplicative",
+    "step",
+    "saturation",
+    "gain_se",
+    "fano_se",
+)
+
+
+def _listed(values: NDArray[np.float64]) -> Any:
+    """Return nested lists, None where a number is not finite, as JSON needs."""
+    return np.where(np.isfinite(values), values.astype(object), None).tolist()  # type: ignore[call-overload]
+
+
+def _array(values: Any, missing: float) -> NDArray[np.float64]:
+    """Return the array of nested lists; raise ``ValueError`` unless they are numbers."""
+    try:
+        made = np.asarray(values, dtype=object)
+        return np.array([missing if v is None else v for v in made.ravel()], np.float64).reshape(made.shape)
+    except (TypeError, ValueError) as error:
+        raise ValueError("The noise model holds values that are not numbers; save it again.") from error
+
+
+def _offsets(offset: float | Sequence[float] | None, channels: int) -> list[float | None]:
+    """Return one offset per channel."""
+    if offset is None:
+        return [None] * channels
+    values = np.asarray(offset, np.float64)
+    ok = (values.ndim == 0 or values.shape == (channels,)) and bool(np.isfinite(values).all())
+    need(ok, "offset", offset, f"one finite number, or one for each of {channels} channels")
+    return [float(v) for v in np.broadcast_to(values, channels)]
+
+
+def _read(view: View, valid: NDArray[np.bool_] | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return up to 65 frames (n, C, *space) of the middle of the field, and where pixels are known."""
+    middle = (
+        middle_of_space(view.space)
+        if view.ndim == 3
+        else tuple(slice(max(n - _SIDE, 0) // 2, max(n - _SIDE, 0) // 2 + min(n, _SIDE)) for n in view.space)
+    )
+    stack = np.stack([view.read(s, middle) for s in range(min(view.n_scenes, _PAIRS + 1))])
+    mask = np.asarray(np.isfinite(stack).all((0, 1)), bool)
+    if valid is not None:
+        if np.shape(valid) != view.space:
+            raise ValueError(
+                f"valid has shape {np.shape(valid)}, the image {view.space} along {view.space_axes}; "
+                "they must match. Crop one of them."
+            )
+        mask &= np.asarray(valid, bool)[middle]
+    if mask.sum() < 256:
+        raise ValueError(
+            f"{int(mask.sum())} pixels are known; noise is measured on at least 256. Mask fewer, or give more."
+        )
+    stack = np.where(mask, stack, 0).astype(np.float32)
+    flat = stack[:, :, mask]
+    if (np.ptp(flat, axis=2) == 0).all(0).any():
+        raise ValueError("A channel is constant, so it has no noise to measure; choose another image.")
+    return stack, mask
+
+
+def _source(view: View, stack: NDArray[np.float32]) -> str:
+    """Return what the frames are: "frames" of a series, "repeats" of one field, or an "image" each."""
+    if len(stack) < 2:
+        return "image"
+    if "T" in view.axes and view.n_frames > 1:
+        return "frames"
+    # repeats of one field differ by noise only: their difference has no structure on a coarse scale
+    before, after = (_coarse(stack[i].mean(0)) for i in (0, 1))
+    agree = np.corrcoef(before.ravel(), after.ravel())[0, 1]
+    return "repeats" if np.isfinite(agree) and agree > 0.5 else "image"
+
+
+def _coarse(image: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the means of blocks of 8 x 8 px."""
+    h, w = (n // 8 * 8 for n in image.shape[-2:])
+    cut = image[..., :h, :w].reshape(*image.shape[:-2], h // 8, 8, w // 8, 8)
+    return np.asarray(cut.mean((-3, -1), dtype=np.float64))
+
+
+def _fit_channel(
+    frames: NDArray[np.float32], mask: NDArray[np.bool_], source: str, offset: float | None, excess: float
+) -> dict[str, Any]:
+    """Return the fields of one channel of the model."""
+    step = _step(frames[:, mask])
+    top = _saturation(frames[:, mask])
+    known = mask & (frames < top).all(0)
+    if source == "image":
+        measured = _pooled([photon_transfer.transfer_of_image(f, known) for f in frames[:8]])
+    else:
+        aligned, inside = _aligned(frames, known) if source == "frames" else (frames, known)
+        measured = photon_transfer.transfer_of_frames(aligned, inside, moving=source == "frames")
+    line = photon_transfer.fit_line(
+        measured.mean,
+        measured.variance,
+        measured.count,
+        offset=offset,
+        curved=5.0 if source == "image" else 3.0,
+    )
+    gain = max(line.slope, 0.0)
+    curvature = max(line.curvature, 0.0)
+    origin = offset
+    if origin is None:
+        # the point without noise, if it lies at a positive value
+        origin = max(-line.intercept / gain, 0.0) if gain > 0 and not curvature else 0.0
+    # of values above the offset: a(x - o)^2 + b(x - o) + c
+    gain = max(gain + 2 * curvature * origin, 0.0)
+    rest = line.intercept + line.slope * origin + curvature * origin**2
+    return {
+        "gain": gain / excess,
+        "offset": origin,
+        "read_sd": float(np.sqrt(max(rest, 0.0))),
+        "fano": line.ratio,
+        "excess": excess,
+        "multiplicative": curvature,
+        "step": step,
+        "saturation": top,
+        "gain_se": line.slope_se / excess,
+        "fano_se": line.ratio_se,
+        "correlation": measured.correlation,
+        "curve": np.stack([measured.mean, measured.variance]),
+    }
+
+
+def _pooled(parts: list[photon_transfer.Transfer]) -> photon_transfer.Transfer:
+    """Return the points of several images together."""
+    return photon_transfer.Transfer(
+        mean=np.concatenate([p.mean for p in parts]),
+        variance=np.concatenate([p.variance for p in parts]),
+        count=np.concatenate([p.count for p in parts]),
+        correlation=np.mean([p.correlation for p in parts], axis=0),
+    )
+
+
+def _aligned(
+    frames: NDArray[np.float32], known: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return frames moved by whole pixels onto the first, so that noise stays independent, and what they share."""
+    if min(frames.shape[1:]) < 32:
+        return frames, known
+    moved, inside = [frames[0]], known.copy()
+    filled = np.where(known, frames, frames[:, known].mean())
+    for frame, image in zip(frames[1:], filled[1:], strict=True):
+        found = registration_shift(filled[:1], image[None].astype(np.float32))
+        shift = tuple(round(s) for s in found) if found is not None else (0,) * known.ndim
+        axes = tuple(range(known.ndim))
+        moved.append(np.roll(frame, shift, axes))
+        here = np.roll(known, shift, axes)
+        for axis, s in enumerate(shift):
+            edge = [slice(None)] * known.ndim
+            edge[axis] = slice(0, s) if s > 0 else slice(known.shape[axis] + s, None)
+            here[tuple(edge)] = False
+        inside &= here
+    return (np.stack(moved), inside) if inside.sum() >= 256 else (frames, known)
+
+
+def _step(values: NDArray[np.float32]) -> float:
+    """Return the step between digitised values; 0 for continuous ones."""
+    some = values.ravel()[:: max(values.size // 100_000, 1)].astype(np.float64)
+    levels = np.unique(some)
+    if len(levels) < 2 or len(levels) > 0.5 * some.size:
+        return 0.0
+    step = float(np.diff(levels).min())
+    multiple = (levels - levels[0]) / step
+    return step if np.abs(multiple - np.round(multiple)).max() < 0.01 else 0.0
+
+
+def _saturation(values: NDArray[np.float32]) -> float:
+    """Return the largest value if a spike of pixels has it; infinity else."""
+    top = float(values.max())
+    at = int((values == top).sum())
+    span = 0.02 * (top - float(np.median(values)))
+    near = int(((values < top) & (values > top - span)).sum())
+    return top if at >= 16 and at > 3 * near and top > 8 * max(span, 0) else np.inf
+
+
+def _normal(
+    shape: tuple[int, ...], correlation: NDArray[np.float64], rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return a normal field of unit variance whose autocorrelation is the product of those along the axes."""
+    margin = [2 * rho.size for rho in correlation]
+    z = rng.standard_normal([n + m for n, m in zip(shape, margin, strict=True)])
+    for axis, rho in enumerate(correlation):
+        n = z.shape[axis]
+        kernel = np.zeros(n)
+        kept = np.nan_to_num(rho)[: n // 2]
+        # a taper keeps the power of a cut-off autocorrelation from ringing
+        kept = kept * np.where(np.abs(kept) < 0.02, 0, 1)
+        kernel[: kept.size] = kept
+        kernel[n - kept.size + 1 :] = kept[:0:-1]
+        power = np.maximum(np.fft.rfft(kernel).real, 0)
+        power /= (power[0] + 2 * power[1:].sum() - (power[-1] if n % 2 == 0 else 0)) / n
+        turned = [1] * z.ndim
+        turned[axis] = power.size
+        spectrum = np.fft.rfft(z, axis=axis) * np.sqrt(power).reshape(turned)
+        z = np.fft.irfft(spectrum, n, axis=axis)
+    return np.asarray(z[tuple(slice(m // 2, m // 2 + n) for n, m in zip(shape, margin, strict=True))])
