@@ -15,7 +15,8 @@ from napari_btn.core.training.plan import plan_training, validation_part
 
 def plan(shape, axes="YX", **options):
     rng = np.random.default_rng(0)
-    noisy, clean = rng.normal(size=(2, *shape))
+    clean = rng.normal(size=shape)
+    noisy = clean + rng.normal(size=shape)
     scenes = Pair(noisy, clean, axes).scenes
     settings = btn.CalibrationSettings(**options.pop("calibration", {}))
     return plan_training(scenes, EnsembleSettings(calibration=settings, **options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,8 +52,11 @@ class PairSupervision:
         seed: int,
         regions: NDArray[Any] | None = None,
     ) -> Split:
-        """Split by scene, or one field with a guard gap, by `data.splits.split`."""
-        return split(scenes, rf_px, settings, seed=seed, regions=regions)
+        """Split by scene, or one field with a guard gap, by `data.splits.split`; with notes on a wrong pair."""
+        from napari_btn.core.data.mismatch import mismatch_notes
+
+        parts = split(scenes, rf_px, settings, seed=seed, regions=regions)
+        return replace(parts, notes=(*mismatch_notes(scenes), *parts.notes))
 
     def lesson_steps(
         self, scenes: Scenes, boxes: Sequence[Box], train: TrainSettings, validation: Sequence[Box] = ()

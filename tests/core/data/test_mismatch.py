@@ -1,0 +1,85 @@
+"""Wrong pairs get a note, right ones none."""
+
+import numpy as np
+import pytest
+
+from napari_btn import samples
+from napari_btn.core.data import noise
+from napari_btn.core.data.mismatch import match_of, mismatch_notes
+from napari_btn.core.data.pairs import Pair
+from napari_btn.core.settings import CalibrationSettings
+from napari_btn.core.supervision.pair import PAIR
+
+
+def _fields():
+    """Return clean images with a function that draws a noisy frame, in 2D and 3D, one and several channels."""
+    blobs = samples.blobs(seed=3, n=6)
+    edx = samples.edx(seed=3, size=(97, 150))
+    xct = samples.xct(seed=3, size=(17, 65, 90))
+    dose = np.array([2.0, 2.0, 0.33])[:, None, None]
+    return {
+        "SYX": (blobs, lambda seed: noise.skewed(blobs.clean, rng=np.random.default_rng(seed))),
+        "CYX": (edx, lambda seed: noise.poisson(edx.clean, rng=np.random.default_rng(seed), dose=dose)),
+        "ZYX": (xct, lambda seed: noise.readout(xct.clean, rng=np.random.default_rng(seed), sd=0.2)),
+    }
+
+
+@pytest.fixture(scope="module", params=["SYX", "CYX", "ZYX"])
+def field(request):
+    pair, draw = _fields()[request.param]
+    return pair, draw, request.param
+
+
+@pytest.mark.parametrize("moved", [0, 3])
+def test_wrong_pairs_are_named(field, moved):
+    pair, draw, axes = field
+    clean, noisy = pair.clean, draw(1)
+    other = np.rot90(clean, 2, (-2, -1))
+    alone = np.random.default_rng(5).normal(1, 0.3, clean.shape).astype(np.float32)
+    mean = np.mean([noisy, *(draw(10 + i) for i in range(7))], axis=0)
+    wrong = {
+        "swapped": (clean, noisy),
+        "like another noisy frame": (noisy, draw(2)),
+        "no more alike than chance": (noisy, alone),
+        "repeats that contains this one": (noisy, mean),
+        "they show different fields": (noisy, other),
+    }
+    for words, (x, y) in wrong.items():
+        (note,) = mismatch_notes(Pair(x, np.roll(y, moved, -1), axes).views)
+        assert note.level == "red"
+        assert words in note.text
+
+
+def test_right_pairs_get_no_note(field):
+    pair, draw, axes = field
+    assert mismatch_notes(pair.views) == ()
+    mean_of_others = np.mean([draw(10 + i) for i in range(8)], axis=0)
+    assert mismatch_notes(Pair(draw(1), mean_of_others, axes).views) == ()
+
+
+def test_share_of_a_repeat_in_the_mean():
+    # the shared noise of 4 repeats is 1/4; it is estimated from a quarter of 256 blocks of 256 px
+    pair = samples.blobs(seed=1, n=16, size=64)
+    draws = [noise.skewed(pair.clean, rng=np.random.default_rng(s)) for s in range(4)]
+    match = match_of(Pair(draws[0], np.mean(draws, axis=0), "SYX").views)
+    assert match.shared == pytest.approx(0.25, abs=0.05)
+    assert match.aligned
+
+
+def test_masked_pixels_do_not_count():
+    pair = samples.edx(seed=0, size=(96, 128))
+    clean = pair.clean.copy()
+    clean[:, 20:40, 30:60] = np.nan
+    right = Pair(pair.noisy, clean, "CYX", valid="finite")
+    assert mismatch_notes(right.views) == ()
+
+
+def test_small_images_are_left_alone():
+    pair = samples.blobs(seed=0, n=2, size=16)
+    assert match_of(pair.views) is None
+
+
+def test_plan_says_it_first():
+    pair = samples.blobs(seed=0, n=12)
+    parts = PAIR.split(Pair(pair.clean, pair.noisy, "SYX").views, 8, CalibrationSettings(), seed=0)
+    assert "swapped" in parts.notes[0].text
