@@ -332,6 +332,7 @@ def _to_bundle(model: Model) -> Bundle:
         "n_in": blueprint.n_in,
         "n_out": blueprint.n_out,
         "ndim": blueprint.ndim,
+        "wiring": blueprint.wiring,
         "members": [[m.number, m.attempt] for m in members],
         "block_px": scores.block_px,
         "blocks": scores.held_out.blocks,
@@ -363,6 +364,7 @@ def _from_bundle(bundle: Bundle) -> Model:
         values["ndim"],
         settings.levels,
         settings.seed,
+        values.get("wiring"),
     )
     members = _members_of(bundle)
     known, groups = values.get("profile"), values.get("groups")

@@ -74,7 +74,7 @@ def test_a_dict_that_lacks_or_adds_a_key_is_no_settings():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"preset": "slow"}, 'preset is \'slow\'; it must be "quick", "standard" or "thorough"'),
+        ({"preset": "slow"}, 'preset is \'slow\'; it must be "instant", "quick", "standard" or "thorough"'),
         ({"members": 0}, "members is 0; it must be 1 to 1000"),
         ({"members": 1001}, "members is 1001"),
         ({"members": True}, "members is True"),

@@ -79,14 +79,14 @@ def test_every_control_has_its_name_and_kind(name: str, viewer: ViewerModel, qtb
     dock.leave()
 
 
-def test_the_preset_offers_the_three_names(viewer: ViewerModel, qtbot: QtBot) -> None:
+def test_the_preset_offers_the_four_names(viewer: ViewerModel, qtbot: QtBot) -> None:
     from napari_btn.widgets.denoise.dock import DenoiseWidget
 
     dock = DenoiseWidget(viewer)
     qtbot.addWidget(dock)
     preset = dock.findChild(QComboBox, "preset")
     names = [preset.itemText(i).lower() for i in range(preset.count())]
-    assert names == ["quick", "standard", "thorough"]
+    assert names == ["instant", "quick", "standard", "thorough"]
     assert not dock.findChild(QAbstractButton, "train").isEnabled()
     assert dock.findChild(QAbstractButton, "train").toolTip().startswith("No noisy image is picked")
     dock.leave()

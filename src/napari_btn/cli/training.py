@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from napari_btn.core.evaluation.report import Report
     from napari_btn.core.networks.family import Member
     from napari_btn.core.progress import Step
-    from napari_btn.core.settings import Score, Unit
+    from napari_btn.core.settings import Score, TrainSettings, Unit
     from napari_btn.denoiser import Denoiser
     from napari_btn.workflow.scan import Scan
 
@@ -81,6 +81,12 @@ class Promise:
         return self.groups or 0
 
 
+def _train(preset: str, steps: int | None, start: str = "pretrained") -> TrainSettings:
+    """Return the settings of a preset, with other steps where they are asked for."""
+    chosen = replace(PRESETS[preset], start=start)
+    return replace(chosen, steps=steps, warm_share=1.0) if steps else chosen
+
+
 @dataclass(frozen=True)
 class Training:
     """Networks and their training."""
@@ -94,6 +100,7 @@ class Training:
     depth: int | None
     bias_free: bool
     steps: int | None
+    start: str
     split: Split | SplitAxis | None
 
     def denoiser(self, promise: Promise) -> Denoiser:
@@ -112,7 +119,7 @@ class Training:
             seed=self.seed,
             device=self.device,
             network=NetworkSettings(depth=self.depth or NetworkSettings().depth, bias_free=self.bias_free),
-            train=replace(PRESETS[self.preset], steps=self.steps) if self.steps else None,
+            train=_train(self.preset, self.steps, self.start),
             calibration=settings,
         )
 
@@ -142,6 +149,12 @@ class Training:
 @click.option("--depth", type=click.IntRange(1), help="Nodes per network.")
 @click.option("--bias-free", is_flag=True, help="Networks without constants: for other noise levels too.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
+@click.option(
+    "--start",
+    default="pretrained",
+    show_default=True,
+    help="pretrained, scratch, or a file of `napari-btn pretrain`: what networks start from.",
+)
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
@@ -356,7 +369,7 @@ class Kinds:
         from napari_btn.core.compute.pool import compute_for
         from napari_btn.workflow.scan import grid_of, scan_steps
 
-        train = replace(PRESETS[self.preset], steps=self.steps) if self.steps else PRESETS[self.preset]
+        train = _train(self.preset, self.steps)
         settings = EnsembleSettings(preset=self.preset, members=self.members, seed=self.seed, train=train)
         grid = grid_of(self.depths, self.widths, self.dilations)
         return scan_steps(pair, grid, settings, compute_for(self.device, self.members))

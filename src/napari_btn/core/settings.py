@@ -6,7 +6,7 @@ command line as help, so it is written for microscopists.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -31,7 +31,7 @@ __all__ = [
     "need",
 ]
 
-Preset = Literal["quick", "standard", "thorough"]
+Preset = Literal["instant", "quick", "standard", "thorough"]
 Unit = Literal["auto", "block", "pixel", "image", "risk"]
 Score = Literal["symmetric", "asymmetric", "scaled"]
 Split = Literal["auto", "checkerboard", "time"]
@@ -168,6 +168,13 @@ class TrainSettings(_Settings):
         Flip and turn patches (right angles).
     early_stopping : bool
         Set a tenth of the training part aside, stop a member that gets worse there, and keep its best weights.
+    start : str
+        "pretrained": members that know made-up images go on learning from yours, if there are some for these
+        networks and channels; "scratch": random weights; or the path of a file of `napari-btn pretrain`.
+    warm_share : float
+        Share of the steps that pretrained members take; 0 for none.
+    warm_rate : float
+        Peak learning rate of pretrained members.
     """
 
     steps: int = 1000
@@ -177,13 +184,26 @@ class TrainSettings(_Settings):
     learning_rate: float = 2e-2
     augment: bool = True
     early_stopping: bool = False
+    start: str = "pretrained"
+    warm_share: float = 1.0
+    warm_rate: float = 1e-2
 
     def __post_init__(self) -> None:
         need(self.steps >= 1, "steps", self.steps, "1 or more")
+        known = isinstance(self.start, str) and bool(self.start.strip())
+        need(known, "start", self.start, '"pretrained", "scratch" or the path of pretrained members')
+        need(0 <= self.warm_share <= 1, "warm_share", self.warm_share, "0 to 1")
+        need(0 < self.warm_rate < 1, "warm_rate", self.warm_rate, "between 0 and 1")
         need(self.passes > 0, "passes", self.passes, "more than 0")
         for name, value, least in (("batch_size", self.batch_size, 1), ("patch_px", self.patch_px, 4)):
             need(value is None or value >= least, name, value, f"{least} or more, or None")
         need(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "between 0 and 1")
+
+    @property
+    def warm(self) -> TrainSettings:
+        """Settings of pretrained members, which take at least one step."""
+        steps = max(round(self.warm_share * self.steps), 1)
+        return replace(self, steps=steps, learning_rate=self.warm_rate, warm_share=1.0)
 
     @property
     def patches(self) -> tuple[int, int]:
@@ -308,9 +328,10 @@ class TokenSettings(_Settings):
 
 
 PRESETS: dict[str, TrainSettings] = {
-    "quick": TrainSettings(steps=150),
-    "standard": TrainSettings(steps=1000),
-    "thorough": TrainSettings(steps=3000),
+    "instant": TrainSettings(steps=150, warm_share=0.0),
+    "quick": TrainSettings(steps=150, warm_share=0.4),
+    "standard": TrainSettings(steps=1000, warm_share=0.4),
+    "thorough": TrainSettings(steps=3000, warm_share=0.5),
 }
 """Training settings by the name of the preset."""
 
@@ -322,7 +343,7 @@ class EnsembleSettings:
     Attributes
     ----------
     preset : str
-        "quick", "standard" or "thorough": duration of the training.
+        "instant", "quick", "standard" or "thorough": duration of the training.
     members : int
         Number of networks in the ensemble, 1 to 1000.
     alpha : float
@@ -349,7 +370,7 @@ class EnsembleSettings:
     tiles: TileSettings = field(default_factory=TileSettings)
 
     def __post_init__(self) -> None:
-        need(self.preset in PRESETS, "preset", self.preset, '"quick", "standard" or "thorough"')
+        need(self.preset in PRESETS, "preset", self.preset, '"instant", "quick", "standard" or "thorough"')
         whole = hasattr(self.members, "__index__") and not isinstance(self.members, bool)
         need(whole and 1 <= self.members <= 1000, "members", self.members, "1 to 1000")
         need(0 < self.alpha < 1, "alpha", self.alpha, NEEDED_OF_ALPHA)
@@ -377,9 +398,11 @@ class EnsembleSettings:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the settings of a dict; raise ``KeyError`` or ``TypeError`` if a key is missing or unknown."""
+        # before there were pretrained members, all started from random weights
+        train = {"start": "scratch", **values["train"]}
         stages = {
             "network": NetworkSettings.from_dict(values["network"]),
-            "train": TrainSettings.from_dict(values["train"]),
+            "train": TrainSettings.from_dict(train),
             "calibration": CalibrationSettings.from_dict(values["calibration"]),
             "tiles": TileSettings.from_dict(values["tiles"]),
         }

@@ -10,13 +10,14 @@ from napari_btn.core.data.copies import remembered_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import TRAIN
 from napari_btn.core.networks.family import Networks
-from napari_btn.core.progress import Progress, drain
+from napari_btn.core.progress import Note, Progress, drain
 from napari_btn.core.supervision.patches import patch_sides, patches_for
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import plan_training, validation_part
 from napari_btn.model import Learned, Model
 from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
 from napari_btn.workflow.refine import split_record
+from napari_btn.workflow.start import origin_of, warm_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from napari_btn.core.supervision.patches import Lesson
     from napari_btn.core.training.plan import Plan
     from napari_btn.core.training.processes import Start, Trained
+    from napari_btn.workflow.start import Origin
 
 __all__ = ["fit_steps", "plan_of", "prepare", "train_members_steps"]
 
@@ -107,7 +109,7 @@ def fit_steps(
     ValueError
         If the images can't be trained on.
     """
-    from napari_btn.core.training.processes import Start
+    from napari_btn.core.training.processes import Start, Trained
 
     way, steps = supervision_of(settings.supervision), settings.members * settings.train.steps
     yield Progress(0, steps, "Checking the images")
@@ -118,33 +120,46 @@ def fit_steps(
         # early, so that processes start while the training is planned
         prepare(compute)
     plan = _plan(scenes, settings, regions)
+    origin = origin_of(settings.train, plan.blueprint)
+    blueprint = origin.wired(plan.blueprint)
+    every, instant = origin.members >= settings.members, settings.train.warm_share == 0
+    wanted = settings.train.warm if every or (instant and origin.priors) else settings.train
     learnt = scenes.within(plan.split.regions, TRAIN)
     own, validation = (
         validation_part(plan.split.train) if settings.train.early_stopping else (plan.split.train, ())
     )
-    train = patches_for(settings.train, plan.blueprint, own)
+    train = patches_for(wanted, blueprint, own)
     count, side = train.patches
     sides = patch_sides(side, own)
     shown = f"{count} patch{'es' if count > 1 else ''} of {' x '.join(str(n) for n in sides)} px"
     yield Progress(0, steps, f"Each step learns from {shown}")
     train, lesson = yield from way.lesson_steps(learnt, own, train, validation)
-    trained = yield from train_members_steps(
-        lesson,
-        plan.blueprint,
-        train,
-        settings.members,
-        compute,
-        start=Start(finished=resume),
-        preview_every=preview_every,
-    )
+    warmth = yield from warm_steps(origin, lesson, blueprint, train, settings.members)
+    notes: tuple[Note, ...] = ()
+    if instant and warmth.members:
+        settings = replace(settings, members=len(warmth.members))
+        trained = Trained(warmth.members, {m.number: () for m in warmth.members}, ())
+    else:
+        if instant:
+            notes = (Note("amber", _not_instant(origin, settings.train.steps)),)
+        train = _both(settings.train, wanted, train)
+        trained = yield from train_members_steps(
+            lesson,
+            blueprint,
+            train,
+            settings.members,
+            compute,
+            start=Start(finished=resume, warm=warmth.members),
+            preview_every=preview_every,
+        )
     total = settings.members * train.steps
     provenance = yield from _provenance(scenes, plan, settings)
-    provenance |= {"patches": {"count": count, "sides_px": list(sides)}}
+    provenance |= {"patches": {"count": count, "sides_px": list(sides)}, "start": warmth.record}
     yield Progress(total, total, "Calibrating: measuring noise and brightness")
     learned = Learned(
-        networks=Networks(plan.blueprint, trained.members),
+        networks=Networks(blueprint, trained.members),
         losses=trained.losses,
-        notes=(*plan.notes, *trained.notes),
+        notes=(*plan.notes, *notes, *trained.notes),
         axes=scenes.noisy.axes,
         channel_names=scenes.channel_names,
         pixel_size=pair.pixel_size,
@@ -156,6 +171,37 @@ def fit_steps(
     calibrated = yield from calibrated_steps(learned, scores, settings)
     yield Progress(total, total, "Calibrated")
     return Model(settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
+
+
+def _both(asked: TrainSettings, wanted: TrainSettings, chosen: TrainSettings) -> TrainSettings:
+    """Return settings of members from random weights and of pretrained ones, with the patches that were chosen.
+
+    Parameters
+    ----------
+    asked : TrainSettings
+        Settings of the user.
+    wanted : TrainSettings
+        Those of them that patches were chosen for: of pretrained members, if all are.
+    chosen : TrainSettings
+        The same with patches, and fewer steps if the image is small.
+    """
+    fewer = chosen.steps < wanted.steps
+    return replace(
+        asked,
+        steps=chosen.steps if fewer or wanted is asked else asked.steps,
+        batch_size=chosen.batch_size,
+        patch_px=chosen.patch_px,
+        warm_share=1.0 if fewer and wanted is not asked else asked.warm_share,
+    )
+
+
+def _not_instant(origin: Origin, steps: int) -> str:
+    """Return why an instant result had to wait for a training."""
+    why = "they are no better than a constant here" if origin.priors else f"they start from {origin.why}"
+    return (
+        f"There is no result without training: {why}. Members took up to {steps} steps from random weights; for a "
+        "better one, train longer."
+    )
 
 
 def train_members_steps(

@@ -133,6 +133,8 @@ def scan_steps(
         raise ValueError(
             "There is nothing to scan; give at least one depth, number of channels and dilation."
         )
+    # only some of the kinds have pretrained members, which would win by their start
+    settings = replace(settings, train=replace(settings.train, start="scratch"))
     made: list[tuple[Model, float]] = []
     reached = 0.0
     for k, network in enumerate(grid):

@@ -32,7 +32,7 @@ def test_controls_have_the_object_names_of_the_api(ready: DenoiseWidget) -> None
         assert hasattr(ready.findChild(QWidget, name), "setValue"), name
     assert isinstance(ready.findChild(QWidget, "axes"), QLineEdit)
     preset = ready.findChild(QComboBox, "preset")
-    assert [preset.itemText(i) for i in range(preset.count())] == ["quick", "standard", "thorough"]
+    assert [preset.itemText(i) for i in range(preset.count())] == ["instant", "quick", "standard", "thorough"]
 
 
 def test_every_control_has_a_tooltip_and_an_accessible_name(ready: DenoiseWidget) -> None:

@@ -75,6 +75,9 @@ class Blueprint:
         Quantile levels.
     seed : int
         The ensemble's seed; member ``k`` draws from child ``k``.
+    wiring : int, optional
+        Seed of the members' random connections, if they are those of pretrained members; that of the ensemble
+        by default.
     """
 
     settings: NetworkSettings
@@ -84,6 +87,7 @@ class Blueprint:
     ndim: int
     levels: tuple[float, ...]
     seed: int
+    wiring: int | None = None
 
     @property
     def family(self) -> Family:

@@ -38,6 +38,8 @@ __all__ = ["Ensemble"]
 
 # Pixels that go through the heads together in a prediction: their intermediate values fit in a core's cache.
 _HEAD_PIXELS = 8192
+# Added to a patch's loss before its log: a patch without any structure must not outweigh all others.
+_LEAST_LOSS = 2e-3
 
 
 def _go_on() -> None:
@@ -177,6 +179,33 @@ class Ensemble(nn.Module):
             raw = raw.unflatten(0, (self.n_out, len(self.levels)))
             total = total + noncrossing_pinball(raw, target, self.levels, self.middle, self.steps)
         return total
+
+    def log_loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Return the mean log of the pinball loss of each patch and channel, for one member.
+
+        Patches that are easy and patches that are hard then count alike: what matters is by which share their
+        loss falls.
+
+        Parameters
+        ----------
+        x, y : Tensor, (B, n_in, *space), (B, n_out, *space)
+            One batch in raw units.
+        """
+        target = ((y - self._column(self.y_loc)) / self._column(self.y_scale)).flatten(2)
+        scaled = self._input(x)
+        rows = F.relu(self._hidden(scaled)).flatten(1, -3)[:, :, 0]
+        skipped = rows_of(scaled, self.members).flatten(1, -3)[:, :, 0]
+        total = x.new_zeros(())
+        for b in range(len(x)):
+            raw = torch.addmm(self.out_bias[0, :, None], self.out_weight[0], rows[b].t())
+            raw = torch.addmm(raw, self.skip_weight[0], skipped[b].t())
+            raw = raw.unflatten(0, (self.n_out, len(self.levels)))
+            for c in range(self.n_out):
+                loss = noncrossing_pinball(
+                    raw[c : c + 1], target[b, c : c + 1], self.levels, self.middle, self.steps
+                )
+                total = total + torch.log(loss + _LEAST_LOSS)
+        return total / (len(x) * self.n_out)
 
     def losses(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return each member's mean pinball loss in scaled units on its own batch, (M,); NaN targets don't count.

@@ -191,7 +191,7 @@ class _Ladder:
 
 
 class _Together:
-    """Members in training on one device."""
+    """Members in training on one device; those that train together take the same steps at the same rates."""
 
     def __init__(self, trainer: Trainer, device: str, preview: Preview, members: int) -> None:
         self.trainer, self.device, self.preview, self.members = trainer, device, preview, members
@@ -199,14 +199,16 @@ class _Together:
 
     def progress(self, runs: Sequence[Run], step: int) -> Progress:
         """Return the progress."""
-        trainer, total = self.trainer, self.trainer.settings.steps
+        trainer, steps = self.trainer, runs[0].settings.steps
+        total = sum(trainer.steps_of(k) for k in range(self.members))
+        done = sum(trainer.steps_of(k) for k in self.finished) + step * len(runs)
         fresh, trainer.fresh = tuple(trainer.fresh), []
         names = ", ".join(str(run.member + 1) for run in runs)
         plural = "s" if len(runs) > 1 else ""
         return Progress(
-            total * len(self.finished) + step * len(runs),
-            total * self.members,
-            f"Training member{plural} {names} of {self.members} (step {step} of {total}) on {self.device}",
+            min(done, total),
+            total,
+            f"Training member{plural} {names} of {self.members} (step {step} of {steps}) on {self.device}",
             self.preview.make(trainer, runs),
             fresh,
             tuple(self.finished[k] for k in sorted(self.finished)),
@@ -231,7 +233,7 @@ class _Together:
             trainer.losses[run.member] = trainer.losses.get(run.member, [])[: state.step]
         drawer = ThreadPoolExecutor(1, "napari-btn batches")
         try:
-            group = _Group(trainer.blueprint, trainer.settings, states, self.device)
+            group = _Group(trainer.blueprint, runs[0].settings, states, self.device)
             ahead = drawer.submit(self._draw, runs, group.step)
             count = 1
             while group.step < stop:
@@ -281,7 +283,7 @@ class _Together:
         """Train members to the end; a step that returns those that have to be trained again."""
         yield from self.start(runs)
         again: list[Run] = []
-        for stop in self.trainer.stops:
+        for stop in self.trainer.stops(runs[0].settings):
             on = [run for run in runs if run not in again]
             on = [run for run in on if run.state is not None and run.state.step < stop]
             if on:
@@ -346,7 +348,8 @@ def train_together_steps(
     ladder = _Ladder(device, max(1, min(members, fits)), settings.patches[0])
     try:
         while waiting:
-            now, waiting = waiting[: ladder.count], waiting[ladder.count :]
+            now = [run for run in waiting if run.settings == waiting[0].settings][: ladder.count]
+            waiting = [run for run in waiting if run not in now]
             try:
                 waiting = (yield from work.through(now)) + waiting
             except RuntimeError as error:
@@ -356,6 +359,8 @@ def train_together_steps(
                 if not ladder.descend():
                     break
                 trainer.settings = replace(settings, batch_size=ladder.batch)
+                for run in waiting:
+                    run.settings = replace(run.settings, batch_size=ladder.batch)
             release(device)
     finally:
         release(device)

@@ -15,6 +15,7 @@ from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split
 from napari_btn.core.networks.family import Blueprint, Extent
 from napari_btn.core.progress import Note
 from napari_btn.core.registry import FAMILIES
+from napari_btn.core.settings import NetworkSettings
 from napari_btn.core.supervision.patches import patch_sides, patches_for
 from napari_btn.core.supervision.registry import supervision_of
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.data.pairs import Scenes
     from napari_btn.core.data.splits import Split
-    from napari_btn.core.settings import EnsembleSettings, NetworkSettings, TrainSettings
+    from napari_btn.core.settings import EnsembleSettings, TrainSettings
 
 __all__ = ["Estimate", "Plan", "estimate_training", "plan_training", "validation_part"]
 
@@ -255,6 +256,9 @@ def estimate_training(
     work = 6 * blueprint.family.multiplications(blueprint) * pixels
     from joblib.externals.loky import cpu_count
 
+    if train.start != "scratch" and network == NetworkSettings():
+        # the networks that are pretrained
+        train = replace(train, steps=max(round(train.warm_share * train.steps), 1))
     if device != "cpu":
         return _on_card(blueprint, train, members, pixels, device)
     workers = min(members, cpu_count())

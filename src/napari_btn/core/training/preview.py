@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.compute.pool import process_pool
 from napari_btn.core.training.tasks import median_of
 
 if TYPE_CHECKING:
@@ -82,8 +83,12 @@ class Preview:
                 self.every = max(self.least, seconds / (_SHARE * self.workers))
                 shown = [self.medians[m] for m in sorted(self.medians)]
                 ready = np.asarray(np.mean(shown, axis=0), np.float32)
-        started = [r.state for r in running if r.state is not None and r.state.step > 0]
-        if self.due and started and trainer.executor:
+        started = [
+            r.state for r in running if r.state is not None and (r.state.step > 0 or r.member in trainer.warm)
+        ]
+        if self.due and started:
+            if trainer.executor is None:
+                trainer.executor = process_pool()
             self.last = time.monotonic()
             state = max(started, key=lambda s: s.step)
             with suppress(BrokenExecutor):  # the trainer replaces the pool

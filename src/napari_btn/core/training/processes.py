@@ -73,21 +73,26 @@ class Start:
         Number of the first draw of a batch; a new number gives new patches.
     finished : sequence of Member
         Members already trained, with the same blueprint and settings.
+    warm : sequence of Member
+        Pretrained members in the units of the images, which take the steps and the rate of `TrainSettings.warm`.
+        One that collapses starts again from random weights.
     """
 
     members: Sequence[Member] = ()
     first_draw: int = 0
     finished: Sequence[Member] = ()
+    warm: Sequence[Member] = ()
 
 
 FROM_NONE = Start()
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
-    """A member in training: its state, its current task, and the batches of the next task."""
+    """A member in training: its settings and state, its current task, and the batches of the next task."""
 
     member: int
+    settings: TrainSettings
     attempt: int = 0
     state: State | None = None
     task: Future[Any] | None = None
@@ -124,6 +129,7 @@ class Trainer:
         start: Start = FROM_NONE,
     ) -> None:
         self.start = {m.number: m for m in fitting(start.members, blueprint)}
+        self.warm = {m.number: m for m in fitting(start.warm, blueprint)}
         self.first_draw = start.first_draw
         self.lesson, self.blueprint, self.settings = lesson, blueprint, settings
         scaling = scaling_of(lesson.scenes, lesson.boxes, blueprint.levels, seed=blueprint.seed)
@@ -153,20 +159,24 @@ class Trainer:
         return self.lesson.draw(*self.settings.patches, rng, augment=self.settings.augment)
 
     def begin(self, member: int) -> Run:
-        """Return a member at the start of training, with its earlier weights if it has some."""
-        known = self.start.get(member)
+        """Return a member at the start of training, with its earlier or pretrained weights if it has some."""
+        known = self.start.get(member) or self.warm.get(member)
+        settings = self.settings.warm if member in self.warm else self.settings
         if known is None:
-            return Run(member)
-        return Run(member, known.attempt, State(member, known.attempt, 0, known.weights))
+            return Run(member, settings)
+        return Run(member, settings, known.attempt, State(member, known.attempt, 0, known.weights))
 
-    @property
-    def stops(self) -> list[int]:
-        """Steps after which a member is tested or validated."""
-        return sorted({*self._looks("probe"), *self._looks("check")})
+    def steps_of(self, member: int) -> int:
+        """Return the number of steps that a member takes, if it does not start again."""
+        return (self.settings.warm if member in self.warm else self.settings).steps
 
-    def _looks(self, kind: str) -> set[int]:
+    def stops(self, settings: TrainSettings) -> list[int]:
+        """Return the steps after which a member is tested or validated."""
+        return sorted({*self._looks("probe", settings), *self._looks("check", settings)})
+
+    def _looks(self, kind: str, settings: TrainSettings) -> set[int]:
         """Return the steps after which a member is tested ("probe") or validated ("check")."""
-        steps = self.settings.steps
+        steps = settings.steps
         if kind == "probe":
             return {max(steps // 2, 1), steps}
         return {max(steps * k // 10, 1) for k in _CHECKS} if self.validation is not None else set()
@@ -174,7 +184,7 @@ class Trainer:
     def arrive(self, run: Run) -> None:
         """List the tests of a member that are due before its next training steps."""
         assert run.state is not None
-        run.todo = [kind for kind in ("check", "probe") if run.state.step in self._looks(kind)]
+        run.todo = [kind for kind in ("check", "probe") if run.state.step in self._looks(kind, run.settings)]
 
     def submit(self, run: Run) -> None:
         """Submit the next task of a member, then draw the batches of the one after while it runs."""
@@ -190,14 +200,14 @@ class Trainer:
             self._send(run, run.todo[0], probe_member, self.blueprint, run.state, x, y)
             return
         step = run.state.step
-        stop = next(s for s in self.stops if s > step)
+        stop = next(s for s in self.stops(run.settings) if s > step)
         count = min(run.chunk, stop - step)
         while len(run.ready) < count:
             run.ready.append(self.batch(run, step + len(run.ready)))
         now, run.ready = run.ready[:count], run.ready[count:]
-        self._send(run, "train", train_member, self.blueprint, self.settings, run.state, now)
+        self._send(run, "train", train_member, self.blueprint, run.settings, run.state, now)
         ahead = step + count
-        while len(run.ready) < min(run.chunk, self.settings.steps - ahead):
+        while len(run.ready) < min(run.chunk, run.settings.steps - ahead):
             run.ready.append(self.batch(run, ahead + len(run.ready)))
 
     def _send(self, run: Run, kind: str, *call: Any) -> None:
@@ -243,14 +253,14 @@ class Trainer:
         run.worse += 1
         if run.best is None or score < run.best[0]:
             run.best, run.worse = (score, run.state), 0
-        steps = self.settings.steps
+        steps = run.settings.steps
         if run.worse >= _PATIENCE or run.state.step == steps:
             run.state, run.ready, run.todo = replace(run.best[1], step=steps), [], ["probe"]
 
     def judge(self, run: Run, loss: NDArray[np.float64], sd: NDArray[np.float64]) -> bool:
         """Restart a collapsed member from a child of its seed; return True if the member is trained."""
         assert run.state is not None
-        end = run.state.step == self.settings.steps
+        end = run.state.step == run.settings.steps
         run.todo.remove("probe")
         bad = self.collapse.channels(loss, sd, end=end)
         if not bad.size:
@@ -262,7 +272,7 @@ class Trainer:
                 self.warn(text)
                 run.state = replace(run.state, weights=self.start[run.member].weights)
             return end
-        if run.attempt + 1 == _MAX_ATTEMPTS:
+        if run.attempt + 1 >= _MAX_ATTEMPTS:
             if end:
                 self.warn(
                     f"Member {run.member + 1} learned next to nothing about {names} in {_MAX_ATTEMPTS} attempts; it "
@@ -270,7 +280,7 @@ class Trainer:
                 )
             return end
         self.warn(f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.")
-        self.losses[run.member] = []
+        self.losses[run.member], run.settings = [], self.settings
         run.attempt, run.state, run.ready, run.best, run.worse = run.attempt + 1, None, [], None, 0
         return False
 
@@ -323,15 +333,18 @@ def train_steps(
         Least seconds between previews of the median; 0 for none. Previews take at most 5 % of the time.
     """
     finished = {m.number: m for m in fitting(start.finished, blueprint) if m.number < members}
-    total, kept = members * settings.steps, tuple(finished[k] for k in sorted(finished))
-    yield Progress(
-        settings.steps * len(kept), total, "Measuring the brightness of the training part", checkpoint=kept
-    )
+    warm = {m.number for m in start.warm}
+    steps = {k: (settings.warm if k in warm else settings).steps for k in range(members)}
+    total, kept = sum(steps.values()), tuple(finished[k] for k in sorted(finished))
+    done = sum(steps[m.number] for m in kept)
+    yield Progress(done, total, "Measuring the brightness of the training part", checkpoint=kept)
     trainer = Trainer(lesson, blueprint, settings, compute.executor, start)
-    yield Progress(settings.steps * len(kept), total, "Starting the members", checkpoint=kept)
+    yield Progress(done, total, "Starting the members", checkpoint=kept)
     waiting = [trainer.begin(k) for k in range(members) if k not in finished]
     running: list[Run] = []
     preview = Preview(lesson.scenes, blueprint, preview_every, compute.workers)
+    # pretrained members show what they know before they learn
+    preview.make(trainer, waiting)
     try:
         while waiting or running:
             while waiting and len(running) < compute.workers:
@@ -347,12 +360,12 @@ def train_steps(
             shown = preview.make(trainer, running)
             for run in [r for r in arrived if r in running]:
                 trainer.submit(run)
-            done = settings.steps * len(finished) + sum(r.state.step for r in running if r.state is not None)
+            done = sum(steps[k] for k in finished) + sum(r.state.step for r in running if r.state is not None)
             fresh, trainer.fresh = tuple(trainer.fresh), []
             yield Progress(
-                done,
+                min(done, total),
                 total,
-                _note(running, settings, members),
+                _note(running, members),
                 shown,
                 fresh,
                 tuple(finished[k] for k in sorted(finished)),
@@ -389,12 +402,12 @@ def fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:
     return resume
 
 
-def _note(running: Sequence[Run], settings: TrainSettings, members: int) -> str:
+def _note(running: Sequence[Run], members: int) -> str:
     """Return the note of the progress: the members in training."""
     if not running:
         return f"Trained {members} members"
     at = ", ".join(
-        f"{r.member + 1} (step {r.state.step if r.state else 0} of {settings.steps})" for r in running
+        f"{r.member + 1} (step {r.state.step if r.state else 0} of {r.settings.steps})" for r in running
     )
     return (
         f"Training member {at} of {members}"

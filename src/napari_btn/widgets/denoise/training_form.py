@@ -56,14 +56,29 @@ _SCORES = {
 }
 _OWN_PATCH = 7  # below the smallest patch: the image decides
 _PRESET_HELP = {
+    "instant": "pretrained networks as they are",
     "quick": "a first look",
     "standard": "the usual choice",
     "thorough": "when the result counts",
 }
+
+
+def _length(train: TrainSettings) -> str:
+    """Return how long a preset trains."""
+    if train.warm_share == 0:
+        return "no training steps"
+    if train.warm_share == 1:
+        return f"up to {train.steps} steps"
+    return (
+        f"{round(train.warm_share * train.steps)} steps of pretrained networks, up to {train.steps} of others"
+    )
+
+
+_STARTS = {"pretrained networks": "pretrained", "random weights": "scratch"}
 _HELP = {
     "supervision": "What the networks learn from.",
     "preset": "How long each member trains: "
-    + "; ".join(f"{name}: {_PRESET_HELP[name]} (up to {PRESETS[name].steps} steps)" for name in _PRESET_HELP)
+    + "; ".join(f"{name}: {_PRESET_HELP[name]} ({_length(PRESETS[name])})" for name in _PRESET_HELP)
     + ".",
     "members": "Networks in the ensemble; their quantiles are averaged. More are steadier and take longer.",
     "coverage": "Share of pixels whose clean value the interval from lower to upper shall hold, on average.",
@@ -155,6 +170,8 @@ class TrainingForm(QWidget):
         self.steps = self._named(QSpinBox(), "steps", f"{train['steps']} 0 takes the preset's.")
         self.steps.setRange(0, 1_000_000)
         self.steps.setSpecialValueText("from the preset")
+        self.start = self._named(QComboBox(), "start", train["start"])
+        self.start.addItems(list(_STARTS))
         self.patch = self._named(QSpinBox(), "patch_px", train["patch_px"])
         self.patch.setRange(_OWN_PATCH, 1024)
         self.patch.setSpecialValueText("from the image")
@@ -201,6 +218,7 @@ class TrainingForm(QWidget):
         for label, field in (
             ("Seed", self.seed),
             ("Steps", self.steps),
+            ("Start from", self.start),
             ("Patch (px)", self.patch),
             ("Depth", self.depth),
             ("Channels", self.channels),
@@ -284,9 +302,10 @@ class TrainingForm(QWidget):
         """
         preset = self.preset.currentText().lower()
         early = self.early_stopping.isChecked()
-        train = replace(PRESETS[preset], patch_px=self._patch_px(), early_stopping=early)
+        start = _STARTS.get(self.start.currentText(), self.start.currentText())
+        train = replace(PRESETS[preset], patch_px=self._patch_px(), early_stopping=early, start=start)
         if self.steps.value():
-            train = replace(train, steps=self.steps.value())
+            train = replace(train, steps=self.steps.value(), warm_share=1.0)
         network = NetworkSettings(
             depth=self.depth.value(),
             channels=self.channels.value(),
@@ -353,6 +372,12 @@ class TrainingForm(QWidget):
         self.seed.setValue(settings.seed)
         preset_steps = PRESETS[settings.preset].steps
         self.steps.setValue(0 if settings.train.steps == preset_steps else settings.train.steps)
+        named = {meant: shown for shown, meant in _STARTS.items()}
+        shown = named.get(settings.train.start, settings.train.start)
+        if self.start.findText(shown) < 0:
+            # a file of pretrained members, named on the command line
+            self.start.addItem(shown)
+        self.start.setCurrentText(shown)
         self.patch.setValue(settings.train.patch_px or _OWN_PATCH)
         self.show_network(settings.network)
         self.bias_free.setChecked(settings.network.bias_free)

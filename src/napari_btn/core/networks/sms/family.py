@@ -115,14 +115,15 @@ class SparseMixedScaleFamily(Family):
         return sum(width * width for width in blueprint.widths) * int(3**blueprint.ndim)
 
     def graph(self, blueprint: Blueprint, member: int, attempt: int) -> Graph:
-        """Return a member's random connections, from the ensemble's seed.
+        """Return a member's random connections, from the seed of the wiring.
 
         Parameters
         ----------
         blueprint : Blueprint
         member, attempt : int
         """
-        rng = member_rng(blueprint.seed, member, attempt=attempt, use=0)
+        seed = blueprint.seed if blueprint.wiring is None else blueprint.wiring
+        rng = member_rng(seed, member, attempt=attempt, use=0)
         return draw_graph(rng, blueprint.settings, blueprint.plan.dilations)
 
     def to_dict(self, plan: Schedule) -> dict[str, Any]:
