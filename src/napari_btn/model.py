@@ -284,8 +284,10 @@ def save_partial(
         "settings": settings.to_dict(),
         "data": data,
         "members": [[m.number, m.attempt] for m in checkpoint],
+        "member_notes": [[n.to_dict() for n in m.notes] for m in checkpoint],
     }
-    write_bundle(Bundle(values, _member_arrays(checkpoint)), path)
+    losses = {f"loss.{m.number}": np.asarray(m.losses, np.float32) for m in checkpoint}
+    write_bundle(Bundle(values, {**_member_arrays(checkpoint), **losses}), path)
 
 
 def load_partial(path: str | Path) -> tuple[EnsembleSettings, tuple[Member, ...], dict[str, Any]]:
@@ -306,7 +308,14 @@ def load_partial(path: str | Path) -> tuple[EnsembleSettings, tuple[Member, ...]
         raise ValueError(f"{path} is not an interrupted training; load it as a bundle instead.")
     with reading(Path(path), _LACKS.format(advice="Start the training again.")):
         settings = EnsembleSettings.from_dict(bundle.values["settings"])
-        return settings, _members_of(bundle), dict(bundle.values.get("data", {}))
+        losses = _losses_of(bundle)
+        members = _members_of(bundle)
+        notes = bundle.values.get("member_notes", [()] * len(members))
+        members = tuple(
+            replace(m, losses=losses[m.number], notes=tuple(map(Note.from_dict, said)))
+            for m, said in zip(members, notes, strict=True)
+        )
+        return settings, members, dict(bundle.values.get("data", {}))
 
 
 def _to_bundle(model: Model) -> Bundle:
@@ -370,7 +379,7 @@ def _from_bundle(bundle: Bundle) -> Model:
     known, groups = values.get("profile"), values.get("groups")
     learned = Learned(
         networks=Networks(blueprint, members),
-        losses={m.number: tuple(float(v) for v in arrays.get(f"loss.{m.number}", ())) for m in members},
+        losses=_losses_of(bundle),
         notes=tuple(Note.from_dict(n) for n in values["notes"]),
         axes=values["axes"],
         channel_names=tuple(values["channel_names"]),
@@ -453,6 +462,14 @@ def _members_of(bundle: Bundle) -> tuple[Member, ...]:
         Member(number, attempt, {name: bundle.arrays[f"member.{number}.{name}"] for name in names})
         for number, attempt in bundle.values["members"]
     )
+
+
+def _losses_of(bundle: Bundle) -> dict[int, tuple[float, ...]]:
+    """Return the training losses in a bundle, by number of the member; empty for members without."""
+    return {
+        int(number): tuple(float(v) for v in bundle.arrays.get(f"loss.{number}", ()))
+        for number, _ in bundle.values["members"]
+    }
 
 
 def _tokens_from(part: str, bundle: Bundle) -> TokenModel | None:

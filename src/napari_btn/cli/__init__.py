@@ -1,7 +1,8 @@
 """The command line: train, calibrate, predict, evaluate, tokens, regions, info, scan, demo.
 
 Results go to stdout, progress and notes to stderr. Exit code 0: done. 2: the input or the call
-is wrong, explained in one line. 130: interrupted; finished members are kept for ``--resume``.
+is wrong, or the machine lacks memory or disk, explained in one line. 130, 143, 129: interrupted by Ctrl-C,
+SIGTERM or SIGHUP; finished members are kept for ``--resume``.
 Heavy packages are imported when a command runs, so that ``--help`` answers at once.
 """
 

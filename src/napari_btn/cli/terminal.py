@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
 import sys
+import threading
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,15 +14,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from napari_btn.core.evaluation.report import Report
-    from napari_btn.core.progress import Note, Step
+    from napari_btn.core.progress import Note, Progress, Step
 
 __all__ = [
     "Commands",
     "Interrupted",
+    "deferred",
     "drain",
     "say",
     "say_notes",
@@ -38,14 +42,24 @@ class _Refused(click.ClickException):
     exit_code = 2
 
 
+class _Signalled(KeyboardInterrupt):
+    """A signal that ends the program as Ctrl-C does."""
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        self.number = number
+
+
 class Interrupted(click.ClickException):
-    """An interrupt by Ctrl-C, with the members that were finished."""
+    """An interrupt by Ctrl-C (exit code 130), SIGTERM (143) or SIGHUP (129), with the finished members."""
 
-    exit_code = 130
-
-    def __init__(self, message: str = "Interrupted.", checkpoint: Any = None) -> None:
+    def __init__(
+        self, message: str = "Interrupted.", checkpoint: Any = None, *, cause: BaseException | None = None
+    ) -> None:
         super().__init__(message)
         self.checkpoint = checkpoint
+        known = isinstance(cause, _Signalled | Interrupted)
+        self.number: int = getattr(cause, "number", signal.SIGINT) if known else signal.SIGINT
+        self.exit_code = 128 + self.number  # type: ignore[misc]
 
     def show(self, file: Any = None) -> None:
         """Write the message without calling it an error."""
@@ -53,9 +67,52 @@ class Interrupted(click.ClickException):
 
 
 @contextmanager
+def _signals() -> Iterator[None]:
+    """End at SIGTERM and SIGHUP (a job that is stopped, a connection that is closed) as at Ctrl-C."""
+
+    def end(number: int, _frame: Any) -> None:
+        """Raise the interrupt in the main thread."""
+        raise _Signalled(number)
+
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            # a handler of someone else stays, and so does `nohup`
+            if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+                before[number] = signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Let an interrupt wait for the end of this context, which writes a file in a few seconds."""
+    came: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, lambda number, _frame: came.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise _Signalled(came[0])
+
+
+@contextmanager
 def _one_line(ctx: click.Context) -> Iterator[None]:
     """Turn errors of input and call into one line without a traceback, and warnings into one line each."""
-    with warnings.catch_warnings():
+    # tifffile logs what it finds wrong in a file, beside the one sentence on it
+    logging.getLogger("tifffile").addHandler(logging.NullHandler())
+    with warnings.catch_warnings(), _signals():
         warnings.showwarning = lambda message, *_args, **_kwargs: say(f"Warning: {message}")
         try:
             yield
@@ -64,14 +121,33 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
         except click.UsageError as error:
             path = (error.ctx or ctx).command_path
             raise _Refused(_single_line(f"{error.format_message()} See: {path} --help")) from None
-        except KeyboardInterrupt:
-            raise Interrupted from None
+        except KeyboardInterrupt as error:
+            raise Interrupted(cause=error) from None
         except BrokenPipeError:  # stdout was closed by its reader; click ends quietly
             raise
         except (ValueError, OSError) as error:
             if ctx.params.get("traceback"):
                 raise
             raise _Refused(_single_line(sentence(error))) from None
+        except (MemoryError, RuntimeError, ArithmeticError) as error:
+            if ctx.params.get("traceback") or (text := _of_the_machine(error)) is None:
+                raise
+            raise _Refused(_single_line(text)) from None
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """Return the sentence on memory that lacks, a worker that died or a loss that diverged; None for a bug."""
+    from napari_btn.core.compute.pool import WorkerDiedError
+
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    ):
+        return (
+            f"There is not enough memory ({_single_line(str(error)) or 'none is left'}). Close other programs, crop "
+            "the image, or write a prediction to .ome.zarr, which needs memory for a few tiles only."
+        )
+    told = isinstance(error, WorkerDiedError) or type(error) is ArithmeticError
+    return str(error) if told else None
 
 
 class Commands(click.Group):
@@ -111,7 +187,11 @@ def say_notes(notes: Iterable[Note]) -> None:
         say(f"{'Warning' if note.level == 'red' else 'Note'}: {note.text}")
 
 
-def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> T:
+def drain(
+    step: Step[T],
+    losses: list[tuple[int, int, float]] | None = None,
+    watch: Callable[[Progress], None] | None = None,
+) -> T:
     """Run a step to its end with a progress bar on stderr, and return its result."""
     from tqdm import tqdm
 
@@ -126,6 +206,8 @@ def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> 
                 bar = tqdm(desc=progress.note, total=progress.total, initial=progress.done, file=sys.stderr,
                            bar_format=form, mininterval=quiet, dynamic_ncols=True)  # fmt: skip
             checkpoint = progress.checkpoint or checkpoint
+            if watch is not None:
+                watch(progress)
             if losses is not None:
                 losses.extend(progress.losses)
             bar.total = progress.total
@@ -134,8 +216,8 @@ def drain(step: Step[T], losses: list[tuple[int, int, float]] | None = None) -> 
     except StopIteration as end:
         result: T = end.value
         return result
-    except KeyboardInterrupt:
-        raise Interrupted(checkpoint=checkpoint) from None
+    except KeyboardInterrupt as error:
+        raise Interrupted(checkpoint=checkpoint, cause=error) from None
     finally:
         step.close()
         if bar is not None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from napari_btn.cli.files import ImageFile, Model, PairFiles, Target, ready, save_bundle, values_of
+from napari_btn.cli.keeping import Keeper
 from napari_btn.cli.options import (
     ALPHA,
     SPLITS,
@@ -29,7 +30,7 @@ from napari_btn.cli.options import (
     to_file,
     valid_option,
 )
-from napari_btn.cli.terminal import Interrupted, drain, say, say_notes, table, write_json
+from napari_btn.cli.terminal import drain, say, say_notes, table, write_json
 from napari_btn.core.settings import (
     PRESETS,
     CalibrationSettings,
@@ -182,7 +183,8 @@ def train(
 ) -> None:
     """Train on NOISY and CLEAN, calibrate, and write MODEL.btn.
 
-    Ctrl-C keeps the finished members in MODEL.btn.partial; the same call with --resume goes on.
+    Each finished member is kept in MODEL.btn.partial until the end; after Ctrl-C or a crash, the same call with
+    --resume goes on.
     """
     target.ready(*pair.inputs)
     if report:
@@ -207,7 +209,7 @@ def _fit(
     resume: bool,
     executor: Executor | None = None,
 ) -> Report:
-    """Fit, save the bundle and return the report; on Ctrl-C save the finished members."""
+    """Fit, save the bundle and return the report; finished members are kept until the bundle is saved."""
     partial = target.output.with_name(target.output.name + ".partial")
     data = _record(denoiser, pair, regions)
     checkpoint = _checkpoint(partial, denoiser, data, resume=resume, force=target.force)
@@ -219,19 +221,7 @@ def _fit(
     step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                               pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
                               regions=regions, resume=checkpoint, executor=executor)  # fmt: skip
-    try:
-        report = drain(step).report
-    except Interrupted as stop:
-        kept = stop.checkpoint or checkpoint
-        if not kept:
-            raise Interrupted("Interrupted before the first member was finished; nothing was kept.") from None
-        denoiser.save_partial(partial, kept, data)
-        raise Interrupted(
-            f"Interrupted; {members_text(len(kept))} of {denoiser.members} kept in {partial}. "
-            "The same call with --resume goes on from there."
-        ) from None
-    save_bundle(denoiser, target.output)
-    partial.unlink(missing_ok=True)
+    report = Keeper(denoiser, partial, data, checkpoint).train(step, target.output).report
     assert report is not None, "a fitted denoiser has a report"
     say_notes(note for note in report.warnings if note not in check.notes)
     return report

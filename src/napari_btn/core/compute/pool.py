@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-import atexit
+import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
+import threading
+import time
 import uuid
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from napari_btn.core.compute.device import device_for, works
+from napari_btn.core.compute.scratch import remove_dead, scratch_folder
 from napari_btn.core.settings import TileSettings
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ __all__ = [
     "Inline",
     "StopSign",
     "StoppedError",
+    "WorkerDiedError",
     "compute_for",
     "one_thread",
     "process_pool",
@@ -44,7 +49,13 @@ _KEEP_PAGES = ":".join(
 )
 _NICE = 5  # lower priority of workers, so that a window on the same cores stays responsive
 _POOL: list[Executor] = []
-_POOL_LOCK = Lock()
+_POOL_LOCK = threading.Lock()
+_SIGNS = "napari-btn-stop-"
+_WATCH_S = 1.0  # how soon a worker notices that its parent has died
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process died and its work can't be repeated; the message is for the user."""
 
 
 @contextmanager
@@ -63,8 +74,11 @@ def one_thread() -> Iterator[None]:
 def process_pool() -> Executor:
     """Return the local pool: one process per core, started at once and without importing the user's script.
 
-    It is not the pool of joblib, which other users of joblib in this process share.
+    It is not the pool of joblib, which other users of joblib in this process share. A daemonic process, such as
+    a child of ``multiprocessing.Pool``, may have no children, so its tasks run in its own thread.
     """
+    if multiprocessing.current_process().daemon:
+        return Inline()
     from joblib.externals.loky import ProcessPoolExecutor, cpu_count
 
     env = {
@@ -74,9 +88,35 @@ def process_pool() -> Executor:
     }
     with _POOL_LOCK:
         if not (_POOL and _accepts(_POOL[0])):
-            _POOL[:] = [ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)]
-            _POOL[0].submit(int)  # processes start with the first task; this one makes them start now
+            pool = ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)
+            _POOL[:] = [pool]
+            pool.submit(int)  # processes start with the first task; this one makes them start now
+            # a child of multiprocessing waits for its own children, and would wait until they are idle for 120 s
+            Finalize(None, _end_pool, exitpriority=100)
         return _POOL[0]
+
+
+def _end_pool() -> None:
+    """End the processes of the pool without waiting for their work."""
+    while _POOL:
+        _POOL.pop().shutdown(kill_workers=True)  # type: ignore[call-arg]
+
+
+def _forget_pool() -> None:
+    """Forget the pool of the parent in a forked child, whose threads and pipes the child doesn't have."""
+    global _POOL_LOCK
+    _POOL.clear()
+    # after a plain os.fork, Python would wait at the exit for processes that are not the child's
+    getattr(multiprocessing.process, "_children", set()).clear()
+    _POOL_LOCK = threading.Lock()
+    _folder.cache_clear()
+    if "torch" in sys.modules:
+        # OpenMP's threads stayed in the parent, and a parallel loop would wait for them forever
+        sys.modules["torch"].set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
 
 
 def slots(executor: Executor) -> int:
@@ -93,7 +133,7 @@ def slots(executor: Executor) -> int:
 
 
 def _keep_worker() -> None:
-    """Keep a worker although its memory grows, lower its priority, and load torch.
+    """Keep a worker although its memory grows, lower its priority, end it with its parent, and load torch.
 
     Memory grows with kept pages and with the first tile of a volume. loky takes 300 MB of growth for a leak
     and replaces the worker, with a warning from its own thread. If warnings are errors, that thread ends and
@@ -102,9 +142,17 @@ def _keep_worker() -> None:
     from joblib.externals.loky import process_executor
 
     process_executor._MAX_MEMORY_LEAK_SIZE = 2**62
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     if hasattr(os, "nice"):
         os.nice(_NICE)
     import torch  # noqa: F401  (every task needs torch, and the first one should not wait for it)
+
+
+def _end_with(parent: int) -> None:
+    """End this process once its parent has died; a killed parent can't end its workers itself."""
+    while os.getppid() == parent:
+        time.sleep(_WATCH_S)
+    os._exit(1)
 
 
 def _accepts(pool: Executor) -> bool:
@@ -216,7 +264,10 @@ class StopSign:
 
 @cache
 def _folder() -> str:
-    """Return the folder of stop signs of this process, deleted when it ends."""
-    made = tempfile.mkdtemp(prefix="napari-btn-stop-")
-    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    """Return the folder of stop signs of this process, deleted when it ends or, if it was killed, by the next."""
+    parent = Path(tempfile.gettempdir())
+    remove_dead(_SIGNS, parent)
+    made = str(scratch_folder(_SIGNS, parent))
+    # unlike atexit, it is not inherited by a forked child, which would delete the folder of its parent
+    Finalize(None, shutil.rmtree, args=(made,), kwargs={"ignore_errors": True}, exitpriority=0)
     return made

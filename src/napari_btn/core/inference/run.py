@@ -11,7 +11,15 @@ import numpy as np
 import torch
 
 from napari_btn.core.compute.device import exact_arithmetic, in_memory, release
-from napari_btn.core.compute.pool import Compute, Inline, StopSign, one_thread, process_pool, slots
+from napari_btn.core.compute.pool import (
+    Compute,
+    Inline,
+    StopSign,
+    WorkerDiedError,
+    one_thread,
+    process_pool,
+    slots,
+)
 from napari_btn.core.inference.tiles import Tile, plan_tiles, tile_steps
 from napari_btn.core.networks.family import Blueprint, Member, Networks, build_trained
 from napari_btn.core.progress import Note, Progress
@@ -279,7 +287,7 @@ def _without_workers(given: Executor | None, error: BrokenExecutor) -> Executor:
     """Return an executor in this thread, which takes less memory, after a worker of the local pool died."""
     if given is None:
         return Inline()
-    raise RuntimeError(
+    raise WorkerDiedError(
         "A worker process died while predicting, most likely for lack of memory. "
         "Use smaller tiles, or close other programs."
     ) from error

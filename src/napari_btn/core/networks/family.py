@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.heads import Ensemble
     from napari_btn.core.networks.sms.graph import Graph
     from napari_btn.core.networks.trunk import Trunk
+    from napari_btn.core.progress import Note
     from napari_btn.core.settings import NetworkSettings
 
 __all__ = [
@@ -238,11 +239,17 @@ class Member:
         How often it had to be trained again; it draws from this child of its seed.
     weights : dict of str to ndarray
         Parameters and scaling, float32.
+    losses : tuple of float
+        Training loss of each step, in a checkpoint; empty elsewhere.
+    notes : tuple of Note
+        Notes of its training, in a checkpoint; empty elsewhere.
     """
 
     number: int
     attempt: int
     weights: Weights
+    losses: tuple[float, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,6 +31,7 @@ from napari_btn.core.training.processes import (
     Trainer,
     fitting,
     train_steps,
+    trained_of,
 )
 from napari_btn.core.training.tasks import State, probe_member, start_member
 
@@ -304,7 +305,7 @@ class _Together:
                 continue
             quality = probe_member(trainer.blueprint, run.state, trainer.collapse.x, trainer.collapse.y)
             if trainer.judge(run, *quality) and run.state is not None:
-                self.finished[run.member] = Member(run.member, run.attempt, run.state.weights)
+                self.finished[run.member] = trainer.finish(run)
 
 
 def train_together_steps(
@@ -365,8 +366,6 @@ def train_together_steps(
     finally:
         release(device)
     notes = [*trainer.notes, *([ladder.note(on_cpu=bool(waiting))] if ladder.descended else [])]
-    kept = tuple(work.finished[k] for k in sorted(work.finished))
-    losses = {k: tuple(v) for k, v in trainer.losses.items() if k in work.finished}
     if waiting:
         rest = yield from train_steps(
             lesson,
@@ -374,9 +373,8 @@ def train_together_steps(
             settings,
             members=members,
             compute=replace(compute, executor=None, device="cpu"),
-            start=replace(start, finished=kept),
+            start=replace(start, finished=tuple(work.finished.values())),
             preview_every=preview_every,
         )
-        kept, notes = rest.members, [*notes, *rest.notes]
-        losses |= rest.losses
-    return Trained(kept, dict(sorted(losses.items())), tuple(notes))
+        return replace(rest, notes=(*notes, *rest.notes))
+    return trained_of(work.finished, notes)

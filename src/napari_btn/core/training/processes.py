@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.compute.pool import process_pool
+from napari_btn.core.compute.pool import WorkerDiedError, process_pool
 from napari_btn.core.networks.family import Blueprint, Member, build, member_rng
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.training.collapse import Collapse
@@ -23,7 +23,7 @@ from napari_btn.core.training.preview import Preview
 from napari_btn.core.training.tasks import State, probe_member, scaling_of, start_member, train_member
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import TrainSettings
     from napari_btn.core.supervision.patches import Lesson
 
-__all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_steps"]
+__all__ = ["Preview", "Run", "Start", "Trained", "Trainer", "fitting", "train_steps", "trained_of"]
 
 _TASK_S = 0.35  # wall time of one task, and so the longest wait for a stop
 _MAX_ATTEMPTS = 3
@@ -103,6 +103,7 @@ class Run:
     best: tuple[float, State] | None = None
     worse: int = 0
     deaths: int = 0
+    notes: list[Note] = field(default_factory=list)
 
 
 class Trainer:
@@ -269,17 +270,20 @@ class Trainer:
         if run.member in self.start:
             if end:
                 text = f"Member {run.member + 1} lost {names} while training went on; it was kept as it had been."
-                self.warn(text)
+                self.warn(text, run)
                 run.state = replace(run.state, weights=self.start[run.member].weights)
             return end
         if run.attempt + 1 >= _MAX_ATTEMPTS:
             if end:
                 self.warn(
                     f"Member {run.member + 1} learned next to nothing about {names} in {_MAX_ATTEMPTS} attempts; it "
-                    "was kept. Train longer, or check that noisy and clean show the same field."
+                    "was kept. Train longer, or check that noisy and clean show the same field.",
+                    run,
                 )
             return end
-        self.warn(f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.")
+        self.warn(
+            f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.", run
+        )
         self.losses[run.member], run.settings = [], self.settings
         run.attempt, run.state, run.ready, run.best, run.worse = run.attempt + 1, None, [], None, 0
         return False
@@ -289,7 +293,7 @@ class Trainer:
         run.deaths += 1
         if run.deaths > 1 or self.given is not None:
             died = "died" if run.deaths == 1 else "died twice"
-            raise RuntimeError(
+            raise WorkerDiedError(
                 f"A worker process {died} while training member {run.member + 1}, most likely for lack of memory. "
                 "Use smaller patches or batches, or close other programs."
             )
@@ -300,9 +304,15 @@ class Trainer:
             f"A worker process died while training member {run.member + 1}; its last task was repeated."
         )
 
-    def warn(self, text: str) -> None:
-        """Add an amber note for the user."""
-        self.notes.append(Note("amber", text))
+    def warn(self, text: str, run: Run | None = None) -> None:
+        """Add an amber note for the user, on a member or on the training."""
+        (self.notes if run is None else run.notes).append(Note("amber", text))
+
+    def finish(self, run: Run) -> Member:
+        """Return a trained member, with what a checkpoint keeps of its training."""
+        assert run.state is not None
+        losses = tuple(self.losses.get(run.member, ()))
+        return Member(run.member, run.attempt, run.state.weights, losses, tuple(run.notes))
 
 
 def train_steps(
@@ -353,8 +363,7 @@ def train_steps(
             wait([r.task for r in running if r.task is not None], timeout=0.2, return_when=FIRST_COMPLETED)
             arrived = [r for r in running if r.task is not None and r.task.done()]
             for run in [r for r in arrived if trainer.receive(r)]:
-                assert run.state is not None
-                finished[run.member] = Member(run.member, run.attempt, run.state.weights)
+                finished[run.member] = trainer.finish(run)
                 running.remove(run)
             # before the next tasks of members, or the preview would wait behind them
             shown = preview.make(trainer, running)
@@ -375,8 +384,23 @@ def train_steps(
         for run in running:
             if run.task is not None:
                 run.task.cancel()
-    losses = {k: tuple(v) for k, v in sorted(trainer.losses.items())}
-    return Trained(tuple(finished[k] for k in sorted(finished)), losses, tuple(trainer.notes))
+    return trained_of(finished, trainer.notes)
+
+
+def trained_of(finished: Mapping[int, Member], notes: Sequence[Note]) -> Trained:
+    """Return the result of training from members with their losses, those of a checkpoint among them.
+
+    Parameters
+    ----------
+    finished : mapping of int to Member
+        Members by number.
+    notes : sequence of Note
+        Notes on the training; those on members come before them.
+    """
+    members = tuple(finished[k] for k in sorted(finished))
+    losses = {m.number: m.losses for m in members if m.losses}
+    told = tuple(note for m in members for note in m.notes)
+    return Trained(tuple(replace(m, losses=(), notes=()) for m in members), losses, (*told, *notes))
 
 
 def fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:

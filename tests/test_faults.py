@@ -1,0 +1,253 @@
+"""Faults of real processes: what was finished stays, nothing is left behind, nothing hangs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from napari_btn import samples
+from napari_btn.cli import main
+from napari_btn.core.compute.scratch import dead_folders, remove_dead, scratch_folder
+
+TINY = ("--preset", "quick", "--depth", "2", "--members", "3", "--device", "cpu", "--axes", "CYX")
+posix = pytest.mark.skipif(os.name != "posix", reason="signals and process tables of POSIX")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a pair of one channel."""
+    folder = tmp_path_factory.mktemp("faults")
+    pair = samples.edx(seed=1, size=(40, 150))
+    np.save(folder / "noisy.npy", pair.noisy[:1])
+    np.save(folder / "clean.npy", pair.clean[:1])
+    return folder
+
+
+def arguments(folder, out, *more, steps=6):
+    """The call that trains three small members."""
+    files = (folder / "noisy.npy", folder / "clean.npy", "-o", out)
+    return [str(a) for a in ("train", *files, *TINY, "--steps", steps, *more)]
+
+
+# ends itself by a signal right after the second member was finished and reported
+ENDS_ITSELF = """
+import os, signal, sys
+from napari_btn.cli import main
+from napari_btn.cli.keeping import Keeper
+from napari_btn.core.compute.pool import process_pool
+whole = Keeper.watch
+def watch(self, progress):
+    whole(self, progress)
+    if len(progress.checkpoint or ()) == 2:
+        print(*process_pool()._processes, file=sys.stdout, flush=True)
+        os.kill(os.getpid(), int(sys.argv[1]))
+Keeper.watch = watch
+main(sys.argv[2:])
+"""
+
+
+def ended(pid, seconds=15.0):
+    """Return True once no such process runs."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            os.kill(pid, 0)
+            state = Path(f"/proc/{pid}/stat")
+            if state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@posix
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_killed_training_loses_no_finished_member_and_leaves_no_process(folder, tmp_path, number, code):
+    out, scratch = tmp_path / "edx.btn", tmp_path / "scratch"
+    scratch.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-c", ENDS_ITSELF, str(int(number)), *arguments(folder, out)],
+        capture_output=True, text=True, timeout=240, check=False, env={**os.environ, "TMPDIR": str(scratch)},
+    )  # fmt: skip
+    assert run.returncode == code, run.stderr
+    workers = [int(pid) for pid in run.stdout.split()]
+    assert workers
+    assert all(ended(pid) for pid in workers)
+    if number == signal.SIGTERM:
+        assert run.stderr.splitlines()[-1].startswith("Interrupted; 2 members of 3 kept in")
+        assert not list(scratch.glob("napari-btn-*"))
+    assert [p.name for p in tmp_path.iterdir() if p != scratch] == ["edx.btn.partial"]
+
+    result = CliRunner().invoke(main, arguments(folder, out, "--resume"))
+    assert result.exit_code == 0, result.output
+    fresh = tmp_path / "fresh.btn"
+    assert CliRunner().invoke(main, arguments(folder, fresh)).exit_code == 0
+    assert out.read_bytes() == fresh.read_bytes()  # losses of the resumed members among them
+    assert not (tmp_path / "edx.btn.partial").exists()
+
+
+def test_members_that_can_not_be_kept_are_said_once_and_kept_elsewhere(folder, tmp_path, monkeypatch):
+    from napari_btn.denoiser import Denoiser, load_partial
+
+    out, save = tmp_path / "edx.btn", Denoiser.save_partial
+
+    def full(self, path, *rest):
+        if path.parent == tmp_path:
+            raise OSError(28, "No space left on device", str(path))
+        save(self, path, *rest)
+
+    stopped_after(monkeypatch, 2, KeyboardInterrupt)
+    monkeypatch.setattr(Denoiser, "save_partial", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    result = CliRunner().invoke(main, arguments(folder, out))
+    assert result.exit_code == 130, result.output
+    assert result.stderr.count("can't be kept while training goes on") == 1
+    kept = list((tmp_path / "elsewhere").glob("*/edx.btn.partial"))
+    assert f"2 members of 3 kept in {kept[0]}" in result.stderr
+    assert len(load_partial(kept[0])[1]) == 2
+
+
+def stopped_after(monkeypatch, members, error):
+    """Let a training raise an error once so many members are finished."""
+    from napari_btn.denoiser import Denoiser
+
+    whole = Denoiser.fit_steps
+
+    def stopped(self, *args, **kwargs):
+        step = whole(self, *args, **kwargs)
+        for progress in step:
+            yield progress
+            if len(progress.checkpoint or ()) >= members:
+                step.close()
+                raise error
+
+    monkeypatch.setattr(Denoiser, "fit_steps", stopped)
+
+
+def test_a_worker_that_dies_again_and_again_costs_no_finished_member(folder, tmp_path, monkeypatch):
+    from napari_btn.core.compute.pool import WorkerDiedError
+
+    error = WorkerDiedError("A worker process died twice while training member 3. Use smaller patches.")
+    stopped_after(monkeypatch, 2, error)
+    out = tmp_path / "edx.btn"
+    result = CliRunner().invoke(main, arguments(folder, out))
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == f"Error: {error}"
+    assert f"Note: 2 members of 3 kept in {out}.partial" in result.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["edx.btn.partial"]
+
+
+@posix
+def test_an_interrupt_while_members_are_saved_waits_until_they_are_whole(folder, tmp_path, monkeypatch):
+    from napari_btn.denoiser import Denoiser, load_partial
+
+    out, save = tmp_path / "edx.btn", Denoiser.save_partial
+
+    def interrupted(self, path, *rest):
+        os.kill(os.getpid(), signal.SIGINT)
+        save(self, path, *rest)
+
+    monkeypatch.setattr(Denoiser, "save_partial", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        result = CliRunner().invoke(main, arguments(folder, out))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert result.exit_code == 130, result.output
+    assert "1 member of 3 kept in" in result.stderr
+    assert len(load_partial(f"{out}.partial")[1]) == 1
+
+
+def test_too_little_memory_is_one_sentence(folder, tmp_path, monkeypatch):
+    stopped_after(monkeypatch, 0, MemoryError("Unable to allocate 400. GiB"))
+    result = CliRunner().invoke(main, arguments(folder, tmp_path / "edx.btn"))
+    assert result.exit_code == 2
+    assert "not enough memory (Unable to allocate 400. GiB)" in result.stderr.splitlines()[-1]
+
+
+# ---------------------------------------------------------------- folders of dead processes
+
+
+@posix
+def test_folders_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp_path):
+    mine = scratch_folder(".test-", tmp_path)
+    code = (
+        "import sys; from pathlib import Path; from napari_btn.core.compute.scratch import scratch_folder; "
+        "print(scratch_folder('.test-', Path(sys.argv[1])))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    dead = Path(run.stdout.strip())
+    others = [tmp_path / ".test-by-hand", tmp_path / ".test-0badcafe-1-abc", tmp_path / "data"]
+    for other in others:
+        other.mkdir()
+    assert list(dead_folders(".test-", tmp_path)) == [dead]
+    remove_dead(".test-", tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted([mine, *others])
+
+
+# ---------------------------------------------------------------- processes of the user
+
+FITS = """
+import multiprocessing, os, sys, time
+import napari_btn as btn
+from napari_btn import samples
+
+def fit(_=None):
+    pair = samples.edx(seed=1, size=(40, 150))
+    network = btn.NetworkSettings(depth=2, channels=2, inputs=2, head_units=8)
+    made = btn.Denoiser(members=1, device="cpu", network=network, train=btn.TrainSettings(steps=2))
+    made.fit(pair.noisy[:1], pair.clean[:1], axes="CYX")
+    return float(made.predict(pair.noisy[:1]).median.sum())
+
+def tell(queue):
+    queue.put(fit())
+
+if __name__ == "__main__":
+    want = fit()
+    if sys.argv[1] == "fork":
+        child = os.fork()
+        if not child:
+            sys.exit(0 if fit() == want else 3)
+        assert os.waitpid(child, 0)[1] == 0
+    elif sys.argv[1] == "pool":
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            assert pool.map(fit, [0]) == [want]
+    else:
+        context = multiprocessing.get_context("fork")
+        queue = context.Queue()
+        child = context.Process(target=tell, args=(queue,))
+        child.start()
+        assert queue.get() == want
+        began = time.monotonic()
+        child.join()
+        assert time.monotonic() - began < 30, "the child waited for idle workers"
+        assert child.exitcode == 0
+    print("done")
+"""
+
+
+@posix
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["fork", "child", "pool"])
+def test_a_denoiser_trains_in_the_processes_of_a_user(kind, tmp_path):
+    script = tmp_path / "fits.py"
+    script.write_text(FITS)
+    run = subprocess.run(
+        [sys.executable, str(script), kind], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert run.stdout == "done\n"
+    assert "Traceback" not in run.stderr
