@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import re
 import shutil
-import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from napari_btn.core.compute.scratch import dead_folders, scratch_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MissingInputError", "OutputExistsError", "written_whole"]
+__all__ = ["MissingInputError", "OutputExistsError", "recover", "written_whole"]
+
+_WRITING = ".writing-"
+_WHOLE = ".whole"  # beside an output that is whole and about to replace a folder
 
 
 class MissingInputError(FileNotFoundError, ValueError):
@@ -50,9 +55,10 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         If the folder is read-only or the disk full; the message says which.
     """
     path = Path(path)
+    recover(path.parent)
     _need_free(path, overwrite)
     try:
-        holder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+        holder = scratch_folder(_WRITING, path.parent)
     except OSError as error:
         raise OSError(_why(error, path)) from error
     temporary = holder / path.name
@@ -60,7 +66,7 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         yield temporary
         # someone else may have written there meanwhile
         _need_free(path, overwrite)
-        _put(temporary, path, holder / f"{path.name}.old")
+        _put(temporary, path)
     except (MissingInputError, OutputExistsError):
         raise
     except OSError as error:
@@ -83,17 +89,50 @@ def _need_free(path: Path, overwrite: bool) -> None:
         )
 
 
-def _put(temporary: Path, path: Path, aside: Path) -> None:
-    """Give the output its name; an existing folder of that name is first moved aside."""
+def recover(folder: Path) -> None:
+    """Remove what killed processes left in a folder, and finish the replacement that one of them had begun.
+
+    Parameters
+    ----------
+    folder : Path
+        Folder of outputs.
+    """
+    for holder in dead_folders(_WRITING, folder):
+        for mark in holder.glob(f"*{_WHOLE}"):
+            name = mark.name.removesuffix(_WHOLE)
+            with suppress(OSError):
+                if not (folder / name).exists():
+                    (holder / name).rename(folder / name)
+                # the new one is under its name, so the old one may go
+                shutil.rmtree(_aside(folder / name))
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+def _aside(path: Path) -> Path:
+    """Return the name of a folder while it is replaced; its suffix stays, so that it can be opened."""
+    return path.with_name(f"replaced-{path.name}")
+
+
+def _put(temporary: Path, path: Path) -> None:
+    """Give the output its name; an existing folder of that name is first moved aside.
+
+    No system renames a folder onto another. A process killed between the two renames leaves the old one under
+    a name that is easily found, and the new one where `recover` finds it.
+    """
     if not path.is_dir() or path.is_symlink():
         temporary.replace(path)
         return
+    aside = _aside(path)
+    if aside.exists():
+        raise OutputExistsError(f"{aside} exists, and is needed for a moment; rename or remove it first.")
+    temporary.with_name(path.name + _WHOLE).touch()
     path.replace(aside)
     try:
         temporary.replace(path)
     except OSError:
         aside.replace(path)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _why(error: OSError, path: Path) -> str:
@@ -107,4 +146,6 @@ def _why(error: OSError, path: Path) -> str:
         errno.EPERM: "it is not permitted; choose another folder",
         errno.ENOENT: "the folder does not exist; create it or choose another",
     }.get(error.errno or 0, error.strerror or str(error))
+    if error.errno is None and re.fullmatch(r"\d+ requested and \d+ written", str(error)):
+        why = full  # how numpy says that a disk took a part only
     return f"{path} could not be written: {why}. Nothing was written."

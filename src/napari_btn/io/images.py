@@ -8,9 +8,6 @@ a zarr array. Outputs appear under their name only when they are whole.
 from __future__ import annotations
 
 import re
-import struct
-import zipfile
-import zlib
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,11 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from napari_btn.core.data.image import Image
-from napari_btn.io._format import ORDER, ExplainedError, MissingPackageError
+from napari_btn.io._format import ORDER
 from napari_btn.io._numpy import NPY, NPZ
 from napari_btn.io._tiff import TIFF
 from napari_btn.io._zarr import ZARR
-from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.atomic import MissingInputError, recover, written_whole
+from napari_btn.io.damage import reading
 from napari_btn.io.metadata import Meta
 
 if TYPE_CHECKING:
@@ -46,17 +44,6 @@ FORMATS: Final[tuple[Format, ...]] = (TIFF, ZARR, NPY, NPZ)
 
 SUFFIXES: Final = tuple(suffix for one in FORMATS for suffix in one.suffixes)
 """Last suffixes of the image files that can be read."""
-
-_DAMAGED: Final = (
-    ValueError,
-    KeyError,
-    IndexError,
-    TypeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-    zipfile.BadZipFile,
-)
 
 
 def split_suffix(name: str) -> tuple[str, str]:
@@ -305,15 +292,12 @@ def _or(kinds: Sequence[str]) -> str:
 def _one_sentence(file: Path) -> Iterator[None]:
     """Check that the file exists, and turn what a damaged one raises into one sentence."""
     if not file.exists():
+        # a process that was killed while it replaced a folder may have left both where `recover` finds them
+        recover(file.parent)
+    if not file.exists():
         raise MissingInputError(f"There is no {file}; check the name and the folder.")
-    try:
+    with reading(file):
         yield
-    except (ExplainedError, MissingPackageError):
-        raise
-    except _DAMAGED as error:
-        raise ValueError(
-            f"{file.name} is damaged or not what its name says ({error}); write it again."
-        ) from error
 
 
 def _check_maps(maps: Mapping[str, Any], meta: Meta) -> None:
