@@ -1,4 +1,7 @@
-"""Calibrated maps of an image, with the probabilities and claims that follow from them."""
+"""Calibrated maps of an image, with the probabilities, claims and draws that follow from them.
+
+Long because it is the object that users hold: two thirds are docstrings.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from napari_btn.core.calibration.claims import select
 from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.data.image import channel_number
+from napari_btn.core.progress import drain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.calibration.claims import Selection
     from napari_btn.core.calibration.conformal import Calibration
+    from napari_btn.core.calibration.drawn import DrawnStatistic, Statistic
     from napari_btn.core.calibration.exceedance import Exceedance, LockedExceedance
     from napari_btn.core.calibration.fusion import Fused, Place
     from napari_btn.core.progress import Note
@@ -312,6 +317,97 @@ class Prediction:
         scores = self._scores("a selection")
         return select(scores, self.planes({"C": number}), threshold, level=level, channel=number)
 
+    def draws(self, n: int = 20, *, seed: int = 0) -> NDArray[np.float32]:
+        """Return whole plausible images: calibrated in each pixel, correlated like the errors on held-out pixels.
+
+        A statistic of a region, such as an area above a threshold, has the distribution that it has over draws;
+        see `statistic`. Scenes and frames are drawn independently of each other. In a fused window, draws come from
+        the fused quantiles, recalibrated as everywhere else.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws, at least 1.
+        seed : int
+            The same seed gives the same draws; more draws keep the earlier ones.
+
+        Returns
+        -------
+        ndarray of float32, (n, *axes)
+            In the units of the maps; NaN where they are.
+
+        Raises
+        ------
+        ValueError
+            If the quantiles, the held-out scores or their positions are missing.
+        """
+        from napari_btn.core.calibration.draws import draws_steps
+
+        return drain(draws_steps(self, n, seed=seed))
+
+    def statistic(
+        self,
+        statistic: Statistic | Callable[[NDArray[np.float32], NDArray[np.bool_]], float],
+        channel: str | int | None = None,
+        *,
+        threshold: float | None = None,
+        region: Place | tuple[slice, ...] | NDArray[Any] | None = None,
+        scene: int = 0,
+        n: int = 100,
+        seed: int = 0,
+        alpha: float | None = None,
+        smallest_px: int = 1,
+    ) -> DrawnStatistic:
+        """Return a statistic of a region with its interval over draws.
+
+        Parameters
+        ----------
+        statistic : str or callable
+            "area_above", "grains" or "mean"; or a function of the values and the mask of the region.
+        channel : str or int, optional
+            Name or number; may be left out where there is only one.
+        threshold : float, optional
+            In the units of the maps; needed for areas and grains.
+        region : Region, tuple of slice, or array over the space axes, optional
+            Where; of an array, the pixels that aren't zero. All of the scene by default.
+        scene : int
+            Number of the scene, where the maps have several.
+        n : int
+            Number of draws; 19 or more for an interval at 90 %.
+        seed : int
+            As in `draws`: the statistic is that of the same draws.
+        alpha : float, optional
+            Miscoverage of the interval; that of the maps by default.
+        smallest_px : int
+            Grains of fewer pixels don't count.
+
+        Returns
+        -------
+        DrawnStatistic
+            ``lower``, ``median``, ``upper``, and the ``values`` of the draws.
+
+        Raises
+        ------
+        ValueError
+            If the statistic is unknown, a threshold is missing, the region is empty or doesn't fit, draws are too
+            few, or the maps lack what draws need.
+        """
+        from napari_btn.core.calibration.drawn import statistic_steps
+
+        steps = statistic_steps(
+            self,
+            statistic,
+            channel=channel,
+            threshold=threshold,
+            region=region,
+            scene=scene,
+            n=n,
+            seed=seed,
+            alpha=alpha,
+            smallest_px=smallest_px,
+        )
+        return drain(steps)
+
     def fuse(
         self,
         region: Place | tuple[slice, ...],
@@ -380,6 +476,21 @@ class Prediction:
                 f"These maps come without held-out scores; {purpose} needs them. Predict the image again."
             )
         return self.held_out
+
+    def needed_for(self, purpose: str) -> tuple[Exceedance, HeldOut]:
+        """Return the calibrated distribution and the held-out scores.
+
+        Parameters
+        ----------
+        purpose : str
+            What needs them, as "a draw".
+
+        Raises
+        ------
+        ValueError
+            If one of them is missing.
+        """
+        return self._known(), self._scores(purpose)
 
     def planes(self, at: Mapping[str, int]) -> NDArray[np.float32]:
         """Return the quantiles with some axes fixed, for a slider of thresholds.

@@ -1,0 +1,210 @@
+"""Statistics of a region with intervals over draws, which per-pixel intervals cannot give."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_btn.core.calibration.draws import sampler_steps, tiles_of
+from napari_btn.core.calibration.rules import need_alpha
+from napari_btn.core.data.image import View
+from napari_btn.core.progress import Progress
+from napari_btn.core.settings import need
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.fusion import Place
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.progress import Step
+
+__all__ = ["STATISTICS", "DrawnStatistic", "needed_draws", "statistic_steps"]
+
+STATISTICS = ("area_above", "grains", "mean")
+"""Names of the statistics: area above a threshold, number of grains above it, mean."""
+
+Statistic = Literal["area_above", "grains", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawnStatistic:
+    """A statistic of a region, with its interval over draws.
+
+    Parameters
+    ----------
+    name : str
+        "area_above", "grains" or "mean", or that of a function.
+    lower, median, upper : float
+        Interval and median over the draws, in ``unit``.
+    alpha : float
+        Miscoverage of the interval.
+    unit : str
+        Of an area its unit, as "um^2", or "px"; empty for a number of grains, or in the units of the maps.
+    values : ndarray of float64, shape (n,)
+        The statistic of each draw.
+    """
+
+    name: str
+    lower: float
+    median: float
+    upper: float
+    alpha: float
+    unit: str
+    values: NDArray[np.float64]
+
+    def __str__(self) -> str:
+        text = f"{self.median:.4g} ({self.lower:.4g} to {self.upper:.4g} at {100 * (1 - self.alpha):.4g} %)"
+        return f"{self.name}: {text} {self.unit}".rstrip()
+
+
+def needed_draws(alpha: float) -> int:
+    """Return the fewest draws whose extremes cover ``1 - alpha``.
+
+    Parameters
+    ----------
+    alpha : float
+        Miscoverage, between 0 and 1.
+    """
+    return math.ceil(2 / alpha - 1 - 1e-9)
+
+
+def statistic_steps(
+    prediction: Prediction,
+    statistic: Statistic | Callable[[NDArray[np.float32], NDArray[np.bool_]], float],
+    *,
+    channel: str | int | None = None,
+    threshold: float | None = None,
+    region: Place | tuple[slice, ...] | NDArray[Any] | None = None,
+    scene: int = 0,
+    n: int = 100,
+    seed: int = 0,
+    alpha: float | None = None,
+    smallest_px: int = 1,
+) -> Step[DrawnStatistic]:
+    """Return a statistic of a region with its interval over draws; a step.
+
+    Parameters
+    ----------
+    prediction : Prediction
+        With quantiles and held-out scores.
+    statistic : str or callable
+        "area_above": area above the threshold; "grains": connected parts above it (pixels that share a side);
+        "mean": mean of the region; or a function of the values (*box) and the mask (*box) of the region.
+    channel : str or int, optional
+        Name or number; may be left out where there is only one.
+    threshold : float, optional
+        In the units of the maps; needed for areas and grains.
+    region : Region, tuple of slice, or array over the space axes, optional
+        Where; of an array, the pixels that aren't zero. All of the scene by default.
+    scene : int
+        Number of the scene, S times T in that order.
+    n : int
+        Number of draws.
+    seed : int
+        As in `draws_steps`: the statistic is that of the same draws.
+    alpha : float, optional
+        Miscoverage; that of the prediction by default.
+    smallest_px : int
+        Grains of fewer pixels don't count.
+
+    Raises
+    ------
+    ValueError
+        If the statistic is unknown, a threshold is missing, the region is empty or doesn't fit, there are too few
+        draws for such an interval, or the prediction lacks what draws need.
+    """
+    alpha = prediction.alpha if alpha is None else alpha
+    need_alpha(alpha)
+    need(
+        n >= needed_draws(alpha),
+        "n",
+        n,
+        f"at least {needed_draws(alpha)} draws for a coverage of {1 - alpha:.3g}",
+    )
+    name, measure = _measure(statistic, threshold, smallest_px)
+    number = prediction.channel_number(channel)
+    view = View(prediction.median, prediction.axes)
+    need(0 <= scene < view.n_scenes, "scene", scene, f"a number from 0 to {view.n_scenes - 1}")
+    part, mask = _place(region, view)
+    # the maps are NaN where nothing is known
+    mask &= np.isfinite(view.read(scene, part)[number if view.n_channels > 1 else 0])
+    need(bool(mask.any()), "region", "without pixels", "a region with pixels of the maps that are known")
+    sampler = yield from sampler_steps(prediction, seed=seed)
+    tiles = list(tiles_of(prediction, scene, part))
+    drawn = np.empty(mask.shape, np.float32)
+    values = np.empty(n)
+    for k in range(n):
+        for done, tile in enumerate(tiles):
+            yield Progress(k * len(tiles) + done, n * len(tiles), f"{name} of draw {k + 1} of {n}")
+            at = tuple(
+                slice(t.start - p.start, t.stop - p.start) for t, p in zip(tile.slices, part, strict=True)
+            )
+            drawn[at] = sampler.box(k, tile, number)[0]
+        values[k] = measure(drawn, mask)
+    scale, unit = _unit(prediction, len(part)) if name == "area_above" else (1.0, "")
+    return _interval(name, values * scale, alpha, unit)
+
+
+def _interval(name: str, values: NDArray[np.float64], alpha: float, unit: str) -> DrawnStatistic:
+    """Return the statistic with the interval that holds one more exchangeable value."""
+    rank = max(int((values.size + 1) * alpha / 2 + 1e-9), 1)
+    ordered = np.sort(values)
+    low, high = float(ordered[rank - 1]), float(ordered[-rank])
+    return DrawnStatistic(name, low, float(np.median(values)), high, alpha, unit, values)
+
+
+def _measure(
+    statistic: Any, threshold: float | None, smallest_px: int
+) -> tuple[str, Callable[[NDArray[np.float32], NDArray[np.bool_]], float]]:
+    """Return the name and the function of a statistic."""
+    if callable(statistic):
+        return getattr(statistic, "__name__", "statistic"), statistic
+    need(statistic in STATISTICS, "statistic", statistic, f"one of {', '.join(STATISTICS)}, or a function")
+    if statistic == "mean":
+        return "mean", lambda values, mask: float(values[mask].mean(dtype=np.float64))
+    need(threshold is not None, "threshold", threshold, f"a number in the units of the maps for {statistic}")
+    if statistic == "area_above":
+        return "area_above", lambda values, mask: float(np.count_nonzero((values > threshold) & mask))
+    return "grains", lambda values, mask: _grains((values > threshold) & mask, smallest_px)
+
+
+def _grains(above: NDArray[np.bool_], smallest_px: int) -> float:
+    """Return the number of connected parts of at least so many pixels."""
+    from skimage.measure import label
+
+    sizes = np.bincount(label(above, connectivity=1).ravel())[1:]
+    return float(np.count_nonzero(sizes >= smallest_px))
+
+
+def _place(
+    region: Place | tuple[slice, ...] | NDArray[Any] | None, view: View
+) -> tuple[tuple[slice, ...], NDArray[np.bool_]]:
+    """Return the bounding box of a region, and its pixels in it."""
+    whole = tuple(slice(0, n) for n in view.space)
+    if region is None:
+        return whole, np.ones(view.space, bool)
+    if isinstance(region, np.ndarray):
+        fits = region.shape == view.space
+        need(fits, "region", region.shape, f"the shape of the maps along {view.space_axes}, {view.space}")
+        need(bool(region.any()), "region", "without pixels", "at least one pixel that isn't zero")
+        found = np.nonzero(region)
+        part = tuple(slice(int(i.min()), int(i.max()) + 1) for i in found)
+        return part, np.asarray(region[part] != 0)
+    slices = region if isinstance(region, tuple) else region.slices
+    need(len(slices) == view.ndim, "region", slices, f"one slice for each of {view.space_axes}")
+    part = tuple(slice(*s.indices(n)[:2]) for s, n in zip(slices, view.space, strict=True))
+    need(all(s.start < s.stop for s in part), "region", slices, f"a part of {view.space} px")
+    own = None if isinstance(region, tuple) else region.mask
+    return part, np.ones([s.stop - s.start for s in part], bool) if own is None else np.array(own, bool)
+
+
+def _unit(prediction: Prediction, ndim: int) -> tuple[float, str]:
+    """Return the area (or volume) of a pixel, and its unit."""
+    if prediction.pixel_size is None or prediction.unit == "px":
+        return 1.0, "px"
+    return math.prod(prediction.pixel_size), f"{prediction.unit}^{ndim}"
