@@ -58,6 +58,16 @@ def refused(result):
     return lines[-1]
 
 
+def test_a_mixed_ensemble_from_the_command_line(folder, tmp_path):
+    given = ("train", folder / "noisy.npy", folder / "clean.npy", "-o", tmp_path / "m.btn", "--axes", "CYX")
+    result = call(*given, *TINY, "--family", "sms+dncnn")
+    assert result.exit_code == 0, result.output
+    info = json.loads(call("info", tmp_path / "m.btn", "--json").stdout)
+    assert (info["family"], info["members"]) == ("sms+dncnn", 2)
+    says = refused(call(*given, "--force", *TINY, "--family", "sms+other"))
+    assert "family is 'sms+other'; it must be" in says
+
+
 def test_help_is_fast_because_nothing_heavy_is_imported():
     heavy = "{'torch', 'napari', 'matplotlib', 'skimage', 'scipy', 'numpy', 'tqdm', 'qtpy'}"
     code = f"import sys, napari_btn.cli; print(sorted({heavy} & set(sys.modules)))"

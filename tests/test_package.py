@@ -26,6 +26,7 @@ TORCH = {
     "core.inference.jacobian",
     "core.inference.latents",
     "core.inference.run",
+    "core.networks.convolutional.trunk",
     "core.networks.heads",
     "core.networks.pinball",
     "core.networks.sms.bands",
@@ -36,8 +37,10 @@ TORCH = {
     "core.training.card",
     "core.training.optimiser",
     "core.training.preview",
+    "core.training.prior",
     "core.training.processes",
     "core.training.tasks",
+    "core.training.warm",
 }
 
 BLOCK = """

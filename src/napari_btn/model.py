@@ -17,9 +17,8 @@ from napari_btn.core.calibration.drift import Profile
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.groups import GroupCalibration
 from napari_btn.core.evaluation.report import Report
-from napari_btn.core.networks.family import Blueprint, Member, Networks
+from napari_btn.core.networks.family import Blueprint, Member, Networks, family_of
 from napari_btn.core.progress import Note
-from napari_btn.core.registry import FAMILIES
 from napari_btn.core.settings import EnsembleSettings
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.damage import reading
@@ -367,7 +366,7 @@ def _from_bundle(bundle: Bundle) -> Model:
     settings = EnsembleSettings.from_dict(values["settings"])
     blueprint = Blueprint(
         settings.network,
-        FAMILIES[settings.network.family].from_dict(values),
+        family_of(settings.network.family).from_dict(values),
         values["n_in"],
         values["n_out"],
         values["ndim"],
@@ -457,11 +456,11 @@ def _member_arrays(members: Sequence[Member]) -> dict[str, NDArray[Any]]:
 
 def _members_of(bundle: Bundle) -> tuple[Member, ...]:
     """Return the members of a bundle."""
-    names = sorted({k.split(".", 2)[2] for k in bundle.arrays if k.startswith("member.")})
-    return tuple(
-        Member(number, attempt, {name: bundle.arrays[f"member.{number}.{name}"] for name in names})
-        for number, attempt in bundle.values["members"]
-    )
+    weights: dict[int, dict[str, NDArray[Any]]] = {}
+    for key in sorted(k for k in bundle.arrays if k.startswith("member.")):
+        _, number, name = key.split(".", 2)
+        weights.setdefault(int(number), {})[name] = bundle.arrays[key]
+    return tuple(Member(number, attempt, weights[number]) for number, attempt in bundle.values["members"])
 
 
 def _losses_of(bundle: Bundle) -> dict[int, tuple[float, ...]]:

@@ -42,6 +42,13 @@ def test_every_kind_of_the_grid_gets_a_row():
     assert sum(line.endswith("best") for line in lines) == 1
 
 
+def test_a_grid_of_families_has_dilations_where_they_matter():
+    kinds = grid_of((6, 10), (4,), (4, 8), ("sms", "unet"))
+    assert [(k.family, k.depth, k.max_dilation) for k in kinds] == [
+        ("sms", 6, 4), ("sms", 6, 8), ("sms", 10, 4), ("sms", 10, 8), ("unet", 6, 8), ("unet", 10, 8),
+    ]  # fmt: skip
+
+
 def test_an_empty_grid_is_refused():
     with pytest.raises(ValueError, match="nothing to scan"):
         next(scan_steps(samples.edx(size=(48, 96)), grid_of(depths=()), EnsembleSettings(), Compute()))
@@ -53,11 +60,14 @@ def test_the_command_prints_a_table_and_draws(tmp_path):
     np.savez(tmp_path / "p.npz", noisy=pair.noisy, clean=pair.clean)
     arguments = [
         "scan", f"{tmp_path / 'p.npz'}:noisy", f"{tmp_path / 'p.npz'}:clean", "--axes", "CYX", "--depths", "2,3",
-        "--widths", "2", "--dilations", "2", "--steps", "3", "--plot", str(tmp_path / "scan.png"),
+        "--families", "sms,unet", "--widths", "2", "--dilations", "2", "--steps", "3",
+        "--plot", str(tmp_path / "scan.png"),
     ]  # fmt: skip
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
-    assert "receptive field" in result.stdout
+    lines = result.stdout.splitlines()
+    assert "receptive field" in lines[0]
+    assert [line.split()[0] for line in lines] == ["family", "sms", "sms", "unet", "unet"]
     assert (tmp_path / "scan.png").stat().st_size > 1000
     result = CliRunner().invoke(main, [*arguments[:-2], "--depths", "none"])
     assert result.exit_code == 2

@@ -47,6 +47,7 @@ def info(bundle: Path, as_json: bool) -> None:
         "axes": denoiser.axes,
         "pixel size": list(denoiser.pixel_size or ()),
         "unit": denoiser.unit,
+        "family": denoiser.network.family,
         "members": denoiser.members,
         "preset": denoiser.preset,
         "supervision": denoiser.supervision,

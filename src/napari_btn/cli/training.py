@@ -98,6 +98,7 @@ class Training:
     supervision: str
     seed: int
     device: str
+    family: str
     depth: int | None
     bias_free: bool
     steps: int | None
@@ -119,7 +120,9 @@ class Training:
             supervision=self.supervision,
             seed=self.seed,
             device=self.device,
-            network=NetworkSettings(depth=self.depth or NetworkSettings().depth, bias_free=self.bias_free),
+            network=NetworkSettings(
+                family=self.family, depth=self.depth or NetworkSettings().depth, bias_free=self.bias_free
+            ),
             train=_train(self.preset, self.steps, self.start),
             calibration=settings,
         )
@@ -147,7 +150,13 @@ class Training:
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 @device_option
-@click.option("--depth", type=click.IntRange(1), help="Nodes per network.")
+@click.option(
+    "--family",
+    default="sms",
+    show_default=True,
+    help="Kind of networks: sms, unet, dncnn, cdae; sms+unet: in turn.",
+)
+@click.option("--depth", type=click.IntRange(1), help="Nodes (convolutions) per network.")
 @click.option("--bias-free", is_flag=True, help="Networks without constants: for other noise levels too.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
 @click.option(
@@ -341,10 +350,16 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple
     return numbers
 
 
+def _names(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    """Return the names of ``sms,unet``."""
+    return tuple(part.strip() for part in value.split(","))
+
+
 @dataclass(frozen=True)
 class Kinds:
     """Kinds of networks to compare, and how they are trained."""
 
+    families: tuple[str, ...]
     depths: tuple[int, ...]
     widths: tuple[int, ...]
     dilations: tuple[int, ...]
@@ -361,7 +376,7 @@ class Kinds:
 
         train = _train(self.preset, self.steps)
         settings = EnsembleSettings(preset=self.preset, members=self.members, seed=self.seed, train=train)
-        grid = grid_of(self.depths, self.widths, self.dilations)
+        grid = grid_of(self.depths, self.widths, self.dilations, self.families)
         return scan_steps(pair, grid, settings, compute_for(self.device, self.members))
 
 
@@ -370,6 +385,13 @@ class Kinds:
 @click.argument("clean")
 @axes_option
 @channels_option
+@click.option(
+    "--families",
+    default="sms",
+    show_default=True,
+    callback=_names,
+    help="Kinds of networks: sms, unet, dncnn, cdae.",
+)
 @click.option("--depths", default="5,10,20", show_default=True, callback=_numbers, help="Nodes per network.")
 @click.option("--widths", default="4", show_default=True, callback=_numbers, help="Channels of a chunk.")
 @click.option("--dilations", default="4,8", show_default=True, callback=_numbers, help="Largest dilations.")
@@ -389,7 +411,7 @@ class Kinds:
 @force_option
 @gathered(pair=PairFiles, kinds=Kinds)
 def scan(pair: PairFiles, kinds: Kinds, plot: Path | None, as_json: bool, force: bool) -> None:
-    """Compare depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
+    """Compare families, depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
     if plot:
         ready(plot, force)
     result = drain(kinds.scan_steps(pair.open()))

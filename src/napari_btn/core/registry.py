@@ -68,6 +68,12 @@ class Registry(MutableMapping[str, T], Generic[T]):
 
 # Any: this module lies below the one that says what a family is
 FAMILIES: Registry[Any] = Registry(
-    "napari_btn.families", {"sms": "napari_btn.core.networks.sms.family:FAMILY"}
+    "napari_btn.families",
+    {
+        "sms": "napari_btn.core.networks.sms.family:FAMILY",
+        "unet": "napari_btn.core.networks.convolutional.family:UNET",
+        "dncnn": "napari_btn.core.networks.convolutional.family:DNCNN",
+        "cdae": "napari_btn.core.networks.convolutional.family:CDAE",
+    },
 )
 """Every `Family` by the name that `NetworkSettings.family` takes."""

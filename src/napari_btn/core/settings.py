@@ -93,20 +93,23 @@ class NetworkSettings(_Settings):
     Attributes
     ----------
     family : str
-        Kind of member: "sms" (random sparse mixed-scale network), or one of an installed package.
+        Kind of member: "sms" (random sparse mixed-scale network), "unet" (U-Net), "dncnn" (plain stack of
+        convolutions), "cdae" (autoencoder with a bottleneck), or one of an installed package. Members of
+        several kinds take turns, such as "sms+unet".
     depth : int
-        Nodes per member; the one setting that usually needs tuning.
+        Nodes, which are convolutions, per member; the one setting that usually needs tuning. In "unet" and
+        "cdae" each halving of the resolution takes four.
     channels : int
-        Channels in a chunk; a node outputs ``inputs * channels`` of them.
+        Channels in a chunk; a node outputs ``inputs * channels`` of them (more at lower resolutions).
     inputs : int
-        Earlier chunks that a node reads.
+        Earlier chunks that a node reads, in "sms"; elsewhere a factor of ``channels``.
     dilations : tuple of int, optional
         Dilation of each node; None draws a schedule from the image size.
     max_dilation : int
         Largest dilation of a drawn schedule (at most 4 in 3D).
     field_of_view : str
         "fixed" (follows from depth and dilations), or "repeats": if the image repeats itself, as a
-        lattice does, networks see two and a half repeats.
+        lattice does, networks see two and a half repeats ("dncnn" ignores it).
     skip_power : float
         How strongly a node prefers near predecessors: weight ``distance ** -skip_power``.
     head_units : int
@@ -129,10 +132,15 @@ class NetworkSettings(_Settings):
     bias_free: bool = False
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
+        if not all(name in FAMILIES for name in self.family.split("+")):
             # named here only: a search through all installed packages takes time
             names = " or ".join(f'"{name}"' for name in FAMILIES)
-            need(False, "family", self.family, f"{names} (others come with packages that you install)")
+            need(
+                False,
+                "family",
+                self.family,
+                f"{names} (others come with packages that you install), or several with + between",
+            )
         need(1 <= self.depth <= 200, "depth", self.depth, "1 to 200")
         need(1 <= self.channels <= 64, "channels", self.channels, "1 to 64")
         need(1 <= self.inputs <= 64, "inputs", self.inputs, "1 to 64")

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_btn.core.networks.family import Blueprint, Member
+from napari_btn.core.networks.family import Blueprint, Member, family_of
 from napari_btn.core.networks.prior import Prior
-from napari_btn.core.registry import FAMILIES
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 
@@ -70,7 +69,7 @@ def load_prior(path: str | Path) -> Prior:
         network = NetworkSettings.from_dict(values["network"])
         blueprint = Blueprint(
             network,
-            FAMILIES[network.family].from_dict(values),
+            family_of(network.family).from_dict(values),
             values["n_in"],
             values["n_out"],
             values["ndim"],

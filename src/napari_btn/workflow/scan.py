@@ -1,4 +1,4 @@
-"""Comparison of networks on an image, over a grid of depths, channels and dilations."""
+"""Comparison of networks on an image, over a grid of families, depths, channels and dilations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.evaluation.metrics import correlation, crps_from_quantiles
+from napari_btn.core.networks.family import family_of
 from napari_btn.core.progress import Progress, with_progress
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.workflow.fit import fit_steps
@@ -50,6 +51,8 @@ class ScanRow:
         Correlation of the median with the target on the same pixels; mean over channels.
     coverage, width : float
         Cross-fitted coverage, and mean width divided by the standard deviation of the target.
+    family : str
+        Kind of member.
     """
 
     depth: int
@@ -62,6 +65,7 @@ class ScanRow:
     correlation: float
     coverage: float
     width: float
+    family: str = "sms"
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,9 @@ class Scan:
 
     def table(self) -> str:
         """Return the rows as lines of text, the best marked."""
-        names = [field.name for field in fields(ScanRow)]
+        names = ["family", *(field.name for field in fields(ScanRow) if field.name != "family")]
         cells = [[name.replace("_", " ") for name in names]]
-        cells += [[_text(value) for value in asdict(row).values()] for row in self.rows]
+        cells += [[_text(getattr(row, name)) for name in names] for row in self.rows]
         widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
         marks = ["", *("  best" if row is self.best else "" for row in self.rows)]
         return "\n".join(
@@ -154,18 +158,25 @@ def scan_steps(
 
 
 def grid_of(
-    depths: Sequence[int] = (5, 10, 20), channels: Sequence[int] = (4,), dilations: Sequence[int] = (4, 8)
+    depths: Sequence[int] = (5, 10, 20),
+    channels: Sequence[int] = (4,),
+    dilations: Sequence[int] = (4, 8),
+    families: Sequence[str] = ("sms",),
 ) -> list[NetworkSettings]:
-    """Return every combination of depths, channels per chunk, and largest dilations.
+    """Return every combination of families, depths, channels per chunk, and largest dilations.
 
     Parameters
     ----------
     depths, channels, dilations : sequence of int
+        Families without dilations have one kind for all of ``dilations``.
+    families : sequence of str
     """
-    return [
-        NetworkSettings(depth=d, channels=c, max_dilation=r)
-        for d, c, r in product(depths, channels, dilations)
-    ]
+    made = []
+    for name, depth, chunk in product(families, depths, channels):
+        kind = NetworkSettings(family=name, depth=depth, channels=chunk)
+        dilates = family_of(name).dilates
+        made += [replace(kind, max_dilation=r) for r in dilations] if dilates else [kind]
+    return made
 
 
 def _row(model: Model, seconds: float, held_out: HeldOut) -> ScanRow:
@@ -185,6 +196,7 @@ def _row(model: Model, seconds: float, held_out: HeldOut) -> ScanRow:
         float(np.mean(correlation(held_out.target, median, axis=1))),
         float(np.mean(report.coverage)),
         float(np.mean(report.width / spread)),
+        network.family,
     )
 
 
@@ -202,6 +214,6 @@ def _shared(parts: Sequence[HeldOut]) -> list[HeldOut]:
     return [part.take(i) for part, i in zip(parts, inside, strict=True)]
 
 
-def _text(value: float) -> str:
+def _text(value: float | str) -> str:
     """Return a number as text for a table."""
-    return str(value) if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -88,3 +88,20 @@ def test_all_ways_of_learning_are_offered(dock: DenoiseWidget) -> None:
         form.supervision.setCurrentIndex(index)
         chosen.append(form.settings().supervision)
     assert chosen == list(SUPERVISIONS)
+
+
+def test_a_family_is_picked_or_typed_and_shown(ready: DenoiseWidget) -> None:
+    form = ready.view.form
+    assert form.settings().network.family == "sms"
+    for name in ("unet", "dncnn", "cdae", "sms+unet", "unet+cdae"):
+        form.family.setCurrentText(name)
+        made = form.settings()
+        assert made.network.family == name
+        form.family.setCurrentText("sms")
+        form.show_settings(made)
+        assert form.settings().network == made.network
+    form.family.setCurrentText("other")
+    assert not ready.view.train.isEnabled()
+    assert "family is 'other'" in ready.view.train.toolTip()
+    form.family.setCurrentText("unet")
+    assert ready.view.train.isEnabled()

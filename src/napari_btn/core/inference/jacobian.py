@@ -127,7 +127,7 @@ def filter_steps(
             f"{source.space_axes} and {source.n_scenes} scenes. Give one index per space axis, from 0."
         )
     pixel = [slice(p, p + 1) for p in place]
-    (tile,) = plan_tiles(source.space, 1, blueprint.reach, pixel, blueprint.family.alignment_px)
+    (tile,) = plan_tiles(source.space, 1, blueprint.reach, pixel, blueprint.alignment_px)
     box, keep = tile.read, tile.keep
     x = source.read_finite(scene, box)
     weights, value = np.zeros(x.shape, np.float64), 0.0

@@ -63,7 +63,7 @@ class LatentSource(Protocol):
 
     @property
     def features(self) -> int:
-        """Number of latent features of a member."""
+        """Number of latent features of a member; members with fewer have zeros."""
 
     @property
     def scenes(self) -> int:
@@ -128,7 +128,7 @@ class EnsembleLatents:
             for scene, tile, _, index in jobs:
                 x = self._view.read_finite(scene, tile.read)
                 for member in self._members:
-                    yield _latents_at, self._blueprint, member, x, index, self._device
+                    yield _latents_at, self._blueprint, member, x, index, self._device, self.features
 
         for progress, n, found in self._run(tasks(), len(jobs) * self.members):
             if found is None:
@@ -199,7 +199,7 @@ class EnsembleLatents:
         )
         side = tile_side(self._tiles, halo, len(self.space), _TILE_PIXELS[len(self.space)])
         for box in boxes:
-            for tile in plan_tiles(self.space, side, halo, box.slices, self._blueprint.family.alignment_px):
+            for tile in plan_tiles(self.space, side, halo, box.slices, self._blueprint.alignment_px):
                 yield int(box.scene), tile
 
     def _run(
@@ -232,14 +232,20 @@ class EnsembleLatents:
 
 
 def _latents_at(
-    blueprint: Blueprint, member: Member, x: NDArray[np.float32], index: NDArray[np.intp], device: str
+    blueprint: Blueprint,
+    member: Member,
+    x: NDArray[np.float32],
+    index: NDArray[np.intp],
+    device: str,
+    features: int,
 ) -> NDArray[np.float32]:
-    """Return the latents (n, F) at pixels of a tile (C, *space); a task."""
+    """Return the latents (n, F) at pixels of a tile (C, *space), filled up with zeros; a task."""
     with one_thread(), torch.inference_mode(), exact_arithmetic():
         at: Any = (slice(None), *(torch.from_numpy(i.copy()).to(device) for i in index.T))
         image = torch.from_numpy(np.array(x[None], order="C")).to(device)
         found = [f[0, 0][at].T for f in loaded(blueprint, member, device).latents(image)]
-        return np.ascontiguousarray(torch.cat(found, 1).cpu().numpy())
+        latents = torch.cat(found, 1).cpu().numpy()
+        return np.pad(latents, ((0, 0), (0, features - latents.shape[1])))
 
 
 def _projected(
@@ -268,4 +274,4 @@ def _projected(
         return np.ascontiguousarray(total.cpu().numpy())
 
     with one_thread(), torch.inference_mode(), exact_arithmetic():
-        return in_memory(task, x, keep, blueprint.reach, device, blueprint.family.alignment_px)[0]
+        return in_memory(task, x, keep, blueprint.reach, device, blueprint.alignment_px)[0]

@@ -97,7 +97,7 @@ def written_steps(blueprint: Blueprint, space: Sequence[int], settings: TileSett
     """
     halo = _halo(blueprint, settings)
     side = tile_side(settings, max(halo), len(space))
-    return tile_steps(space, side, halo, blueprint.family.alignment_px)
+    return tile_steps(space, side, halo, blueprint.alignment_px)
 
 
 def _halo(blueprint: Blueprint, settings: TileSettings) -> tuple[int, ...]:
@@ -169,7 +169,7 @@ class _Card:
                 self.modules[member.number] = loaded(self.blueprint, member, device)
             return _quantiles_of(self.modules[member.number], x, keep, device)
 
-        aligned = self.blueprint.family.alignment_px
+        aligned = self.blueprint.alignment_px
         made, whole = in_memory(task, x, keep, self.blueprint.reach, self.device, aligned)
         self.lacked |= not whole
         return made
@@ -209,7 +209,7 @@ def tile_quantiles(
     executor, device = compute.executor, compute.device
     halo = _halo(blueprint, compute.tiles)
     side = tile_side(compute.tiles, max(halo), source.ndim)
-    aligned = blueprint.family.alignment_px
+    aligned = blueprint.alignment_px
     plan = [
         (box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices, aligned)
     ]

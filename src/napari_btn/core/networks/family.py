@@ -30,6 +30,7 @@ __all__ = [
     "Networks",
     "build",
     "build_trained",
+    "family_of",
     "graph_of",
     "member_rng",
 ]
@@ -93,8 +94,22 @@ class Blueprint:
     @property
     def family(self) -> Family:
         """The kind of member."""
-        family: Family = FAMILIES[self.settings.family]
-        return family
+        return family_of(self.settings.family)
+
+    def of(self, member: int) -> Blueprint:
+        """Return the blueprint of one member; in a mixed ensemble it names one family.
+
+        Parameters
+        ----------
+        member : int
+            Number of the member, from 0.
+        """
+        return self.family.part(self, member)
+
+    @property
+    def alignment_px(self) -> int:
+        """Pixels at whose multiples tiles begin and end."""
+        return self.family.alignment(self)
 
     @property
     def reach(self) -> tuple[int, ...]:
@@ -122,9 +137,12 @@ class Family(ABC):
     alignment_px : int
         Tiles begin and end at multiples of so many pixels, or at the image's border; the stride of all
         pooling together.
+    dilates : bool
+        Members follow ``max_dilation``.
     """
 
     alignment_px: int = 1
+    dilates: bool = True
 
     @abstractmethod
     def trunk(self, blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Trunk:
@@ -169,6 +187,26 @@ class Family(ABC):
             A value that can be compared and pickled.
         """
         return None
+
+    def alignment(self, blueprint: Blueprint) -> int:  # noqa: ARG002
+        """Return the pixels at whose multiples tiles begin and end; `alignment_px` by default.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+        """
+        return self.alignment_px
+
+    def part(self, blueprint: Blueprint, member: int) -> Blueprint:  # noqa: ARG002
+        """Return the blueprint of one member; by default all members share one.
+
+        Parameters
+        ----------
+        blueprint : Blueprint
+        member : int
+            Number of the member, from 0.
+        """
+        return blueprint
 
     def multiplications(self, blueprint: Blueprint) -> int:
         """Return the multiplications of a prediction per pixel; by default, each layer reads the one before it.
@@ -225,6 +263,23 @@ class Family(ABC):
         values : mapping
         """
         return None
+
+
+def family_of(name: str) -> Family:
+    """Return a family by its name, or the mixture that several names with "+" between stand for.
+
+    Parameters
+    ----------
+    name : str
+    """
+    names = tuple(name.split("+"))
+    if len(names) > 1:
+        # imported here, because that module needs this one
+        from napari_btn.core.networks.mixed import MixedFamily
+
+        return MixedFamily(names)
+    family: Family = FAMILIES[name]
+    return family
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,12 +360,23 @@ def build(blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Ensemble:
     ----------
     blueprint : Blueprint
     members : sequence of (int, int)
-        Number and attempt of each member.
+        Number and attempt of each member, all of one family.
+
+    Raises
+    ------
+    ValueError
+        If the members are of several families.
     """
     # torch, which takes seconds to load, is not needed to plan and check
     from napari_btn.core.networks.heads import Ensemble
 
-    return Ensemble(blueprint.family.trunk(blueprint, members), blueprint, len(members))
+    own, *others = [blueprint.of(number) for number, _ in members]
+    if any(other != own for other in others):
+        raise ValueError(
+            f"Members {', '.join(str(number + 1) for number, _ in members)} of the family "
+            f"{blueprint.settings.family!r} can't run as groups of one module; build those of one family together."
+        )
+    return Ensemble(own.family.trunk(own, members), own, len(members))
 
 
 def build_trained(blueprint: Blueprint, member: int, attempt: int, weights: Weights) -> Ensemble:

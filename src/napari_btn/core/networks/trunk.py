@@ -14,7 +14,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Trunk", "cut", "point", "rows_of"]
+__all__ = ["Trunk", "cut", "orthogonal", "point", "rows_of"]
 
 
 def cut(x: torch.Tensor, part: Sequence[slice]) -> torch.Tensor:
@@ -97,7 +97,7 @@ class Trunk(nn.Module, ABC):
         Mishkin & Matas, "All you need is a good init", ICLR 2016.
         """
         for weight, _ in self.weights():
-            weight.copy_(_orthogonal(weight.shape, rng))
+            weight.copy_(orthogonal(weight.shape, rng))
         for layer, (weight, _) in enumerate(self.weights()):
             for t, feature in enumerate(self(x)):
                 if t == layer:
@@ -193,8 +193,15 @@ class Trunk(nn.Module, ABC):
         return torch.matmul(torch.cat(list(heads), 2), latent) + bias[..., None]
 
 
-def _orthogonal(shape: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
-    """Draw rows that are orthonormal over the flattened kernel, (1, out, in, *kernel)."""
+def orthogonal(shape: Sequence[int], rng: np.random.Generator) -> torch.Tensor:
+    """Draw rows that are orthonormal over the flattened kernel.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Shape of the kernel, (1, out, in, *kernel).
+    rng : numpy.random.Generator
+    """
     rows = int(shape[1])
     columns = math.prod(shape[2:])
     q, r = np.linalg.qr(rng.standard_normal((max(rows, columns), min(rows, columns))))

@@ -349,7 +349,9 @@ def train_together_steps(
     ladder = _Ladder(device, max(1, min(members, fits)), settings.patches[0])
     try:
         while waiting:
-            now = [run for run in waiting if run.settings == waiting[0].settings][: ladder.count]
+            kind = blueprint.of(waiting[0].member), waiting[0].settings
+            now = [run for run in waiting if (blueprint.of(run.member), run.settings) == kind]
+            now = now[: ladder.count]
             waiting = [run for run in waiting if run not in now]
             try:
                 waiting = (yield from work.through(now)) + waiting

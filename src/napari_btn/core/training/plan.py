@@ -12,9 +12,8 @@ from napari_btn.core.data.image import Box, View, middle_of_space
 from napari_btn.core.data.registration import shift_of
 from napari_btn.core.data.repetition import repetition_of
 from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split, split_axis
-from napari_btn.core.networks.family import Blueprint, Extent
+from napari_btn.core.networks.family import Blueprint, Extent, family_of
 from napari_btn.core.progress import Note
-from napari_btn.core.registry import FAMILIES
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.core.supervision.patches import patch_sides, patches_for
 from napari_btn.core.supervision.registry import supervision_of
@@ -111,7 +110,7 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
             )
         )
     field = _field_of_repeats(scenes.noisy) if network.field_of_view == "repeats" else None
-    family, extent = FAMILIES[network.family], Extent(scenes.noisy.ndim, field, z_step=scenes.z_step)
+    family, extent = family_of(network.family), Extent(scenes.noisy.ndim, field, z_step=scenes.z_step)
     wanted = Blueprint(
         network,
         family.plan(network, extent),
@@ -247,7 +246,7 @@ def estimate_training(
     """
     view = View(np.broadcast_to(np.float32(0), tuple(shape)), axes)
     channels = view.n_channels
-    drawn = FAMILIES[network.family].plan(network, Extent(view.ndim))
+    drawn = family_of(network.family).plan(network, Extent(view.ndim))
     blueprint = Blueprint(network, drawn, channels, channels, view.ndim, (0.5,), 0)
     boxes = [Box(0, tuple(slice(0, n) for n in view.space))] * view.n_scenes
     count, side = patches_for(train, blueprint, boxes).patches

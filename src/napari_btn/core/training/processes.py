@@ -416,9 +416,13 @@ def fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:
     ValueError
         If the weights of a member have other shapes.
     """
-    wanted = {k: tuple(v.shape) for k, v in build(blueprint, [(0, 0)]).state_dict().items()} if resume else {}
+    wanted: dict[str, dict[str, tuple[int, ...]]] = {}
     for member in resume:
-        if {k: v.shape for k, v in member.weights.items()} != wanted:
+        family = blueprint.of(member.number).settings.family
+        if family not in wanted:
+            module = build(blueprint, [(member.number, 0)])
+            wanted[family] = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+        if {k: v.shape for k, v in member.weights.items()} != wanted[family]:
             raise ValueError(
                 f"Member {member.number + 1} of the checkpoint does not fit these settings and images; "
                 "continue with those that it was trained with, or start again."

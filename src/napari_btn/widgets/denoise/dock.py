@@ -223,7 +223,7 @@ class DenoiseWidget(Dock):
         """Show the result of the comparison."""
         self.view.scan.show_scan(scan)
         best = scan.best
-        kind = f"depth {best.depth}, {best.channels} channels, dilation to {best.max_dilation}"
+        kind = f"{best.family}, depth {best.depth}, {best.channels} channels, dilation to {best.max_dilation}"
         self.view.progress.finish(
             f"Compared {len(scan.rows)} kinds of networks; {kind} has the lowest error."
         )

@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_btn.core.settings import NetworkSettings
 from napari_btn.widgets.denoise.charts import ScanChart
 from napari_btn.widgets.shared.panels import NoteLabel, push_button
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["ScanPanel"]
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("family", "Kind of networks.", lambda row: row.family),
     ("depth", "Nodes per network.", lambda row: str(row.depth)),
     ("channels", "Channels of a chunk.", lambda row: str(row.channels)),
     ("dilation", "Largest dilation.", lambda row: str(row.max_dilation)),
@@ -41,8 +43,9 @@ _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("width", "Mean width of the intervals over the target's SD.", lambda row: f"{row.width:.3f}"),
     ("s", "Seconds of training and calibration.", lambda row: f"{row.seconds:.0f}"),
 )  # fmt: skip
-_ERROR = 3
+_ERROR = 4
 _FIELDS = {
+    "scan_families": ("Families", "sms", "Kinds of networks to compare, with commas between."),
     "scan_depths": ("Depths", "5, 10, 20", "Nodes per network to compare, with commas between."),
     "scan_channels": ("Channels", "4", "Channels of a chunk to compare, with commas between."),
     "scan_dilations": ("Dilations", "4, 8", "Largest dilations to compare, with commas between."),
@@ -80,7 +83,9 @@ class ScanPanel(QWidget):
             form.addRow(label, field)
         self.start = push_button("scan", "Compare networks", "")
         self.take = push_button(
-            "scan_take", "Take this kind", "Set depth, channels and dilation to those of the selected row."
+            "scan_take",
+            "Take this kind",
+            "Set family, depth, channels and dilation to those of the selected row.",
         )
         self.note = NoteLabel(theme, "scan_note")
         self.table = self._table()
@@ -119,15 +124,22 @@ class ScanPanel(QWidget):
             made.setHorizontalHeaderItem(k, item)
         return made
 
-    def grid(self) -> dict[str, tuple[int, ...]]:
-        """Return the arguments for ``scan_steps``: depths, channels and dilations.
+    def grid(self) -> dict[str, Any]:
+        """Return the arguments for ``grid_of``: families, depths, channels and dilations.
 
         Raises
         ------
         ValueError
-            If one is no list of whole numbers.
+            If a family is unknown, or one of the others is no list of whole numbers.
         """
-        return {name.removeprefix("scan_"): _numbers(name, self.lists[name].text()) for name in _FIELDS}
+        texts = {name.removeprefix("scan_"): field.text() for name, field in self.lists.items()}
+        families = tuple(part.strip() for part in texts.pop("families").split(","))
+        for name in families:
+            NetworkSettings(family=name)
+        return {
+            "families": families,
+            **{name: _numbers(f"scan_{name}", text) for name, text in texts.items()},
+        }
 
     def set_busy(self, reason: str) -> None:
         """Allow a comparison, or show why it is impossible.

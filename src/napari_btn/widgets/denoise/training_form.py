@@ -54,6 +54,7 @@ _SCORES = {
     "asymmetric": "asymmetric",
     "scaled by the width": "scaled",
 }
+_FAMILIES = ("sms", "unet", "dncnn", "cdae", "sms+unet")  # of other packages, the name can be typed
 _OWN_PATCH = 7  # below the smallest patch: the image decides
 _PRESET_HELP = {
     "instant": "pretrained networks as they are",
@@ -149,6 +150,7 @@ class TrainingForm(QWidget):
             box.currentIndexChanged.connect(lambda _: self.changed.emit())
         for number in (*self.findChildren(QSpinBox), *self.findChildren(QDoubleSpinBox)):
             number.valueChanged.connect(lambda _: self.changed.emit())
+        self.family.editTextChanged.connect(lambda _: self.changed.emit())
         for choice in (self.bias_free, self.early_stopping):
             choice.toggled.connect(lambda _: self.changed.emit())
         self.has_minimum.toggled.connect(self._on_user_minimum)
@@ -175,6 +177,10 @@ class TrainingForm(QWidget):
         self.patch = self._named(QSpinBox(), "patch_px", train["patch_px"])
         self.patch.setRange(_OWN_PATCH, 1024)
         self.patch.setSpecialValueText("from the image")
+        self.family = self._named(QComboBox(), "family", network["family"])
+        self.family.addItems(_FAMILIES)
+        self.family.setEditable(True)
+        self.family.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.depth = self._named(QSpinBox(), "depth", network["depth"])
         self.depth.setRange(1, 100)
         self.depth.setValue(NetworkSettings().depth)
@@ -220,6 +226,7 @@ class TrainingForm(QWidget):
             ("Steps", self.steps),
             ("Start from", self.start),
             ("Patch (px)", self.patch),
+            ("Family", self.family),
             ("Depth", self.depth),
             ("Channels", self.channels),
             ("Dilation to", self.max_dilation),
@@ -307,6 +314,7 @@ class TrainingForm(QWidget):
         if self.steps.value():
             train = replace(train, steps=self.steps.value(), warm_share=1.0)
         network = NetworkSettings(
+            family=self.family.currentText().strip(),
             depth=self.depth.value(),
             channels=self.channels.value(),
             max_dilation=self.max_dilation.value(),
@@ -351,8 +359,9 @@ class TrainingForm(QWidget):
         Parameters
         ----------
         network : NetworkSettings or ScanRow
-            With depth, channels and largest dilation.
+            With family, depth, channels and largest dilation.
         """
+        self.family.setCurrentText(network.family)
         self.depth.setValue(network.depth)
         self.channels.setValue(network.channels)
         self.max_dilation.setValue(network.max_dilation)
