@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -86,7 +88,7 @@ def test_volumes_and_tiles(way):
     denoiser = fitted(way, shape, tiles=btn.TileSettings(tile_px=24))
     small = denoiser.predict(image(shape), "CZYX")
     whole = btn.Denoiser.of(denoiser.model)
-    whole._settings = denoiser.model.settings  # noqa: SLF001  (tiles are no part of the trained weights)
+    whole._settings = denoiser.model.settings
     from dataclasses import replace
 
     model = replace(denoiser.model, settings=replace(denoiser.model.settings, tiles=btn.TileSettings()))

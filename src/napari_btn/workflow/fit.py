@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.pairs import Pair, Scenes
     from napari_btn.core.networks.family import Blueprint, Member
-    from napari_btn.core.progress import Note, Step
+    from napari_btn.core.progress import Step
     from napari_btn.core.settings import EnsembleSettings, TrainSettings
     from napari_btn.core.supervision.patches import Lesson
     from napari_btn.core.training.plan import Plan
@@ -196,6 +196,7 @@ def _both(asked: TrainSettings, wanted: TrainSettings, chosen: TrainSettings) ->
         steps=chosen.steps if fewer or wanted is asked else asked.steps,
         batch_size=chosen.batch_size,
         patch_px=chosen.patch_px,
+        augment=chosen.augment,
         warm_share=1.0 if fewer and wanted is not asked else asked.warm_share,
     )
 

@@ -105,7 +105,9 @@ def test_unknown_pixels_neither_fill_nor_teach():
     noisy = noise(32, 36)
     noisy[10:14, 10:14] = np.nan
     scenes = NOISE2VOID.scenes(Pair(noisy, valid="finite"))
-    _, lesson = drain(NOISE2VOID.lesson_steps(scenes, scenes.whole(), TrainSettings(batch_size=1, patch_px=24)))
+    _, lesson = drain(
+        NOISE2VOID.lesson_steps(scenes, scenes.whole(), TrainSettings(batch_size=1, patch_px=24))
+    )
     x, _ = lesson.draw(8, 24, np.random.default_rng(0))
     assert np.isfinite(x).all()
     assert all(np.isfinite(look.view.read(0)[0, :8]).all() for look in scenes.noisy.looks)

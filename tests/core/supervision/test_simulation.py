@@ -26,7 +26,9 @@ def test_noise_has_the_law_of_the_model_and_is_drawn_again(axes):
     z = (scenes.read_noisy(0) - CLEAN[0]) / np.sqrt(CAMERA.variance(CLEAN[0]))
     # 2688 pixels: the standard error of the variance is 0.027
     assert z.var() == pytest.approx(1, abs=0.12)
-    _, lesson = drain(SIMULATION.lesson_steps(scenes, scenes.whole(), TrainSettings(batch_size=1, patch_px=16)))
+    _, lesson = drain(
+        SIMULATION.lesson_steps(scenes, scenes.whole(), TrainSettings(batch_size=1, patch_px=16))
+    )
     box, rng = (slice(0, 16), slice(0, 16)), np.random.default_rng(0)
     given = (scenes.read_noisy(0, box), scenes.read_clean(0, box))
     drawn = [lesson.example(0, box, given, rng) for _ in range(2)]
