@@ -87,10 +87,6 @@ def test_volumes_and_tiles(way):
     shape = (9, 20, 48)
     denoiser = fitted(way, shape, tiles=btn.TileSettings(tile_px=24))
     small = denoiser.predict(image(shape), "CZYX")
-    whole = btn.Denoiser.of(denoiser.model)
-    whole._settings = denoiser.model.settings
-    from dataclasses import replace
-
     model = replace(denoiser.model, settings=replace(denoiser.model.settings, tiles=btn.TileSettings()))
     large = btn.Denoiser.of(model).predict(image(shape), "CZYX")
     for name in ("lower", "median", "upper", "mean"):

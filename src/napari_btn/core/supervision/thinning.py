@@ -143,8 +143,8 @@ class Thinning(PairSupervision):
             )
         if away > max(_DOUBTED, slack):
             text = (
-                f"In {name} the Fano factor seems to be {fano[worst]:.2f}; at more than 10 % from 1 the halves are no longer "
-                "independent, and intervals are too narrow. Check for a gain or an offset."
+                f"In {name} the Fano factor seems to be {fano[worst]:.2f}; at more than 10 % from 1 the halves are no "
+                "longer independent, and intervals are too narrow. Check for a gain or an offset."
             )
             return (Note("amber", text),)
         return ()
