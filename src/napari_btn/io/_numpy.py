@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["NPY", "NPZ"]
 
 _MAGIC: Final = b"\x93NUMPY"
+_DEFLATED: Final = 1100  # deflate makes numbers smaller by 1032 times at most
 _NOTES: Final = ("axes", "channel_names", "pixel_size", "unit", "levels", "provenance")
 
 
@@ -41,18 +44,42 @@ def _read_npz(file: Path, key: str | None) -> tuple[Any, Meta]:
     """Read one array of an archive, with the metadata that our own archives keep beside it."""
     with np.load(file, allow_pickle=False) as arrays:
         keys = [name for name in arrays.files if name not in _NOTES]
-        data = arrays[choose(keys, key, file)]
+        chosen = choose(keys, key, file)
+        _need_content(file, chosen)
+        data = arrays[chosen]
         if "axes" not in arrays or "provenance" not in arrays:
             return data, Meta(name=key or "")
-        note = {name: arrays[name].tolist() for name in _NOTES if name in arrays}
+        known = [name for name in _NOTES if name in arrays]
+        for name in known:
+            _need_content(file, name)
+        note = {name: arrays[name].tolist() for name in known}
     return data, metadata.from_note(note, key or "")
+
+
+def _need_content(file: Path, name: str) -> None:
+    """Raise unless an archive holds as many bytes as the header of an array claims, before memory is asked for."""
+    with zipfile.ZipFile(file) as archive:
+        member = next(f for f in archive.namelist() if f in (f"{name}.npy", name))
+        info = archive.getinfo(member)
+        with archive.open(member) as stream:
+            version = np.lib.format.read_magic(stream)
+            read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, _, dtype = read.get(version, np.lib.format.read_array_header_2_0)(stream)
+    claimed, packed = math.prod(shape) * dtype.itemsize, _DEFLATED * info.compress_size + 1000
+    if claimed > info.file_size or info.file_size > packed:
+        raise ValueError(
+            f"it claims {claimed:,} bytes of pixels in an archive of {info.compress_size:,} bytes"
+        )
 
 
 def _npz_provenance(file: Path, key: str | None) -> dict[str, Any]:
     """Read the provenance beside the maps; it is the same for all of them."""
     del key
     with np.load(file, allow_pickle=False) as arrays:
-        return metadata.read_json(str(arrays["provenance"])) if "provenance" in arrays else {}
+        if "provenance" not in arrays:
+            return {}
+        _need_content(file, "provenance")
+        return metadata.read_json(str(arrays["provenance"]))
 
 
 def _write_npz(maps: Mapping[str, Any], path: Path, meta: Meta, provenance: Mapping[str, Any]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
+import struct
 import weakref
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
+from xml.etree import ElementTree
 
 import numpy as np
 
@@ -21,14 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["TIFF"]
 
 _LAZY_BYTES: Final = 64 * 2**20
+_PLANE_BYTES: Final = 64  # least that a file spends on a plane: its directory takes more
 
 
 def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     """Read one series of the file at its finest level."""
     import tifffile
 
+    _need_directories(file)
     try:
         with tifffile.TiffFile(file) as tif:
+            _need_planes(tif, file)
             if not tif.series:
                 raise ExplainedError(f"{file.name} holds no image.")
             series = list(tif.series)
@@ -53,6 +59,70 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     return data, meta
 
 
+def _need_directories(file: Path) -> None:
+    """Raise if the directories of a TIFF form a loop or overlap; the reader would go on nearly forever."""
+    room = file.stat().st_size
+    with file.open("rb") as stream:
+        head = stream.read(16)
+        order = {b"II": "<", b"MM": ">"}.get(head[:2], "")
+        kind = struct.unpack_from(f"{order}H", head, 2)[0] if order and len(head) == 16 else 0
+        if kind not in (42, 43):
+            return  # the reader says what else it is
+        count, entry, link, at = ("H", 12, "I", 4) if kind == 42 else ("Q", 20, "Q", 8)
+        (offset,) = struct.unpack_from(order + link, head, at)
+        total, seen = 0, set()
+        while 0 < offset < room:
+            stream.seek(offset)
+            size = struct.calcsize(order + count)
+            (entries,) = struct.unpack(order + count, stream.read(size).ljust(size, b"\0"))
+            total += size + entries * entry
+            if offset in seen or total > room:
+                raise ValueError("its directories overlap or form a loop")
+            seen.add(offset)
+            stream.seek(offset + size + entries * entry)
+            size = struct.calcsize(order + link)
+            (offset,) = struct.unpack(order + link, stream.read(size).ljust(size, b"\0"))
+
+
+def _need_planes(tif: Any, file: Path) -> None:
+    """Raise if OME-XML claims more planes than its files can hold, or names files of other folders.
+
+    The reader makes lists as long as what is claimed, and opens whatever files are named.
+
+    Raises
+    ------
+    ValueError
+        If too much is claimed.
+    ExplainedError
+        If a file is missing, or lies elsewhere.
+    """
+    try:
+        root = ElementTree.fromstring(tif.ome_metadata or "")
+    except ElementTree.ParseError:
+        return
+    named = {uuid.get("FileName", file.name) for uuid in root.iterfind(".//{*}UUID")}
+    room = file.stat().st_size
+    for name in sorted(n for n in named if n.lower() != file.name.lower()):
+        beside = file.parent / name
+        if not re.fullmatch(r"[^/\\:]+", name) or not beside.is_file():
+            raise ExplainedError(
+                f"Pixels of {file.name} lie in the file {name}, which is not beside it; put all files of the image in "
+                "one folder, or save the image as one file."
+            )
+        room += beside.stat().st_size
+    most = room // _PLANE_BYTES + 16
+    for pixels in root.iterfind(".//{*}Pixels"):
+        planes = math.prod(int(pixels.get(f"Size{a}", 1)) for a in "ZCT")
+        counts = [int(v) for data in pixels.iterfind("{*}TiffData") for k, v in data.items() if k != "ID"]
+        if not all(0 <= n <= most for n in (planes, *counts)):
+            raise ValueError(f"it claims {max(planes, *counts):,} planes in {room:,} bytes")
+    for along in root.iter():
+        if {"Start", "End"} <= set(along.keys()):
+            length = float(along.get("End", 0)) - float(along.get("Start", 0))
+            if not abs(length) <= most * abs(float(along.get("Step", 1))):
+                raise ValueError(f"it claims a dimension from {along.get('Start')} to {along.get('End')}")
+
+
 def _meta(tif: Any, index: int, axes: str, shape: tuple[int, ...]) -> Meta:
     """Return the metadata of a series, by the program that wrote the file."""
     if tif.is_ome and tif.ome_metadata:
@@ -69,9 +139,11 @@ def _pixels(tif: Any, file: Path, index: int) -> Any:
     import tifffile
 
     one = tif.series[index].levels[0]
-    if one.nbytes <= _LAZY_BYTES:
+    # the reader takes an offset in a file beside this one for one in this file, except page by page
+    own = one.keyframe.parent is tif
+    if own and one.nbytes <= _LAZY_BYTES:
         return one.asarray()
-    if one.dataoffset is not None and one.keyframe.is_memmappable:
+    if own and one.dataoffset is not None and one.keyframe.is_memmappable:
         return tifffile.memmap(file, series=index, level=0, mode="r")
     zarr = package("zarr", file)
     store = tifffile.imread(file, aszarr=True, series=index, level=0)
@@ -85,6 +157,7 @@ def _provenance(file: Path, key: str | None) -> dict[str, Any]:
     import tifffile
 
     del key
+    _need_directories(file)
     with tifffile.TiffFile(file) as tif:
         return metadata.first_provenance(metadata.ome_notes(tif.ome_metadata or ""))
 

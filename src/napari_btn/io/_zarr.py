@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["ZARR", "create_maps", "create_quantiles"]
 
 _CHUNK_PIXELS: Final = 512 * 512
+_LARGEST_CHUNK: Final = 2**31  # bytes; a chunk is read whole, and one that isn't stored takes its memory too
 
 
 def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
@@ -27,6 +28,7 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     zarr = package("zarr", file)
     node = _open(file, key)
     if isinstance(node, zarr.Array):
+        _need_small_chunks(node)
         names = node.metadata.to_dict().get("dimension_names") or node.attrs.get("_ARRAY_DIMENSIONS") or ()
         letters = [str(name)[:1].upper() for name in names]
         known = len(set(letters)) == len(letters) == node.ndim and set(letters) <= set("STCZYX")
@@ -42,9 +44,19 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     meta, level = found
     note = dict(node.attrs.get(metadata.NAMESPACE, {}))
     data = node[level]
+    if not isinstance(data, zarr.Array):
+        raise ValueError(f"its level {level} is no array")
+    _need_small_chunks(data)
     if tuple(note.get("shape", ())) == data.shape:
         meta = metadata.from_note(note, "")
     return data, replace(meta, name=key or "")
+
+
+def _need_small_chunks(array: Any) -> None:
+    """Raise if a chunk is larger than what may be read at a time."""
+    size = math.prod(array.chunks) * np.dtype(array.dtype).itemsize
+    if size > _LARGEST_CHUNK:
+        raise ValueError(f"it has chunks of {size:,} bytes; {_LARGEST_CHUNK:,} are the most")
 
 
 def _provenance(file: Path, key: str | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from napari_btn.io._numpy import NPY, NPZ
 from napari_btn.io._tiff import TIFF
 from napari_btn.io._zarr import ZARR
 from napari_btn.io.atomic import MissingInputError, recover, written_whole
-from napari_btn.io.damage import reading
+from napari_btn.io.damage import LazyPixels, reading
 from napari_btn.io.metadata import Meta
 
 if TYPE_CHECKING:
@@ -141,12 +141,14 @@ def read_image(path: str | Path) -> Image:
         raise ValueError(f"{file.resolve().name} is no image file that can be read; give {shown}.")
     with _one_sentence(file):
         data, meta = found.read(file, key)
+        meta = meta.checked(data.shape)
+    if not isinstance(data, np.ndarray):
+        data = LazyPixels(data, file)
     if np.dtype(data.dtype).kind not in "biuf" or 0 in data.shape:
         raise ValueError(
             f"{file.name} holds {data.dtype} of shape {tuple(data.shape)}; "
             "real numbers are needed, at least one."
         )
-    meta = meta.checked(data.shape)
     stem, _ = split_suffix(file.name)
     return Image(
         data=data,

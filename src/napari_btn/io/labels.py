@@ -12,6 +12,7 @@ import numpy as np
 
 from napari_btn.io import metadata
 from napari_btn.io.atomic import OutputExistsError, written_whole
+from napari_btn.io.damage import reading
 from napari_btn.io.images import read_image, split_suffix, write_images
 from napari_btn.io.tables import read_table, write_table
 
@@ -93,18 +94,12 @@ def read_labels(path: str | Path) -> LabelMap:
     features = read_table(table) if table.is_file() else {}
     provenance: dict[str, Any] = {}
     if record.is_file():
-        try:
+        with reading(record, "{file} is not valid JSON: {why}. Move it away, or write it again."):
             provenance = json.loads(record.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(
-                f"{record.name} is not valid JSON: {error}. Move it away, or write it again."
-            ) from error
-    rows = features.get("index", [])
-    empty = [None] * len(rows)
-    names = {int(n): str(v) for n, v in zip(rows, features.get("name", empty), strict=True) if v is not None}
-    colours = {
-        int(n): _rgb(v) for n, v in zip(rows, features.get("colour", empty), strict=True) if v is not None
-    }
+            if not isinstance(provenance, dict):
+                raise TypeError("it holds no object")
+    with reading(table, "{file} is no table of labels ({why}). Move it away, or write it again."):
+        names, colours = _names_and_colours(features)
     return LabelMap(
         values.astype(np.int32),
         features,
@@ -115,6 +110,19 @@ def read_labels(path: str | Path) -> LabelMap:
         image.unit or "px",
         provenance,
     )
+
+
+def _names_and_colours(
+    features: Mapping[str, list[Any]],
+) -> tuple[dict[int, str], dict[int, tuple[float, float, float]]]:
+    """Return names and colours by label, of the rows that have them."""
+    rows = features.get("index", [])
+    empty = [None] * len(rows)
+    names = {int(n): str(v) for n, v in zip(rows, features.get("name", empty), strict=True) if v is not None}
+    colours = {
+        int(n): _rgb(v) for n, v in zip(rows, features.get("colour", empty), strict=True) if v is not None
+    }
+    return names, colours
 
 
 def _rgb(text: str) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Outlines of masks along the edges of their pixels."""
+"""Outlines of masks along the edges of their pixels, and masks of outlines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from scipy import ndimage
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["polygons", "ring_area"]
+__all__ = ["inside", "polygons", "ring_area"]
+
+_MOST_CROSSINGS = 2**24  # of rows and edges of one ring: half a gigabyte
 
 Ring = list[list[int]]
 
@@ -101,6 +103,50 @@ def _next(
 def _straight(a: tuple[int, int], b: tuple[int, int], c: tuple[int, int]) -> bool:
     """Return True if b lies between a and c on one line."""
     return (b[0] - a[0]) * (c[1] - b[1]) == (b[1] - a[1]) * (c[0] - b[0])
+
+
+def inside(ring: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return the pixels whose centres lie inside a ring or on it, by the rule of even and odd crossings.
+
+    Memory is that of the mask, where `skimage.draw.polygon2mask`, which gives the same, takes forty times as much.
+
+    Parameters
+    ----------
+    ring : ndarray of float, (n, 2)
+        Points (y, x) in pixels, in order; the centre of the first pixel is (0, 0).
+    shape : tuple of int
+        Rows and columns of the mask.
+
+    Raises
+    ------
+    ValueError
+        If the ring has too many long edges to be drawn.
+    """
+    ahead = np.roll(ring, -1, axis=0)
+    y0, y1 = ring[:, 0], ahead[:, 0]
+    first = np.clip(np.ceil(np.minimum(y0, y1)), 0, shape[0]).astype(int)
+    count = np.clip(np.floor(np.maximum(y0, y1)) + 1, 0, shape[0]).astype(int) - first
+    count = np.where(y0 == y1, 0, np.maximum(count, 0))
+    if count.sum() > _MOST_CROSSINGS:
+        raise ValueError("an outline has too many long edges")
+    # one entry per row that an edge reaches, its ends included
+    edge = np.repeat(np.arange(len(ring)), count)
+    row = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    share = (row - y0[edge]) / (y1[edge] - y0[edge])
+    x = ring[edge, 1] + share * (ahead[edge, 1] - ring[edge, 1])
+    mask = np.zeros(shape, dtype=bool)
+    # at a corner, only the edge below it crosses the row
+    crosses = (row < np.maximum(y0, y1)[edge]) & (x <= shape[1] - 1)
+    np.logical_xor.at(mask, (row[crosses], np.ceil(np.maximum(x[crosses], 0)).astype(int)), True)
+    np.logical_xor.accumulate(mask, axis=1, out=mask)
+    near = np.rint(x)
+    on = (np.abs(x - near) < 1e-12) & (near >= 0) & (near < shape[1])
+    mask[row[on], near[on].astype(int)] = True
+    for (y, start), (below, end) in zip(ring, ahead, strict=True):
+        if y == below and y == np.rint(y) and 0 <= y < shape[0]:
+            low, high = sorted((start, end))
+            mask[int(y), max(int(np.ceil(low)), 0) : max(int(np.floor(high)) + 1, 0)] = True
+    return mask
 
 
 def ring_area(ring: ArrayLike) -> float:

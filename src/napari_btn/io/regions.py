@@ -8,6 +8,7 @@ down, so a region's first pixel ``(y, x) = (0, 0)`` covers 0 to 1.
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,7 +17,8 @@ import numpy as np
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.io._format import package
 from napari_btn.io.atomic import MissingInputError, written_whole
-from napari_btn.io.outlines import ring_area
+from napari_btn.io.damage import ExplainedError, reading
+from napari_btn.io.outlines import inside, ring_area
 from napari_btn.io.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -35,6 +37,10 @@ STAGE_ENDINGS: Final = (".csv", ".geojson", ".json")
 """Endings of files that hold stage coordinates beside them."""
 
 _PLACE: Final = ("row", "column", "stage_1", "stage_2")
+
+_NO_REGIONS: Final = "{file} does not hold regions ({why}). Save them again."
+_MOST_PIXELS: Final = 2**26  # of all outlines of a file that become masks, a byte each
+_MOST_BYTES: Final = 2**26  # of the ROIs in an archive
 
 _KINDS: Final = ".csv, .geojson, .roi (one region) or .zip (ImageJ ROIs)"
 
@@ -109,14 +115,12 @@ def read_regions(path: str | Path) -> list[Region]:
     kind = _kind(path)
     if not path.is_file():
         raise MissingInputError(f"There is no file {path}; check the name.")
-    try:
+    with reading(path, _NO_REGIONS):
         if kind == ".csv":
             return _from_columns(read_table(path))
         if kind == ".geojson":
             return _from_geojson(json.loads(path.read_text(encoding="utf-8")))
         return _read_rois(path)
-    except (KeyError, TypeError, IndexError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path.name} does not hold regions ({type(error).__name__}: {error}).") from error
 
 
 def _kind(path: Path) -> str:
@@ -240,16 +244,16 @@ def _from_geojson(data: Any) -> list[Region]:
     """Return the regions of a FeatureCollection, a list of features (older QuPath) or a single one."""
     if isinstance(data, dict):
         data = data["features"] if data.get("type") == "FeatureCollection" else [data]
-    regions = []
+    regions: list[Region] = []
     for feature in data:
         geometry = feature["geometry"]
         if geometry["type"] != "Polygon":
-            raise ValueError(
+            raise ExplainedError(
                 f"A region is a {geometry['type']}; only polygons are read. Split it into those."
             )
         ours = (feature.get("properties") or {}).get("napari_btn", {})
         rings = [np.asarray(c, dtype=float)[:, 1::-1] for c in geometry["coordinates"]]
-        regions.append(_from_rings(rings, ours))
+        regions.append(_from_rings(rings, ours, _room(regions)))
     return regions
 
 
@@ -288,8 +292,13 @@ def _read_rois(path: Path) -> list[Region]:
     """Read the regions of ImageJ ROIs: rectangles and closed outlines."""
     roifile = package("roifile", path)
     kinds = roifile.ROI_TYPE
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            claimed = sum(member.file_size for member in archive.infolist())
+        if claimed > _MOST_BYTES:
+            raise ValueError(f"it claims {claimed:,} bytes of ROIs; {_MOST_BYTES:,} are the most")
     found = roifile.roiread(path)
-    regions = []
+    regions: list[Region] = []
     for roi in found if isinstance(found, list) else [found]:
         if roi.roitype == kinds.RECT:
             corners = [
@@ -302,12 +311,13 @@ def _read_rois(path: Path) -> list[Region]:
         elif roi.roitype in (kinds.POLYGON, kinds.FREEHAND, kinds.TRACED, kinds.OVAL):
             ring = np.asarray(roi.coordinates(), dtype=float)[:, ::-1]
         else:
-            raise ValueError(
+            raise ExplainedError(
                 f"{path.name} holds an ImageJ ROI of type {roi.roitype.name}; areas are needed. Leave it out."
             )
         ours = dict(roi.properties)
         sizes = [ours[f"pixel_size_{a}"] for a in "zyx" if f"pixel_size_{a}" in ours]
-        regions.append(_from_rings([ring], {**ours, "pixel_size": sizes} if sizes else ours))
+        known = {**ours, "pixel_size": sizes} if sizes else ours
+        regions.append(_from_rings([ring], known, _room(regions)))
     return regions
 
 
@@ -331,11 +341,16 @@ def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
     return [[float(x), float(y)] for y, x in ring]
 
 
-def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any]) -> Region:
+def _room(regions: Sequence[Region]) -> int:
+    """Return the number of pixels that further masks may have."""
+    return _MOST_PIXELS - sum(region.mask.size for region in regions if region.mask is not None)
+
+
+def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any], room: int) -> Region:
     """Return the region of an outer ring and holes of (y, x), with a mask unless it is an upright rectangle."""
     outer = rings[0]
-    if len(outer) < 3 or not np.isfinite(outer).all():
-        raise ValueError(
+    if len(outer) < 3 or not all(np.isfinite(ring).all() for ring in rings):
+        raise ExplainedError(
             "An outline has fewer than three points or values that are not finite; draw it again."
         )
     low = np.floor(outer.min(0) + 1e-6).astype(int)
@@ -344,11 +359,15 @@ def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any]) -
     on_edge = np.isclose(outer, outer.min(0)) | np.isclose(outer, outer.max(0))
     mask = None
     if len(rings) > 1 or not on_edge.all() or len(np.unique(outer, axis=0)) != 4:
-        from skimage.draw import polygon2mask
-
-        mask = np.zeros(tuple(size), dtype=bool)
+        height, width = (int(n) for n in size)
+        if height * width > room:
+            raise ExplainedError(
+                f"An outline spans {height} x {width} pixels; those of a file may span {_MOST_PIXELS:,} together. "
+                "Draw smaller regions, or rectangles."
+            )
+        mask = np.zeros((height, width), dtype=bool)
         for ring in rings:
-            mask ^= polygon2mask(tuple(size), ring - low - 0.5)
+            mask ^= inside(ring - low - 0.5, (height, width))
         low, mask = _cropped(low, mask)
         size = np.array(mask.shape)
     volume = ours.get("z") is not None
@@ -370,7 +389,7 @@ def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any]) -
 def _cropped(low: NDArray[np.int_], mask: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
     """Return the first row and column of a mask and the mask without the empty edges."""
     if not mask.any():
-        raise ValueError(
+        raise ExplainedError(
             "An outline holds no centre of a pixel; it is too small to be a region. Leave it out."
         )
     keep = [np.flatnonzero(mask.any(1 - axis)) for axis in range(2)]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.damage import ExplainedError, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -72,13 +73,13 @@ def read_table(path: str | Path) -> dict[str, list[Any]]:
     path = Path(path)
     if not path.is_file():
         raise MissingInputError(f"There is no file {path}; check the name.")
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path.name} is not a CSV table: {error}. Save it as CSV in UTF-8.") from error
+    with (
+        reading(path, "{file} is not a CSV table: {why}. Save it as CSV in UTF-8."),
+        path.open(encoding="utf-8-sig", newline="") as file,
+    ):
+        rows = [row for row in csv.reader(file) if row]
     if not rows or any(len(row) != len(rows[0]) for row in rows):
-        raise ValueError(
+        raise ExplainedError(
             f"{path.name} is not a CSV table with a header and rows of one length; correct it, or save it again."
         )
     return {name: [_value(row[i]) for row in rows[1:]] for i, name in enumerate(rows[0])}

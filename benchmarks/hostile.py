@@ -1,0 +1,188 @@
+"""Damaged files for every reader: whole ones, changes of their bytes, and what a reader may do with them."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["READERS", "Change", "Reader", "attempt", "changed"]
+
+PIXELS = (np.arange(3 * 24 * 20, dtype=np.float32).reshape(3, 24, 20) % 37) / 37
+
+Change = tuple[str, float, int]
+"""An operation ("flip", "set", "cut", "drop", "insert", "repeat"), its place from 0 to 1, and a number."""
+
+
+def changed(data: bytes, changes: list[Change]) -> bytes:
+    """Return bytes with changes applied in turn."""
+    for kind, place, number in changes:
+        at = int(place * max(len(data) - 1, 0))
+        if kind == "flip":
+            data = data[:at] + bytes([data[at] ^ 1 << number % 8]) + data[at + 1 :] if data else data
+        elif kind == "set":
+            data = data[:at] + bytes([number % 256]) + data[at + 1 :]
+        elif kind == "cut":
+            data = data[:at]
+        elif kind == "drop":
+            data = data[:at] + data[at + 1 + number % 40 :]
+        elif kind == "insert":
+            data = data[:at] + bytes([number % 256]) * (1 + number % 9) + data[at:]
+        else:
+            data = data[:at] + data[at : at + 60] * 2 + data[at + 60 :]
+    return data
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A reader, and a maker of whole files for it."""
+
+    name: str
+    write: Callable[[Path], Path]
+    """Writes a file (or folder) into a folder and returns the one that is read."""
+    read: Callable[[Path], Any]
+
+
+def _image(path: Path) -> None:
+    """Read an image with all of its pixels, its metadata and its provenance."""
+    from napari_btn.io.images import read_image, read_provenance
+
+    image = read_image(path)
+    if image.nbytes <= 2**26:  # larger ones are opened, and read in parts
+        np.asarray(image.data)
+    else:
+        np.asarray(image.data[tuple(slice(0, 4) for _ in image.data.shape)])
+    read_provenance(path)
+
+
+def _tiff(compression: str | None, name: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        import tifffile
+
+        path = folder / f"{name}.ome.tif"
+        tifffile.imwrite(
+            path, PIXELS, compression=compression, photometric="minisblack", metadata={"axes": "CYX"}
+        )
+        return path
+
+    return write
+
+
+def _ours(suffix: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        from napari_btn.io.images import write_images
+
+        path = folder / f"a{suffix}"
+        write_images({"median": PIXELS}, path, axes="CYX", channel_names=("Si", "Al", "Fe"),
+                     pixel_size=(0.5, 0.5), unit="um", provenance={"seed": 1})  # fmt: skip
+        return path
+
+    return write
+
+
+def _imagej(folder: Path) -> Path:
+    import tifffile
+
+    path = folder / "a.tif"
+    tifffile.imwrite(path, PIXELS, imagej=True, resolution=(2.0, 2.0), metadata={"axes": "CYX", "unit": "um"})
+    return path
+
+
+def _npy(folder: Path) -> Path:
+    np.save(folder / "a.npy", PIXELS)
+    return folder / "a.npy"
+
+
+def _labels(folder: Path) -> Path:
+    from napari_btn.io.labels import write_labels
+
+    numbers = np.arange(24 * 20).reshape(24, 20) % 5
+    table = {"index": [1, 2, 3, 4], "name": list("abcd"), "colour": ["#ff0000"] * 4, "area": [1.5, 2, 3, 4]}
+    return write_labels(numbers, table, folder / "t.ome.tif", axes="YX", provenance={"seed": 1})[0]
+
+
+def _read_labels(path: Path) -> None:
+    from napari_btn.io.labels import read_labels
+
+    read_labels(path)
+
+
+def _regions(suffix: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        from napari_btn.core.remeasure.regions import Region
+        from napari_btn.io.regions import write_regions
+
+        mask = np.hypot(*np.mgrid[-5:6, -6:7]) < 5
+        found = [
+            Region(3, 4, 5, 6, 0.5, (0.5, 0.5), "um"),
+            Region(2, 8, 11, 13, 0.1, (0.5, 0.5), "um", mask=mask),
+        ]
+        path = folder / f"r{suffix}"
+        write_regions(found[: 1 if suffix == ".roi" else 2], path)
+        return path
+
+    return write
+
+
+def _read_regions(path: Path) -> None:
+    from napari_btn.io.regions import read_regions
+
+    read_regions(path)
+
+
+def _bundle(folder: Path) -> Path:
+    path = folder / "version_1.btn"
+    shutil.copy(Path(__file__).parents[1] / "tests" / "bundles" / "version_1.btn", path)
+    return path
+
+
+def _bundle_now(folder: Path) -> Path:
+    from napari_btn.model import load_model, save_model
+
+    save_model(load_model(_bundle(folder)), folder / "now.btn")
+    return folder / "now.btn"
+
+
+def _read_bundle(path: Path) -> None:
+    from napari_btn.model import load_model
+
+    load_model(path)
+
+
+READERS: dict[str, Reader] = {
+    reader.name: reader
+    for reader in (
+        Reader("bundle", _bundle_now, _read_bundle),
+        Reader("bundle, version 1", _bundle, _read_bundle),
+        Reader("TIFF, OME", _ours(".ome.tif"), _image),
+        Reader("TIFF, zlib", _tiff("zlib", "z"), _image),
+        Reader("TIFF, LZW", _tiff("lzw", "l"), _image),
+        Reader("TIFF, ImageJ", _imagej, _image),
+        Reader("zarr", _ours(".ome.zarr"), _image),
+        Reader("npy", _npy, _image),
+        Reader("npz", _ours(".npz"), _image),
+        Reader("labels", _labels, _read_labels),
+        Reader("regions, CSV", _regions(".csv"), _read_regions),
+        Reader("regions, GeoJSON", _regions(".geojson"), _read_regions),
+        Reader("regions, ROI", _regions(".roi"), _read_regions),
+        Reader("regions, ROI zip", _regions(".zip"), _read_regions),
+    )
+}
+
+
+def attempt(reader: Reader, path: Path) -> str:
+    """Read a file; return "read" or "refused", or raise what no user should see."""
+    try:
+        reader.read(path)
+    except (ValueError, OSError) as error:
+        text = str(error)
+        if "\n" in text or not text:
+            raise AssertionError(f"not one sentence: {text!r}") from error
+        return "refused"
+    return "read"
