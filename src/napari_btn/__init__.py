@@ -15,7 +15,13 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.evaluation.report import evaluate
     from napari_btn.core.remeasure.regions import propose_regions
-    from napari_btn.core.settings import CalibrationSettings, NetworkSettings, TileSettings, TrainSettings
+    from napari_btn.core.settings import (
+        CalibrationSettings,
+        NetworkSettings,
+        SupervisionSettings,
+        TileSettings,
+        TrainSettings,
+    )
     from napari_btn.denoiser import Denoiser, load
     from napari_btn.io.noise import NoiseModel
 
@@ -28,6 +34,7 @@ __all__ = [
     "NoiseModel",
     "Pair",
     "Prediction",
+    "SupervisionSettings",
     "TileSettings",
     "TrainSettings",
     "__version__",
@@ -44,6 +51,7 @@ _HOME = {
     "NoiseModel": "io.noise",
     "Pair": "core.data.pairs",
     "Prediction": "core.calibration.prediction",
+    "SupervisionSettings": "core.settings",
     "TileSettings": "core.settings",
     "TrainSettings": "core.settings",
     "evaluate": "denoiser",

@@ -25,6 +25,7 @@ from napari_btn.core.settings import (
     CalibrationSettings,
     EnsembleSettings,
     NetworkSettings,
+    SupervisionSettings,
     TileSettings,
     TokenSettings,
     TrainSettings,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.conformal import Calibration
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.noise_models import NoiseModel
     from napari_btn.core.evaluation.gain import EnsembleGain
     from napari_btn.core.evaluation.report import Report
     from napari_btn.core.inference.jacobian import EquivalentFilter
@@ -92,13 +94,14 @@ class Denoiser:
     levels : tuple of float
         Quantile levels to learn, rising, with 0.5 among them.
     supervision : str
-        "pair": a noisy and a clean image.
+        What members learn from: "pair" (a noisy and a clean image), "noise2noise" (noisy repeats), "noise2void"
+        (noisy images alone), "thinning" (counts alone) or "simulation" (clean images and a noise model).
     seed : int
         The same seed, data and settings give the same pixels on the CPU.
     device : str
         "auto", "cpu", "cuda", "cuda:1" or "mps": where members train and predict. "auto" is the first
         NVIDIA card, else the CPU.
-    network, train, calibration, tiles : settings, optional
+    network, train, calibration, tiles, supervision_settings : settings, optional
         Replace the defaults, and for ``train`` the preset's.
 
     Attributes
@@ -125,6 +128,7 @@ class Denoiser:
         train: TrainSettings | None = None,
         calibration: CalibrationSettings | None = None,
         tiles: TileSettings | None = None,
+        supervision_settings: SupervisionSettings | None = None,
     ) -> None:
         supervision_of(supervision)
         device_for(device)
@@ -139,6 +143,7 @@ class Denoiser:
             train=train or PRESETS.get(preset, TrainSettings()),
             calibration=calibration or CalibrationSettings(),
             tiles=tiles or TileSettings(),
+            supervision_settings=supervision_settings or SupervisionSettings(),
         )
         self.device = device
         self.run: Runner = drain
@@ -198,6 +203,11 @@ class Denoiser:
     def supervision(self) -> str:
         """Name of the supervision: the source that members learn from."""
         return self._settings.supervision
+
+    @property
+    def supervision_settings(self) -> SupervisionSettings:
+        """Settings of learning without clean images."""
+        return self._settings.supervision_settings
 
     @property
     def seed(self) -> int:
@@ -319,6 +329,7 @@ class Denoiser:
         pixel_size: Sequence[float] | None = None,
         unit: str = "px",
         valid: Any = None,
+        noise_model: NoiseModel | None = None,
         regions: Any = None,
     ) -> Plan:
         """Return what is decided before training, with its notes, without training; arguments as in `fit`."""
@@ -330,6 +341,7 @@ class Denoiser:
             pixel_size=pixel_size,
             unit=unit,
             valid=valid,
+            noise_model=noise_model,
         )
         return plan_of(pair, self._settings, _painted(regions))
 
@@ -371,6 +383,7 @@ class Denoiser:
         pixel_size: Sequence[float] | None = None,
         unit: str = "px",
         valid: Any = None,
+        noise_model: NoiseModel | None = None,
         regions: Any = None,
         executor: Executor | None = None,
         resume: Sequence[Member] = (),
@@ -381,9 +394,11 @@ class Denoiser:
         Parameters
         ----------
         noisy : array, (*axes)
-            Numpy, dask or zarr.
-        clean : array
-            The same axes; without ``S`` and ``T`` where scenes are repeats of one field.
+            Numpy, dask or zarr. None for "simulation".
+        clean : array, optional
+            The same axes; without ``S`` and ``T`` where scenes are repeats of one field. Left out for "noise2void"
+            and "thinning"; for "noise2noise" a second noisy image, or left out where ``noisy`` has repeats along
+            ``S`` or ``T``.
         axes : str
             Letters of S, T, C, Z, Y, X in any order.
         channel_names : sequence of str, optional
@@ -394,6 +409,8 @@ class Denoiser:
             Unit of ``pixel_size``.
         valid : array of bool, or "finite", optional
             True where a pixel counts.
+        noise_model : NoiseModel, optional
+            Noise that "simulation" draws on ``clean``.
         regions : array of int, optional
             Painted areas over the space axes, instead of the split: 1 trains, 2 calibrates, 3 (where there
             is any) is what the report is measured on, anything else is left out.
@@ -418,6 +435,7 @@ class Denoiser:
                 pixel_size=pixel_size,
                 unit=unit,
                 valid=valid,
+                noise_model=noise_model,
                 regions=regions,
                 executor=executor,
                 resume=resume,
@@ -435,6 +453,7 @@ class Denoiser:
         pixel_size: Sequence[float] | None = None,
         unit: str = "px",
         valid: Any = None,
+        noise_model: NoiseModel | None = None,
         regions: Any = None,
         executor: Executor | None = None,
         resume: Sequence[Member] = (),
@@ -449,6 +468,7 @@ class Denoiser:
             pixel_size=pixel_size,
             unit=unit,
             valid=valid,
+            noise_model=noise_model,
         )
         model = yield from fit_steps(
             pair,

@@ -20,6 +20,7 @@ from napari_btn.core.evaluation.report import Report
 from napari_btn.core.networks.family import Blueprint, Member, Networks, family_of
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import EnsembleSettings
+from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.damage import reading
 
@@ -100,6 +101,8 @@ class Scores:
         Pixels for the report alone.
     grouping : Grouping, optional
         Group of each pixel, if groups are calibrated separately.
+    noise : ndarray of float, (C,), optional
+        Noise of the target as a share of the residual variance.
     """
 
     held_out: HeldOut
@@ -108,6 +111,7 @@ class Scores:
     notes: tuple[Note, ...] = ()
     reported: HeldOut | None = None
     grouping: Grouping | None = None
+    noise: NDArray[np.floating[Any]] | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -196,6 +200,11 @@ class Model:
         return replace(self, calibrated=replace(self.calibrated, locks=dict(locks)))
 
     @property
+    def shown(self) -> str:
+        """Map that is shown first: "median", or "mean" where targets are noisy."""
+        return supervision_of(self.settings.supervision).shown
+
+    @property
     def caption(self) -> dict[str, Any]:
         """Metadata that every map carries, JSON-ready."""
         calibration, report = self.calibrated.calibration, self.calibrated.report
@@ -206,6 +215,8 @@ class Model:
             **provenance,
             "alpha": calibration.alpha,
             "covers": self.scores.covers,
+            # the median, unless a supervision says otherwise
+            **({} if self.shown == "median" else {"shown": self.shown}),
             "rule": calibration.rule,
             **({} if grouping is None else {"grouped_by": grouping.name}),
             "n_blocks": calibration.n_blocks,
@@ -354,6 +365,7 @@ def _to_bundle(model: Model) -> Bundle:
         "pixel_size": None if learned.pixel_size is None else list(learned.pixel_size),
         "unit": learned.unit,
         "covers": scores.covers,
+        "target_noise": None if scores.noise is None else [float(v) for v in scores.noise],
         "provenance": learned.provenance,
         "profile": None if learned.profile is None else learned.profile.to_dict(),
     }
@@ -393,6 +405,7 @@ def _from_bundle(bundle: Bundle) -> Model:
         covers=values["covers"],
         reported=_held_out_from("reported", bundle, settings.levels) if "reported.target" in arrays else None,
         grouping=_grouping_from(bundle),
+        noise=None if values.get("target_noise") is None else np.asarray(values["target_noise"], float),
     )
     calibration = Calibration.from_dict(values["calibration"])
     calibrated = Calibrated(

@@ -57,7 +57,7 @@ def test_json_keeps_all_settings(settings):
 def test_the_dict_has_the_keys_that_bundles_have():
     assert list(EnsembleSettings().to_dict()) == [
         *("preset", "members", "alpha", "levels", "supervision", "seed"),
-        *("network", "train", "calibration", "tiles"),
+        *("network", "train", "calibration", "tiles", "supervision_settings"),
     ]
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "EnsembleSettings",
     "NetworkSettings",
     "Preset",
+    "SupervisionSettings",
     "TileSettings",
     "TokenMethod",
     "TokenSettings",
@@ -36,6 +37,8 @@ Unit = Literal["auto", "block", "pixel", "image", "risk"]
 Score = Literal["symmetric", "asymmetric", "scaled"]
 Split = Literal["auto", "checkerboard", "time"]
 SplitAxis = Literal["longest", "y", "x", "z"]
+StructAxes = Literal["none", "horizontal", "vertical", "cross", "square"]
+Repeats = Literal["auto", "s", "t"]
 TokenMethod = Literal["kmeans", "mixture", "hdbscan"]
 
 
@@ -231,6 +234,61 @@ class TrainSettings(_Settings):
 
 
 @dataclass(frozen=True)
+class SupervisionSettings(_Settings):
+    """The way in which members learn without clean images.
+
+    Fields that mean the same as in CAREamics have its names.
+
+    Attributes
+    ----------
+    masked_pixel_percentage : float
+        Noise2Void: share of the pixels that are masked at a time, in per cent. An image is predicted in
+        100 / share passes, so that each pixel is predicted while it is masked.
+    roi_size : int
+        Noise2Void: side in pixels of the neighbourhood that replaces a masked pixel, odd.
+    strategy : str
+        Noise2Void: masked pixels get the "median" of their neighbourhood, or a random pixel of it ("uniform").
+    struct_n2v_axes : str
+        Noise2Void: neighbours that are masked as well, where noise is correlated: "none", "horizontal" (along X),
+        "vertical" (along Y), "cross" or "square".
+    struct_n2v_span : int
+        Noise2Void: length of that mask in pixels, odd; noise should be independent beyond half of it.
+    thinnings : int
+        Thinning: random halves of the counts that are predicted and averaged.
+    repeats : str
+        Noise2Noise: axis along which the repeats lie, "s" or "t"; "auto" takes the one that there is.
+    """
+
+    masked_pixel_percentage: float = 10.0
+    roi_size: int = 5
+    strategy: Literal["median", "uniform"] = "median"
+    struct_n2v_axes: StructAxes = "none"
+    struct_n2v_span: int = 5
+    thinnings: int = 8
+    repeats: Repeats = "auto"
+
+    def __post_init__(self) -> None:
+        share = self.masked_pixel_percentage
+        need(1 <= share <= 25, "masked_pixel_percentage", share, "1 to 25 per cent")
+        for name, value, most in (
+            ("roi_size", self.roi_size, 25),
+            ("struct_n2v_span", self.struct_n2v_span, 49),
+        ):
+            need(
+                3 <= value <= most and value % 2 == 1,
+                name,
+                value,
+                f"an odd number of pixels from 3 to {most}",
+            )
+        need(self.strategy in ("median", "uniform"), "strategy", self.strategy, '"median" or "uniform"')
+        names = '"none", "horizontal", "vertical", "cross" or "square"'
+        known = self.struct_n2v_axes in get_args(StructAxes)
+        need(known, "struct_n2v_axes", self.struct_n2v_axes, names)
+        need(1 <= self.thinnings <= 100, "thinnings", self.thinnings, "1 to 100")
+        need(self.repeats in get_args(Repeats), "repeats", self.repeats, '"auto", "s" or "t"')
+
+
+@dataclass(frozen=True)
 class CalibrationSettings(_Settings):
     """The calibration of intervals.
 
@@ -359,10 +417,11 @@ class EnsembleSettings:
     levels : tuple of float
         Quantile levels to learn, increasing, with 0.5 among them.
     supervision : str
-        Data that members learn from; "pair" is a noisy and a clean image.
+        Data that members learn from: "pair" (a noisy and a clean image), "noise2noise" (repeats),
+        "noise2void" (single images), "thinning" (counts) or "simulation" (clean images and a noise model).
     seed : int
         The same seed, data and settings give the same pixels on the CPU.
-    network, train, calibration, tiles : settings
+    network, train, calibration, tiles, supervision_settings : settings
         Settings of the stages.
     """
 
@@ -376,6 +435,7 @@ class EnsembleSettings:
     train: TrainSettings = field(default_factory=lambda: PRESETS["standard"])
     calibration: CalibrationSettings = field(default_factory=CalibrationSettings)
     tiles: TileSettings = field(default_factory=TileSettings)
+    supervision_settings: SupervisionSettings = field(default_factory=SupervisionSettings)
 
     def __post_init__(self) -> None:
         need(self.preset in PRESETS, "preset", self.preset, '"instant", "quick", "standard" or "thorough"')
@@ -413,6 +473,8 @@ class EnsembleSettings:
             "train": TrainSettings.from_dict(train),
             "calibration": CalibrationSettings.from_dict(values["calibration"]),
             "tiles": TileSettings.from_dict(values["tiles"]),
+            # bundles of version 0.1 know pairs alone
+            "supervision_settings": SupervisionSettings.from_dict(values.get("supervision_settings", {})),
         }
         return cls(**{**values, **stages})
 

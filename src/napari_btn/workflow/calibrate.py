@@ -21,7 +21,7 @@ from napari_btn.core.evaluation.report import Judged, report_on
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.model import Calibrated, Scores, distribution_of
-from napari_btn.workflow.inputs import image_for, need_same, over_space, scenes_for
+from napari_btn.workflow.inputs import image_for, need_same, over_space, scenes_for, seen_by
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,7 +87,7 @@ def calibrate_steps(
     learned, scores, view = model.learned, model.scores, None
     if pair is not None:
         yield Progress(0, 1, "Checking the images")
-        view = image_for(model, pair.noisy, pair.axes).view
+        view = seen_by(model, image_for(model, pair.noisy, pair.axes))
         if pair.clean is not None or groups is None:
             _need_groups(scores, groups)
             learned, scores = yield from _scores_on(model, scenes_for(model, pair), settings, compute)
@@ -165,9 +165,10 @@ def _measured_steps(
         alpha=settings.alpha,
         settings=settings.calibration,
     )
-    noise = target_noise(scenes, boxes, held_out)
-    covers, notes = supervision_of(settings.supervision).covers(noise, learned.channel_names)
-    return Scores(held_out=held_out, block_px=block_px, covers=covers, notes=notes)
+    way = supervision_of(settings.supervision)
+    noise = target_noise(scenes, boxes, held_out, way.noise_variance)
+    covers, notes = way.covers(noise, learned.channel_names)
+    return Scores(held_out=held_out, block_px=block_px, covers=covers, notes=notes, noise=noise)
 
 
 def _scores_on(
@@ -175,10 +176,12 @@ def _scores_on(
 ) -> Step[tuple[Learned, Scores]]:
     """Return the scores of other images, of which all pixels calibrate together; a step."""
     yield from scenes.check_steps()
+    way = supervision_of(settings.supervision)
+    doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     yield from need_unseen_steps(model, scenes)
     kind: Kind = "block" if scenes.one_field else "field"
     scores = yield from _measured_steps(model.learned, scenes, scenes.whole(), settings, compute, kind=kind)
-    return replace(model.learned, notes=(), profile=profile_of(scenes.noisy)), scores
+    return replace(model.learned, notes=doubts, profile=profile_of(scenes.noisy)), scores
 
 
 def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:

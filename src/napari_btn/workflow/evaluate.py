@@ -10,7 +10,7 @@ from napari_btn.core.data.image import channel_number
 from napari_btn.core.evaluation.diagnostics import coverage_curve, inside_map, miscoverage_map
 from napari_btn.core.settings import need
 from napari_btn.workflow.calibrate import held_out_intervals, need_unseen_steps
-from napari_btn.workflow.inputs import is_same, need_same, scenes_for
+from napari_btn.workflow.inputs import is_same, need_same, scenes_for, seen_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def missed_share(
     """
     scores, ndim = model.scores, model.blueprint.ndim
     if image is not None:
-        need_same(image.view, scores.held_out)
+        need_same(seen_by(model, image), scores.held_out)
     letters = "ZYX"[-ndim:] if len(shape) == ndim else (axes or model.learned.axes).upper().replace("C", "")
     if len(letters) != len(shape):
         raise ValueError(
@@ -118,6 +118,13 @@ def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -
         return None
     lower, _, upper = _intervals(model)
     return inside_map(model.scores.held_out, lower, upper, shape, axes)
+
+
+def _look_at(view: View, scene: int, at: Sequence[int]) -> View:
+    """Return the view that weighs most in the prediction of a pixel."""
+    box = tuple(slice(int(i), int(i) + 1) for i in at)
+    weights = [1.0 if one.weight is None else float(np.max(one.weight(scene, box))) for one in view.looks]
+    return view.looks[int(np.argmax(weights))].view
 
 
 def _intervals(model: Model) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
@@ -219,6 +226,11 @@ def equivalent_filter_steps(
     number = channel_number(channel, model.channel_names)
     return (
         yield from filter_steps(
-            image.view, model.networks, at, channel=number, scene=scene, device=compute.device
+            _look_at(seen_by(model, image), scene, at),
+            model.networks,
+            at,
+            channel=number,
+            scene=scene,
+            device=compute.device,
         )
     )

@@ -53,16 +53,20 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     ValueError
         If the images can't be trained on.
     """
-    scenes = supervision_of(settings.supervision).scenes(pair)
+    way = supervision_of(settings.supervision)
+    scenes = way.scenes(pair, settings.supervision_settings, seed=settings.seed)
     drain(scenes.check_steps())
-    return _plan(scenes, settings, regions)
+    doubts = drain(way.check_steps(scenes, settings.supervision_settings))
+    return _plan(scenes, settings, regions, doubts)
 
 
-def _plan(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[Any] | None) -> Plan:
-    """Return the plan of a training, with a note if training and held-out parts differ."""
+def _plan(
+    scenes: Scenes, settings: EnsembleSettings, regions: NDArray[Any] | None, doubts: tuple[Note, ...]
+) -> Plan:
+    """Return the plan of a training, with doubts about the data, and a note if training and held-out parts differ."""
     plan = plan_training(scenes, settings, regions)
     unlike = parts_notes(scenes, plan.split, settings.calibration.split)
-    return replace(plan, notes=(*plan.notes, *unlike))
+    return replace(plan, notes=(*doubts, *plan.notes, *unlike))
 
 
 def prepare(compute: Compute) -> None:
@@ -113,13 +117,14 @@ def fit_steps(
 
     way, steps = supervision_of(settings.supervision), settings.members * settings.train.steps
     yield Progress(0, steps, "Checking the images")
-    scenes = way.scenes(pair)
+    scenes = way.scenes(pair, settings.supervision_settings, seed=settings.seed)
     yield from scenes.check_steps()
+    doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     yield Progress(0, steps, "Planning the training")
     if compute.executor is None:
         # early, so that processes start while the training is planned
         prepare(compute)
-    plan = _plan(scenes, settings, regions)
+    plan = _plan(scenes, settings, regions, doubts)
     origin = origin_of(settings.train, plan.blueprint)
     blueprint = origin.wired(plan.blueprint)
     every, instant = origin.members >= settings.members, settings.train.warm_share == 0
@@ -133,7 +138,7 @@ def fit_steps(
     sides = patch_sides(side, own)
     shown = f"{count} patch{'es' if count > 1 else ''} of {' x '.join(str(n) for n in sides)} px"
     yield Progress(0, steps, f"Each step learns from {shown}")
-    train, lesson = yield from way.lesson_steps(learnt, own, train, validation)
+    train, lesson = yield from way.lesson_steps(learnt, own, train, validation, settings.supervision_settings)
     warmth = yield from warm_steps(origin, lesson, blueprint, train, settings.members)
     notes: tuple[Note, ...] = ()
     if instant and warmth.members:
@@ -191,6 +196,7 @@ def _both(asked: TrainSettings, wanted: TrainSettings, chosen: TrainSettings) ->
         steps=chosen.steps if fewer or wanted is asked else asked.steps,
         batch_size=chosen.batch_size,
         patch_px=chosen.patch_px,
+        augment=chosen.augment,
         warm_share=1.0 if fewer and wanted is not asked else asked.warm_share,
     )
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_btn.core.data.image import Image, View, canonical_axes
 from napari_btn.core.data.pairs import Pair
+from napari_btn.core.supervision.registry import supervision_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +29,7 @@ __all__ = [
     "pair_for",
     "pair_of",
     "scenes_for",
+    "seen_by",
 ]
 
 
@@ -40,6 +42,7 @@ def pair_of(
     pixel_size: Sequence[float] | None = None,
     unit: str = "px",
     valid: Any = None,
+    noise_model: Any = None,
 ) -> Pair:
     """Return a `Pair` of user input; lists become arrays.
 
@@ -54,6 +57,8 @@ def pair_of(
     unit : str
     valid : array of bool, or "finite", optional
         True where a pixel counts.
+    noise_model : NoiseModel, optional
+        Noise to simulate, if there is no noisy image.
     """
 
     def array(value: Any) -> Any:
@@ -69,6 +74,7 @@ def pair_of(
         None if pixel_size is None else tuple(np.atleast_1d(np.asarray(pixel_size, float)).tolist()),
         unit,
         array(valid),
+        noise_model=noise_model,
     )
 
 
@@ -137,9 +143,24 @@ def scenes_for(model: Model, pair: Pair) -> Scenes:
     ValueError
         If channels or space axes aren't those of training, or the two images don't fit each other.
     """
-    scenes = pair.views
+    settings = model.settings
+    way = supervision_of(settings.supervision)
+    scenes = way.scenes(pair, settings.supervision_settings, seed=settings.seed)
     _need_fit(scenes.noisy, model)
     return scenes
+
+
+def seen_by(model: Model, image: Image) -> View:
+    """Return an image as the networks of a model see it for a prediction.
+
+    Parameters
+    ----------
+    model : Model
+    image : Image
+    """
+    settings = model.settings
+    way = supervision_of(settings.supervision)
+    return way.seen(image.view, settings.supervision_settings, seed=settings.seed)
 
 
 def _need_fit(view: View, model: Model) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from napari_btn.core.calibration.drift import drift_notes
 from napari_btn.io.maps import open_maps, zarr_maps
 from napari_btn.workflow.calibrate import group_labels_steps
-from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space
+from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -79,7 +79,7 @@ def predict_steps(
     from napari_btn.core.calibration.maps import write_maps_steps
     from napari_btn.core.calibration.prediction import Prediction
 
-    view, calibrated = image.view, model.calibrated
+    view, calibrated = seen_by(model, image), model.calibrated
     mask = None if groups is None else over_space(groups, view.axes, "groups")
     counted: Any = "finite" if isinstance(valid, str) and valid == "finite" else over_scenes(valid, view)
     group, group_notes = yield from group_labels_steps(model, view, mask, compute)

@@ -207,13 +207,22 @@ def refine_steps(
     scenes = scenes_for(model, pair)
     yield from scenes.check_steps()
     way, reach = supervision_of(settings.supervision), model.blueprint.receptive_field
+    if windows and not way.windows:
+        raise ValueError(
+            f'{len(windows)} windows came, and these members learned without clean images ("{way.name}"); windows are '
+            "measured values, which need members that were trained on a pair. Refine without windows, or train on a "
+            "pair."
+        )
+    doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     parts = way.split(scenes, reach, settings.calibration, seed=settings.seed, regions=regions)
     wanted = patches_for(wanted, model.blueprint, parts.train)
     seen = scenes.noisy if image is None else image.view
     plan = yield from _plan_steps(
         model, scenes, parts, windows_of(windows, seen, model.channel_names), seen, patch_px=wanted.patches[1]
     )
-    train, lesson = yield from way.lesson_steps(plan.learnt, plan.boxes, wanted)
+    train, lesson = yield from way.lesson_steps(
+        plan.learnt, plan.boxes, wanted, (), settings.supervision_settings
+    )
     start = Start(model.networks.members, plan.first_draw)
     trained = yield from train_members_steps(
         lesson, model.blueprint, train, settings.members, compute, start=start
@@ -222,7 +231,7 @@ def refine_steps(
         model.learned,
         networks=replace(model.networks, members=trained.members),
         losses={k: (*model.learned.losses.get(k, ()), *v) for k, v in trained.losses.items()},
-        notes=(*plan.notes, *trained.notes, *_regroup_notes(model.scores.grouping)),
+        notes=(*doubts, *plan.notes, *trained.notes, *_regroup_notes(model.scores.grouping)),
         provenance=plan.provenance,
         profile=profile_of(scenes.noisy),
     )

@@ -10,7 +10,7 @@ import numpy as np
 from napari_btn.core.data.image import View, channel_number
 from napari_btn.core.settings import need
 from napari_btn.workflow.evaluate import held_out_inside
-from napari_btn.workflow.inputs import over_scenes
+from napari_btn.workflow.inputs import over_scenes, seen_by
 from napari_btn.workflow.predict import predict_steps
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def tokens_steps(
     from napari_btn.core.inference.latents import EnsembleLatents
     from napari_btn.core.tokens.learn import tokens_steps as cluster_steps
 
-    view = image.view
+    view = seen_by(model, image)
     names = model.channel_names
     known = (
         settings.order_by in names

@@ -13,7 +13,7 @@ from napari_btn.core.calibration.conformal import calibrate
 from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -183,10 +183,31 @@ def block_numbers(
     return side, numbers
 
 
-def target_noise(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> NDArray[np.floating[Any]] | None:
-    """Return the share of the residual variance that is the target's own noise, (C,); None if unknown."""
+def target_noise(
+    scenes: Scenes,
+    boxes: Sequence[Box],
+    held_out: HeldOut,
+    variance: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.floating[Any]] | None] | None = None,
+) -> NDArray[np.floating[Any]] | None:
+    """Return the share of the residual variance that is the target's own noise, (C,); None if unknown.
+
+    Parameters
+    ----------
+    scenes : Scenes
+    boxes : sequence of Box
+        Held-out part.
+    held_out : HeldOut
+    variance : callable, optional
+        Variance of the target's noise (C,) from noisy and target values (C, n); if it is missing or returns None,
+        the finest detail of the target is taken for noise.
+    """
     middle = held_out.levels.index(0.5)
     residual = np.var(held_out.target - held_out.quantiles[middle], axis=1)
+    if variance is not None and held_out.observed is not None:
+        finite = np.isfinite(held_out.observed).all(0)
+        known = variance(held_out.observed[:, finite], held_out.target[:, finite])
+        if known is not None:
+            return np.asarray(known / np.maximum(residual, 1e-30))
     largest = max(boxes, key=lambda b: b.size)
     target = scenes.read_clean(largest.scene, largest.slices)
     # A volume is judged by its plane with most known pixels.

@@ -111,6 +111,11 @@ class Prediction:
         return np.asarray(self.upper[...] - self.lower[...], np.float32)
 
     @property
+    def shown(self) -> str:
+        """Map to look at first: "median", or "mean" where the networks learned from noisy targets."""
+        return str(self.provenance.get("shown", "median"))
+
+    @property
     def mean(self) -> Any:
         """Mean of the predicted distribution, float32: its quantile function integrated over all levels.
 

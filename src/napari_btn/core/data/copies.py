@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.bits import mixed
 from napari_btn.core.data.image import Box
 from napari_btn.core.data.splits import TRAIN
 from napari_btn.core.progress import Progress
@@ -158,19 +159,8 @@ def _pixel_hashes(values: NDArray[np.float32]) -> Hashes:
     made = np.zeros(values.shape[1:], np.uint64)
     for plane in values:
         # adding zero makes -0 a 0
-        made = _mixed(made ^ np.ascontiguousarray(plane + np.float32(0)).view(np.uint32))
+        made = mixed(made ^ np.ascontiguousarray(plane + np.float32(0)).view(np.uint32))
     return made
-
-
-def _mixed(value: Hashes) -> Hashes:
-    """Return well-mixed bits (the finaliser of splitmix64)."""
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value ^= value >> np.uint64(30)
-    value *= np.uint64(0xBF58476D1CE4E5B9)
-    value ^= value >> np.uint64(27)
-    value *= np.uint64(0x94D049BB133111EB)
-    value ^= value >> np.uint64(31)
-    return value
 
 
 def _quick_hashes(pixels: Hashes, radius: int) -> Hashes:
@@ -185,19 +175,19 @@ def _quick_hashes(pixels: Hashes, radius: int) -> Hashes:
             box[1:] -= summed[:-width]
             total = np.moveaxis(box, 0, axis)
         inner = tuple(slice(radius - reach, n - (radius - reach)) for n in total.shape)
-        made = _mixed(made + total[inner])
+        made = mixed(made + total[inner])
     return made
 
 
 def _whole_hashes(windows: Hashes) -> Hashes:
     """Return the smallest hash of each window, (n, *side), over its flips and quarter turns."""
     shape = windows.shape[1:]
-    weights = _mixed(np.arange(np.prod(shape, dtype=int), dtype=np.uint64)).reshape(shape) | np.uint64(1)
+    weights = mixed(np.arange(np.prod(shape, dtype=int), dtype=np.uint64)).reshape(shape) | np.uint64(1)
     flat, made = windows.reshape(len(windows), weights.size), []
     for turned in (weights, weights.swapaxes(-1, -2)):
         for flipped in itertools.product((1, -1), repeat=len(shape)):
             one = np.ascontiguousarray(turned[tuple(slice(None, None, step) for step in flipped)])
-            made.append(_mixed((flat * one.ravel()).sum(axis=1, dtype=np.uint64)))
+            made.append(mixed((flat * one.ravel()).sum(axis=1, dtype=np.uint64)))
     return np.asarray(np.min(made, axis=0), np.uint64)
 
 

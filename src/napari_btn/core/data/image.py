@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -19,6 +19,7 @@ __all__ = [
     "SPACE",
     "Box",
     "Image",
+    "Look",
     "View",
     "canonical_axes",
     "channel_number",
@@ -137,6 +138,11 @@ class View:
         self.ndim = len(self.space)
         self.n_frames = size.get("T", 1)
 
+    @property
+    def looks(self) -> tuple[Look, ...]:
+        """Views whose predictions are summed with their weights; an image itself is the only one."""
+        return (Look(self),)
+
     def _index(self, scene: int, box: Sequence[slice] | None) -> tuple[tuple[int | slice, ...], list[str]]:
         """Return the index of a scene's box in the array, and the remaining axes."""
         where = dict(zip(self.space_axes, box, strict=True)) if box is not None else {}
@@ -165,6 +171,22 @@ class View:
         if "C" not in left:
             values, order = values[0], order[1:]
         self.array[index] = values.transpose([order.index(a) for a in left])
+
+
+@dataclass(frozen=True)
+class Look:
+    """One of the views in which networks see an image, and its weight in their prediction.
+
+    Parameters
+    ----------
+    view : View
+        The image as the networks see it, in the shape of the image.
+    weight : callable, optional
+        Weight of each pixel (*box) in the sum over all looks, of a scene and a box; by default 1.
+    """
+
+    view: View
+    weight: Callable[[int, Sequence[slice]], NDArray[np.float32]] | None = None
 
 
 def channel_number(channel: str | int | None, names: Sequence[str]) -> int:

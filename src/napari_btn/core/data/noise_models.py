@@ -9,8 +9,9 @@ import numpy as np
 from scipy import special
 
 from napari_btn.core.data import photon_transfer
-from napari_btn.core.data.image import View, canonical_axes, middle_of_space
-from napari_btn.core.data.registration import registration_shift
+from napari_btn.core.data.defects import step_of
+from napari_btn.core.data.noise_frames import LEAST_PIXELS, NoiseFrames, read_noise_frames
+from napari_btn.core.progress import Progress, Step, drain
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["NoiseModel"]
 
-_PAIRS = 64  # frames that are compared at most
-_SIDE = 1024  # pixels along Y and X that are read at most
 _CORRELATED = 0.1  # a smaller autocorrelation counts as none
 _CORRELATED_IMAGE = 0.25  # the same for one image, where texture gives up to 0.2
+_MOVED = 0.3  # autocorrelation of differences of frames above which something may have moved
+_MUCH = 1.5  # more variance between frames than within one: something did move
 _SUMMED = 25.0  # up to so many expected counts, Poisson and read-out noise are convolved exactly
 
 
@@ -150,26 +151,31 @@ class NoiseModel:
         ----------
         Janesick, Photon Transfer (SPIE Press, 2007), chapter 5.
         """
-        if not hasattr(frames, "shape"):
-            frames = np.asarray(frames)
-        axes = canonical_axes(axes, len(frames.shape), "frames")
-        view = View(frames, axes, "frames")
-        if min(view.space[-2:]) < 16:
-            raise ValueError(
-                f"The image has {view.space[-1]} x {view.space[-2]} px; noise is measured on at least 16 x 16. "
-                "Give a larger image."
-            )
+        seen = drain(read_noise_frames(frames, axes, valid=valid))
+        return drain(cls.fit_steps(seen, offset=offset, excess=excess))
+
+    @classmethod
+    def fit_steps(
+        cls, seen: NoiseFrames, *, offset: float | Sequence[float] | None = None, excess: float = 1.0
+    ) -> Step[Self]:
+        """Fit the noise of frames that were read; see `fit`.
+
+        Raises
+        ------
+        ValueError
+            If ``offset`` or ``excess`` is out of range.
+        """
         need(np.isfinite(excess) and excess >= 1, "excess", excess, "1 or more")
-        offsets = _offsets(offset, view.n_channels)
-        stack, mask = _read(view, valid)
-        source = _source(view, stack)
-        parts = [_fit_channel(stack[:, c], mask, source, offsets[c], excess) for c in range(view.n_channels)]
-        return cls(
-            source=source,
-            correlation=np.stack([p.pop("correlation") for p in parts]),
-            curve=tuple(p.pop("curve") for p in parts),
-            **{name: np.array([p[name] for p in parts]) for name in parts[0]},
-        )
+        channels = seen.stack.shape[1]
+        offsets = _offsets(offset, channels)
+        parts: list[dict[str, Any]] = []
+        for c in range(channels):
+            yield Progress(c, channels, "Measuring the noise")
+            parts.append(_fit_channel(seen, c, offsets[c], excess))
+        correlation = np.stack([p.pop("correlation") for p in parts])
+        curve = tuple(p.pop("curve") for p in parts)
+        values = {name: np.array([p[name] for p in parts]) for name in parts[0]}
+        return cls(source=seen.source, correlation=correlation, curve=curve, **values)
 
     def variance(self, signal: ArrayLike, channel: int = 0) -> NDArray[np.float64]:
         """Return the variance of the noise at each value of the clean signal."""
@@ -389,70 +395,32 @@ def _offsets(offset: float | Sequence[float] | None, channels: int) -> list[floa
     return [float(v) for v in np.broadcast_to(values, channels)]
 
 
-def _read(view: View, valid: NDArray[np.bool_] | None) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return up to 65 frames (n, C, *space) of the middle of the field, and where pixels are known."""
-    middle = (
-        middle_of_space(view.space)
-        if view.ndim == 3
-        else tuple(slice(max(n - _SIDE, 0) // 2, max(n - _SIDE, 0) // 2 + min(n, _SIDE)) for n in view.space)
-    )
-    stack = np.stack([view.read(s, middle) for s in range(min(view.n_scenes, _PAIRS + 1))])
-    mask = np.asarray(np.isfinite(stack).all((0, 1)), bool)
-    if valid is not None:
-        if np.shape(valid) != view.space:
-            raise ValueError(
-                f"valid has shape {np.shape(valid)}, the image {view.space} along {view.space_axes}; "
-                "they must match. Crop one of them."
-            )
-        mask &= np.asarray(valid, bool)[middle]
-    if mask.sum() < 256:
-        raise ValueError(
-            f"{int(mask.sum())} pixels are known; noise is measured on at least 256. Mask fewer, or give more."
-        )
-    stack = np.where(mask, stack, 0).astype(np.float32)
-    flat = stack[:, :, mask]
-    if (np.ptp(flat, axis=2) == 0).all(0).any():
-        raise ValueError("A channel is constant, so it has no noise to measure; choose another image.")
-    return stack, mask
-
-
-def _source(view: View, stack: NDArray[np.float32]) -> str:
-    """Return what the frames are: "frames" of a series, "repeats" of one field, or an "image" each."""
-    if len(stack) < 2:
-        return "image"
-    if "T" in view.axes and view.n_frames > 1:
-        return "frames"
-    # repeats of one field differ by noise only: their difference has no structure on a coarse scale
-    before, after = (_coarse(stack[i].mean(0)) for i in (0, 1))
-    agree = np.corrcoef(before.ravel(), after.ravel())[0, 1]
-    return "repeats" if np.isfinite(agree) and agree > 0.5 else "image"
-
-
-def _coarse(image: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the means of blocks of 8 x 8 px."""
-    h, w = (n // 8 * 8 for n in image.shape[-2:])
-    cut = image[..., :h, :w].reshape(*image.shape[:-2], h // 8, 8, w // 8, 8)
-    return np.asarray(cut.mean((-3, -1), dtype=np.float64))
-
-
-def _fit_channel(
-    frames: NDArray[np.float32], mask: NDArray[np.bool_], source: str, offset: float | None, excess: float
-) -> dict[str, Any]:
+def _fit_channel(seen: NoiseFrames, c: int, offset: float | None, excess: float) -> dict[str, Any]:
     """Return the fields of one channel of the model."""
-    step = _step(frames[:, mask])
-    top = _saturation(frames[:, mask])
-    known = mask & (frames < top).all(0)
+    source, frames = seen.source, seen.stack[:, c]
+    known = seen.inside & (seen.defects.kinds[c] == 0)
+    if known.sum() < LEAST_PIXELS:
+        raise ValueError(
+            f"{int(known.sum())} pixels of channel {c} are neither saturated nor defect; noise is measured on at "
+            f"least {LEAST_PIXELS}. Give a less exposed image."
+        )
     if source == "image":
         measured = _pooled([photon_transfer.transfer_of_image(f, known) for f in frames[:8]])
     else:
-        aligned, inside = _aligned(frames, known) if source == "frames" else (frames, known)
-        measured = photon_transfer.transfer_of_frames(aligned, inside, moving=source == "frames")
+        measured = photon_transfer.transfer_of_frames(frames, known, moving=source == "frames")
+        if source == "frames" and (measured.correlation[-2:, 1] > _MOVED).all():
+            # what is left of motion is correlated along both axes; one frame has none
+            alone = _pooled([photon_transfer.transfer_of_image(f, known) for f in frames[:8]])
+            if _total(measured) > _MUCH * _total(alone):
+                measured = alone
+    step = step_of(frames[:, known])
     line = photon_transfer.fit_line(
         measured.mean,
         measured.variance,
         measured.count,
         offset=offset,
         curved=5.0 if source == "image" else 3.0,
+        counts=step > 0 and float(frames[:, known].min()) >= 0,
     )
     gain = max(line.slope, 0.0)
     curvature = max(line.curvature, 0.0)
@@ -471,12 +439,17 @@ def _fit_channel(
         "excess": excess,
         "multiplicative": curvature,
         "step": step,
-        "saturation": top,
+        "saturation": float(seen.defects.saturation[c]),
         "gain_se": line.slope_se / excess,
         "fano_se": line.ratio_se,
         "correlation": measured.correlation,
         "curve": np.stack([measured.mean, measured.variance]),
     }
+
+
+def _total(measured: photon_transfer.Transfer) -> float:
+    """Return the mean variance of the noise, over all pixels."""
+    return float(np.average(measured.variance, weights=measured.count))
 
 
 def _pooled(parts: list[photon_transfer.Transfer]) -> photon_transfer.Transfer:
@@ -487,48 +460,6 @@ def _pooled(parts: list[photon_transfer.Transfer]) -> photon_transfer.Transfer:
         count=np.concatenate([p.count for p in parts]),
         correlation=np.mean([p.correlation for p in parts], axis=0),
     )
-
-
-def _aligned(
-    frames: NDArray[np.float32], known: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return frames moved by whole pixels onto the first, so that noise stays independent, and what they share."""
-    if min(frames.shape[1:]) < 32:
-        return frames, known
-    moved, inside = [frames[0]], known.copy()
-    filled = np.where(known, frames, frames[:, known].mean())
-    for frame, image in zip(frames[1:], filled[1:], strict=True):
-        found = registration_shift(filled[:1], image[None].astype(np.float32))
-        shift = tuple(round(s) for s in found) if found is not None else (0,) * known.ndim
-        axes = tuple(range(known.ndim))
-        moved.append(np.roll(frame, shift, axes))
-        here = np.roll(known, shift, axes)
-        for axis, s in enumerate(shift):
-            edge = [slice(None)] * known.ndim
-            edge[axis] = slice(0, s) if s > 0 else slice(known.shape[axis] + s, None)
-            here[tuple(edge)] = False
-        inside &= here
-    return (np.stack(moved), inside) if inside.sum() >= 256 else (frames, known)
-
-
-def _step(values: NDArray[np.float32]) -> float:
-    """Return the step between digitised values; 0 for continuous ones."""
-    some = values.ravel()[:: max(values.size // 100_000, 1)].astype(np.float64)
-    levels = np.unique(some)
-    if len(levels) < 2 or len(levels) > 0.5 * some.size:
-        return 0.0
-    step = float(np.diff(levels).min())
-    multiple = (levels - levels[0]) / step
-    return step if np.abs(multiple - np.round(multiple)).max() < 0.01 else 0.0
-
-
-def _saturation(values: NDArray[np.float32]) -> float:
-    """Return the largest value if a spike of pixels has it; infinity else."""
-    top = float(values.max())
-    at = int((values == top).sum())
-    span = 0.02 * (top - float(np.median(values)))
-    near = int(((values < top) & (values > top - span)).sum())
-    return top if at >= 16 and at > 3 * near and top > 8 * max(span, 0) else np.inf
 
 
 def _normal(

@@ -48,6 +48,8 @@ class Pair:
         are finite in all channels of both images.
     name : str
         Name for layers and files.
+    noise_model : NoiseModel, optional
+        Noise to simulate on ``clean``, if there is no noisy image.
     """
 
     noisy: Any
@@ -58,6 +60,7 @@ class Pair:
     unit: str = "px"
     valid: Any = None
     name: str = ""
+    noise_model: Any = None
 
     @cached_property
     def clean_axes(self) -> str:
@@ -134,11 +137,11 @@ class _Finite(View):
 
     def __init__(self, noisy: View, clean: View) -> None:
         super().__init__(clean.array, clean.axes, "valid")
-        self._noisy, self.n_channels = noisy, 1
+        self._noisy, self._clean, self.n_channels = noisy, clean, 1
 
     def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
         """Return one scene, or a box of it, as (1, *space): 1 where a pixel counts."""
-        finite = np.isfinite(super().read(scene, box)).min(axis=0, keepdims=True)
+        finite = np.isfinite(self._clean.read(scene, box)).min(axis=0, keepdims=True)
         for s in (scene,) if self.n_scenes > 1 else range(self._noisy.n_scenes):
             finite = finite & np.isfinite(self._noisy.read(s, box)).min(axis=0, keepdims=True)
         return np.asarray(finite, np.float32)
@@ -170,7 +173,10 @@ def _valid_view(valid: Any, noisy: View, clean: View) -> View | None:
 class Scenes:
     """Views of the noisy and clean scenes; one clean scene may belong to all noisy ones.
 
-    ``z_step`` is the distance of two planes of a volume, in pixels of Y and X.
+    ``z_step`` is the distance of two planes of a volume, in pixels of Y and X. ``own_target`` is True if the
+    noisy image is its own target, because members see other pixels than those that they are judged on.
+    ``shared_field`` is True if all scenes show one field although each has its own target. ``names`` are the
+    names of target and input in notes.
     """
 
     noisy: View
@@ -178,6 +184,9 @@ class Scenes:
     channel_names: tuple[str, ...]
     valid: View | None = None
     z_step: float = 1.0
+    own_target: bool = False
+    shared_field: bool = False
+    names: tuple[str, str] = ("Clean", "noisy")
 
     @property
     def repeats(self) -> bool:
@@ -187,7 +196,7 @@ class Scenes:
     @property
     def n_fields(self) -> int:
         """Number of fields of view: scenes with targets of their own; frames of a series share a field."""
-        return 1 if self.repeats else self.noisy.n_scenes // self.noisy.n_frames
+        return 1 if self.repeats or self.shared_field else self.noisy.n_scenes // self.noisy.n_frames
 
     @property
     def one_field(self) -> bool:
@@ -256,7 +265,7 @@ class Scenes:
         ValueError
             If an image is constant, not finite or out of range, or both images are the same.
         """
-        if self.noisy.array is self.clean.array:
+        if self.noisy.array is self.clean.array and not self.own_target:
             raise ValueError(
                 "Noisy and clean are the same image; pick the clean (slow) acquisition as clean."
             )
@@ -278,7 +287,7 @@ class Scenes:
                     f"{name.capitalize()} has {much}; squares of it don't fit 32-bit numbers. "
                     f"{'Divide' if largest > _LARGEST else 'Multiply'} it by a constant, or take another unit."
                 )
-        if equal:
+        if equal and not self.own_target:
             raise ValueError(
                 "Noisy and clean hold the same values; pick the clean (slow) acquisition as clean: "
                 "an image can't be its own target."

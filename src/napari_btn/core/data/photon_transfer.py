@@ -24,6 +24,8 @@ _MOVED = 0.02  # more variance at edges than elsewhere, above which frames moved
 _BLOCK = 8
 _COARSE = 15.0  # coarser Haar details of a block
 _PASSES = 5
+_NUGGET = 3.0
+_PREFERRED = 4.0  # twice the log likelihood that counts may fit worse
 _CORRELATED = 0.25  # texture alone gives less
 
 
@@ -166,7 +168,7 @@ def transfer_of_image(image: NDArray[np.float32], known: NDArray[np.bool_]) -> T
     share = np.maximum(n_whole, 1)
     block_mean = (_blocks(average, 4) * whole).sum(-1) / share
     block_variance = (_blocks(fine**2, 4) * whole).sum(-1) / share
-    bins = _bins(block_mean, n_whole >= 8, least=24)
+    bins = _bins(block_mean, n_whole >= 8, least=6)
     limit = _flat_limit(bins, energy)
     flat = np.where(energy <= limit, bins, -1)
     for _ in range(_PASSES):
@@ -187,6 +189,7 @@ def fit_line(
     *,
     offset: float | None = None,
     curved: float = _SIGNIFICANT,
+    counts: bool = False,
 ) -> Line:
     """Fit the photon-transfer line with as few terms as the points need.
 
@@ -201,6 +204,8 @@ def fit_line(
         Value without light, if known: ratios are then taken above it.
     curved : float
         Standard errors that the quadratic term must exceed; more for one image, where structure imitates it.
+    counts : bool
+        Values may be counts: variance in proportion to the mean is preferred where points can't decide.
     """
     origin = offset or 0.0
     total = float((count * (mean - origin)).sum())
@@ -208,14 +213,17 @@ def fit_line(
     spread = 2 * variance**2 + 0.5 * abs(ratio if np.isfinite(ratio) else 0.0) ** 2 * variance
     ratio_se = float(np.sqrt((count * spread).sum())) / total if total > 0 else np.nan
     candidates: list[tuple[int, ...]] = [(0,)]
+    proportional = offset is None and mean.min() >= 0
+    if counts and proportional:
+        candidates.append((1,))
     if len(mean) >= 3 and np.ptp(mean) > 1e-3 * max(float(np.abs(mean).max()), 1e-30):
         candidates.append((0, 1))
-        if offset is None and mean.min() >= 0:
+        if proportional and not counts:
             candidates.append((1,))
-    if len(candidates) > 1 and len(mean) >= 6:
+    if (0, 1) in candidates and len(mean) >= 6:
         candidates.append((0, 1, 2))
     fits = {terms: _weighted_fit(mean, variance, count, terms) for terms in candidates}
-    chosen = _fewest_terms(fits, curved)
+    chosen = _fewest_terms(fits, curved, counts)
     coefficients, errors, _ = fits[chosen]
     value = dict(zip(chosen, coefficients, strict=True))
     error = dict(zip(chosen, errors, strict=True))
@@ -223,7 +231,9 @@ def fit_line(
 
 
 def _fewest_terms(
-    fits: dict[tuple[int, ...], tuple[NDArray[np.float64], NDArray[np.float64], float]], curved: float
+    fits: dict[tuple[int, ...], tuple[NDArray[np.float64], NDArray[np.float64], float]],
+    curved: float,
+    counts: bool,
 ) -> tuple[int, ...]:
     """Return the fewest terms that the points need."""
     if (0, 1, 2) in fits:
@@ -231,11 +241,12 @@ def _fewest_terms(
         if value[2] > curved * error[2]:
             return 0, 1, 2
     if (0, 1) not in fits:
-        return (0,)
+        return (1,) if (1,) in fits else (0,)
     value, error, _ = fits[0, 1]
     grows = value[1] > _SIGNIFICANT * error[1]
     starts = abs(value[0]) > _SIGNIFICANT * error[0]
-    if (1,) in fits and not starts and (grows or fits[1,][2] < fits[0,][2]):
+    undecided = not grows and (1,) in fits and fits[1,][2] < fits[0,][2] + (_PREFERRED if counts else 0)
+    if (1,) in fits and (undecided or (grows and not starts)):
         return (1,)
     return (0, 1) if grows else (0,)
 
@@ -394,7 +405,20 @@ def _correlation_of_flat(image: NDArray[np.float64], known: NDArray[np.bool_]) -
         grid = blocks.reshape(n, rows, columns, side, side).transpose(0, 1, 3, 2, 4)
         return grid.reshape(*image.shape[:-2], rows * side, columns * side)
 
-    return _autocorrelation(whole(z)[None], whole(mask & inside[..., None]))
+    return _without_texture(_autocorrelation(whole(z)[None], whole(mask & inside[..., None])))
+
+
+def _without_texture(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the autocorrelation without that of texture, which lies alike along Y and X under independent noise."""
+    plane = correlation[-2:, 1:3]
+    if not np.isfinite(plane).all() or plane[:, 0].min() < 0.5 * plane[:, 0].max():
+        return correlation
+    # independent noise makes the fall from lag 0 to 1 steep beside the next one
+    falls = (1 - plane[:, 0]) > _NUGGET * np.maximum(plane[:, 0] - plane[:, 1], 0)
+    if falls.all() and (plane[:, 0] > _CORRELATED / 2).all():
+        correlation = correlation.copy()
+        correlation[:, 1:] = np.where(np.isnan(correlation[:, 1:]), np.nan, 0.0)
+    return correlation
 
 
 def _autocorrelation(z: NDArray[np.float64], inside: NDArray[np.bool_]) -> NDArray[np.float64]:

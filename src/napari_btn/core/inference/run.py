@@ -197,7 +197,7 @@ def tile_quantiles(
     Parameters
     ----------
     source : View
-        Noisy image.
+        Noisy image; quantiles are summed over its looks.
     regions : sequence of Box
         Boxes to predict; halos are read beyond them.
     networks : Networks
@@ -213,22 +213,28 @@ def tile_quantiles(
     plan = [
         (box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices, aligned)
     ]
-    work = len(members) * sum(box.size for box in regions)
+    looks = source.looks
+    work = len(members) * len(looks) * sum(box.size for box in regions)
     card = None if device == "cpu" else _Card(blueprint, device)
     pool: Executor = Inline() if executor is None or card is not None else executor
     if executor is None and card is None:
         pool = Inline() if work < INLINE_WORK[source.ndim] else process_pool()
-    total, n = len(plan) * len(members), len(members)
+    n, passes = len(members), len(looks)
+    units = n * passes
+    total = len(plan) * units
     # number of tiles in progress, so that all workers are busy while one tile is averaged
-    ahead = 0 if isinstance(pool, Inline) else max(2, 1 + -(-slots(pool) // n))
+    ahead = 0 if isinstance(pool, Inline) else max(2, 1 + -(-slots(pool) // units))
     pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
     todo = iter(plan)
     done, stop = 0, StopSign()
+    # quantiles of a member in its looks so far
+    summed = np.zeros((), np.float32)
 
     def send(scene: int, tile: Tile, first: int = 0) -> Iterator[Future[Any]]:
-        """Submit a tile for one member after another."""
-        x = source.read_finite(scene, tile.read)
-        for member in members[first:]:
+        """Submit a tile for one member after another, each in all looks."""
+        seen = [look.view.read_finite(scene, tile.read) for look in looks]
+        for unit in range(first, units):
+            member, x = members[unit // passes], seen[unit % passes]
             if card is not None:
                 yield pool.submit(card.quantiles, member, x, tile.keep)
             else:
@@ -243,9 +249,10 @@ def tile_quantiles(
                 pool, ahead = _without_workers(executor, error), 0
             # inline, a member runs only when its result is needed, so that a stop waits for one member
             futures = pending[0][2] if pending else send(scene, tile)
-            for k in range(n):
+            for unit in range(units):
+                k, look = divmod(unit, passes)
                 future = futures.popleft() if isinstance(futures, deque) else next(futures)
-                note = f"Predicting tile {done // n + 1} of {len(plan)}"
+                note = f"Predicting tile {done // units + 1} of {len(plan)}"
                 yield Progress(done, total, note), None
                 while not future.done():
                     wait([future], timeout=0.2)
@@ -254,8 +261,14 @@ def tile_quantiles(
                     q = future.result()
                 except BrokenExecutor as error:
                     pool, ahead = _without_workers(executor, error), 0
-                    q = next(send(scene, tile, k)).result()
+                    q = next(send(scene, tile, unit)).result()
                 done += 1
+                if (weight := looks[look].weight) is not None:
+                    q = q * weight(scene, tile.write)
+                q = q if look == 0 else summed + q
+                if look < passes - 1:
+                    summed = q
+                    continue
                 median = q[blueprint.levels.index(0.5)]
                 if k == 0:
                     # differences from the first median, whose squares keep more digits

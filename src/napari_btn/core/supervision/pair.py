@@ -9,26 +9,33 @@ import numpy as np
 
 from napari_btn.core.data.splits import split
 from napari_btn.core.progress import Note
+from napari_btn.core.settings import SupervisionSettings
 from napari_btn.core.supervision.patches import Lesson
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Literal
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.data.image import Box
+    from napari_btn.core.data.image import Box, View
     from napari_btn.core.data.pairs import Pair, Scenes
     from napari_btn.core.data.splits import Split
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import CalibrationSettings, TrainSettings
 
-__all__ = ["PAIR", "PairSupervision"]
+__all__ = ["DEFAULT", "PAIR", "PairSupervision"]
 
 _NOISELESS, _NOISY = 0.01, 0.1  # noise of the target as a share of the residual variance
+
+DEFAULT = SupervisionSettings()
+"""Settings of a supervision that has none of its own."""
 
 
 class PairSupervision:
     """Supervised learning of the clean image from the noisy one, as a `Supervision`.
+
+    Other supervisions inherit what they have in common with it.
 
     References
     ----------
@@ -38,10 +45,19 @@ class PairSupervision:
     name = "pair"
     title = "Clean image"
     help = "A noisy and a clean image of the same scene."
+    shown: Literal["median", "mean"] = "median"
+    windows = True
 
-    def scenes(self, pair: Pair) -> Scenes:
+    def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return noisy and clean; raise ``ValueError`` if clean is missing or does not fit."""
+        del settings, seed
         return pair.views
+
+    def check_steps(self, scenes: Scenes, settings: SupervisionSettings = DEFAULT) -> Step[tuple[Note, ...]]:
+        """Return no notes: any two images will do; a step."""
+        del scenes, settings
+        yield from ()
+        return ()
 
     def split(
         self,
@@ -59,15 +75,33 @@ class PairSupervision:
         return replace(parts, notes=(*mismatch_notes(scenes), *parts.notes))
 
     def lesson_steps(
-        self, scenes: Scenes, boxes: Sequence[Box], train: TrainSettings, validation: Sequence[Box] = ()
+        self,
+        scenes: Scenes,
+        boxes: Sequence[Box],
+        train: TrainSettings,
+        validation: Sequence[Box] = (),
+        settings: SupervisionSettings = DEFAULT,
     ) -> Step[tuple[TrainSettings, Lesson]]:
         """Return noisy and clean patches, and settings with fewer steps if the image is small; a step."""
         # scipy, which takes a while to load, is not needed to list the ways of learning
         from napari_btn.core.supervision.redraw import against_overfitting
 
-        settings, redraw = yield from against_overfitting(scenes, boxes, train)
+        del settings
+        train, redraw = yield from against_overfitting(scenes, boxes, train)
         patch = None if redraw is None else redraw.patch
-        return settings, Lesson(scenes, tuple(boxes), tuple(validation), patch)
+        return train, Lesson(scenes, tuple(boxes), tuple(validation), patch)
+
+    def seen(self, image: View, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> View:
+        """Return the image itself."""
+        del settings, seed
+        return image
+
+    def noise_variance(
+        self, observed: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]
+    ) -> NDArray[np.floating[Any]] | None:
+        """Return None: the noise of the target must be estimated from its detail."""
+        del observed, target
+        return None
 
     def covers(
         self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
     Patch = tuple[NDArray[np.float32], NDArray[np.float32]]
     Redraw = Callable[[int, Sequence[slice], Patch, np.random.Generator], Patch]
+    Example = Callable[[int, Sequence[slice], Patch, np.random.Generator], Patch]
 
-__all__ = ["Lesson", "patch_sides", "patches_for", "step_bytes"]
+__all__ = ["Lesson", "patch_sides", "patches_for", "step_bytes", "within_passes"]
 
 # By the number of space axes: least and largest side, usual number of patches in a step at the least side,
 # and the fewest. The presets were measured with the usual numbers.
@@ -32,6 +33,7 @@ _MOST = 16
 _TRIES = 100  # most draws of a patch until it holds a pixel that counts
 _SEEN = 4 / 3  # side of a patch in receptive fields; in smaller ones nearly all pixels are close to a border
 _STEP_BYTES = 2**29
+_FEWEST_STEPS = 100  # training steps for an image of any size
 
 
 def step_bytes(blueprint: Blueprint, pixels: int) -> int:
@@ -108,6 +110,24 @@ def patch_sides(side: int, boxes: Sequence[Box]) -> tuple[int, ...]:
     return tuple(min(side, *lengths) for lengths in zip(*(box.shape for box in boxes), strict=True))
 
 
+def within_passes(train: TrainSettings, boxes: Sequence[Box], factor: float = 1.0) -> TrainSettings:
+    """Return the settings with fewer steps if members would see pixels too often.
+
+    Parameters
+    ----------
+    train : TrainSettings
+        Settings with patch size and number chosen.
+    boxes : sequence of Box
+        Training part.
+    factor : float
+        How many times more often than ``train.passes`` a pixel may be seen, because its noise changes.
+    """
+    count, side = train.patches
+    batch = count * math.prod(patch_sides(side, boxes))
+    allowed = max(round(factor * train.passes * sum(box.size for box in boxes) / batch), _FEWEST_STEPS)
+    return replace(train, steps=min(train.steps, allowed))
+
+
 @dataclass(frozen=True, eq=False)
 class Lesson:
     """The training data of members: images, their training part, and the draw of patches.
@@ -122,12 +142,17 @@ class Lesson:
         Part that early stopping validates on; empty for no early stopping.
     redraw : callable, optional
         Returns a patch, given the number of its box, its crop, its input and target, and a generator.
+        Applied only if patches are augmented.
+    example : callable, optional
+        Returns input and target of a patch, given the number of its scene, its crop, its values in both
+        images, and a generator. Always applied: it makes the task that members learn.
     """
 
     scenes: Scenes
     boxes: tuple[Box, ...]
     validation: tuple[Box, ...] = ()
     redraw: Redraw | None = None
+    example: Example | None = None
 
     def draw(
         self,
@@ -165,6 +190,8 @@ class Lesson:
                 x, y = (read(boxes[index].scene, crop) for read in (scenes.read_noisy, scenes.read_clean))
                 if self.redraw is not None and augment:
                     x, y = self.redraw(int(index), crop, (x, y), rng)
+                if self.example is not None:
+                    x, y = self.example(boxes[index].scene, crop, (x, y), rng)
                 if scenes.valid is None or np.isfinite(y).any():
                     break
             if augment:

@@ -8,7 +8,7 @@ command line, the settings and the dock offer what is listed there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from napari_btn.core.registry import Registry
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from napari_btn.core.data.image import Box
+    from napari_btn.core.data.image import Box, View
     from napari_btn.core.data.pairs import Pair, Scenes
     from napari_btn.core.data.splits import Split
     from napari_btn.core.progress import Note, Step
-    from napari_btn.core.settings import CalibrationSettings, TrainSettings
+    from napari_btn.core.settings import CalibrationSettings, SupervisionSettings, TrainSettings
     from napari_btn.core.supervision.patches import Lesson
 
 __all__ = ["SUPERVISIONS", "Supervision", "supervision_of"]
@@ -43,13 +43,38 @@ class Supervision(Protocol):
     def help(self) -> str:
         """One sentence on the data that are needed, for tooltip and command line."""
 
-    def scenes(self, pair: Pair) -> Scenes:
+    @property
+    def shown(self) -> Literal["median", "mean"]:
+        """Map that is shown first: the mean where targets are noisy, since skewed noise moves the median."""
+
+    @property
+    def windows(self) -> bool:
+        """True if windows that were measured again can train together with the images."""
+
+    def scenes(self, pair: Pair, settings: SupervisionSettings, *, seed: int) -> Scenes:
         """Return inputs and targets of the images, read on demand; values are not yet checked.
+
+        Parameters
+        ----------
+        pair : Pair
+            What the user gave; ``noisy`` or ``clean`` may be None.
+        settings : SupervisionSettings
+        seed : int
+            Seed of noise that is drawn once.
 
         Raises
         ------
         ValueError
             If the data don't permit this supervision; the message says what to do instead.
+        """
+
+    def check_steps(self, scenes: Scenes, settings: SupervisionSettings) -> Step[tuple[Note, ...]]:
+        """Check the values against what this supervision assumes, and return notes on doubts; a step.
+
+        Raises
+        ------
+        ValueError
+            If the values don't permit this supervision; the message says what to do instead.
         """
 
     def split(
@@ -64,9 +89,22 @@ class Supervision(Protocol):
         """Return the training and held-out parts, at least ``rf_px`` apart."""
 
     def lesson_steps(
-        self, scenes: Scenes, boxes: Sequence[Box], train: TrainSettings, validation: Sequence[Box] = ()
+        self,
+        scenes: Scenes,
+        boxes: Sequence[Box],
+        train: TrainSettings,
+        validation: Sequence[Box],
+        settings: SupervisionSettings,
     ) -> Step[tuple[TrainSettings, Lesson]]:
         """Return the settings adapted to the data, and the source of patches; a step."""
+
+    def seen(self, image: View, settings: SupervisionSettings, *, seed: int) -> View:
+        """Return an image as the networks see it for a prediction, with its `View.looks`."""
+
+    def noise_variance(
+        self, observed: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]
+    ) -> NDArray[np.floating[Any]] | None:
+        """Return the variance of the target's own noise, (C,), from held-out values (C, n); None if unknown."""
 
     def covers(
         self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
@@ -82,7 +120,14 @@ class Supervision(Protocol):
 
 
 SUPERVISIONS: Registry[Supervision] = Registry(
-    "napari_btn.supervisions", {"pair": "napari_btn.core.supervision.pair:PAIR"}
+    "napari_btn.supervisions",
+    {
+        "pair": "napari_btn.core.supervision.pair:PAIR",
+        "noise2noise": "napari_btn.core.supervision.noise2noise:NOISE2NOISE",
+        "noise2void": "napari_btn.core.supervision.noise2void:NOISE2VOID",
+        "thinning": "napari_btn.core.supervision.thinning:THINNING",
+        "simulation": "napari_btn.core.supervision.simulation:SIMULATION",
+    },
 )
 """Supervisions by name."""
 

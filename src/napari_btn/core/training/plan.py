@@ -106,7 +106,8 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
         notes.append(
             Note(
                 "amber",
-                f"Clean must move by {size} px to lie on noisy; the networks would learn the shift. Align them first.",
+                f"{scenes.names[0]} must move by {size} px to lie on {scenes.names[1]}; the networks would learn the "
+                "shift. Align them first.",
             )
         )
     field = _field_of_repeats(scenes.noisy) if network.field_of_view == "repeats" else None

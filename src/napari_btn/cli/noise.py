@@ -1,0 +1,124 @@
+"""The command noise: findings about the noise of images, and what they permit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from napari_btn.cli.files import ImageFile, OpenImage, ready
+from napari_btn.cli.options import axes_option, channels_option, force_option, json_option, valid_option
+from napari_btn.cli.terminal import drain
+
+if TYPE_CHECKING:
+    from napari_btn.core.data.noise_findings import NoiseFindings
+    from napari_btn.io.noise import NoiseModel
+
+__all__ = ["noise"]
+
+
+@click.command()
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
+@axes_option
+@channels_option
+@click.option("--offset", type=float, help="Value without light, of a dark frame; default: fitted.")
+@click.option("--together", is_flag=True, help="The images are repeats of one field.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File for the noise model: JSON.")
+@valid_option
+@json_option
+@force_option
+def noise(
+    images: tuple[str, ...],
+    axes: str | None,
+    channels: tuple[str, ...] | None,
+    offset: float | None,
+    together: bool,
+    output: Path | None,
+    valid: str | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Print what the noise of IMAGE is, and which training without a clean image it permits."""
+    if output is not None:
+        if len(images) > 1 and not together:
+            raise ValueError("One noise model is written of one image; give one, or --together for repeats.")
+        ready(output, force, *images, valid)
+    opened = [ImageFile(path, axes, valid=valid).open() for path in images]
+    if together and len(opened) > 1:
+        opened, images = [_together(opened, images)], (", ".join(images),)
+    found = [_findings(one, channels, offset) for one in opened]
+    if output is not None:
+        found[0].model.save(output, overwrite=force)
+    if as_json:
+        values = [{"image": name, **one.to_dict()} for name, one in zip(images, found, strict=True)]
+        click.echo(json.dumps(values[0] if len(values) == 1 else values))
+        return
+    click.echo("\n\n".join(_text(name, one) for name, one in zip(images, found, strict=True)))
+
+
+def _together(opened: list[OpenImage], names: tuple[str, ...]) -> OpenImage:
+    """Return images of one field as its repeats."""
+    from dataclasses import replace
+
+    shapes = {tuple(one.image.data.shape) for one in opened}
+    axes = {one.axes.upper() for one in opened}
+    if len(shapes) > 1 or len(axes) > 1:
+        came = ", ".join(
+            f"{n} has {one.axes} {tuple(one.image.data.shape)}" for n, one in zip(names, opened, strict=True)
+        )
+        raise ValueError(f"{came}; repeats of one field have one shape. Crop them, or leave out --together.")
+    if "T" in (letters := axes.pop()):
+        raise ValueError(f"The images have axes {letters}; repeats are single frames. Give one series alone.")
+    data = np.stack([np.asarray(one.image.data) for one in opened])
+    return replace(opened[0], image=replace(opened[0].image, data=data), axes="T" + letters)
+
+
+def _findings(
+    opened: OpenImage, channels: tuple[str, ...] | None, offset: float | None
+) -> NoiseFindings[NoiseModel]:
+    """Measure the noise of an image."""
+    from napari_btn.core.data.noise_findings import find_noise
+    from napari_btn.io.noise import NoiseModel
+
+    valid = None if opened.valid is None or isinstance(opened.valid, str) else np.asarray(opened.valid) != 0
+    names = channels or opened.image.channel_names or ()
+    return drain(
+        find_noise(
+            opened.image.data,
+            opened.axes,
+            offset=offset,
+            valid=valid,
+            channel_names=names,
+            kind=NoiseModel,
+        )
+    )
+
+
+def _text(name: str, found: NoiseFindings[NoiseModel]) -> str:
+    """Return the findings of an image as lines."""
+    model = found.model
+    sources = {"frames": "consecutive frames", "repeats": "repeats", "image": "single images"}
+    lines = [f"{name}: {found.sentence}.", f"Measured on {sources[model.source]}."]
+    wide = max(7, *(len(n) for n in found.channel_names)) + 2
+    lines.append(
+        f"{'channel':<{wide}}{'gain':>16}{'offset':>9}{'read-out':>10}{'Fano factor':>16}  correlated over"
+    )
+    for c, channel in enumerate(found.channel_names):
+        gain = f"{model.gain[c]:.3g} +- {model.gain_se[c]:.1g}"
+        fano = f"{model.fano[c]:.3g} +- {model.fano_se[c]:.1g}"
+        lengths = zip(found.frames.space_axes, model.correlation_px[c], strict=True)
+        far = ", ".join(f"{n} px along {a.lower()}" for a, n in lengths if n) or "0 px"
+        lines.append(
+            f"{channel:<{wide}}{gain:>16}{model.offset[c]:>9.4g}{model.read_sd[c]:>10.3g}{fano:>16}  {far}"
+        )
+    lines.append(f"Defects: {found.defects}.")
+    lines += [note for note in found.notes if "pixels in the part" not in note]
+    names = {"noise2noise": "Noise2Noise", "thinning": "Thinning", "noise2void": "Noise2Void"}
+    lines += [
+        f"{names[k]}: {'allowed' if v.allowed else 'not allowed'}. {v.reason}"
+        for k, v in found.permits.items()
+    ]
+    return "\n".join(lines)

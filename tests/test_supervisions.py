@@ -1,0 +1,157 @@
+"""Each way to learn without a clean image, through the user's object: from fit to bundle, tokens and refinement."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import napari_btn as btn
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.training import processes as training
+
+NETWORK = btn.NetworkSettings(depth=2, channels=2, inputs=2, head_units=8, max_dilation=2)
+TRAIN = btn.TrainSettings(steps=6, batch_size=2, patch_px=16)
+BLOCKS = btn.CalibrationSettings(block_px=8)
+OPTIONS = btn.SupervisionSettings(masked_pixel_percentage=25, thinnings=2)
+CAMERA = btn.NoiseModel(gain=[1.0, 1.0])
+WAYS = ("noise2noise", "noise2void", "thinning", "simulation")
+COVERS = {
+    "noise2noise": "replicate",
+    "noise2void": "masked pixel",
+    "thinning": "thinned counts",
+    "simulation": "simulation",
+}
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch):
+    """Six steps teach nothing, so that nobody is called dead."""
+    monkeypatch.setattr(training.Collapse, "channels", lambda *_, **__: np.array([], int))
+
+
+def field(shape, channels=2, seed=0):
+    rng = np.random.default_rng(seed)
+    coarse = rng.gamma(3.0, 3.0, (channels, *(n // 8 + 1 for n in shape)))
+    return np.kron(coarse, np.ones((1, *(8,) * len(shape))))[(slice(None), *(slice(0, n) for n in shape))]
+
+
+def given(way, shape=(40, 88), seed=0):
+    """Noisy, clean, axes and more that a supervision takes."""
+    rng, clean = np.random.default_rng(seed), field(shape)
+    space = "ZYX"[-len(shape) :]
+    if way == "simulation":
+        return (None, clean.astype(np.float32)), {"axes": "C" + space, "noise_model": CAMERA}
+    if way == "noise2noise":
+        return (rng.poisson(np.stack([clean] * 3)).astype(np.float32),), {"axes": "SC" + space}
+    return (rng.poisson(clean).astype(np.float32),), {"axes": "C" + space}
+
+
+def image(shape=(40, 88), seed=9):
+    return np.random.default_rng(seed).poisson(field(shape)).astype(np.float32)
+
+
+def tiny(way, **options):
+    return btn.Denoiser(members=1, seed=1, network=NETWORK, train=TRAIN, calibration=BLOCKS, supervision=way,
+                        supervision_settings=OPTIONS, **options)  # fmt: skip
+
+
+def fitted(way, shape=(40, 88), **options):
+    images, named = given(way, shape)
+    return tiny(way, **options).fit(*images, executor=Inline(), **named)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_from_fit_to_bundle(way, tmp_path):
+    denoiser = fitted(way)
+    assert denoiser.report.covers == COVERS[way]
+    prediction = denoiser.predict(image(), "CYX")
+    assert prediction.covers == COVERS[way]
+    assert prediction.shown == ("median" if way == "simulation" else "mean")
+    assert (prediction.lower <= prediction.upper).all()
+    assert np.isfinite(prediction.mean).all()
+    denoiser.save(tmp_path / "a.btn")
+    again = btn.load(tmp_path / "a.btn")
+    assert (again.supervision, again.supervision_settings) == (way, OPTIONS)
+    other = again.predict(image(), "CYX")
+    for name in ("lower", "median", "upper", "mean"):
+        np.testing.assert_array_equal(getattr(prediction, name), getattr(other, name))
+    assert other.covers == COVERS[way]
+    again.calibrate(alpha=0.3)
+    assert (again.predict(image(), "CYX").width <= prediction.width + 1e-4).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_volumes_and_tiles(way):
+    shape = (9, 20, 48)
+    denoiser = fitted(way, shape, tiles=btn.TileSettings(tile_px=24))
+    small = denoiser.predict(image(shape), "CZYX")
+    model = replace(denoiser.model, settings=replace(denoiser.model.settings, tiles=btn.TileSettings()))
+    large = btn.Denoiser.of(model).predict(image(shape), "CZYX")
+    for name in ("lower", "median", "upper", "mean"):
+        a, b = getattr(small, name), getattr(large, name)
+        np.testing.assert_allclose(a, b, atol=1e-5 * np.ptp(b))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_and_equivalent_filters_work(way):
+    denoiser = fitted(way)
+    tokens = denoiser.tokens(image(), 3, "CYX")
+    assert tokens.labels.shape == (40, 88)
+    found = denoiser.equivalent_filter(image(), (20, 40), "CYX", channel=0)
+    assert np.isfinite(np.asarray(found.weights)).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_refinement_goes_on_in_the_same_way_and_refuses_windows(way):
+    denoiser = fitted(way)
+    images, named = given(way)
+    noisy, clean = (*images, None)[:2]
+    if way == "simulation":
+        with pytest.raises(ValueError, match="noisy came"):
+            denoiser.refine(image(), clean, axes="CYX")
+        return
+    window = ((0, 0), np.ones((2, 8, 8), np.float32))
+    with pytest.raises(ValueError, match="Refine without windows"):
+        denoiser.refine(noisy, clean, axes=named["axes"], windows=[window])
+    done = denoiser.refine(noisy, clean, axes=named["axes"], train=TRAIN, executor=Inline())
+    assert done.after.covers == COVERS[way]
+
+
+@pytest.mark.parametrize("way", ["noise2noise", "noise2void", "thinning"])
+def test_calibration_on_other_images_of_the_same_kind(way):
+    denoiser = fitted(way)
+    images, named = given(way, seed=5)
+    denoiser.calibrate(*images, axes=named["axes"])
+    assert denoiser.report.covers == COVERS[way]
+    images, named = given(way)
+    with pytest.raises(ValueError, match="trained on these images"):
+        denoiser.calibrate(*images, axes=named["axes"])
+
+
+def test_bundles_of_pairs_without_settings_of_a_supervision_still_load():
+    from napari_btn.core.settings import EnsembleSettings
+
+    values = EnsembleSettings().to_dict()
+    del values["supervision_settings"]
+    assert EnsembleSettings.from_dict(values) == EnsembleSettings()
+
+
+@pytest.mark.parametrize(
+    ("way", "images", "named", "needed"),
+    [
+        ("pair", (image()[0],), {}, "Clean is missing"),
+        ("noise2noise", (image()[0],), {}, "hold no repeats"),
+        ("thinning", (image()[0] + 0.5,), {}, "thinning needs counts"),
+        ("noise2void", (image()[0], image()[1]), {}, "A clean image came"),
+        ("simulation", (None, image()[0]), {}, "no noise_model came"),
+        ("noise2noise", (np.stack([image()[0]] * 2),), {"axes": "TYX"}, "same values"),
+    ],
+)
+def test_what_the_data_do_not_permit_is_refused_before_training(way, images, named, needed):
+    denoiser = tiny(way)
+    for call in (denoiser.check, denoiser.fit):
+        with pytest.raises(ValueError, match=needed):
+            call(*images, **named)
+    assert not denoiser.trained
