@@ -20,9 +20,8 @@ from typing import Any
 import numpy as np
 
 from napari_btn import __version__
-from napari_btn.core.networks.family import Blueprint, Extent, Member
+from napari_btn.core.networks.family import Blueprint, Extent, Member, family_of
 from napari_btn.core.networks.prior import Prior
-from napari_btn.core.registry import FAMILIES
 from napari_btn.core.settings import LEVELS, NetworkSettings, TrainSettings
 from napari_btn.core.training.prior import begin_prior, go_on_prior
 from napari_btn.core.training.tasks import State
@@ -41,7 +40,6 @@ class Kind:
     channels: int
     ndim: int
     grain: Grain
-    steps: int
 
     @property
     def name(self) -> str:
@@ -52,12 +50,22 @@ class Kind:
     def blueprint(self) -> Blueprint:
         """Networks of the default settings."""
         network = NetworkSettings()
-        plan = FAMILIES[network.family].plan(network, Extent(self.ndim))
+        plan = family_of(network.family).plan(network, Extent(self.ndim))
         return Blueprint(network, plan, self.channels, self.channels, self.ndim, LEVELS, SEED)
 
-    def corpus(self, member: int) -> Corpus:
-        """Return the scenes of a member; each member has its own."""
-        return Corpus(self.channels, self.ndim, self.grain, SEED + member)
+    @property
+    def corpus(self) -> Corpus:
+        """Scenes and their noise."""
+        return Corpus(self.channels, self.ndim, self.grain, SEED)
+
+
+@dataclass(frozen=True)
+class Pupil:
+    """One member to be trained: its kind, number, and steps."""
+
+    kind: Kind
+    member: int
+    steps: int
 
     @property
     def train(self) -> TrainSettings:
@@ -65,99 +73,100 @@ class Kind:
         return TrainSettings(steps=self.steps, learning_rate=RATE)
 
 
-WHITE = Kind(1, 2, "white", 1600)
-CORRELATED = Kind(1, 2, "correlated", 1200)
-THREE, TWO, FOUR = (Kind(c, 2, "mixed", n) for c, n in ((3, 1200), (2, 700), (4, 700)))
-VOLUME = Kind(1, 3, "mixed", 400)
+WHITE, CORRELATED = Kind(1, 2, "white"), Kind(1, 2, "correlated")
+TWO, THREE, FOUR, VOLUME = Kind(2, 2, "mixed"), Kind(3, 2, "mixed"), Kind(4, 2, "mixed"), Kind(1, 3, "mixed")
 
 # the order of the work
-QUEUE: tuple[tuple[Kind, int], ...] = (
-    (WHITE, 0), (CORRELATED, 0), (THREE, 0), (VOLUME, 0), (WHITE, 1), (CORRELATED, 1), (THREE, 1), (TWO, 0),
-    (FOUR, 0), (WHITE, 2), (CORRELATED, 2), (THREE, 2), (WHITE, 3), (CORRELATED, 3), (THREE, 3), (WHITE, 4),
-    (CORRELATED, 4), (THREE, 4), (VOLUME, 1), (TWO, 1), (FOUR, 1), (VOLUME, 2), (TWO, 2), (FOUR, 2),
-    (VOLUME, 3), (TWO, 3), (FOUR, 3), (VOLUME, 4), (TWO, 4), (FOUR, 4),
+QUEUE = tuple(
+    Pupil(*one)
+    for one in (
+        (WHITE, 0, 1000), (CORRELATED, 0, 800), (THREE, 0, 600), (VOLUME, 0, 200), (TWO, 0, 300), (FOUR, 0, 300),
+        (WHITE, 1, 500), (THREE, 1, 500), (CORRELATED, 1, 500), (WHITE, 2, 500), (THREE, 2, 500),
+        (CORRELATED, 2, 500), (WHITE, 3, 500), (WHITE, 4, 500), (THREE, 3, 500), (THREE, 4, 500), (TWO, 1, 300),
+        (FOUR, 1, 300), (CORRELATED, 3, 500), (CORRELATED, 4, 500), (VOLUME, 1, 200), (TWO, 2, 300),
+        (FOUR, 2, 300), (VOLUME, 2, 200), (TWO, 3, 300), (FOUR, 3, 300), (VOLUME, 3, 200), (TWO, 4, 300),
+        (FOUR, 4, 300), (VOLUME, 4, 200),
+    )
 )  # fmt: skip
 
 
-def run(out: Path, work: Path, workers: int, queue: tuple[tuple[Kind, int], ...] = QUEUE) -> None:
+def run(out: Path, work: Path, workers: int, queue: tuple[Pupil, ...] = QUEUE) -> None:
     """Train what is not trained yet, and write the files."""
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
     waiting = list(queue)
-    running: dict[Future[Any], tuple[Kind, int, list[float]]] = {}
+    running: dict[Future[Any], tuple[Pupil, list[float]]] = {}
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         while waiting or running:
             while waiting and len(running) < workers:
-                kind, member = waiting.pop(0)
-                state, losses = _stored(work, kind, member)
-                if state is not None and state.step >= kind.steps:
-                    continue
-                running[_next(pool, kind, member, state)] = (kind, member, losses)
+                pupil = waiting.pop(0)
+                state, losses = _stored(work, pupil)
+                if state is None or state.step < pupil.steps:
+                    running[_next(pool, pupil, state)] = (pupil, losses)
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for task in done:
-                kind, member, losses = running.pop(task)
+                pupil, losses = running.pop(task)
                 made = task.result()
                 state, fresh = made if isinstance(made, tuple) else (made, [])
                 losses = [*losses, *fresh]
-                _store(work, kind, state, losses)
-                if state.step and (state.step % (5 * _CHUNK) == 0 or state.step == kind.steps):
+                _store(work, pupil, state, losses)
+                if state.step and (state.step % (5 * _CHUNK) == 0 or state.step == pupil.steps):
                     mean = float(np.mean(losses[-5 * _CHUNK :]))
-                    print(f"{time.strftime('%H:%M:%S')} {kind.name} member {member} step {state.step} of {kind.steps}"
-                          f" loss {mean:.4f}", flush=True)  # fmt: skip
-                if state.step < kind.steps:
-                    running[_next(pool, kind, member, state)] = (kind, member, losses)
+                    print(f"{time.strftime('%H:%M:%S')} {pupil.kind.name} member {pupil.member} step {state.step} of "
+                          f"{pupil.steps} loss {mean:.4f}", flush=True)  # fmt: skip
+                if state.step < pupil.steps:
+                    running[_next(pool, pupil, state)] = (pupil, losses)
                 else:
-                    write(out, work, kind)
-    for kind in dict.fromkeys(kind for kind, _ in queue):
-        write(out, work, kind)
+                    write(out, work, pupil.kind, queue)
+    for kind in dict.fromkeys(pupil.kind for pupil in queue):
+        write(out, work, kind, queue)
 
 
-def _next(pool: ProcessPoolExecutor, kind: Kind, member: int, state: State | None) -> Future[Any]:
+def _next(pool: ProcessPoolExecutor, pupil: Pupil, state: State | None) -> Future[Any]:
     """Submit the next task of a member."""
-    batches = kind.corpus(member).batch
+    batches, blueprint = pupil.kind.corpus.of_member(pupil.member).batch, pupil.kind.blueprint
     if state is None:
-        return pool.submit(begin_prior, kind.blueprint, member, batches)
-    return pool.submit(go_on_prior, kind.blueprint, kind.train, state, batches, _CHUNK)
+        return pool.submit(begin_prior, blueprint, pupil.member, batches)
+    return pool.submit(go_on_prior, blueprint, pupil.train, state, batches, _CHUNK)
 
 
-def _path(work: Path, kind: Kind, member: int) -> Path:
-    return work / f"{kind.name}-{kind.steps}-{member}.state"
+def _path(work: Path, pupil: Pupil) -> Path:
+    return work / f"{pupil.kind.name}-{pupil.steps}-{pupil.member}.state"
 
 
-def _store(work: Path, kind: Kind, state: State, losses: list[float]) -> None:
+def _store(work: Path, pupil: Pupil, state: State, losses: list[float]) -> None:
     """Keep the state of a member."""
     arrays = {f"w.{k}": v for k, v in state.weights.items()} | {f"m.{k}": v for k, v in state.moments.items()}
     arrays["losses"] = np.asarray(losses)
-    values = {"kind": "prior state", "step": state.step, "member": state.member}
-    write_bundle(Bundle(values, arrays), _path(work, kind, state.member))
+    write_bundle(Bundle({"kind": "prior state", "step": state.step}, arrays), _path(work, pupil))
 
 
-def _stored(work: Path, kind: Kind, member: int) -> tuple[State | None, list[float]]:
+def _stored(work: Path, pupil: Pupil) -> tuple[State | None, list[float]]:
     """Return the state of a member, and its losses."""
-    path = _path(work, kind, member)
+    path = _path(work, pupil)
     if not path.is_file():
         return None, []
     bundle = read_bundle(path)
     weights, moments = ({k[2:]: v for k, v in bundle.arrays.items() if k.startswith(p)} for p in ("w.", "m."))
-    state = State(member, 0, bundle.values["step"], weights, moments)
+    state = State(pupil.member, 0, bundle.values["step"], weights, moments)
     return state, [float(v) for v in bundle.arrays["losses"]]
 
 
-def write(out: Path, work: Path, kind: Kind) -> None:
+def write(out: Path, work: Path, kind: Kind, queue: tuple[Pupil, ...]) -> None:
     """Write the file of a kind with all members that are done, up to the first that is not."""
-    members, first = [], []
-    while (found := _stored(work, kind, len(members)))[0] is not None and found[0].step >= kind.steps:
-        members.append(Member(len(members), 0, found[0].weights))
-        first.append([round(v, 6) for v in found[1][:20]])
+    pupils = sorted((p for p in queue if p.kind == kind), key=lambda p: p.member)
+    members, record = [], []
+    for pupil in pupils:
+        state, losses = _stored(work, pupil)
+        if state is None or state.step < pupil.steps:
+            break
+        members.append(Member(pupil.member, 0, state.weights))
+        record.append({"train": pupil.train.to_dict(), "first_losses": [round(v, 6) for v in losses[:20]]})
     if not members:
         return
-    record = {
-        "napari_btn": __version__,
-        "corpus": {"channels": kind.channels, "ndim": kind.ndim, "grain": kind.grain, "seed": SEED},
-        "train": kind.train.to_dict(),
-        "first_losses": first,
-    }
-    save_prior(Prior(kind.name, kind.blueprint, tuple(members), record), out / f"{kind.name}.btn")
+    corpus = {"channels": kind.channels, "ndim": kind.ndim, "grain": kind.grain, "seed": SEED}
+    about = {"napari_btn": __version__, "corpus": corpus, "members": record}
+    save_prior(Prior(kind.name, kind.blueprint, tuple(members), about), out / f"{kind.name}.safetensors")
 
 
 def main() -> None:

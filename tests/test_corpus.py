@@ -81,7 +81,7 @@ def test_clean_images_take_the_place_of_scenes():
     assert scene.shape == (1, 90, 100)
     np.testing.assert_allclose(scene.mean(), 1, rtol=1e-5)
     assert set(np.unique(scene > 0)) == {False, True}
-    assert corpus.batch(0)[0].shape == (3, 1, 80, 80)
+    assert corpus.batch(0)[0].shape == (8, 1, 56, 56)
 
 
 def test_nothing_of_the_samples_is_in_it():

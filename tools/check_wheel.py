@@ -22,6 +22,10 @@ assert found, "the wheel's manifest was not discovered"
 assert Path(found[0].distribution.locate_file("")).resolve() == where, found[0].distribution.locate_file("")
 assert found[0].manifest.contributions.widgets, "the manifest has no widgets"
 assert (where / "napari_btn" / "py.typed").is_file(), "py.typed is missing"
+weights = sorted((where / "napari_btn" / "pretrained").glob("*.safetensors"))
+assert weights, "the pretrained members are missing"
+size = sum(path.stat().st_size for path in weights)
+assert size <= 8e6, f"the pretrained members take {size / 1e6:.1f} MB; 8 are allowed"
 print("wheel: manifest of", found[0].manifest.name, napari_btn.__version__, "discovered")
 """
 

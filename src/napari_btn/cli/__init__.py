@@ -1,4 +1,4 @@
-"""The command line: train, calibrate, predict, evaluate, tokens, regions, noise, info, scan, demo.
+"""The command line: its commands and the group that holds them.
 
 Results go to stdout, progress and notes to stderr. Exit code 0: done. 2: the input or the call
 is wrong, or the machine lacks memory or disk, explained in one line. 130, 143, 129: interrupted by Ctrl-C,
@@ -18,6 +18,7 @@ import click
 from napari_btn.cli.applying import evaluate, predict, regions, tokens
 from napari_btn.cli.noise import noise
 from napari_btn.cli.options import bundle_argument, force_option, json_option
+from napari_btn.cli.pretrained import now, pretrain
 from napari_btn.cli.terminal import Commands, say_notes, table
 from napari_btn.cli.training import calibrate, scan, train
 
@@ -100,5 +101,18 @@ def _demo_folder(folder: Path, force: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
 
 
-for command in (train, calibrate, predict, evaluate, tokens, regions, noise, info, scan, demo_command):
+for command in (
+    train,
+    calibrate,
+    predict,
+    evaluate,
+    tokens,
+    regions,
+    noise,
+    info,
+    scan,
+    now,
+    pretrain,
+    demo_command,
+):
     main.add_command(command)

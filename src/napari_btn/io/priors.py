@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_btn.core.networks.family import Blueprint, Member, family_of
+from napari_btn.core.networks.family import Blueprint, Member, family_of, family_of
 from napari_btn.core.networks.prior import Prior
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
@@ -107,6 +107,6 @@ def shipped_priors(blueprint: Blueprint, folder: Path | None = None) -> tuple[Pr
     """
     where = Path(str(files("napari_btn") / "pretrained")) if folder is None else folder
     # the name says dimensions and channels, so that others are not read
-    fitting = sorted(where.glob(f"{blueprint.ndim}d-{blueprint.n_in}c-*.btn"))
+    fitting = sorted(where.glob(f"{blueprint.ndim}d-{blueprint.n_in}c-*.safetensors"))
     priors = [_shipped(path) for path in fitting]
     return tuple(p for p in priors if not p.mismatch(blueprint))

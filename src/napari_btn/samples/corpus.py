@@ -7,7 +7,7 @@ stop and go on anywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -32,7 +32,7 @@ Grain = Literal["white", "correlated", "mixed"]
 
 _BANK, _NEW = 48, 4  # scenes that a step chooses from; steps after which one of them is replaced
 _SIDES = {2: 224, 3: 52}  # side of a scene: several patches, so that its scale is not that of a patch
-_PATCH = {2: (3, 80), 3: (1, 28)}  # patches of a step, and their side
+_PATCH = {2: (8, 56), 3: (2, 24)}  # patches of a step, and their side
 _COUNTS = (0.003, 1000.0)  # mean counts of a pixel
 _GRAINY = {"white": 0.0, "correlated": 1.0, "mixed": 0.4}  # share of scenes with correlated noise
 _MARGIN = 5  # pixels around a patch that smoothed noise comes from
@@ -55,6 +55,8 @@ class Corpus:
         Seed of all scenes and noise.
     images : tuple of ndarray
         Clean images (C, *space) instead of made-up scenes; their noise is drawn all the same.
+    noise : NoiseModel, optional
+        Noise of the clean images, in their units, instead of noise of all levels.
     """
 
     channels: int = 1
@@ -62,11 +64,22 @@ class Corpus:
     grain: Grain = "mixed"
     seed: int = 0
     images: tuple[Any, ...] = field(default=(), compare=False)
+    noise: Any = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         need(self.channels >= 1, "channels", self.channels, "1 or more")
         need(self.ndim in (2, 3), "ndim", self.ndim, "2 or 3")
         need(self.grain in get_args(Grain), "grain", self.grain, '"white", "correlated" or "mixed"')
+
+    def of_member(self, member: int) -> Corpus:
+        """Return the corpus of one member: other scenes and noise for each.
+
+        Parameters
+        ----------
+        member : int
+            Number of the member, from 0.
+        """
+        return replace(self, seed=self.seed + member)
 
     def scene(self, number: int) -> Array:
         """Return a clean scene (C, *space), not negative, with a mean of one in each channel.
@@ -85,7 +98,8 @@ class Corpus:
         for n, side in zip(image.shape[1:], space, strict=True):
             start = int(rng.integers(max(n - side, 0) + 1))
             box.append(slice(start, start + side))
-        return _normal(np.asarray(image[tuple(box)], np.float32))
+        crop = np.asarray(image[tuple(box)], np.float32)
+        return crop if self.noise is not None else _normal(crop)
 
     def batch(self, step: int) -> tuple[Array, Array]:
         """Return noisy and clean patches of one step, (B, C, *patch) each, in units of the noisy scene.
@@ -99,7 +113,9 @@ class Corpus:
         count, side = _PATCH[self.ndim]
         inputs, targets = [], []
         for number in step // _NEW + rng.choice(_BANK, count, replace=False):
-            x, y = self._patch(_kept(self, int(number)), side, rng)
+            # crops of images are quick, and a corpus of other images would be taken for the same
+            scene = self.scene(int(number)) if self.images else _kept(self, int(number))
+            x, y = self._patch(scene, side, rng)
             order = [0, *1 + rng.permutation(self.ndim)]
             flips = tuple(a for a in range(1, x.ndim) if rng.random() < 0.5)
             inputs.append(np.flip(x.transpose(order), flips))
@@ -110,7 +126,11 @@ class Corpus:
 
     def _patch(self, scene: Array, side: int, rng: Rng) -> tuple[Array, Array]:
         """Return a noisy patch of a scene and its truth, both in units of the noisy scene."""
-        law = Exposure.draw(scene, rng, grainy=_GRAINY[self.grain] > rng.random())
+        law: Exposure | _Detector
+        if self.noise is None:
+            law = Exposure.draw(scene, rng, grainy=_GRAINY[self.grain] > rng.random())
+        else:
+            law = _Detector(self.noise)
         # noise is drawn where the patch lies, and on some pixels of the whole scene to know their SD
         sampled = law.noisy(scene[(slice(None), *(slice(None, None, 3),) * self.ndim)], rng)[0]
         axes = tuple(range(1, scene.ndim))
@@ -184,17 +204,18 @@ class Exposure:
         shape = (len(scene), *(1,) * ndim)
         low, high = np.log(_COUNTS)
         dose = np.exp(np.clip(rng.uniform(low, high) + rng.normal(0, 0.8, shape), low, high))
-        kind, amount = rng.random(), rng.uniform(-2, 1.5)
-        # from a hundredth of the variance of the counts to thirty times as much
-        wanted = dose * 10**amount * (kind < 0.75)
-        most = np.square(dose) * scene.var(tuple(range(1, scene.ndim)), keepdims=True) / _LEAST_SHARE - dose
+        kind, amount = rng.random(), rng.uniform(-1.7, 1.7)
+        # what comes to the noise of the counts makes it so many times the variance of the signal
+        varies = np.square(dose) * scene.var(tuple(range(1, scene.ndim)), keepdims=True)
+        wanted = (varies * 10**amount - dose) * (kind < 0.85)
+        most = varies / _LEAST_SHARE - dose
         widths = np.clip(rng.uniform(0.4, 1.4) * np.exp(rng.normal(0, 0.1, ndim)), 0.35, 1.5)
         return cls(
             dose.astype(np.float32),
             bool(rng.random() < 0.1),
             np.sqrt(np.clip(wanted, 0, np.maximum(most, 0))).astype(np.float32),
-            float(rng.uniform(0, 0.5)) * (kind < 0.35),
-            float(rng.uniform(0, 1)) * (kind < 0.35),
+            float(rng.uniform(0, 0.5)) * (kind < 0.4),
+            float(rng.uniform(0, 1)) * (kind < 0.4),
             tuple(float(w) for w in widths) if grainy else (),
             bool(rng.random() < 0.3),
         )
@@ -226,6 +247,17 @@ class Exposure:
         return signal + noise, signal
 
 
+@dataclass(frozen=True)
+class _Detector:
+    """Noise of a detector, in the place of an `Exposure`."""
+
+    model: Any
+
+    def noisy(self, scene: Array, rng: Rng) -> tuple[Array, Array]:
+        """Return a noisy image of a scene, and the scene."""
+        return np.asarray(self.model.sample(scene, rng), np.float32), scene
+
+
 # ---------------------------------------------------------------- scenes
 
 
@@ -248,8 +280,10 @@ def draw_scene(rng: Rng, space: Sequence[int], channels: int) -> Array:
     elif mix < 0.5:
         here = _field(rng, space, rng.uniform(2.5, 4)) > rng.normal(0, 0.7)
         scene = np.where(here, scene, _layer(rng, space, channels))
-    if rng.random() < 0.6:
-        scene = gaussian_filter(scene, (0, *[rng.uniform(0.4, 2.2)] * len(space)))
+    if rng.random() < 0.65:
+        # images of a microscope are as smooth as its point spread function
+        width = np.exp(rng.uniform(np.log(0.4), np.log(4.0)))
+        scene = gaussian_filter(scene, (0, *[width] * len(space)))
     if rng.random() < 0.2:
         scene = scene * np.exp(rng.uniform(0.1, 0.6) * _field(rng, space, 4.0))
     top = np.quantile(scene, 0.999, axis=tuple(range(1, scene.ndim)), keepdims=True)
@@ -269,7 +303,7 @@ def _normal(scene: Array) -> Array:
 
 def _layer(rng: Rng, space: Sequence[int], channels: int) -> Array:
     """Return one layer of a scene (C, *space), about 0 to 1."""
-    kind = rng.choice(5, p=(0.38, 0.17, 0.2, 0.15, 0.1))
+    kind = rng.choice(5, p=(0.36, 0.18, 0.26, 0.15, 0.05))
     if kind == 0:
         return _leaves(rng, space, channels)
     fields = [_clouds, _spots, _threads, _lattice][kind - 1]

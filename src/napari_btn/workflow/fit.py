@@ -121,7 +121,7 @@ def fit_steps(
     yield from scenes.check_steps()
     doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     yield Progress(0, steps, "Planning the training")
-    if compute.executor is None:
+    if compute.executor is None and settings.train.warm_share > 0:
         # early, so that processes start while the training is planned
         prepare(compute)
     plan = _plan(scenes, settings, regions, doubts)

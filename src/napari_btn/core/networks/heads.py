@@ -39,7 +39,7 @@ __all__ = ["Ensemble"]
 # Pixels that go through the heads together in a prediction: their intermediate values fit in a core's cache.
 _HEAD_PIXELS = 8192
 # Added to a patch's loss before its log: a patch without any structure must not outweigh all others.
-_LEAST_LOSS = 2e-3
+_LEAST_LOSS = 0.03
 
 
 def _go_on() -> None:

@@ -49,9 +49,10 @@ class Settled:
 def settle_member(blueprint: Blueprint, member: Member, scaling: Scaling, x: Any, y: Any) -> Settled:
     """Match scales of input and target of a pretrained member, and measure how well it fits; a task.
 
-    The input is scaled as that of any member. The target is an affine function of the median, found by least
-    squares for each channel, and the output layer is changed so that it yields the target's units itself: its
-    median exactly, the steps between quantiles to a linear function of the hidden layer.
+    The input is scaled as that of any member. The target is nearly an affine function of the median, found by
+    least squares for each channel. The output layer is then solved for by least squares, without a training step:
+    the median for the target itself, starting from that function, and the steps between quantiles for what they
+    were, times its slope.
 
     Parameters
     ----------
@@ -72,7 +73,8 @@ def settle_member(blueprint: Blueprint, member: Member, scaling: Scaling, x: Any
         weights = {**member.weights, **scaling.as_weights()}
         module.load_state_dict({k: torch.from_numpy(np.array(v)) for k, v in weights.items()})
         slope, offset = _matched(module, torch.from_numpy(x), y, scaling)
-        _speak(module, torch.from_numpy(x), slope, offset)
+        target = (y.swapaxes(0, 1).reshape(y.shape[1], -1).T - scaling.y_loc) / scaling.y_scale
+        _speak(module, torch.from_numpy(x), torch.from_numpy(target).double(), slope, offset)
         made = module(torch.from_numpy(x))[:, 0].numpy()
         settled = {k: v.detach().numpy().copy() for k, v in module.state_dict().items()}
     share = pinball_per_channel(made, y, blueprint.levels) / np.maximum(worst, 1e-12)
@@ -100,35 +102,64 @@ def _matched(
     return np.maximum(slope, _LEAST_GAIN), offset
 
 
+class _OutputLayer:
+    """The output layer of a member, as rows (C, L, features) over the hidden layer, the input, and a constant.
+
+    Parameters
+    ----------
+    module : Ensemble
+        One member.
+    x : Tensor, (B, n_in, *space)
+        Inputs on which it is refitted.
+    """
+
+    def __init__(self, module: Ensemble, x: torch.Tensor) -> None:
+        self.module = module
+        scaled = module._input(x)
+        hidden = F.relu(module._hidden(scaled)).flatten(0, -3)[:, 0]
+        given = rows_of(scaled, 1).flatten(0, -3)[:, 0]
+        self.units = hidden.shape[1]
+        self.design = torch.cat([hidden, given, torch.ones_like(hidden[:, :1])], 1).double()
+        self.scale = self.design.square().mean(0).sqrt().clamp_min(1e-6)
+        rows = [module.out_weight[0], module.skip_weight[0], module.out_bias[0, :, None]]
+        self.rows = torch.cat(rows, 1).double().unflatten(0, (module.n_out, len(module.levels)))
+
+    def outputs(self, channel: int, level: int) -> torch.Tensor:
+        """Return raw outputs at all pixels."""
+        made: torch.Tensor = self.design @ self.rows[channel, level]
+        return made
+
+    def fit(self, channel: int, level: int, wanted: torch.Tensor, known: torch.Tensor) -> None:
+        """Change a row so that raw outputs become what is wanted, by least squares drawn to the row as it is."""
+        design = self.design[known] / self.scale
+        normal = design.T @ design / len(design)
+        normal += _RIDGE * torch.eye(len(normal), dtype=normal.dtype)
+        change = design.T @ (wanted[known] - self.outputs(channel, level)[known]) / len(design)
+        self.rows[channel, level] += torch.linalg.solve(normal, change) / self.scale
+
+    def write(self) -> None:
+        """Put the rows into the member."""
+        rows = self.rows.flatten(0, 1).float()
+        self.module.out_weight[0] = rows[:, : self.units]
+        self.module.skip_weight[0] = rows[:, self.units : -1]
+        self.module.out_bias[0] = rows[:, -1]
+
+
 def _speak(
-    module: Ensemble, x: torch.Tensor, slope: NDArray[np.float64], offset: NDArray[np.float64]
+    module: Ensemble, x: torch.Tensor, target: torch.Tensor, slope: NDArray[np.float64], offset: Any
 ) -> None:
-    """Change the output layer so that each channel's quantiles become ``slope * quantile + offset``."""
-    scaled = module._input(x)
-    hidden = F.relu(module._hidden(scaled)).flatten(0, -3)[:, 0]
-    given = rows_of(scaled, 1).flatten(0, -3)[:, 0]
-    every = max(len(hidden) // _PIXELS, 1)
-    design = torch.cat([hidden[::every], given[::every], torch.ones_like(hidden[::every, :1])], 1).double()
-    units, levels = hidden.shape[1], len(module.levels)
-    old = torch.cat([module.out_weight[0], module.skip_weight[0], module.out_bias[0, :, None]], 1).double()
-    raw = (design @ old.T).unflatten(1, (module.n_out, levels))
-    new = old.clone().unflatten(0, (module.n_out, levels))
-    scale = design.square().mean(0).sqrt().clamp_min(1e-6)
-    normal = (design / scale).T @ (design / scale) / len(design)
-    normal += _RIDGE * torch.eye(len(normal), dtype=normal.dtype)
-    for c, level in np.ndindex(module.n_out, levels):
-        if level == module.middle:
-            new[c, level] *= float(slope[c])
-            new[c, level, -1] += float(offset[c])
-            continue
-        wanted = _unmade(float(slope[c]) * F.softplus(raw[:, c, level]))
-        # what has to change, so that the ridge draws towards the member as it was
-        change = ((design / scale).T @ (wanted - raw[:, c, level])) / len(design)
-        new[c, level] += torch.linalg.solve(normal, change) / scale
-    new = new.flatten(0, 1).float()
-    module.out_weight[0] = new[:, :units]
-    module.skip_weight[0] = new[:, units:-1]
-    module.out_bias[0] = new[:, -1]
+    """Refit the output layer: medians to the scaled targets (n, C), steps to the slope times what they were."""
+    layer, middle = _OutputLayer(module, x), module.middle
+    every = torch.ones(len(layer.design), dtype=torch.bool)
+    for c in range(module.n_out):
+        layer.rows[c, middle] *= float(slope[c])
+        layer.rows[c, middle, -1] += float(offset[c])
+        layer.fit(c, middle, target[:, c], torch.isfinite(target[:, c]))
+        for level in range(len(module.levels)):
+            if level != middle:
+                steps = float(slope[c]) * F.softplus(layer.outputs(c, level))
+                layer.fit(c, level, _unmade(steps), every)
+    layer.write()
 
 
 def _unmade(steps: torch.Tensor) -> torch.Tensor:

@@ -16,13 +16,13 @@ from napari_btn.core.settings import PRESETS, EnsembleSettings
 from napari_btn.widgets.denoise.pair_form import PairForm
 from napari_btn.widgets.denoise.pairing import arrays_of, differences
 from napari_btn.widgets.denoise.trainer import Trainer
-from napari_btn.widgets.denoise.view import TRAIN_HELP, DenoiseView
+from napari_btn.widgets.denoise.view import NOW_HELP, TRAIN_HELP, DenoiseView
 from napari_btn.widgets.denoise.work import Work
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.layers import KEY, LayerImage
 from napari_btn.widgets.shared.pickers import ask_for_image
-from napari_btn.widgets.shared.results import is_ours, show_prediction_steps
+from napari_btn.widgets.shared.results import is_ours, show_first_look, show_prediction_steps
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
+    from napari_btn.workflow.now import FirstLook
     from napari_btn.workflow.scan import Scan
 
 __all__ = ["DenoiseWidget"]
@@ -73,6 +74,7 @@ class DenoiseWidget(Dock):
         view.form.device.currentIndexChanged.connect(self._on_user_device)
         view.apply_to.file_wanted.connect(self._on_user_wants_file)
         view.train.clicked.connect(self._on_user_train)
+        view.now.clicked.connect(self._on_user_now)
         view.scan.asked.connect(self._on_user_scan)
         view.scan.chosen.connect(view.form.show_network)
         view.apply.clicked.connect(self._on_user_apply)
@@ -132,6 +134,11 @@ class DenoiseWidget(Dock):
         self.view.estimate.setVisible(bool(self.view.estimate.text()) and not busy)
         self.view.train.setEnabled(not busy and not reason)
         self.view.train.setToolTip("Busy; stop first, or wait." if busy else reason or TRAIN_HELP)
+        noisy = None if busy else self.view.pair.noisy_image()
+        self.view.now.setEnabled(noisy is not None)
+        self.view.now.setToolTip(
+            NOW_HELP if noisy is not None else "Busy; stop first, or wait." if busy else "Pick a noisy image."
+        )
         self.view.scan.set_busy("Busy; stop first, or wait." if busy else reason)
         self.view.train.setText("Continue" if not busy and self.trainer.checkpoint() else "Train")
         for part in (self.view.stop, self.view.pause):
@@ -187,6 +194,26 @@ class DenoiseWidget(Dock):
         inputs = self.view.pair.inputs
         if inputs is not None and self.view.train.isEnabled():
             self.trainer.train(inputs)
+
+    def _on_user_now(self) -> None:
+        """Show the median of pretrained networks for the noisy image."""
+        self._refresh()
+        source, device = self.view.pair.noisy_image(), self.session.device
+        if source is None or not self.view.now.isEnabled():
+            return
+        settings = EnsembleSettings("instant", train=PRESETS["instant"])
+
+        def shown(look: FirstLook) -> None:
+            """Show the median, and what it does not promise."""
+            show_first_look(self.viewer, look, source)
+            self.view.progress.finish(f"Done: the median of '{source.name}' is a layer now.")
+            self.view.message.say(("amber", look.caption))
+
+        self.work.launch(
+            "Denoising",
+            lambda: engine.first_look_steps(source, engine.compute_on(device, settings)),
+            shown,
+        )
 
     def _take_trained(self, model: Model) -> None:
         """Keep the model, and denoise its training image."""

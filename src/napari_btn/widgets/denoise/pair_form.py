@@ -227,6 +227,11 @@ class PairForm(QWidget):
         self.inputs = inputs
         return self._known_or_later(inputs)
 
+    def noisy_image(self) -> LayerImage | None:
+        """Return the picked noisy image with the axes that are typed; None if none is picked or can be read."""
+        noisy = self.noisy.try_read()
+        return None if noisy is None else self._with_axes(noisy)
+
     def _checked(self, noisy: LayerImage, clean: LayerImage, settings: EnsembleSettings) -> PairInputs:
         """Return the inputs after the checks that are quick."""
         layer = self.clean.layer

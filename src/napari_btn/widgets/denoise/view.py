@@ -25,9 +25,13 @@ if TYPE_CHECKING:
     from napari_btn.widgets.denoise.pair_form import PairForm
     from napari_btn.widgets.shared.panels import Theme
 
-__all__ = ["TRAIN_HELP", "DenoiseView"]
+__all__ = ["NOW_HELP", "TRAIN_HELP", "DenoiseView"]
 
 TRAIN_HELP = "Train on the two images, calibrate, and add lower, median, upper and width as layers."
+NOW_HELP = (
+    "Denoise the noisy image at once with pretrained networks, which know only made-up images. No training and no "
+    "clean image, so no interval is promised."
+)
 _CALIBRATE_HELP = (
     "Calibrate the trained networks on the pair that is picked above, which they never saw, instead of the held-out "
     "part of the field that they were trained on. Trains nothing."
@@ -74,6 +78,7 @@ class DenoiseView(QWidget):
     def _buttons(self) -> None:
         """Make the buttons."""
         self.train = push_button("train", "Train", TRAIN_HELP)
+        self.now = push_button("denoise_now", "Denoise now", NOW_HELP)
         self.pause = push_button("pause", "Pause", "Hold the work; go on with the same button.")
         self.stop = push_button("stop", "Stop", "End the work. Members that are finished are kept.")
         self.apply = push_button("apply", "Apply", "Denoise the picked layer with the trained networks.")
@@ -111,6 +116,7 @@ class DenoiseView(QWidget):
         column.addStretch(1)
         run = QHBoxLayout()
         run.addWidget(self.train, 2)
+        run.addWidget(self.now, 1)
         run.addWidget(self.pause, 1)
         run.addWidget(self.stop, 1)
         foot = QVBoxLayout()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.workflow.fit import fit_steps, plan_of, prepare
     from napari_btn.workflow.fuse import fuse_steps
     from napari_btn.workflow.inputs import image_for
+    from napari_btn.workflow.now import first_look_steps
     from napari_btn.workflow.predict import predict_steps
     from napari_btn.workflow.refine import refine_steps
     from napari_btn.workflow.scan import grid_of, scan_steps
@@ -31,6 +32,7 @@ __all__ = [
     "coverage_by_level",
     "equivalent_filter_steps",
     "estimate_training",
+    "first_look_steps",
     "fit_steps",
     "fuse_steps",
     "grid_of",
@@ -51,6 +53,7 @@ _HOME = {
     "coverage_by_level": "workflow.evaluate",
     "equivalent_filter_steps": "workflow.evaluate",
     "estimate_training": "core.training.plan",
+    "first_look_steps": "workflow.now",
     "fit_steps": "workflow.fit",
     "fuse_steps": "workflow.fuse",
     "grid_of": "workflow.scan",

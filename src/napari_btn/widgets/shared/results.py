@@ -19,8 +19,16 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.workflow.now import FirstLook
 
-__all__ = ["is_ours", "record_of", "show_prediction", "show_prediction_steps", "show_preview"]
+__all__ = [
+    "is_ours",
+    "record_of",
+    "show_first_look",
+    "show_prediction",
+    "show_prediction_steps",
+    "show_preview",
+]
 
 _SAMPLED = 100_000
 _CHANNELS_CUT = 64
@@ -164,6 +172,38 @@ def show_preview(
     layer = placed_map(viewer, "preview", source.name, preview, placement, {"axes": axes})
     if old is not layer:
         _keep_contrast(viewer, name, {"median": layer}, clean)
+    return layer
+
+
+def show_first_look(viewer: Any, look: FirstLook, source: LayerImage) -> ImageLayer:
+    """Show the median of pretrained networks as the median layer of a source.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    look : FirstLook
+        Median without an interval.
+    source : LayerImage
+        What was denoised.
+
+    Returns
+    -------
+    napari.layers.Image
+        The layer, whose metadata says that no interval is promised.
+    """
+    record = {
+        "axes": look.axes,
+        "channel_names": list(look.channel_names),
+        "covers": "nothing",
+        "caption": look.caption,
+        "provenance": look.provenance,
+    }
+    _back_up(viewer, our_layer(viewer, layer_name(source.name, "median"), "median"), record)
+    placement = source.placement.onto(look.axes)
+    layer = placed_map(viewer, "median", source.name, look.median, placement, record)
+    _keep_contrast(viewer, source.name, {"median": layer}, None)
+    viewer.layers.selection.active = layer
     return layer
 
 
