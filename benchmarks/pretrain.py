@@ -76,16 +76,16 @@ class Pupil:
 WHITE, CORRELATED = Kind(1, 2, "white"), Kind(1, 2, "correlated")
 TWO, THREE, FOUR, VOLUME = Kind(2, 2, "mixed"), Kind(3, 2, "mixed"), Kind(4, 2, "mixed"), Kind(1, 3, "mixed")
 
+STEPS = {WHITE: 1000, CORRELATED: 800, THREE: 600, TWO: 300, FOUR: 300, VOLUME: 200}
+
 # the order of the work
 QUEUE = tuple(
-    Pupil(*one)
-    for one in (
-        (WHITE, 0, 1000), (CORRELATED, 0, 800), (THREE, 0, 600), (VOLUME, 0, 200), (TWO, 0, 300), (FOUR, 0, 300),
-        (WHITE, 1, 500), (THREE, 1, 500), (CORRELATED, 1, 500), (WHITE, 2, 500), (THREE, 2, 500),
-        (CORRELATED, 2, 500), (WHITE, 3, 500), (WHITE, 4, 500), (THREE, 3, 500), (THREE, 4, 500), (TWO, 1, 300),
-        (FOUR, 1, 300), (CORRELATED, 3, 500), (CORRELATED, 4, 500), (VOLUME, 1, 200), (TWO, 2, 300),
-        (FOUR, 2, 300), (VOLUME, 2, 200), (TWO, 3, 300), (FOUR, 3, 300), (VOLUME, 3, 200), (TWO, 4, 300),
-        (FOUR, 4, 300), (VOLUME, 4, 200),
+    Pupil(kind, member, STEPS[kind])
+    for kind, member in (
+        (WHITE, 0), (CORRELATED, 0), (THREE, 0), (VOLUME, 0), (WHITE, 1), (TWO, 0), (FOUR, 0), (THREE, 1),
+        (CORRELATED, 1), (WHITE, 2), (THREE, 2), (CORRELATED, 2), (WHITE, 3), (WHITE, 4), (THREE, 3), (THREE, 4),
+        (TWO, 1), (FOUR, 1), (CORRELATED, 3), (CORRELATED, 4), (VOLUME, 1), (TWO, 2), (FOUR, 2), (VOLUME, 2),
+        (TWO, 3), (FOUR, 3), (VOLUME, 3), (TWO, 4), (FOUR, 4), (VOLUME, 4),
     )
 )  # fmt: skip
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_btn.core.networks.family import Blueprint, Member, family_of, family_of
+from napari_btn.core.networks.family import Blueprint, Member, family_of
 from napari_btn.core.networks.prior import Prior
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle

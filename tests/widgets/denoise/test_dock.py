@@ -356,3 +356,34 @@ def test_another_pair_calibrates_trained_networks(
     assert steps.calibrated_on.noisy is viewer.layers["soil noisy"].data
     assert steps.calibrated_on.clean is viewer.layers["soil clean"].data
     assert steps.calibrated_on.axes == "CYX"
+
+
+def test_a_first_look_needs_no_clean_image_and_promises_no_interval(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, pair: tuple[np.ndarray, np.ndarray]
+) -> None:
+    assert not dock.view.now.isEnabled()
+    assert dock.view.now.toolTip() == "Pick a noisy image."
+    viewer.add_image(pair[0], name="soil noisy", **PLACED)
+    assert not dock.view.train.isEnabled()
+    assert dock.view.now.isEnabled()
+    dock.view.now.click()
+    qtbot.waitUntil(lambda: not dock.busy, timeout=30_000)
+    layer = viewer.layers["soil noisy median"]
+    assert layer.data.shape == pair[0].shape
+    np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))
+    assert layer.data.std() < pair[0].std()
+    record = layer.metadata["napari_btn"]
+    assert record["covers"] == "nothing"
+    assert "no interval is promised" in record["caption"]
+    assert "no interval is promised" in dock.view.message.notes[0][1]
+    assert dock.session.model is None
+
+
+def test_what_networks_start_from_is_asked_for_and_shown(ready: DenoiseWidget) -> None:
+    from napari_btn.core.settings import EnsembleSettings, TrainSettings
+
+    form = ready.view.form
+    assert form.settings().train.start == "pretrained"
+    for start in ("scratch", "/tmp/own.btn", "pretrained"):
+        form.show_settings(EnsembleSettings(train=TrainSettings(start=start)))
+        assert form.settings().train.start == start
