@@ -76,16 +76,16 @@ class Pupil:
 WHITE, CORRELATED = Kind(1, 2, "white"), Kind(1, 2, "correlated")
 TWO, THREE, FOUR, VOLUME = Kind(2, 2, "mixed"), Kind(3, 2, "mixed"), Kind(4, 2, "mixed"), Kind(1, 3, "mixed")
 
-STEPS = {WHITE: 1000, CORRELATED: 800, THREE: 600, TWO: 300, FOUR: 300, VOLUME: 200}
+STEPS = {WHITE: 1000, CORRELATED: 800, THREE: 900, TWO: 600, FOUR: 600, VOLUME: 400}
 
 # the order of the work
 QUEUE = tuple(
     Pupil(kind, member, STEPS[kind])
     for kind, member in (
-        (WHITE, 0), (CORRELATED, 0), (THREE, 0), (VOLUME, 0), (WHITE, 1), (TWO, 0), (FOUR, 0), (THREE, 1),
-        (CORRELATED, 1), (WHITE, 2), (THREE, 2), (CORRELATED, 2), (WHITE, 3), (WHITE, 4), (THREE, 3), (THREE, 4),
-        (TWO, 1), (FOUR, 1), (CORRELATED, 3), (CORRELATED, 4), (VOLUME, 1), (TWO, 2), (FOUR, 2), (VOLUME, 2),
-        (TWO, 3), (FOUR, 3), (VOLUME, 3), (TWO, 4), (FOUR, 4), (VOLUME, 4),
+        (WHITE, 0), (CORRELATED, 0), (WHITE, 1), (THREE, 0), (THREE, 1), (WHITE, 2), (CORRELATED, 1), (VOLUME, 0),
+        (TWO, 0), (FOUR, 0), (CORRELATED, 2), (WHITE, 3), (THREE, 2), (WHITE, 4), (THREE, 3), (CORRELATED, 3),
+        (THREE, 4), (CORRELATED, 4), (VOLUME, 1), (TWO, 1), (FOUR, 1), (VOLUME, 2), (TWO, 2), (FOUR, 2),
+        (VOLUME, 3), (TWO, 3), (FOUR, 3), (VOLUME, 4), (TWO, 4), (FOUR, 4),
     )
 )  # fmt: skip
 

@@ -103,6 +103,13 @@ def test_object_names_in_the_guides_are_the_docks(name, module, widget, qtbot):
     dock.leave()
 
 
+def test_the_guide_of_pretrained_networks_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run_guide("guide_pretrained.md")
+    assert "'from': '2d-1c-white'" in capsys.readouterr().out
+    assert (tmp_path / "look.ome.tif").exists()
+
+
 def test_the_guide_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys, in_a_hurry):
     pytest.importorskip("matplotlib", reason="the guide draws a figure")
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ __all__ = ["Settled", "settle_member"]
 
 _LEAST_GAIN = 1e-4  # slope of the target on a member's median, under which it says nothing of the target
 _RIDGE = 1e-4
-_PIXELS = 40_000
+_ENOUGH = 2000  # known targets from which the median is solved for; with fewer it stays an affine function
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +154,9 @@ def _speak(
     for c in range(module.n_out):
         layer.rows[c, middle] *= float(slope[c])
         layer.rows[c, middle, -1] += float(offset[c])
-        layer.fit(c, middle, target[:, c], torch.isfinite(target[:, c]))
+        known = torch.isfinite(target[:, c])
+        if int(known.sum()) >= _ENOUGH:
+            layer.fit(c, middle, target[:, c], known)
         for level in range(len(module.levels)):
             if level != middle:
                 steps = float(slope[c]) * F.softplus(layer.outputs(c, level))
