@@ -20,7 +20,7 @@ import napari_btn as btn
 from benchmarks.materials import filter_bank, textured
 from benchmarks.measure import close_pool, peak_memory, spent
 from benchmarks.memory import GB
-from benchmarks.real import data_folder
+from benchmarks.real import data_folder, photographs, with_noise
 from benchmarks.table import Bar, Result, main
 from napari_btn.core.compute.pool import Compute
 from napari_btn.core.data.image import View, values_at
@@ -278,7 +278,55 @@ def seeds_agree(tiny: bool) -> Result:
     return result
 
 
-PARTS = {"texture": texture, "minerals": minerals, "size": size, "seeds": seeds_agree}
+def numbers(tiny: bool) -> Result:
+    """Measure the share of pixels that keep number and colour from each cut to the next, and the ideal."""
+    result = Result("Pixels that keep number and colour from k to k + 1 tokens, `quick`, 3 members")
+    folder = data_folder()
+    sample = btn.samples.edx(seed=0, size=(96, 128) if tiny else (192, 256))
+    cell = photographs(96 if tiny else 320)["cell"]
+    images = {
+        "edx sample": (sample.noisy, sample.clean, "CYX"),
+        "photograph": (with_noise(cell, 0), cell, "YX"),
+    }
+    if folder is None:
+        other = btn.samples.lattice(seed=0)
+        images["lattice sample"] = (other.noisy, other.clean, "YX")
+    else:
+        with np.load(folder / "edx_top" / "edx_top.npz") as arrays:
+            images["real element maps"] = (arrays["noisy"], arrays["clean"], "CYX")
+    for name, (noisy, clean, axes) in images.items():
+        denoiser = btn.Denoiser("quick", members=3, **({"train": SMALL} if tiny else {}))
+        denoiser.fit(noisy, clean, axes=axes)
+        tokens = denoiser.tokens(noisy, 20, axes)
+        kept, ideal = [], []
+        for k in range(2, tokens.palette.size):
+            coarse, fine = tokens.cut(k), tokens.cut(k + 1)
+            shown = [cut.colours[cut.labels] for cut in (coarse, fine)]
+            kept.append(float(((coarse.labels == fine.labels) & (shown[0] == shown[1]).all(-1)).mean()))
+            joint = np.bincount(((k + 2) * coarse.labels + fine.labels).ravel(), minlength=(k + 1) * (k + 2))
+            ideal.append(joint.reshape(k + 1, k + 2).max(1).sum() / joint.sum())
+        result.add(
+            {
+                "image": name,
+                "kept, mean": float(np.mean(kept)),
+                "least": min(kept),
+                "at k": int(np.argmin(kept)) + 2,
+                "ideal, mean": float(np.mean(ideal)),
+                "ideal, least": float(np.min(ideal)),
+                "cuts of 90 % or more": f"{sum(v >= 0.9 for v in kept)} of {len(kept)}",
+            }
+        )
+        result.bars.append(Bar(f"tokens: keep number and colour, {name}", float(np.mean(kept)), 0.9))
+        result.bars.append(
+            Bar(
+                f"tokens: below the ideal, {name}", float(np.max(np.subtract(ideal, kept))), 0.01, above=False
+            )
+        )
+        close_pool()
+    return result
+
+
+PARTS = {"numbers": numbers, "texture": texture, "minerals": minerals, "size": size, "seeds": seeds_agree}
 
 
 def run(tiny: bool) -> list[Result]:

@@ -802,7 +802,7 @@ class Denoiser:
         axes: str | None = None,
         *,
         refit: bool = False,
-        order_by: str | int = 0,
+        order_by: str | int | None = None,
         smooth_px: float = 1.5,
         method: TokenMethod | None = None,
         valid: Any = None,
@@ -823,8 +823,9 @@ class Denoiser:
             As in `predict`.
         refit : bool
             Learn the palette again from this image.
-        order_by : str or int
-            Channel whose median orders the tokens, by name or number.
+        order_by : str or int, optional
+            Channel whose median orders the tokens, by name or number; by default numbers follow the tree, and stay
+            with their tokens in all cuts.
         smooth_px : float
             SD of the Gaussian over the latent components, in pixels, when the palette is learned.
         method : str, optional

@@ -166,7 +166,8 @@ class Clustering:
         """Return the tokens of an image."""
         return denoiser.tokens(
             opened.image.data, self.n_tokens, opened.axes, refit=self.refit, method=self.method,
-            order_by=_number(self.order_by or "0"), prediction=prediction, valid=opened.valid,
+            order_by=None if self.order_by is None else _number(self.order_by), prediction=prediction,
+            valid=opened.valid,
         )  # fmt: skip
 
 

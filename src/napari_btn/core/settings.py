@@ -373,8 +373,9 @@ class TokenSettings(_Settings):
     ----------
     n_tokens : int
         Number of tokens; any other number is a cut of the same tree.
-    order_by : str or int
-        Channel whose median orders the tokens, by name or number.
+    order_by : str or int, optional
+        Channel whose median orders the tokens, by name or number. By default numbers follow the tree: from cut to
+        cut, only the smaller part of a split token gets another number.
     smooth_px : float
         Sigma in pixels of the Gaussian filter of latent components, when the palette is learned.
     method : str, optional
@@ -384,7 +385,7 @@ class TokenSettings(_Settings):
     """
 
     n_tokens: int = 20
-    order_by: str | int = 0
+    order_by: str | int | None = None
     smooth_px: float = 1.5
     method: TokenMethod | None = None
 

@@ -62,13 +62,11 @@ def tokens_steps(
 
     view = seen_by(model, image)
     names = model.channel_names
-    known = (
-        settings.order_by in names
-        if isinstance(settings.order_by, str)
-        else 0 <= settings.order_by < len(names)
-    )
-    need(known, "order_by", settings.order_by, f"a channel: {', '.join(names)}, or its number from 0")
-    order = channel_number(settings.order_by, names)
+    order = settings.order_by
+    if order is not None:
+        known = order in names if isinstance(order, str) else 0 <= order < len(names)
+        need(known, "order_by", order, f"a channel: {', '.join(names)}, or its number from 0")
+        order = channel_number(order, names)
     if prediction is None:
         prediction = yield from predict_steps(model, image, compute, quantiles=False, valid=valid)
     elif tuple(prediction.median.shape) != tuple(view.array.shape) or prediction.axes != view.axes:

@@ -116,7 +116,9 @@ def source() -> Made:
 def fitted(source: Made) -> tuple[TokenModel, Tokens]:
     width = np.ones_like(MEDIAN) * (1 + PHASE)
     model, tokens = drain(
-        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.0), width=width)
+        tokens_steps(
+            source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0, smooth_px=1.0), width=width
+        )
     )
     return model, replace(tokens, channel_names=("Si", "Al"))
 
@@ -134,7 +136,9 @@ def test_tokens_find_the_phases_and_are_ordered(fitted: tuple[TokenModel, Tokens
 
 
 def test_the_same_seed_gives_the_same_labels(source: Made, fitted: tuple[TokenModel, Tokens]) -> None:
-    _, tokens = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.0)))
+    _, tokens = drain(
+        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0, smooth_px=1.0))
+    )
     np.testing.assert_array_equal(tokens.nodes, fitted[1].nodes)
     np.testing.assert_array_equal(tokens.labels, fitted[1].labels)
 
@@ -144,25 +148,37 @@ def test_neither_tiles_nor_member_scales_change_labels(
 ) -> None:
     model, tokens = fitted
     tiled = Made(source.latents, tile=23)
-    _, again = drain(tokens_steps(tiled, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5), model=model))
+    _, again = drain(
+        tokens_steps(tiled, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0), model=model)
+    )
     assert np.mean(again.nodes == tokens.nodes) > 0.9999
     louder = Made(source.latents * np.array([7, 1, 0.1], np.float32)[:, None, None, None, None])
-    _, scaled = drain(tokens_steps(louder, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.0)))
+    _, scaled = drain(
+        tokens_steps(louder, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0, smooth_px=1.0))
+    )
     assert adjusted_rand(scaled.labels, tokens.labels) > 0.99
 
 
 def test_members_that_all_say_the_same_share_one_projection() -> None:
     source = source_of(PHASE, members=1, noise=0)
     twice = Made(np.concatenate([source.latents, source.latents]))
-    _, one = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=0)))
-    _, two = drain(tokens_steps(twice, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=0)))
+    _, one = drain(
+        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0, smooth_px=0))
+    )
+    _, two = drain(
+        tokens_steps(twice, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0, smooth_px=0))
+    )
     np.testing.assert_array_equal(one.labels, two.labels)
 
 
 def test_smoothing_helps_under_noise() -> None:
     source = source_of(PHASE, noise=12)
-    rough = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=0)))[1]
-    smooth = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.5)))[1]
+    rough = drain(
+        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0, smooth_px=0))
+    )[1]
+    smooth = drain(
+        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0, smooth_px=1.5))
+    )[1]
     assert adjusted_rand(smooth.labels, PHASE[0]) > adjusted_rand(rough.labels, PHASE[0]) + 0.1
 
 
@@ -175,7 +191,7 @@ def test_seeds_agree_on_five_direct_and_through_the_tree(
         for count in cuts:
             # with so many clusters in the palette
             monkeypatch.setattr("napari_btn.core.tokens.learn._PALETTE", count)
-            settings = TokenSettings(n_tokens=5)
+            settings = TokenSettings(n_tokens=5, order_by=0)
             model = drain(fit_steps(source, lambda p: MEDIAN[:, p[:, 1], p[:, 2]], settings, seed=seed))
             found = np.empty(PHASE.shape, np.uint8)
 
@@ -191,7 +207,7 @@ def test_seeds_agree_on_five_direct_and_through_the_tree(
 def test_models_come_apart_together_and_assign_other_images(fitted: tuple[TokenModel, Tokens]) -> None:
     model, _ = fitted
     again = TokenModel.from_arrays(model.to_arrays())
-    assert again.base == 5
+    assert again.base == 1
     other = phases((1, 61, 47), seed=9)
     rng = np.random.default_rng(0)
     source = source_of(PHASE)
@@ -203,7 +219,7 @@ def test_models_come_apart_together_and_assign_other_images(fitted: tuple[TokenM
     seen = Made(np.moveaxis(latents[:, other] + noise, -1, 1).astype(np.float32))
     median = np.zeros((2, 61, 47), np.float32)
     tokens = [
-        drain(tokens_steps(seen, View(median, "CYX"), TokenSettings(n_tokens=5), model=m))[1]
+        drain(tokens_steps(seen, View(median, "CYX"), TokenSettings(n_tokens=5, order_by=0), model=m))[1]
         for m in (model, again)
     ]
     np.testing.assert_array_equal(tokens[0].labels, tokens[1].labels)
@@ -228,7 +244,9 @@ def test_dead_members_are_refused() -> None:
 def test_left_out_pixels_have_no_token(source: Made) -> None:
     valid = np.ones((1, 90, 110), bool)
     valid[0, :30] = False
-    _, tokens = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=4), valid=valid))
+    _, tokens = drain(
+        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=4, order_by=0), valid=valid)
+    )
     assert (tokens.labels[:30] == 0).all()
     assert (tokens.labels[30:] > 0).all()
     assert tokens.table["pixels"].sum() == 60 * 110
@@ -242,7 +260,9 @@ def test_scenes_and_axes_in_any_order(axes: str) -> None:
     median = np.moveaxis(np.stack([phase, phase], 1), [0, 1, 2, 3], [axes.index(a) for a in "SCYX"])
     _, tokens = drain(
         tokens_steps(
-            source_of(phase), View(median.astype(np.float32), axes), TokenSettings(n_tokens=5, smooth_px=1.0)
+            source_of(phase),
+            View(median.astype(np.float32), axes),
+            TokenSettings(n_tokens=5, order_by=0, smooth_px=1.0),
         )
     )
     assert tokens.axes == axes.replace("C", "")
@@ -256,7 +276,7 @@ def test_volumes() -> None:
         tokens_steps(
             source_of(phase),
             View(phase[0].astype(np.float32), "ZYX"),
-            TokenSettings(n_tokens=3, smooth_px=0.7),
+            TokenSettings(n_tokens=3, order_by=0, smooth_px=0.7),
         )
     )
     assert tokens.labels.shape == (17, 30, 40)
@@ -269,24 +289,34 @@ def test_other_ways_of_clustering_in_the_plane_and_in_space(method: Any, shape: 
     phase = phases(shape, count=3)
     source, axes, median = source_of(phase), "ZYX"[4 - len(shape) :], phase[0].astype(np.float32)
     model, tokens = drain(
-        tokens_steps(source, View(median, axes), TokenSettings(n_tokens=3, smooth_px=0.7, method=method))
+        tokens_steps(
+            source, View(median, axes), TokenSettings(n_tokens=3, order_by=0, smooth_px=0.7, method=method)
+        )
     )
     assert model.palette.method == method
     assert np.mean(tokens.labels == phase[0] + 1) > 0.9
     again = TokenModel.from_arrays(model.to_arrays())
     tiled = Made(source.latents, tile=19)
     # what the palette was learned by is kept, and neither tiles nor a reload change labels
-    same = drain(tokens_steps(tiled, View(median, axes), TokenSettings(n_tokens=3), model=again))[1]
+    same = drain(tokens_steps(tiled, View(median, axes), TokenSettings(n_tokens=3, order_by=0), model=again))[
+        1
+    ]
     assert np.mean(same.nodes == tokens.nodes) > 0.9999
     other, _ = drain(
-        tokens_steps(source, View(median, axes), TokenSettings(n_tokens=3, method="kmeans"), model=again)
+        tokens_steps(
+            source, View(median, axes), TokenSettings(n_tokens=3, order_by=0, method="kmeans"), model=again
+        )
     )
     assert other.palette.method == "kmeans"
 
 
 def test_hdbscan_gives_no_more_tokens_than_it_finds(source: Made) -> None:
     model, tokens = drain(
-        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=20, smooth_px=1.0, method="hdbscan"))
+        tokens_steps(
+            source,
+            View(MEDIAN, "CYX"),
+            TokenSettings(n_tokens=20, order_by=0, smooth_px=1.0, method="hdbscan"),
+        )
     )
     assert 2 <= model.palette.size < 20
     assert tokens.k == model.palette.size == tokens.labels.max()
@@ -348,7 +378,9 @@ def test_cuts_share_what_was_counted(fitted: tuple[TokenModel, Tokens]) -> None:
 
 def test_without_room_for_all_cuts_the_tree_merges(source: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("napari_btn.core.tokens.learn._MAP_BYTES", 1000)
-    model, tokens = drain(tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, smooth_px=1.0)))
+    model, tokens = drain(
+        tokens_steps(source, View(MEDIAN, "CYX"), TokenSettings(n_tokens=5, order_by=0, smooth_px=1.0))
+    )
     assert tokens.nodes.shape[0] == 1
     assert np.mean(tokens.labels == PHASE[0] + 1) > 0.95
     assert tokens.cut(40).labels.max() == model.palette.size

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette
+from napari_btn.core.tokens.clustering import _tree_over, adjusted_rand, fit_palette
 from napari_btn.core.tokens.palette import Palette
 
 if TYPE_CHECKING:
@@ -80,34 +80,71 @@ def test_cuts_nest(palette: Palette) -> None:
             palette.cut(k)
 
 
-def test_merges_cost_more_and_more(palette: Palette) -> None:
+def test_merges_cost_more_and_more_within_anchors_and_between_them(palette: Palette) -> None:
     w, c = palette.weights, palette.centres
     a, b = palette.merges.T
     cost = w[a] * w[b] / (w[a] + w[b]) * np.square(c[a] - c[b]).sum(1)
-    assert (np.diff(cost) > -1e-6).all()
+    within = palette.size - len(palette.anchors)
+    for part in (cost[:within], cost[within:]):
+        assert (np.diff(part) > -1e-6).all()
 
 
-@pytest.mark.parametrize("k", [2, 3, 7, 16])
-def test_points_go_to_the_nearest_centre_of_each_cut(palette: Palette, k: int) -> None:
+def test_points_go_to_the_nearest_anchor_and_the_nearest_leaf_within(palette: Palette) -> None:
     points = np.random.default_rng(5).normal(0, 6, (3000, 6)).astype(np.float32)
-    first = sum(range(2, k))
-    far = np.square(points[:, None] - palette.polished[first : first + k]).sum(-1)
-    found = palette.assign(points)[k - 2]
-    assert np.mean(found == palette.cut(k)[far.argmin(1)]) > 0.999
+    nodes = palette.cut(len(palette.anchors))
+    found = palette.assign(points)
+    nearest = np.square(points[:, None] - palette.anchors).sum(-1).argmin(1)
+    assert np.mean(found[len(nodes) - 2] == nodes[nearest]) > 0.999
+    far = np.square(points[:, None] - palette.polished).sum(-1)
+    far[~palette.leaves[nodes[nearest]]] = np.inf
+    assert np.mean(found[-1] == far.argmin(1)) > 0.999
 
 
-def test_polished_cuts_fit_better_than_the_tree(palette: Palette) -> None:
+def test_every_cut_splits_one_token_of_the_last(palette: Palette) -> None:
+    points = np.random.default_rng(5).normal(0, 6, (3000, 6)).astype(np.float32)
+    found = palette.assign(points)
+    for k in range(3, palette.size + 1):
+        coarse, fine = found[k - 3], found[k - 2]
+        parent = 2 * palette.size - k
+        np.testing.assert_array_equal(np.where(fine == coarse, fine, parent), coarse)
+        assert set(np.unique(fine[fine != coarse])) <= set(palette.merges[parent - palette.size])
+
+
+def test_numbers_and_colours_change_for_the_smaller_part_of_a_split_only(palette: Palette) -> None:
+    for k in range(1, palette.size):
+        before, after = palette.numbers(k, 1), palette.numbers(k + 1, 1)
+        parent = 2 * palette.size - k - 1
+        large, small = sorted(palette.merges[parent - palette.size], key=lambda n: -palette.weights[n])
+        assert after[small] == k + 1
+        assert after[large] == before[parent]
+        kept = np.intersect1d(palette.cut(k), palette.cut(k + 1))
+        np.testing.assert_array_equal(before[kept], after[kept])
+        np.testing.assert_array_equal(palette.colours[large], palette.colours[parent])
+
+
+def test_the_anchors_fit_better_than_a_plain_tree(palette: Palette) -> None:
     points, _ = clouds(n=1500)
+    plain = _tree_over(
+        points, np.unique(KMeans(16, n_init=1, random_state=0).fit_predict(points), return_inverse=True)[1]
+    )
 
     def inertia(centres: NDArray[np.float32]) -> float:
         return float(np.square(points[:, None] - centres).sum(-1).min(1).sum())
 
-    for k in range(2, 17):
-        first = sum(range(2, k))
-        assert (
-            inertia(palette.polished[first : first + k]) <= inertia(palette.centres[palette.cut(k)]) * 1.0001
-        )
-    assert len(palette.polished) == sum(range(2, 17))
+    k = len(palette.anchors)
+    assert inertia(palette.anchors) <= inertia(plain.centres[plain.cut(k)]) * 1.0001
+
+
+def test_a_palette_of_version_one_keeps_its_polished_cuts(palette: Palette) -> None:
+    rows = [palette.centres[palette.cut(k)] for k in range(2, palette.size + 1)]
+    arrays = {**palette.to_arrays(), "polished": np.concatenate(rows)}
+    del arrays["anchors"]
+    old = Palette.from_arrays(arrays)
+    points = np.random.default_rng(5).normal(0, 6, (500, 6)).astype(np.float32)
+    for k in (2, 7, 16):
+        far = np.square(points[:, None] - rows[k - 2]).sum(-1)
+        np.testing.assert_array_equal(old.assign(points)[k - 2], old.cut(k)[far.argmin(1)])
+    np.testing.assert_array_equal(old.finest(points), old.assign(points)[-1])
 
 
 def test_the_base_cut_is_ordered_by_a_channel(palette: Palette) -> None:

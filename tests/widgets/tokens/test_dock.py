@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QSpinBox, QTableWidget, QWidget
+from vispy.util.keys import SHIFT
 
 from napari_btn.core.data.image import Image
 from napari_btn.core.progress import Progress, drain
@@ -249,7 +250,7 @@ def test_a_click_on_the_image_picks_its_token(dock, viewer, found):
     assert first != second
     click((5, 5))
     assert dock.view.table.picked() == [first]
-    click((30, 50), ("Shift",))
+    click((30, 50), (SHIFT,))
     assert dock.view.table.picked() == sorted([first, second])
     layer.mode = "paint"
     viewer.layers.selection.active = layer
@@ -301,11 +302,11 @@ def test_names_follow_their_tokens_from_cut_to_cut(dock, viewer, found, qtbot):
     dock.view.table.item(dock.view.table.row_of(number), 1).setText(" quartz ")
     rested(dock, qtbot)
     assert next(iter(layer_of(viewer).features["name"])) == "quartz"
-    node = found.identities[number - 1]
+    leaf = found.lineages[number - 1]
     for k in range(2, 13):
         part(dock, "n_tokens").setValue(k)
-        nodes = list(dock.session.tokens.identities)
-        expected = {nodes.index(node) + 1: "quartz"} if node in nodes else {}
+        leaves = list(dock.session.tokens.lineages)
+        expected = {leaves.index(leaf) + 1: "quartz"} if leaf in leaves else {}
         assert dock.editor.shown.names == expected
     part(dock, "n_tokens").setValue(8)
     rested(dock, qtbot)

@@ -13,7 +13,7 @@ from napari_btn.core.tokens.palette import Palette, rows_of
 from napari_btn.core.tokens.shares import density_steps, mixture_steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -28,6 +28,8 @@ __all__ = ["adjusted_rand", "fit_palette"]
 _RESTARTS: Final = 10
 _LLOYD_STEPS: Final = 20
 _COARSE: Final = 12  # cuts into so many tokens or fewer are compared between seeds
+_ANCHORS: Final = 5  # tokens that the tree is built around: the cut that seeds agree on in most images
+_INNER_RESTARTS: Final = 3
 _CHUNK: Final = 1024
 
 
@@ -96,8 +98,8 @@ def fit_palette(
         found.append(palette)
         misfits.append(misfit)
     best = found[int(np.argmin([misfit.sum() for misfit in misfits]))]
-    if method == "kmeans":
-        best = _best_of(x, found, np.array(misfits))
+    if method == "kmeans" and best.size > 1:
+        best, found = yield from _nested_steps(x, found, np.array(misfits), [int(s) for s in seeds])
     best = replace(best, order=_medians(best.assign(x), channels, best))
     if method == "hdbscan" and best.size < 2:
         raise ValueError(
@@ -186,28 +188,35 @@ def _medians(
     return out
 
 
-def _tree_over(points: NDArray[np.float32], cluster: NDArray[np.intp]) -> Palette:
+def _tree_over(
+    points: NDArray[np.float32], cluster: NDArray[np.intp], within: NDArray[np.intp] | None = None
+) -> Palette:
     """Return the size-weighted Ward tree over clusters, numbered from 0."""
     size = np.bincount(cluster).astype(np.float64)
     total = np.zeros((len(size), points.shape[1]))
     np.add.at(total, cluster, points)
-    return _tree(total / size[:, None], size / len(points))
+    return _tree(total / size[:, None], size / len(points), within)
 
 
-def _tree(centres: NDArray[np.floating], weights: NDArray[np.float64]) -> Palette:
-    """Return the Ward tree over leaves, (n, D) and (n,)."""
+def _tree(
+    centres: NDArray[np.floating], weights: NDArray[np.float64], within: NDArray[np.intp] | None = None
+) -> Palette:
+    """Return the Ward tree over leaves, (n, D) and (n,); those within one anchor merge before all others."""
     n = len(weights)
     size = np.concatenate([weights, np.zeros(n - 1)])
     centre = np.concatenate([centres, np.zeros((n - 1, centres.shape[1]))])
     alive = list(range(n))
+    held = np.concatenate([np.zeros(n, np.intp) if within is None else within, np.zeros(n - 1, np.intp)])
     merges = np.empty((n - 1, 2), dtype=np.intp)
     for i in range(n - 1):
         c, s = centre[alive], size[alive]
         cost = np.square(c[:, None] - c[None]).sum(-1) * (s[:, None] * s / (s[:, None] + s))
         cost[np.tril_indices(len(alive))] = np.inf
+        if within is not None and len(alive) > within.max() + 1:
+            cost[held[alive][:, None] != held[alive]] = np.inf
         a, b = (alive[j] for j in np.unravel_index(int(np.argmin(cost)), cost.shape))
         merges[i] = a, b
-        size[n + i] = size[a] + size[b]
+        held[n + i], size[n + i] = held[a], size[a] + size[b]
         centre[n + i] = (size[a] * centre[a] + size[b] * centre[b]) / size[n + i]
         alive = [j for j in alive if j not in (a, b)] + [n + i]
     return Palette(
@@ -221,21 +230,69 @@ def _tree(centres: NDArray[np.floating], weights: NDArray[np.float64]) -> Palett
 
 
 def _polish(points: NDArray[np.float32], palette: Palette) -> tuple[Palette, NDArray[np.float64]]:
-    """Return the palette with polished cuts, and the inertia of each."""
+    """Return the palette with polished coarse cuts, and the inertia of each."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
     polished, inertia = [], []
     with threadpool_limits(limits=1):
-        for k in range(2, palette.size + 1):
+        for k in range(2, min(palette.size, _COARSE) + 1):
             start = palette.centres[palette.cut(k)]
-            # Fine cuts are near their optimum already, and there are many.
-            steps = _LLOYD_STEPS if k <= _COARSE else _LLOYD_STEPS // 4
-            means = KMeans(k, init=start, n_init=1, max_iter=steps).fit(points)
+            means = KMeans(k, init=start, n_init=1, max_iter=_LLOYD_STEPS).fit(points)
             polished.append(np.asarray(means.cluster_centers_, dtype=np.float32))
             inertia.append(float(means.inertia_))
     rows = np.concatenate(polished) if polished else palette.polished
     return replace(palette, polished=rows), np.array(inertia)
+
+
+def _nested_steps(
+    points: NDArray[np.float32], found: list[Palette], inertia: NDArray[np.float64], seeds: Sequence[int]
+) -> Step[tuple[Palette, list[Palette]]]:
+    """Return the best palette and that of each seed, built around their polished cuts into a few tokens.
+
+    Cuts of a plain tree agree less between seeds than cuts that Lloyd's steps polished, and polished cuts don't
+    nest. A tree around one polished cut has both.
+    """
+    best = _best_of(points, found, inertia)
+    anchors = min(best.size, _ANCHORS)
+    made = []
+    for i, (palette, seed) in enumerate(zip((best, *found), (seeds[0], *seeds), strict=True)):
+        yield Progress(i, len(found) + 1, "Building the tree")
+        made.append(_around(points, palette.polished[rows_of(anchors)], best.size, seed))
+    return made[0], made[1:]
+
+
+def _around(points: NDArray[np.float32], anchors: NDArray[np.float32], count: int, seed: int) -> Palette:
+    """Return a palette with the given tokens among its cuts: leaves divide them, and a tree merges them."""
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    there, anchor = np.unique(_nearest(points, anchors), return_inverse=True)
+    anchors, a = anchors[there], len(there)
+    spread = np.array([np.square(points[anchor == i] - points[anchor == i].mean(0)).sum() for i in range(a)])
+    # leaves go where points are spread, by the largest remainder
+    wanted = spread / max(float(spread.sum()), 1e-30) * (count - a)
+    leaves = 1 + np.floor(wanted).astype(int)
+    leaves[np.argsort(np.floor(wanted) - wanted, kind="stable")[: count - leaves.sum()]] += 1
+    cluster, first, of_leaf = np.empty(len(points), dtype=np.intp), 0, []
+    with threadpool_limits(limits=1):
+        for i in range(a):
+            own = points[anchor == i]
+            k = min(int(leaves[i]), len(np.unique(own, axis=0)))
+            means = KMeans(k, n_init=_INNER_RESTARTS, random_state=seed % 2**32).fit(own)
+            found = np.unique(means.labels_, return_inverse=True)[1]
+            cluster[anchor == i] = first + found
+            of_leaf += [i] * (int(found.max()) + 1)
+            first = len(of_leaf)
+    palette = _tree_over(points, cluster, np.array(of_leaf))
+    order = [of_leaf[int(np.argmax(palette.leaves[node]))] for node in palette.cut(a)]
+    return replace(palette, anchors=anchors[order], polished=palette.centres[: palette.size])
+
+
+def _nearest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.intp]:
+    """Return the nearest centre of each point."""
+    found: NDArray[np.intp] = np.argmin(np.square(centres).sum(1) - 2 * points @ centres.T, axis=1)
+    return found
 
 
 def _best_of(points: NDArray[np.float32], found: list[Palette], inertia: NDArray[np.float64]) -> Palette:
@@ -254,10 +311,7 @@ def _best_of(points: NDArray[np.float32], found: list[Palette], inertia: NDArray
         if other is palette:
             continue
         rows = rows_of(k)
-        mine, theirs = (
-            np.argmin(np.square(c).sum(1) - 2 * points @ c.T, axis=1)
-            for c in (palette.polished[rows], other.polished[rows])
-        )
+        mine, theirs = (_nearest(points, p.polished[rows]) for p in (palette, other))
         overlap = np.bincount(mine * k + theirs, minlength=k * k).reshape(k, k)
         order = linear_sum_assignment(overlap, maximize=True)[1]
         polished[rows] = other.polished[rows][order]

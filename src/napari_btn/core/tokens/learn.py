@@ -91,7 +91,8 @@ class TokenModel:
     palette : Palette
         Components to tokens.
     base : int
-        Number of tokens first requested; other cuts follow the order of that cut.
+        Cut whose tokens are ordered by a channel; 1, so that numbers follow the tree. In bundles of version 1, the
+        number of tokens first requested.
     """
 
     projection: Projection
@@ -131,7 +132,7 @@ def fit_steps(
     source : LatentSource
         The image's latents.
     values : callable
-        Channels (C, n) at pixels (n, 1 + ndim) given as scene and index; they order the tokens.
+        Channels (C, n) at pixels (n, 1 + ndim) given as scene and index; they may order the tokens.
     settings : TokenSettings
         The palette has 40 clusters, or one per requested token where those are more.
     valid : ndarray of bool, (S, *space), optional
@@ -175,7 +176,7 @@ def fit_steps(
         seed=seed,
         method=settings.method or "kmeans",
     )
-    return TokenModel(projection, palette, min(max(settings.n_tokens, 2), palette.size))
+    return TokenModel(projection, palette, 1)
 
 
 def assign_steps(
@@ -234,7 +235,8 @@ def tokens_steps(
     median : View
         Calibrated median of the image, which orders and describes the tokens.
     settings : TokenSettings
-        Number of tokens, 1 to 120; HDBSCAN finds its own number, which is the limit. ``order_by`` is a number.
+        Number of tokens, 1 to 120; HDBSCAN finds its own number, which is the limit. ``order_by`` is a number or
+        None.
     width : ndarray of float32, (*axes), optional
         Calibrated width, which describes them too.
     model : TokenModel, optional
@@ -282,9 +284,8 @@ def tokens_steps(
         return np.moveaxis(maps, axes.index("C"), 0) if "C" in axes else maps[None]
 
     first, second = channels_first(median.array), None if width is None else channels_first(width)
-    return model, Tokens(
-        model.palette, nodes, k, model.base, left, first, second, order_by=int(settings.order_by)
-    )
+    tokens = Tokens(model.palette, nodes, k, model.base, left, first, second)
+    return model, tokens if settings.order_by is None else tokens.ordered(int(settings.order_by))
 
 
 def _principal(latents: NDArray[np.float32], members: int, smooth_px: float, seed: int) -> Projection:

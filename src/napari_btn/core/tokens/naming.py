@@ -73,13 +73,11 @@ class Naming:
         return replace(self, of_leaf=names)
 
     def names(self, tokens: Tokens) -> dict[int, str]:
-        """Return the group of each token that lies wholly within one, by number."""
-        found = {}
-        for number in range(1, tokens.k + 1):
-            groups = {self.of_leaf.get(leaf, "") for leaf in _leaves(tokens, number)}
-            if len(groups) == 1 and (name := groups.pop()):
-                found[number] = name
-        return found
+        """Return the group of each token that has one, by number; a merged token has that of its larger part."""
+        groups = (
+            (number, self.of_leaf.get(int(leaf), "")) for number, leaf in enumerate(tokens.lineages, start=1)
+        )
+        return {number: group for number, group in groups if group}
 
     def column(self, tokens: Tokens) -> NDArray[np.object_]:
         """Return the group of each token, (k,), as a column for `Tokens.table`; empty for none."""

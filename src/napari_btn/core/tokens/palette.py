@@ -1,9 +1,10 @@
 """A palette of tokens: clusters of latent points, and the tree that merges them one by one.
 
 Leaves are numbered 0 to n - 1; merge i makes node n + i. A cut into k tokens takes k
-nodes. With k-means, Lloyd's steps from their centres polish the cut, and each point goes to the
-nearest of the polished centres. With a mixture or HDBSCAN a node's share of a point is the sum of
-its leaves' shares, and each point goes to the node with the largest.
+nodes. With k-means, the tree is built around one coarse cut, the anchors: each point goes to the
+nearest anchor and then to the nearest leaf within it, so that all cuts nest exactly. With a mixture or
+HDBSCAN a node's share of a point is the sum of its leaves' shares, and each point goes to the node with
+the largest.
 """
 
 from __future__ import annotations
@@ -43,14 +44,17 @@ class Palette:
         Share of the points in each node.
     merges : ndarray of int, (n - 1, 2)
         The two children of node n + i.
-    polished : ndarray of float32, (2 + 3 + ... + n, D)
-        Centres of the tokens of each cut, from 2 tokens to n, in the order of `cut`; none with `shares`.
+    polished : ndarray of float32, (n, D) or (2 + 3 + ... + n, D)
+        Centres of the leaves; without anchors, as in bundles of version 1, centres of the tokens of each cut,
+        from 2 tokens to n, in the order of `cut`. None with `shares`.
     agreement : ndarray of float64, (n - 1,)
         Adjusted Rand index between seeds when cut into 2, 3, ..., n tokens; NaN if unknown.
     order : ndarray of float32, (C, 2 + 3 + ... + n)
         Median of each channel in each token of each cut, by which tokens can be ordered.
     shares : Shares, optional
         Share of each point in each leaf, where it is not assigned to the nearest centre.
+    anchors : ndarray of float32, (a, D), optional
+        Centres of the tokens of the cut into ``a``, in the order of `cut`.
     """
 
     centres: NDArray[np.float32]
@@ -60,6 +64,7 @@ class Palette:
     agreement: NDArray[np.float64]
     order: NDArray[np.float32]
     shares: Shares | None = None
+    anchors: NDArray[np.float32] | None = None
 
     @property
     def method(self) -> TokenMethod:
@@ -116,9 +121,9 @@ class Palette:
         """Return the token numbers of a cut, aligned with those of a base cut.
 
         In the cut into `base` tokens, numbers rise with the channel's median. From there one token
-        at a time splits or merges, and the larger part keeps its number, which gives the largest overlap
-        with the last numbering. A new part gets the next number; where a merge leaves a gap,
-        the last token fills it, so that numbers always run from 1 to k.
+        at a time splits or merges, and the larger part keeps its number. A new part gets the next number; where
+        a merge leaves a gap, the last token fills it, so that numbers always run from 1 to k. With a base of 1
+        there are no such gaps: only the smaller part of a split token changes its number.
 
         Parameters
         ----------
@@ -139,30 +144,42 @@ class Palette:
         self.cut(k)
         for made in range(base + 1, k + 1):
             parent = 2 * self.size - made
-            large, small = sorted(self.merges[parent - self.size], key=lambda c: (-self.weights[c], c))
+            large, small = self._larger(self.merges[parent - self.size])
             number[large], number[small], number[parent] = number[parent], made, 0
         for left in range(base - 1, k - 1, -1):
             parent = 2 * self.size - left - 1
-            large, small = sorted(self.merges[parent - self.size], key=lambda c: (-self.weights[c], c))
+            large, small = self._larger(self.merges[parent - self.size])
             number[parent], free = number[large], number[small]
             number[large] = number[small] = 0
             number[number == left + 1] = free
         return number
 
     @cached_property
+    def leaders(self) -> NDArray[np.intp]:
+        """Leaf that each node is followed by, (2 n - 1,): that of its larger child, and so on."""
+        leader = np.arange(2 * self.size - 1)
+        for i, pair in enumerate(self.merges):
+            leader[self.size + i] = leader[self._larger(pair)[0]]
+        return leader
+
+    def _larger(self, pair: NDArray[np.intp]) -> tuple[int, int]:
+        """Return the larger and the smaller of two nodes."""
+        large, small = sorted((int(c) for c in pair), key=lambda c: (-self.weights[c], c))
+        return large, small
+
+    @cached_property
     def colours(self) -> NDArray[np.float32]:
-        """One colour per node, RGB 0 to 1: its centre's first three components as L, a, b."""
+        """One colour per node, RGB 0 to 1: the first three components of its leader as L, a, b."""
         from skimage.color import lab2rgb
 
-        three = np.zeros((len(self.centres), 3))
-        three[:, : min(3, self.centres.shape[1])] = self.centres[:, :3]
-        leaves, share = three[: self.size], self.weights[: self.size, None]
+        leaves, share = np.zeros((self.size, 3)), self.weights[: self.size, None]
+        leaves[:, : min(3, self.centres.shape[1])] = self.centres[: self.size, :3]
         middle = (leaves * share).sum(0)
         spread = np.sqrt((np.square(leaves - middle) * share).sum(0))
-        z = np.clip((three - middle) / np.where(spread > 0, spread, 1), -2, 2)
+        z = np.clip((leaves - middle) / np.where(spread > 0, spread, 1), -2, 2)
         lab = z * (17, 34, 34) + (58, 0, 0)
         rgb: NDArray[np.float32] = np.clip(lab2rgb(lab), 0, 1).astype(np.float32)
-        return rgb
+        return rgb[self.leaders]
 
     def assign(self, points: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return the node of each point in every cut.
@@ -179,6 +196,8 @@ class Palette:
         """
         if self.shares is not None:
             return self._by_shares(points)
+        if self.anchors is not None:
+            return self._nested[:, self.finest(points)]
         cuts = [(k, self.cut(k), rows_of(k)) for k in range(2, self.size + 1)]
         square = np.square(self.polished).sum(1)
         out = np.empty((len(cuts), len(points)), dtype=np.uint8)
@@ -212,12 +231,31 @@ class Palette:
                 piece = slice(first, first + _CHUNK)
                 out[piece] = np.argmax(self.shares.of(points[piece]), axis=1)
         elif self.size > 1:
-            centres = self.polished[rows_of(self.size)]
+            centres = self.polished if self.anchors is not None else self.polished[rows_of(self.size)]
             square = np.square(centres).sum(1)
             for first in range(0, len(points), _CHUNK):
                 piece = slice(first, first + _CHUNK)
-                out[piece] = np.argmin(square - 2 * (points[piece] @ centres.T), axis=1)
+                far = square - 2 * (points[piece] @ centres.T)
+                if self.anchors is not None:
+                    anchor = np.argmin(
+                        np.square(self.anchors).sum(1) - 2 * (points[piece] @ self.anchors.T), axis=1
+                    )
+                    far[~self._held[anchor]] = np.inf
+                out[piece] = np.argmin(far, axis=1)
         return out
+
+    @cached_property
+    def _held(self) -> NDArray[np.bool_]:
+        """Membership of each leaf in each anchor, (a, n)."""
+        assert self.anchors is not None, "asked for with anchors only"
+        return self.leaves[self.cut(len(self.anchors))]
+
+    @cached_property
+    def _nested(self) -> NDArray[np.uint8]:
+        """Node of each leaf in every cut, (n - 1, n)."""
+        cuts = [self.cut(k) for k in range(2, self.size + 1)]
+        rows = [nodes[np.argmax(self.leaves[nodes], axis=0)] for nodes in cuts]
+        return np.array(rows, dtype=np.uint8).reshape(-1, self.size)
 
     def _by_shares(self, points: NDArray[np.float32]) -> NDArray[np.uint8]:
         """Return the node with the largest share of each point in every cut, (n - 1, m)."""
@@ -238,6 +276,8 @@ class Palette:
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the palette as named arrays, for `from_arrays`."""
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS}
+        if self.anchors is not None:
+            arrays["anchors"] = self.anchors
         if self.shares is None:
             return arrays
         return arrays | {f"{self.method}.{name}": value for name, value in self.shares.to_arrays().items()}
@@ -245,7 +285,9 @@ class Palette:
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Palette:
         """Return the palette that `to_arrays` stored; raise `KeyError` if an array is missing."""
-        return cls(**{name: np.asarray(arrays[name]) for name in _ARRAYS}, shares=shares_from(arrays))
+        anchors = np.asarray(arrays["anchors"]) if "anchors" in arrays else None
+        kept = {name: np.asarray(arrays[name]) for name in _ARRAYS}
+        return cls(**kept, shares=shares_from(arrays), anchors=anchors)
 
 
 def rows_of(k: int) -> slice:

@@ -37,7 +37,8 @@ class Tokens:
     k : int
         Tokens in this cut.
     base : int
-        The cut whose tokens are ordered by a channel; other cuts are aligned with it.
+        The cut whose tokens are ordered by a channel; other cuts are aligned with it. With 1, numbers follow the
+        tree alone.
     axes : str
         One letter per dimension of the labels.
     median, width : ndarray of float32, (C, *image), optional
@@ -104,6 +105,12 @@ class Tokens:
         number = self.palette.numbers(self.k, self.base, self.order_by)
         nodes = np.flatnonzero(number)
         out: NDArray[np.intp] = nodes[np.argsort(number[nodes])]
+        return out
+
+    @cached_property
+    def lineages(self) -> NDArray[np.intp]:
+        """Leading leaf of each token, (k,): the same in all cuts, and of a split token it goes with the larger part."""
+        out: NDArray[np.intp] = self.palette.leaders[self.identities]
         return out
 
     @cached_property

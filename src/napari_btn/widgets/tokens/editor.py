@@ -192,8 +192,9 @@ class TokenEditor:
         if layer is None or not layer.visible or not may_click(self._viewer, (Image, Labels)):
             return
         value = layer.get_value(event.position, world=True)
-        more = {str(m) for m in getattr(event, "modifiers", ())} & {"Shift", "Control"}
-        self.pick(int(value or 0), more=bool(more))
+        # keys of vispy equal their names, but their text is another
+        more = any(key in tuple(getattr(event, "modifiers", ())) for key in ("Shift", "Control"))
+        self.pick(int(value or 0), more=more)
 
     def pick(self, number: int, *, more: bool = False) -> None:
         """Pick a token, as a click on it does.
@@ -341,8 +342,8 @@ class TokenEditor:
         with self.quiet():
             shown.cut(k)
         self._session.tokens = shown.tokens
-        # a token that was picked may not be there in another cut
-        self._view.table.pick([])
+        # numbers stay with their tokens; a token that isn't there any more has no row
+        self._view.table.pick([n for n in self._view.table.picked() if n <= k])
         if edited:
             text = "The palette was cut again. Undo brings merged and painted labels back."
             self._view.status.say(("info", text))

@@ -61,7 +61,7 @@ class TokenLayer:
         """Group by number, from each point of view."""
         self.edited = False
         """True if labels were merged or painted since the cut."""
-        self._of_node: dict[int, str] = {}
+        self._of_leaf: dict[int, str] = {}
         self._namings = {v: Naming(v) for v in VIEWPOINTS}
         self._edits: list[_Edit] = []
         self._view: Tokens | None = None
@@ -228,8 +228,8 @@ class TokenLayer:
             self._keep_edited()
         self.tokens, self.edited, self._view = self.tokens.cut(k), False, None
         layer.data = self.tokens.labels.copy()
-        number = {int(node): i for i, node in enumerate(self.tokens.identities, start=1)}
-        self.names = {number[node]: name for node, name in self._of_node.items() if node in number}
+        number = {int(leaf): i for i, leaf in enumerate(self.tokens.lineages, start=1)}
+        self.names = {number[leaf]: name for leaf, name in self._of_leaf.items() if leaf in number}
         self.groups = {v: naming.names(self.tokens) for v, naming in self._namings.items()}
 
     def _keep_edited(self) -> None:
@@ -264,7 +264,9 @@ class TokenLayer:
         if named:
             self.names[target] = named[0]
         for viewpoint, known in self.groups.items():
-            self.groups[viewpoint] = {n: group for n, group in known.items() if n not in others}
+            first = next((known[n] for n in chosen if n in known), "")
+            left = {n: group for n, group in known.items() if n not in chosen}
+            self.groups[viewpoint] = left | ({target: first} if first else {})
         self.edited, self._view = True, None
         layer.refresh()
 
@@ -284,7 +286,7 @@ class TokenLayer:
 
     def rename(self, number: int, name: str) -> None:
         """Name a token, or remove its name."""
-        names, of_node = dict(self.names), dict(self._of_node)
+        names, of_leaf = dict(self.names), dict(self._of_leaf)
         if self.names.get(number, "") == name:
             return
         self.names[number] = name
@@ -293,7 +295,7 @@ class TokenLayer:
 
         def back() -> None:
             """Restore the names."""
-            self.names, self._of_node = names, of_node
+            self.names, self._of_leaf = names, of_leaf
 
         self._push(f"naming token {number}", back)
 
@@ -331,14 +333,13 @@ class TokenLayer:
             self._namings[viewpoint] = naming.assigned(self.tokens, chosen, group)
 
     def _keep_names(self, *numbers: int) -> None:
-        """Store names with the nodes of the palette, so that they follow their tokens from cut to cut."""
+        """Store names with the leading leaves of tokens, so that they follow their tokens from cut to cut."""
         if self.edited:
             return
         for number in numbers or tuple(self.names):
             if 0 < number <= self.tokens.k:
-                node = int(self.tokens.identities[number - 1])
-                self._of_node[node] = self.names.get(number, "")
-        self._of_node = {node: name for node, name in self._of_node.items() if name}
+                self._of_leaf[int(self.tokens.lineages[number - 1])] = self.names.get(number, "")
+        self._of_leaf = {leaf: name for leaf, name in self._of_leaf.items() if name}
 
     def undo(self) -> str:
         """Undo the last edit, and return it in words."""
