@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from napari_btn.cli.applying import evaluate, predict, regions, tokens
+from napari_btn.cli.datasets import dataset
 from napari_btn.cli.noise import noise
 from napari_btn.cli.options import bundle_argument, force_option, json_option
 from napari_btn.cli.pretrained import now, pretrain
@@ -31,7 +32,7 @@ __all__ = ["main"]
 def main(traceback: bool) -> None:
     """Denoise images with intervals calibrated to a stated coverage.
 
-    Images: .tif, .ome.tif, .zarr, .ome.zarr, .npy, file.npz:key.
+    Images: .tif, .ome.tif, .zarr, .ome.zarr, .npy, file.npz:key, file.h5:dataset, file.pt:name.
     """
 
 
@@ -103,6 +104,7 @@ def _demo_folder(folder: Path, force: bool) -> None:
 
 for command in (
     train,
+    dataset,
     calibrate,
     predict,
     evaluate,

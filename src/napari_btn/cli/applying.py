@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from napari_btn.cli.datasets import Batch
 from napari_btn.cli.files import (
     ImageFile,
     Model,
@@ -50,7 +51,7 @@ __all__ = ["evaluate", "predict", "regions", "tokens"]
 
 @click.command()
 @bundle_argument
-@click.argument("image")
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @to_file
 @axes_option
 @mask_option
@@ -58,15 +59,27 @@ __all__ = ["evaluate", "predict", "regions", "tokens"]
 @device_option
 @scheduler_option
 @force_option
-@gathered(model=Model, source=ImageFile, target=Target)
-def predict(model: Model, source: ImageFile, target: Target, scheduler: str | None) -> None:
-    """Write lower, median, upper, width and spread of IMAGE.
+@gathered(model=Model)
+def predict(
+    model: Model, images: tuple[str, ...], output: Path, axes: str | None, mask: str | None, valid: str | None,
+    scheduler: str | None, force: bool,
+) -> None:  # fmt: skip
+    """Write lower, median, upper, width, spread and mean of IMAGE.
 
-    OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map).
+    OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map). Of several
+    images, or of a data set by description (.yaml, .json), OUT is a folder, which gets one .ome.tif of each and
+    table.csv with widths, coverage where there is a clean image, and notes.
     """
     from napari_btn.core.calibration.conformal import covered
     from napari_btn.io.images import output_format, write_prediction
 
+    batch = Batch(images, output, axes, force)
+    if batch.many:
+        if mask or valid or scheduler:
+            raise ValueError("--mask, --valid and --scheduler go with one image; predict each image alone.")
+        batch.run(model)
+        return
+    source, target = ImageFile(images[0], axes, mask, valid), Target(output, force)
     target.ready_image(model.bundle, *source.inputs)
     tiled = output_format(target.output).is_folder
     denoiser = model.load()
@@ -107,7 +120,7 @@ def _predict(
 @click.command()
 @bundle_argument
 @click.argument("noisy")
-@click.argument("clean")
+@click.argument("clean", required=False)
 @axes_option
 @json_option
 @click.option("--html", type=click.Path(path_type=Path), help="HTML file: one page with figures.")
@@ -139,7 +152,7 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
     if html is not None:
         from napari_btn.plots.page import report_page
 
-        about = {"noisy": files.noisy, "clean": files.clean, "networks": str(model.bundle)}
+        about = {"noisy": files.noisy, "clean": files.clean or files.noisy, "networks": str(model.bundle)}
         title = f"Coverage of {model.bundle.name} on {Path(files.noisy).name}"
         write_text(
             report_page(report, title=title, prediction=prediction, clean=pair.clean, about=about), html

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -121,17 +121,19 @@ class PairFiles:
     """Files of noisy and clean, the axes of noisy, and files of what their pixels are used for."""
 
     noisy: str
-    clean: str
+    clean: str | None
     axes: str | None = None
     channels: tuple[str, ...] | None = None
     valid: str | None = None
     mask: str | None = None
     regions: str | None = None
+    pair: tuple[tuple[str, str], ...] = ()
 
     @property
     def inputs(self) -> tuple[str | None, ...]:
         """Files that are read."""
-        return self.noisy, self.clean, self.valid, self.mask, self.regions
+        others = (name for names in self.pair for name in names)
+        return self.noisy, self.clean, self.valid, self.mask, self.regions, *others
 
     @property
     def groups(self) -> Any:
@@ -145,9 +147,23 @@ class PairFiles:
 
     def open(self, denoiser: Denoiser | None = None) -> Pair:
         """Open the pair, and say where it differs from the images that a denoiser was trained on."""
+        from napari_btn.cli.datasets import described_pair
         from napari_btn.core.data.pairs import Pair
+        from napari_btn.io.datasets import is_description
         from napari_btn.io.images import read_image
 
+        if is_description(self.noisy):
+            made = described_pair(self.noisy, self.axes, self.channels)
+            return made if self.valid is None else replace(made, valid=_valid(self.valid))
+        if self.clean is None:
+            raise ValueError(
+                f"{self.noisy} came without CLEAN; give both, or the description of a data set (.yaml or .json)."
+            )
+        if self.pair:
+            pairs = ((self.noisy, self.clean), *self.pair)
+            return replace(
+                described_pair(self.noisy, self.axes, self.channels, pairs), valid=_valid(self.valid)
+            )
         first, axes = _open(self.noisy, self.axes, "noisy")
         if os.path.realpath(self.noisy) == os.path.realpath(self.clean):
             raise ValueError(

@@ -130,7 +130,7 @@ class Training:
 
 @click.command()
 @click.argument("noisy")
-@click.argument("clean")
+@click.argument("clean", required=False)
 @to_file
 @axes_option
 @channels_option
@@ -176,6 +176,9 @@ class Training:
 @promise_options
 @groups_option
 @valid_option
+@click.option(
+    "--pair", type=(str, str), multiple=True, metavar="NOISY CLEAN", help="Another pair, of another field."
+)
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the coverage report.")
 @click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
 @scheduler_option
@@ -191,6 +194,8 @@ def train(
     scheduler: str | None,
 ) -> None:
     """Train on NOISY and CLEAN, calibrate, and write MODEL.btn.
+
+    Instead of both, the description of a data set can be given: `napari-btn train soil.yaml -o soil.btn`.
 
     Each finished member is kept in MODEL.btn.partial until the end; after Ctrl-C or a crash, the same call with
     --resume goes on.
@@ -382,7 +387,7 @@ class Kinds:
 
 @click.command()
 @click.argument("noisy")
-@click.argument("clean")
+@click.argument("clean", required=False)
 @axes_option
 @channels_option
 @click.option(

@@ -60,6 +60,8 @@ class Format:
         Names that no map may have.
     is_folder : bool
         True if a path may go on inside the file, to one of its images.
+    names : callable, optional
+        From a file to the names of its arrays; None if it holds one.
     """
 
     suffixes: tuple[str, ...]
@@ -70,6 +72,7 @@ class Format:
     output: str = ""
     reserved: tuple[str, ...] = ()
     is_folder: bool = False
+    names: Callable[[Path], list[str]] | None = None
 
 
 def package(name: str, file: Path) -> Any:

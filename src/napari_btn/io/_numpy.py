@@ -72,6 +72,12 @@ def _need_content(file: Path, name: str) -> None:
         )
 
 
+def _npz_names(file: Path) -> list[str]:
+    """Return the names of the arrays that are images."""
+    with np.load(file, allow_pickle=False) as arrays:
+        return [name for name in arrays.files if name not in _NOTES]
+
+
 def _npz_provenance(file: Path, key: str | None) -> dict[str, Any]:
     """Read the provenance beside the maps; it is the same for all of them."""
     del key
@@ -103,4 +109,5 @@ NPZ: Final = Format(
     write=_write_npz,
     output=".npz",
     reserved=_NOTES,
+    names=_npz_names,
 )

@@ -66,6 +66,14 @@ def _provenance(file: Path, key: str | None) -> dict[str, Any]:
     return metadata.first_provenance([dict(node.attrs.get(metadata.NAMESPACE, {})) for node in nodes])
 
 
+def _names(file: Path) -> list[str]:
+    """Return the names of the image groups, or of the arrays, right inside a store."""
+    node = _open(file, None)
+    if not hasattr(node, "groups") or metadata.from_ngff(dict(node.attrs)) is not None:
+        return []
+    return list(_images_in(node)) or sorted(name for name, _ in node.arrays())
+
+
 def _open(file: Path, key: str | None) -> Any:
     """Open the zarr array or group at a path."""
     zarr = package("zarr", file)
@@ -213,4 +221,5 @@ ZARR: Final = Format(
     write=_write,
     output=".ome.zarr",
     is_folder=True,
+    names=_names,
 )

@@ -16,8 +16,10 @@ import numpy as np
 
 from napari_btn.core.data.image import Image
 from napari_btn.io._format import ORDER
+from napari_btn.io._hdf5 import HDF5
 from napari_btn.io._numpy import NPY, NPZ
 from napari_btn.io._tiff import TIFF
+from napari_btn.io._torch import TENSORS
 from napari_btn.io._zarr import ZARR
 from napari_btn.io.atomic import MissingInputError, recover, written_whole
 from napari_btn.io.damage import LazyPixels, reading
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SUFFIXES",
+    "array_names",
     "output_format",
     "read_image",
     "read_provenance",
@@ -40,7 +43,7 @@ __all__ = [
     "write_prediction",
 ]
 
-FORMATS: Final[tuple[Format, ...]] = (TIFF, ZARR, NPY, NPZ)
+FORMATS: Final[tuple[Format, ...]] = (TIFF, ZARR, NPY, NPZ, HDF5, TENSORS)
 
 SUFFIXES: Final = tuple(suffix for one in FORMATS for suffix in one.suffixes)
 """Last suffixes of the image files that can be read."""
@@ -159,6 +162,27 @@ def read_image(path: str | Path) -> Image:
         name=f"{stem} {meta.name}" if meta.name else stem,
         axes_guessed=meta.axes_guessed,
     )
+
+
+def array_names(path: str | Path) -> tuple[str, ...]:
+    """Return the names of the arrays in a file that holds several; none for other formats.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``.npz``, ``.h5``, ``.zarr`` or ``.pt``.
+
+    Raises
+    ------
+    ValueError
+        If there is no such file, or it is damaged.
+    """
+    file = Path(path)
+    found = _format_of(file)
+    if found is None or found.names is None:
+        return ()
+    with _one_sentence(file):
+        return tuple(found.names(file))
 
 
 def read_provenance(path: str | Path) -> dict[str, Any]:

@@ -20,6 +20,7 @@ __all__ = [
     "Box",
     "Image",
     "Look",
+    "Stacked",
     "View",
     "canonical_axes",
     "channel_number",
@@ -187,6 +188,34 @@ class Look:
 
     view: View
     weight: Callable[[int, Sequence[slice]], NDArray[np.float32]] | None = None
+
+
+class Stacked:
+    """Arrays as one with a new first axis, read only where asked.
+
+    Parameters
+    ----------
+    arrays : sequence of array
+        Of one shape.
+    """
+
+    def __init__(self, arrays: Sequence[Any]) -> None:
+        self.arrays = tuple(arrays)
+        self.shape = (len(self.arrays), *self.arrays[0].shape)
+        self.ndim = len(self.shape)
+        self.dtype = np.result_type(*(np.dtype(a.dtype) for a in self.arrays))
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        first, *rest = index if isinstance(index, tuple) else (index,)
+        if isinstance(first, slice):
+            return np.stack([np.asarray(a[tuple(rest)]) for a in self.arrays[first]])
+        return np.asarray(self.arrays[first][tuple(rest)])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.stack([np.asarray(a) for a in self.arrays]).astype(dtype or self.dtype, copy=False)
 
 
 def channel_number(channel: str | int | None, names: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import SPACE, Image
+from napari_btn.core.data.image import SPACE, Image, Stacked
 from napari_btn.widgets.shared.placement import Placement
 
 if TYPE_CHECKING:
@@ -112,28 +112,6 @@ class LayerImage(Image):
         )
 
 
-class _Stacked:
-    """Arrays as one with a new first axis, read only where asked."""
-
-    def __init__(self, arrays: Sequence[Any]) -> None:
-        self.arrays = tuple(arrays)
-        self.shape = (len(self.arrays), *self.arrays[0].shape)
-        self.ndim = len(self.shape)
-        self.dtype = np.result_type(*(np.dtype(a.dtype) for a in self.arrays))
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        first, *rest = index if isinstance(index, tuple) else (index,)
-        if isinstance(first, slice):
-            return np.stack([np.asarray(a[tuple(rest)]) for a in self.arrays[first]])
-        return np.asarray(self.arrays[first][tuple(rest)])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        return np.stack([np.asarray(a) for a in self.arrays]).astype(dtype or self.dtype, copy=False)
-
-
 def read_layer(layer: ImageLayer) -> LayerImage:
     """Return the data, axes, channel names, pixel size and place of an image layer.
 
@@ -214,7 +192,7 @@ def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
     names = tuple(image.name for image in images)
     axes = axis + first.axes
     return LayerImage(
-        _Stacked([image.data for image in images]),
+        Stacked([image.data for image in images]),
         axes,
         names if axis == "C" else first.channel_names,
         first.pixel_size,
