@@ -139,6 +139,10 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
         ready(html, force, model.bundle, *files.inputs)
     denoiser = model.load()
     pair = files.open(denoiser)
+    if pair.clean is None:
+        raise ValueError(
+            f"{files.noisy} came without CLEAN; give the clean image too, or the description of a data set."
+        )
     prediction = denoiser.predict(pair.noisy, axes=pair.axes, groups=files.groups, valid=pair.valid)
     report = measure(prediction, pair.clean, valid=pair.valid)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)

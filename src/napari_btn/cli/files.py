@@ -155,20 +155,20 @@ class PairFiles:
         if is_description(self.noisy):
             made = described_pair(self.noisy, self.axes, self.channels)
             return made if self.valid is None else replace(made, valid=_valid(self.valid))
-        if self.clean is None:
-            raise ValueError(
-                f"{self.noisy} came without CLEAN; give both, or the description of a data set (.yaml or .json)."
-            )
-        if self.pair:
+        if self.pair and self.clean is not None:
             pairs = ((self.noisy, self.clean), *self.pair)
             return replace(
                 described_pair(self.noisy, self.axes, self.channels, pairs), valid=_valid(self.valid)
             )
         first, axes = _open(self.noisy, self.axes, "noisy")
-        if os.path.realpath(self.noisy) == os.path.realpath(self.clean):
+        if self.clean is not None and os.path.realpath(self.noisy) == os.path.realpath(self.clean):
             raise ValueError(
                 f"Noisy and clean are both {self.noisy}; clean is the slow acquisition of the same scene."
             )
+        if self.clean is None:
+            # some supervisions need none; the others say so
+            return Pair(first.data, None, axes, self.channels or first.channel_names, first.pixel_size,
+                        first.unit or "px", _valid(self.valid), first.name)  # fmt: skip
         second = read_image(self.clean)
         _compare(first, second, self.channels)
         channels = self.channels
