@@ -10,7 +10,8 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_btn.session import session_of
-from napari_btn.widgets.shared.panels import Theme
+from napari_btn.widgets.shared.panels import ScrollColumn, Theme
+from napari_btn.widgets.shared.tabs import tab_with_others
 from napari_btn.widgets.shared.worker import run_step
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 _CLOSE_WAIT = 2.0
 _DRAGGED_PX = 3
+_LOW_PX = 160
 
 
 class Lifetime:
@@ -237,6 +239,7 @@ class Dock(QWidget):
         self.session = session_of(self.viewer)
         self.theme = Theme(self.viewer)
         self.lifetime = Lifetime(self)
+        self._tabbed = False
 
     def show_view(self, view: QWidget) -> None:
         """Fill the dock with a view, and redraw that when the theme changes.
@@ -250,7 +253,9 @@ class Dock(QWidget):
         view.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(view)
+        # docks above each other must fit a laptop too: what doesn't fit scrolls
+        low = view.minimumSizeHint().height() <= _LOW_PX
+        layout.addWidget(view if low else ScrollColumn(view))
 
         self._view = view
         self.lifetime.hear(self._on_viewer_theme, self.viewer.events.theme)
@@ -282,6 +287,10 @@ class Dock(QWidget):
                 self.leave()
         elif event is not None and event.type() == QEvent.Type.Show:
             self.window().installEventFilter(self)
+            if not self._tabbed:
+                # before the window makes room for two docks above each other
+                self._tabbed = True
+                tab_with_others(self, self.viewer)
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name

@@ -256,7 +256,7 @@ class ScrollColumn(QScrollArea):
     def minimumSizeHint(self) -> QSize:  # Qt's name
         """Return the width of the content with the scroll bar, and little height."""
         content, bar = self.widget(), self.verticalScrollBar()
-        width = content.minimumSizeHint().width() if content is not None else 0
+        width = max(content.minimumSizeHint().width(), content.minimumWidth()) if content is not None else 0
         return QSize(width + (bar.sizeHint().width() if bar is not None else 0), 120)
 
     def sizeHint(self) -> QSize:  # Qt's name

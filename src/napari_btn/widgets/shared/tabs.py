@@ -1,0 +1,95 @@
+"""One place for the docks: tabs in the order of the work, and one entry that opens all of them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from qtpy.QtCore import Qt, QTimer
+from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+
+__all__ = ["DOCKS", "OpenAllWidget", "open_dock", "tab_with_others"]
+
+DOCKS: Final = {
+    "napari_btn_denoise": "Denoise",
+    "napari_btn_uncertainty": "Uncertainty",
+    "napari_btn_tokens": "Tokens",
+    "napari_btn_remeasure": "Re-measure",
+}
+"""Display names of the docks by object name, in the order of the work."""
+
+
+def open_dock(viewer: Any, title: str) -> None:
+    """Open a dock, or bring it to the front.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+    title : str
+        Display name, one of `DOCKS`.
+    """
+    frame, _ = viewer.window.add_plugin_dock_widget("napari-btn", title)
+    frame.show()
+    frame.raise_()
+
+
+def tab_with_others(dock: QWidget, viewer: Any) -> None:
+    """Put a dock that was just shown into one tab bar with the other docks, in their order, and in front.
+
+    Parameters
+    ----------
+    dock : QWidget
+        Its object name is one of `DOCKS`.
+    viewer : napari.Viewer
+    """
+    own, window = _frame(dock), dock.window()
+    if own is None or not isinstance(window, QMainWindow):
+        return
+    frames = {dock.objectName(): own}
+    for other in viewer.window.dock_widgets.values():
+        frame = _frame(other) if isinstance(other, QWidget) and other.objectName() in DOCKS else None
+        if frame is not None and not frame.isFloating() and frame.isVisible():
+            frames.setdefault(other.objectName(), frame)
+    order = [frames[name] for name in DOCKS if name in frames]
+    area = next((window.dockWidgetArea(f) for f in order if f is not own), None)
+    if area is None or area == Qt.DockWidgetArea.NoDockWidgetArea:
+        return
+    others = [frame for frame in order if frame is not own]
+    # a new tab comes last, so that those after this one are moved behind it
+    for frame in (own, *order[order.index(own) + 1 :]):
+        window.tabifyDockWidget(others[0] if frame is own else own, frame)
+    own.raise_()
+    # the window shows the dock once more after it has added it
+    QTimer.singleShot(0, own.raise_)
+
+
+def _frame(widget: QWidget) -> QDockWidget | None:
+    """Return the frame that napari put a widget into."""
+    parent = widget.parent()
+    while parent is not None and not isinstance(parent, QDockWidget):
+        parent = parent.parent()
+    return parent
+
+
+class OpenAllWidget(QWidget):
+    """Entry of the Plugins menu that opens all docks, and goes at once.
+
+    Parameters
+    ----------
+    napari_viewer : napari.Viewer
+        Viewer to work in.
+    """
+
+    def __init__(self, napari_viewer: Any) -> None:
+        super().__init__()
+        self.setObjectName("napari_btn_open_all")
+        self.viewer = getattr(napari_viewer, "__wrapped__", napari_viewer)
+        QTimer.singleShot(0, self._open)
+
+    def _open(self) -> None:
+        """Open the docks, with the first in front."""
+        frame = _frame(self)
+        if frame is not None:
+            self.viewer.window.remove_dock_widget(self)
+        for title in DOCKS.values():
+            open_dock(self.viewer, title)
+        open_dock(self.viewer, next(iter(DOCKS.values())))
