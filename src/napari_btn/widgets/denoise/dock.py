@@ -22,7 +22,12 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.layers import KEY, LayerImage
 from napari_btn.widgets.shared.pickers import ask_for_image
-from napari_btn.widgets.shared.results import is_ours, show_first_look, show_prediction_steps
+from napari_btn.widgets.shared.results import (
+    is_ours,
+    present_result,
+    show_first_look,
+    show_prediction_steps,
+)
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -290,10 +295,19 @@ class DenoiseWidget(Dock):
             QTimer.singleShot(0, partial(self._show_next, source))
             return
         self._showing = None
+        present_result(self.viewer, source.name)
         self.view.progress.finish(f"Done: lower, median, upper and width of '{source.name}' are layers now.")
         if self.session.model is not None:
-            self.view.message.say(*differences(source, self.session.model))
+            self.view.message.say(*differences(source, self.session.model), *self._drift())
         self._refresh()
+
+    def _drift(self) -> list[tuple[str, str]]:
+        """Return what the last prediction says about its image alone: where it differs from the calibrated one."""
+        model, prediction = self.session.model, self.session.prediction
+        if model is None or prediction is None:
+            return []
+        known = {note.text for note in model.calibrated.report.warnings}
+        return [(note.level, note.text) for note in prediction.notes if note.text not in known]
 
     def _on_user_apply(self) -> None:
         """Denoise another layer."""

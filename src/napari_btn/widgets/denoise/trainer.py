@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 
 from napari_btn.widgets.shared import engine
+from napari_btn.widgets.shared.overlays import layer_name, our_layer
 from napari_btn.widgets.shared.results import show_preview
 
 if TYPE_CHECKING:
@@ -119,11 +120,23 @@ class Trainer:
 
     def _keep_members(self, run: Run[Any]) -> str:
         """Keep the finished members of a training that ended early; return a sentence about them."""
+        self._remove_preview()
         if self.started is None or not run.checkpoint:
             return ""
         self._kept = (self.started.key(), run.checkpoint)
         n, wanted = len(run.checkpoint), self.started.settings.members
         return f" {n} of {wanted} members are finished and kept; Continue goes on from them."
+
+    def _remove_preview(self) -> None:
+        """Remove the preview: without its training it shows nothing that counts."""
+        self._previews = False
+        preview = (
+            None
+            if self.started is None
+            else our_layer(self._viewer, layer_name(self.started.noisy.name, "preview"), "preview")
+        )
+        if preview is not None:
+            self._viewer.layers.remove(preview)
 
     def _take_progress(self, progress: Progress) -> None:
         """Draw new losses, and the preview."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from inspect import signature
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 
@@ -29,11 +30,13 @@ __all__ = [
     "line_layer",
     "map_layer",
     "missed_top",
+    "name_channel",
     "our_layer",
     "placed_map",
     "placement_of",
     "plane_of",
     "side_by_side",
+    "stands_side_by_side",
     "truths",
 ]
 
@@ -315,8 +318,24 @@ def line_layer(viewer: Any, name: str, shape: tuple[int, int], placement: Placem
     )
 
 
-def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
-    """Show only these layers, in one row (wide ones in one column), in this order.
+_ROWS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()  # how it was before, by viewer
+
+
+def stands_side_by_side(viewer: Any) -> bool:
+    """Return True while layers stand in a row that `side_by_side` made.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Any viewer.
+    """
+    return viewer in _ROWS
+
+
+def side_by_side(viewer: Any, layers: list[Layer]) -> None:
+    """Show only these layers with their names, in one row (wide ones in one column), in this order.
+
+    A layer that is added ends the row, as `as_before` does.
 
     Parameters
     ----------
@@ -324,17 +343,28 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
         Whose layers.
     layers : list of napari.layers.Layer
         From left to right.
-
-    Returns
-    -------
-    dict
-        How it was before, for `as_before`.
     """
+    if viewer in _ROWS:
+        as_before(viewer)
     grid = _grid(viewer)
-    before = {
+    named = [layer for layer in layers if hasattr(layer, "name_overlay")]
+    window = ref(viewer)
+
+    def added(event: Any = None) -> None:
+        """End the row where another layer comes."""
+        del event
+        if (here := window()) is not None and here in _ROWS:
+            as_before(here)
+
+    _ROWS[viewer] = {
         "visible": {layer.name: layer.visible for layer in viewer.layers},
         "grid": {"stride": grid.stride, "shape": tuple(grid.shape), "enabled": grid.enabled},
+        "named": [(ref(layer), layer.name_overlay.visible) for layer in named],
+        "added": added,
     }
+    viewer.layers.events.inserted.connect(added)
+    for layer in named:
+        layer.name_overlay.visible = True
     for layer in viewer.layers:
         layer.visible = layer in layers
     for left, right in pairwise(layers):
@@ -350,19 +380,55 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> dict[str, Any]:
     ):
         grid.stride = -1
     viewer.reset_view()
-    return before
 
 
-def as_before(viewer: Any, before: Mapping[str, Any]) -> None:
-    """Show canvas and layers as they were before the row.
+def name_channel(viewer: Any, layer: ImageLayer) -> None:
+    """Show the name of the shown channel of a result in the canvas, until its row ends.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Shows a row, see `side_by_side`.
+    layer : napari.layers.Image
+        A result with several channels.
+    """
+    names, axes = layer.metadata[KEY].get("channel_names", ()), layer.metadata[KEY]["axes"]
+    if viewer not in _ROWS or "C" not in axes or len(names) < 2:
+        return
+    window, shown, axis = ref(viewer), ref(layer), axes.index("C")
+
+    def follow(event: Any = None) -> None:
+        """Name the channel at the sliders' position."""
+        del event
+        here, result = window(), shown()
+        if here is not None and result is not None:
+            at = round(float(result.world_to_data(here.dims.point)[axis]))
+            here.text_overlay.text = names[min(max(at, 0), len(names) - 1)]
+
+    follow()
+    viewer.text_overlay.visible = True
+    viewer.dims.events.current_step.connect(follow)
+    _ROWS[viewer]["follow"] = follow
+
+
+def as_before(viewer: Any) -> None:
+    """Show canvas and layers as they were before `side_by_side`; layers that came since are shown as they are.
 
     Parameters
     ----------
     viewer : napari.Viewer
         Whose layers.
-    before : mapping
-        What `side_by_side` returned.
     """
+    before = _ROWS.pop(viewer, None)
+    if before is None:
+        return
+    viewer.layers.events.inserted.disconnect(before["added"])
+    if "follow" in before:
+        viewer.dims.events.current_step.disconnect(before["follow"])
+        viewer.text_overlay.visible = False
+    for weak, visible in before["named"]:
+        if (layer := weak()) is not None:
+            layer.name_overlay.visible = visible
     grid = _grid(viewer)
     for name, value in before["grid"].items():
         setattr(grid, name, value)

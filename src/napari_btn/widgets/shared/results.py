@@ -9,7 +9,15 @@ import numpy as np
 
 from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.layers import KEY, limits_of, read_layer
-from napari_btn.widgets.shared.overlays import KINDS, WIDTH_PERCENTILE, layer_name, our_layer, placed_map
+from napari_btn.widgets.shared.overlays import (
+    KINDS,
+    WIDTH_PERCENTILE,
+    layer_name,
+    name_channel,
+    our_layer,
+    placed_map,
+    side_by_side,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_ours",
+    "present_result",
     "record_of",
     "show_first_look",
     "show_prediction",
@@ -35,6 +44,7 @@ _CHANNELS_CUT = 64
 _MAPS = sorted((k.name for k in MAP_KINDS if k.added == "prediction"), key=lambda name: name == "median")
 """Maps of a prediction from the lowest layer to the one on top, the median."""
 _PERCENTILE = 99.8
+_NETWORKS = ("seed", "settings", "images", "targets")  # what tells networks apart; calibrations share them
 
 
 def is_ours(layer: ImageLayer) -> bool:
@@ -59,7 +69,7 @@ def show_prediction(
     """Show lower, median, upper and width of a prediction as layers, made or updated.
 
     Clean, lower, median and upper get the same contrast limits, linked, and all follow the shown
-    channel. A result that this one replaces stays as one hidden backup.
+    channel. The median of other networks, or of another training, stays as one hidden backup.
 
     Parameters
     ----------
@@ -107,7 +117,8 @@ def show_prediction_steps(
     shown: dict[str, ImageLayer] = {}
     record = record_of(prediction)
     for name in _MAPS:
-        if _back_up(viewer, our_layer(viewer, layer_name(source.name, name), name), record):
+        old = our_layer(viewer, layer_name(source.name, name), name)
+        if name == "median" and _back_up(viewer, old, record):
             yield shown
         values = getattr(prediction, name)
         shown[name] = placed_map(viewer, name, source.name, values, placement, record)
@@ -115,6 +126,23 @@ def show_prediction_steps(
     _keep_contrast(viewer, source.name, shown, clean)
     viewer.layers.selection.active = shown["median"]
     yield shown
+
+
+def present_result(viewer: Any, source: str) -> None:
+    """Show noisy, median and width side by side, with linked cameras and the name of the channel.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Has the layers of a prediction.
+    source : str
+        Name of the image.
+    """
+    names = (source, layer_name(source, "median"), layer_name(source, "width"))
+    row = [viewer.layers[name] for name in names if name in viewer.layers]
+    if len(row) == len(names):
+        side_by_side(viewer, row)
+        name_channel(viewer, row[1])
 
 
 def record_of(prediction: Prediction) -> dict[str, Any]:
@@ -223,13 +251,14 @@ def _settle_preview(viewer: Any, name: str, axes: str) -> None:
 
 
 def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> bool:
-    """Keep a result that would be lost as the one hidden backup at the bottom; return True if so."""
+    """Keep the median of other networks as the one hidden backup at the bottom; return True if so."""
     if old is None:
         return False
     before = old.metadata[KEY]
     if "provenance" not in before:
         return False
-    if before["provenance"] == record.get("provenance") or old.source.path is not None:
+    same = all(before["provenance"].get(k) == record.get("provenance", {}).get(k) for k in _NETWORKS)
+    if same or old.source.path is not None:
         return False
     name = f"{old.name} (before)"
     if name in viewer.layers:

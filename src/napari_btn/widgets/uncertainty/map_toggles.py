@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari_btn.widgets.shared.overlays import KINDS, as_before, map_layer, side_by_side
+from napari_btn.widgets.shared.overlays import KINDS, as_before, map_layer, side_by_side, stands_side_by_side
 from napari_btn.widgets.shared.results import record_of
 from napari_btn.widgets.uncertainty.live_maps import LIVE
 
@@ -46,7 +46,6 @@ class MapToggles:
     ) -> None:
         self._view, self._focus, self._lifetime = view, focus, lifetime
         self._show_live, self._changed = show_live, changed
-        self._before: dict[str, Any] | None = None
         for kind, toggle in view.toggles.items():
             toggle.clicked.connect(partial(self._on_user_toggle, kind))
         view.grid.clicked.connect(self._on_user_grid)
@@ -111,8 +110,7 @@ class MapToggles:
         row = [viewer.layers[name]] if name in viewer.layers else []
         row += [layer for kind in ("median", "width") if (layer := self._focus.layer(kind)) is not None]
         if shown and row:
-            self._before = side_by_side(viewer, row)
-        elif self._before is not None:
-            as_before(viewer, self._before)
-            self._before = None
-        self._view.grid.setChecked(self._before is not None)
+            side_by_side(viewer, row)
+        elif stands_side_by_side(viewer):
+            as_before(viewer)
+        self._view.grid.setChecked(stands_side_by_side(viewer))
