@@ -25,6 +25,7 @@ __all__ = ["Settled", "settle_member"]
 
 _LEAST_GAIN = 1e-4  # slope of the target on a member's median, under which it says nothing of the target
 _RIDGE = 1e-4
+_LEAST_FACTOR = 0.05  # steps that were much too wide keep a share of their width, or they would not learn
 _ENOUGH = 2000  # known targets from which the median is solved for; with fewer it stays an affine function
 
 
@@ -51,8 +52,8 @@ def settle_member(blueprint: Blueprint, member: Member, scaling: Scaling, x: Any
 
     The input is scaled as that of any member. The target is nearly an affine function of the median, found by
     least squares for each channel. The output layer is then solved for by least squares, without a training step:
-    the median for the target itself, starting from that function, and the steps between quantiles for what they
-    were, times its slope.
+    the median for the target itself, starting from that function, and the steps between quantiles for a multiple of
+    what they were, that with the least pinball loss.
 
     Parameters
     ----------
@@ -148,20 +149,39 @@ class _OutputLayer:
 def _speak(
     module: Ensemble, x: torch.Tensor, target: torch.Tensor, slope: NDArray[np.float64], offset: Any
 ) -> None:
-    """Refit the output layer: medians to the scaled targets (n, C), steps to the slope times what they were."""
+    """Refit the output layer: medians to the scaled targets (n, C), steps to a multiple of what they were."""
     layer, middle = _OutputLayer(module, x), module.middle
-    every = torch.ones(len(layer.design), dtype=torch.bool)
     for c in range(module.n_out):
         layer.rows[c, middle] *= float(slope[c])
         layer.rows[c, middle, -1] += float(offset[c])
         known = torch.isfinite(target[:, c])
-        if int(known.sum()) >= _ENOUGH:
+        enough = int(known.sum()) >= _ENOUGH
+        if enough:
             layer.fit(c, middle, target[:, c], known)
-        for level in range(len(module.levels)):
-            if level != middle:
+        median = layer.outputs(c, middle)
+        for outward in (range(middle - 1, -1, -1), range(middle + 1, len(module.levels))):
+            reached = median
+            for level in outward:
+                side = 1 if level > middle else -1
                 steps = float(slope[c]) * F.softplus(layer.outputs(c, level))
-                layer.fit(c, level, _unmade(steps), every)
+                if enough:
+                    rest = side * (target[:, c] - reached)[known]
+                    share = module.levels[level] if side > 0 else 1 - module.levels[level]
+                    steps = steps * _factor(rest, steps[known], share)
+                reached = reached + side * steps
+                layer.fit(c, level, _unmade(steps), torch.ones_like(known))
     layer.write()
+
+
+def _factor(rest: torch.Tensor, steps: torch.Tensor, share: float) -> float:
+    """Return the multiple of some steps that has the least pinball loss against what is left of the target.
+
+    It is a quantile of the ratios, weighted by the steps (Koenker, Quantile Regression, section 6.2).
+    """
+    ratio, order = (rest / steps).sort()
+    weight = steps[order].cumsum(0)
+    at = int(torch.searchsorted(weight, share * weight[-1]))
+    return max(float(ratio[min(at, len(ratio) - 1)]), _LEAST_FACTOR)
 
 
 def _unmade(steps: torch.Tensor) -> torch.Tensor:
