@@ -41,6 +41,7 @@ TORCH = {
     "core.training.processes",
     "core.training.tasks",
     "core.training.warm",
+    "core.training.tuning",
 }
 
 BLOCK = """

@@ -22,6 +22,7 @@ from napari_btn.core.progress import drain
 from napari_btn.core.settings import (
     LEVELS,
     PRESETS,
+    AdaptSettings,
     CalibrationSettings,
     EnsembleSettings,
     NetworkSettings,
@@ -32,6 +33,7 @@ from napari_btn.core.settings import (
 )
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import Estimate, Plan, estimate_training
+from napari_btn.workflow.adapt import adapt_steps
 from napari_btn.workflow.calibrate import calibrate_steps
 from napari_btn.workflow.evaluate import (
     coverage_by_level,
@@ -64,7 +66,7 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.family import Member
     from napari_btn.core.networks.sms.graph import Graph
     from napari_btn.core.progress import Note, Step
-    from napari_btn.core.settings import TokenMethod
+    from napari_btn.core.settings import AdaptLoss, TokenMethod
     from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.model import Model
 
@@ -686,6 +688,54 @@ class Denoiser:
         """
         image = None if noisy is None else image_for(self.model, noisy, axes)
         return missed_share(self.model, shape, axes, image)
+
+    def adapt(
+        self,
+        noisy: Any,
+        axes: str | None = None,
+        *,
+        loss: AdaptLoss = "blind_spot",
+        noise_model: NoiseModel | None = None,
+        settings: AdaptSettings | None = None,
+    ) -> Denoiser:
+        """Return a denoiser adapted to one noisy image, uncalibrated: one gain per channel and layer is tuned.
+
+        No clean image is needed. This one stays as it is. Intervals of the new one are infinite and its report
+        empty until `calibrate` gets images with a target or a second scan; ``covers`` of its predictions is "nothing".
+
+        Parameters
+        ----------
+        noisy : array, (*axes)
+            Image that is to be denoised well.
+        axes : str, optional
+            As in `predict`.
+        loss : str
+            "blind_spot" for noise that is independent from pixel to pixel; "sure" and "resample" need a noise model.
+        noise_model : NoiseModel, optional
+            Of this image.
+        settings : AdaptSettings, optional
+            Loss, steps and step size, instead of ``loss``.
+
+        Returns
+        -------
+        Denoiser
+
+        Raises
+        ------
+        ValueError
+            If the loss needs a noise model that is missing or doesn't fit, the image doesn't fit the networks, or
+            they make other channels than they read.
+
+        References
+        ----------
+        Mohan et al., "Adaptive denoising via GainTuning", arXiv 2107.12815 (2021).
+        """
+        image = image_for(self.model, noisy, axes)
+        how = settings or AdaptSettings(loss)
+        made = self.run(adapt_steps(self.model, image, self._compute(None), how, noise_model))
+        adapted = type(self).of(made, device=self.device)
+        adapted.run = self.run
+        return adapted
 
     # ---------------------------------------------------------------- prediction
 

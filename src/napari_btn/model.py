@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.cases import HeldOut, name_of_blocks
-from napari_btn.core.calibration.conformal import Calibration
+from napari_btn.core.calibration.conformal import NOT_CALIBRATED, Calibration
 from napari_btn.core.calibration.drift import Profile
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.groups import GroupCalibration
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from napari_btn.core.tokens.learn import TokenModel
 
 __all__ = [
+    "NOT_CALIBRATED",
     "Calibrated",
     "Learned",
     "Model",
@@ -127,6 +128,8 @@ class Calibrated:
     groups : GroupCalibration, optional
     locks : mapping of str to float
         Locked threshold by channel name; a calibration at another level or on other data keeps them.
+    invalid : str
+        Reason why neither offsets nor stored scores hold for these members; empty if they do.
     """
 
     calibration: Calibration
@@ -134,6 +137,7 @@ class Calibrated:
     distribution: Exceedance | None = None
     groups: GroupCalibration | None = None
     locks: Mapping[str, float] = field(default_factory=dict)
+    invalid: str = ""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -172,6 +176,11 @@ class Model:
         """Names of the training channels."""
         return self.learned.channel_names
 
+    def need_calibrated(self) -> None:
+        """Raise ``ValueError`` if the members were adapted, and not calibrated since."""
+        if self.calibrated.invalid:
+            raise ValueError(self.calibrated.invalid)
+
     def with_locks(self, locks: Mapping[str, float]) -> Model:
         """Return the model with other locked thresholds, which no other part depends on.
 
@@ -185,6 +194,7 @@ class Model:
         ValueError
             If there is no such channel, a threshold is not finite, or there is only one quantile level.
         """
+        self.need_calibrated()
         if locks and self.calibrated.distribution is None:
             raise ValueError(
                 "The networks have one quantile level, and a threshold needs two or more to be locked. Train with "
@@ -358,6 +368,7 @@ def _to_bundle(model: Model) -> Bundle:
         "calibration": calibrated.calibration.to_dict(),
         "groups": None if calibrated.groups is None else calibrated.groups.to_dict(),
         "locks": dict(calibrated.locks),
+        "invalid": calibrated.invalid,
         "report": calibrated.report.to_dict(),
         "notes": [n.to_dict() for n in (*learned.notes, *scores.notes)],
         "axes": learned.axes,
@@ -411,9 +422,10 @@ def _from_bundle(bundle: Bundle) -> Model:
     calibrated = Calibrated(
         calibration=calibration,
         report=Report.from_dict(values["report"]),
-        distribution=distribution_of(scores.held_out, calibration),
+        distribution=None if values.get("invalid") else distribution_of(scores.held_out, calibration),
         groups=None if groups is None else GroupCalibration.from_dict(groups),
         locks={name: float(t) for name, t in values.get("locks", {}).items()},
+        invalid=values.get("invalid", ""),
     )
     model = Model(
         settings=settings,

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from napari_btn.cli.adapting import adapt
 from napari_btn.cli.applying import evaluate, predict, regions, tokens
 from napari_btn.cli.datasets import dataset
 from napari_btn.cli.noise import noise
@@ -106,6 +107,7 @@ for command in (
     train,
     dataset,
     calibrate,
+    adapt,
     predict,
     evaluate,
     tokens,

@@ -20,6 +20,8 @@ __all__ = [
     "LEVELS",
     "PRESETS",
     "TOKEN_METHODS",
+    "AdaptLoss",
+    "AdaptSettings",
     "CalibrationSettings",
     "EnsembleSettings",
     "NetworkSettings",
@@ -39,6 +41,7 @@ Split = Literal["auto", "checkerboard", "time"]
 SplitAxis = Literal["longest", "y", "x", "z"]
 StructAxes = Literal["none", "horizontal", "vertical", "cross", "square"]
 Repeats = Literal["auto", "s", "t"]
+AdaptLoss = Literal["blind_spot", "sure", "resample"]
 TokenMethod = Literal["kmeans", "mixture", "hdbscan"]
 
 
@@ -363,6 +366,37 @@ class TileSettings(_Settings):
     def __post_init__(self) -> None:
         need(self.tile_px is None or self.tile_px >= 8, "tile_px", self.tile_px, "8 or more")
         need(self.halo_px is None or self.halo_px >= 0, "halo_px", self.halo_px, "0 or more")
+
+
+@dataclass(frozen=True)
+class AdaptSettings(_Settings):
+    """The adaptation of trained members to one noisy image.
+
+    Attributes
+    ----------
+    loss : str
+        "blind_spot" predicts masked pixels from the others and needs noise that is independent from pixel to pixel;
+        "sure" estimates the error from a noise model; "resample" finds the present result again under new noise
+        of the model.
+    steps : int
+        Training steps of each member.
+    learning_rate : float
+        Step size of the gains, which begin at one.
+    mask_share : float
+        Share of the values that "blind_spot" masks.
+    """
+
+    loss: AdaptLoss = "blind_spot"
+    steps: int = 100
+    learning_rate: float = 0.02
+    mask_share: float = 0.05
+
+    def __post_init__(self) -> None:
+        known = get_args(AdaptLoss)
+        need(self.loss in known, "loss", self.loss, f"one of {', '.join(known)}")
+        need(self.steps >= 1, "steps", self.steps, "1 or more")
+        need(self.learning_rate > 0, "learning_rate", self.learning_rate, "over 0")
+        need(0 < self.mask_share <= 0.5, "mask_share", self.mask_share, "over 0 and at most 0.5")
 
 
 @dataclass(frozen=True)

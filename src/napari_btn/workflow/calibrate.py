@@ -84,6 +84,8 @@ def calibrate_steps(
     if groups is not None:
         count = 0 if mask else int(groups)
         settings = replace(settings, calibration=replace(settings.calibration, groups=count))
+    if pair is None or pair.clean is None:
+        model.need_calibrated()
     learned, scores, view = model.learned, model.scores, None
     if pair is not None:
         yield Progress(0, 1, "Checking the images")

@@ -45,6 +45,7 @@ def coverage_by_level(model: Model, alphas: Sequence[float]) -> NDArray[np.float
     alphas : sequence of float
         Miscoverage levels.
     """
+    model.need_calibrated()
     grouping = model.scores.grouping
     group = None if grouping is None else grouping.groups(grouping.held_out).astype(np.int64)
     return coverage_curve(
@@ -83,6 +84,7 @@ def missed_share(
     ValueError
         If the held-out pixels don't lie within the shape, or come from another image.
     """
+    model.need_calibrated()
     scores, ndim = model.scores, model.blueprint.ndim
     if image is not None:
         need_same(seen_by(model, image), scores.held_out)
@@ -114,7 +116,7 @@ def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -
     ndarray of float32, or None
         Map as `diagnostics.inside_map` makes it; None if the held-out pixels are of another image.
     """
-    if not is_same(view, model.scores.held_out):
+    if model.calibrated.invalid or not is_same(view, model.scores.held_out):
         return None
     lower, _, upper = _intervals(model)
     return inside_map(model.scores.held_out, lower, upper, shape, axes)

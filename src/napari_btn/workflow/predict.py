@@ -119,10 +119,10 @@ def predict_steps(
         provenance=caption,
         notes=(*notes, *said),
         distribution=calibrated.distribution,
-        held_out=model.scores.held_out,
+        held_out=None if calibrated.invalid else model.scores.held_out,
         groups=None if group is None else in_axes_of(group + 1, view),
         locks=calibrated.locks,
-        calibration=calibrated.calibration,
+        calibration=None if calibrated.invalid else calibrated.calibration,
     )
 
 

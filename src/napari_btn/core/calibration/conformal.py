@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.rules import Rule
 
 __all__ = [
+    "NOT_CALIBRATED",
     "Calibration",
     "Interval",
     "calibrate",
@@ -42,6 +43,9 @@ __all__ = [
     "json_numbers",
     "with_offsets",
 ]
+
+NOT_CALIBRATED = "nothing"
+"""Word for what the intervals of members cover that were changed since they were calibrated."""
 
 Score = Literal["symmetric", "asymmetric", "scaled"]
 
@@ -55,14 +59,15 @@ def covered(covers: str) -> str:
     Parameters
     ----------
     covers : str
-        "clean", "long exposure" or "replicate".
+        "clean", "long exposure", "replicate" or `NOT_CALIBRATED`.
 
     Returns
     -------
     str
         With its article: "the clean signal".
     """
-    return {"clean": "the clean signal", "replicate": "a repeat"}.get(covers, f"a {covers}")
+    words = {"clean": "the clean signal", "replicate": "a repeat", NOT_CALIBRATED: NOT_CALIBRATED}
+    return words.get(covers, f"a {covers}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +200,8 @@ class Calibration:
         str
             Coverage, what is covered, over which images, number of blocks, number of warnings.
         """
+        if covers == NOT_CALIBRATED:
+            return "Not calibrated: these intervals cover nothing in particular. Calibrate before relying on them."
         share, delta = f"{100 * (1 - self.alpha):.4g} %", f"{100 * (1 - self.delta):.4g} %"
         alike = "images like the calibration data"
         # one field shows how its own blocks differ, and nothing of other fields

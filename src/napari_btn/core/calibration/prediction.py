@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.claims import select
+from napari_btn.core.calibration.conformal import NOT_CALIBRATED
 from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.data.image import channel_number
@@ -467,6 +468,7 @@ class Prediction:
 
     def _known(self) -> Exceedance:
         """Return the calibrated distribution, or raise if there is none."""
+        self._need_calibrated()
         if self.distribution is None or self.quantiles is None:
             raise ValueError(
                 "These maps come without calibrated quantiles; a probability needs at least two levels. "
@@ -474,8 +476,17 @@ class Prediction:
             )
         return self.distribution
 
+    def _need_calibrated(self) -> None:
+        """Raise ``ValueError`` if the members were changed since they were calibrated."""
+        if self.covers == NOT_CALIBRATED:
+            raise ValueError(
+                "The members were adapted to an image and not calibrated since, so these maps promise nothing. "
+                "Calibrate the denoiser on images with a target, and predict again."
+            )
+
     def _scores(self, purpose: str) -> HeldOut:
         """Return the held-out scores, or raise if there are none."""
+        self._need_calibrated()
         if self.held_out is None:
             raise ValueError(
                 f"These maps come without held-out scores; {purpose} needs them. Predict the image again."

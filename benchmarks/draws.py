@@ -1,0 +1,110 @@
+"""Whole plausible images: coverage of their marginals, their variogram, and intervals of an area above a threshold.
+
+Members train on blobs, 100 scenes of 64 x 64, and draw 50 fresh scenes; each is cut into four windows. Beside the
+draws stands what per-pixel independence would say: the same calibrated values in each pixel, without correlation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import napari_btn as btn
+from benchmarks.table import Bar, Result, main
+from napari_btn.core.calibration.draws import Field, sampler_steps
+from napari_btn.core.data.image import Box
+from napari_btn.core.progress import drain
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+LAGS = (1, 2, 3, 5, 8, 12, 16, 20)
+SHARES = (0.5, 0.2, 0.05)
+SIDE = 32
+
+
+def variogram(error: NDArray[np.float32], lag: int) -> float:
+    """Return half the mean squared difference of pixels so far apart, along both axes."""
+    rows, columns = error[..., lag:, :] - error[..., :-lag, :], error[..., lag:] - error[..., :-lag]
+    return float((np.mean(np.square(rows)) + np.mean(np.square(columns))) / 4)
+
+
+def covered(drawn: NDArray[np.float32], clean: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
+    """Return True for each window whose true area above a threshold lies in the 90 % interval of the draws'."""
+
+    def areas(images: NDArray[np.float32]) -> NDArray[np.int64]:
+        above = (images > threshold).reshape(*images.shape[:-2], -1, SIDE, images.shape[-1] // SIDE, SIDE)
+        return above.sum((-3, -1))
+
+    values, true = np.sort(areas(drawn), 0), areas(clean)
+    rank = int((len(drawn) + 1) * 0.05)
+    return ((true >= values[rank - 1]) & (true <= values[-rank])).ravel()
+
+
+def drawn(sampler: Any, draws: int, scenes: int, side: int) -> NDArray[np.float32]:
+    """Return draws (n, S, Y, X)."""
+    box = (slice(0, side), slice(0, side))
+    return np.stack([np.stack([sampler.box(k, Box(s, box))[0] for s in range(scenes)]) for k in range(draws)])
+
+
+def run(tiny: bool) -> list[Result]:
+    """Measure draws on blobs."""
+    scenes, fresh, draws = (20, 6, 19) if tiny else (100, 50, 199)
+    pair = btn.samples.blobs(seed=0, n=scenes)
+    preset, members = ("quick", 1) if tiny else ("quick", 4)
+    train = btn.TrainSettings(steps=40) if tiny else None
+    denoiser = btn.Denoiser(preset, members=members, seed=0, device="cpu", train=train)
+    denoiser.fit(pair.noisy, pair.clean, axes=pair.axes)
+    test = btn.samples.blobs(seed=1000, n=fresh)
+    clean = np.asarray(test.clean)
+    prediction = denoiser.predict(test.noisy, axes=test.axes)
+    sampler = drain(sampler_steps(prediction, seed=0))
+    apart = replace(sampler, field=Field(np.ones((1, 1, 1, 1), np.float32)))
+    together = drawn(sampler, draws, fresh, clean.shape[-1])
+    alone = drawn(apart, draws, fresh, clean.shape[-1])
+
+    areas = Result("Area above a threshold in windows: share of 90 % intervals that hold the true area")
+    shares = {}
+    for share in SHARES:
+        threshold = float(np.quantile(clean, 1 - share))
+        shares[share] = [float(covered(a, clean, threshold).mean()) for a in (together, alone)]
+        areas.add(
+            {
+                "area": f"{share:.0%}",
+                "threshold": threshold,
+                "draws": shares[share][0],
+                "independent pixels": shares[share][1],
+            }
+        )
+    windows = fresh * (clean.shape[-1] // SIDE) ** 2
+    areas.notes.append(f"{windows} windows of {SIDE} px; {members} members, {preset}; {draws} draws")
+    rank = int((draws + 1) * 0.05)
+    ordered = np.sort(together, 0)
+    marginal = float(np.mean((clean >= ordered[rank - 1]) & (clean <= ordered[-rank])))
+    inside = [both[0] for both in shares.values()]
+    areas.bars += [
+        Bar("marginal coverage of draws at 90 %", marginal, 0.88),
+        Bar("marginal coverage of draws at 90 %", marginal, 0.92, above=False),
+        Bar("least coverage of an area", min(inside), 0.85),
+        Bar("largest coverage of an area", max(inside), 0.95, above=False),
+        Bar(
+            "largest coverage from independent pixels",
+            max(both[1] for both in shares.values()),
+            0.7,
+            above=False,
+        ),
+    ]
+
+    own, errors = clean - prediction.median, together[:20] - prediction.median
+    ratios = Result("Variogram of draws minus median, relative to that of the errors")
+    for lag in LAGS:
+        ratios.add({"lag / px": lag, "draws / errors": variogram(errors, lag) / variogram(own, lag)})
+    worst = max(abs(row["draws / errors"] - 1) for row in ratios.rows)
+    ratios.bars.append(Bar("largest deviation of the variogram", worst, 0.15, above=False))
+    return [areas, ratios]
+
+
+if __name__ == "__main__":
+    main("draws", run)
