@@ -2,9 +2,9 @@
 
 Members train on crops of photographs that come with scikit-image, none of them in Set12, with noise of standard
 deviation 0 to 55 (of 255), drawn for each crop. Plain, bias-free and gain-tuned members are compared at 30, 70 and 80
-on the middle 128 x 128 pixels of each image; mean PSNR. Published, on whole images with a DnCNN of 670,000 weights trained on
-400 photographs (Mohan et al., arXiv 2107.12815, table 2): at 70 and 80, DnCNN 22.45 and 18.48 dB, GainTuning 25.54 and
-24.57, bias-free 25.59 and 24.94.
+on the middle 128 x 128 pixels of each image; mean PSNR. Published, on whole images with a DnCNN of 670,000 weights
+trained on 400 photographs (Mohan et al., arXiv 2107.12815): at 70 and 80, DnCNN 22.45 and 18.48 dB, GainTuning
+25.54 and 24.57, bias-free 25.59 and 24.94.
 
 NAPARI_BTN_DATA names the folder of real data.
 """
