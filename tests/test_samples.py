@@ -174,3 +174,33 @@ def test_lattice_counts_are_poisson_around_the_clean_rate() -> None:
 def test_an_impossible_lattice_is_refused(given, words) -> None:
     with pytest.raises(ValueError, match=words):
         samples.lattice(**given)
+
+
+@pytest.mark.parametrize("name", ["counts", "repeats", "movie", "defects"])
+def test_samples_without_a_clean_image_have_the_noise_that_they_state(name: str) -> None:
+    pair = getattr(samples, name)(seed=1)
+    again = getattr(samples, name)(seed=1)
+    np.testing.assert_array_equal(pair.noisy, again.noisy)
+    assert pair.noisy.dtype == pair.clean.dtype == np.float32
+    assert len(pair.axes) == pair.noisy.ndim
+    rest = (pair.noisy - pair.clean)[..., pair.clean < 4000] if name == "defects" else pair.noisy - pair.clean
+    if name == "counts":
+        assert (rest**2).mean() == pytest.approx(pair.clean.mean(), rel=0.05)
+        assert 1 < pair.clean.mean() < 4
+    elif name == "defects":
+        assert (pair.noisy == 4095).mean() == pytest.approx(0.03, abs=0.01)
+        assert np.median(rest) == pytest.approx(0, abs=20)
+    else:
+        law = 2.2 * (pair.clean - 100) + 9 + 1 / 12
+        assert (rest**2 / law).mean() == pytest.approx(1, abs=0.03)
+
+
+def test_more_repeats_never_change_the_earlier_ones() -> None:
+    few, many = samples.repeats(n=2, size=(40, 50)), samples.repeats(n=4, size=(40, 50))
+    np.testing.assert_array_equal(few.noisy, many.noisy[:2])
+    np.testing.assert_array_equal(few.clean, many.clean)
+
+
+def test_the_movie_moves() -> None:
+    clean = samples.movie(n=6, size=(64, 72)).clean
+    assert (np.abs(np.diff(clean, axis=0)).mean((1, 2)) > 0.05).all()

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
 
 from napari_btn.core.data import noise_models
+from napari_btn.core.data.recorded_noise import histogram_of_array, mixture_of_polynomials
 from napari_btn.io.atomic import MissingInputError, written_whole
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_btn.core.data.recorded_noise import Recorded
 
 __all__ = ["NoiseModel"]
 
@@ -41,7 +50,15 @@ class NoiseModel(noise_models.NoiseModel):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a noise model.
+        """Read a noise model: a file of `save`, or a recorded model of PN2V, n2v or CAREamics.
+
+        Those are ``.npz`` with ``trained_weight``, ``min_signal``, ``max_signal`` and ``min_sigma`` (a mixture), and
+        ``.npy`` or ``.npz`` with one array (3, bins, bins) (a histogram). They have one channel.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to be read.
 
         Raises
         ------
@@ -51,6 +68,8 @@ class NoiseModel(noise_models.NoiseModel):
         path = Path(path)
         if not path.is_file():
             raise MissingInputError(f"There is no noise model {path}; check the name.")
+        if path.suffix.lower() in (".npz", ".npy"):
+            return cls.from_recorded(_recorded(path))
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -64,3 +83,36 @@ class NoiseModel(noise_models.NoiseModel):
                 f"{path.name} has version {version}; this napari-btn reads version {_VERSION}. Update napari-btn."
             )
         return cls.from_dict(values)
+
+
+_MIXTURE = ("trained_weight", "min_signal", "max_signal", "min_sigma")
+_MOST_BYTES = 2**30
+
+
+def _recorded(path: Path) -> Recorded:
+    """Return the recorded noise of an ``.npz`` or ``.npy`` file of another program."""
+    try:
+        arrays = _arrays(path)
+        if set(_MIXTURE) <= set(arrays):
+            numbers = [float(np.asarray(arrays[name], np.float64).reshape(())) for name in _MIXTURE[1:]]
+            return mixture_of_polynomials(arrays["trained_weight"], *numbers)
+        if len(arrays) == 1:
+            return histogram_of_array(next(iter(arrays.values())))
+    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name} is not a noise model that can be read: {error}") from error
+    raise ValueError(
+        f"{path.name} holds {', '.join(sorted(arrays)) or 'nothing'}; a mixture has {', '.join(_MIXTURE)}, a histogram "
+        "one array (3, bins, bins)."
+    )
+
+
+def _arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a file, without unpickling anything; raise ``ValueError`` if they are too large."""
+    if path.suffix.lower() == ".npy":
+        return {"array": np.load(path, allow_pickle=False, mmap_mode="r")}
+    with zipfile.ZipFile(path) as packed:
+        # a small file may unpack to more than the memory
+        if sum(item.file_size for item in packed.infolist()) > _MOST_BYTES:
+            raise ValueError("its arrays are larger than 1 GB.")
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in file.files}

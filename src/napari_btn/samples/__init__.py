@@ -1,8 +1,10 @@
 """Sample data, computed from a seed in under a second: no download.
 
 `blobs` has a known noise law in every pixel, `edx` looks like element maps of a soil, `xct`
-like a tomogram of one, `lattice` like atomic columns in an electron microscope. Their truth is
-free of noise, so coverage on them is coverage of the clean signal.
+like a tomogram of one, `lattice` like atomic columns in an electron microscope. `counts`, `repeats`,
+`movie` and `defects` are what microscopes give without a clean image: one image of counts, repeats of one
+field, a series, and one frame of a camera with broken pixels. The truth of all is free of noise, so coverage
+on them is coverage of the clean signal.
 """
 
 from __future__ import annotations
@@ -14,12 +16,26 @@ from scipy.ndimage import gaussian_filter
 
 from napari_btn.core.data import noise
 from napari_btn.core.data.pairs import Pair
+from napari_btn.samples._cells import counts, defects, movie, repeats
 from napari_btn.samples._soil import EDX_PHASES, XCT_PHASES, field, need_size, soil_section, soil_volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["EDX_PHASES", "XCT_PHASES", "blobs", "edx", "edx_phases", "lattice", "xct", "xct_phases"]
+__all__ = [
+    "EDX_PHASES",
+    "XCT_PHASES",
+    "blobs",
+    "counts",
+    "defects",
+    "edx",
+    "edx_phases",
+    "lattice",
+    "movie",
+    "repeats",
+    "xct",
+    "xct_phases",
+]
 
 # counts of a 7 s scan at a rate of one: half of the Si, four fifths of the Al and nearly all
 # of the Fe pixels stay empty

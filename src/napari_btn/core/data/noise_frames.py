@@ -20,7 +20,7 @@ __all__ = ["LEAST_PIXELS", "NoiseFrames", "read_noise_frames"]
 LEAST_PIXELS = 256
 """Pixels that a measurement of noise needs."""
 
-_FRAMES = 65  # frames that are read at most
+_FRAMES = 128  # frames that are read at most
 _PIXELS = 2**25  # pixels that are read at most
 _SIDE = 1024  # pixels along Y and X that are read at most
 _LEAST_SIDE = 16

@@ -9,8 +9,9 @@ import numpy as np
 from scipy import special
 
 from napari_btn.core.data import photon_transfer
-from napari_btn.core.data.defects import step_of
-from napari_btn.core.data.noise_frames import LEAST_PIXELS, NoiseFrames, read_noise_frames
+from napari_btn.core.data._noise_fit import Kind, fit_channel, offsets_of, record_channel, signal_range
+from napari_btn.core.data.noise_frames import NoiseFrames, read_noise_frames
+from napari_btn.core.data.recorded_noise import Recorded, recorded_of
 from napari_btn.core.progress import Progress, Step, drain
 from napari_btn.core.settings import need
 
@@ -23,8 +24,6 @@ __all__ = ["NoiseModel"]
 
 _CORRELATED = 0.1  # a smaller autocorrelation counts as none
 _CORRELATED_IMAGE = 0.25  # the same for one image, where texture gives up to 0.2
-_MOVED = 0.3  # autocorrelation of differences of frames above which something may have moved
-_MUCH = 1.5  # more variance between frames than within one: something did move
 _SUMMED = 25.0  # up to so many expected counts, Poisson and read-out noise are convolved exactly
 
 
@@ -61,6 +60,8 @@ class NoiseModel:
         What was measured: "repeats", "frames", "image", or "given".
     curve : tuple of ndarray
         Points of the photon-transfer curve, (2, n) per channel: mean and variance.
+    recorded : tuple of HistogramNoise or MixtureNoise
+        Recorded distribution of each channel, which then rules variance, draws and likelihood; empty for none.
     """
 
     gain: NDArray[np.float64]
@@ -76,6 +77,7 @@ class NoiseModel:
     fano_se: NDArray[np.float64] = None  # type: ignore[assignment]
     source: str = "given"
     curve: tuple[NDArray[np.float64], ...] = field(default=())
+    recorded: tuple[Recorded, ...] = ()
 
     def __post_init__(self) -> None:
         gain = np.atleast_1d(np.asarray(self.gain, np.float64))
@@ -95,6 +97,12 @@ class NoiseModel:
             value = getattr(self, name)
             need(bool((value >= low).all()), name, value.tolist(), f"{low:g} or more")
         need(bool(np.isfinite(self.offset).all()), "offset", self.offset.tolist(), "finite")
+        need(
+            len(self.recorded) in (0, len(gain)),
+            "recorded",
+            len(self.recorded),
+            f"of each of {len(gain)} channels",
+        )
         ok = correlation.ndim == 3 and len(correlation) == len(gain) and correlation.shape[-1] > 1
         need(ok, "correlation's shape", correlation.shape, f"({len(gain)}, space axes, lags + 1)")
 
@@ -121,6 +129,7 @@ class NoiseModel:
         offset: float | Sequence[float] | None = None,
         excess: float = 1.0,
         valid: NDArray[np.bool_] | None = None,
+        kind: Kind = "photon transfer",
     ) -> Self:
         """Fit the noise of repeats (S), of consecutive frames (T), or of single images.
 
@@ -141,22 +150,31 @@ class NoiseModel:
             Excess noise factor of the amplifier, 1 or more.
         valid : ndarray of bool, optional
             True where a pixel counts; the shape of the space axes in the order Z, Y, X.
+        kind : str
+            "photon transfer", or a recorded distribution of about 100 frames of a static scene: "histogram",
+            or "mixture" of normal distributions.
 
         Raises
         ------
         ValueError
-            If the image is smaller than 16 px along Y or X, constant, or without known pixels.
+            If the image is smaller than 16 px along Y or X, constant, or without known pixels; or if a recorded
+            distribution is asked of fewer than 20 frames of one field.
 
         References
         ----------
         Janesick, Photon Transfer (SPIE Press, 2007), chapter 5.
         """
         seen = drain(read_noise_frames(frames, axes, valid=valid))
-        return drain(cls.fit_steps(seen, offset=offset, excess=excess))
+        return drain(cls.fit_steps(seen, offset=offset, excess=excess, kind=kind))
 
     @classmethod
     def fit_steps(
-        cls, seen: NoiseFrames, *, offset: float | Sequence[float] | None = None, excess: float = 1.0
+        cls,
+        seen: NoiseFrames,
+        *,
+        offset: float | Sequence[float] | None = None,
+        excess: float = 1.0,
+        kind: Kind = "photon transfer",
     ) -> Step[Self]:
         """Fit the noise of frames that were read; see `fit`.
 
@@ -167,18 +185,39 @@ class NoiseModel:
         """
         need(np.isfinite(excess) and excess >= 1, "excess", excess, "1 or more")
         channels = seen.stack.shape[1]
-        offsets = _offsets(offset, channels)
+        offsets = offsets_of(offset, channels)
         parts: list[dict[str, Any]] = []
         for c in range(channels):
             yield Progress(c, channels, "Measuring the noise")
-            parts.append(_fit_channel(seen, c, offsets[c], excess))
+            parts.append(fit_channel(seen, c, offsets[c], excess))
         correlation = np.stack([p.pop("correlation") for p in parts])
         curve = tuple(p.pop("curve") for p in parts)
         values = {name: np.array([p[name] for p in parts]) for name in parts[0]}
-        return cls(source=seen.source, correlation=correlation, curve=curve, **values)
+        recorded = []
+        if kind != "photon transfer":
+            for c in range(channels):
+                yield Progress(c, channels, "Recording the noise")
+                recorded.append(record_channel(seen, c, kind))
+        return cls(
+            source=seen.source, correlation=correlation, curve=curve, recorded=tuple(recorded), **values
+        )
+
+    @classmethod
+    def from_recorded(cls, *channels: Recorded) -> Self:
+        """Return the model of recorded distributions, one per channel, with the photon-transfer line fitted to them."""
+        lines = []
+        for one in channels:
+            signal = np.linspace(*signal_range(one), 33)
+            variance = np.maximum(one.variance(signal), 0)
+            lines.append(photon_transfer.fit_line(signal, variance, np.ones(33)))
+        intercept = np.array([max(line.intercept, 0.0) for line in lines])
+        gain = np.array([max(line.slope, 0.0) for line in lines])
+        return cls(gain=gain, read_sd=np.sqrt(intercept), recorded=channels)
 
     def variance(self, signal: ArrayLike, channel: int = 0) -> NDArray[np.float64]:
         """Return the variance of the noise at each value of the clean signal."""
+        if self.recorded:
+            return self.recorded[channel].variance(np.asarray(signal, np.float64))
         above = np.maximum(np.asarray(signal, np.float64) - self.offset[channel], 0.0)
         grows = self.gain[channel] * self.excess[channel] * above
         return np.asarray(self.read_sd[channel] ** 2 + grows + self.multiplicative[channel] * above**2)
@@ -223,6 +262,8 @@ class NoiseModel:
                 signal.shape, self.correlation[c], rng
             )
             return self._digitised(noisy, c)
+        if self.recorded:
+            return self._digitised(self.recorded[c].sample(signal, rng), c)
         gain, offset, excess = self.gain[c], self.offset[c], self.excess[c]
         above = signal - offset
         if self.multiplicative[c] > 0:
@@ -260,6 +301,8 @@ class NoiseModel:
             Number of the channel.
         """
         value, mean = np.broadcast_arrays(np.asarray(observed, np.float64), np.asarray(signal, np.float64))
+        if self.recorded:
+            return self.recorded[channel].log_likelihood(value, mean)
         variance = np.maximum(self.variance(mean, channel), 1e-12)
         normal = -0.5 * ((value - mean) ** 2 / variance + np.log(2 * np.pi * variance))
         gain = self.gain[channel]
@@ -332,7 +375,8 @@ class NoiseModel:
     def to_dict(self) -> dict[str, Any]:
         """Return the model as a JSON-ready dict."""
         arrays = {name: _listed(getattr(self, name)) for name in (*_PER_CHANNEL, "correlation")}
-        return {**arrays, "source": self.source, "curve": [_listed(points) for points in self.curve]}
+        made = {**arrays, "source": self.source, "curve": [_listed(points) for points in self.curve]}
+        return made | {"recorded": [one.to_dict() for one in self.recorded]} if self.recorded else made
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -354,7 +398,8 @@ class NoiseModel:
         for name in {*_PER_CHANNEL, "correlation"} & set(values):
             missing = np.inf if name == "saturation" else np.nan
             made[name] = _array(values[name], missing)
-        return cls(**made, curve=tuple(_array(points, np.nan) for points in values.get("curve", ())))
+        curve = tuple(_array(points, np.nan) for points in values.get("curve", ()))
+        return cls(**made, curve=curve, recorded=tuple(recorded_of(v) for v in values.get("recorded", ())))
 
 
 _PER_CHANNEL = (
@@ -383,83 +428,6 @@ def _array(values: Any, missing: float) -> NDArray[np.float64]:
         return np.array([missing if v is None else v for v in made.ravel()], np.float64).reshape(made.shape)
     except (TypeError, ValueError) as error:
         raise ValueError("The noise model holds values that are not numbers; save it again.") from error
-
-
-def _offsets(offset: float | Sequence[float] | None, channels: int) -> list[float | None]:
-    """Return one offset per channel."""
-    if offset is None:
-        return [None] * channels
-    values = np.asarray(offset, np.float64)
-    ok = (values.ndim == 0 or values.shape == (channels,)) and bool(np.isfinite(values).all())
-    need(ok, "offset", offset, f"one finite number, or one for each of {channels} channels")
-    return [float(v) for v in np.broadcast_to(values, channels)]
-
-
-def _fit_channel(seen: NoiseFrames, c: int, offset: float | None, excess: float) -> dict[str, Any]:
-    """Return the fields of one channel of the model."""
-    source, frames = seen.source, seen.stack[:, c]
-    known = seen.inside & (seen.defects.kinds[c] == 0)
-    if known.sum() < LEAST_PIXELS:
-        raise ValueError(
-            f"{int(known.sum())} pixels of channel {c} are neither saturated nor defect; noise is measured on at "
-            f"least {LEAST_PIXELS}. Give a less exposed image."
-        )
-    if source == "image":
-        measured = _pooled([photon_transfer.transfer_of_image(f, known) for f in frames[:8]])
-    else:
-        measured = photon_transfer.transfer_of_frames(frames, known, moving=source == "frames")
-        if source == "frames" and (measured.correlation[-2:, 1] > _MOVED).all():
-            # what is left of motion is correlated along both axes; one frame has none
-            alone = _pooled([photon_transfer.transfer_of_image(f, known) for f in frames[:8]])
-            if _total(measured) > _MUCH * _total(alone):
-                measured = alone
-    step = step_of(frames[:, known])
-    line = photon_transfer.fit_line(
-        measured.mean,
-        measured.variance,
-        measured.count,
-        offset=offset,
-        curved=5.0 if source == "image" else 3.0,
-        counts=step > 0 and float(frames[:, known].min()) >= 0,
-    )
-    gain = max(line.slope, 0.0)
-    curvature = max(line.curvature, 0.0)
-    origin = offset
-    if origin is None:
-        # the point without noise, if it lies at a positive value
-        origin = max(-line.intercept / gain, 0.0) if gain > 0 and not curvature else 0.0
-    # of values above the offset: a(x - o)^2 + b(x - o) + c
-    gain = max(gain + 2 * curvature * origin, 0.0)
-    rest = line.intercept + line.slope * origin + curvature * origin**2
-    return {
-        "gain": gain / excess,
-        "offset": origin,
-        "read_sd": float(np.sqrt(max(rest, 0.0))),
-        "fano": line.ratio,
-        "excess": excess,
-        "multiplicative": curvature,
-        "step": step,
-        "saturation": float(seen.defects.saturation[c]),
-        "gain_se": line.slope_se / excess,
-        "fano_se": line.ratio_se,
-        "correlation": measured.correlation,
-        "curve": np.stack([measured.mean, measured.variance]),
-    }
-
-
-def _total(measured: photon_transfer.Transfer) -> float:
-    """Return the mean variance of the noise, over all pixels."""
-    return float(np.average(measured.variance, weights=measured.count))
-
-
-def _pooled(parts: list[photon_transfer.Transfer]) -> photon_transfer.Transfer:
-    """Return the points of several images together."""
-    return photon_transfer.Transfer(
-        mean=np.concatenate([p.mean for p in parts]),
-        variance=np.concatenate([p.variance for p in parts]),
-        count=np.concatenate([p.count for p in parts]),
-        correlation=np.mean([p.correlation for p in parts], axis=0),
-    )
 
 
 def _normal(

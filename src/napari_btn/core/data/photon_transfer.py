@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import ndimage
 
+from napari_btn.core.data.defects import fill_defects
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -24,6 +26,7 @@ _MOVED = 0.02  # more variance at edges than elsewhere, above which frames moved
 _BLOCK = 8
 _COARSE = 15.0  # coarser Haar details of a block
 _PASSES = 5
+_LEAST_BLOCKS = 3
 _NUGGET = 3.0
 _PREFERRED = 4.0  # twice the log likelihood that counts may fit worse
 _CORRELATED = 0.25  # texture alone gives less
@@ -150,7 +153,8 @@ def transfer_of_image(image: NDArray[np.float32], known: NDArray[np.bool_]) -> T
     ----------
     Foi, Trimeche, Katkovnik, Egiazarian, IEEE Trans. Image Process. 17 (2008) 1737.
     """
-    values = np.asarray(image, dtype=np.float64)
+    # a broken pixel would make its block look structured
+    values = fill_defects(np.asarray(image, np.float32), ~known).astype(np.float64)
     correlation = _correlation_of_flat(values, known)
     slices = values.reshape(-1, *values.shape[-2:])
     mask = known.reshape(slices.shape)
@@ -172,10 +176,10 @@ def transfer_of_image(image: NDArray[np.float32], known: NDArray[np.bool_]) -> T
     limit = _flat_limit(bins, energy)
     flat = np.where(energy <= limit, bins, -1)
     for _ in range(_PASSES):
-        m, v, n = _points(flat, block_mean, block_variance, 16.0, least=6)
+        m, v, n = _points(flat, block_mean, block_variance, 16.0, least=_LEAST_BLOCKS)
         expected = fit_line(m, v, n).variance(block_mean)
         flat = np.where(energy <= np.maximum(limit, _COARSE * expected), bins, -1)
-    m, v, n = _points(flat, block_mean, block_variance, 16.0, least=6)
+    m, v, n = _points(flat, block_mean, block_variance, 16.0, least=_LEAST_BLOCKS)
     # along an axis with correlated noise neighbours differ less
     first = correlation[-2:, 1]
     shrink = np.prod([1 - r for r in first if r > _CORRELATED])

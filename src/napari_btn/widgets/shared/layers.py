@@ -30,8 +30,12 @@ __all__ = [
     "pair_layers",
     "read_layer",
     "sample_blobs",
+    "sample_counts",
+    "sample_defects",
     "sample_edx",
     "sample_lattice",
+    "sample_movie",
+    "sample_repeats",
     "sample_xct",
     "stack_images",
 ]
@@ -276,6 +280,58 @@ def sample_lattice() -> list[tuple[Any, dict[str, Any], str]]:
     from napari_btn import samples
 
     return pair_layers(samples.lattice(seed=0))
+
+
+def sample_counts() -> list[tuple[Any, dict[str, Any], str]]:
+    """Return layers of one image of counts, and of the rates behind them.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.counts(seed=0))
+
+
+def sample_repeats() -> list[tuple[Any, dict[str, Any], str]]:
+    """Return layers of eight frames of one field, and of the signal behind them.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.repeats(seed=0))
+
+
+def sample_movie() -> list[tuple[Any, dict[str, Any], str]]:
+    """Return layers of a series of moving cells, and of the signal behind it.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.movie(seed=0))
+
+
+def sample_defects() -> list[tuple[Any, dict[str, Any], str]]:
+    """Return layers of one frame of a camera with broken and saturated pixels, and of the signal behind it.
+
+    Returns
+    -------
+    list of tuple
+        Data, keyword arguments and kind of a noisy and a clean layer.
+    """
+    from napari_btn import samples
+
+    return pair_layers(samples.defects(seed=0))
 
 
 def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
