@@ -69,7 +69,7 @@ def fit_channel(seen: NoiseFrames, c: int, offset: float | None, excess: float) 
     origin = offset
     if origin is None:
         # the point without noise, if it lies at a positive value
-        origin = max(-line.intercept / gain, 0.0) if gain > 0 and not curvature else 0.0
+        origin = -line.intercept / gain if line.intercept < 0 < gain and not curvature else 0.0
     # of values above the offset: a(x - o)^2 + b(x - o) + c
     gain = max(gain + 2 * curvature * origin, 0.0)
     rest = line.intercept + line.slope * origin + curvature * origin**2

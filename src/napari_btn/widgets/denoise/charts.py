@@ -1,4 +1,4 @@
-"""The charts of the Denoise dock: training loss, and networks compared."""
+"""The charts of the Denoise dock: training loss, networks compared, and noise."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from qtpy.QtGui import QColor
 
-__all__ = ["LossChart", "ScanChart"]
+__all__ = ["CorrelationChart", "LossChart", "ScanChart", "TransferChart"]
 
 _DRAWN_POINTS = 400
 _MEAN_OVER = 25
@@ -197,4 +197,129 @@ class ScanChart(Chart):
                 label.setPos(float(np.log10(row.parameters)), row.crps)
                 self._plot.addItem(label)
                 self._labels.append(label)
+        self.set_colours(self._colours)
+
+
+class TransferChart(Chart):
+    """Variance of the noise against the mean, and the fitted law.
+
+    Parameters
+    ----------
+    colours : mapping of str to QColor
+        ``text``, ``background`` and ``accent`` of the theme.
+    """
+
+    def __init__(self, colours: Mapping[str, QColor]) -> None:
+        super().__init__(
+            "Variance against mean",
+            "Photon transfer: variance of the noise against the mean, one point for each range of brightness, and "
+            "the fit. Its slope is the gain.",
+            height=150,
+        )
+        self._plot.setLabel("bottom", "mean")
+        self._plot.setLabel("left", "variance")
+        self.points = self._plot.plot(pen=None, symbol="o", symbolSize=5)
+        self.fit = self._plot.plot()
+        self.set_colours(colours)
+
+    def set_colours(self, colours: Mapping[str, QColor]) -> None:
+        """Draw in the colours of a theme.
+
+        Parameters
+        ----------
+        colours : mapping of str to QColor
+            ``text``, ``background`` and ``accent``.
+        """
+        super().set_colours(colours)
+        self.points.setSymbolBrush(faded(colours["text"], 160))
+        self.points.setSymbolPen(None)
+        self.fit.setPen(self._pg.mkPen(colours["accent"], width=2))
+
+    def show_curve(
+        self,
+        mean: np.ndarray[Any, Any],
+        variance: np.ndarray[Any, Any],
+        line: np.ndarray[Any, Any],
+        law: np.ndarray[Any, Any],
+    ) -> None:
+        """Draw a curve instead of the last one.
+
+        Parameters
+        ----------
+        mean, variance : ndarray of float, (n,)
+            Measured points.
+        line, law : ndarray of float, (n,)
+            Means, and the fitted variance there.
+        """
+        self.points.setData(mean, variance)
+        self.fit.setData(line, law)
+
+
+class CorrelationChart(Chart):
+    """Autocorrelation of the noise along each axis.
+
+    Parameters
+    ----------
+    colours : mapping of str to QColor
+        ``text``, ``background`` and ``accent`` of the theme.
+    """
+
+    def __init__(self, colours: Mapping[str, QColor]) -> None:
+        super().__init__(
+            "Autocorrelation of the noise",
+            "Autocorrelation of the noise along each axis; independent noise falls to 0 at 1 px.",
+            height=135,
+        )
+        self._plot.setLabel("bottom", "lag (px)")
+        self._plot.setLabel("left", "correlation")
+        self._plot.setYRange(-0.1, 1.0)
+        self._legend = self._plot.addLegend(offset=(-5, 5))
+        self._zero = self._pg.InfiniteLine(0, angle=0)
+        self._plot.addItem(self._zero)
+        self.lines: list[Any] = []
+        self._colours = colours
+        self.set_colours(colours)
+
+    def set_colours(self, colours: Mapping[str, QColor]) -> None:
+        """Draw in the colours of a theme.
+
+        Parameters
+        ----------
+        colours : mapping of str to QColor
+            ``text``, ``background`` and ``accent``.
+        """
+        super().set_colours(colours)
+        self._colours = colours
+        self._legend.setLabelTextColor(colours["text"])
+        for _, label in self._legend.items:
+            label.setText(label.text, color=colours["text"])
+        self._zero.setPen(self._pg.mkPen(faded(colours["text"], 90), width=1))
+        shades = (colours["accent"], colours["text"], faded(colours["text"], 120))
+        for k, line in enumerate(self.lines):
+            shade = shades[k % len(shades)]
+            line.setPen(self._pg.mkPen(shade, width=2))
+            line.setSymbolBrush(shade)
+            line.setSymbolPen(None)
+
+    def show_correlation(self, axes: str, correlation: np.ndarray[Any, Any]) -> None:
+        """Draw a correlation instead of the last one.
+
+        Parameters
+        ----------
+        axes : str
+            Letters of the space axes.
+        correlation : ndarray of float, (axes, lags)
+            NaN where unknown.
+        """
+        for line in self.lines:
+            self._plot.removeItem(line)
+        self._legend.clear()
+        self.lines = []
+        # X first, in the strongest colour
+        for k, (axis, values) in enumerate(reversed(list(zip(axes, correlation, strict=True)))):
+            known = np.isfinite(values)
+            lags = np.arange(len(values))[known]
+            name = f"along {axis.lower()}"
+            symbol = _SYMBOLS[k % len(_SYMBOLS)]
+            self.lines.append(self._plot.plot(lags, values[known], symbol=symbol, symbolSize=6, name=name))
         self.set_colours(self._colours)

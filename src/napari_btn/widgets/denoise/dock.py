@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import PRESETS, EnsembleSettings
+from napari_btn.widgets.denoise.noise_panel import show_defects
 from napari_btn.widgets.denoise.pair_form import PairForm
 from napari_btn.widgets.denoise.pairing import arrays_of, differences
 from napari_btn.widgets.denoise.trainer import Trainer
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.noise_findings import NoiseFindings
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
@@ -81,6 +83,8 @@ class DenoiseWidget(Dock):
         view.train.clicked.connect(self._on_user_train)
         view.now.clicked.connect(self._on_user_now)
         view.scan.asked.connect(self._on_user_scan)
+        view.noise.asked.connect(self._on_user_inspects_noise)
+        view.noise.defects_wanted.connect(self._on_user_wants_defects)
         view.scan.chosen.connect(view.form.show_network)
         view.apply.clicked.connect(self._on_user_apply)
         view.save.clicked.connect(self._on_user_save)
@@ -143,6 +147,10 @@ class DenoiseWidget(Dock):
         self.view.now.setEnabled(noisy is not None)
         self.view.now.setToolTip(
             NOW_HELP if noisy is not None else "Busy; stop first, or wait." if busy else "Pick a noisy image."
+        )
+        noisy = None if busy else self.view.pair.noisy_image()
+        self.view.noise.set_busy(
+            "Busy; stop first, or wait." if busy else "Pick a noisy image first." if noisy is None else ""
         )
         self.view.scan.set_busy("Busy; stop first, or wait." if busy else reason)
         self.view.train.setText("Continue" if not busy and self.trainer.checkpoint() else "Train")
@@ -259,6 +267,29 @@ class DenoiseWidget(Dock):
         self.view.progress.finish(
             f"Compared {len(scan.rows)} kinds of networks; {kind} has the lowest error."
         )
+
+    def _on_user_inspects_noise(self) -> None:
+        """Measure the noise of the picked noisy image."""
+        source = self.view.pair.noisy_image()
+        if source is None or self.busy:
+            return
+        names = source.channel_names or ()
+        self.work.launch(
+            "Measuring noise",
+            lambda: engine.find_noise(source.data, source.axes, channel_names=names),
+            partial(self._show_noise, source),
+        )
+
+    def _show_noise(self, source: LayerImage, findings: NoiseFindings[Any]) -> None:
+        """Show what was found about the noise."""
+        self.view.noise.show_findings(findings, source)
+        self.view.progress.finish(f"Measured the noise of '{source.name}'.")
+
+    def _on_user_wants_defects(self) -> None:
+        """Add the layer of defects."""
+        panel = self.view.noise
+        if panel.findings is not None and panel.source is not None:
+            show_defects(self.viewer, panel.findings, panel.source)
 
     def _denoise(self, source: LayerImage, axes: str | None) -> None:
         """Predict an image and show it."""

@@ -15,9 +15,10 @@ from qtpy.QtWidgets import (
 
 from napari_btn.core.compute.device import devices
 from napari_btn.widgets.denoise.charts import LossChart
+from napari_btn.widgets.denoise.noise_panel import NoisePanel
 from napari_btn.widgets.denoise.scan_panel import ScanPanel
 from napari_btn.widgets.denoise.training_form import TrainingForm
-from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, ScrollColumn, push_button
+from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, ScrollColumn, fold, push_button
 from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.report_panel import ReportPanel
 
@@ -60,6 +61,13 @@ class DenoiseView(QWidget):
         self.form.add_advanced("Painted parts", self.pair.regions)
         self.scan = ScanPanel(self._theme)
         self.form.add_below(self.scan)
+        self.noise = NoisePanel(self._theme)
+        self.noise_fold = fold(
+            "noise_fold",
+            "Noise",
+            "What the noise of the noisy image is, and which training without a clean image it permits.",
+            self.noise,
+        )
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")
         self.estimate.setWordWrap(True)
@@ -96,6 +104,7 @@ class DenoiseView(QWidget):
         column.setContentsMargins(4, 4, 4, 4)
         column.setSpacing(6)
         column.addWidget(self.pair)
+        column.addWidget(self.noise_fold)
         column.addWidget(_line())
         column.addWidget(self.form)
         column.addWidget(self.estimate)
@@ -134,7 +143,7 @@ class DenoiseView(QWidget):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for part in (self.pair, self.scan, self.apply_to.note, self.message, self.report):
+        for part in (self.pair, self.noise, self.scan, self.apply_to.note, self.message, self.report):
             part.redraw()
         self.chart.set_colours(self._theme.colours())
 

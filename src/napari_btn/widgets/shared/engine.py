@@ -12,6 +12,7 @@ from napari_btn.core.compute.pool import compute_for
 
 if TYPE_CHECKING:
     from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.noise_findings import find_noise
     from napari_btn.core.settings import EnsembleSettings
     from napari_btn.core.training.plan import estimate_training
     from napari_btn.model import load_model, save_model
@@ -32,6 +33,7 @@ __all__ = [
     "coverage_by_level",
     "equivalent_filter_steps",
     "estimate_training",
+    "find_noise",
     "first_look_steps",
     "fit_steps",
     "fuse_steps",
@@ -53,6 +55,7 @@ _HOME = {
     "coverage_by_level": "workflow.evaluate",
     "equivalent_filter_steps": "workflow.evaluate",
     "estimate_training": "core.training.plan",
+    "find_noise": "core.data.noise_findings",
     "first_look_steps": "workflow.now",
     "fit_steps": "workflow.fit",
     "fuse_steps": "workflow.fuse",

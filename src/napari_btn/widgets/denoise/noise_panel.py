@@ -1,0 +1,184 @@
+"""The noise inspector of the Denoise dock: what the noise is, and what it permits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from qtpy.QtCore import Signal
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+
+from napari_btn.widgets.denoise.charts import CorrelationChart, TransferChart
+from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.overlays import our_layer
+from napari_btn.widgets.shared.panels import NoteLabel, push_button
+
+if TYPE_CHECKING:
+    from napari_btn.core.data.noise_findings import NoiseFindings
+    from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.widgets.shared.panels import Theme
+
+__all__ = ["NoisePanel", "show_defects"]
+
+_HELP = (
+    "Measure the noise of the noisy image: from repeats, from consecutive frames, or from flat patches of one image. "
+    "Takes seconds and trains nothing."
+)
+_DEFECT_HELP = "Add a layer that marks the dead (1), hot (2) and saturated (3) pixels."
+_NAMES = {"noise2noise": "Noise2Noise", "thinning": "Thinning", "noise2void": "Noise2Void"}
+_COLOURS = {None: "transparent", 0: "transparent", 1: "#0072b2", 2: "#d55e00", 3: "#f0e442"}
+
+
+class NoisePanel(QWidget):
+    """A button that measures the noise, and its findings.
+
+    Parameters
+    ----------
+    theme : Theme
+        Colours of the viewer.
+    """
+
+    asked = Signal()
+    """Emitted when the user asks to measure the noise."""
+    defects_wanted = Signal()
+    """Emitted when the user asks for the layer of defects."""
+
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
+        self._theme = theme
+        self.findings: NoiseFindings[Any] | None = None
+        self.source: LayerImage | None = None
+        self.inspect = push_button("noise_inspect", "Inspect noise", _HELP)
+        self.defects = push_button("noise_defects", "Show defects", _DEFECT_HELP)
+        self.channel = QComboBox()
+        self.channel.setObjectName("noise_channel")
+        self.channel.setAccessibleName("Channel whose noise is shown")
+        self.channel.setToolTip("Channel whose noise the charts show.")
+        self.sentence = NoteLabel(theme, "noise_sentence")
+        self.numbers = QLabel()
+        self.numbers.setObjectName("noise_numbers")
+        self.numbers.setWordWrap(True)
+        self.numbers.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.numbers.setToolTip("Fit of variance against mean: gain is the value per count.")
+        self.transfer = TransferChart(theme.colours())
+        self.correlation = CorrelationChart(theme.colours())
+        self.notes = NoteLabel(theme, "noise_notes")
+        row = QHBoxLayout()
+        row.addWidget(self.inspect, 1)
+        row.addWidget(self.channel)
+        row.addWidget(self.defects)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 4, 0, 0)
+        layout.setSpacing(4)
+        layout.addLayout(row)
+        for part in (self.sentence, self.numbers, self.transfer, self.correlation, self.notes):
+            layout.addWidget(part)
+        self.inspect.clicked.connect(self.asked.emit)
+        self.defects.clicked.connect(self.defects_wanted.emit)
+        self.channel.currentIndexChanged.connect(self._show_channel)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget the findings."""
+        self.findings = self.source = None
+        self.sentence.say()
+        self.notes.say()
+        for part in (self.numbers, self.transfer, self.correlation, self.channel, self.defects):
+            part.hide()
+
+    def set_busy(self, reason: str) -> None:
+        """Allow a measurement, or show why it is impossible.
+
+        Parameters
+        ----------
+        reason : str
+            Empty where it is possible.
+        """
+        self.inspect.setEnabled(not reason)
+        self.inspect.setToolTip(reason or _HELP)
+
+    def show_findings(self, findings: NoiseFindings[Any], source: LayerImage) -> None:
+        """Show findings.
+
+        Parameters
+        ----------
+        findings : NoiseFindings
+        source : LayerImage
+            Image that they are of.
+        """
+        self.findings, self.source = findings, source
+        sentence = findings.sentence
+        self.sentence.say(("info", f"{sentence[0].upper()}{sentence[1:]}."))
+        names = findings.channel_names
+        self.channel.blockSignals(True)  # filled, not picked
+        self.channel.clear()
+        self.channel.addItems(list(names))
+        self.channel.blockSignals(False)
+        self.channel.setVisible(len(names) > 1)
+        refused = [
+            ("amber", f"{_NAMES[name]} is not allowed: {one.reason}")
+            for name, one in findings.permits.items()
+            if not one.allowed
+        ]
+        self.notes.say(*(("info", note) for note in findings.notes), *refused)
+        for part in (self.numbers, self.transfer, self.correlation):
+            part.show()
+        self.defects.setVisible(bool(findings.defects.kinds.any()))
+        self._show_channel()
+
+    def _show_channel(self) -> None:
+        """Show the numbers and charts of the picked channel."""
+        if self.findings is None:
+            return
+        model, c = self.findings.model, max(self.channel.currentIndex(), 0)
+        parts = [
+            f"gain {model.gain[c]:.3g} ± {model.gain_se[c]:.1g}",
+            f"offset {model.offset[c]:.3g}",
+            f"read-out noise {model.read_sd[c]:.3g}",
+            f"Fano factor {model.fano[c]:.3g} ± {model.fano_se[c]:.1g}",
+        ]
+        self.numbers.setText(", ".join(parts))
+        mean, variance = model.curve[c]
+        line = np.linspace(0 if mean.min() >= 0 else mean.min(), mean.max(), 60)
+        self.transfer.show_curve(mean, variance, line, model.variance(line, c))
+        self.correlation.show_correlation(self.findings.frames.space_axes, model.correlation[c])
+
+    def redraw(self) -> None:
+        """Draw in the colours of the theme as they are now."""
+        self.sentence.redraw()
+        self.notes.redraw()
+        for chart in (self.transfer, self.correlation):
+            chart.set_colours(self._theme.colours())
+
+
+def show_defects(viewer: Any, findings: NoiseFindings[Any], source: LayerImage) -> Any:
+    """Show broken and saturated pixels as a Labels layer over their image, made or updated.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    findings : NoiseFindings
+    source : LayerImage
+        Image that they are of.
+
+    Returns
+    -------
+    napari.layers.Labels
+        The layer: 1 dead, 2 hot, 3 saturated.
+    """
+    from napari.utils.colormaps import DirectLabelColormap
+
+    seen = findings.frames
+    axes = "".join(a for a in source.axes if a in seen.space_axes)
+    kinds = seen.defects.kinds.max(0).transpose([seen.space_axes.index(a) for a in axes])
+    start = [seen.part[seen.space_axes.index(a)].start or 0 for a in axes]
+    place = source.placement.onto(axes).cropped(start).to_layer()
+    name = f"{source.name} defects"
+    record = {"map": "defects", "axes": axes, "source": source.name}
+    old = our_layer(viewer, name, "defects")
+    if old is not None and old.ndim == kinds.ndim:
+        old.data = kinds
+        return old
+    colours = DirectLabelColormap(color_dict=_COLOURS)
+    return viewer.add_labels(kinds, name=name, colormap=colours, metadata={KEY: record}, **place)

@@ -1,0 +1,58 @@
+"""The noise inspector."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from pytestqt.qtbot import QtBot
+
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
+
+def _inspect(dock: DenoiseWidget, qtbot: QtBot) -> None:
+    dock.view.noise.inspect.click()
+    assert dock.busy
+    assert not dock.view.noise.inspect.isEnabled()
+    qtbot.waitUntil(lambda: not dock.busy)
+
+
+def test_counts_are_found_and_their_defects_become_a_layer(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    assert "Pick a noisy image" in dock.view.noise.inspect.toolTip()
+    rng = np.random.default_rng(0)
+    counts = rng.poisson(np.linspace(2, 12, 90), (2, 80, 90)).astype(np.float32)
+    counts[:, 20, 30] = 4095
+    viewer.add_image(
+        counts, name="counts noisy", axis_labels=("c", "y", "x"), scale=(1, 0.5, 0.5), translate=(0, 3, 7),
+        metadata={"channel_names": ["Si", "Al"]},
+    )  # fmt: skip
+    _inspect(dock, qtbot)
+    panel = dock.view.noise
+    assert "thinning and Noise2Void are allowed" in panel.sentence.text()
+    assert "Fano factor" in panel.numbers.text()
+    assert [panel.channel.itemText(i) for i in range(2)] == ["Si", "Al"]
+    assert len(panel.correlation.lines) == 2
+    first = panel.numbers.text()
+    panel.channel.setCurrentIndex(1)
+    assert panel.numbers.text() != first
+    assert any("Noise2Noise is not allowed" in text for _, text in panel.notes.notes)
+    panel.defects.click()
+    panel.defects.click()
+    layer = viewer.layers["counts noisy defects"]
+    assert len(viewer.layers) == 2
+    assert layer.data.shape == (80, 90)
+    assert layer.data[20, 30] == 2
+    np.testing.assert_allclose(layer.translate, (3, 7))
+    np.testing.assert_allclose(layer.scale, (0.5, 0.5))
+
+
+def test_bad_input_is_reported_in_the_dock(dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot) -> None:
+    viewer.add_image(np.ones((40, 50)), name="flat noisy", axis_labels=("y", "x"))
+    _inspect(dock, qtbot)
+    assert any("constant" in text for _, text in dock.view.message.notes)
+    assert dock.view.noise.findings is None
