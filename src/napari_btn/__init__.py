@@ -22,7 +22,7 @@ if TYPE_CHECKING:
         TileSettings,
         TrainSettings,
     )
-    from napari_btn.denoiser import Denoiser, load
+    from napari_btn.denoiser import Denoiser, compare, load
     from napari_btn.io.noise import NoiseModel
 
 __version__ = "0.1.0"
@@ -38,6 +38,7 @@ __all__ = [
     "TileSettings",
     "TrainSettings",
     "__version__",
+    "compare",
     "evaluate",
     "load",
     "propose_regions",
@@ -54,6 +55,7 @@ _HOME = {
     "SupervisionSettings": "core.settings",
     "TileSettings": "core.settings",
     "TrainSettings": "core.settings",
+    "compare": "denoiser",
     "evaluate": "denoiser",
     "load": "denoiser",
     "propose_regions": "core.remeasure.regions",

@@ -69,8 +69,9 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import AdaptLoss, TokenMethod
     from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.model import Model
+    from napari_btn.workflow.compare import Comparison
 
-__all__ = ["Denoiser", "Estimate", "Plan", "evaluate", "load", "load_partial"]
+__all__ = ["Denoiser", "Estimate", "Plan", "compare", "evaluate", "load", "load_partial"]
 
 T = TypeVar("T")
 
@@ -1019,6 +1020,62 @@ def load_partial(
     """
     settings, members, data = models.load_partial(path)
     return Denoiser.from_settings(settings.to_dict(), device=device), members, data
+
+
+def compare(
+    noisy: Any,
+    clean: Any = None,
+    *,
+    axes: str = "YX",
+    denoiser: Denoiser | None = None,
+    noise_model: NoiseModel | None = None,
+    filters: Sequence[str] | None = None,
+    channel_names: Sequence[str] | None = None,
+    alpha: float | None = None,
+) -> Comparison:
+    """Return classical filters beside an ensemble: their images and a table of figures.
+
+    With ``clean``, parameters of the filters are the best on a training part, and all methods are judged on a
+    held-out part (the denoiser's, if it was trained on this image). Without it, parameters are those of the least
+    self-supervised loss, which is then the figure to compare.
+
+    Parameters
+    ----------
+    noisy : array, (*axes)
+    clean : array, optional
+        As in `Denoiser.fit`.
+    axes : str
+        Letters of S, T, C, Z, Y, X in any order.
+    denoiser : Denoiser, optional
+        A trained one.
+    noise_model : NoiseModel, optional
+        Filters then work on variance-stabilised values.
+    filters : sequence of str, optional
+        Names of filters; all by default.
+    channel_names : sequence of str, optional
+        One per channel; the denoiser's by default.
+    alpha : float, optional
+        Miscoverage of the intervals whose widths are compared; the denoiser's, or 0.1.
+
+    Raises
+    ------
+    ValueError
+        If the images don't fit each other or the denoiser, or there is no such filter.
+
+    References
+    ----------
+    Batson & Royer, Noise2Self, ICML 2019, on parameters without clean data.
+    """
+    from napari_btn.workflow.compare import compare_steps
+
+    model = None if denoiser is None else denoiser.model
+    pair = pair_of(noisy, clean, axes, channel_names=channel_names)
+    run = drain if denoiser is None else denoiser.run
+    device = "cpu" if denoiser is None else denoiser.device
+    step = compare_steps(
+        pair, compute_for(device, 1), model=model, noise=noise_model, names=filters, alpha=alpha
+    )
+    return run(step)
 
 
 def _painted(regions: Any) -> NDArray[Any] | None:

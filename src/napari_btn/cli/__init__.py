@@ -17,6 +17,7 @@ import click
 
 from napari_btn.cli.adapting import adapt
 from napari_btn.cli.applying import evaluate, predict, regions, tokens
+from napari_btn.cli.comparing import compare
 from napari_btn.cli.datasets import dataset
 from napari_btn.cli.noise import noise
 from napari_btn.cli.options import bundle_argument, force_option, json_option
@@ -110,6 +111,7 @@ for command in (
     adapt,
     predict,
     evaluate,
+    compare,
     tokens,
     regions,
     noise,

@@ -110,11 +110,33 @@ def test_a_pixel_depends_on_the_stated_field_and_no_less(family, depth):
     farthest, n = 0, 2 * blueprint.receptive_field + 20
     for at in range(n // 2, n // 2 + blueprint.alignment_px):
         x = torch.ones(1, 1, n, n, requires_grad=True)
-        (feature,) = trunk(x)
+        *_, feature = trunk(x)
         (gradient,) = torch.autograd.grad(feature[0, :, at, at].sum(), x)
         rows = gradient[0, 0].sum(1).nonzero().flatten()
         farthest = max(farthest, at - int(rows.min()), int(rows.max()) - at)
     assert farthest == blueprint.receptive_field
+
+
+@pytest.mark.parametrize(
+    ("family", "depth", "count"), [("unet", 10, 1), ("dncnn", 5, 5), ("cdae", 10, 5), ("cdae", 2, 2)]
+)
+def test_features_are_those_that_the_family_states(family, depth, count):
+    blueprint = blueprint_of(settings_of(family, depth=depth))
+    made = list(build(blueprint, [(0, 0), (1, 0)]).trunk(torch.zeros(1, 2, 9, 7)))
+    assert tuple(f.shape[1] // 2 for f in made) == blueprint.widths
+    assert {f.shape[2:] for f in made} == {(9, 7)}
+    # heads read nothing that did not pass the bottleneck
+    assert len(made) == count
+
+
+def test_a_stop_is_looked_for_before_each_layer():
+    blueprint = blueprint_of(settings_of("unet", depth=10))
+    module = loaded(blueprint, members_of(blueprint, 1)[0])
+    calls = []
+    module.between = lambda: calls.append(1)
+    with torch.inference_mode():
+        module(torch.zeros(1, 1, 16, 16))
+    assert len(calls) >= 10
 
 
 def test_small_images_take_poolings_or_layers_away():

@@ -75,8 +75,9 @@ class Layer:
 class ConvolutionalFamily(Family):
     """Convolutions of 3 pixels a side in order, each followed by a ReLU.
 
-    The heads read the last layer, and their input skip adds the noisy image: members learn what differs
-    from a multiple of it. There is no normalisation.
+    Heads read the last layer where there are skips; else every layer, or every one from the bottleneck on,
+    because deep stacks without normalisation learn weak channels late from their last layer alone. The heads'
+    input skip adds the noisy image: members learn what differs from a multiple of it.
 
     Parameters
     ----------
@@ -127,7 +128,17 @@ class ConvolutionalFamily(Family):
         """
         from napari_btn.core.networks.convolutional.trunk import Convolutional
 
-        return Convolutional(len(members), self.layers(blueprint), blueprint.ndim, skips=self.skips)
+        layers, first = self.layers(blueprint), self._first_feature(blueprint.plan)
+        return Convolutional(len(members), layers, blueprint.ndim, features_from=first, skips=self.skips)
+
+    def _first_feature(self, stages: Stages) -> int:
+        """Return the number of the first layer that heads read: the last one, or the first after the poolings."""
+        before = sum(stages.down)
+        return (
+            2 * before + stages.bottom - 1
+            if self.skips
+            else before + max(stages.bottom - 1, 0) * bool(before)
+        )
 
     def layers(self, blueprint: Blueprint) -> tuple[Layer, ...]:
         """Return the convolutions of a member, in order.
@@ -190,13 +201,14 @@ class ConvolutionalFamily(Family):
         return int(2**blueprint.plan.poolings)
 
     def widths(self, blueprint: Blueprint) -> tuple[int, ...]:
-        """Return the channels of the last layer, the one feature that heads and tokens read.
+        """Return the channels of the layers that heads and tokens read.
 
         Parameters
         ----------
         blueprint : Blueprint
         """
-        return (self.layers(blueprint)[-1].makes,)
+        first = self._first_feature(blueprint.plan)
+        return tuple(layer.makes for layer in self.layers(blueprint)[first:])
 
     def multiplications(self, blueprint: Blueprint) -> int:
         """Return the multiplications of a prediction per pixel.

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from napari_btn.core.networks.trunk import Trunk, cut, orthogonal, point, rows_of
+from napari_btn.core.networks.trunk import Trunk, cut, orthogonal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["Convolutional"]
 
 
+def _go_on() -> None:
+    """Do nothing between two layers."""
+
+
 class Convolutional(Trunk):
-    """Convolutions of 3 pixels a side in order; the last one is the only feature.
+    """Convolutions of 3 pixels a side in order, some of which are features, at the image's resolution.
 
     Parameters
     ----------
@@ -31,13 +35,19 @@ class Convolutional(Trunk):
         At levels that rise and fall again; between two levels there is a pooling or an upsampling.
     ndim : int
         Spatial dimensions, 1 to 3.
+    features_from : int
+        Number of the first layer that is a feature; all later ones are, too.
     skips : bool
         Layers after an upsampling also read the last layer of their level before the poolings.
     """
 
-    def __init__(self, members: int, layers: Sequence[Layer], ndim: int, *, skips: bool) -> None:
+    def __init__(
+        self, members: int, layers: Sequence[Layer], ndim: int, *, features_from: int, skips: bool
+    ) -> None:
         super().__init__()
         self.members, self.ndim, self.skips = members, ndim, skips
+        self.features_from = features_from
+        self._between: Callable[[], None] = _go_on
         self.count = len(layers)
         numbered = groupby(enumerate(layers), lambda item: item[1].level)
         self.stages = tuple((level, tuple(t for t, _ in stage)) for level, stage in numbered)
@@ -52,11 +62,16 @@ class Convolutional(Trunk):
             yield self.get_parameter(f"layer{t}_weight"), self.get_parameter(f"layer{t}_bias")
 
     def forward(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Yield the last layer, (B, M * width, *space)."""
-        yield self._last(x, lambda _, made: made)
+        """Yield the features (B, M * width, *space), layer by layer."""
+        whole = [slice(0, n) for n in x.shape[2:]]
+        for t, level, made in self._layers(x):
+            if t < self.features_from:
+                continue
+            # pixels of a lower resolution stand for all that they were pooled from
+            yield cut(F.interpolate(made, scale_factor=2**level, mode="nearest"), whole) if level else made
 
-    def _last(self, x: torch.Tensor, after: Callable[[int, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """Return the last layer; what a layer makes goes through ``after``, with its number."""
+    def _layers(self, x: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Yield number, level and values of each layer; values that are changed in place are passed on."""
         if x.device.type == "cpu" and self.ndim > 1:
             # the fastest order of memory on a CPU, which all further layers keep
             x = x.contiguous(memory_format=torch.channels_last if self.ndim == 2 else torch.channels_last_3d)
@@ -69,9 +84,10 @@ class Convolutional(Trunk):
             elif level < before:
                 x = self._joined(x, seen.pop(level))
             for t in stage:
-                x = after(t, self._convolved(x, t))
+                self._between()
+                x = self._convolved(x, t)
+                yield t, level, x
             before = level
-        return x
 
     def _convolved(self, x: torch.Tensor, t: int) -> torch.Tensor:
         """Return what a layer makes."""
@@ -112,14 +128,12 @@ class Convolutional(Trunk):
         for weight in kernels:
             weight.copy_(orthogonal(weight.shape, rng))
 
-        def scaled(t: int, made: torch.Tensor) -> torch.Tensor:
-            """Scale a layer, which without a bias scales what it makes."""
-            # after a ReLU half of a unit-variance signal's mean square is left
+        for t, _, made in self._layers(x):
+            # after a ReLU half of a unit-variance signal's mean square is left; without biases what a layer
+            # makes scales with its kernel
             gain = 1.0 / made.square().mean().mul(2.0).sqrt().clamp_min(1e-6)
             kernels[t].mul_(gain)
-            return made.mul_(gain)
-
-        self._last(x, scaled)
+            made.mul_(gain)
 
     def predicted_hidden(
         self,
@@ -136,19 +150,15 @@ class Convolutional(Trunk):
         ----------
         x : Tensor, (B, M * C, *space)
         heads : sequence of Tensor, (M, units, width)
-            One, of the last layer.
+            One per feature.
         bias : Tensor, (M, units)
         keep : sequence of slice, optional
             The part of the space that is wanted; None for all of it.
         between : callable
-            Called after each layer; where it raises, the work ends.
+            Called before each layer, not only before features; where it raises, the work ends.
         """
-
-        def after(_: int, made: torch.Tensor) -> torch.Tensor:
-            """Look for a stop."""
-            between()
-            return made
-
-        last = self._last(x, after)
-        kept = last if keep is None else cut(last, keep)
-        return point(rows_of(kept, self.members), heads[0], bias).contiguous()
+        self._between = between
+        try:
+            return super().predicted_hidden(x, heads, bias, keep=keep, between=between)
+        finally:
+            self._between = _go_on

@@ -1,0 +1,80 @@
+"""The command that compares classical filters with an ensemble."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from napari_btn.cli.files import Model, PairFiles
+from napari_btn.cli.options import ALPHA, axes_option, channels_option, device_option, json_option
+from napari_btn.cli.terminal import drain
+
+if TYPE_CHECKING:
+    from napari_btn.workflow.compare import Comparison
+
+__all__ = ["compare"]
+
+
+@click.command()
+@click.argument("noisy")
+@click.argument("clean", required=False)
+@click.option("--model", type=click.Path(path_type=Path), help="Bundle to compare with.")
+@axes_option
+@channels_option
+@click.option("--noise", type=click.Path(path_type=Path), help="Noise model, for variance-stabilised values.")
+@click.option("--alpha", type=ALPHA, help="Miscoverage of the intervals; default: the bundle's, or 0.1.")
+@device_option
+@json_option
+def compare(
+    noisy: str,
+    clean: str | None,
+    model: Path | None,
+    axes: str | None,
+    channels: tuple[str, ...] | None,
+    noise: Path | None,
+    alpha: float | None,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Compare classical filters, and a bundle, on NOISY, with CLEAN where there is one.
+
+    With CLEAN, filters are tuned on a training part, and all are judged on a held-out part. Without, by the error at
+    pixels that they don't see.
+    """
+    result = _compared(noisy, clean, model, axes, channels, noise, alpha, device)
+    click.echo(json.dumps(result.to_dict()) if as_json else result.text())
+
+
+def _compared(
+    noisy: str,
+    clean: str | None,
+    model: Path | None,
+    axes: str | None,
+    channels: tuple[str, ...] | None,
+    noise: Path | None,
+    alpha: float | None,
+    device: str,
+) -> Comparison:
+    """Open the files and compare."""
+    from napari_btn.core.compute.pool import compute_for
+    from napari_btn.workflow.compare import compare_steps
+
+    denoiser = None if model is None else Model(model, device).load()
+    pair = PairFiles(noisy, clean, axes, channels).open(denoiser)
+    known = None
+    if noise is not None:
+        from napari_btn.io.noise import NoiseModel
+
+        known = NoiseModel.load(noise)
+    return drain(
+        compare_steps(
+            pair,
+            compute_for(device if denoiser is not None else "cpu", 1),
+            model=None if denoiser is None else denoiser.model,
+            noise=known,
+            alpha=alpha,
+        )
+    )
