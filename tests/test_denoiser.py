@@ -520,6 +520,41 @@ def test_masked_values_change_nothing():
     assert_same_maps(*holes)
 
 
+def test_a_mask_of_numpy_says_which_pixels_count(denoiser):
+    mask = np.zeros((3, 48, 120), bool)
+    mask[:, 10:20, 20:50] = mask[1, 30:40, 90:110] = True
+    bright = np.where(mask, 1e6, PAIR.noisy)
+    noisy = np.ma.masked_array(bright, mask)
+    clean = np.ma.masked_array(PAIR.clean, mask)
+    valid = ~mask.any(0)
+    one = fitted(noisy=noisy, clean=clean)
+    other = fitted(noisy=np.where(mask, np.nan, PAIR.noisy), clean=PAIR.clean, valid="finite")
+    assert_same_maps(one.predict(PAIR.noisy), other.predict(PAIR.noisy))
+    made = denoiser.predict(noisy)
+    assert np.isnan(made.median[:, ~valid]).all()
+    assert np.nanmax(made.median) < 10
+    assert_same_maps(made, denoiser.predict(np.where(mask, np.nan, bright), valid="finite"))
+    with pytest.raises(ValueError, match="masked array, and valid came too"):
+        denoiser.predict(noisy, valid=valid)
+    with pytest.raises(ValueError, match="Image is a masked array, whose mask would be lost"):
+        denoiser.tokens(noisy)
+    whole = np.ma.masked_array(PAIR.noisy, np.zeros_like(mask))
+    assert_same_maps(denoiser.predict(whole), denoiser.predict(PAIR.noisy))
+
+
+@pytest.mark.parametrize("size", [(0, 1), (np.nan, 1), (-1, 1), ("a", 1), (np.inf, 1)])
+def test_a_pixel_size_is_above_zero(denoiser, size):
+    with pytest.raises(ValueError, match=r"^pixel_size is .*; each value must be a finite number above 0"):
+        tiny().check(PAIR.noisy, PAIR.clean, axes="CYX", pixel_size=size)
+    with pytest.raises(ValueError, match=r"^pixel_size is .*; each value must be a finite number above 0"):
+        denoiser.predict(PAIR.noisy, pixel_size=size)
+
+
+def test_a_device_that_is_no_name_is_one_sentence():
+    with pytest.raises(ValueError, match="device is None; it must be"):
+        btn.Denoiser(device=None)
+
+
 def test_pixels_that_are_nan_get_no_numbers(denoiser):
     image = PAIR.noisy[:, :30, :50].copy()
     image[1, 10:14, 20:25] = np.nan

@@ -43,7 +43,7 @@ from napari_btn.workflow.evaluate import (
     missed_share,
 )
 from napari_btn.workflow.fit import fit_steps, plan_of, prepare
-from napari_btn.workflow.inputs import image_for, pair_for, pair_of
+from napari_btn.workflow.inputs import image_for, pair_for, pair_of, unmasked
 from napari_btn.workflow.predict import Folder, predict_steps
 from napari_btn.workflow.refine import Refinement, refine_steps
 from napari_btn.workflow.tokens import tokens_steps
@@ -139,7 +139,7 @@ class Denoiser:
             preset=preset,
             members=members,
             alpha=alpha,
-            levels=tuple(levels),
+            levels=levels,  # type: ignore[arg-type]
             supervision=supervision,
             seed=seed,
             network=network or NetworkSettings(),
@@ -793,6 +793,7 @@ class Denoiser:
             If the image doesn't fit the networks, a pixel that counts is NaN or infinite, or ``out`` is taken or
             names no zarr.
         """
+        noisy, valid = unmasked(noisy, valid, "image")
         image = image_for(self.model, noisy, axes, pixel_size, unit)
         steps = predict_steps(
             self.model,

@@ -17,6 +17,7 @@ from napari_btn.core.settings import (
     EnsembleSettings,
     NetworkSettings,
     TileSettings,
+    TokenSettings,
     TrainSettings,
 )
 
@@ -113,3 +114,27 @@ def test_numbers_of_numpy_become_plain_ones():
 def test_settings_are_frozen():
     with pytest.raises(FrozenInstanceError):
         EnsembleSettings().alpha = 0.2
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (EnsembleSettings, {"alpha": "0.1"}),
+        (EnsembleSettings, {"alpha": None}),
+        (EnsembleSettings, {"levels": None}),
+        (EnsembleSettings, {"levels": ("a",)}),
+        (EnsembleSettings, {"seed": 1.5}),
+        (NetworkSettings, {"depth": "3"}),
+        (NetworkSettings, {"skip_power": float("nan")}),
+        (TrainSettings, {"steps": 2.5}),
+        (TrainSettings, {"batch_size": True}),
+        (TokenSettings, {"n_tokens": 2.5}),
+        (TileSettings, {"halo_px": "4"}),
+    ],
+)
+def test_a_value_of_another_type_is_one_sentence(kind, values):
+    (name,) = values
+    with pytest.raises(ValueError, match=rf"^{name} is .*; it must be .*\.$"):
+        kind(**values)
+    assert TileSettings(halo_px=np.int64(4)).halo_px == 4
+    assert CalibrationSettings(minimum=np.float32(0)).minimum == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from napari_btn.core.registry import FAMILIES
@@ -92,6 +93,19 @@ def need(ok: bool, name: str, value: object, needed: str) -> None:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
 
 
+def _need_numbers(settings: object) -> None:
+    """Raise ``ValueError`` if a field of whole or real numbers holds anything else."""
+    for one in fields(settings):  # type: ignore[arg-type]
+        value, kind = getattr(settings, one.name), str(one.type).removesuffix(" | None")
+        if kind not in ("int", "float") or (value is None and "None" in str(one.type)):
+            continue
+        whole = hasattr(value, "__index__") and not isinstance(value, bool)
+        if kind == "int":
+            need(whole, one.name, value, "a whole number")
+        else:
+            need(whole or (isinstance(value, Real) and value == value), one.name, value, "a number")
+
+
 @dataclass(frozen=True)
 class NetworkSettings(_Settings):
     """The architecture of a member.
@@ -138,6 +152,7 @@ class NetworkSettings(_Settings):
     bias_free: bool = False
 
     def __post_init__(self) -> None:
+        _need_numbers(self)
         if not all(name in FAMILIES for name in self.family.split("+")):
             # named here only: a search through all installed packages takes time
             names = " or ".join(f'"{name}"' for name in FAMILIES)
@@ -203,6 +218,7 @@ class TrainSettings(_Settings):
     warm_rate: float = 1e-2
 
     def __post_init__(self) -> None:
+        _need_numbers(self)
         need(self.steps >= 1, "steps", self.steps, "1 or more")
         known = isinstance(self.start, str) and bool(self.start.strip())
         need(known, "start", self.start, '"pretrained", "scratch" or the path of pretrained members')
@@ -271,6 +287,7 @@ class SupervisionSettings(_Settings):
     repeats: Repeats = "auto"
 
     def __post_init__(self) -> None:
+        _need_numbers(self)
         share = self.masked_pixel_percentage
         need(1 <= share <= 25, "masked_pixel_percentage", share, "1 to 25 per cent")
         for name, value, most in (
@@ -334,6 +351,7 @@ class CalibrationSettings(_Settings):
     groups: int = 0
 
     def __post_init__(self) -> None:
+        _need_numbers(self)
         need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block", "pixel", "image" or "risk"')
         need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
         need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
@@ -364,6 +382,7 @@ class TileSettings(_Settings):
     halo_px: int | None = None
 
     def __post_init__(self) -> None:
+        _need_numbers(self)
         need(self.tile_px is None or self.tile_px >= 8, "tile_px", self.tile_px, "8 or more")
         need(self.halo_px is None or self.halo_px >= 0, "halo_px", self.halo_px, "0 or more")
 
@@ -424,6 +443,7 @@ class TokenSettings(_Settings):
     method: TokenMethod | None = None
 
     def __post_init__(self) -> None:
+        _need_numbers(self)
         known = ", ".join(map(repr, TOKEN_METHODS))
         need(self.method in (None, *TOKEN_METHODS), "method", self.method, known)
 
@@ -473,15 +493,19 @@ class EnsembleSettings:
     supervision_settings: SupervisionSettings = field(default_factory=SupervisionSettings)
 
     def __post_init__(self) -> None:
+        _need_numbers(self)
         need(self.preset in PRESETS, "preset", self.preset, '"instant", "quick", "standard" or "thorough"')
         whole = hasattr(self.members, "__index__") and not isinstance(self.members, bool)
         need(whole and 1 <= self.members <= 1000, "members", self.members, "1 to 1000")
         need(0 < self.alpha < 1, "alpha", self.alpha, NEEDED_OF_ALPHA)
-        levels = tuple(float(v) for v in self.levels)
+        wanted = "rising numbers between 0 and 1, with 0.5 among them"
+        try:
+            levels = tuple(float(v) for v in self.levels)
+        except (TypeError, ValueError):
+            need(False, "levels", self.levels, wanted)
+            raise
         rising = all(a < b for a, b in pairwise((0.0, *levels, 1.0)))
-        need(
-            rising and 0.5 in levels, "levels", levels, "rising numbers between 0 and 1, with 0.5 among them"
-        )
+        need(rising and 0.5 in levels, "levels", levels, wanted)
         need(
             hasattr(self.seed, "__index__") and self.seed >= 0,
             "seed",

@@ -30,7 +30,54 @@ __all__ = [
     "pair_of",
     "scenes_for",
     "seen_by",
+    "unmasked",
 ]
+
+
+def unmasked(image: Any, valid: Any, name: str) -> tuple[Any, Any]:
+    """Return an image and the pixels that count, with a mask of numpy taken as pixels that don't count.
+
+    Parameters
+    ----------
+    image : array, or None
+    valid : array of bool, or "finite", optional
+        True where a pixel counts.
+    name : str
+        Name of the image in errors.
+
+    Returns
+    -------
+    image : array
+        Masked values are NaN, if there are any.
+    valid : array of bool, "finite" or None
+        "finite" if there are masked values.
+
+    Raises
+    ------
+    ValueError
+        If there are masked values, and ``valid`` is an array.
+    """
+    if not np.ma.is_masked(image):
+        return image, valid
+    if valid is not None and not isinstance(valid, str):
+        raise ValueError(
+            f"{name.capitalize()} is a masked array, and valid came too; add one to the other, or leave valid out."
+        )
+    values = image.astype(np.result_type(image.dtype, np.float32))
+    return values.filled(np.nan), "finite" if valid is None else valid
+
+
+def _size_of(pixel_size: Sequence[float]) -> tuple[float, ...]:
+    """Return a pixel size as numbers above zero."""
+    try:
+        size = tuple(np.atleast_1d(np.asarray(pixel_size, float)).tolist())
+    except (TypeError, ValueError):
+        size = (float("nan"),)
+    if not all(np.isfinite(v) and v > 0 for v in size):
+        raise ValueError(
+            f"pixel_size is {pixel_size!r}; each value must be a finite number above 0. Leave it out if it is unknown."
+        )
+    return size
 
 
 def pair_of(
@@ -66,12 +113,14 @@ def pair_of(
         given = value is None or isinstance(value, str) or hasattr(value, "shape")
         return value if given else np.asarray(value)
 
+    noisy, valid = unmasked(noisy, valid, "noisy")
+    clean, valid = unmasked(clean, valid, "clean")
     return Pair(
         array(noisy),
         array(clean),
         axes.upper(),
         None if channel_names is None else tuple(channel_names),
-        None if pixel_size is None else tuple(np.atleast_1d(np.asarray(pixel_size, float)).tolist()),
+        None if pixel_size is None else _size_of(pixel_size),
         unit,
         array(valid),
         noise_model=noise_model,
@@ -126,7 +175,7 @@ def image_for(
     if pixel_size is None:
         size, unit = _sizes_along(view.axes, model), model.learned.unit
     else:
-        size, unit = tuple(float(v) for v in pixel_size), unit or "px"
+        size, unit = _size_of(pixel_size), unit or "px"
     return Image(array, view.axes, model.channel_names, size, unit)
 
 

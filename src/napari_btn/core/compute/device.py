@@ -87,7 +87,7 @@ def device_for(wanted: str) -> str:
     ValueError
         If there is no such device, or not on this machine.
     """
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", wanted):
+    if not (isinstance(wanted, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", wanted)):
         raise ValueError(f'device is {wanted!r}; it must be "auto", "cpu", "cuda", "cuda:1" or "mps".')
     here = devices()
     if wanted == "auto":

@@ -125,6 +125,11 @@ class View:
     def __init__(self, array: Any, axes: str, name: str = "image", *, first: tuple[int, ...] = ()) -> None:
         if not hasattr(array, "shape"):
             array = np.asarray(array)
+        if np.ma.is_masked(array):
+            raise ValueError(
+                f"{name.capitalize()} is a masked array, whose mask would be lost; give its values as they are, or "
+                'image.filled(numpy.nan) where valid="finite" is an argument.'
+            )
         shape = array.shape[len(first) :]
         self.axes = canonical_axes(axes, len(shape), name)
         if (kind := np.dtype(getattr(array, "dtype", float)).kind) not in "biuf" or 0 in shape:
