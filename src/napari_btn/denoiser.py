@@ -45,6 +45,7 @@ from napari_btn.workflow.evaluate import (
 from napari_btn.workflow.fit import fit_steps, plan_of, prepare
 from napari_btn.workflow.inputs import image_for, pair_for, pair_of, unmasked
 from napari_btn.workflow.predict import Folder, predict_steps
+from napari_btn.workflow.recipe import Recipe, with_files
 from napari_btn.workflow.refine import Refinement, refine_steps
 from napari_btn.workflow.tokens import tokens_steps
 
@@ -314,6 +315,24 @@ class Denoiser:
     def provenance(self) -> dict[str, Any]:
         """JSON-ready: version, settings, seed and fingerprints of the training images."""
         return dict(self.model.learned.provenance)
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """JSON-ready: every step since the training, with settings and hashes, which ``napari-btn run`` repeats."""
+        return Recipe.of(self.model.caption).to_dict()
+
+    def name_inputs(self, **files: str) -> Self:
+        """Record in the recipe where the inputs of the last step lie; return itself.
+
+        Parameters
+        ----------
+        **files
+            By the name of the argument ("noisy", "clean"): a file, or a sample such as
+            "samples.edx(seed=0, size=(256, 512)).noisy".
+        """
+        learned = self.model.learned
+        known = with_files(learned.provenance, files)
+        return self._take(replace(self.model, learned=replace(learned, provenance=known)))
 
     @property
     def held_out(self) -> HeldOut:

@@ -485,6 +485,14 @@ def _members_of(bundle: Bundle) -> tuple[Member, ...]:
     for key in sorted(k for k in bundle.arrays if k.startswith("member.")):
         _, number, name = key.split(".", 2)
         weights.setdefault(int(number), {})[name] = bundle.arrays[key]
+    # members of one family have weights of the same names; families of a mixed ensemble take turns
+    turns = str(bundle.values["settings"]["network"]["family"]).count("+") + 1
+    wanted: dict[int, set[str]] = {}
+    for number, found in weights.items():
+        wanted.setdefault(number % turns, set()).update(found)
+    for number, found in weights.items():
+        for name in sorted(wanted[number % turns] - found.keys()):
+            raise KeyError(f"member.{number}.{name}")
     return tuple(Member(number, attempt, weights[number]) for number, attempt in bundle.values["members"])
 
 

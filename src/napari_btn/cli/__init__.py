@@ -22,6 +22,7 @@ from napari_btn.cli.datasets import dataset
 from napari_btn.cli.noise import noise
 from napari_btn.cli.options import bundle_argument, force_option, json_option
 from napari_btn.cli.pretrained import now, pretrain
+from napari_btn.cli.recipes import run
 from napari_btn.cli.terminal import Commands, say_notes, table
 from napari_btn.cli.training import calibrate, scan, train
 
@@ -119,6 +120,7 @@ for command in (
     scan,
     now,
     pretrain,
+    run,
     demo_command,
 ):
     main.add_command(command)

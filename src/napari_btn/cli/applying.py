@@ -72,6 +72,7 @@ def predict(
     """
     from napari_btn.core.calibration.conformal import covered
     from napari_btn.io.images import output_format, write_prediction
+    from napari_btn.workflow.recipe import with_files
 
     batch = Batch(images, output, axes, force)
     if batch.many:
@@ -86,7 +87,8 @@ def predict(
     with executor_at(scheduler) as executor:
         prediction = _predict(denoiser, source.open(), tiled=target if tiled else None, executor=executor)
     if not tiled:
-        write_prediction(prediction, target.output, overwrite=target.force)
+        known = with_files(prediction.provenance, {"image": source.image})
+        write_prediction(replace(prediction, provenance=known), target.output, overwrite=target.force)
     share = f"{100 * (1 - prediction.alpha):g} %"
     click.echo(f"{target.output}: {share} intervals of {covered(prediction.covers)}")
 

@@ -136,6 +136,12 @@ class PairFiles:
         return self.noisy, self.clean, self.valid, self.mask, self.regions, *others
 
     @property
+    def named(self) -> dict[str, str]:
+        """Files by the name of the argument that they are given as, for a recipe."""
+        files = {"noisy": self.noisy, "clean": self.clean, "valid": self.valid, "regions": self.regions}
+        return {name: file for name, file in files.items() if file is not None}
+
+    @property
     def groups(self) -> Any:
         """Groups of pixels, from the mask."""
         return values_of(self.mask)

@@ -11,7 +11,7 @@ from napari_btn.cli.options import members_text
 from napari_btn.cli.terminal import Interrupted, deferred, drain, say, sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from napari_btn.core.networks.family import Member
     from napari_btn.core.progress import Progress, Step
@@ -42,8 +42,11 @@ class Keeper:
         self.known = self.saved = tuple(members)
         self._warned = False
 
-    def train(self, step: Step[Denoiser], output: Path) -> Denoiser:
-        """Run the training to its end and save its bundle; whatever ends it earlier, finished members stay."""
+    def train(self, step: Step[Denoiser], output: Path, files: Mapping[str, str]) -> Denoiser:
+        """Run the training to its end and save its bundle; whatever ends it earlier, finished members stay.
+
+        ``files`` are those of the inputs, for the recipe.
+        """
         try:
             trained = drain(step, watch=self.watch)
         except Interrupted as stop:
@@ -57,7 +60,7 @@ class Keeper:
                 say(f"Note: {self.keep()}")
             raise
         with deferred():
-            save_bundle(trained, output)
+            save_bundle(trained.name_inputs(**files), output)
             self.path.unlink(missing_ok=True)
         return trained
 

@@ -42,6 +42,7 @@ from napari_btn.core.settings import (
 from napari_btn.core.supervision.registry import SUPERVISIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from concurrent.futures import Executor
 
     from napari_btn.core.data.pairs import Pair
@@ -207,7 +208,9 @@ def train(
     denoiser = chosen.denoiser(promise)
     painted = pair.painted
     with executor_at(scheduler) as executor:
-        measured = _fit(denoiser, opened, target, regions=painted, resume=resume, executor=executor)
+        measured = _fit(
+            denoiser, opened, target, pair.named, regions=painted, resume=resume, executor=executor
+        )
     if report:
         write_json(measured.to_dict(), report)
     click.echo(table(measured))
@@ -218,6 +221,7 @@ def _fit(
     denoiser: Denoiser,
     pair: Pair,
     target: Target,
+    files: Mapping[str, str],
     *,
     regions: Any,
     resume: bool,
@@ -235,7 +239,7 @@ def _fit(
     step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                               pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
                               regions=regions, resume=checkpoint, executor=executor)  # fmt: skip
-    report = Keeper(denoiser, partial, data, checkpoint).train(step, target.output).report
+    report = Keeper(denoiser, partial, data, checkpoint).train(step, target.output, files).report
     assert report is not None, "a fitted denoiser has a report"
     say_notes(note for note in report.warnings if note not in check.notes)
     return report
@@ -331,10 +335,11 @@ def calibrate(
         if promise.groups is None:
             raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
         opened = ImageFile(noisy, axes).open()
-        denoiser.calibrate(opened.image.data, axes=opened.axes, **asked)
+        denoiser.calibrate(opened.image.data, axes=opened.axes, **asked).name_inputs(noisy=noisy)
     else:
-        pair = PairFiles(noisy, clean, axes).open(denoiser)
-        denoiser.calibrate(pair.noisy, pair.clean, axes=pair.axes, **asked)
+        files = PairFiles(noisy, clean, axes)
+        pair = files.open(denoiser)
+        denoiser.calibrate(pair.noisy, pair.clean, axes=pair.axes, **asked).name_inputs(**files.named)
     save_bundle(denoiser, target.output)
     if denoiser.report is not None:
         say_notes(denoiser.report.warnings)

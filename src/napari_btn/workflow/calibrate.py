@@ -22,6 +22,7 @@ from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.model import Calibrated, Scores, distribution_of
 from napari_btn.workflow.inputs import image_for, need_same, over_space, scenes_for, seen_by
+from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -102,10 +103,24 @@ def calibrate_steps(
         count = settings.calibration.groups
         scores, tokens = yield from _in_tokens(model, scores, view, groups, count, compute)
     calibrated = yield from calibrated_steps(learned, scores, settings, model.calibrated.locks)
+    given = {"noisy": None, "clean": None, "valid": None, "groups": groups if mask else None}
+    if pair is not None:
+        given |= {"noisy": pair.noisy, "clean": pair.clean, "valid": pair.valid}
+    inputs = yield from inputs_steps(given)
+    step = recipe_step(
+        "calibrate",
+        inputs,
+        alpha=settings.alpha,
+        calibration=settings.calibration.to_dict(),
+        groups=None if groups is None or mask else int(groups),
+        axes=None if pair is None else pair.axes,
+        valid=pair.valid if pair is not None and isinstance(pair.valid, str) else None,
+    )
     yield Progress(1, 1, "Calibrated")
-    return replace(
+    made = replace(
         model, settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens
     )
+    return recorded(made, step)
 
 
 def scores_steps(

@@ -16,6 +16,7 @@ from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import plan_training, validation_part
 from napari_btn.model import Learned, Model
 from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
+from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 from napari_btn.workflow.refine import split_record
 from napari_btn.workflow.start import origin_of, warm_steps
 
@@ -115,6 +116,7 @@ def fit_steps(
     """
     from napari_btn.core.training.processes import Start, Trained
 
+    asked = settings
     way, steps = supervision_of(settings.supervision), settings.members * settings.train.steps
     yield Progress(0, steps, "Checking the images")
     scenes = way.scenes(pair, settings.supervision_settings, seed=settings.seed)
@@ -174,8 +176,30 @@ def fit_steps(
     )
     scores, tokens = yield from scores_steps(learned, scenes, plan.split, settings, compute)
     calibrated = yield from calibrated_steps(learned, scores, settings)
+    made = Model(settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
+    step = yield from _recipe_steps(pair, regions, asked)
     yield Progress(total, total, "Calibrated")
-    return Model(settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
+    return recorded(made, step)
+
+
+def _recipe_steps(
+    pair: Pair, regions: NDArray[Any] | None, settings: EnsembleSettings
+) -> Step[dict[str, Any]]:
+    """Return the record of a training for its recipe; a step."""
+    inputs = yield from inputs_steps(
+        {"noisy": pair.noisy, "clean": pair.clean, "valid": pair.valid, "regions": regions}
+    )
+    return recipe_step(
+        "fit",
+        inputs,
+        settings=settings.to_dict(),
+        axes=pair.axes.upper(),
+        channel_names=None if pair.channel_names is None else list(pair.channel_names),
+        pixel_size=None if pair.pixel_size is None else list(pair.pixel_size),
+        unit=pair.unit,
+        valid=pair.valid if isinstance(pair.valid, str) else None,
+        noise_model=None if pair.noise_model is None else pair.noise_model.to_dict(),
+    )
 
 
 def _both(asked: TrainSettings, wanted: TrainSettings, chosen: TrainSettings) -> TrainSettings:

@@ -12,6 +12,7 @@ from napari_btn.core.calibration.drift import drift_notes
 from napari_btn.io.maps import open_maps, zarr_maps
 from napari_btn.workflow.calibrate import group_labels_steps
 from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by
+from napari_btn.workflow.recipe import inputs_steps, maps_digest_steps, model_digest, recipe_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -85,7 +86,9 @@ def predict_steps(
     group, group_notes = yield from group_labels_steps(model, view, mask, compute)
     drift = drift_notes(model.learned.profile, view, model.channel_names)
     notes = (*calibrated.report.warnings, *group_notes, *drift)
-    caption = {**model.caption, "warnings": [n.to_dict() for n in notes]}
+    step = yield from _recipe_steps(model, image, groups, valid)
+    earlier = model.learned.provenance.get("recipe", ())
+    caption = {**model.caption, "recipe": [*earlier, step], "warnings": [n.to_dict() for n in notes]}
     # in memory, the mean follows from quantiles that are kept
     stored = () if quantiles and out is None else ("mean",)
     names = (*_MAPS, *stored, *(("quantiles",) if quantiles else ()))
@@ -101,6 +104,9 @@ def predict_steps(
         )
     if out is not None:
         maps = open_maps(out.path, view.axes)
+    else:
+        # maps on disk may be too large to be read again
+        step["maps"] = yield from maps_digest_steps(maps)
     return Prediction(
         lower=maps["lower"],
         median=maps["median"],
@@ -123,6 +129,20 @@ def predict_steps(
         groups=None if group is None else in_axes_of(group + 1, view),
         locks=calibrated.locks,
         calibration=None if calibrated.invalid else calibrated.calibration,
+    )
+
+
+def _recipe_steps(model: Model, image: Image, groups: Any, valid: Any) -> Step[dict[str, Any]]:
+    """Return the record of a prediction for its recipe; a step."""
+    inputs = yield from inputs_steps({"image": image.data, "groups": groups, "valid": valid})
+    return recipe_step(
+        "predict",
+        inputs,
+        axes=image.view.axes,
+        pixel_size=None if image.pixel_size is None else list(image.pixel_size),
+        unit=image.unit,
+        valid=valid if isinstance(valid, str) else None,
+        makes=model_digest(model),
     )
 
 

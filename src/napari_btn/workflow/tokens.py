@@ -12,6 +12,7 @@ from napari_btn.core.settings import need
 from napari_btn.workflow.evaluate import held_out_inside
 from napari_btn.workflow.inputs import over_scenes, seen_by
 from napari_btn.workflow.predict import predict_steps
+from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 
 if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
@@ -83,7 +84,15 @@ def tokens_steps(
         seed=model.settings.seed,
         valid=over_scenes(valid, view),
     )
-    model = replace(model, tokens=palette)
+    inputs = yield from inputs_steps({"image": image.data, "valid": valid})
+    step = recipe_step(
+        "tokens", inputs, tokens=replace(settings, order_by=order).to_dict(), refit=refit, axes=view.axes
+    )
+    if palette is not model.tokens:
+        model = recorded(replace(model, tokens=palette), step)
+    recipe = [*model.learned.provenance.get("recipe", ())]
+    if not recipe or recipe[-1]["do"] != "tokens" or recipe[-1]["tokens"] != step["tokens"]:
+        recipe.append(step)
     described = {
         "n_tokens": tokens.k,
         "method": palette.palette.method,
@@ -97,5 +106,5 @@ def tokens_steps(
         channel_names=names,
         pixel_size=image.pixel_size,
         unit=image.unit or "px",
-        provenance={**model.caption, "tokens": described},
+        provenance={**model.caption, "recipe": recipe, "tokens": described},
     )

@@ -1,0 +1,458 @@
+"""Recipes: every step behind a result, as JSON; the same steps again, bit by bit on the CPU; and a methods paragraph.
+
+A step is a dict: what was done ("do"), its settings, its inputs as shapes and hashes, the versions of the
+software, and hashes of what it made. The steps of a model lie in its provenance, and a result adds its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from napari_btn.core.data.fingerprint import array_digest_steps
+from napari_btn.core.progress import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.progress import Step
+    from napari_btn.model import Model
+
+__all__ = [
+    "Recipe",
+    "Repeated",
+    "inputs_steps",
+    "maps_digest_steps",
+    "model_digest",
+    "recipe_step",
+    "recorded",
+    "run_recipe_steps",
+    "with_files",
+]
+
+RECIPE_VERSION = 1
+_REPEATED = ("fit", "calibrate", "tokens", "predict")
+_MARK = "napari_btn_recipe"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The steps behind a result.
+
+    Parameters
+    ----------
+    steps : tuple of dict
+        Each with "do" and its settings, inputs and hashes, JSON-ready.
+    about : dict
+        Facts of the result that a methods paragraph states, such as its coverage; JSON-ready.
+    """
+
+    steps: tuple[dict[str, Any], ...]
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, provenance: Mapping[str, Any]) -> Recipe:
+        """Return the recipe in the provenance of a model, a prediction or tokens.
+
+        Parameters
+        ----------
+        provenance : mapping
+
+        Raises
+        ------
+        ValueError
+            If there is none.
+        """
+        steps = provenance.get("recipe")
+        if not steps:
+            raise ValueError(
+                "This result has no recipe: it was made by napari-btn before recipes, or by another program. Make it "
+                "again for one."
+            )
+        kept = ("alpha", "covers", "rule", "n_blocks", "channel_names", "coverage", "receptive_field_px")
+        return cls(tuple(steps), {k: provenance[k] for k in kept if k in provenance})
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Recipe:
+        """Return the recipe of a dict that `to_dict` made.
+
+        Parameters
+        ----------
+        values : dict
+
+        Raises
+        ------
+        ValueError
+            If it is no recipe, or one of a later version.
+        """
+        if not isinstance(values, dict) or type(values.get(_MARK)) is not int:
+            raise ValueError("it is no recipe of napari-btn")
+        if values[_MARK] > RECIPE_VERSION:
+            raise ValueError(f"it has recipe version {values[_MARK]}; update napari-btn")
+        steps = values.get("steps")
+        if (
+            not isinstance(steps, list)
+            or not steps
+            or not all(isinstance(s, dict) and "do" in s for s in steps)
+        ):
+            raise ValueError("it has no list of steps")
+        for step in steps:
+            _need_whole(step)
+        about = values.get("about", {})
+        return cls(tuple(steps), about if isinstance(about, dict) else {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the recipe as a JSON-ready dict."""
+        return {_MARK: RECIPE_VERSION, "steps": list(self.steps), "about": self.about}
+
+    @property
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        """Shape, type, hash and, where known, file of each array that the steps need, by name.
+
+        Names are those of the arguments ("noisy", "clean"); a second array of that name is "noisy2".
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for step in self.steps:
+            for name, known in step.get("inputs", {}).items():
+                if any(known["sha256"] == other["sha256"] for other in found.values()):
+                    continue
+                own, k = name, 1
+                while own in found:
+                    k += 1
+                    own = f"{name}{k}"
+                found[own] = known
+        return found
+
+    def explain(self) -> str:
+        """Return the recipe as a methods paragraph for a paper."""
+        return " ".join(sentence for step in self.steps for sentence in _sentences(step, self.about))
+
+
+def _need_whole(step: Mapping[str, Any]) -> None:
+    """Raise if a step lacks what it needs to be repeated or explained."""
+    from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TokenSettings
+
+    for known in step.get("inputs", {}).values():
+        if not isinstance(known["sha256"], str) or not isinstance(known["dtype"], str):
+            raise TypeError("the record of an input is wrong")
+        [int(n) for n in known["shape"]]
+    if step["do"] == "fit":
+        EnsembleSettings.from_dict(step["settings"])
+    elif step["do"] == "calibrate":
+        CalibrationSettings.from_dict(step["calibration"])
+        float(step["alpha"])
+    elif step["do"] == "tokens":
+        TokenSettings.from_dict(step["tokens"])
+    if step["do"] in ("fit", "predict", "tokens") and not isinstance(step["axes"], str):
+        raise TypeError("axes are wrong")
+
+
+class Opener(Protocol):
+    """Opens an input of a recipe."""
+
+    def __call__(self, name: str, known: Mapping[str, Any], /) -> Any:
+        """Return the array of an input."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """The result of a recipe that was run.
+
+    Parameters
+    ----------
+    model : Model
+        The model after all steps.
+    prediction : Prediction, optional
+        The prediction, if the last step makes one.
+    differences : tuple of str
+        Sentences on hashes that differ from the recorded ones; empty if every bit is the same.
+    compared : int
+        Number of hashes that were compared.
+    """
+
+    model: Model
+    prediction: Prediction | None
+    differences: tuple[str, ...]
+    compared: int
+
+
+# ---------------------------------------------------------------- what steps record
+
+
+def inputs_steps(arrays: Mapping[str, Any]) -> Step[dict[str, dict[str, Any]]]:
+    """Return shape, type and hash of each array, without those that are None; a step.
+
+    Parameters
+    ----------
+    arrays : mapping of str to array
+        By the name of the argument.
+    """
+    made = {}
+    for name, array in arrays.items():
+        if array is None or isinstance(array, str):
+            continue
+        values = array if hasattr(array, "shape") else np.asarray(array)
+        digest = yield from array_digest_steps(values)
+        made[name] = {"shape": [int(n) for n in values.shape], "dtype": str(values.dtype), "sha256": digest}
+    return made
+
+
+def recipe_step(do: str, inputs: Mapping[str, Any], **values: Any) -> dict[str, Any]:
+    """Return a step for a recipe.
+
+    Parameters
+    ----------
+    do : str
+        What was done, as the workflow names it.
+    inputs : mapping
+        Result of `inputs_steps`.
+    **values
+        Settings, JSON-ready; None is left out.
+    """
+    import torch
+
+    from napari_btn import __version__
+
+    versions = {
+        "napari-btn": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    known = {k: v for k, v in values.items() if v is not None}
+    return {"do": do, **known, "inputs": dict(inputs), "versions": versions}
+
+
+def recorded(model: Model, step: Mapping[str, Any]) -> Model:
+    """Return a model whose recipe has one more step, with the hash of the model that it made.
+
+    Parameters
+    ----------
+    model : Model
+    step : mapping
+        Result of `recipe_step`.
+    """
+    learned = model.learned
+    steps = [*learned.provenance.get("recipe", ()), {**step, "makes": model_digest(model)}]
+    return replace(model, learned=replace(learned, provenance={**learned.provenance, "recipe": steps}))
+
+
+def with_files(provenance: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """Return a provenance whose recipe says where the inputs of its last step lie.
+
+    Parameters
+    ----------
+    provenance : mapping
+    files : mapping of str to str
+        By the name of the input, a file, or a sample such as "samples.edx(seed=0, size=(256, 512)).noisy".
+    """
+    *before, last = provenance["recipe"]
+    inputs = {k: {**v, "file": files[k]} if k in files else v for k, v in last["inputs"].items()}
+    return {**provenance, "recipe": [*before, {**last, "inputs": inputs}]}
+
+
+def model_digest(model: Model) -> str:
+    """Return the SHA-256 of weights and offsets.
+
+    Parameters
+    ----------
+    model : Model
+    """
+    digest = hashlib.sha256()
+    for member in model.networks.members:
+        digest.update(f"{member.number} {member.attempt}".encode())
+        for name in sorted(member.weights):
+            digest.update(name.encode() + np.ascontiguousarray(member.weights[name]).tobytes())
+    known = model.calibrated.calibration.to_dict()
+    groups = None if model.calibrated.groups is None else model.calibrated.groups.to_dict()
+    kept = {k: known[k] for k in ("alpha", "rule", "score", "offset_lower", "offset_upper")}
+    digest.update(json.dumps([kept, groups], sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def maps_digest_steps(maps: Mapping[str, NDArray[np.float32]]) -> Step[str]:
+    """Return the SHA-256 of the maps of a prediction; a step.
+
+    Parameters
+    ----------
+    maps : mapping of str to ndarray
+        Lower, median and upper among them.
+    """
+    digest = hashlib.sha256()
+    for name in ("lower", "median", "upper"):
+        part = yield from array_digest_steps(maps[name])
+        digest.update(part.encode())
+    yield Progress(1, 1, "Recording")
+    return digest.hexdigest()
+
+
+# ---------------------------------------------------------------- the same steps again
+
+
+def run_recipe_steps(recipe: Recipe, opened: Opener, compute: Compute) -> Step[Repeated]:
+    """Repeat the steps of a recipe; a step.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    opened : callable
+        Opens an input by its name in `Recipe.inputs` and what is known of it.
+    compute : Compute
+        Hashes are the same on the CPU alone.
+
+    Raises
+    ------
+    ValueError
+        If a step can't be repeated, or an input has another hash than the recorded one.
+    """
+    first, unknown = recipe.steps[0]["do"], [s["do"] for s in recipe.steps if s["do"] not in _REPEATED]
+    if unknown or first != "fit":
+        raise ValueError(
+            f"The recipe has the steps {', '.join(s['do'] for s in recipe.steps)}; it must begin with fit, and what "
+            f"can be repeated is {', '.join(_REPEATED)}. Repeat the others in a script."
+        )
+    arrays = yield from _arrays_steps(recipe, opened)
+    model: Any = None
+    prediction, differences, compared = None, [], 0
+    for number, step in enumerate(recipe.steps, 1):
+        given = {name: arrays[known["sha256"]] for name, known in step.get("inputs", {}).items()}
+        model, prediction = yield from _repeat_steps(model, step, given, compute)
+        last = (prediction.provenance if prediction else model.learned.provenance)["recipe"][-1]
+        for what, name in (("makes", "weights and offsets"), ("maps", "maps")):
+            if what in step and what in last:
+                compared += 1
+                if step[what] != last[what]:
+                    then, now = (
+                        ", ".join(f"{k} {v}" for k, v in s.get("versions", {}).items()) for s in (step, last)
+                    )
+                    differences.append(
+                        f"Step {number} ({step['do']}) gives other {name} than recorded; recorded with {then}, "
+                        f"now {now}."
+                    )
+    return Repeated(model, prediction, tuple(differences), compared)
+
+
+def _arrays_steps(recipe: Recipe, opened: Opener) -> Step[dict[str, Any]]:
+    """Open all inputs and compare their hashes with the recorded ones; a step."""
+    arrays = {}
+    for name, known in recipe.inputs.items():
+        array = opened(name, known)
+        found = yield from inputs_steps({name: array})
+        if found[name]["sha256"] != known["sha256"]:
+            raise ValueError(
+                f"The input {name} has shape {tuple(found[name]['shape'])}, type {found[name]['dtype']} and the hash "
+                f"{found[name]['sha256'][:12]}; the recipe was made with {tuple(known['shape'])}, {known['dtype']}, "
+                f"{known['sha256'][:12]}. Give the same image."
+            )
+        arrays[known["sha256"]] = array
+    return arrays
+
+
+def _repeat_steps(
+    model: Model | None, step: Mapping[str, Any], given: Mapping[str, Any], compute: Compute
+) -> Step[tuple[Model, Prediction | None]]:
+    """Repeat one step; return the model, and the prediction if it makes one."""
+    from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TokenSettings
+    from napari_btn.workflow.calibrate import calibrate_steps
+    from napari_btn.workflow.fit import fit_steps
+    from napari_btn.workflow.inputs import image_for, pair_for, pair_of
+    from napari_btn.workflow.predict import predict_steps
+    from napari_btn.workflow.tokens import tokens_steps
+
+    valid = given.get("valid", step.get("valid"))
+    if step["do"] == "fit":
+        if step.get("noise_model") is not None:
+            raise ValueError(
+                "The recipe trains on simulated noise; repeat it in a script with its noise model."
+            )
+        settings = EnsembleSettings.from_dict(step["settings"])
+        about = {k: step.get(k) for k in ("channel_names", "pixel_size")}
+        images = pair_of(
+            given.get("noisy"),
+            given.get("clean"),
+            step["axes"],
+            valid=valid,
+            unit=step.get("unit", "px"),
+            **about,
+        )
+        compute = replace(
+            compute, tiles=settings.tiles, workers=max(min(compute.workers, settings.members), 1)
+        )
+        return (yield from fit_steps(images, settings, compute, regions=given.get("regions"))), None
+    assert model is not None, "the first step is fit"
+    if step["do"] == "calibrate":
+        how = CalibrationSettings.from_dict(step["calibration"])
+        settings = replace(model.settings, alpha=step["alpha"], calibration=how)
+        pair = (
+            pair_for(model, given["noisy"], given.get("clean"), step["axes"], valid)
+            if "noisy" in given
+            else None
+        )
+        groups = given.get("groups", step.get("groups"))
+        return (yield from calibrate_steps(model, compute, settings, pair=pair, groups=groups)), None
+    image = image_for(model, given["image"], step["axes"], step.get("pixel_size"), step.get("unit"))
+    if step["do"] == "tokens":
+        wanted = TokenSettings.from_dict(step["tokens"])
+        return (yield from tokens_steps(model, image, compute, wanted, refit=step["refit"], valid=valid))[
+            0
+        ], None
+    return model, (yield from predict_steps(model, image, compute, groups=given.get("groups"), valid=valid))
+
+
+# ---------------------------------------------------------------- a methods paragraph
+
+
+def _sentences(step: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+    """Return what a step did, in sentences of a methods section."""
+    inputs = ", ".join(
+        f"{name} ({' x '.join(map(str, known['shape']))}, SHA-256 {known['sha256'][:12]})"
+        for name, known in step.get("inputs", {}).items()
+    )
+    if step["do"] == "fit":
+        return _of_the_training(step, inputs, about)
+    if step["do"] == "calibrate":
+        on = f"on other images: {inputs}" if inputs else "from the same held-out scores"
+        return [f"Intervals were calibrated again to a miscoverage of {step['alpha']:g}, {on}."]
+    if step["do"] == "tokens":
+        wanted = step["tokens"]
+        return [
+            f"Pixels of {inputs} were clustered into {wanted['n_tokens']} tokens by the features of the networks "
+            f"({wanted.get('method') or 'kmeans'})."
+        ]
+    if step["do"] == "predict":
+        return [f"The intervals of {inputs} were predicted with this ensemble."]
+    return [f"The step {step['do']} followed" + (f", on {inputs}." if inputs else ".")]
+
+
+def _of_the_training(step: Mapping[str, Any], inputs: str, about: Mapping[str, Any]) -> list[str]:
+    """Return the sentences on training and calibration."""
+    settings, versions = step["settings"], step.get("versions", {})
+    network, train = settings["network"], settings["train"]
+    made = [
+        f"Images ({inputs}; axes {step['axes']}) were denoised with an ensemble of {settings['members']} random "
+        f"networks of the family {network['family']} (depth {network['depth']}, seed {settings['seed']}), trained for "
+        f"up to {train['steps']} steps each with the pinball loss at the quantile levels "
+        f"{', '.join(f'{v:g}' for v in settings['levels'])} (supervision: {settings['supervision']}) in napari-btn "
+        f"{versions.get('napari-btn', '?')} with PyTorch {versions.get('torch', '?')}."
+    ]
+    blocks = about.get("n_blocks")
+    rule = f" (rule: {about['rule']})" if "rule" in about else ""
+    made.append(
+        f"Intervals were calibrated to a miscoverage of {about.get('alpha', settings['alpha']):g} by split conformal "
+        f"prediction{rule} on {'the' if blocks is None else blocks} held-out blocks, which no network was trained on."
+    )
+    coverage = [c for c in about.get("coverage", ()) if c is not None and c == c]
+    names = about.get("channel_names", ())
+    if coverage and len(coverage) == len(names):
+        shares = ", ".join(f"{name} {share:.3f}" for name, share in zip(names, coverage, strict=True))
+        made.append(f"The coverage, cross-fitted on the held-out blocks, was {shares}.")
+    return made

@@ -1,0 +1,158 @@
+"""Recipes: every step is recorded, and the same steps give the same bits."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import napari_btn as btn
+from napari_btn import samples
+from napari_btn.cli import main
+from napari_btn.core.compute.pool import Inline
+
+PAIR = samples.edx(seed=3, size=(40, 150))
+CALL = "samples.edx(seed=3, size=(40, 150))"
+
+
+def call(*args):
+    """Run the command line in this process."""
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.fixture(scope="module")
+def denoiser():
+    """A denoiser trained on a sample, calibrated again, with its inputs named."""
+    made = btn.Denoiser(
+        preset="quick",
+        members=2,
+        seed=3,
+        device="cpu",
+        network=btn.NetworkSettings(depth=2, channels=2, inputs=2, head_units=8),
+        train=btn.TrainSettings(steps=4, start="scratch"),
+    )
+    made.fit(PAIR.noisy, PAIR.clean, axes="CYX", channel_names=("Si", "Al", "Fe"), executor=Inline())
+    made.name_inputs(noisy=f"{CALL}.noisy", clean=f"{CALL}.clean")
+    return made.calibrate(alpha=0.2)
+
+
+def test_every_step_is_in_the_recipe(denoiser):
+    fitted, calibrated = denoiser.recipe["steps"]
+    assert (fitted["do"], calibrated["do"], calibrated["alpha"]) == ("fit", "calibrate", 0.2)
+    assert fitted["settings"]["seed"] == 3
+    assert fitted["inputs"]["noisy"]["shape"] == [3, 40, 150]
+    assert fitted["inputs"]["noisy"]["file"] == f"{CALL}.noisy"
+    assert fitted["inputs"]["noisy"]["sha256"] != fitted["inputs"]["clean"]["sha256"]
+    assert fitted["makes"] != calibrated["makes"]
+    assert set(fitted["versions"]) == {"napari-btn", "torch", "numpy", "python"}
+    json.dumps(denoiser.recipe)
+    prediction = denoiser.predict(PAIR.noisy)
+    last = prediction.provenance["recipe"][-1]
+    assert last["do"] == "predict"
+    assert last["makes"] == calibrated["makes"]
+    again = denoiser.predict(np.asfortranarray(PAIR.noisy.astype(">f4"))).provenance["recipe"][-1]
+    assert (again["maps"], again["inputs"]["image"]["sha256"]) == (
+        last["maps"],
+        last["inputs"]["image"]["sha256"],
+    )
+    other = denoiser.predict(PAIR.noisy * 2).provenance["recipe"][-1]
+    assert other["maps"] != last["maps"]
+
+
+def test_a_bundle_keeps_its_recipe_and_run_repeats_it_bit_by_bit(denoiser, tmp_path):
+    denoiser.save(tmp_path / "a.btn")
+    assert btn.load(tmp_path / "a.btn").recipe == denoiser.recipe
+    result = call("run", tmp_path / "a.btn", "--export", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    result = call("run", tmp_path / "r.json", "-o", tmp_path / "b.btn", "--json")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["same"], told["compared"]) == (True, 2)
+    assert told["makes"] == denoiser.recipe["steps"][-1]["makes"]
+    made, want = btn.load(tmp_path / "b.btn").predict(PAIR.noisy), denoiser.predict(PAIR.noisy)
+    for name in ("lower", "median", "upper"):
+        np.testing.assert_array_equal(getattr(made, name), getattr(want, name))
+
+
+def test_files_of_the_command_line_are_found_again(tmp_path):
+    np.save(tmp_path / "noisy.npy", PAIR.noisy)
+    np.save(tmp_path / "clean.npy", PAIR.clean)
+    bundle, maps = tmp_path / "a.btn", tmp_path / "maps.npz"
+    files = (tmp_path / "noisy.npy", tmp_path / "clean.npy")
+    tiny = ("--steps", "4", "--depth", "2", "--members", "1", "--device", "cpu", "--start", "scratch")
+    assert call("train", *files, "-o", bundle, "--axes", "CYX", "--preset", "quick", *tiny).exit_code == 0
+    assert call("predict", bundle, files[0], "--axes", "CYX", "-o", maps).exit_code == 0
+    result = call("run", maps, "-o", tmp_path / "again.npz")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "All 3 recorded hashes are the same.\n"
+    with np.load(maps) as one, np.load(tmp_path / "again.npz") as other:
+        for name in ("lower", "median", "upper", "width", "spread"):
+            np.testing.assert_array_equal(one[name], other[name])
+
+    files[0].rename(tmp_path / "moved.npy")
+    result = call("run", maps)
+    assert result.exit_code == 2
+    assert "give --input noisy=FILE" in result.stderr.splitlines()[-1]
+    result = call("run", maps, "--input", f"noisy={tmp_path / 'moved.npy'}")
+    assert result.exit_code == 0, result.output
+    result = call("run", maps, "--input", f"noisy={files[1]}")
+    assert result.exit_code == 2
+    assert "Give the same image." in result.stderr.splitlines()[-1]
+
+
+def test_a_changed_setting_is_a_difference(denoiser, tmp_path):
+    values = denoiser.recipe
+    values["steps"] = json.loads(json.dumps(values["steps"]))
+    values["steps"][0]["settings"]["seed"] = 4
+    (tmp_path / "r.json").write_text(json.dumps(values))
+    result = call("run", tmp_path / "r.json")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "The result differs from the record.\n"
+    assert "Warning: Step 1 (fit) gives other weights and offsets than recorded" in result.stderr
+
+
+def test_explain_prints_a_methods_paragraph(denoiser, tmp_path):
+    denoiser.save(tmp_path / "a.btn")
+    text = call("run", tmp_path / "a.btn", "--explain").stdout
+    assert "ensemble of 2 random networks of the family sms (depth 2, seed 3)" in text
+    assert "Intervals were calibrated again to a miscoverage of 0.2, from the same held-out scores." in text
+    assert f"Si {denoiser.report.coverage[0]:.3f}" in text
+    assert denoiser.recipe["steps"][0]["inputs"]["noisy"]["sha256"][:12] in text
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "[]",
+        "{}",
+        "[" * 100_000,
+        '{"napari_btn_recipe": 99, "steps": []}',
+        '{"napari_btn_recipe": 1, "steps": []}',
+        '{"napari_btn_recipe": 1, "steps": [3]}',
+        '{"napari_btn_recipe": 1, "steps": [{"do": "adapt"}]}',
+        '{"napari_btn_recipe": 1, "steps": [{"do": "fit"}]}',
+        '{"napari_btn_recipe": 1, "steps": [{"do": "fit", "settings": 4, "inputs": {"noisy": 3}}]}',
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused_in_one_sentence(tmp_path, values):
+    (tmp_path / "r.json").write_text(values)
+    result = call("run", tmp_path / "r.json")
+    assert result.exit_code == 2, result.output
+    assert len([line for line in result.stderr.splitlines() if line]) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["samples.edx(seed=__import__('os').getpid()).noisy", "samples.edx(size=(100000, 100000)).noisy",
+     "samples.edx(size=(32, 'a')).noisy", "samples.__doc__().noisy", "/nowhere.npy"],
+)  # fmt: skip
+def test_a_recipe_runs_no_code_and_makes_no_bomb(denoiser, tmp_path, source):
+    values = json.loads(json.dumps(denoiser.recipe))
+    values["steps"][0]["inputs"]["noisy"]["file"] = source
+    (tmp_path / "r.json").write_text(json.dumps(values))
+    result = call("run", tmp_path / "r.json")
+    assert result.exit_code == 2, result.output
+    assert "give --input noisy=FILE" in result.stderr or "can't be made" in result.stderr
