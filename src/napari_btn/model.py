@@ -488,11 +488,12 @@ def _members_of(bundle: Bundle) -> tuple[Member, ...]:
     # members of one family have weights of the same names; families of a mixed ensemble take turns
     turns = str(bundle.values["settings"]["network"]["family"]).count("+") + 1
     wanted: dict[int, set[str]] = {}
-    for number, found in weights.items():
-        wanted.setdefault(number % turns, set()).update(found)
-    for number, found in weights.items():
-        for name in sorted(wanted[number % turns] - found.keys()):
-            raise KeyError(f"member.{number}.{name}")
+    for k, found in weights.items():
+        wanted.setdefault(k % turns, set()).update(found)
+    if missing := [
+        f"member.{k}.{n}" for k, found in weights.items() for n in wanted[k % turns] - found.keys()
+    ]:
+        raise KeyError(min(missing))
     return tuple(Member(number, attempt, weights[number]) for number, attempt in bundle.values["members"])
 
 
