@@ -12,7 +12,7 @@ from napari_btn.core.settings import need
 from napari_btn.workflow.evaluate import held_out_inside
 from napari_btn.workflow.inputs import over_scenes, seen_by
 from napari_btn.workflow.predict import predict_steps
-from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
+from napari_btn.workflow.recipe import inputs_steps, recipe_step
 
 if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
@@ -88,11 +88,8 @@ def tokens_steps(
     step = recipe_step(
         "tokens", inputs, tokens=replace(settings, order_by=order).to_dict(), refit=refit, axes=view.axes
     )
-    if palette is not model.tokens:
-        model = recorded(replace(model, tokens=palette), step)
-    recipe = [*model.learned.provenance.get("recipe", ())]
-    if not recipe or recipe[-1]["do"] != "tokens" or recipe[-1]["tokens"] != step["tokens"]:
-        recipe.append(step)
+    model = replace(model, tokens=palette)
+    recipe = [*model.learned.provenance.get("recipe", ()), step]
     described = {
         "n_tokens": tokens.k,
         "method": palette.palette.method,
