@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import numpy as np
 
 from napari_btn.cli.files import ImageFile, OpenImage, ready
 from napari_btn.cli.options import axes_option, channels_option, force_option, json_option, valid_option
@@ -63,6 +62,8 @@ def _together(opened: list[OpenImage], names: tuple[str, ...]) -> OpenImage:
     """Return images of one field as its repeats."""
     from dataclasses import replace
 
+    import numpy as np
+
     shapes = {tuple(one.image.data.shape) for one in opened}
     axes = {one.axes.upper() for one in opened}
     if len(shapes) > 1 or len(axes) > 1:
@@ -80,6 +81,8 @@ def _findings(
     opened: OpenImage, channels: tuple[str, ...] | None, offset: float | None
 ) -> NoiseFindings[NoiseModel]:
     """Measure the noise of an image."""
+    import numpy as np
+
     from napari_btn.core.data.noise_findings import find_noise
     from napari_btn.io.noise import NoiseModel
 
