@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from click.testing import CliRunner
 import napari_btn as btn
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core.compute.pool import Inline, slots
+from napari_btn.core.compute.pool import Inline, WorkerDiedError, slots
 from napari_btn.core.training import processes as training
 
 pytest.importorskip("distributed")
@@ -89,6 +92,70 @@ def test_a_worker_that_is_killed_is_not_missed(cluster, here):
         client.wait_for_workers(2, timeout=60)
     expected = tiny(steps=60, members=3).fit(PAIR.noisy, PAIR.clean, axes="CYX", executor=Inline())
     np.testing.assert_array_equal(denoiser.predict(PAIR.noisy).median, expected.predict(PAIR.noisy).median)
+
+
+ALONE = """
+import sys
+from distributed import LocalCluster
+if __name__ == "__main__":
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0")
+    print(cluster.scheduler_address, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """A scheduler with one worker in a process of its own, and its address."""
+    script = tmp_path / "alone.py"
+    script.write_text(ALONE)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, str(script)], text=True, **pipes) as process:
+        yield process, process.stdout.readline().strip()
+        process.kill()
+
+
+def test_a_scheduler_that_is_killed_is_one_sentence_and_costs_no_finished_member(
+    alone, tmp_path, monkeypatch
+):
+    from napari_btn.cli.keeping import Keeper
+    from napari_btn.denoiser import load_partial
+
+    process, address = alone
+    watch = Keeper.watch
+
+    def kill(self, progress):
+        watch(self, progress)
+        if progress.checkpoint and process.poll() is None:
+            process.kill()
+            process.wait()
+
+    monkeypatch.setattr(Keeper, "watch", kill)
+    np.savez(tmp_path / "pair.npz", noisy=PAIR.noisy, clean=PAIR.clean)
+    pair = [f"{tmp_path / 'pair.npz'}:{name}" for name in ("noisy", "clean")]
+    options = ["--axes", "CYX", "--members", "3", "--depth", "3", "--steps", "6", "--scheduler", address]
+    began = time.monotonic()
+    done = CliRunner().invoke(main, ["train", *pair, "-o", str(tmp_path / "a.btn"), *options])
+    assert done.exit_code == 2, done.output
+    assert time.monotonic() - began < 60
+    assert "was lost while it worked" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.output
+    assert len(load_partial(tmp_path / "a.btn.partial")[1]) >= 1
+
+
+def test_workers_that_are_all_gone_are_missed_within_seconds(caplog, monkeypatch):
+    monkeypatch.setattr("napari_btn.cluster._MISSED_S", 0.5)
+    monkeypatch.setattr("napari_btn.cluster._GIVEN_UP_S", 3.0)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as started,
+        connected(started.scheduler_address) as executor,
+    ):
+        assert executor.submit(abs, -3).result(timeout=30) == 3
+        started.scale(0)
+        waiting = executor.submit(time.sleep, 60)
+        with pytest.raises(WorkerDiedError, match=r"have been gone for 3 s; start one with `dask scheduler`"):
+            waiting.result(timeout=30)
+    assert "All workers of the dask scheduler at" in caplog.text
 
 
 def test_a_stop_leaves_nothing_to_do(cluster):
