@@ -91,7 +91,8 @@ class FakeEngine:
     def plan_of(self, pair: Pair, settings: EnsembleSettings, regions: Any = None) -> SimpleNamespace:
         if min(pair.noisy.shape[-2:]) < 16:
             raise ValueError("The image is too small for the split. Give a larger one.")
-        return SimpleNamespace(notes=self.notes, shift=self.shift)
+        start = "Members start from pretrained members."
+        return SimpleNamespace(notes=self.notes, shift=self.shift, start=start)
 
     def prepare(self, compute: Compute) -> None:
         self.prepared += 1

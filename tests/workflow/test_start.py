@@ -113,6 +113,15 @@ def test_other_networks_and_channels_start_from_random_weights():
     assert "no pretrained members for these networks" in model.learned.provenance["start"]["why"]
 
 
+def test_the_plan_says_what_members_start_from():
+    said = btn.Denoiser(members=1).check(PAIR.noisy, PAIR.clean, axes="SYX").start
+    assert said == "Members start from pretrained members."
+    many = btn.Denoiser(members=60).check(PAIR.noisy, PAIR.clean, axes="SYX").start
+    assert many.endswith("of 60 start from random weights.")
+    other = btn.Denoiser(network=NetworkSettings(depth=4)).check(PAIR.noisy, PAIR.clean, axes="SYX").start
+    assert "no pretrained members for these networks and 1 channel in 2D" in other
+
+
 def test_members_beyond_those_of_the_package_have_its_wiring_and_random_weights(monkeypatch):
     one = [replace(p, members=p.members[:1]) for p in shipped_priors(blueprint())]
     monkeypatch.setattr("napari_btn.workflow.start.shipped_priors", lambda blueprint: tuple(one))

@@ -58,7 +58,9 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     scenes = way.scenes(pair, settings.supervision_settings, seed=settings.seed)
     drain(scenes.check_steps())
     doubts = drain(way.check_steps(scenes, settings.supervision_settings))
-    return _plan(scenes, settings, regions, doubts)
+    plan = _plan(scenes, settings, regions, doubts)
+    origin = origin_of(settings.train, plan.blueprint)
+    return replace(plan, start=origin.sentence(settings.members))
 
 
 def _plan(

@@ -42,6 +42,20 @@ class Origin:
         """Number of members that each of the priors holds."""
         return min((len(p.members) for p in self.priors), default=0)
 
+    def sentence(self, members: int) -> str:
+        """Return where members start, as a sentence.
+
+        Parameters
+        ----------
+        members : int
+            Number of members of the ensemble.
+        """
+        if not self.priors:
+            return f"Members start from {self.why}."
+        known = min(self.members, members)
+        rest = f"; {members - known} of {members} start from random weights" if known < members else ""
+        return f"Members start from {self.why}{rest}."
+
     def wired(self, blueprint: Blueprint) -> Blueprint:
         """Return the blueprint with the wiring of the pretrained members."""
         return replace(blueprint, wiring=self.priors[0].blueprint.seed) if self.priors else blueprint

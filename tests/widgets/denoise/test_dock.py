@@ -379,9 +379,10 @@ def test_a_first_look_needs_no_clean_image_and_promises_no_interval(
     assert dock.session.model is None
 
 
-def test_what_networks_start_from_is_asked_for_and_shown(ready: DenoiseWidget) -> None:
+def test_what_networks_start_from_is_asked_for_and_shown(ready: DenoiseWidget, qtbot: QtBot) -> None:
     from napari_btn.core.settings import EnsembleSettings, TrainSettings
 
+    qtbot.waitUntil(lambda: ready.view.estimate.text().endswith("Members start from pretrained members."))
     form = ready.view.form
     assert form.settings().train.start == "pretrained"
     for start in ("scratch", "/tmp/own.btn", "pretrained"):

@@ -131,6 +131,7 @@ class DenoiseWidget(Dock):
                 ).note  # fmt: skip
             except ValueError:
                 text = ""
+        text = ". ".join(part for part in (text, self.view.pair.start) if part)
         self.view.estimate.setText(text)
         self.view.estimate.setVisible(bool(text))
 

@@ -66,6 +66,7 @@ class _Found:
     notes: tuple[tuple[str, str], ...]
     reason: str = ""
     shift: tuple[float, ...] | None = None
+    start: str = ""
 
 
 class PairForm(QWidget):
@@ -227,6 +228,12 @@ class PairForm(QWidget):
         self.inputs = inputs
         return self._known_or_later(inputs)
 
+    @property
+    def start(self) -> str:
+        """What members start from, in a sentence; empty until the images were checked."""
+        known = self._found is not None and self.inputs is not None and self._found.key == self.inputs.key()
+        return self._found.start if known and self._found is not None else ""
+
     def noisy_image(self) -> LayerImage | None:
         """Return the picked noisy image with the axes that are typed; None if none is picked or can be read."""
         noisy = self.noisy.try_read()
@@ -336,7 +343,7 @@ class PairForm(QWidget):
             """Keep the findings."""
             own = unlike_pixels(inputs.noisy, inputs.clean)
             notes = (*own, *((note.level, note.text) for note in plan.notes))
-            self._found = _Found(inputs.key(), notes, shift=plan.shift)
+            self._found = _Found(inputs.key(), notes, shift=plan.shift, start=plan.start)
             self.changed.emit()
 
         def failed(error: Exception) -> None:
