@@ -121,7 +121,12 @@ def trained(
 
 
 def beside(
-    seeds: Sequence[int], members: int, presets: Sequence[str], wanted: Sequence[str], tiny: bool
+    seeds: Sequence[int],
+    members: int,
+    presets: Sequence[str],
+    wanted: Sequence[str],
+    tiny: bool,
+    equal_only: bool = False,
 ) -> Result:
     """Compare the two starts at the steps of a preset's warm start and at those of its training from scratch."""
     result = Result(
@@ -137,7 +142,8 @@ def beside(
                 ways = {"warm": settings}
                 if settings.warm_share:
                     ways["scratch, equal steps"] = replace(settings, steps=steps, start="scratch")
-                    ways["scratch"] = replace(settings, start="scratch")
+                    if not equal_only:
+                        ways["scratch"] = replace(settings, start="scratch")
                 for way, train in ways.items():
                     denoiser, cost = trained(case, preset, train, members, seed)
                     row = {
@@ -240,10 +246,15 @@ def main() -> None:
     parser.add_argument("--presets", nargs="+", default=("instant", "quick", "standard"))
     parser.add_argument("--data", nargs="+", default=(), help="names of data; by default all")
     parser.add_argument("--part", choices=("beside", "fluorescence"))
+    parser.add_argument(
+        "--equal-only", action="store_true", help="from scratch only for as many steps as warm"
+    )
     asked = parser.parse_args()
     results = []
     if asked.part != "fluorescence":
-        results.append(beside(asked.seeds, asked.members, asked.presets, asked.data, asked.tiny))
+        results.append(
+            beside(asked.seeds, asked.members, asked.presets, asked.data, asked.tiny, asked.equal_only)
+        )
     if asked.part != "beside":
         results.append(fluorescence(asked.tiny))
     for result in results:

@@ -47,6 +47,8 @@ def test_own_members_are_pretrained_and_started_from(files):
     assert result.exit_code == 0, result.output
     info = call("info", model)
     assert info.exit_code == 0
+    # a prior of ten steps may fit or not; it was tried
+    assert "start:       prior" in info.stdout
     result = call(*train, "--steps", 2, "--start", files / "nothing.btn", "--force")
     assert result.exit_code == 2
     assert "There is no" in result.stderr

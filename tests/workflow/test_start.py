@@ -51,7 +51,7 @@ def scratch():
 
 
 def test_the_package_has_members_for_the_default_networks():
-    for channels, ndim in ((1, 2), (2, 2), (3, 2), (1, 3)):
+    for channels, ndim in ((1, 2), (2, 2), (3, 2), (4, 2), (1, 3)):
         priors = shipped_priors(blueprint(channels, ndim))
         assert priors, (channels, ndim)
         for prior in priors:

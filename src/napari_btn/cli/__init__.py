@@ -56,6 +56,7 @@ def info(bundle: Path, as_json: bool) -> None:
         "family": denoiser.network.family,
         "members": denoiser.members,
         "preset": denoiser.preset,
+        "start": denoiser.provenance.get("start", {}).get("from", "scratch"),
         "supervision": denoiser.supervision,
         "coverage": 1 - denoiser.alpha,
         "levels": list(denoiser.levels),

@@ -182,6 +182,26 @@ def test_a_checkpoint_goes_on_to_the_same_members():
     assert made.losses.keys() == {2}
 
 
+def test_pretrained_members_take_their_own_steps_beside_others():
+    settings = replace(SETTINGS, warm_share=0.5, warm_rate=5e-3)
+    known = alone(2).members
+    start = Start(warm=known[:1])
+    seen, made = drain(steps_of(2, settings=settings, start=start, preview_every=1e-9))
+    expected = alone(2, settings, start=start)
+    assert close(made.members, expected.members)
+    assert {k: len(v) for k, v in made.losses.items()} == {0: 4, 1: 8}
+    assert seen[-1].total == 12
+    assert all(p.done <= 12 for p in seen)
+    # member 1 began from random weights, as if it were alone
+    assert close(made.members[1:], known[1:])
+    assert not close(made.members[:1], known[:1])
+    first = next(p.preview for p in seen if p.preview is not None)
+    from napari_btn.core.training.tasks import State, median_of
+
+    before = median_of(BLUEPRINT, State(0, 0, 0, known[0].weights), SCENES.read_noisy(0))[0]
+    np.testing.assert_allclose(first, before, atol=1e-4)
+
+
 def test_previews_are_medians_of_the_middle():
     seen, _ = drain(steps_of(2, preview_every=1e-9))
     shown = [p.preview for p in seen if p.preview is not None]

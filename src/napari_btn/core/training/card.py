@@ -347,6 +347,8 @@ def train_together_steps(
     waiting = [trainer.begin(k) for k in range(members) if k not in work.finished]
     fits = int(_SHARE * free_bytes(device)) // member_bytes(blueprint, settings)
     ladder = _Ladder(device, max(1, min(members, fits)), settings.patches[0])
+    # pretrained members show what they know before they learn
+    work.preview.make(trainer, waiting)
     try:
         while waiting:
             kind = blueprint.of(waiting[0].member), waiting[0].settings
