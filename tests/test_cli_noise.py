@@ -65,3 +65,20 @@ def test_bad_calls_exit_with_2(counts: Path, tmp_path: Path) -> None:
     assert call("noise", tmp_path / "none.npy", "--axes", "YX").exit_code == 2
     assert "no axes" not in call("noise", counts, "--axes", "CZYX").stderr
     assert call("noise", counts, "--axes", "CZYX").exit_code == 2
+
+
+def test_a_repaired_image_is_written_with_its_mask(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    seen = rng.poisson(50.0, (60, 70)).astype(np.float32) + 100
+    seen[20, 30] = 4095
+    np.save(tmp_path / "seen.npy", seen)
+    np.save(tmp_path / "dark.npy", np.full((60, 70), 100.0))
+    out, mask = tmp_path / "out.npz", tmp_path / "mask.npz"
+    result = call("repair", tmp_path / "seen.npy", "--axes", "YX", "-o", out, "--dark", tmp_path / "dark.npy",
+                  "--valid-to", mask)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "1 hot pixels" in result.stdout
+    made = np.load(out)["repaired"]
+    assert made[20, 30] == pytest.approx(50, abs=15)
+    assert (np.load(mask)["valid"] == 0).sum() == 1
+    assert call("repair", tmp_path / "seen.npy", "--axes", "YX", "-o", out).exit_code == 2

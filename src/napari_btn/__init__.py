@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from napari_btn import samples
     from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.data.defects import repair
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.evaluation.report import evaluate
     from napari_btn.core.remeasure.regions import propose_regions
@@ -42,6 +43,7 @@ __all__ = [
     "evaluate",
     "load",
     "propose_regions",
+    "repair",
     "samples",
 ]
 
@@ -59,6 +61,7 @@ _HOME = {
     "evaluate": "denoiser",
     "load": "denoiser",
     "propose_regions": "core.remeasure.regions",
+    "repair": "core.data.defects",
 }
 
 

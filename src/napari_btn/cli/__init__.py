@@ -19,7 +19,7 @@ from napari_btn.cli.adapting import adapt
 from napari_btn.cli.applying import evaluate, predict, regions, tokens
 from napari_btn.cli.comparing import compare
 from napari_btn.cli.datasets import dataset
-from napari_btn.cli.noise import noise
+from napari_btn.cli.noise import noise, repair
 from napari_btn.cli.options import bundle_argument, force_option, json_option
 from napari_btn.cli.pretrained import now, pretrain
 from napari_btn.cli.recipes import run
@@ -117,6 +117,7 @@ for command in (
     tokens,
     regions,
     noise,
+    repair,
     info,
     scan,
     now,

@@ -1,22 +1,30 @@
-"""The command noise: findings about the noise of images, and what they permit."""
+"""The commands noise and repair: findings about the noise of images, and images without broken pixels."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from napari_btn.cli.files import ImageFile, OpenImage, ready
-from napari_btn.cli.options import axes_option, channels_option, force_option, json_option, valid_option
+from napari_btn.cli.files import ImageFile, OpenImage, Target, ready, values_of
+from napari_btn.cli.options import (
+    axes_option,
+    channels_option,
+    force_option,
+    gathered,
+    json_option,
+    to_file,
+    valid_option,
+)
 from napari_btn.cli.terminal import drain
 
 if TYPE_CHECKING:
     from napari_btn.core.data.noise_findings import NoiseFindings
     from napari_btn.io.noise import NoiseModel
 
-__all__ = ["noise"]
+__all__ = ["noise", "repair"]
 
 
 @click.command()
@@ -125,3 +133,61 @@ def _text(name: str, found: NoiseFindings[NoiseModel]) -> str:
         for k, v in found.permits.items()
     ]
     return "\n".join(lines)
+
+
+@click.command()
+@click.argument("image")
+@to_file
+@axes_option
+@click.option("--dark", help="Frame without light, which is subtracted first.")
+@click.option("--flat", help="Frame of even light, which is divided out.")
+@click.option("--defects", help="Image that is not zero where a pixel is broken; default: they are found.")
+@click.option(
+    "--valid-to", type=click.Path(path_type=Path), help="File for the mask of sound pixels, for --valid."
+)
+@force_option
+@gathered(source=ImageFile, target=Target)
+def repair(
+    source: ImageFile,
+    target: Target,
+    dark: str | None,
+    flat: str | None,
+    defects: str | None,
+    valid_to: Path | None,
+) -> None:
+    """Write IMAGE with dark and flat frames divided out, and broken pixels filled from their neighbours."""
+    import numpy as np
+
+    from napari_btn.core.data.defects import repair as repaired_of
+    from napari_btn.io.images import write_images
+
+    given = (*source.inputs, dark, flat, defects)
+    target.ready_image(*given)
+    if valid_to is not None:
+        ready(valid_to, target.force, *given, target.output)
+    opened = source.open()
+    mask = values_of(defects)
+    made = repaired_of(
+        np.asarray(opened.image.data),
+        opened.axes,
+        dark=values_of(dark),
+        flat=values_of(flat),
+        defects=None if mask is None else np.asarray(mask) != 0,
+    )
+    space = "".join(a for a in opened.axes.upper() if a in "ZYX")
+
+    def write(name: str, values: Any, path: Path, axes: str) -> None:
+        """Write one image."""
+        write_images(
+            {name: values},
+            path,
+            axes=axes,
+            pixel_size=opened.pixel_size,
+            unit=opened.image.unit or "px",
+            overwrite=target.force,
+        )
+
+    write("repaired", made.image, target.output, opened.axes.upper())
+    if valid_to is not None:
+        write("valid", made.valid.astype(np.uint8), valid_to, space)
+    click.echo(f"{target.output}: {made.defects}")

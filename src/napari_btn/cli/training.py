@@ -83,9 +83,11 @@ class Promise:
         return self.groups or 0
 
 
-def _train(preset: str, steps: int | None, start: str = "pretrained") -> TrainSettings:
+def _train(
+    preset: str, steps: int | None, start: str = "pretrained", saturation: float | None = None
+) -> TrainSettings:
     """Return the settings of a preset, with other steps where they are asked for."""
-    chosen = replace(PRESETS[preset], start=start)
+    chosen = replace(PRESETS[preset], start=start, saturation=saturation)
     return replace(chosen, steps=steps, warm_share=1.0) if steps else chosen
 
 
@@ -104,6 +106,7 @@ class Training:
     bias_free: bool
     steps: int | None
     start: str
+    saturation: float | None
     split: Split | SplitAxis | None
 
     def denoiser(self, promise: Promise) -> Denoiser:
@@ -124,7 +127,7 @@ class Training:
             network=NetworkSettings(
                 family=self.family, depth=self.depth or NetworkSettings().depth, bias_free=self.bias_free
             ),
-            train=_train(self.preset, self.steps, self.start),
+            train=_train(self.preset, self.steps, self.start, self.saturation),
             calibration=settings,
         )
 
@@ -165,6 +168,11 @@ class Training:
     default="pretrained",
     show_default=True,
     help="pretrained, scratch, or a file of `napari-btn pretrain`: what networks start from.",
+)
+@click.option(
+    "--saturation",
+    type=float,
+    help="Largest value of the detector: the signal of such targets may be higher.",
 )
 @click.option(
     "--split",

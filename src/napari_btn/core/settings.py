@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
+from math import isfinite
 from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
@@ -204,6 +205,9 @@ class TrainSettings(_Settings):
         Share of the steps that pretrained members take; 0 for none.
     warm_rate : float
         Peak learning rate of pretrained members.
+    saturation : float, optional
+        Largest value of the detector, where the target is saturated: the signal there may be higher, and members
+        are free to say so. None: targets are never saturated.
     """
 
     steps: int = 1000
@@ -216,6 +220,7 @@ class TrainSettings(_Settings):
     start: str = "pretrained"
     warm_share: float = 1.0
     warm_rate: float = 1e-2
+    saturation: float | None = None
 
     def __post_init__(self) -> None:
         _need_numbers(self)
@@ -224,6 +229,8 @@ class TrainSettings(_Settings):
         need(known, "start", self.start, '"pretrained", "scratch" or the path of pretrained members')
         need(0 <= self.warm_share <= 1, "warm_share", self.warm_share, "0 to 1")
         need(0 < self.warm_rate < 1, "warm_rate", self.warm_rate, "between 0 and 1")
+        finite = self.saturation is None or isfinite(self.saturation)
+        need(finite, "saturation", self.saturation, "a finite value, or None")
         need(self.passes > 0, "passes", self.passes, "more than 0")
         for name, value, least in (("batch_size", self.batch_size, 1), ("patch_px", self.patch_px, 4)):
             need(value is None or value >= least, name, value, f"{least} or more, or None")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from napari_btn.core.data.defects import SATURATED, corrected, fill_defects, find_defects
+from napari_btn.core.data.defects import SATURATED, corrected, fill_defects, find_defects, repair
 from napari_btn.core.data.noise import DEAD, HOT, defect_map, defects
 
 
@@ -103,3 +103,28 @@ def test_dark_and_flat_frames_are_divided_out() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             corrected(clean, "TCYX", dark=dark_frame, flat=flat)
+
+
+def test_a_repaired_image_has_no_broken_pixels_and_says_where_they_were() -> None:
+    rng = np.random.default_rng(7)
+    rate = _rate(rng, (60, 70))
+    broken = defect_map((60, 70), rng=rng, dead=0.0, hot=0.01)
+    light = 0.7 + 0.6 * gaussian_filter(rng.random((60, 70)), 8)
+    dark = np.full((60, 70), 100.0)
+    seen = defects(rng.poisson(rate * light, (3, 60, 70)) + dark, broken=broken, saturation=4095)
+    made = repair(seen, "TYX", dark=dark, flat=light * 1000 + dark)
+    assert made.image.shape == seen.shape
+    np.testing.assert_array_equal(made.valid, broken == 0)
+    expected = rate * light.mean()
+    assert np.abs(made.image.mean(0) - expected)[broken != 0].max() < 60
+    assert np.abs((made.image - expected).mean()) < 1
+    assert seen.max() == 4095
+    # a mask of one's own, in the axes of the image
+    mask = np.zeros((70, 60), bool)
+    mask[5, 7] = True
+    given = repair(seen.transpose(2, 0, 1), "XTY", defects=mask)
+    assert given.image.shape == (70, 3, 60)
+    assert not given.valid[5, 7]
+    assert given.valid.sum() == mask.size - 1
+    with pytest.raises(ValueError, match="must match"):
+        repair(seen, "TYX", defects=mask)

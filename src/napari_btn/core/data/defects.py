@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from scipy import ndimage
 
-from napari_btn.core.data.image import SPACE, canonical_axes
+from napari_btn.core.data.image import SPACE, View, canonical_axes
 from napari_btn.core.data.noise import DEAD, HOT
 
 if TYPE_CHECKING:
@@ -17,7 +17,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["SATURATED", "Defects", "corrected", "fill_defects", "find_defects", "saturation_of", "step_of"]
+__all__ = [
+    "SATURATED",
+    "Defects",
+    "Repaired",
+    "corrected",
+    "fill_defects",
+    "find_defects",
+    "repair",
+    "saturation_of",
+    "step_of",
+]
 
 SATURATED: Final = 3
 """Value of a saturated pixel in a map of defects, beside `DEAD` and `HOT`."""
@@ -243,6 +253,83 @@ def corrected(
     mean = light.mean(space, keepdims=True, where=lit)
     gain = np.where(lit, mean / np.where(lit, light, 1), np.nan)
     return np.asarray(out * gain, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """An image without broken pixels, and what they were.
+
+    Attributes
+    ----------
+    image : ndarray of float32
+        The shape of the input; broken pixels hold the median of their neighbours.
+    valid : ndarray of bool, (*space)
+        False where a pixel is broken in some channel: leave it out of the loss.
+    defects : Defects
+        What was found or given.
+    """
+
+    image: NDArray[np.float32]
+    valid: NDArray[np.bool_]
+    defects: Defects
+
+
+def repair(
+    noisy: ArrayLike,
+    axes: str = "YX",
+    *,
+    dark: ArrayLike | None = None,
+    flat: ArrayLike | None = None,
+    defects: ArrayLike | None = None,
+) -> Repaired:
+    """Divide dark and flat frames out, then find broken pixels and fill them from their neighbours.
+
+    Give the result to `Denoiser.fit` as ``fit(made.image, clean, valid=made.valid)``.
+
+    Parameters
+    ----------
+    noisy : array_like
+        Image of one detector in the axes ``axes``; frames along S and T share its defects.
+    axes : str
+        One letter per dimension.
+    dark, flat : array_like, optional
+        Frame without light and frame of even light; see `corrected`.
+    defects : array_like of bool, optional
+        True where a pixel is broken, of the shape of the space axes in the order of ``axes``; found by default.
+
+    Raises
+    ------
+    ValueError
+        If a frame or the mask doesn't fit the image.
+    """
+    image = np.asarray(noisy, np.float32)
+    axes = canonical_axes(axes, image.ndim)
+    # dark frames hold hot pixels too, so these are found before it is subtracted
+    view = View(image, axes, "noisy")
+    stack = np.stack([view.read(s) for s in range(view.n_scenes)])
+    found = find_defects(stack)
+    if defects is not None:
+        mask = np.asarray(defects, bool)
+        order = [a for a in axes if a in SPACE]
+        space = tuple(n for n, a in zip(image.shape, axes, strict=True) if a in SPACE)
+        if mask.shape != space:
+            raise ValueError(
+                f"defects has shape {mask.shape}, the image {space} along {''.join(order)}; they must match."
+            )
+        given = mask.transpose([order.index(a) for a in view.space_axes])
+        kinds = np.where(found.kinds == SATURATED, np.uint8(SATURATED), np.uint8(0))
+        found = Defects(np.where(given, np.uint8(HOT), kinds), found.saturation)
+    out = corrected(image, axes, dark=dark, flat=flat)
+    if out is image:
+        out = image.copy()
+    target = View(out, axes, "noisy")
+    whole = tuple(slice(0, n) for n in view.space)
+    broken = found.broken
+    for s in range(view.n_scenes):
+        values = target.read(s)
+        target.write(s, whole, fill_defects(values, broken | ~np.isfinite(values)))
+    back = [view.space_axes.index(a) for a in axes if a in SPACE]
+    return Repaired(out, found.valid.transpose(back), found)
 
 
 def _fitted(frame: NDArray[np.float64], shape: Sequence[int], axes: str, name: str) -> NDArray[np.float64]:

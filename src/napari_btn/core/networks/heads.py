@@ -68,6 +68,8 @@ class Ensemble(nn.Module):
         Map of the heads' outputs to the steps between quantiles.
     between : callable
         Called after each layer of a prediction; where it raises, the prediction ends.
+    saturation : float
+        Largest value of the detector, in the units of the target: such targets are lower bounds. Infinite for none.
     """
 
     level_values: torch.Tensor
@@ -84,6 +86,7 @@ class Ensemble(nn.Module):
         n_in, n_out = blueprint.n_in, blueprint.n_out
         self.n_in, self.n_out, self.ndim = n_in, n_out, blueprint.ndim
         self.between: Callable[[], None] = _go_on
+        self.saturation = math.inf
         self.levels = levels = blueprint.levels
         self.middle = levels.index(0.5)
         outputs = n_out * len(levels)
@@ -177,8 +180,16 @@ class Ensemble(nn.Module):
             raw = torch.addmm(self.out_bias[m, :, None], self.out_weight[m], rows[:, m].t())
             raw = torch.addmm(raw, self.skip_weight[m], skipped[:, m].t())
             raw = raw.unflatten(0, (self.n_out, len(self.levels)))
-            total = total + noncrossing_pinball(raw, target, self.levels, self.middle, self.steps)
+            total = total + noncrossing_pinball(
+                raw, target, self.levels, self.middle, self.steps, self._top()
+            )
         return total
+
+    def _top(self) -> torch.Tensor | None:
+        """Return the saturation in scaled units, (C, 1); None for none."""
+        if math.isinf(self.saturation):
+            return None
+        return ((self.saturation - self.y_loc) / self.y_scale)[:, None]
 
     def log_loss(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         """Return the mean log of the pinball loss of each patch and channel, for one member.
@@ -224,7 +235,11 @@ class Ensemble(nn.Module):
         quantiles = quantiles_from_raw(raw, self.middle, self.steps).unflatten(1, (self.members, self.n_out))
         known = torch.isfinite(target)
         return grouped_pinball(
-            quantiles, torch.where(known, target, 0.0), self.level_values, known.to(x.dtype)
+            quantiles,
+            torch.where(known, target, 0.0),
+            self.level_values,
+            known.to(x.dtype),
+            self._top(),
         )
 
     def _hidden(self, x: torch.Tensor, keep: Sequence[slice] | None = None) -> torch.Tensor:

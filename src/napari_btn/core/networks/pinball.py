@@ -88,6 +88,7 @@ class _NoncrossingPinball(torch.autograd.Function):
         levels: tuple[float, ...],
         middle: int,
         how: Steps,
+        top: torch.Tensor | None,
     ) -> torch.Tensor:
         known = torch.isfinite(target)
         every = bool(known.all())
@@ -105,6 +106,9 @@ class _NoncrossingPinball(torch.autograd.Function):
             slope = (residual < 0).to(raw.dtype).sub_(levels[level])
             if not every:
                 slope.mul_(known)
+            if top is not None:
+                # a quantile at or above the saturation explains every value: Powell's min(quantile, top)
+                slope.mul_(residual > target - top)
             total -= torch.dot(slope.flatten(), residual.flatten())
             grad[:, level] = slope
         _through_steps(grad, how.slope(raw), middle)
@@ -115,7 +119,7 @@ class _NoncrossingPinball(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Any, ...]:
         (grad,) = ctx.saved_tensors
-        return grad * grads[0], None, None, None, None
+        return grad * grads[0], None, None, None, None, None
 
 
 def _through_steps(grad: torch.Tensor, slope: torch.Tensor, middle: int) -> None:
@@ -139,6 +143,7 @@ def noncrossing_pinball(
     levels: tuple[float, ...],
     middle: int,
     steps: Steps = SOFTPLUS,
+    top: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean pinball loss of one member, of unconstrained outputs whose quantiles can't cross.
 
@@ -154,17 +159,23 @@ def noncrossing_pinball(
         Index of the median.
     steps : Steps
         Map of outputs to steps.
+    top : Tensor, (C, 1), optional
+        Saturation: targets there are lower bounds, and quantiles above it are neither right nor wrong.
 
     References
     ----------
-    Koenker & Bassett, Econometrica 46 (1978) 33.
+    Koenker & Bassett, Econometrica 46 (1978) 33; Powell, Journal of Econometrics 32 (1986) 143, for ``top``.
     """
-    made: torch.Tensor = _NoncrossingPinball.apply(raw, target, levels, middle, steps)  # type: ignore[no-untyped-call]
+    made: torch.Tensor = _NoncrossingPinball.apply(raw, target, levels, middle, steps, top)  # type: ignore[no-untyped-call]
     return made
 
 
 def grouped_pinball(
-    quantiles: torch.Tensor, target: torch.Tensor, levels: torch.Tensor, known: torch.Tensor
+    quantiles: torch.Tensor,
+    target: torch.Tensor,
+    levels: torch.Tensor,
+    known: torch.Tensor,
+    top: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean pinball loss (M,) of each member on its own targets.
 
@@ -176,13 +187,17 @@ def grouped_pinball(
     levels : Tensor, (L,), float32
     known : Tensor, (B, M, C, N), float32
         1 where a target counts, else 0.
+    top : Tensor, (C, 1), optional
+        Saturation: targets there are lower bounds, and quantiles above it are neither right nor wrong.
 
     References
     ----------
-    Koenker & Bassett, Econometrica 46 (1978) 33.
+    Koenker & Bassett, Econometrica 46 (1978) 33; Powell, Journal of Econometrics 32 (1986) 143, for ``top``.
     """
     residual = target[:, :, :, None] - quantiles
     # one multiplication a value: its slope is the level above the quantile and level - 1 below
     slope = (levels[:, None] - (residual < 0).to(residual.dtype)).detach() * known[:, :, :, None]
+    if top is not None:
+        slope = slope * (quantiles < top[:, None]).to(slope.dtype)
     count = known.sum((0, 2, 3)) * len(levels)
     return (slope * residual).sum((0, 2, 3, 4)) / count.clamp_min(1)

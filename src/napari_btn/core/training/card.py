@@ -81,6 +81,7 @@ class _Group:
         }
         self.module.load_state_dict({n: torch.from_numpy(np.array(v)) for n, v in stacked.items()})
         self.module.to(device)
+        self.module.saturation = math.inf if settings.saturation is None else settings.saturation
         moments = {n: np.concatenate([s.moments[n] for s in states]) for n in first.moments}
         self.optimiser = GroupOptimiser(
             self.module, {n: torch.from_numpy(v).to(device) for n, v in moments.items()}

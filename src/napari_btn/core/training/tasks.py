@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -207,6 +208,7 @@ def train_member(
     began = time.perf_counter()
     with one_thread():
         module = _loaded(blueprint, state)
+        module.saturation = math.inf if settings.saturation is None else settings.saturation
         optimiser = Optimiser(module, state.moments)
         losses = []
         for i, (x, y) in enumerate(batches):
