@@ -182,7 +182,7 @@ def test_members_of_a_file_are_taken_or_refused(tmp_path):
         origin_of(TrainSettings(start=str(bundle)), blueprint())
 
 
-@pytest.mark.parametrize(("channels", "ndim"), [(1, 2)])
+@pytest.mark.parametrize(("channels", "ndim"), [(1, 2), (3, 2)])
 def test_the_stored_members_are_what_the_command_makes(channels, ndim):
     """The losses of the first steps; a change of corpus, seeds, networks or optimiser changes them."""
     for prior in shipped_priors(blueprint(channels, ndim)):
