@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,10 @@ class Reader:
     write: Callable[[Path], Path]
     """Writes a file (or folder) into a folder and returns the one that is read."""
     read: Callable[[Path], Any]
+
+    def uses(self, file: Path, path: Path) -> bool:
+        """Return True if a file beside or in the one that is read is read too."""
+        return file == path or path in file.parents or self.name == "labels"
 
 
 def _image(path: Path) -> None:
@@ -155,6 +160,51 @@ def _read_bundle(path: Path) -> None:
     load_model(path)
 
 
+def _recipe(folder: Path) -> Path:
+    from napari_btn.core.settings import CalibrationSettings, EnsembleSettings
+
+    known = {"shape": [3, 24, 20], "dtype": "float32", "sha256": "0" * 64, "file": "noisy.npy"}
+    fit = {"do": "fit", "settings": EnsembleSettings().to_dict(), "axes": "CYX", "inputs": {"noisy": known}}
+    again = {"do": "calibrate", "alpha": 0.2, "calibration": CalibrationSettings().to_dict(), "inputs": {}}
+    about = {"alpha": 0.2, "coverage": [0.8], "channel_names": ["Si"], "n_blocks": 9, "rule": "pixel"}
+    values = {"napari_btn_recipe": 1, "steps": [fit, again], "about": about}
+    (folder / "r.json").write_text(json.dumps(values))
+    return folder / "r.json"
+
+
+def _read_recipe(path: Path) -> None:
+    from napari_btn.cli.recipes import read_recipe
+
+    read_recipe(path)
+
+
+def _noise(folder: Path) -> Path:
+    from napari_btn import NoiseModel
+
+    counts = np.random.default_rng(0).poisson(np.linspace(5, 90, 24)[:, None] * np.ones(20), (30, 24, 20))
+    NoiseModel.fit(counts.astype(np.float32), axes="TYX").save(folder / "n.json")
+    return folder / "n.json"
+
+
+def _read_noise(path: Path) -> None:
+    from napari_btn import NoiseModel
+
+    NoiseModel.load(path)
+
+
+def _prior(folder: Path) -> Path:
+    from importlib.resources import files
+
+    shutil.copy(str(files("napari_btn") / "pretrained" / "2d-1c-white.safetensors"), folder / "p.safetensors")
+    return folder / "p.safetensors"
+
+
+def _read_prior(path: Path) -> None:
+    from napari_btn.io.priors import load_prior
+
+    load_prior(path)
+
+
 READERS: dict[str, Reader] = {
     reader.name: reader
     for reader in (
@@ -172,6 +222,9 @@ READERS: dict[str, Reader] = {
         Reader("regions, GeoJSON", _regions(".geojson"), _read_regions),
         Reader("regions, ROI", _regions(".roi"), _read_regions),
         Reader("regions, ROI zip", _regions(".zip"), _read_regions),
+        Reader("recipe", _recipe, _read_recipe),
+        Reader("noise model", _noise, _read_noise),
+        Reader("pretrained members", _prior, _read_prior),
     )
 }
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from napari_btn.workflow.recipe import Recipe, Repeated
 
-__all__ = ["run"]
+__all__ = ["read_recipe", "run"]
 
 _SAMPLE = re.compile(r"samples\.(edx|blobs|xct)\((.*)\)\.(noisy|clean)")
 _MOST_PIXELS = 2**26  # of a sample that a recipe asks for
@@ -119,7 +119,7 @@ def run(
     from napari_btn.io.damage import reading
     from napari_btn.workflow.recipe import run_recipe_steps
 
-    found = _read(recipe)
+    found = read_recipe(recipe)
     if export is not None:
         Target(export, force).ready(recipe)
         write_text(json.dumps(found.to_dict(), indent=1) + "\n", export)
@@ -153,8 +153,18 @@ def run(
         click.echo(f"All {made.compared} recorded hashes are the same.")
 
 
-def _read(path: Path) -> Recipe:
-    """Return the recipe of a JSON file, a bundle or an image."""
+def read_recipe(path: Path) -> Recipe:
+    """Return the recipe of a JSON file, a bundle or an image.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    ValueError
+        If the file is missing or damaged, or has no recipe.
+    """
     from napari_btn.io.atomic import MissingInputError
     from napari_btn.io.bundle import read_bundle
     from napari_btn.io.damage import reading

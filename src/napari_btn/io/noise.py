@@ -12,6 +12,7 @@ import numpy as np
 from napari_btn.core.data import noise_models
 from napari_btn.core.data.recorded_noise import histogram_of_array, mixture_of_polynomials
 from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.damage import reading
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["NoiseModel"]
 
 _VERSION = 1
+_DAMAGED = "{file} is not a whole noise model of napari-btn: {why}. Save it again."
 _KIND = "napari-btn noise model"
 
 
@@ -70,19 +72,16 @@ class NoiseModel(noise_models.NoiseModel):
             raise MissingInputError(f"There is no noise model {path}; check the name.")
         if path.suffix.lower() in (".npz", ".npy"):
             return cls.from_recorded(_recorded(path))
-        try:
+        with reading(path, _DAMAGED):
             values = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(
-                f"{path.name} is not a whole noise model of napari-btn: {error}. Save it again."
-            ) from error
         if not isinstance(values, dict) or values.pop("kind", None) != _KIND:
             raise ValueError(f"{path.name} is not a noise model of napari-btn; choose a file that it saved.")
         if (version := values.pop("version", 0)) != _VERSION:
             raise ValueError(
                 f"{path.name} has version {version}; this napari-btn reads version {_VERSION}. Update napari-btn."
             )
-        return cls.from_dict(values)
+        with reading(path, _DAMAGED):
+            return cls.from_dict(values)
 
 
 _MIXTURE = ("trained_weight", "min_signal", "max_signal", "min_sigma")

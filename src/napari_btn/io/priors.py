@@ -12,6 +12,7 @@ from napari_btn.core.networks.family import Blueprint, Member, family_of
 from napari_btn.core.networks.prior import Prior
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
+from napari_btn.io.damage import reading
 
 __all__ = ["load_prior", "save_prior", "shipped_priors"]
 
@@ -65,7 +66,7 @@ def load_prior(path: str | Path) -> Prior:
     values = bundle.values
     if values.get("kind") != "prior":
         raise ValueError(f"{path} holds no members to start from; make some with `napari-btn pretrain`.")
-    try:
+    with reading(Path(path), "{file} lacks a part of a prior ({why}); it is damaged. Copy it again."):
         network = NetworkSettings.from_dict(values["network"])
         blueprint = Blueprint(
             network,
@@ -84,10 +85,6 @@ def load_prior(path: str | Path) -> Prior:
             for k, a in values["members"]
         )
         return Prior(values["name"], blueprint, members, values["record"])
-    except (KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} lacks a part of a prior ({error}); it is damaged. Copy it again."
-        ) from error
 
 
 @lru_cache(maxsize=16)
