@@ -2,7 +2,7 @@
 # macOS and Linux; on Windows use the two pip lines of the README.
 BIN := .venv/bin
 
-.PHONY: demo test setup lint style types walls docstrings check-wheel unit bench screenshots constraints clean
+.PHONY: demo test setup lint style types walls docstrings check-wheel unit bench soak screenshots constraints clean
 
 demo: setup
 	@if [ -n "$(HEADLESS)" ] || { [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; }; then \
@@ -44,6 +44,11 @@ check-wheel: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+# Damaged files, killed processes and cycles: the table of docs/reliability.md. Hours at its full size;
+# `make soak SOAK="--cases 1000 --faults 1 --cycles 20"` takes minutes.
+soak: setup
+	$(BIN)/python -m benchmarks.soak $(SOAK)
 
 screenshots: setup
 	$(BIN)/python docs/screenshots.py
