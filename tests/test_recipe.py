@@ -156,3 +156,21 @@ def test_a_recipe_runs_no_code_and_makes_no_bomb(denoiser, tmp_path, source):
     result = call("run", tmp_path / "r.json")
     assert result.exit_code == 2, result.output
     assert "give --input noisy=FILE" in result.stderr or "can't be made" in result.stderr
+
+
+def test_what_can_not_be_repeated_is_recorded_and_refused(denoiser, tmp_path):
+    made = btn.load(saved(denoiser, tmp_path)).adapt(PAIR.noisy)
+    step = made.recipe["steps"][-1]
+    assert step["do"] == "adapt"
+    assert step["inputs"]["image"]["sha256"] == denoiser.recipe["steps"][0]["inputs"]["noisy"]["sha256"]
+    made.save(tmp_path / "adapted.btn")
+    result = call("run", tmp_path / "adapted.btn")
+    assert result.exit_code == 2
+    assert "has the steps fit, calibrate, adapt" in result.stderr.splitlines()[-1]
+    assert "were tuned, on image (3 x 40 x 150" in call("run", tmp_path / "adapted.btn", "--explain").stdout
+
+
+def saved(denoiser, folder):
+    """Save a denoiser and return its file."""
+    denoiser.save(folder / "a.btn")
+    return folder / "a.btn"

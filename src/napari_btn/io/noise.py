@@ -90,15 +90,13 @@ _MOST_BYTES = 2**30
 
 def _recorded(path: Path) -> Recorded:
     """Return the recorded noise of an ``.npz`` or ``.npy`` file of another program."""
-    try:
+    with reading(path, "{file} is not a noise model that can be read: {why}"):
         arrays = _arrays(path)
         if set(_MIXTURE) <= set(arrays):
             numbers = [float(np.asarray(arrays[name], np.float64).reshape(())) for name in _MIXTURE[1:]]
             return mixture_of_polynomials(arrays["trained_weight"], *numbers)
         if len(arrays) == 1:
             return histogram_of_array(next(iter(arrays.values())))
-    except (ValueError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name} is not a noise model that can be read: {error}") from error
     raise ValueError(
         f"{path.name} holds {', '.join(sorted(arrays)) or 'nothing'}; a mixture has {', '.join(_MIXTURE)}, a histogram "
         "one array (3, bins, bins)."

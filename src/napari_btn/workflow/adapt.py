@@ -11,6 +11,7 @@ from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.progress import Note
 from napari_btn.model import NOT_CALIBRATED, Calibrated
+from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 
 if TYPE_CHECKING:
     from napari_btn.core.calibration.cases import HeldOut
@@ -83,7 +84,8 @@ def adapt_steps(
         provenance={**provenance, "adapted": [*provenance.get("adapted", []), record]},
     )
     calibration = replace(model.settings.calibration, groups=0)
-    return replace(
+    inputs = yield from inputs_steps({"image": image.data})
+    made = replace(
         model,
         settings=replace(model.settings, calibration=calibration),
         learned=learned,
@@ -91,6 +93,7 @@ def adapt_steps(
         calibrated=_uncalibrated(model.calibrated, tuned.notes),
         tokens=None,
     )
+    return recorded(made, recipe_step("adapt", inputs, settings=settings.to_dict(), axes=image.view.axes))
 
 
 def _signal(held_out: HeldOut) -> Signal:

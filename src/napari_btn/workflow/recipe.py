@@ -430,7 +430,10 @@ def _sentences(step: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
         ]
     if step["do"] == "predict":
         return [f"The intervals of {inputs} were predicted with this ensemble."]
-    return [f"The step {step['do']} followed" + (f", on {inputs}." if inputs else ".")]
+    others = {"refine": "The networks were trained further", "adapt": "The gains of the networks were tuned"}
+    return [
+        others.get(step["do"], f"The step {step['do']} followed") + (f", on {inputs}." if inputs else ".")
+    ]
 
 
 def _of_the_training(step: Mapping[str, Any], inputs: str, about: Mapping[str, Any]) -> list[str]:

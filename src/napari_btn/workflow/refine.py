@@ -32,6 +32,7 @@ from napari_btn.core.supervision.patches import patches_for
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.workflow.calibrate import calibrated_steps, need_no_copies_steps, scores_steps
 from napari_btn.workflow.inputs import scenes_for
+from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -246,6 +247,10 @@ def refine_steps(
     total = settings.members * train.steps
     yield Progress(total, total, "Calibrated")
     made = replace(model, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
+    given = {"noisy": pair.noisy, "clean": pair.clean, "valid": pair.valid, "regions": regions}
+    measured = {f"window{k}": values for k, (_, values) in enumerate(windows, 1)}
+    inputs = yield from inputs_steps({**given, **measured})
+    made = recorded(made, recipe_step("refine", inputs, train=wanted.to_dict(), axes=pair.axes.upper()))
     return made, Refinement(earlier.report, calibrated.report, len(windows))
 
 
