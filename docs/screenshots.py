@@ -105,6 +105,42 @@ def uncertainty(viewer: napari.Viewer) -> None:
     shoot(viewer, "coverage")
 
 
+def trust(viewer: napari.Viewer, source: str, pixel: tuple[int, int]) -> None:
+    """Question one pixel: its interval and filter, plausible images, and an area with its interval."""
+    from qtpy.QtWidgets import QWidget
+
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
+
+    def part(name: str) -> QWidget:
+        """Return a control by its object name."""
+        return dock.findChild(QWidget, name)
+
+    viewer.canvas.grid.enabled = False
+    part("channel").setCurrentIndex(part("channel").findText("Fe"))
+    part("threshold").setValue(0.25)
+    pause(1)
+    dock.pixel.show_pixel(*pixel)
+    part("filter").click()
+    wait_until(lambda: f"{source} filter" in viewer.layers, 300)
+    for layer in viewer.layers:
+        layer.visible = layer.name in (f"{source} median", f"{source} filter")
+    pause(0.5)
+    viewer.reset_view()
+    shoot(viewer, "trust_filter")
+    part("closer").setCurrentIndex(3)
+    part("draws_count").setValue(8)
+    part("draw").click()
+    wait_until(lambda: f"{source} draw" in viewer.layers, 300)
+    part("measure").click()
+    wait_until(lambda: "interval" in part("draws_note").text(), 600)
+    show(viewer, f"{source} median", f"{source} draw")
+    viewer.canvas.grid.enabled = True
+    viewer.reset_view()
+    both_themes(viewer, "trust_draws")
+    viewer.canvas.grid.enabled = False
+    viewer.window.remove_dock_widget(dock)
+
+
 def both_themes(viewer: napari.Viewer, name: str) -> None:
     """Write the picture in the dark theme and in the light one."""
     shoot(viewer, name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import Box, View
-from napari_btn.core.inference.jacobian import filter_steps
+from napari_btn.core.inference.jacobian import EquivalentFilter, filter_steps
 from napari_btn.core.inference.run import tile_quantiles
 from napari_btn.core.networks.family import Networks
 from napari_btn.core.progress import drain
@@ -47,10 +49,37 @@ def test_each_weight_is_what_a_little_more_there_adds(random_members):
     made = drain(filter_steps(View(image, "CYX"), Networks(blueprint, members), (14, 9), channel=1))
     for where in [(0, 14, 9), (1, 14, 9), (1, 12, 11), (0, 20, 3)]:
         more, less = image.copy(), image.copy()
-        more[where] += 1e-2
-        less[where] -= 1e-2
+        # so small a step switches no ReLU
+        more[where] += 2e-3
+        less[where] -= 2e-3
         step = [median_at(v, "CYX", members, blueprint, (14, 9), 1) for v in (more, less)]
-        np.testing.assert_allclose((step[0] - step[1]) / 2e-2, made.weights[where], atol=2e-3)
+        np.testing.assert_allclose((step[0] - step[1]) / 4e-3, made.weights[where], atol=1e-3)
+
+
+def test_bias_free_members_have_no_net_bias(random_members):
+    blueprint, members = random_members(2, channels=2, bias_free=True)
+    members = tuple(
+        replace(m, weights={k: v * 0 if k.endswith(("bias", "_loc")) else v for k, v in m.weights.items()})
+        for m in members
+    )
+    made = drain(filter_steps(View(10 * noise(1, 2, 40, 41), "CYX"), Networks(blueprint, members), (20, 19)))
+    assert abs(made.net_bias) < 1e-4 * abs(made.value)
+
+
+def test_width_and_centre_of_known_filters():
+    y, x = np.meshgrid(np.arange(31) - 15, np.arange(31) - 15, indexing="ij")
+    disc = (y**2 + x**2 <= 36).astype(np.float32)
+    box = Box(0, (slice(5, 36), slice(0, 31)))
+
+    def made(crop, at=(20, 15)):
+        return EquivalentFilter(crop[None], box, (40, 40), "YX", at, 0, 1.0, 0.0)
+
+    # a disc of radius 6 has the diameter of its 113 pixels; noise is averaged in the same way by any factor
+    assert made(disc).effective_width == pytest.approx(2 * np.sqrt(disc.sum() / np.pi))
+    assert made(3 * disc).effective_width == made(disc).effective_width
+    assert made((y == 0) * (x == 0) * np.float32(0.7)).effective_width == pytest.approx(2 / np.sqrt(np.pi))
+    assert made(disc).centre == pytest.approx((0, 0), abs=1e-9)
+    assert made(disc, (18, 16)).centre == pytest.approx((2, -1))
 
 
 def test_nothing_beyond_the_receptive_field_has_a_weight(random_members):

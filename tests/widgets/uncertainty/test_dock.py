@@ -616,6 +616,71 @@ def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, model, vi
     )
 
 
+def with_positions(prediction):
+    """The prediction with places of its held-out pixels."""
+    position = np.column_stack([np.zeros(9000, int), np.argwhere(np.ones((90, 100), bool))])
+    return replace(prediction, held_out=replace(prediction.held_out, position=position))
+
+
+def test_draws_are_one_layer_that_slider_and_movie_move_through(make_dock, model, viewer, qtbot):
+    prediction = with_positions(make_prediction())
+    fill(viewer, prediction, model)
+    dock = make_dock()
+    assert not dock.view.draw_slider.isEnabled()
+    dock.view.draws_count.setValue(3)
+    dock.view.draw.click()
+    qtbot.waitUntil(lambda: "soil draw" in viewer.layers)
+    layer = viewer.layers["soil draw"]
+    draws = prediction.draws(3)
+    np.testing.assert_array_equal(layer.data, draws[0])
+    np.testing.assert_allclose(layer.scale, viewer.layers["soil median"].scale)
+    assert layer.contrast_limits == viewer.layers["soil median"].contrast_limits
+    dock.view.draw_slider.setValue(2)
+    np.testing.assert_array_equal(viewer.layers["soil draw"].data, draws[2])
+    assert "Draw 3 of 3" in dock.view.draws_note.text()
+    dock.view.play.click()
+    assert dock.view.play.text() == "Pause"
+    assert dock.view.draw_slider.value() == 0
+    qtbot.waitUntil(lambda: dock.view.draw_slider.value() == 1)
+    dock.view.play.click()
+    assert dock.view.play.text() == "Play"
+    # another prediction has no draws yet
+    session_of(viewer).prediction = with_positions(make_prediction())
+    assert not dock.view.draw_slider.isEnabled()
+
+
+def test_a_statistic_of_a_painted_region_has_an_interval(make_dock, model, viewer, qtbot):
+    prediction = with_positions(make_prediction())
+    fill(viewer, prediction, model)
+    dock = make_dock()
+    painted = np.zeros((40, 56), int)
+    painted[5:20, 6:30] = 1
+    viewer.add_labels(painted, name="grain", scale=(0.5, 0.5))
+    assert [dock.view.region.itemText(i) for i in range(dock.view.region.count())] == ["whole field", "grain"]
+    dock.view.region.setCurrentText("grain")
+    dock.view.statistic.setCurrentText("Mean")
+    dock.view.measure.click()
+    qtbot.waitUntil(lambda: "interval" in dock.view.draws_note.text())
+    channel = dock.focus.asked.channel
+    expected = prediction.statistic("mean", channel, region=painted, n=99)
+    text = dock.view.draws_note.text()
+    assert f"{expected.lower:.4g} to {expected.upper:.4g}" in text
+    assert NAMES[channel] in text
+    assert "grain" in text
+    dock.view.statistic.setCurrentText("Area above t")
+    dock.view.measure.click()
+    qtbot.waitUntil(lambda: "um^2" in dock.view.draws_note.text())
+
+
+def test_draws_that_cannot_be_made_say_why(make_dock, model, viewer, qtbot):
+    fill(viewer, make_prediction(), model)
+    dock = make_dock()
+    dock.view.draw.click()
+    qtbot.waitUntil(lambda: "positions" in dock.view.draws_note.text())
+    session_of(viewer).prediction = replace(make_prediction(), held_out=None)
+    assert not dock.view.draw.isEnabled()
+
+
 def test_a_filter_that_cannot_be_made_says_why(make_dock, model, viewer, qtbot):
     dock = make_dock(make_prediction(), model)
     part(dock, "channel").setCurrentIndex(2)

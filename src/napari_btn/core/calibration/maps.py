@@ -118,6 +118,14 @@ MAP_KINDS = (
         "Weight of each noisy pixel in the median of one, per unit of the noisy image.",
         "button",
     ),
+    MapKind(
+        "draw",
+        "draw",
+        "gray",
+        "signal",
+        "One whole plausible image: each pixel within its distribution, errors as correlated as on held-out pixels.",
+        "button",
+    ),
     MapKind("preview", "preview", "gray", "signal", "Median so far, while the members train.", "button"),
 )
 """All kinds of maps, in the order in which docks list them."""

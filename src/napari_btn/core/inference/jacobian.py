@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,32 @@ class EquivalentFilter:
                 "The weights are made when they are asked for; ask for a copy, or for `crop` and `box`."
             )
         return self.weights if dtype is None else self.weights.astype(dtype, copy=False)
+
+    @property
+    def effective_width(self) -> float:
+        """Diameter in pixels of a disc (or ball) that averages as much noise away: from the sum of squared weights.
+
+        Weights are those of the median's own channel; a filter that takes over one pixel has a width of about 1.
+        """
+        own = self.crop[min(self.channel, len(self.crop) - 1)].astype(np.float64)
+        squares = float(np.square(own).sum())
+        if squares == 0:
+            return 0.0
+        # as many equal weights have the same sum and the same sum of squares
+        area = float(own.sum()) ** 2 / squares
+        return (
+            2 * math.sqrt(area / math.pi) if own.ndim == 2 else 2 * float(3 * area / (4 * math.pi)) ** (1 / 3)
+        )
+
+    @property
+    def centre(self) -> tuple[float, ...]:
+        """Centre of the absolute weights along the space axes, in pixels from the pixel of the median."""
+        mass = np.abs(self.crop.astype(np.float64)).sum(0)
+        total = float(mass.sum())
+        if total == 0:
+            return tuple(0.0 for _ in self.at)
+        places = np.meshgrid(*(np.arange(s.start, s.stop) for s in self.box.slices), indexing="ij")
+        return tuple(float((p * mass).sum() / total - a) for p, a in zip(places, self.at, strict=True))
 
     @property
     def total(self) -> float:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from napari_btn.core.compute.pool import compute_for
 
 if TYPE_CHECKING:
+    from napari_btn.core.calibration.drawn import statistic_steps
+    from napari_btn.core.calibration.draws import draws_steps
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.noise_findings import find_noise
     from napari_btn.core.settings import EnsembleSettings
@@ -31,6 +33,7 @@ __all__ = [
     "calibrate_steps",
     "compute_on",
     "coverage_by_level",
+    "draws_steps",
     "equivalent_filter_steps",
     "estimate_training",
     "find_noise",
@@ -47,12 +50,14 @@ __all__ = [
     "refine_steps",
     "save_model",
     "scan_steps",
+    "statistic_steps",
     "tokens_steps",
 ]
 
 _HOME = {
     "calibrate_steps": "workflow.calibrate",
     "coverage_by_level": "workflow.evaluate",
+    "draws_steps": "core.calibration.draws",
     "equivalent_filter_steps": "workflow.evaluate",
     "estimate_training": "core.training.plan",
     "find_noise": "core.data.noise_findings",
@@ -69,6 +74,7 @@ _HOME = {
     "refine_steps": "workflow.refine",
     "save_model": "model",
     "scan_steps": "workflow.scan",
+    "statistic_steps": "core.calibration.drawn",
     "tokens_steps": "workflow.tokens",
 }
 

@@ -14,6 +14,7 @@ from napari_btn.widgets.shared.layers import KEY, limits_of
 from napari_btn.widgets.shared.thresholds import few_values, first_threshold, has_levels
 from napari_btn.widgets.shared.worker import sentence_of
 from napari_btn.widgets.uncertainty.coverage_tab import CoverageTab
+from napari_btn.widgets.uncertainty.draws_tab import DrawsTab
 from napari_btn.widgets.uncertainty.focus import Focus
 from napari_btn.widgets.uncertainty.line_cut import LineCut
 from napari_btn.widgets.uncertainty.live_maps import LIVE
@@ -62,6 +63,7 @@ class UncertaintyWidget(Dock):
         self.lock = ThresholdLock(
             self.view, self.focus, self.session, self.lifetime, self._on_lock_changed, self._say_error
         )
+        self.draws = DrawsTab(self.view, self.focus, self.lifetime)
         self.coverage = CoverageTab(self.view, self.focus, self.session, self.lifetime)
         self._connect()
         self._on_session_changed("model")
@@ -102,6 +104,7 @@ class UncertaintyWidget(Dock):
         """Show the session's prediction, or say that there is none."""
         self.focus.show(self.session.prediction, self.session.source)
         self.pixel.forget()
+        self.draws.forget()
         self._selection = ""
         for run in ("rest", "select", "lock"):
             self.lifetime.drop(run)
@@ -413,6 +416,7 @@ class UncertaintyWidget(Dock):
         self.view.confidence.setEnabled(live and not self.view.select.isChecked())
         self.lock.show()
         self.line.offer_truths()
+        self.draws.offer_regions()
         self.line.watch()
         self._later()
 

@@ -208,6 +208,8 @@ class PixelTab:
             "channel": channel,
             "median": made.value,
             "net_bias": made.net_bias,
+            "total": made.total,
+            "effective_width_px": made.effective_width,
         }
         map_layer(
             self._focus.viewer,
@@ -219,6 +221,7 @@ class PixelTab:
         )
         text = (
             f"{channel}: median {made.value:.4g} = {made.value - made.net_bias:.4g} from the noisy pixels (red adds, "
-            f"blue takes away) + {made.net_bias:.4g} that the networks add whatever they see (net bias)."
+            f"blue takes away) + {made.net_bias:.4g} that the networks add whatever they see (net bias). Weights add "
+            f"up to {made.total:.3g}; effective width {made.effective_width:.3g} px."
         )
         self._view.filter_note.say(("info", text))

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QSlider,
+    QSpinBox,
     QTabWidget,
     QVBoxLayout,
     QWidget,
@@ -34,7 +35,7 @@ from napari_btn.widgets.uncertainty.charts import CoverageChart, DensityChart, L
 
 __all__ = ["TABS", "UncertaintyView"]
 
-TABS = ("line", "pixel", "coverage")
+TABS = ("line", "pixel", "coverage", "draws")
 """Names of the tabs, in their order."""
 _STEPS = 1000
 _WIDTH = 400  # of the toggles beside their title, before the style is known
@@ -232,9 +233,47 @@ class UncertaintyView(QWidget):
             "Show missed blocks",
             "Add a layer with the share of missed pixels of each held-out block; for the image that was calibrated on.",
         )
+        self._build_draws()
         self.tabs = QTabWidget()
         self.tabs.setObjectName("closer")
-        self.tabs.setAccessibleName("Line cut, pixel and coverage")
+        self.tabs.setAccessibleName("Line cut, pixel, coverage and draws")
+
+    def _build_draws(self) -> None:
+        """Make the parts of the tab with draws."""
+        self.draws_count = QSpinBox()
+        self.draws_count.setObjectName("draws_count")
+        self.draws_count.setAccessibleName("Number of draws")
+        self.draws_count.setRange(1, 200)
+        self.draws_count.setValue(20)
+        self.draws_count.setToolTip("Number of whole plausible images.")
+        self.draw = push_button(
+            "draw",
+            "Draw images",
+            "Draw whole images that the noisy one may come from: each pixel has its calibrated distribution, and "
+            "errors go together as on held-out pixels. What is in all of them is there; the rest is not sure.",
+        )
+        self.draw_slider = QSlider(Qt.Orientation.Horizontal)
+        self.draw_slider.setObjectName("draw_slider")
+        self.draw_slider.setAccessibleName("Draw in sight")
+        self.draw_slider.setToolTip("Which draw the layer shows.")
+        self.play = push_button("play", "Play", "Show one draw after another, as a movie.")
+        self.play.setCheckable(True)
+        self.statistic = combo_box(
+            "statistic",
+            "What is measured in each draw: its interval over draws cannot be had pixel by pixel.",
+        )
+        self.statistic.addItems(["Area above t", "Grains above t", "Mean"])
+        self.region = combo_box(
+            "region",
+            "Where it is measured: the whole field, or what is painted in a labels layer of its shape.",
+        )
+        self.region.addItems(["whole field"])
+        self.measure = push_button(
+            "measure",
+            "Measure",
+            "Measure in 99 draws, in the channel and at the threshold that are chosen above.",
+        )
+        self.draws_note = NoteLabel(self._theme, "draws_note")
 
     def _arrange(self) -> None:
         """Lay the parts out, small enough for a laptop."""
@@ -262,6 +301,14 @@ class UncertaintyView(QWidget):
         self.tabs.addTab(
             _page(self.report, self.worst, self.reliability, self.missed, self.missed_note), "Coverage"
         )
+        self.tabs.addTab(
+            _page(
+                self._row(self.draws_count, self.draw, self.draw_slider, self.play),
+                self._row(self.statistic, QLabel("in"), self.region, self.measure),
+                self.draws_note,
+            ),
+            "Draws",
+        )
         column.addWidget(self.tabs, 1)
         self.setMinimumWidth(max(self.minimumSizeHint().width(), _WIDTH))
 
@@ -284,7 +331,7 @@ class UncertaintyView(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(3)
         for part in parts:
-            row.addWidget(part, 1 if isinstance(part, QComboBox | SlidingBox) else 0)
+            row.addWidget(part, 1 if isinstance(part, QComboBox | SlidingBox | QSlider) else 0)
         row.addStretch(0)
         return box
 
@@ -305,6 +352,7 @@ class UncertaintyView(QWidget):
             self.worst,
             self.missed_note,
             self.filter_note,
+            self.draws_note,
         ):
             part.redraw()
         colours = self._theme.colours()
