@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import PRESETS, EnsembleSettings
+from napari_btn.widgets.denoise.compare_panel import Comparer
 from napari_btn.widgets.denoise.noise_panel import show_defects
 from napari_btn.widgets.denoise.pair_form import PairForm
 from napari_btn.widgets.denoise.pairing import arrays_of, differences
@@ -65,6 +66,7 @@ class DenoiseWidget(Dock):
         self.trainer = Trainer(
             self.viewer, self.view, self.work, self.session, self.lifetime, self._take_trained
         )
+        self.comparer = Comparer(self.viewer, self.view, self.work, self.session)
         training = self.session.training
         self._scored: Pair | None = None if training is None else training.pair
         self._showing: Iterator[Any] | None = None
@@ -151,6 +153,9 @@ class DenoiseWidget(Dock):
         )
         noisy = None if busy else self.view.pair.noisy_image()
         self.view.noise.set_busy(
+            "Busy; stop first, or wait." if busy else "Pick a noisy image first." if noisy is None else ""
+        )
+        self.view.compare.set_busy(
             "Busy; stop first, or wait." if busy else "Pick a noisy image first." if noisy is None else ""
         )
         self.view.scan.set_busy("Busy; stop first, or wait." if busy else reason)

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
 
 from napari_btn.core.compute.device import devices
 from napari_btn.widgets.denoise.charts import LossChart
+from napari_btn.widgets.denoise.compare_panel import ComparePanel
 from napari_btn.widgets.denoise.noise_panel import NoisePanel
 from napari_btn.widgets.denoise.scan_panel import ScanPanel
 from napari_btn.widgets.denoise.training_form import TrainingForm
@@ -67,6 +68,13 @@ class DenoiseView(QWidget):
             "Noise",
             "What the noise of the noisy image is, and which training without a clean image it permits.",
             self.noise,
+        )
+        self.compare = ComparePanel(self._theme)
+        self.compare_fold = fold(
+            "compare_fold",
+            "Compare",
+            "Classical filters beside the trained networks: what the networks buy, or that they buy nothing.",
+            self.compare,
         )
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")
@@ -122,6 +130,7 @@ class DenoiseView(QWidget):
         for part in (self.apply, self.save, self.load):
             files.addWidget(part)
         column.addLayout(files)
+        column.addWidget(self.compare_fold)
         column.addStretch(1)
         run = QHBoxLayout()
         run.addWidget(self.train, 2)
@@ -143,7 +152,15 @@ class DenoiseView(QWidget):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for part in (self.pair, self.noise, self.scan, self.apply_to.note, self.message, self.report):
+        for part in (
+            self.pair,
+            self.noise,
+            self.scan,
+            self.compare,
+            self.apply_to.note,
+            self.message,
+            self.report,
+        ):
             part.redraw()
         self.chart.set_colours(self._theme.colours())
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_btn.core.training.plan import estimate_training
     from napari_btn.model import load_model, save_model
     from napari_btn.workflow.calibrate import calibrate_steps
+    from napari_btn.workflow.compare import compare_steps
     from napari_btn.workflow.evaluate import coverage_by_level, equivalent_filter_steps, missed_share
     from napari_btn.workflow.fit import fit_steps, plan_of, prepare
     from napari_btn.workflow.fuse import fuse_steps
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "calibrate_steps",
+    "compare_steps",
     "compute_on",
     "coverage_by_level",
     "draws_steps",
@@ -56,6 +58,7 @@ __all__ = [
 
 _HOME = {
     "calibrate_steps": "workflow.calibrate",
+    "compare_steps": "workflow.compare",
     "coverage_by_level": "workflow.evaluate",
     "draws_steps": "core.calibration.draws",
     "equivalent_filter_steps": "workflow.evaluate",
