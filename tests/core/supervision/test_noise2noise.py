@@ -60,7 +60,7 @@ def test_targets_are_drawn_among_all_other_repeats_and_never_the_input_itself():
         given = (scenes.read_noisy(1, box), scenes.read_clean(1, box))
         x, y = lesson.example(1, box, given, rng)
         np.testing.assert_array_equal(x[0], noisy[1][box])
-        (found,) = [i for i in range(4) if np.array_equal(y[0], noisy[i][box])]
+        (found,) = [i for i in range(4) if np.abs(y[0] - noisy[i][box]).max() <= 0.5]
         seen.add(found)
     assert seen == {0, 2, 3}
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from napari_btn.core.data.image import View, middle_of_space
 from napari_btn.core.progress import Note, Progress
+from napari_btn.core.supervision.dither import Dither
 from napari_btn.core.supervision.pair import DEFAULT, PairSupervision
 from napari_btn.core.supervision.patches import Lesson, within_passes
 
@@ -176,18 +177,18 @@ class Noise2Noise(PairSupervision):
         """Return patches with another repeat as target, drawn at random; a step."""
         del settings
         yield from ()
-        partner = scenes.clean
-        if not isinstance(partner, Partner) or partner.count == 2:
-            return within_passes(train, boxes), Lesson(scenes, tuple(boxes), tuple(validation))
+        partner, dither = scenes.clean, Dither(scenes, boxes)
 
         def example(scene: int, crop: Sequence[slice], patch: Patch, rng: np.random.Generator) -> Patch:
             """Return the patch with a random partner as target."""
+            if not isinstance(partner, Partner) or partner.count == 2:
+                return patch[0], dither(patch[1], rng)
             ahead = int(rng.integers(1, partner.count))
             # the target of the scene before is this scene's own repeat, and so on around the circle
             before = partner.other(scene, ahead - 1)
-            return patch[0], scenes.read_clean(before, crop) + _unknown(scenes, scene, crop)
+            return patch[0], dither(scenes.read_clean(before, crop) + _unknown(scenes, scene, crop), rng)
 
-        train = within_passes(train, boxes, partner.count - 1)
+        train = within_passes(train, boxes, partner.count - 1 if isinstance(partner, Partner) else 1)
         return train, Lesson(scenes, tuple(boxes), tuple(validation), example=example)
 
     def noise_variance(

@@ -18,6 +18,7 @@ import numpy as np
 from napari_btn.core.data.bits import pixel_uniform
 from napari_btn.core.data.image import Look, View
 from napari_btn.core.progress import Note, Progress
+from napari_btn.core.supervision.dither import Dither
 from napari_btn.core.supervision.pair import DEFAULT, PairSupervision
 from napari_btn.core.supervision.patches import Lesson, within_passes
 
@@ -303,7 +304,7 @@ class Noise2Void(PairSupervision):
     ) -> Step[tuple[TrainSettings, Lesson]]:
         """Return patches with masked pixels, which are the only targets; a step."""
         yield from ()
-        mask = Mask.of(settings, scenes.noisy.ndim)
+        mask, dither = Mask.of(settings, scenes.noisy.ndim), Dither(scenes, boxes)
 
         def example(scene: int, crop: Sequence[slice], patch: Patch, rng: np.random.Generator) -> Patch:
             """Return the patch with the pixels of a random phase replaced in the input and known in the target."""
@@ -315,7 +316,7 @@ class Noise2Void(PairSupervision):
             known = np.isfinite(y).all(0) & ~replaced
             draw = rng.random(phase.shape) if mask.uniform else None
             seen = mask.fill(x, replaced, known, draw)
-            return seen, np.where(phase == number, y, np.nan).astype(np.float32)
+            return seen, dither(np.where(phase == number, y, np.nan).astype(np.float32), rng)
 
         if len(mask.hidden) > 1:
             # turned patches would have noise that is correlated along the other axis

@@ -10,6 +10,7 @@ import numpy as np
 from napari_btn.core.data.bits import pixel_bits, pixel_uniform
 from napari_btn.core.data.image import Look, View, middle_of_space
 from napari_btn.core.progress import Note, Progress
+from napari_btn.core.supervision.dither import Dither
 from napari_btn.core.supervision.pair import DEFAULT, PairSupervision
 from napari_btn.core.supervision.patches import Lesson, within_passes
 
@@ -160,6 +161,7 @@ class Thinning(PairSupervision):
         """Return patches whose halves are drawn each time; a step."""
         del settings
         yield from ()
+        dither = Dither(scenes, boxes)
 
         def example(scene: int, crop: Sequence[slice], patch: Patch, rng: np.random.Generator) -> Patch:
             """Return twice a random half of the counts, and twice the rest."""
@@ -168,9 +170,8 @@ class Thinning(PairSupervision):
             known = np.isfinite(y)
             counts = np.where(known, (x + y) / 2, x).astype(np.int64)
             half = rng.binomial(counts, 0.5)
-            return (2 * half).astype(np.float32), np.where(known, 2 * (counts - half), np.nan).astype(
-                np.float32
-            )
+            rest = np.where(known, 2 * (counts - half), np.nan).astype(np.float32)
+            return (2 * half).astype(np.float32), dither(rest, rng)
 
         train = within_passes(train, boxes, _AGAIN)
         return train, Lesson(scenes, tuple(boxes), tuple(validation), example=example)

@@ -1,0 +1,336 @@
+"""Learning without clean images: quality against learning from clean ones, coverage, and real data.
+
+Simulated images have a truth, which no supervision but `pair` sees. Gaussian filter and total variation are
+tuned on the truth, which favours them. NAPARI_BTN_DATA names the folder of real data; rows of missing data
+are left out.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.signal import lfilter
+
+import napari_btn as btn
+from benchmarks import peers
+from benchmarks.measure import spent
+from benchmarks.real import data_folder
+from benchmarks.table import Bar, Result, main
+from napari_btn.core.data import noise
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Image = NDArray[np.float32]
+
+STEPS, MEMBERS, TEST = 400, 2, 60
+WINDOWS = {"6.25-6.55 keV": (6.25, 6.55), "2.2-2.45 keV": (2.2, 2.45), "0.2-0.36 keV": (0.2, 0.36)}
+BIN_PX = 8  # side of the bins of the sparse counts of the sweeps
+
+
+def denoiser(way: str, *, tiny: bool, steps: int = STEPS, seed: int = 0, **options: Any) -> btn.Denoiser:
+    """Return members that start from random weights."""
+    train = btn.TrainSettings(steps=6 if tiny else steps, start="scratch")
+    members = 1 if tiny else MEMBERS
+    return btn.Denoiser("standard", members=members, supervision=way, seed=seed, train=train, **options)
+
+
+def psnr(truth: Image, made: Image, span: float) -> float:
+    """Return the peak signal-to-noise ratio in dB."""
+    return float(10 * np.log10(span**2 / np.mean((made - truth) ** 2)))
+
+
+def inside(prediction: btn.Prediction, values: Image) -> float:
+    """Return the share of values inside the intervals."""
+    return float(((prediction.lower <= values) & (values <= prediction.upper)).mean())
+
+
+def filters(noisy: Image, clean: Image) -> dict[str, float]:
+    """Return the mean squared errors of the filters, each tuned on the truth of this image."""
+    found = {}
+    for name, method, grid in (
+        ("Gaussian", peers.gaussian, peers.SIGMAS),
+        ("total variation", peers.total_variation, tuple(w * float(noisy.std()) for w in peers.WEIGHTS)),
+    ):
+        _, (made,) = peers.best(method, grid, [noisy], [clean])
+        found[name] = float(np.mean((made - clean) ** 2))
+    return found
+
+
+def blobs(tiny: bool) -> Result:
+    """Compare supervisions on blobs at equal steps, and measure the coverage of a replicate."""
+    result = Result(
+        f"Blobs without clean images: {MEMBERS} members, {STEPS} steps, 100 + 50 scenes, {TEST} for the test"
+    )
+    n, test_n = (12, 4) if tiny else (150, TEST)
+    pair, test = btn.samples.blobs(seed=0, n=n), btn.samples.blobs(seed=1000, n=test_n)
+
+    def again(clean: Image, first: int) -> Image:
+        """Return another noisy copy of each scene."""
+        return np.stack([noise.skewed(c, rng=np.random.default_rng(first + i)) for i, c in enumerate(clean)])
+
+    second, repeat = again(pair.clean, 10_000), again(test.clean, 20_000)
+    how = btn.CalibrationSettings(train_fraction=2 / 3)
+    rows = {}
+    for way, images in (
+        ("pair", (pair.noisy, pair.clean)),
+        ("noise2noise", (pair.noisy, second)),
+        ("noise2void", (pair.noisy,)),
+    ):
+        model = denoiser(way, tiny=tiny, calibration=how)
+        with spent() as cost:
+            model.fit(*images, axes="SYX")
+        made = model.predict(test.noisy, "SYX")
+        rows[way] = {
+            "supervision": way,
+            "median dB": psnr(test.clean, made.median, 4.0),
+            "mean dB": psnr(test.clean, made.mean, 4.0),
+            "bias of the median": float((made.median - test.clean).mean()),
+            "bias of the mean": float((made.mean - test.clean).mean()),
+            "coverage of a repeat": inside(made, repeat),
+            "of the clean signal": inside(made, test.clean),
+            "CPU-s": cost.cpu,
+        }
+        result.add(rows[way])
+    n2n, n2v = rows["noise2noise"], rows["noise2void"]
+    result.bars += [
+        Bar(
+            "noise2noise: mean below that of pair, dB",
+            rows["pair"]["mean dB"] - n2n["mean dB"],
+            0.7,
+            above=False,
+        ),
+        Bar("noise2noise: |bias| of the mean", abs(n2n["bias of the mean"]), 0.01, above=False),
+        Bar("noise2noise: coverage of a repeat, least", n2n["coverage of a repeat"], 0.88),
+        Bar("noise2noise: coverage of a repeat, most", n2n["coverage of a repeat"], 0.92, above=False),
+        Bar("noise2void: mean, dB (CAREamics' Noise2Void 27.5)", n2v["mean dB"], 28.3),
+        Bar("noise2void: CPU-seconds (CAREamics 92)", n2v["CPU-s"], 92, above=False),
+    ]
+    return result
+
+
+def counts(tiny: bool) -> Result:
+    """Compare thinning of one image of counts with filters tuned on its truth."""
+    result = Result("Poisson counts of one image: thinning against filters tuned on the truth")
+    side = 96 if tiny else 256
+    rates = {
+        f"edx {name}": rate
+        for name, rate in zip(("Si", "Al", "Fe"), btn.samples.edx(0, (side, side)).clean, strict=True)
+    }
+    folder = data_folder()
+    if folder is not None:
+        for name in ("cell", "hubble"):
+            with np.load(folder / f"skimage_{name}" / f"skimage_{name}.npz") as stored:
+                photo = np.asarray(stored[stored.files[0]], np.float32)
+            photo = photo if photo.ndim == 2 else photo.mean(-1 if photo.shape[-1] <= 4 else 0)
+            rates[name] = photo[:side, :side] + 1e-3 * float(photo.max())
+    for mean in (2.0, 8.0):
+        gains = []
+        for name, rate in rates.items():
+            clean = np.asarray(rate / rate.mean() * mean, np.float32)
+            noisy = noise.poisson(clean, rng=np.random.default_rng(1))
+            model = denoiser("thinning", tiny=tiny, steps=600)
+            model.fit(noisy)
+            made = model.predict(noisy)
+            error = float(np.mean((made.mean - clean) ** 2))
+            known = filters(noisy, clean)
+            gains.append(10 * np.log10(min(known.values()) / error))
+            span = float(clean.max() - clean.min())
+            result.add(
+                {
+                    "counts": mean,
+                    "image": name,
+                    "thinning dB": psnr(clean, made.mean, span),
+                    **{f"{k} dB": float(10 * np.log10(span**2 / v)) for k, v in known.items()},
+                    "gain dB": float(gains[-1]),
+                    "bias": float((made.mean - clean).mean()),
+                }
+            )
+        result.bars.append(
+            Bar(
+                f"thinning above the best filter at {mean:g} counts, mean over images, dB",
+                float(np.mean(gains)),
+                1.0,
+            )
+        )
+    return result
+
+
+def rows(tiny: bool) -> Result:
+    """Compare structured masks with plain ones under noise that is correlated along rows."""
+    result = Result(
+        "Noise correlated along rows (AR(1), 0.7; SD 0.8): plain and structured masks, 100 scenes of blobs"
+    )
+    n = 12 if tiny else 100
+    clean, test = (
+        btn.samples.blobs(seed=0, n=n).clean,
+        btn.samples.blobs(seed=1000, n=4 if tiny else 30).clean,
+    )
+
+    def noisy(images: Image, seed: int) -> Image:
+        """Add the noise, of which the first columns are left to settle."""
+        white = np.random.default_rng(seed).standard_normal((*images.shape[:-1], images.shape[-1] + 32))
+        return np.asarray(
+            images + 0.8 * np.sqrt(1 - 0.49) * lfilter([1], [1, -0.7], white)[..., 32:], np.float32
+        )
+
+    given, seen = noisy(clean, 1), noisy(test, 2)
+    found = {}
+    for name, settings in (
+        ("plain", btn.SupervisionSettings()),
+        ("along x, 13 px", btn.SupervisionSettings(struct_n2v_axes="horizontal", struct_n2v_span=13)),
+    ):
+        model = denoiser("noise2void", tiny=tiny, supervision_settings=settings)
+        with spent() as cost:
+            model.fit(given, axes="SYX")
+        found[name] = psnr(test, model.predict(seen, "SYX").mean, 4.0)
+        result.add({"mask": name, "mean dB": found[name], "CPU-s": cost.cpu})
+    result.add({"mask": "none: the noisy image", "mean dB": psnr(test, seen, 4.0)})
+    result.bars.append(
+        Bar("structured masks above plain ones, dB", found["along x, 13 px"] - found["plain"], 2.0)
+    )
+    return result
+
+
+def sweeps(tiny: bool) -> Result | None:
+    """Judge Noise2Noise and thinning on sweeps that they did not see (real STEM-EDS counts)."""
+    folder = data_folder()
+    if folder is None or not (folder / "jeol_sweeps").is_dir():
+        return None
+    result = Result(
+        f"Real STEM-EDS sweeps, bins of {BIN_PX} px: correlation and error against sweeps that were not used"
+    )
+    with np.load(folder / "jeol_sweeps" / "events.npz") as events:
+        energy = events["channel"] * float(events["energy_scale_keV"]) + float(events["energy_offset_keV"])
+        at = [events[k].astype(int) for k in ("frame", "y", "x")]
+        times = events["count"].astype(np.float64)
+    n_frames, side = int(at[0].max()) + 1, 512 // BIN_PX
+    maps = np.zeros((n_frames, len(WINDOWS), side, side), np.float32)
+    for c, (low, high) in enumerate(WINDOWS.values()):
+        here = (energy >= low) & (energy < high)
+        np.add.at(maps, (at[0][here], c, at[1][here] // BIN_PX, at[2][here] // BIN_PX), times[here])
+    small = btn.NetworkSettings(depth=6, max_dilation=2)
+    made = {}
+    for way, images, axes in (("noise2noise", maps[:2], "TCYX"), ("thinning", maps[0], "CYX")):
+        model = denoiser(way, tiny=tiny, network=small)
+        model.fit(images, axes=axes, channel_names=tuple(WINDOWS))
+        made[way] = model.predict(maps[0], "CYX")
+    for c, name in enumerate(WINDOWS):
+        for way, used in (("noise2noise", 2), ("thinning", 1)):
+            truth = maps[used:, c].mean(0)
+            error = float(np.mean((made[way].mean[c] - truth) ** 2))
+            _, (smooth,) = peers.best(peers.gaussian, peers.SIGMAS, [maps[0, c]], [truth])
+            best = float(np.mean((smooth - truth) ** 2))
+            result.add(
+                {
+                    "window": name,
+                    "supervision": way,
+                    "sweeps judged on": len(maps) - used,
+                    "MSE": error,
+                    "MSE of the best Gaussian": best,
+                    "correlation": float(np.corrcoef(made[way].mean[c].ravel(), truth.ravel())[0, 1]),
+                    "of the Gaussian": float(np.corrcoef(smooth.ravel(), truth.ravel())[0, 1]),
+                    "coverage of a sweep": float(
+                        np.mean([inside_of(made[way], c, m) for m in maps[used:, c]])
+                    ),
+                }
+            )
+            result.bars.append(
+                Bar(f"{name}, {way}: MSE over that of the best Gaussian", error / best, 1.0, above=False)
+            )
+    return result
+
+
+def inside_of(prediction: btn.Prediction, c: int, values: Image) -> float:
+    """Return the share of the values of a channel inside the intervals."""
+    return float(((prediction.lower[c] <= values) & (values <= prediction.upper[c])).mean())
+
+
+def photographs(tiny: bool) -> Result | None:
+    """Judge Noise2Void of single real fluorescence images on the mean of 50 frames."""
+    folder = data_folder()
+    if folder is None or not (folder / "fmd").is_dir():
+        return None
+    from PIL import Image as Picture
+
+    result = Result(
+        "Real fluorescence images (fmd), one frame each: Noise2Void against filters tuned on the mean of 50 frames"
+    )
+    names = sorted(p.name for p in (folder / "fmd" / "raw").iterdir())[:: 4 if not tiny else 24]
+    gains = []
+    for name in names:
+        noisy, clean = (
+            np.asarray(Picture.open(folder / "fmd" / part / name).convert("L"), np.float32)[:256, :256]
+            for part in ("raw", "gt")
+        )
+        model = denoiser("noise2void", tiny=tiny)
+        model.fit(noisy)
+        made = model.predict(noisy).mean
+        known = filters(noisy, clean)
+        error = float(np.mean((made - clean) ** 2))
+        gains.append(float(10 * np.log10(min(known.values()) / error)))
+        result.add(
+            {
+                "image": name,
+                "noisy dB": psnr(clean, noisy, 255.0),
+                "Noise2Void dB": psnr(clean, made, 255.0),
+                **{f"{k} dB": float(10 * np.log10(255**2 / v)) for k, v in known.items()},
+            }
+        )
+    result.notes.append(f"Noise2Void above the better filter on average: {np.mean(gains):.2f} dB")
+    return result
+
+
+def nanosims(tiny: bool) -> Result | None:
+    """Learn from two drifting frames of real ion counts, aligned first."""
+    folder = data_folder()
+    found = [] if folder is None else sorted((folder / "nanosims").glob("*.npz"))
+    if not found:
+        return None
+    result = Result(
+        "Real NanoSIMS counts, two frames that drift: aligned, then Noise2Noise; coverage of the other frame"
+    )
+    with np.load(found[0]) as stored:
+        stack, names = stored["counts"], [str(n) for n in stored["species"]]
+    first, second = np.asarray(stack[:, 0], np.float32), np.asarray(stack[:, 1], np.float32)
+    # whole pixels keep counts as they are; noise of the brightest species is small against the drift
+    shifts = list(itertools.product(range(-4, 5), repeat=2))
+    unlike = [np.mean((np.roll(second[0], s, (0, 1)) - first[0])[8:-8, 8:-8] ** 2) for s in shifts]
+    shift = shifts[int(np.argmin(unlike))]
+    moved = np.roll(second, shift, (1, 2))
+    inner = (slice(None), slice(8, -8), slice(8, -8))
+    a, b = first[inner], moved[inner]
+    model = denoiser("noise2noise", tiny=tiny)
+    model.fit(a, b, axes="CYX")
+    made, report = model.predict(a, "CYX"), model.report
+    assert report is not None
+    for c in range(len(a)):
+        result.add(
+            {
+                "species": names[c],
+                "drift px": str(shift),
+                "held-out coverage": float(report.coverage[c]),
+                "whole frame": inside_of(made, c, b[c]),
+            }
+        )
+    return result
+
+
+def run(tiny: bool) -> list[Result]:
+    """Run all parts for which there are data."""
+    return [made for part in PARTS.values() if (made := part(tiny)) is not None]
+
+
+PARTS = {
+    "blobs": blobs,
+    "counts": counts,
+    "rows": rows,
+    "sweeps": sweeps,
+    "photographs": photographs,
+    "nanosims": nanosims,
+}
+
+if __name__ == "__main__":
+    main("no_clean", run, PARTS)
