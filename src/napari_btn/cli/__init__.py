@@ -58,6 +58,7 @@ def info(bundle: Path, as_json: bool) -> None:
         "preset": denoiser.preset,
         "start": denoiser.provenance.get("start", {}).get("from", "scratch"),
         "supervision": denoiser.supervision,
+        "covers": report.covers if report else "",
         "coverage": 1 - denoiser.alpha,
         "levels": list(denoiser.levels),
         "seed": denoiser.seed,

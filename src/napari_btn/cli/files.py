@@ -121,19 +121,20 @@ class PairFiles:
     """Files of noisy and clean, the axes of noisy, and files of what their pixels are used for."""
 
     noisy: str
-    clean: str | None
+    clean: str | None = None
     axes: str | None = None
     channels: tuple[str, ...] | None = None
     valid: str | None = None
     mask: str | None = None
     regions: str | None = None
     pair: tuple[tuple[str, str], ...] = ()
+    noise_model: str | None = None
 
     @property
     def inputs(self) -> tuple[str | None, ...]:
         """Files that are read."""
         others = (name for names in self.pair for name in names)
-        return self.noisy, self.clean, self.valid, self.mask, self.regions, *others
+        return self.noisy, self.clean, self.valid, self.mask, self.regions, self.noise_model, *others
 
     @property
     def named(self) -> dict[str, str]:
@@ -167,14 +168,12 @@ class PairFiles:
                 described_pair(self.noisy, self.axes, self.channels, pairs), valid=_valid(self.valid)
             )
         first, axes = _open(self.noisy, self.axes, "noisy")
-        if self.clean is not None and os.path.realpath(self.noisy) == os.path.realpath(self.clean):
+        if self.clean is None:
+            return self._alone(first, axes, denoiser)
+        if os.path.realpath(self.noisy) == os.path.realpath(self.clean):
             raise ValueError(
                 f"Noisy and clean are both {self.noisy}; clean is the slow acquisition of the same scene."
             )
-        if self.clean is None:
-            # some supervisions need none; the others say so
-            return Pair(first.data, None, axes, self.channels or first.channel_names, first.pixel_size,
-                        first.unit or "px", _valid(self.valid), first.name)  # fmt: skip
         second = read_image(self.clean)
         _compare(first, second, self.channels)
         channels = self.channels
@@ -193,6 +192,29 @@ class PairFiles:
             unit=(first.unit if first.pixel_size else second.unit) or "px",
             valid=_valid(self.valid),
             name=first.name,
+        )
+
+    def _alone(self, image: Image, axes: str, denoiser: Denoiser | None) -> Pair:
+        """Return a pair of one image: noisy, or clean if a noise model makes the noisy one."""
+        from napari_btn.core.data.pairs import Pair
+
+        if denoiser is not None:
+            say_differences(image, denoiser)
+        model = None
+        if self.noise_model is not None:
+            from napari_btn import NoiseModel
+
+            model = NoiseModel.load(self.noise_model)
+        return Pair(
+            noisy=image.data if model is None else None,
+            clean=None if model is None else image.data,
+            axes=axes,
+            channel_names=(denoiser.channel_names if denoiser else self.channels) or image.channel_names,
+            pixel_size=image.pixel_size,
+            unit=image.unit or "px",
+            valid=_valid(self.valid),
+            name=image.name,
+            noise_model=model,
         )
 
 

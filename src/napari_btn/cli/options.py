@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from napari_btn.core.settings import Score, Split, SplitAxis, Unit
+from napari_btn.core.settings import Repeats, Score, Split, SplitAxis, StructAxes, SupervisionSettings, Unit
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -32,6 +32,7 @@ __all__ = [
     "members_text",
     "promise_options",
     "scheduler_option",
+    "supervision_options",
     "to_file",
     "valid_option",
 ]
@@ -115,6 +116,28 @@ def promise_options(command: Command) -> Command:
         ),
     ):
         command = option(command)
+    return command
+
+
+def supervision_options(command: Command) -> Command:
+    """Add the options of learning without clean images to a command."""
+    known = SupervisionSettings()
+    helps = (
+        ("--masked-pixel-percentage", float, "noise2void: share of pixels masked at a time, in per cent."),
+        ("--roi-size", int, "noise2void: side in pixels of what replaces a masked pixel."),
+        ("--strategy", click.Choice(["median", "uniform"]), "noise2void: what replaces a masked pixel."),
+        (
+            "--struct-n2v-axes",
+            click.Choice(get_args(StructAxes)),
+            "noise2void: neighbours that are masked as well.",
+        ),
+        ("--struct-n2v-span", int, "noise2void: length of that mask in pixels."),
+        ("--thinnings", int, "thinning: random halves that a prediction averages."),
+        ("--repeats", click.Choice(get_args(Repeats)), "noise2noise: axis of the repeats."),
+    )
+    for name, kind, text in reversed(helps):
+        default = getattr(known, name.removeprefix("--").replace("-", "_"))
+        command = click.option(name, type=kind, default=default, show_default=True, help=text)(command)
     return command
 
 

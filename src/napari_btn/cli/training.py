@@ -27,6 +27,7 @@ from napari_btn.cli.options import (
     members_text,
     promise_options,
     scheduler_option,
+    supervision_options,
     to_file,
     valid_option,
 )
@@ -38,8 +39,9 @@ from napari_btn.core.settings import (
     NetworkSettings,
     Split,
     SplitAxis,
+    SupervisionSettings,
 )
-from napari_btn.core.supervision.registry import SUPERVISIONS
+from napari_btn.core.supervision.registry import SUPERVISIONS, supervision_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +111,7 @@ class Training:
     saturation: float | None
     split: Split | SplitAxis | None
 
-    def denoiser(self, promise: Promise) -> Denoiser:
+    def denoiser(self, promise: Promise, learning: SupervisionSettings) -> Denoiser:
         """Return a denoiser with these settings, not trained yet."""
         from napari_btn.denoiser import Denoiser
 
@@ -129,6 +131,7 @@ class Training:
             ),
             train=_train(self.preset, self.steps, self.start, self.saturation),
             calibration=settings,
+            supervision_settings=learning,
         )
 
 
@@ -150,8 +153,10 @@ class Training:
     type=click.Choice(list(SUPERVISIONS)),
     default="pair",
     show_default=True,
-    help="What the networks learn from.",
+    help="What the networks learn from; without CLEAN: noise2noise, noise2void or thinning.",
 )
+@supervision_options
+@click.option("--noise-model", help="simulation: noise of NOISY, which is clean then: JSON or .npz file.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 @device_option
 @click.option(
@@ -192,12 +197,13 @@ class Training:
 @click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
 @scheduler_option
 @force_option
-@gathered(pair=PairFiles, target=Target, chosen=Training, promise=Promise)
+@gathered(pair=PairFiles, target=Target, chosen=Training, promise=Promise, learning=SupervisionSettings)
 def train(
     pair: PairFiles,
     target: Target,
     chosen: Training,
     promise: Promise,
+    learning: SupervisionSettings,
     report: Path | None,
     resume: bool,
     scheduler: str | None,
@@ -205,6 +211,8 @@ def train(
     """Train on NOISY and CLEAN, calibrate, and write MODEL.btn.
 
     Instead of both, the description of a data set can be given: `napari-btn train soil.yaml -o soil.btn`.
+    Without CLEAN, --supervision says how NOISY teaches the networks. With --supervision simulation, NOISY is a clean
+    image, and --noise-model makes it noisy.
 
     Each finished member is kept in MODEL.btn.partial until the end; after Ctrl-C or a crash, the same call with
     --resume goes on.
@@ -213,7 +221,7 @@ def train(
     if report:
         ready(report, target.force, *pair.inputs)
     opened = pair.open()
-    denoiser = chosen.denoiser(promise)
+    denoiser = chosen.denoiser(promise, learning)
     painted = pair.painted
     with executor_at(scheduler) as executor:
         measured = _fit(
@@ -241,12 +249,14 @@ def _fit(
     checkpoint = _checkpoint(partial, denoiser, data, resume=resume, force=target.force)
     check = denoiser.check(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                            pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
-                           regions=regions)  # fmt: skip
+                           noise_model=pair.noise_model, regions=regions)  # fmt: skip
     say_notes(check.notes)
-    say(f"{denoiser.estimate(pair.noisy.shape, pair.axes).note}.")
+    shape = (pair.clean if pair.noisy is None else pair.noisy).shape
+    say(f"{denoiser.estimate(shape, pair.axes).note}.")
     step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                               pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
-                              regions=regions, resume=checkpoint, executor=executor)  # fmt: skip
+                              noise_model=pair.noise_model, regions=regions, resume=checkpoint,
+                              executor=executor)  # fmt: skip
     report = Keeper(denoiser, partial, data, checkpoint).train(step, target.output, files).report
     assert report is not None, "a fitted denoiser has a report"
     say_notes(note for note in report.warnings if note not in check.notes)
@@ -258,7 +268,8 @@ def _record(denoiser: Denoiser, pair: Pair, regions: Any) -> dict[str, Any]:
     from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.data.image import View
 
-    views, known = pair.views, denoiser.calibration_settings
+    way, known = supervision_of(denoiser.supervision), denoiser.calibration_settings
+    views = way.scenes(pair, denoiser.supervision_settings, seed=denoiser.seed)
     made: dict[str, Any] = {
         name: sorted(drain(fingerprint_steps(image)).values())
         for name, image in (("noisy", views.noisy), ("clean", views.clean), ("valid", views.valid))
@@ -287,7 +298,7 @@ def _checkpoint(
             f"{partial} holds an interrupted run; give --resume to go on, or --force to start again."
         )
     earlier, checkpoint, learned = load_partial(partial)
-    for name in ("seed", "preset", "supervision", "levels", "network", "train"):
+    for name in ("seed", "preset", "supervision", "supervision_settings", "levels", "network", "train"):
         was, now = getattr(earlier, name), getattr(denoiser, name)
         if was != now:
             raise ValueError(
@@ -326,6 +337,7 @@ def calibrate(
 ) -> None:
     """Calibrate MODEL.btn to another miscoverage, or on the pair NOISY CLEAN; nothing is trained.
 
+    Networks that learned from noisy images alone are calibrated on NOISY alone.
     With --groups, NOISY alone is the image that MODEL.btn was trained on: its tokens are calibrated apart.
     """
     target.ready()
@@ -340,8 +352,6 @@ def calibrate(
     if noisy is None:
         denoiser.calibrate(**asked)
     elif clean is None:
-        if promise.groups is None:
-            raise ValueError("NOISY came without CLEAN; give both to calibrate on them, or neither.")
         opened = ImageFile(noisy, axes).open()
         denoiser.calibrate(opened.image.data, axes=opened.axes, **asked).name_inputs(noisy=noisy)
     else:

@@ -93,7 +93,10 @@ class Pair:
         """
         noisy = View(self.noisy, self.axes, "noisy")
         if self.clean is None:
-            raise ValueError("Clean is missing; give the slow, clean image of the same scene.")
+            raise ValueError(
+                "Clean is missing; give the slow, clean image of the same scene, or learn without one: supervision "
+                '"noise2noise" from repeats, "thinning" from counts, "noise2void" from single images.'
+            )
         if len(self.clean.shape) != len(self.clean_axes):
             raise ValueError(
                 f"Noisy has axes {noisy.axes} {tuple(self.noisy.shape)}, clean has shape {tuple(self.clean.shape)}; "
