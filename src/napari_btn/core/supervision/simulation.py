@@ -61,7 +61,8 @@ class Simulation(PairSupervision):
             )
             raise ValueError(
                 f"simulation learns from clean images and a noise model, and {came} came: call fit(None, clean, "
-                'noise_model=btn.NoiseModel(...)); on the command line, give --noise-model. With a noisy and a clean image, use supervision="pair".'
+                "noise_model=btn.NoiseModel(...)); on the command line, give --noise-model. With a "
+                'noisy and a clean image, use supervision="pair".'
             )
         clean = View(pair.clean, pair.axes, "clean")
         if pair.noise_model.n_channels != clean.n_channels:
