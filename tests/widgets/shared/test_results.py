@@ -29,6 +29,7 @@ def prediction(scale: float = 1.0, seed: int = 0, axes: str = "CYX") -> Any:
         median=values,
         upper=values * 1.5,
         width=values,
+        shown="median",
         axes=axes,
         channel_names=("Si", "Al", "Fe"),
         covers="clean",

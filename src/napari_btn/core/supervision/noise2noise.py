@@ -86,7 +86,8 @@ class Noise2Noise(PairSupervision):
     title = "Noisy repeats"
     help = "Two or more noisy images of the same field: repeats along S or T, or a second image."
     shown: Literal["median", "mean"] = "mean"
-    windows = False
+    because = "Noisy images of one field teach each other; their noise must be independent."
+    rank, alone, windows = 1, True, False
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return repeats and their partners; raise ``ValueError`` if there is only one image."""

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["NOISE2VOID", "Blind", "Mask", "Noise2Void", "fitting_mask"]
 
 _AT_MOST = 3  # a third of the pixels are replaced at a time at most
+_LEAST_PX = 16  # side of an image whose noise can be measured
 _PIXELS = 20_000  # masked pixels whose neighbourhoods are gathered at a time
 
 
@@ -247,7 +248,10 @@ class Noise2Void(PairSupervision):
     title = "Noisy image alone"
     help = "Noisy images alone, whose noise is independent from pixel to pixel."
     shown: Literal["median", "mean"] = "mean"
-    windows = False
+    because = (
+        "One noisy image teaches by its masked pixels; its noise must be independent from pixel to pixel."
+    )
+    rank, alone, windows = 3, True, False
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return the noisy image as its own target; raise ``ValueError`` if a clean one came too."""
@@ -265,7 +269,7 @@ class Noise2Void(PairSupervision):
         from napari_btn.core.data.noise_models import NoiseModel
 
         yield Progress(0, 1, "Measuring the noise")
-        if min(scenes.noisy.space[-2:]) < 16:
+        if min(scenes.noisy.space[-2:]) < _LEAST_PX:
             return ()
         noise = NoiseModel.fit(scenes.noisy.array, scenes.noisy.axes)
         wanted = fitting_mask(noise, settings)
@@ -280,6 +284,14 @@ class Noise2Void(PairSupervision):
             f'well: struct_n2v_axes="{wanted.struct_n2v_axes}", struct_n2v_span={wanted.struct_n2v_span}.'
         )
         return (Note("amber", text),)
+
+    def fitting(self, scenes: Scenes, settings: SupervisionSettings) -> SupervisionSettings:
+        """Return settings whose structured mask hides the correlated noise."""
+        from napari_btn.core.data.noise_models import NoiseModel
+
+        if min(scenes.noisy.space[-2:]) < _LEAST_PX:
+            return settings
+        return fitting_mask(NoiseModel.fit(scenes.noisy.array, scenes.noisy.axes), settings)
 
     def split(
         self,

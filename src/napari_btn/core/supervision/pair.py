@@ -46,7 +46,8 @@ class PairSupervision:
     title = "Clean image"
     help = "A noisy and a clean image of the same scene."
     shown: Literal["median", "mean"] = "median"
-    windows = True
+    because = "A clean image is the best target."
+    rank, alone, windows = 0, False, True
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return noisy and clean; raise ``ValueError`` if clean is missing or does not fit."""
@@ -58,6 +59,11 @@ class PairSupervision:
         del scenes, settings
         yield from ()
         return ()
+
+    def fitting(self, scenes: Scenes, settings: SupervisionSettings) -> SupervisionSettings:
+        """Return the settings: none of them depends on the noise."""
+        del scenes
+        return settings
 
     def split(
         self,

@@ -48,6 +48,18 @@ class Supervision(Protocol):
         """Map that is shown first: the mean where targets are noisy, since skewed noise moves the median."""
 
     @property
+    def because(self) -> str:
+        """One sentence on why it fits images that permit it, for the dock."""
+
+    @property
+    def rank(self) -> int:
+        """Place among the ways that images permit: the lowest is offered first."""
+
+    @property
+    def alone(self) -> bool:
+        """True if noisy images alone may do."""
+
+    @property
     def windows(self) -> bool:
         """True if windows that were measured again can train together with the images."""
 
@@ -76,6 +88,9 @@ class Supervision(Protocol):
         ValueError
             If the values don't permit this supervision; the message says what to do instead.
         """
+
+    def fitting(self, scenes: Scenes, settings: SupervisionSettings) -> SupervisionSettings:
+        """Return settings that fit the measured noise; unchanged if the given ones do."""
 
     def split(
         self,

@@ -46,7 +46,8 @@ class Simulation(PairSupervision):
     title = "Clean images and a noise model"
     help = "Clean images or simulations, and a noise model that makes noisy ones of them."
     shown: Literal["median", "mean"] = "median"
-    windows = False
+    because = "A noise model makes noisy images of clean ones."
+    rank, alone, windows = 4, False, False
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return simulated noisy images and the clean ones; raise ``ValueError`` if one of both is missing."""

@@ -98,7 +98,8 @@ class Thinning(PairSupervision):
     title = "Counts alone"
     help = "Images of plain counts (Poisson, gain 1), whose halves are independent."
     shown: Literal["median", "mean"] = "mean"
-    windows = False
+    because = "The values are plain counts, whose random halves are independent."
+    rank, alone, windows = 2, True, False
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return the two halves of the counts; raise ``ValueError`` if a clean image came too."""

@@ -80,6 +80,8 @@ class DenoiseWidget(Dock):
         view = self.view
         for part in (view.pair, view.apply_to, view.form):
             part.changed.connect(self._refresh)
+        view.pair.offered.connect(view.form.show_offers)
+        view.pair.masks_wanted.connect(view.form.show_learning)
         view.form.device.currentIndexChanged.connect(self._on_user_device)
         view.apply_to.file_wanted.connect(self._on_user_wants_file)
         view.train.clicked.connect(self._on_user_train)
@@ -158,7 +160,10 @@ class DenoiseWidget(Dock):
         self.view.compare.set_busy(
             "Busy; stop first, or wait." if busy else "Pick a noisy image first." if noisy is None else ""
         )
-        self.view.scan.set_busy("Busy; stop first, or wait." if busy else reason)
+        inputs = self.view.pair.inputs
+        alone = inputs is not None and inputs.clean is None
+        why = reason or ("Networks are compared by their error on a clean image; pick one." if alone else "")
+        self.view.scan.set_busy("Busy; stop first, or wait." if busy else why)
         self.view.train.setText("Continue" if not busy and self.trainer.checkpoint() else "Train")
         for part in (self.view.stop, self.view.pause):
             part.setEnabled(self.work.run is not None)
@@ -333,7 +338,9 @@ class DenoiseWidget(Dock):
             return
         self._showing = None
         present_result(self.viewer, source.name)
-        self.view.progress.finish(f"Done: lower, median, upper and width of '{source.name}' are layers now.")
+        self.view.progress.finish(
+            f"Done: lower, {self._shown()}, upper and width of '{source.name}' are layers now."
+        )
         if self.session.model is not None:
             self.view.message.say(*differences(source, self.session.model), *self._drift())
         self._refresh()
@@ -345,6 +352,11 @@ class DenoiseWidget(Dock):
             return []
         known = {note.text for note in model.calibrated.report.warnings}
         return [(note.level, note.text) for note in prediction.notes if note.text not in known]
+
+    def _shown(self) -> str:
+        """Return the names of the denoised images of the last prediction."""
+        mean = self.session.prediction is not None and self.session.prediction.shown == "mean"
+        return "mean, median" if mean else "median"
 
     def _on_user_apply(self) -> None:
         """Denoise another layer."""

@@ -20,9 +20,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Progress, drain
+from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.widgets.denoise.masks import MaskPicker, mask_over
-from napari_btn.widgets.denoise.pairing import PairInputs, in_order_of, unlike_pixels
+from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_of, unlike_pixels
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.panels import NoteLabel, Theme
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from napari_btn.session import Session
     from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.workflow.offers import Offer
 
 __all__ = ["PairForm"]
 
@@ -53,6 +55,13 @@ _REGIONS_HELP = (
     "Labels layer painted over noisy, instead of the split: 1 trains, 2 calibrates, 3 (where there is any) is what "
     "the report is measured on; the rest is left out. Between 1 and the others must lie a strip, as the note says."
 )
+_ALONG = {
+    "horizontal": "along x",
+    "vertical": "along y",
+    "cross": "along x and y",
+    "square": "around",
+    "none": "no more",
+}
 _CHECK_AFTER_MS = 200
 _PREPARE_EVERY = 60.0
 _MOVED_PX = 0.5
@@ -86,6 +95,10 @@ class PairForm(QWidget):
 
     changed = Signal()
     """Emitted when the picked pair, or what is known of it, changes."""
+    offered = Signal(object)
+    """Emitted with the ways to learn that the picked images permit, as tuple of Offer."""
+    masks_wanted = Signal(object)
+    """Emitted with the SupervisionSettings that fit the noise, when the user asks for them."""
 
     def __init__(self, viewer: Any, theme: Theme, lifetime: Lifetime, session: Session) -> None:
         super().__init__()
@@ -93,11 +106,14 @@ class PairForm(QWidget):
         self._found: _Found | None = None
         self._axes_for: object = None
         self._prepared = -_PREPARE_EVERY
+        self._offers: tuple[tuple[Any, ...], tuple[Offer, ...]] | None = None
+        self._asked: PairInputs | None = None
         self._masked: tuple[tuple[Any, ...], dict[str, NDArray[Any]]] | None = None
         self.inputs: PairInputs | None = None
         """The pair and settings as last read; None where they won't do."""
         self._build(theme)
         self._check_later = lifetime.timer(_CHECK_AFTER_MS, self._start_check)
+        self._offer_later = lifetime.timer(_CHECK_AFTER_MS, self._start_offers)
         for part in (self.noisy, self.clean, self.valid, self.regions):
             lifetime.at_end(part.leave)
         for picker in (self.noisy, self.clean):
@@ -108,11 +124,16 @@ class PairForm(QWidget):
         self.axes.textChanged.connect(lambda _: self.changed.emit())
         self.channels.textChanged.connect(lambda _: self.changed.emit())
         self.align.clicked.connect(self._on_user_align)
+        self.mask_along.clicked.connect(self._on_user_mask_along)
 
     def _build(self, theme: Theme) -> None:
         """Make the parts and lay them out."""
         self.noisy = LayerPicker("noisy", "The fast, noisy acquisition.", theme)
-        self.clean = LayerPicker("clean", "The slow, clean acquisition of the same field.", theme)
+        self.clean = LayerPicker(
+            "clean",
+            "The slow, clean acquisition of the same field; may be empty. A second noisy one does, too.",
+            theme,
+        )
         self.axes = QLineEdit()
         self.axes.setObjectName("axes")
         self.axes.setMaximumWidth(64)
@@ -143,6 +164,11 @@ class PairForm(QWidget):
         self.align.setToolTip("Add a copy of clean, moved onto noisy, and use that.")
         self.align.setAccessibleName("Align clean with noisy")
         self.align.hide()
+        self.mask_along = QPushButton("Mask along x")
+        self.mask_along.setObjectName("mask_along")
+        self.mask_along.setToolTip("Mask the neighbours over which the noise is correlated, too.")
+        self.mask_along.setAccessibleName("Mask along the correlated noise")
+        self.mask_along.hide()
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -158,6 +184,7 @@ class PairForm(QWidget):
         below = QHBoxLayout()
         below.addWidget(self.note, 1)
         below.addWidget(self.align, 0, Qt.AlignmentFlag.AlignTop)
+        below.addWidget(self.mask_along, 0, Qt.AlignmentFlag.AlignTop)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
@@ -201,8 +228,9 @@ class PairForm(QWidget):
         str
             A sentence, shown beside its control too.
         """
-        self.inputs = None
+        self.inputs = self._asked = None
         self.align.hide()
+        self.mask_along.hide()
         self.note.say()
         noisy, clean = self.noisy.try_read(), self.clean.try_read()
         if noisy is not None:
@@ -214,6 +242,10 @@ class PairForm(QWidget):
         for picker in (self.noisy, self.clean):
             if picker.note.notes:
                 return picker.note.notes[0][1]
+        if noisy is not None and clean is None:
+            said = self._read_alone(noisy, settings)
+            if said is not None:
+                return said
         if noisy is None or clean is None:
             missing = "noisy" if noisy is None else "clean"
             text = f"No {missing} image is picked. Pick a layer, or open a file."
@@ -226,6 +258,7 @@ class PairForm(QWidget):
             self.note.say(("red", str(error)))
             return str(error)
         self.inputs = inputs
+        self.offered.emit(drain(engine.offers_steps(inputs.pair, inputs.settings, values=False)))
         return self._known_or_later(inputs)
 
     @property
@@ -239,10 +272,63 @@ class PairForm(QWidget):
         noisy = self.noisy.try_read()
         return None if noisy is None else self._with_axes(noisy)
 
-    def _checked(self, noisy: LayerImage, clean: LayerImage, settings: EnsembleSettings) -> PairInputs:
+    def _read_alone(self, noisy: LayerImage, settings: Callable[[], EnsembleSettings]) -> str | None:
+        """Read a noisy image without a clean one; return None if the way to learn needs a clean one."""
+        try:
+            inputs = self._checked(noisy, None, settings())
+        except ValueError as error:
+            self.note.say(("red", str(error)))
+            return str(error)
+        self._asked = inputs
+        if self._offers is None or self._offers[0] != _offers_key(inputs):
+            self._offer_later.start()
+        if not supervision_of(inputs.settings.supervision).alone:
+            return None
+        self.inputs = inputs
+        return self._known_or_later(inputs)
+
+    def _start_offers(self) -> None:
+        """Find the ways to learn that the picked images permit, in a thread."""
+        inputs = self._asked
+        if inputs is None or "work" in self._lifetime.runs:
+            return
+        if self._lifetime.runs.keys() & {"check", "prepare", "offers"}:
+            self._offer_later.start()
+            return
+
+        def step() -> Step[tuple[Offer, ...]]:
+            """Check each way; a step."""
+            load_ahead()
+            return (yield from engine.offers_steps(inputs.pair, inputs.settings))
+
+        def found(offers: tuple[Offer, ...]) -> None:
+            """Keep and show them."""
+            self._offers = (_offers_key(inputs), offers)
+            self.offered.emit(offers)
+            self.changed.emit()
+
+        def failed(error: Exception) -> None:
+            """Show the error."""
+            self.note.say(("red", sentence_of(error)))
+
+        self._lifetime.start("offers", step, found, failed, title="checking images")
+
+    def _on_user_mask_along(self) -> None:
+        """Ask for the masks that fit the noise."""
+        offer = self._offer_of(self.inputs)
+        if offer is not None:
+            self.masks_wanted.emit(offer.settings)
+
+    def _offer_of(self, inputs: PairInputs | None) -> Offer | None:
+        """Return what is known of the way to learn that is picked."""
+        if inputs is None or self._offers is None or self._offers[0] != _offers_key(inputs):
+            return None
+        return next((o for o in self._offers[1] if o.name == inputs.settings.supervision), None)
+
+    def _checked(self, noisy: LayerImage, clean: LayerImage | None, settings: EnsembleSettings) -> PairInputs:
         """Return the inputs after the checks that are quick."""
         layer = self.clean.layer
-        clean = in_order_of(noisy.axes, clean)
+        clean = None if clean is None else in_order_of(noisy.axes, clean)
         inputs = PairInputs(
             noisy, clean, settings, None if layer is None else ref(layer), *self._masks(noisy)
         )
@@ -299,6 +385,11 @@ class PairForm(QWidget):
             return ""
         self.note.say(*found.notes)
         moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
+        offer = self._offer_of(inputs)
+        wanted = None if offer is None else offer.settings
+        if wanted is not None and wanted != inputs.settings.supervision_settings:
+            self.mask_along.setText(f"Mask {_ALONG[wanted.struct_n2v_axes]}")
+            self.mask_along.show()
         self.align.setVisible(moved and self.clean.layer is not None and inputs.quick_to_read)
         if not found.reason:
             self._prepare(inputs)  # again, if the workers have stopped since
@@ -341,7 +432,7 @@ class PairForm(QWidget):
 
         def found(plan: Plan) -> None:
             """Keep the findings."""
-            own = unlike_pixels(inputs.noisy, inputs.clean)
+            own = () if inputs.clean is None else unlike_pixels(inputs.noisy, inputs.clean)
             notes = (*own, *((note.level, note.text) for note in plan.notes))
             self._found = _Found(inputs.key(), notes, shift=plan.shift, start=plan.start)
             self.changed.emit()
@@ -359,7 +450,7 @@ class PairForm(QWidget):
         from napari_btn.core.data.registration import align
 
         inputs, layer, found = self.inputs, self.clean.layer, self._found
-        if inputs is None or layer is None or found is None or found.shift is None:
+        if inputs is None or inputs.clean is None or layer is None or found is None or found.shift is None:
             return
         added = self._viewer.add_image(
             align(inputs.clean.data, inputs.clean.axes, found.shift),
@@ -380,3 +471,13 @@ class PairForm(QWidget):
         """Draw in the colours of the theme as they are now."""
         for note in (self.noisy.note, self.clean.note, self.note):
             note.redraw()
+
+
+def _offers_key(inputs: PairInputs) -> tuple[Any, ...]:
+    """Return a key of all that the ways to learn depend on."""
+    return (
+        arrays_of(inputs.pair),
+        inputs.noisy.axes,
+        repr(inputs.settings.supervision_settings),
+        inputs.masks_key,
+    )

@@ -32,8 +32,9 @@ class PairInputs:
 
     Parameters
     ----------
-    noisy, clean : LayerImage
-        The images.
+    noisy : LayerImage
+    clean : LayerImage, optional
+        None if the networks learn from noisy images alone.
     settings : EnsembleSettings
         Settings of the form.
     clean_layer : weak reference, optional
@@ -47,7 +48,7 @@ class PairInputs:
     """
 
     noisy: LayerImage
-    clean: LayerImage
+    clean: LayerImage | None
     settings: EnsembleSettings
     clean_layer: ReferenceType[ImageLayer] | None = None
     valid: Any = None
@@ -57,16 +58,17 @@ class PairInputs:
     @property
     def quick_to_read(self) -> bool:
         """True if both images are small and in memory."""
-        small = self.noisy.nbytes + self.clean.nbytes <= _READ_AT_ONCE
-        return small and self.noisy.in_memory and self.clean.in_memory
+        images = [self.noisy] if self.clean is None else [self.noisy, self.clean]
+        return sum(i.nbytes for i in images) <= _READ_AT_ONCE and all(i.in_memory for i in images)
 
     @cached_property
     def pair(self) -> Pair:
         """Pair of the images, which steps take."""
-        names = self.noisy.channel_names or self.clean.channel_names
+        clean = self.clean
+        names = self.noisy.channel_names or (None if clean is None else clean.channel_names)
         return Pair(
             self.noisy.data,
-            self.clean.data,
+            None if clean is None else clean.data,
             self.noisy.axes,
             names if "C" in self.noisy.axes else None,
             self.noisy.pixel_size,
@@ -104,7 +106,7 @@ class PairInputs:
             With what came, what is needed and what to do.
         """
         canonical_axes(self.noisy.axes, len(self.noisy.shape), "noisy")
-        if values:
+        if values and self.clean is not None:
             _ = self.pair.scenes
 
 

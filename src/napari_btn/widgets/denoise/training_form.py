@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QSignalBlocker, Qt, Signal
+from qtpy.QtCore import QSignalBlocker, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -27,10 +27,14 @@ from napari_btn.core.settings import (
     TrainSettings,
 )
 from napari_btn.core.supervision.registry import SUPERVISIONS
+from napari_btn.widgets.denoise.learning import LearningFields
 from napari_btn.widgets.shared.panels import PercentBox, field_help, fold
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from napari_btn.core.settings import SupervisionSettings
+    from napari_btn.workflow.offers import Offer
 
 __all__ = ["TrainingForm"]
 
@@ -108,9 +112,14 @@ class TrainingForm(QWidget):
         super().__init__(parent)
         self._devices = tuple(devices)
         self.supervision = self._named(QComboBox(), "supervision", _HELP["supervision"])
-        for way in SUPERVISIONS.values():
-            self.supervision.addItem(way.title, way.name)
-            self.supervision.setItemData(self.supervision.count() - 1, way.help, Qt.ItemDataRole.ToolTipRole)
+        self._ways = sorted(SUPERVISIONS.values(), key=lambda way: way.rank)
+        self._list_ways([way.name for way in self._ways])
+        self._chosen: str | None = None
+        self.reason = QLabel()
+        self.reason.setObjectName("supervision_reason")
+        self.reason.setWordWrap(True)
+        self.reason.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.reason.hide()
         self.preset = self._named(QComboBox(), "preset", _HELP["preset"])
         self.preset.addItems(list(PRESETS))
         self.preset.setCurrentText("standard")
@@ -131,6 +140,7 @@ class TrainingForm(QWidget):
         self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self.form.addRow("Learn from", self.supervision)
         self.form.setRowVisible(self.supervision, self.supervision.count() > 1)
+        self.form.addRow(self.reason)
         self.form.addRow("Preset", self.preset)
         pair = QHBoxLayout()
         pair.addWidget(self.members, 1)
@@ -146,6 +156,7 @@ class TrainingForm(QWidget):
         layout.setSpacing(4)
         layout.addLayout(self.form)
         layout.addWidget(self._advanced())
+        self.supervision.currentIndexChanged.connect(self._on_user_way)
         for box in self.findChildren(QComboBox):
             box.currentIndexChanged.connect(lambda _: self.changed.emit())
         for number in (*self.findChildren(QSpinBox), *self.findChildren(QDoubleSpinBox)):
@@ -154,6 +165,49 @@ class TrainingForm(QWidget):
         for choice in (self.bias_free, self.early_stopping):
             choice.toggled.connect(lambda _: self.changed.emit())
         self.has_minimum.toggled.connect(self._on_user_minimum)
+
+    def _list_ways(self, names: Sequence[str]) -> None:
+        """List ways to learn in the picker."""
+        self.supervision.clear()
+        for way in self._ways:
+            if way.name in names:
+                self.supervision.addItem(way.title, way.name)
+                self.supervision.setItemData(
+                    self.supervision.count() - 1, way.help, Qt.ItemDataRole.ToolTipRole
+                )
+
+    def show_offers(self, offers: Sequence[Offer]) -> None:
+        """List the ways to learn that the images permit, and pick the best one unless the user has picked.
+
+        Parameters
+        ----------
+        offers : sequence of Offer
+            All ways; those that are permitted come first, from the best on.
+        """
+        before = self.supervision.currentData()
+        possible = [offer for offer in offers if not offer.refused]
+        names = [offer.name for offer in possible]
+        if not names:
+            # all stay listed, so that the sentence that refuses one can be read
+            names = [offer.name for offer in offers]
+        listed = [self.supervision.itemData(i) for i in range(self.supervision.count())]
+        wanted = self._chosen if self._chosen in names else names[0]
+        blocker = QSignalBlocker(self.supervision)
+        if set(listed) != set(names):
+            self._list_ways(names)
+        self.supervision.setCurrentIndex(self.supervision.findData(wanted))
+        del blocker
+        self.form.setRowVisible(self.supervision, self.supervision.count() > 1)
+        why = next((offer.because for offer in possible if offer.name == wanted), "")
+        self.reason.setText(why)
+        self.reason.setVisible(bool(why) and len(names) > 1)
+        if wanted != before:
+            # after the reading that found the offers
+            QTimer.singleShot(0, self.changed.emit)
+
+    def _on_user_way(self, row: int) -> None:
+        """Keep the way that the user picked."""
+        self._chosen = self.supervision.itemData(row)
 
     @staticmethod
     def _named(widget: Any, name: str, help_text: str) -> Any:
@@ -215,6 +269,7 @@ class TrainingForm(QWidget):
         self.minimum.setRange(-1e9, 1e9)
         self.minimum.setDecimals(4)
         self.minimum.setEnabled(False)
+        self.learning = LearningFields(self._named)
         inside = QWidget()
         form = QFormLayout(inside)
         form.setContentsMargins(0, 0, 0, 0)
@@ -239,12 +294,26 @@ class TrainingForm(QWidget):
             ("Score", self.score),
             ("Tokens apart", self.groups),
             ("Lowest signal", lowest),
+            *self.learning.rows,
         ):
             form.addRow(label, field)
         self._folded = form
         form.setRowVisible(self.delta, False)
         self.unit.currentIndexChanged.connect(self._on_user_unit)
         return fold("advanced", "Advanced", "Settings that most people leave alone.", inside)
+
+    def show_learning(self, known: SupervisionSettings) -> None:
+        """Show settings of learning without clean images.
+
+        Parameters
+        ----------
+        known : SupervisionSettings
+            Of a model, or those that fit the noise.
+        """
+        blocker = QSignalBlocker(self)
+        self.learning.show_settings(known)
+        del blocker
+        self.changed.emit()
 
     def add_advanced(self, label: str, field: QWidget) -> None:
         """Add a control below the split, among the settings that most people leave alone.
@@ -329,6 +398,7 @@ class TrainingForm(QWidget):
             network=network,
             train=train,
             calibration=self.calibration(),
+            supervision_settings=self.learning.settings(),
         )
 
     def calibration(self) -> CalibrationSettings:
@@ -401,6 +471,10 @@ class TrainingForm(QWidget):
             box.setCurrentText(next(name for name, meant in names.items() if meant == value))
         self.delta.setValue(known.delta)
         self.groups.setValue(known.groups)
+        row = self.supervision.findData(settings.supervision)
+        if row >= 0:
+            self.supervision.setCurrentIndex(row)
+        self.show_learning(settings.supervision_settings)
         minimum = known.minimum
         self.has_minimum.setChecked(minimum is not None)
         self.minimum.setValue(minimum or 0.0)

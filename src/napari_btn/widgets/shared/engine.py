@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_btn.workflow.fuse import fuse_steps
     from napari_btn.workflow.inputs import image_for
     from napari_btn.workflow.now import first_look_steps
+    from napari_btn.workflow.offers import offers_steps
     from napari_btn.workflow.predict import predict_steps
     from napari_btn.workflow.refine import refine_steps
     from napari_btn.workflow.scan import grid_of, scan_steps
@@ -46,6 +47,7 @@ __all__ = [
     "image_for",
     "load_model",
     "missed_share",
+    "offers_steps",
     "plan_of",
     "predict_steps",
     "prepare",
@@ -71,6 +73,7 @@ _HOME = {
     "image_for": "workflow.inputs",
     "load_model": "model",
     "missed_share": "workflow.evaluate",
+    "offers_steps": "workflow.offers",
     "plan_of": "workflow.fit",
     "predict_steps": "workflow.predict",
     "prepare": "workflow.fit",

@@ -116,20 +116,27 @@ def show_prediction_steps(
     _settle_preview(viewer, source.name, prediction.axes)
     shown: dict[str, ImageLayer] = {}
     record = record_of(prediction)
-    for name in _MAPS:
+    names = [*_MAPS, "mean"] if prediction.shown == "mean" and prediction.mean is not None else _MAPS
+    for name in names:
         old = our_layer(viewer, layer_name(source.name, name), name)
-        if name == "median" and _back_up(viewer, old, record):
+        if name in ("median", "mean") and _back_up(viewer, old, record):
             yield shown
         values = getattr(prediction, name)
         shown[name] = placed_map(viewer, name, source.name, values, placement, record)
         yield shown
     _keep_contrast(viewer, source.name, shown, clean)
-    viewer.layers.selection.active = shown["median"]
+    first = shown[names[-1]]
+    if names[-1] != "median":
+        # where targets are noisy, the mean is unbiased and the median is not
+        shown["median"].visible = False
+    viewer.layers.selection.active = first
     yield shown
 
 
 def present_result(viewer: Any, source: str) -> None:
-    """Show noisy, median and width side by side, with linked cameras and the name of the channel.
+    """Show noisy, the denoised image and width side by side, with linked cameras and the name of the channel.
+
+    The denoised image is the mean where that is the map on top, else the median.
 
     Parameters
     ----------
@@ -138,7 +145,9 @@ def present_result(viewer: Any, source: str) -> None:
     source : str
         Name of the image.
     """
-    names = (source, layer_name(source, "median"), layer_name(source, "width"))
+    mean, median = layer_name(source, "mean"), layer_name(source, "median")
+    hidden = median in viewer.layers and not viewer.layers[median].visible
+    names = (source, mean if hidden and mean in viewer.layers else median, layer_name(source, "width"))
     row = [viewer.layers[name] for name in names if name in viewer.layers]
     if len(row) == len(names):
         side_by_side(viewer, row)

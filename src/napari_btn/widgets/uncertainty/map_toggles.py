@@ -108,7 +108,9 @@ class MapToggles:
         """Show raw, median and width side by side, or as before."""
         viewer, name = self._focus.viewer, self._focus.name
         row = [viewer.layers[name]] if name in viewer.layers else []
-        row += [layer for kind in ("median", "width") if (layer := self._focus.layer(kind)) is not None]
+        prediction = self._focus.prediction
+        first = "median" if prediction is None or self._focus.layer("mean") is None else prediction.shown
+        row += [layer for kind in (first, "width") if (layer := self._focus.layer(kind)) is not None]
         if shown and row:
             side_by_side(viewer, row)
         elif stands_side_by_side(viewer):
