@@ -126,6 +126,15 @@ def test_the_ten_lines_of_the_readme_run_and_are_ten(tmp_path, monkeypatch, in_a
     assert (tmp_path / "soil.btn").exists()
 
 
+def test_the_guide_without_clean_images_runs(tmp_path, monkeypatch, capsys, in_a_hurry):
+    monkeypatch.chdir(tmp_path)
+    run_guide("guide_no_clean_data.md")
+    said = capsys.readouterr().out
+    for covers in ("replicate", "thinned counts", "masked pixel"):
+        assert covers in said
+    assert (tmp_path / "denoised.npz").exists()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_to_files(page):
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)

@@ -155,3 +155,41 @@ def test_what_the_data_do_not_permit_is_refused_before_training(way, images, nam
         with pytest.raises(ValueError, match=needed):
             call(*images, **named)
     assert not denoiser.trained
+
+
+@pytest.mark.parametrize(
+    ("way", "low", "high"), [("noise2noise", 0.9, 0.9), ("noise2void", 0.9, 0.9), ("thinning", 0.9, 0.95)]
+)
+def test_intervals_hold_a_fresh_repeat(way, low, high):
+    # untrained members do: calibration, not training, makes the coverage; a network that saw the pixel that it is
+    # judged on would hold that pixel more often than a fresh one
+    clean = np.kron(np.random.default_rng(0).gamma(3.0, 3.0, (12, 32)), np.ones((8, 8)))
+    rng = np.random.default_rng(1)
+    images = rng.poisson(np.stack([clean] * 2)).astype(np.float32)
+    given, axes = (images, "TYX") if way == "noise2noise" else (images[0], "YX")
+    denoiser = tiny(way, alpha=0.1).fit(given, axes=axes, executor=Inline())
+    held_out = denoiser.held_out.position[:, 1:]
+    part = tuple(slice(a, b + 1) for a, b in zip(held_out.min(0), held_out.max(0), strict=True))
+    fresh = 2 * rng.poisson(clean / 2) if way == "thinning" else rng.poisson(clean)
+    made = denoiser.predict(images[0], "YX")
+    inside = ((made.lower <= fresh) & (fresh <= made.upper))[part]
+    # about 8000 pixels: the standard error is 0.0034 for them, and about as much for the calibration
+    assert low - 0.02 <= inside.mean() <= high + 0.02
+
+
+def test_the_interval_of_the_clean_signal_is_assisted_by_a_model_and_says_so():
+    made = fitted("noise2noise").predict(image(), "CYX")
+    inner = made.signal_interval()
+    assert inner.caption.startswith("Model-assisted")
+    assert (inner.upper - inner.lower <= made.width + 1e-4).all()
+    assert (inner.lower <= made.mean + 1e-5).all()
+    assert (made.mean <= inner.upper + 1e-5).all()
+    shares = np.asarray(made.provenance["target_noise"], np.float32)
+    outer = made.upper - np.minimum(made.mean, made.upper)
+    np.testing.assert_allclose(
+        inner.upper - made.mean, np.sqrt(1 - shares)[:, None, None] * outer, atol=1e-4 * np.ptp(made.upper)
+    )
+    with pytest.raises(ValueError, match="noise of the targets is unknown"):
+        fitted("noise2void").predict(image(), "CYX").signal_interval()
+    with pytest.raises(ValueError, match="no part of them"):
+        fitted("simulation").predict(image(), "CYX").signal_interval()

@@ -103,7 +103,7 @@ class Scores:
     grouping : Grouping, optional
         Group of each pixel, if groups are calibrated separately.
     noise : ndarray of float, (C,), optional
-        Noise of the target as a share of the residual variance.
+        Noise of the target as a share of the variance about the predicted mean, where it is known.
     """
 
     held_out: HeldOut
@@ -225,6 +225,8 @@ class Model:
             **provenance,
             "alpha": calibration.alpha,
             "covers": self.scores.covers,
+            # for the model-assisted interval of the clean signal
+            **({} if self.scores.noise is None else {"target_noise": [float(v) for v in self.scores.noise]}),
             # the median, unless a supervision says otherwise
             **({} if self.shown == "median" else {"shown": self.shown}),
             "rule": calibration.rule,

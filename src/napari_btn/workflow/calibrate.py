@@ -13,7 +13,7 @@ import numpy as np
 from napari_btn.core.calibration.conformal import calibrate, cross_fitted
 from napari_btn.core.calibration.drift import profile_of
 from napari_btn.core.calibration.groups import calibrate_groups, cross_fitted_groups
-from napari_btn.core.calibration.held_out import held_out_steps, target_noise
+from napari_btn.core.calibration.held_out import held_out_steps, noise_share, target_noise
 from napari_btn.core.data.copies import copied_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import CALIBRATE, REPORT, spread_boxes
@@ -183,8 +183,8 @@ def _measured_steps(
         settings=settings.calibration,
     )
     way = supervision_of(settings.supervision)
-    noise = target_noise(scenes, boxes, held_out, way.noise_variance)
-    covers, notes = way.covers(noise, learned.channel_names)
+    covers, notes = way.covers(target_noise(scenes, boxes, held_out), learned.channel_names)
+    noise = noise_share(held_out, way.noise_variance)
     return Scores(held_out=held_out, block_px=block_px, covers=covers, notes=notes, noise=noise)
 
 

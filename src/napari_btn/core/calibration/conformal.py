@@ -59,14 +59,20 @@ def covered(covers: str) -> str:
     Parameters
     ----------
     covers : str
-        "clean", "long exposure", "replicate" or `NOT_CALIBRATED`.
+        "clean", "long exposure", "replicate", "masked pixel", "thinned counts", "simulation" or `NOT_CALIBRATED`.
 
     Returns
     -------
     str
         With its article: "the clean signal".
     """
-    words = {"clean": "the clean signal", "replicate": "a repeat", NOT_CALIBRATED: NOT_CALIBRATED}
+    words = {
+        "clean": "the clean signal",
+        "replicate": "a repeat",
+        NOT_CALIBRATED: NOT_CALIBRATED,
+        "thinned counts": "a count at half the dose, doubled",
+        "simulation": "the clean signal of simulated images",
+    }
     return words.get(covers, f"a {covers}")
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from napari_btn.core.calibration.blocks import Blocks, error_length
 from napari_btn.core.calibration.cases import HeldOut, name_of_blocks
 from napari_btn.core.calibration.conformal import calibrate
+from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "block_numbers",
     "held_out_steps",
+    "noise_share",
     "target_noise",
 ]
 
@@ -183,31 +185,37 @@ def block_numbers(
     return side, numbers
 
 
-def target_noise(
-    scenes: Scenes,
-    boxes: Sequence[Box],
+def noise_share(
     held_out: HeldOut,
-    variance: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.floating[Any]] | None] | None = None,
+    variance: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.floating[Any]] | None],
 ) -> NDArray[np.floating[Any]] | None:
-    """Return the share of the residual variance that is the target's own noise, (C,); None if unknown.
+    """Return the share of the variance about the predicted mean that is the target's own noise, (C,).
 
     Parameters
     ----------
-    scenes : Scenes
-    boxes : sequence of Box
-        Held-out part.
     held_out : HeldOut
-    variance : callable, optional
-        Variance of the target's noise (C,) from noisy and target values (C, n); if it is missing or returns None,
-        the finest detail of the target is taken for noise.
+    variance : callable
+        Variance of the target's noise (C,) from noisy and target values (C, n); None if unknown.
+
+    Returns
+    -------
+    ndarray of float, or None
+        0 to 1; None if the variance is unknown.
     """
+    if held_out.observed is None:
+        return None
+    finite = np.isfinite(held_out.observed).all(0)
+    known = variance(held_out.observed[:, finite], held_out.target[:, finite])
+    if known is None:
+        return None
+    residual = np.var(held_out.target - mean(held_out.quantiles, held_out.levels), axis=1)
+    return np.asarray(np.clip(known / np.maximum(residual, 1e-30), 0, 1))
+
+
+def target_noise(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> NDArray[np.floating[Any]] | None:
+    """Return the share of the residual variance that is the target's own noise, (C,); None if unknown."""
     middle = held_out.levels.index(0.5)
     residual = np.var(held_out.target - held_out.quantiles[middle], axis=1)
-    if variance is not None and held_out.observed is not None:
-        finite = np.isfinite(held_out.observed).all(0)
-        known = variance(held_out.observed[:, finite], held_out.target[:, finite])
-        if known is not None:
-            return np.asarray(known / np.maximum(residual, 1e-30))
     largest = max(boxes, key=lambda b: b.size)
     target = scenes.read_clean(largest.scene, largest.slices)
     # A volume is judged by its plane with most known pixels.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.claims import select
-from napari_btn.core.calibration.conformal import NOT_CALIBRATED
+from napari_btn.core.calibration.conformal import NOT_CALIBRATED, covered
 from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.data.image import channel_number
@@ -31,7 +31,24 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.fusion import Fused, Place
     from napari_btn.core.progress import Note
 
-__all__ = ["Prediction"]
+__all__ = ["Prediction", "SignalInterval"]
+
+
+@dataclass(frozen=True, eq=False)
+class SignalInterval:
+    """An interval of the clean signal that is not calibrated on clean pixels.
+
+    Parameters
+    ----------
+    lower, upper : ndarray of float32
+        In the axes of the maps.
+    caption : str
+        What it rests on, to be shown with it.
+    """
+
+    lower: NDArray[np.float32]
+    upper: NDArray[np.float32]
+    caption: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +74,7 @@ class Prediction:
     alpha : float
         Miscoverage: the interval covers ``1 - alpha`` on average.
     covers : str
-        What is covered: "clean", "long exposure" or "replicate".
+        What is covered: "clean", "long exposure", "replicate", "masked pixel", "thinned counts" or "simulation".
     provenance : dict
         JSON-ready: what made these maps.
     notes : tuple of Note
@@ -129,6 +146,38 @@ class Prediction:
             return None
         minimum = None if self.calibration is None else self.calibration.minimum
         return mean(self.quantiles, self.levels, minimum=minimum)
+
+    def signal_interval(self) -> SignalInterval:
+        """Return an interval of the clean signal, without the noise of the targets; model-assisted.
+
+        The intervals of networks that learned from noisy targets cover another noisy value. Their half-widths about
+        the mean are multiplied by ``sqrt(1 - noise variance / residual variance)`` of each channel, both measured on
+        the held-out pixels. This assumes that errors and noise have the same shape everywhere: no calibration on
+        clean pixels checks it.
+
+        Raises
+        ------
+        ValueError
+            If the targets are clean, or the variance of their noise is unknown.
+        """
+        shares = self.provenance.get("target_noise")
+        if self.shown != "mean" or shares is None or self.mean is None:
+            why = "unknown" if self.shown == "mean" else "no part of them"
+            raise ValueError(
+                f"These intervals cover {covered(self.covers)}, and the noise of the targets is {why}; an interval "
+                'without it needs members that learned by "noise2noise" or "thinning".'
+            )
+        shrink = np.sqrt(np.maximum(1 - np.asarray(shares, np.float32), 0))
+        shape = [len(shares) if a == "C" else 1 for a in self.axes]
+        factor = shrink.reshape(shape if "C" in self.axes else ())
+        centre = np.asarray(self.mean, np.float32)
+        lower = centre - factor * np.maximum(centre - np.asarray(self.lower[...]), 0)
+        upper = centre + factor * np.maximum(np.asarray(self.upper[...]) - centre, 0)
+        text = (
+            f"Model-assisted: intervals of {covered(self.covers)}, shrunk by the noise of the targets, aim at "
+            f"{100 * (1 - self.alpha):.4g} % of the clean signal; not calibrated on clean pixels."
+        )
+        return SignalInterval(lower.astype(np.float32), upper.astype(np.float32), text)
 
     def channel_number(self, channel: str | int | None = None) -> int:
         """Return the number of a channel, from 0.
