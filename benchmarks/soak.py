@@ -38,6 +38,7 @@ STAGES = {
 }
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 MOST_S, MOST_MB = 2.0, 500.0
+_MOST_ADDRESS = 4 * 2**30
 RUN = "import sys; from napari_btn.cli import main; main(sys.argv[1:])"
 
 # ends itself when the note of its progress begins with a text and so many members are finished
@@ -62,6 +63,8 @@ main(sys.argv[4:])
 
 def fuzz(name: str, cases: int, seed: int) -> dict[str, Any]:
     """Read damaged files; return how many were read and refused, what else was raised, time and memory."""
+    # a bomb becomes a MemoryError here, and not the end of another program
+    resource.setrlimit(resource.RLIMIT_AS, (_MOST_ADDRESS, _MOST_ADDRESS))
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     reader, rng = READERS[name], np.random.default_rng(seed)

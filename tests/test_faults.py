@@ -251,3 +251,30 @@ def test_a_denoiser_trains_in_the_processes_of_a_user(kind, tmp_path):
     assert run.returncode == 0, run.stderr
     assert run.stdout == "done\n"
     assert "Traceback" not in run.stderr
+
+
+def test_threads_copies_and_an_event_loop_change_no_bit():
+    import asyncio
+    import copy
+    from concurrent.futures import ThreadPoolExecutor
+
+    import napari_btn as btn
+
+    pair = samples.edx(seed=1, size=(40, 150))
+    network = btn.NetworkSettings(depth=2, channels=2, inputs=2, head_units=8)
+
+    def median(seed):
+        train = btn.TrainSettings(steps=2, start="scratch")
+        made = btn.Denoiser(members=2, seed=seed, device="cpu", network=network, train=train)
+        made.fit(pair.noisy, pair.clean, axes="CYX")
+        return made.predict(pair.noisy).median, copy.deepcopy(made).predict(pair.noisy).median
+
+    async def in_a_loop():
+        return median(0)
+
+    want = median(0), median(1)
+    with ThreadPoolExecutor(2) as threads:
+        both = list(threads.map(median, (0, 1)))
+    for made, known in zip((*both, asyncio.run(in_a_loop())), (*want, want[0]), strict=True):
+        np.testing.assert_array_equal(made[0], known[0])
+        np.testing.assert_array_equal(made[1], known[0])

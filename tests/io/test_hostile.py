@@ -213,6 +213,26 @@ def test_directories_in_a_loop_are_refused(tmp_path):
     refused_cheaply(lambda: read_image(path), "form a loop")
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_a_tiff_that_claims_more_pixels_than_it_can_hold_is_refused(tmp_path, compression):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, IMAGE[:8], compression=compression, byteorder="<", metadata=None)
+    with tifffile.TiffFile(path) as tif:
+        places = [tif.pages[0].tags[name].valueoffset for name in ("ImageWidth", "ImageLength")]
+    data = bytearray(path.read_bytes())
+    for place in places:
+        data[place : place + 4] = (100_000).to_bytes(4, "little")
+    path.write_bytes(bytes(data))
+    refused_cheaply(lambda: read_labels(path), r"a\.tif")
+
+
+def test_an_image_larger_than_the_memory_is_not_read_whole(tmp_path):
+    zarr = pytest.importorskip("zarr")
+    zarr.create_array(tmp_path / "a.zarr", shape=(10**7, 10**7), chunks=(100, 100), dtype="u1")
+    assert read_image(tmp_path / "a.zarr").data[:2, :3].tolist() == [[0, 0, 0], [0, 0, 0]]
+    refused_cheaply(lambda: read_labels(tmp_path / "a.zarr"), "holds 100,000,000,000,000 bytes of pixels")
+
+
 def test_outlines_of_more_pixels_than_fit_are_refused(tmp_path):
     def triangle(side):
         ring = [[0, 0], [side, 0], [side, side], [0, 0]]

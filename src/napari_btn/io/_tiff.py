@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["TIFF"]
 
 _LAZY_BYTES: Final = 64 * 2**20
+# How much larger than its files an image may be, by the number of the compression: none (planes of a stopped
+# acquisition may be missing), LZW, deflate (two numbers), packbits.
+_MOST_TIMES: Final = {1: 16, 5: 2000, 8: 2000, 32946: 2000, 32773: 128}
 _PLANE_BYTES: Final = 64  # least that a file spends on a plane: its directory takes more
 
 
@@ -34,7 +37,7 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     _need_directories(file)
     try:
         with tifffile.TiffFile(file) as tif:
-            _need_planes(tif, file)
+            room = _need_planes(tif, file)
             if not tif.series:
                 raise ExplainedError(f"{file.name} holds no image.")
             series = list(tif.series)
@@ -43,7 +46,7 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
             one = series[index].levels[0]
             name = names[index] if len(series) > 1 else ""
             meta = replace(_meta(tif, index, one.axes, one.shape), name=name)
-            data = _pixels(tif, file, index)
+            data = _pixels(tif, file, index, room)
             notes = metadata.ome_notes(tif.ome_metadata or "")
     except tifffile.TiffFileError as error:
         raise ValueError(str(error)) from error
@@ -84,8 +87,8 @@ def _need_directories(file: Path) -> None:
             (offset,) = struct.unpack(order + link, stream.read(size).ljust(size, b"\0"))
 
 
-def _need_planes(tif: Any, file: Path) -> None:
-    """Raise if OME-XML claims more planes than its files can hold, or names files of other folders.
+def _need_planes(tif: Any, file: Path) -> int:
+    """Return the size of all files of an image, whose OME-XML may not claim more planes than they can hold.
 
     The reader makes lists as long as what is claimed, and opens whatever files are named.
 
@@ -96,12 +99,12 @@ def _need_planes(tif: Any, file: Path) -> None:
     ExplainedError
         If a file is missing, or lies elsewhere.
     """
+    room = file.stat().st_size
     try:
         root = ElementTree.fromstring(tif.ome_metadata or "")
     except ElementTree.ParseError:
-        return
+        return room
     named = {uuid.get("FileName", file.name) for uuid in root.iterfind(".//{*}UUID")}
-    room = file.stat().st_size
     for name in sorted(n for n in named if n.lower() != file.name.lower()):
         beside = file.parent / name
         if not re.fullmatch(r"[^/\\:]+", name) or not beside.is_file():
@@ -121,6 +124,7 @@ def _need_planes(tif: Any, file: Path) -> None:
             length = float(along.get("End", 0)) - float(along.get("Start", 0))
             if not abs(length) <= most * abs(float(along.get("Step", 1))):
                 raise ValueError(f"it claims a dimension from {along.get('Start')} to {along.get('End')}")
+    return room
 
 
 def _meta(tif: Any, index: int, axes: str, shape: tuple[int, ...]) -> Meta:
@@ -134,11 +138,12 @@ def _meta(tif: Any, index: int, axes: str, shape: tuple[int, ...]) -> Meta:
     return metadata.plain_axes(axes, shape)
 
 
-def _pixels(tif: Any, file: Path, index: int) -> Any:
+def _pixels(tif: Any, file: Path, index: int, room: int) -> Any:
     """Return the pixels of a series: a small one is read, a large one is mapped or opened."""
     import tifffile
 
     one = tif.series[index].levels[0]
+    _need_pixels(one, room)
     # the reader takes an offset in a file beside this one for one in this file, except page by page
     own = one.keyframe.parent is tif
     if own and one.nbytes <= _LAZY_BYTES:
@@ -150,6 +155,12 @@ def _pixels(tif: Any, file: Path, index: int) -> Any:
     array = zarr.open_array(store, mode="r")
     weakref.finalize(array, store.close)
     return array
+
+
+def _need_pixels(one: Any, room: int) -> None:
+    """Raise if a series claims far more pixels than its files can hold; a part of the planes may be missing."""
+    if one.nbytes > _MOST_TIMES.get(int(one.keyframe.compression), 10**5) * room:
+        raise ValueError(f"it claims {one.nbytes:,} bytes of pixels in {room:,} bytes")
 
 
 def _provenance(file: Path, key: str | None) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import math
+import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -79,6 +81,14 @@ def _short(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
+def _memory_bytes() -> int:
+    """Return the memory of this machine; a large number if unknown."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 2**63
+
+
 class LazyPixels:
     """An opened array whose pixels are read when indexed; damage found then is one sentence too.
 
@@ -117,6 +127,13 @@ class LazyPixels:
             return self._array[index]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        size, memory = math.prod(self.shape) * self.dtype.itemsize, _memory_bytes()
+        if size > memory:
+            # the system would end the process rather than refuse the memory
+            raise ExplainedError(
+                f"{self._file.name} holds {size:,} bytes of pixels, and this machine has {memory:,} bytes of memory; "
+                "give a smaller image, or read it in parts."
+            )
         return np.asarray(self[...], dtype=dtype)
 
     def __getattr__(self, name: str) -> Any:
