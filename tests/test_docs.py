@@ -103,6 +103,14 @@ def test_object_names_in_the_guides_are_the_docks(name, module, widget, qtbot):
     dock.leave()
 
 
+def test_the_guide_of_trust_runs(tmp_path, monkeypatch, capsys, in_a_hurry):
+    monkeypatch.chdir(tmp_path)
+    run_guide("guide_trust.md")
+    said = capsys.readouterr().out
+    assert "area_above" in said
+    assert "nothing" in said
+
+
 def test_the_guide_of_pretrained_networks_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     run_guide("guide_pretrained.md")
