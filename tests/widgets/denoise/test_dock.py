@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
+from napari_btn.core.progress import Progress
 from napari_btn.model import save_model
+from napari_btn.widgets.shared import engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,6 +218,33 @@ def test_apply_denoises_another_layer_and_says_how_it_differs(
     assert viewer.layers["wide median"].data.shape == (3, 30, 50)
     np.testing.assert_allclose(viewer.layers["wide median"].scale, (1, 2, 2))
     assert "pixels of 2 um" in ready.view.message.notes[0][1]
+
+
+def test_networks_adapt_to_the_picked_layer(
+    ready: DenoiseWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    pair: tuple[np.ndarray, np.ndarray],
+    train: Callable[[DenoiseWidget], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[Any] = []
+
+    def adapt_steps(model: Any, image: Any, compute: Any, settings: Any) -> Any:
+        seen.append((image.view.space, settings.loss))
+        yield Progress(0, 1, "Adapting member 1 of 1")
+        return replace(model, calibrated=replace(model.calibrated, invalid="adapted"))
+
+    monkeypatch.setattr(engine, "adapt_steps", adapt_steps)
+    assert not ready.view.adapt.isEnabled()
+    train(ready)
+    viewer.add_image(pair[0][:, :30], name="wide", axis_labels=("c", "y", "x"), scale=(1, 2, 2))
+    ready.view.apply_to.pick(viewer.layers["wide"])
+    ready.view.adapt.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert seen == [((30, 50), "blind_spot")]
+    assert "wide median" in viewer.layers
+    assert ready.session.model.calibrated.invalid == "adapted"
 
 
 def test_save_and_load(

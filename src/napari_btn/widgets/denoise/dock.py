@@ -12,13 +12,13 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.progress import Progress
-from napari_btn.core.settings import PRESETS, EnsembleSettings
+from napari_btn.core.settings import PRESETS, AdaptSettings, EnsembleSettings
 from napari_btn.widgets.denoise.compare_panel import Comparer
 from napari_btn.widgets.denoise.noise_panel import show_defects
 from napari_btn.widgets.denoise.pair_form import PairForm
 from napari_btn.widgets.denoise.pairing import arrays_of, differences
 from napari_btn.widgets.denoise.trainer import Trainer
-from napari_btn.widgets.denoise.view import NOW_HELP, TRAIN_HELP, DenoiseView
+from napari_btn.widgets.denoise.view import ADAPT_HELP, NOW_HELP, TRAIN_HELP, DenoiseView
 from napari_btn.widgets.denoise.work import Work
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import Dock
@@ -91,6 +91,7 @@ class DenoiseWidget(Dock):
         view.noise.defects_wanted.connect(self._on_user_wants_defects)
         view.scan.chosen.connect(view.form.show_network)
         view.apply.clicked.connect(self._on_user_apply)
+        view.adapt.clicked.connect(self._on_user_adapt)
         view.save.clicked.connect(self._on_user_save)
         view.load.clicked.connect(self._on_user_load)
         view.recalibrate.clicked.connect(self._on_user_recalibrate)
@@ -182,6 +183,8 @@ class DenoiseWidget(Dock):
             if model is None
             else "Pick a layer to apply to."
         )
+        self.view.adapt.setEnabled(can)
+        self.view.adapt.setToolTip(ADAPT_HELP if can else self.view.apply.toolTip())
         other = model is not None and self._wanted(model) != model.settings
         self.view.recalibrate.setVisible(other and not busy)
         share = f"{100 * (1 - self.view.form.alpha):.4g} %"
@@ -363,6 +366,29 @@ class DenoiseWidget(Dock):
         image = self.view.apply_to.try_read()
         if image is not None and self.session.model is not None:
             self._denoise(image, None if image.axes_guessed else image.axes)
+
+    def _on_user_adapt(self) -> None:
+        """Adapt the networks to the picked layer, then denoise it."""
+        image, model = self.view.apply_to.try_read(), self.session.model
+        if image is None or model is None or self.busy:
+            return
+        axes, device = None if image.axes_guessed else image.axes, self.session.device
+
+        def adapted(made: Model) -> None:
+            """Show the image by the adapted networks."""
+            self.session.model = made
+            self._denoise(image, axes)
+
+        self.work.launch(
+            "Adapting",
+            lambda: engine.adapt_steps(
+                model,
+                engine.image_for(model, image.data, axes),
+                engine.compute_on(device, model.settings),
+                AdaptSettings(),
+            ),
+            adapted,
+        )
 
     def _on_user_recalibrate(self) -> None:
         """Calibrate with the form's settings, from the stored scores."""

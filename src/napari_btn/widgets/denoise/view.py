@@ -39,6 +39,13 @@ _CALIBRATE_HELP = (
     "part of the field that they were trained on. Trains nothing."
 )
 
+ADAPT_HELP = (
+    "Tune one factor per channel and layer on the picked layer, without a clean image, then denoise it: for noise or "
+    "samples unlike those of the training. The calibration no longer holds then; calibrate again on a pair. Noise "
+    "must be independent from pixel to pixel."
+)
+"""Tooltip of the button that adapts the networks."""
+
 
 class DenoiseView(QWidget):
     """The form of the Denoise dock.
@@ -98,6 +105,7 @@ class DenoiseView(QWidget):
         self.pause = push_button("pause", "Pause", "Hold the work; go on with the same button.")
         self.stop = push_button("stop", "Stop", "End the work. Members that are finished are kept.")
         self.apply = push_button("apply", "Apply", "Denoise the picked layer with the trained networks.")
+        self.adapt = push_button("adapt", "Adapt to this image", ADAPT_HELP)
         self.save = push_button("save", "Save…", "Save networks, calibration and report as one file.")
         self.load = push_button("load", "Load…", "Load networks that were saved before.")
         self.recalibrate = push_button("recalibrate", "Recalibrate", "")
@@ -127,7 +135,7 @@ class DenoiseView(QWidget):
         use.addRow("Apply to", self.apply_to)
         column.addLayout(use)
         files = QHBoxLayout()
-        for part in (self.apply, self.save, self.load):
+        for part in (self.apply, self.adapt, self.save, self.load):
             files.addWidget(part)
         column.addLayout(files)
         column.addWidget(self.compare_fold)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import EnsembleSettings
     from napari_btn.core.training.plan import estimate_training
     from napari_btn.model import load_model, save_model
+    from napari_btn.workflow.adapt import adapt_steps
     from napari_btn.workflow.calibrate import calibrate_steps
     from napari_btn.workflow.compare import compare_steps
     from napari_btn.workflow.evaluate import coverage_by_level, equivalent_filter_steps, missed_share
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from napari_btn.workflow.tokens import tokens_steps
 
 __all__ = [
+    "adapt_steps",
     "calibrate_steps",
     "compare_steps",
     "compute_on",
@@ -59,6 +61,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "adapt_steps": "workflow.adapt",
     "calibrate_steps": "workflow.calibrate",
     "compare_steps": "workflow.compare",
     "coverage_by_level": "workflow.evaluate",

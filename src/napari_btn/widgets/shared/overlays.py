@@ -403,10 +403,10 @@ def name_channel(viewer: Any, layer: ImageLayer) -> None:
         here, result = window(), shown()
         if here is not None and result is not None:
             at = round(float(result.world_to_data(here.dims.point)[axis]))
-            here.text_overlay.text = names[min(max(at, 0), len(names) - 1)]
+            here.canvas.overlays.text.text = names[min(max(at, 0), len(names) - 1)]
 
     follow()
-    viewer.text_overlay.visible = True
+    viewer.canvas.overlays.text.visible = True
     viewer.dims.events.current_step.connect(follow)
     _ROWS[viewer]["follow"] = follow
 
@@ -425,7 +425,7 @@ def as_before(viewer: Any) -> None:
     viewer.layers.events.inserted.disconnect(before["added"])
     if "follow" in before:
         viewer.dims.events.current_step.disconnect(before["follow"])
-        viewer.text_overlay.visible = False
+        viewer.canvas.overlays.text.visible = False
     for weak, visible in before["named"]:
         if (layer := weak()) is not None:
             layer.name_overlay.visible = visible
