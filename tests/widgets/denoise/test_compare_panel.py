@@ -36,6 +36,7 @@ def test_filters_are_compared_and_shown_side_by_side(
     np.testing.assert_array_equal(layer.scale, noisy.scale)
     assert layer.metadata[KEY]["method"] == "gaussian"
     assert len(layer.metadata[KEY]["rows"]) == 3
+    assert layer.contrast_limits == viewer.layers["soil noisy median"].contrast_limits
     assert viewer.grid.enabled
     assert layer.visible
     assert "Compared 2 methods" in ready.view.progress.line.text()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -18,7 +19,7 @@ from qtpy.QtWidgets import (
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.settings import EnsembleSettings
 from napari_btn.widgets.shared import engine
-from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.layers import KEY, limits_of
 from napari_btn.widgets.shared.overlays import our_layer, side_by_side
 from napari_btn.widgets.shared.panels import NoteLabel, push_button
 
@@ -179,6 +180,13 @@ class Comparer:
         """Show table and layers, the noisy image first."""
         self._view.compare.show_comparison(comparison)
         shown = [self._layer(source, comparison, name) for name in comparison.images]
+        # one contrast for all; the middle of the methods' own, because one may have a few wild pixels
+        own = [limits_of(image, 99.8) for image in comparison.images.values()]
+        low, high = np.median(own, axis=0).tolist()
+        for layer in shown:
+            least, most = layer.contrast_limits_range
+            layer.contrast_limits_range = (min(low, least), max(high, most))
+            layer.contrast_limits = (low, high)
         noisy = [layer for layer in self._viewer.layers if layer.name == source.name]
         side_by_side(self._viewer, [*noisy, *shown])
         self._view.progress.finish(f"Compared {len(shown)} methods on '{source.name}'; they are layers now.")
