@@ -458,8 +458,8 @@ class TokenSettings(_Settings):
 PRESETS: dict[str, TrainSettings] = {
     "instant": TrainSettings(steps=150, warm_share=0.0),
     "quick": TrainSettings(steps=150, warm_share=0.4),
-    "standard": TrainSettings(steps=1000, warm_share=0.4),
-    "thorough": TrainSettings(steps=3000, warm_share=0.5),
+    "standard": TrainSettings(steps=1000, warm_share=0.6, warm_rate=2e-2),
+    "thorough": TrainSettings(steps=3000, warm_share=0.6, warm_rate=2e-2),
 }
 """Training settings by the name of the preset."""
 
