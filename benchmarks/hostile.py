@@ -104,6 +104,13 @@ def _npy(folder: Path) -> Path:
     return folder / "a.npy"
 
 
+def _tensor(folder: Path) -> Path:
+    import torch
+
+    torch.save({"noisy": torch.from_numpy(PIXELS)}, folder / "a.pt")
+    return folder / "a.pt"
+
+
 def _labels(folder: Path) -> Path:
     from napari_btn.io.labels import write_labels
 
@@ -217,6 +224,7 @@ READERS: dict[str, Reader] = {
         Reader("zarr", _ours(".ome.zarr"), _image),
         Reader("npy", _npy, _image),
         Reader("npz", _ours(".npz"), _image),
+        Reader("tensors", _tensor, _image),
         Reader("labels", _labels, _read_labels),
         Reader("regions, CSV", _regions(".csv"), _read_regions),
         Reader("regions, GeoJSON", _regions(".geojson"), _read_regions),

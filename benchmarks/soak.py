@@ -19,6 +19,7 @@ import threading
 import time
 import warnings
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,8 +237,9 @@ def main() -> int:
 
     context = multiprocessing.get_context("spawn")
     for name in READERS if options.cases else ():
-        with context.Pool(1) as pool:  # a process each, so that its memory is its own
-            made = pool.apply(fuzz, (name, options.cases, options.seed))
+        # a process each, so that its memory is its own; one that dies is an error here
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            made = pool.submit(fuzz, name, options.cases, options.seed).result()
         wrong = [f"{n} times {text}" for text, n in made["odd"].items()]
         wrong += [f"a case of {made['slowest_s']:.1f} s"] if made["slowest_s"] > MOST_S else []
         wrong += [f"{made['grown_mb']:.0f} MB more memory"] if made["grown_mb"] > MOST_MB else []

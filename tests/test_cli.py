@@ -482,6 +482,10 @@ def test_demo_without_a_window_writes_layers_and_pictures(tmp_path, monkeypatch)
     assert {"edx.btn", "edx_pair.ome.tif", "edx_prediction.ome.tif", "report.json"} <= names
     assert {"Si.png", "Al_line_cut.png", "losses.png", "coverage.png"} <= names
     assert not [n for n in names if n.startswith(".")]
+    # on any machine, without a file: the recipe names the sample
+    result = call("run", tmp_path / "demo" / "edx.btn")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "Recorded hashes: 1; all are the same.\n"
 
 
 def test_demo_leaves_a_folder_of_other_files_alone(tmp_path):

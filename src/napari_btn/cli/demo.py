@@ -91,6 +91,8 @@ def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Dem
         unit=pair.unit,
     )
     drain(step, losses)
+    call = f"samples.edx(seed={seed}, size={tuple(size)})"
+    denoiser.name_inputs(noisy=f"{call}.noisy", clean=f"{call}.clean")
     denoiser.run = drain
     prediction = denoiser.predict(pair.noisy, axes=pair.axes)
 

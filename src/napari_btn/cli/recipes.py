@@ -150,7 +150,7 @@ def run(
     elif made.differences:
         click.echo("The result differs from the record.")
     else:
-        click.echo(f"All {made.compared} recorded hashes are the same.")
+        click.echo(f"Recorded hashes: {made.compared}; all are the same.")
 
 
 def read_recipe(path: Path) -> Recipe:
