@@ -14,7 +14,7 @@ from benchmarks.table import OUT, Result, write
 # benchmarks that need an idle machine come first
 BARS = (
     "screen", "stop", "scaling", "reference", "inference", "memory", "blobs", "coverage", "real", "unet", "volume",
-    "tokens", "claims", "mismatch", "draws", "no_clean",
+    "tokens", "claims", "mismatch", "draws", "no_clean", "noise",
 )  # fmt: skip
 # studies behind the choice of defaults: hours, without bars
 STUDIES = (
