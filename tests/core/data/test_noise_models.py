@@ -165,3 +165,12 @@ def test_anscombe_makes_the_noise_even_and_its_inverse_is_unbiased() -> None:
 def test_bad_input_is_refused_with_a_sentence(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
+
+
+def test_no_variance_is_negative_at_a_known_offset() -> None:
+    rng = np.random.default_rng(11)
+    # a narrow range of brightness far from the offset, as of a dim uniform field
+    clean = _clean(rng, (120, 130), 400, 460)
+    frame = _camera(clean, rng, 2.2, 100, 6)
+    model = btn.NoiseModel.fit(frame, axes="YX", offset=100)
+    assert model.gain[0] == pytest.approx(2.2, rel=0.3)

@@ -216,8 +216,9 @@ def fit_line(
     ratio = float((count * variance).sum()) / total if total > 0 else np.nan
     spread = 2 * variance**2 + 0.5 * abs(ratio if np.isfinite(ratio) else 0.0) ** 2 * variance
     ratio_se = float(np.sqrt((count * spread).sum())) / total if total > 0 else np.nan
+    above = mean - origin
     candidates: list[tuple[int, ...]] = [(0,)]
-    proportional = offset is None and mean.min() >= 0
+    proportional = above.min() >= 0
     if counts and proportional:
         candidates.append((1,))
     if len(mean) >= 3 and np.ptp(mean) > 1e-3 * max(float(np.abs(mean).max()), 1e-30):
@@ -226,12 +227,18 @@ def fit_line(
             candidates.append((1,))
     if (0, 1) in candidates and len(mean) >= 6:
         candidates.append((0, 1, 2))
-    fits = {terms: _weighted_fit(mean, variance, count, terms) for terms in candidates}
+    fits = {terms: _weighted_fit(above, variance, count, terms) for terms in candidates}
     chosen = _fewest_terms(fits, curved, counts)
+    if offset is not None and (1,) in fits and chosen == (0, 1) and fits[chosen][0][0] < 0:
+        # no variance is negative at a known offset
+        chosen = (1,)
     coefficients, errors, _ = fits[chosen]
     value = dict(zip(chosen, coefficients, strict=True))
     error = dict(zip(chosen, errors, strict=True))
-    return Line(value.get(0, 0.0), value.get(1, 0.0), value.get(2, 0.0), error.get(1, 0.0), ratio, ratio_se)
+    c, b, a = (float(value.get(k, 0.0)) for k in range(3))
+    # back from values above the offset to the values themselves
+    terms = (c - b * origin + a * origin**2, b - 2 * a * origin, a)
+    return Line(*terms, slope_se=float(error.get(1, 0.0)), ratio=ratio, ratio_se=ratio_se)
 
 
 def _fewest_terms(
