@@ -193,3 +193,11 @@ def test_the_interval_of_the_clean_signal_is_assisted_by_a_model_and_says_so():
         fitted("noise2void").predict(image(), "CYX").signal_interval()
     with pytest.raises(ValueError, match="no part of them"):
         fitted("simulation").predict(image(), "CYX").signal_interval()
+
+
+def test_the_bundle_keeps_the_noise_model_that_it_was_trained_with(tmp_path):
+    denoiser = fitted("simulation")
+    denoiser.save(tmp_path / "a.btn")
+    kept = btn.NoiseModel.from_dict(btn.load(tmp_path / "a.btn").provenance["noise_model"])
+    np.testing.assert_array_equal(kept.gain, CAMERA.gain)
+    np.testing.assert_array_equal(kept.read_sd, CAMERA.read_sd)

@@ -164,6 +164,8 @@ def fit_steps(
     total = settings.members * train.steps
     provenance = yield from _provenance(scenes, plan, settings)
     provenance |= {"patches": {"count": count, "sides_px": list(sides)}, "start": warmth.record}
+    if pair.noise_model is not None:
+        provenance["noise_model"] = pair.noise_model.to_dict()
     yield Progress(total, total, "Calibrating: measuring noise and brightness")
     learned = Learned(
         networks=Networks(blueprint, trained.members),
