@@ -588,6 +588,26 @@ def test_coverage_is_shown_and_missed_blocks_painted(make_dock, model, viewer, q
     assert "Covered least" in part(dock, "worst").text()
 
 
+def test_a_second_frame_is_checked_with_one_click(make_dock, model, viewer, qtbot):
+    prediction = make_prediction()
+    dock = make_dock(prediction, model)
+    dock.view.tabs.setCurrentIndex(2)
+    drawn(dock, qtbot)
+    known = {part(dock, "second_frame").itemText(i) for i in range(part(dock, "second_frame").count())}
+    assert "soil" not in known
+    frame = np.array(prediction.median)
+    frame[0, :20] = prediction.upper[0, :20] + 1
+    viewer.add_image(frame, name="frame 2", axis_labels=("c", "y", "x"))
+    dock.coverage.list_frames()
+    part(dock, "second_frame").setCurrentText("frame 2")
+    part(dock, "check_second").click()
+    drawn(dock, qtbot)
+    said = part(dock, "second_note").text()
+    assert "50.0 % of" in said
+    assert "100.0 % of" in said
+    assert "aimed at" in said
+
+
 def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, model, viewer, qtbot):
     dock = make_dock(make_prediction(), model)
     part(dock, "channel").setCurrentIndex(1)

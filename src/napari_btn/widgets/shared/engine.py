@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.draws import draws_steps
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.noise_findings import find_noise
+    from napari_btn.core.evaluation.report import evaluate
     from napari_btn.core.settings import EnsembleSettings
     from napari_btn.core.training.plan import estimate_training
     from napari_btn.model import load_model, save_model
@@ -41,6 +42,7 @@ __all__ = [
     "draws_steps",
     "equivalent_filter_steps",
     "estimate_training",
+    "evaluate",
     "find_noise",
     "first_look_steps",
     "fit_steps",
@@ -68,6 +70,7 @@ _HOME = {
     "draws_steps": "core.calibration.draws",
     "equivalent_filter_steps": "workflow.evaluate",
     "estimate_training": "core.training.plan",
+    "evaluate": "core.evaluation.report",
     "find_noise": "core.data.noise_findings",
     "first_look_steps": "workflow.now",
     "fit_steps": "workflow.fit",

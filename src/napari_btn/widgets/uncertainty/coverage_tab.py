@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
-from napari_btn.widgets.shared.overlays import map_layer, missed_top
+from napari_btn.widgets.shared.layers import read_layer
+from napari_btn.widgets.shared.overlays import map_layer, missed_top, truths
 from napari_btn.widgets.shared.results import record_of
 from napari_btn.widgets.shared.worker import sentence_of
 from napari_btn.widgets.uncertainty.view import TABS
@@ -46,6 +48,7 @@ class CoverageTab:
         self._view, self._focus, self._session, self._lifetime = view, focus, session, lifetime
         self._curve: tuple[object, NDArray[np.float64]] | None = None
         view.missed.clicked.connect(self._on_user_missed)
+        view.check_second.clicked.connect(self._on_user_check)
         view.tabs.currentChanged.connect(self._on_user_tab)
 
     def show_report(self) -> None:
@@ -61,6 +64,7 @@ class CoverageTab:
         model = self._session.model
         looked_at = self._view.tabs.currentIndex() == TABS.index("coverage")
         self._view.missed.setEnabled(model is not None and self._focus.prediction is not None)
+        self.list_frames()
         if not looked_at or model is None or "reliability" in self._lifetime.runs:
             self.show_reliability()
             return
@@ -93,6 +97,51 @@ class CoverageTab:
         if known and self._curve is not None and report is not None:
             at = (1 - report.alpha, float(report.coverage_low[c]), float(report.coverage_high[c]))
             self._view.reliability.show_coverage(1 - np.asarray(_ALPHAS), self._curve[1][c], at)
+
+    def list_frames(self) -> None:
+        """List the images of the field that the intervals can be checked on."""
+        prediction, source, picker = self._focus.prediction, self._focus.source, self._view.second_frame
+        names = []
+        if prediction is not None and source is not None:
+            found = truths(self._focus.viewer, tuple(prediction.median.shape), prediction.axes)
+            names = [layer.name for layer in found if layer.name != source.name]
+        if names != [picker.itemText(i) for i in range(picker.count())]:
+            picker.clear()
+            picker.addItems(names)
+        picker.setVisible(bool(names))
+        self._view.check_second.setVisible(bool(names))
+
+    def _on_user_check(self) -> None:
+        """Measure the coverage of the picked image."""
+        prediction, name = self._focus.prediction, self._view.second_frame.currentText()
+        layers = self._focus.viewer.layers
+        if prediction is None or name not in layers or "second" in self._lifetime.runs:
+            return
+        data = read_layer(layers[name]).data
+
+        def step() -> Step[Any]:
+            """Compare the image with the intervals; a step."""
+            yield Progress(0, 1, "Measuring the coverage of the second frame")
+            return engine.evaluate(prediction, data, valid="finite")
+
+        def done(report: Any) -> None:
+            """Show the shares."""
+            shares = ", ".join(
+                f"{100 * share:.1f} % of {channel}"
+                for channel, share in zip(report.channel_names, report.coverage, strict=True)
+            )
+            text = (
+                f"Inside the intervals lie of '{name}': {shares}. {100 * (1 - prediction.alpha):.3g} % of "
+                f"{covered(prediction.covers)} are aimed at, on average."
+            )
+            self._view.second_note.say(("info", text))
+
+        def failed(error: Exception) -> None:
+            """Show the error."""
+            self._view.second_note.say(("red", sentence_of(error)))
+
+        self._view.second_note.say()
+        self._lifetime.start("second", step, done, failed)
 
     def _on_user_missed(self) -> None:
         """Add the map of missed blocks."""

@@ -228,6 +228,15 @@ class UncertaintyView(QWidget):
         self.missed_note = NoteLabel(self._theme, "missed_note")
         self.reliability = CoverageChart(colours)
         self.reliability.hide()
+        self.second_frame = combo_box(
+            "second_frame", "Another image of the same field: a second noisy frame, or a truth."
+        )
+        self.check_second = push_button(
+            "check_second",
+            "Check on it",
+            "Measure how many pixels of the picked image lie inside the intervals: the only check without a truth.",
+        )
+        self.second_note = NoteLabel(self._theme, "second_note")
         self.missed = push_button(
             "miscoverage",
             "Show missed blocks",
@@ -299,7 +308,17 @@ class UncertaintyView(QWidget):
         self.tabs.addTab(_page(*cut), "Line cut")
         self.tabs.addTab(_page(self.pixel, self.filter, self.filter_note, self.density), "Pixel")
         self.tabs.addTab(
-            _page(self.report, self.worst, self.reliability, self.missed, self.missed_note), "Coverage"
+            _page(
+                self.report,
+                self.worst,
+                self.reliability,
+                self.missed,
+                self.missed_note,
+                self.second_frame,
+                self.check_second,
+                self.second_note,
+            ),
+            "Coverage",
         )
         self.tabs.addTab(
             _page(
@@ -351,6 +370,7 @@ class UncertaintyView(QWidget):
             self.report,
             self.worst,
             self.missed_note,
+            self.second_note,
             self.filter_note,
             self.draws_note,
         ):
