@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FAMILIES = ("sms", "unet", "dncnn", "cdae")
-PROBE = 3  # steps that tell how long one takes
+PROBE = 8  # steps that tell how long one takes; of fewer, the start of a run takes more time than they do
 
 
 @dataclass(frozen=True)
