@@ -161,10 +161,11 @@ def test_deep_json_and_foreign_number_types_are_damage(path):
         refused(path, "damaged")
 
 
-def test_a_bundle_of_version_1_stays_readable():
+@pytest.mark.parametrize("version", range(1, BUNDLE_VERSION + 1))
+def test_bundles_of_every_version_stay_readable(version):
     import napari_btn as btn
 
-    denoiser = btn.load(Path(__file__).parents[1] / "bundles" / "version_1.btn")
+    denoiser = btn.load(Path(__file__).parents[1] / "bundles" / f"version_{version}.btn")
     assert (denoiser.members, denoiser.channel_names, denoiser.unit) == (2, ("Si",), "um")
     np.testing.assert_allclose(denoiser.report.coverage, 0.92592593)
     np.testing.assert_allclose(denoiser.calibration.offset_lower, -0.03813696, rtol=1e-6)
@@ -172,6 +173,8 @@ def test_a_bundle_of_version_1_stays_readable():
     made = denoiser.predict(image, axes="CYX")
     np.testing.assert_allclose(made.median[0, 3, 5:8], [0.28743738, 0.33414957, 0.27835292], rtol=1e-4)
     np.testing.assert_allclose(made.width[0, 3, 5:8], [0.72986555, 0.7645931, 0.73812246], rtol=1e-4)
+    if version > 1:
+        assert [step["do"] for step in denoiser.recipe["steps"]] == ["fit"]
 
 
 def test_a_changed_weight_of_version_1_is_found(tmp_path):
