@@ -180,7 +180,7 @@ def test_a_second_run_updates_in_place_and_keeps_the_first_as_one_backup(
         ready.view.form.seed.setValue(seed)
         train(ready)
     assert viewer.layers["soil noisy median"] is median
-    assert len(viewer.layers) == n + 4
+    assert len(viewer.layers) == n + 1
     before = viewer.layers["soil noisy median (before)"]
     assert not before.visible
     assert before.metadata["napari_btn"]["provenance"]["seed"] == 1

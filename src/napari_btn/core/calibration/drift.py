@@ -235,21 +235,19 @@ def _noise_notes(ratio: NDArray[np.float64], names: Sequence[str]) -> tuple[Note
 
 def _share_notes(outside: NDArray[np.float64], far: float, names: Sequence[str]) -> tuple[Note, ...]:
     """Return notes on pixels unlike any in the calibrated image."""
-    found = [
-        (
-            share,
-            f"{share:.0%} of the pixels of {name} are outside the range of 99.8 % of those of the calibrated image",
+    found = []
+    beyond = [(share, name) for share, name in zip(outside, names, strict=True) if share >= SHARE_AMBER]
+    if beyond:
+        single = len(names) == 1
+        shown = ", ".join(f"{share:.0%}" if single else f"{share:.0%} of {name}" for share, name in beyond)
+        what = f"{shown} of the pixels" if single else f"Of the pixels, {shown}"
+        found.append(
+            (max(beyond)[0], f"{what} are outside the range of 99.8 % of those of the calibrated image")
         )
-        for share, name in zip(outside, names, strict=True)
-    ]
-    if not np.isnan(far):
+    if far >= SHARE_AMBER:
         found.append((far, f"{far:.0%} of the pixels are farther from their token than the calibrated ones"))
     advice = "The coverage may not hold there: calibrate on images like this one."
-    return tuple(
-        Note("red" if share >= SHARE_RED else "amber", f"{what}. {advice}")
-        for share, what in found
-        if share >= SHARE_AMBER
-    )
+    return tuple(Note("red" if share >= SHARE_RED else "amber", f"{what}. {advice}") for share, what in found)
 
 
 def profile_of(image: View) -> Profile | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -65,7 +65,8 @@ def fit_palette(
     Palette
         From the seed that fits best, so that the result depends little on the first seed: the best fit of the
         coarse cuts, the highest likelihood of the mixture, or the most points in dense groups. Agreement is
-        the mean over all pairs of seeds, on all points.
+        the mean over all pairs of seeds, on all points; with k-means, finer cuts than the anchors are compared
+        within the same anchors.
 
     Raises
     ------
@@ -106,7 +107,10 @@ def fit_palette(
             "HDBSCAN found fewer than two dense groups among the latents; choose the method kmeans or mixture."
         )
     yield Progress(len(seeds), len(seeds), "Clustered")
-    return replace(best, agreement=_agreement([p.assign(x) for p in found], best.size))
+    agreement = _agreement([p.assign(x) for p in found], best.size)
+    if best.anchors is not None:
+        agreement[: len(best.anchors) - 1] = best.agreement
+    return replace(best, agreement=agreement)
 
 
 def _as_part(progress: Progress, number: int, total: int) -> Progress:
@@ -116,7 +120,7 @@ def _as_part(progress: Progress, number: int, total: int) -> Progress:
     return Progress(done, 100 * total, f"{progress.note or 'Clustering'}{again}")
 
 
-def _agreement(labels: list[NDArray[np.uint8]], size: int) -> NDArray[np.float64]:
+def _agreement(labels: Sequence[NDArray[np.integer[Any]]], size: int) -> NDArray[np.float64]:
     """Return the mean adjusted Rand index of each cut from 2 to `size`; NaN if no two seeds have the cut."""
     agreement = np.full(size - 1, np.nan)
     for k in range(size - 1):
@@ -254,12 +258,16 @@ def _nested_steps(
     nest. A tree around one polished cut has both.
     """
     best = _best_of(points, found, inertia)
-    anchors = min(best.size, _ANCHORS)
+    k = min(best.size, _ANCHORS)
+    # coarse cuts of single seeds agree less than the best of all seeds does: their agreement is on the safe side
+    coarse = _agreement(
+        [np.stack([_nearest(points, p.polished[rows_of(n)]) for n in range(2, k + 1)]) for p in found], k
+    )
     made = []
-    for i, (palette, seed) in enumerate(zip((best, *found), (seeds[0], *seeds), strict=True)):
-        yield Progress(i, len(found) + 1, "Building the tree")
-        made.append(_around(points, palette.polished[rows_of(anchors)], best.size, seed))
-    return made[0], made[1:]
+    for i, seed in enumerate((seeds[0], *seeds)):
+        yield Progress(i, len(seeds) + 1, "Building the tree")
+        made.append(_around(points, best.polished[rows_of(k)], best.size, seed))
+    return replace(made[0], agreement=coarse), made[1:]
 
 
 def _around(points: NDArray[np.float32], anchors: NDArray[np.float32], count: int, seed: int) -> Palette:

@@ -19,7 +19,14 @@ from napari_btn.widgets.denoise.compare_panel import ComparePanel
 from napari_btn.widgets.denoise.noise_panel import NoisePanel
 from napari_btn.widgets.denoise.scan_panel import ScanPanel
 from napari_btn.widgets.denoise.training_form import TrainingForm
-from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, ScrollColumn, fold, push_button
+from napari_btn.widgets.shared.panels import (
+    LowScroll,
+    NoteLabel,
+    ProgressPanel,
+    ScrollColumn,
+    fold,
+    push_button,
+)
 from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.report_panel import ReportPanel
 
@@ -134,12 +141,11 @@ class DenoiseView(QWidget):
         use.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         use.addRow("Apply to", self.apply_to)
         column.addLayout(use)
+        column.addWidget(self.compare_fold)
+        column.addStretch(1)
         files = QHBoxLayout()
         for part in (self.apply, self.adapt, self.save, self.load):
             files.addWidget(part)
-        column.addLayout(files)
-        column.addWidget(self.compare_fold)
-        column.addStretch(1)
         run = QHBoxLayout()
         run.addWidget(self.train, 2)
         run.addWidget(self.now, 1)
@@ -148,9 +154,10 @@ class DenoiseView(QWidget):
         foot = QVBoxLayout()
         foot.setContentsMargins(4, 0, 4, 4)
         foot.setSpacing(4)
-        foot.addWidget(self.message)
+        foot.addWidget(LowScroll(self.message))
         foot.addWidget(self.progress)
         foot.addLayout(run)
+        foot.addLayout(files)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)

@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_btn.session import session_of
 from napari_btn.widgets.shared.panels import ScrollColumn, Theme
-from napari_btn.widgets.shared.tabs import tab_with_others
+from napari_btn.widgets.shared.tabs import NextStep, tab_with_others
 from napari_btn.widgets.shared.worker import run_step
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ T = TypeVar("T")
 
 _CLOSE_WAIT = 2.0
 _DRAGGED_PX = 3
-_LOW_PX = 160
 
 
 class Lifetime:
@@ -241,29 +240,61 @@ class Dock(QWidget):
         self.lifetime = Lifetime(self)
         self._tabbed = False
 
-    def show_view(self, view: QWidget) -> None:
+    def show_view(self, view: QWidget, *, scrolls: bool = False) -> None:
         """Fill the dock with a view, and redraw that when the theme changes.
 
         Parameters
         ----------
         view : QWidget
             Has a method ``redraw``.
+        scrolls : bool
+            Let all of it scroll, so that it fits a laptop; for views that have no part that scrolls.
         """
         # napari adds a stretch below a widget that doesn't expand
         view.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Expanding)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        # docks above each other must fit a laptop too: what doesn't fit scrolls
-        low = view.minimumSizeHint().height() <= _LOW_PX
-        layout.addWidget(view if low else ScrollColumn(view))
+        layout.addWidget(ScrollColumn(view) if scrolls else view)
+
+        self.next_step = NextStep(self.viewer)
+        layout.addWidget(self.next_step)
 
         self._view = view
         self.lifetime.hear(self._on_viewer_theme, self.viewer.events.theme)
+        self.lifetime.hear(self._on_session_next, self.session.changed)
+        self._on_session_next()
+
+    def _on_session_next(self, slot: str = "") -> None:
+        """Say what comes next, from what the session holds."""
+        del slot
+        if self.lifetime.ended:
+            return
+        session, name = self.session, self.objectName()
+        link = self.theme.colours()["accent"].name()
+        source = "" if session.source is None else session.source.name
+        if session.prediction is None:
+            if name != "napari_btn_denoise":
+                self.next_step.lead("First:", "denoise an image", "Denoise", link)
+            else:
+                self.next_step.lead()
+        elif name == "napari_btn_denoise":
+            self.next_step.lead(f"'{source}' is denoised.", "Look at the uncertainty", "Uncertainty", link)
+        elif name == "napari_btn_uncertainty":
+            self.next_step.lead("Next:", "group pixels into tokens", "Tokens", link)
+        elif name == "napari_btn_tokens":
+            self.next_step.lead("Next:", "find where to measure again", "Re-measure", link)
+        elif session.regions:
+            self.next_step.lead(
+                "Measured again? Load it below 'Measured again', or", "train on it", "Denoise", link
+            )
+        else:
+            self.next_step.lead()
 
     def _on_viewer_theme(self, event: Any = None) -> None:
         """Draw in the colours of the new theme."""
         del event
         self._view.redraw()
+        self._on_session_next()
 
     def leave(self) -> None:
         """Stop what runs, wait for it, and disconnect from viewer and session."""

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from napari_btn.widgets.shared.worker import Timing
 
 __all__ = [
+    "LowScroll",
     "NoteLabel",
     "PercentBox",
     "ProgressPanel",
@@ -268,6 +269,46 @@ class ScrollColumn(QScrollArea):
         if event is not None and event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
         return bool(super().eventFilter(watched, event))
+
+
+class LowScroll(QScrollArea):
+    """Scroll area for sentences: as high as they are, up to a limit, and gone with them.
+
+    Parameters
+    ----------
+    label : NoteLabel
+        The sentences.
+    most_px : int
+        Largest height.
+    """
+
+    def __init__(self, label: NoteLabel, most_px: int = 110) -> None:
+        super().__init__()
+        self._label, self._most = label, most_px
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(label)
+        label.installEventFilter(self)
+        self.setVisible(not label.isHidden())
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
+        """Follow the sentences as they come, go and grow."""
+        kinds = (QEvent.Type.Hide, QEvent.Type.Show, QEvent.Type.ShowToParent, QEvent.Type.HideToParent)
+        if event is not None and event.type() in (*kinds, QEvent.Type.LayoutRequest, QEvent.Type.Resize):
+            self.setVisible(not self._label.isHidden())
+            self._fit()
+        return bool(super().eventFilter(watched, event))
+
+    def resizeEvent(self, event: object) -> None:  # Qt's name
+        """Fit the height to the new width."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Be as high as the sentences, up to the limit."""
+        wanted = self._label.heightForWidth(max(self.viewport().width(), 200))
+        self.setFixedHeight(min(max(wanted, 16), self._most))
 
 
 class PercentBox(QDoubleSpinBox):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any, Final
 
 from qtpy.QtCore import Qt, QTimer
-from qtpy.QtWidgets import QDockWidget, QMainWindow, QWidget
+from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QSizePolicy, QWidget
 
-__all__ = ["DOCKS", "OpenAllWidget", "open_dock", "tab_with_others"]
+__all__ = ["DOCKS", "NextStep", "OpenAllWidget", "open_dock", "tab_with_others"]
 
 DOCKS: Final = {
     "napari_btn_denoise": "Denoise",
@@ -44,6 +45,8 @@ def tab_with_others(dock: QWidget, viewer: Any) -> None:
     own, window = _frame(dock), dock.window()
     if own is None or not isinstance(window, QMainWindow):
         return
+    # "Denoise (napari-btn)" is cut off in a row of tabs
+    own.setWindowTitle(DOCKS[dock.objectName()])
     frames = {dock.objectName(): own}
     for other in viewer.window.dock_widgets.values():
         frame = _frame(other) if isinstance(other, QWidget) and other.objectName() in DOCKS else None
@@ -68,6 +71,46 @@ def _frame(widget: QWidget) -> QDockWidget | None:
     while parent is not None and not isinstance(parent, QDockWidget):
         parent = parent.parent()
     return parent
+
+
+class NextStep(QLabel):
+    """A line that says where one is and leads to the dock that comes next; hidden without one.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose docks are opened.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        super().__init__()
+        self.setObjectName("next_step")
+        self.setToolTip("The step that comes next; click to open it.")
+        self.setWordWrap(True)
+        self.setContentsMargins(6, 0, 6, 4)
+        self.setTextFormat(Qt.TextFormat.RichText)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.linkActivated.connect(lambda title: open_dock(viewer, title))
+        self.hide()
+
+    def lead(self, here: str = "", what: str = "", title: str = "", colour: str = "") -> None:
+        """Say where one is, and what comes next in which dock.
+
+        Parameters
+        ----------
+        here : str
+            A sentence; empty to hide the line.
+        what : str
+            What to do next, shown as a link.
+        title : str
+            Display name of the dock.
+        colour : str
+            Colour of the link.
+        """
+        link = f" <a href='{title}' style='color:{colour}'>{escape(what)} →</a>" if title else ""
+        self.setText(f"{escape(here)}{link}")
+        self.setAccessibleName(f"{here} {what}".strip())
+        self.setVisible(bool(here or title))
 
 
 class OpenAllWidget(QWidget):

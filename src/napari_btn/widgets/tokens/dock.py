@@ -45,7 +45,7 @@ class TokensWidget(Dock):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer, "napari_btn_tokens")
         self.view = TokensView(self.theme)
-        self.show_view(self.view)
+        self.show_view(self.view, scrolls=True)
         self.editor = TokenEditor(self.viewer, self.view, self.session, self.lifetime, self._show_state)
         self._connect()
         self._on_session_tokens()

@@ -52,7 +52,7 @@ class UncertaintyWidget(Dock):
     def __init__(self, napari_viewer: Any) -> None:
         super().__init__(napari_viewer, "napari_btn_uncertainty")
         self.view = UncertaintyView(self.theme)
-        self.show_view(self.view)
+        self.show_view(self.view, scrolls=True)
         self.focus = Focus(self.viewer)
         self._selection = ""
         self._due = False
