@@ -92,7 +92,9 @@ class FakeEngine:
         if min(pair.noisy.shape[-2:]) < 16:
             raise ValueError("The image is too small for the split. Give a larger one.")
         start = "Members start from pretrained members."
-        return SimpleNamespace(notes=self.notes, shift=self.shift, start=start)
+        return SimpleNamespace(
+            notes=self.notes, shift=self.shift, start=start, forecast=lambda alpha: ("info", "")
+        )
 
     def prepare(self, compute: Compute) -> None:
         self.prepared += 1

@@ -65,8 +65,7 @@ def fit_palette(
     Palette
         From the seed that fits best, so that the result depends little on the first seed: the best fit of the
         coarse cuts, the highest likelihood of the mixture, or the most points in dense groups. Agreement is
-        the mean over all pairs of seeds, on all points; with k-means, finer cuts than the anchors are compared
-        within the same anchors.
+        the mean over all pairs of seeds, on all points.
 
     Raises
     ------
@@ -100,17 +99,16 @@ def fit_palette(
         misfits.append(misfit)
     best = found[int(np.argmin([misfit.sum() for misfit in misfits]))]
     if method == "kmeans" and best.size > 1:
-        best, found = yield from _nested_steps(x, found, np.array(misfits), [int(s) for s in seeds])
+        best = yield from _nested_steps(x, found, np.array(misfits), [int(s) for s in seeds])
     best = replace(best, order=_medians(best.assign(x), channels, best))
     if method == "hdbscan" and best.size < 2:
         raise ValueError(
             "HDBSCAN found fewer than two dense groups among the latents; choose the method kmeans or mixture."
         )
     yield Progress(len(seeds), len(seeds), "Clustered")
-    agreement = _agreement([p.assign(x) for p in found], best.size)
     if best.anchors is not None:
-        agreement[: len(best.anchors) - 1] = best.agreement
-    return replace(best, agreement=agreement)
+        return best
+    return replace(best, agreement=_agreement([p.assign(x) for p in found], best.size))
 
 
 def _as_part(progress: Progress, number: int, total: int) -> Progress:
@@ -120,7 +118,7 @@ def _as_part(progress: Progress, number: int, total: int) -> Progress:
     return Progress(done, 100 * total, f"{progress.note or 'Clustering'}{again}")
 
 
-def _agreement(labels: Sequence[NDArray[np.integer[Any]]], size: int) -> NDArray[np.float64]:
+def _agreement(labels: Sequence[Sequence[NDArray[Any]] | NDArray[Any]], size: int) -> NDArray[np.float64]:
     """Return the mean adjusted Rand index of each cut from 2 to `size`; NaN if no two seeds have the cut."""
     agreement = np.full(size - 1, np.nan)
     for k in range(size - 1):
@@ -251,23 +249,29 @@ def _polish(points: NDArray[np.float32], palette: Palette) -> tuple[Palette, NDA
 
 def _nested_steps(
     points: NDArray[np.float32], found: list[Palette], inertia: NDArray[np.float64], seeds: Sequence[int]
-) -> Step[tuple[Palette, list[Palette]]]:
-    """Return the best palette and that of each seed, built around their polished cuts into a few tokens.
+) -> Step[Palette]:
+    """Return the best palette, built around its polished cut into a few tokens, with the agreement of the seeds.
 
     Cuts of a plain tree agree less between seeds than cuts that Lloyd's steps polished, and polished cuts don't
     nest. A tree around one polished cut has both.
     """
     best = _best_of(points, found, inertia)
-    k = min(best.size, _ANCHORS)
-    # coarse cuts of single seeds agree less than the best of all seeds does: their agreement is on the safe side
-    coarse = _agreement(
-        [np.stack([_nearest(points, p.polished[rows_of(n)]) for n in range(2, k + 1)]) for p in found], k
-    )
-    made = []
-    for i, seed in enumerate((seeds[0], *seeds)):
-        yield Progress(i, len(seeds) + 1, "Building the tree")
-        made.append(_around(points, best.polished[rows_of(k)], best.size, seed))
-    return replace(made[0], agreement=coarse), made[1:]
+    yield Progress(0, 1, "Building the tree")
+    nested = _around(points, best.polished[rows_of(min(best.size, _ANCHORS))], best.size, seeds[0])
+    # cuts of single seeds agree less than the best of all seeds would: their agreement is on the safe side
+    agreement = _agreement([_cuts_of(points, p) for p in found], nested.size)
+    return replace(nested, agreement=agreement)
+
+
+def _cuts_of(points: NDArray[np.float32], palette: Palette) -> list[NDArray[np.intp]]:
+    """Return the token of each point in each cut of one seed: polished, or of the plain tree where that is fine."""
+    leaf = _nearest(points, palette.centres[: palette.size])
+    most = min(palette.size, _COARSE)
+    polished = [_nearest(points, palette.polished[rows_of(k)]) for k in range(2, most + 1)]
+    fine = [
+        np.argmax(palette.leaves[palette.cut(k)], axis=0)[leaf] for k in range(most + 1, palette.size + 1)
+    ]
+    return polished + fine
 
 
 def _around(points: NDArray[np.float32], anchors: NDArray[np.float32], count: int, seed: int) -> Palette:

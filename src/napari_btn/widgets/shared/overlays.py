@@ -403,10 +403,10 @@ def name_channel(viewer: Any, layer: ImageLayer) -> None:
         here, result = window(), shown()
         if here is not None and result is not None:
             at = round(float(result.world_to_data(here.dims.point)[axis]))
-            here.canvas.overlays.text.text = names[min(max(at, 0), len(names) - 1)]
+            _caption(here).text = names[min(max(at, 0), len(names) - 1)]
 
     follow()
-    viewer.canvas.overlays.text.visible = True
+    _caption(viewer).visible = True
     viewer.dims.events.current_step.connect(follow)
     _ROWS[viewer]["follow"] = follow
 
@@ -425,7 +425,7 @@ def as_before(viewer: Any) -> None:
     viewer.layers.events.inserted.disconnect(before["added"])
     if "follow" in before:
         viewer.dims.events.current_step.disconnect(before["follow"])
-        viewer.canvas.overlays.text.visible = False
+        _caption(viewer).visible = False
     for weak, visible in before["named"]:
         if (layer := weak()) is not None:
             layer.name_overlay.visible = visible
@@ -440,6 +440,11 @@ def as_before(viewer: Any) -> None:
 def _grid(viewer: Any) -> Any:
     """Return the viewer's grid, which moved in napari 0.9."""
     return (viewer.canvas if "canvas" in type(viewer).model_fields else viewer).grid
+
+
+def _caption(viewer: Any) -> Any:
+    """Return the text over the canvas, which moved in napari 0.9 as well."""
+    return viewer.canvas.overlays.text if "canvas" in type(viewer).model_fields else viewer.text_overlay
 
 
 def _old(grid: Any) -> bool:
