@@ -26,7 +26,7 @@ from napari_btn.widgets.denoise.masks import MaskPicker, mask_over
 from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_of, unlike_pixels
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.panels import NoteLabel, Theme
-from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
+from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_folder, ask_for_image
 from napari_btn.widgets.shared.results import is_ours
 from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 
@@ -65,6 +65,7 @@ _ALONG = {
 _CHECK_AFTER_MS = 200
 _PREPARE_EVERY = 60.0
 _MOVED_PX = 0.5
+_LEVELS = ("red", "amber", "info")
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class PairForm(QWidget):
         for picker in (self.noisy, self.clean):
             picker.changed.connect(self.changed)
             picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
+            picker.folder_wanted.connect(partial(ask_for_folder, self, self._viewer, picker, self._lifetime))
         for mask in (self.valid, self.regions):
             mask.changed.connect(self.changed)
         self.axes.textChanged.connect(lambda _: self.changed.emit())
@@ -433,7 +435,8 @@ class PairForm(QWidget):
         def found(plan: Plan) -> None:
             """Keep the findings."""
             own = () if inputs.clean is None else unlike_pixels(inputs.noisy, inputs.clean)
-            notes = (*own, *((note.level, note.text) for note in plan.notes))
+            said = (*((note.level, note.text) for note in plan.notes), plan.forecast(inputs.settings.alpha))
+            notes = (*own, *sorted(said, key=lambda note: _LEVELS.index(note[0])))
             self._found = _Found(inputs.key(), notes, shift=plan.shift, start=plan.start)
             self.changed.emit()
 

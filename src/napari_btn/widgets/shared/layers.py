@@ -224,7 +224,15 @@ def add_image(viewer: Any, image: Image) -> ImageLayer:
     """
     axes = image.axes if image.axes and not image.axes_guessed else None
     metadata = {"channel_names": list(image.channel_names)} if image.channel_names else {}
-    arguments: dict[str, Any] = {"name": image.name, "metadata": metadata, "rgb": False}
+    # a picture of three or four bytes per pixel opens as napari opens it; pickers refuse it with a sentence
+    picture = (
+        axes is None
+        and len(image.data.shape) == 3
+        and image.data.shape[-1] in (3, 4)
+        and min(image.data.shape[:2]) > 4
+        and np.dtype(image.data.dtype) == np.uint8
+    )
+    arguments: dict[str, Any] = {"name": image.name, "metadata": metadata, "rgb": picture}
     if axes:
         arguments |= _grid(axes, image.pixel_size, image.unit or "px")
     return viewer.add_image(image.data, **arguments)

@@ -42,9 +42,27 @@ __all__ = [
     "notes_html",
     "push_button",
     "short_unit",
+    "show_control",
 ]
 
 _UNITS = {"um": "µm", "pixel": "px"}
+_CONTROLS = {
+    "checkerboard": "split",
+    "painted parts": "regions",
+    "painted areas": "regions",
+    "align them": "align",
+    "add scenes": "noisy_stack",
+    "lower the coverage": "coverage",
+    "name its axes": "axes",
+    "`valid`": "valid",
+    "valid": "valid",
+    "recalibrate": "recalibrate",
+    "calibrate on images like this one": "calibrate_on",
+}
+"""Object names of the controls that remove what a note complains of, by the words that name them."""
+_WORDS = re.compile(
+    rf"\b({'|'.join(sorted(map(re.escape, _CONTROLS), key=len, reverse=True))})\b", re.IGNORECASE
+)
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
 
 
@@ -104,8 +122,9 @@ class NoteLabel(QLabel):
         self.setObjectName(name)
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.RichText)
-        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.linkActivated.connect(lambda name: show_control(self.window(), name))
         self.hide()
 
     @property
@@ -147,12 +166,39 @@ def notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
         For a rich text.
     """
     colours = theme.colours()
+    link = colours["accent"].name()
     lines = []
     for level, text in notes:
         colour = colours.get(level, colours["text"]).name()
         sign = f"<span style='color:{colour}'><b>{_SIGN[level]}</b></span> " if _SIGN[level] else ""
-        lines.append(f"<div>{sign}{escape(text)}</div>")
+        linked = _WORDS.sub(
+            lambda word: f"<a href='{_CONTROLS[word[0].lower()]}' style='color:{link}'>{word[0]}</a>",
+            escape(text),
+        )
+        lines.append(f"<div>{sign}{linked}</div>")
     return "".join(lines)
+
+
+def show_control(window: QWidget, name: str) -> None:
+    """Bring the control that a note names into sight, unfolded and with the focus.
+
+    Parameters
+    ----------
+    window : QWidget
+        Window with the docks.
+    name : str
+        Object name of the control.
+    """
+    control = window.findChild(QWidget, name)
+    parent = control.parentWidget() if control is not None else None
+    while control is not None and parent is not None:
+        if isinstance(parent, QCollapsible) and not parent.isExpanded():
+            parent.expand(animate=False)
+        if isinstance(parent, QScrollArea):
+            parent.ensureWidgetVisible(control)
+        parent = parent.parentWidget()
+    if control is not None:
+        control.setFocus(Qt.FocusReason.OtherFocusReason)
 
 
 def short_unit(unit: str) -> str:

@@ -28,6 +28,7 @@ from napari_btn.widgets.shared.panels import NoteLabel, Theme
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from weakref import ReferenceType
 
     from napari.layers import Image as ImageLayer
@@ -35,11 +36,12 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.widgets.shared.dock import Lifetime
 
-__all__ = ["LayerPicker", "ask_for_image", "open_image"]
+__all__ = ["LayerPicker", "ask_for_folder", "ask_for_image", "open_image"]
 
-_AXES_OF_STACK = {"channels": "C", "repeats": "S"}
+_AXES_OF_STACK = {"channels": "C", "repeats": "S", "different fields": "S"}
 _ROWS_SHOWN = 4
-_IMAGES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;All files (*)"
+_DESCRIPTIONS = "*.yaml *.yml *.json"
+_IMAGES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;Descriptions of data sets ({_DESCRIPTIONS});;All files (*)"
 
 
 class LayerPicker(QWidget):
@@ -61,6 +63,8 @@ class LayerPicker(QWidget):
     """Emitted when another layer is picked, or its data change."""
     file_wanted = Signal()
     """Emitted when the user wants to open a file."""
+    folder_wanted = Signal()
+    """Emitted when the user wants to open a folder."""
 
     def __init__(self, role: str, help_text: str, theme: Theme, parent: QWidget | None = None) -> None:
         super().__init__(parent)
@@ -81,11 +85,18 @@ class LayerPicker(QWidget):
         self.many.setObjectName(f"{role}_stack")
         self.many.setCheckable(True)
         self.many.setFixedWidth(self.many.fontMetrics().horizontalAdvance("+") * 3)
-        self.many.setToolTip("Pick several layers and stack them, as channels or as repeats of one field.")
+        self.many.setToolTip(
+            "Add scenes: pick several layers and stack them, as different fields, repeats of one field, or channels."
+        )
         self.many.setAccessibleName(f"Stack several layers as {role}")
         self.open = QPushButton("Open file…")
         self.open.setObjectName(f"{role}_open")
-        self.open.setToolTip(f"Read an image: {', '.join(SUFFIXES)}.")
+        self.open.setToolTip(
+            f"Read an image: {', '.join(SUFFIXES)}. Several files are stacked as different fields; a description of a "
+            "data set (.yaml, .json) opens both images. Right-click for a folder, such as a zarr store."
+        )
+        self.open.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self.open.customContextMenuRequested.connect(lambda _: self.folder_wanted.emit())
         self.open.setAccessibleName(f"Open a file as {role}")
         self.list = QListWidget()
         self.list.setObjectName(f"{role}_layers")
@@ -94,7 +105,8 @@ class LayerPicker(QWidget):
         self.stack_as.setObjectName(f"{role}_stack_as")
         self.stack_as.addItems(list(_AXES_OF_STACK))
         self.stack_as.setToolTip(
-            "Channels: one layer per element or dye. Repeats: several scans of one field."
+            "Channels: one layer per element or dye. Repeats: several scans of one field. Different fields: each noisy "
+            "layer has its own clean one, stacked in the same order."
         )
         self.stack_as.setAccessibleName("Stack layers as")
         self.note = NoteLabel(theme, f"{role}_note")
@@ -186,6 +198,22 @@ class LayerPicker(QWidget):
         self.many.setChecked(False)
         rows = [row for row, known in enumerate(self._layers) if layer is not None and known() is layer]
         self.combo.setCurrentIndex(rows[0] if rows else -1)
+
+    def pick_many(self, layers: Sequence[ImageLayer], stack_as: str) -> None:
+        """Pick several layers of the list, as a stack.
+
+        Parameters
+        ----------
+        layers : sequence of napari.layers.Image
+            Some that `refresh` was given.
+        stack_as : str
+            "channels", "repeats" or "different fields".
+        """
+        self.stack_as.setCurrentText(stack_as)
+        self.many.setChecked(True)
+        for row, known in enumerate(self._layers):
+            chosen = any(known() is layer for layer in layers)
+            self.list.item(row).setCheckState(Qt.CheckState.Checked if chosen else Qt.CheckState.Unchecked)
 
     def refresh(self, layers: list[ImageLayer]) -> None:
         """Offer these layers; a picked one stays picked while it is among them.
@@ -285,13 +313,22 @@ def _events_of(layer: ImageLayer) -> tuple[Any, ...]:
 
 
 def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
-    """Ask for an image file and open it for a picker."""
-    path, _ = QFileDialog.getOpenFileName(parent, "Open image", "", _IMAGES)
+    """Ask for image files and open them for a picker; several are stacked as different fields."""
+    paths, _ = QFileDialog.getOpenFileNames(parent, "Open images", "", _IMAGES)
+    if paths:
+        open_image(viewer, picker, paths[0], lifetime, *paths[1:])
+
+
+def ask_for_folder(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
+    """Ask for a folder with an image, such as a zarr store, and open it for a picker."""
+    path = QFileDialog.getExistingDirectory(parent, "Open a folder with an image (.zarr)")
     if path:
         open_image(viewer, picker, path, lifetime)
 
 
-def open_image(viewer: Any, picker: LayerPicker, path: str | Path, lifetime: Lifetime) -> None:
+def open_image(
+    viewer: Any, picker: LayerPicker, path: str | Path, lifetime: Lifetime, *others: str | Path
+) -> None:
     """Read an image file in a thread, add it as a layer, and pick that.
 
     Parameters
@@ -301,17 +338,26 @@ def open_image(viewer: Any, picker: LayerPicker, path: str | Path, lifetime: Lif
     picker : LayerPicker
         Picks it, or says why the file can't be read.
     path : str or Path
-        An image file.
+        An image file, or the description of a data set.
     lifetime : Lifetime
         Of the dock.
+    *others : str or Path
+        More files, stacked with the first as different fields.
     """
     role = picker.combo.objectName()
 
     def step() -> Step[Any]:
         """Read the file; a step."""
+        from napari_btn.io.datasets import is_description, read_dataset
         from napari_btn.io.images import read_image
 
         yield Progress(0, 1, "Reading")
+        if is_description(path):
+            noisy, clean = read_dataset(path).images()
+            sides = {"noisy": noisy, **({} if clean is None else {"clean": clean})}
+            return [replace(image, name=f"{image.name} {side}") for side, image in sides.items()]
+        if others:
+            return [read_image(one) for one in (path, *others)]
         if Path(path).suffix == ".npz":
             # A file with both images often names its arrays like the pickers.
             try:
@@ -321,8 +367,15 @@ def open_image(viewer: Any, picker: LayerPicker, path: str | Path, lifetime: Lif
         return read_image(path)
 
     def read(image: Any) -> None:
-        """Add a layer, and pick it."""
-        picker.pick(add_image(viewer, image))
+        """Add the layers, and pick them."""
+        if not isinstance(image, list):
+            picker.pick(add_image(viewer, image))
+        elif others:
+            layers = [add_image(viewer, one) for one in image]
+            picker.pick_many(layers, "different fields")
+        else:
+            made = {one.name.rpartition(" ")[2]: add_image(viewer, one) for one in image}
+            picker.pick(made.get(role, made["noisy"]))
         picker.by_user = True
 
     def failed(error: Exception) -> None:

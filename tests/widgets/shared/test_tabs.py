@@ -1,0 +1,66 @@
+"""One tab bar for all docks, in the real window, at the size of a small laptop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from qtpy.QtWidgets import QAbstractButton, QDockWidget, QTabBar
+
+from napari_btn.widgets.shared.tabs import DOCKS, open_dock
+
+HEIGHT = 768
+
+
+@pytest.fixture
+def window(make_napari_viewer: Any) -> Any:
+    """Return a viewer with an empty image, as large as a small laptop."""
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1366, HEIGHT)
+    return viewer
+
+
+def titles(viewer: Any) -> list[str]:
+    """Return the titles of the tab bar with our docks."""
+    dock = next(iter(viewer.window.dock_widgets.values()))
+    for bar in dock.window().findChildren(QTabBar):
+        shown = [bar.tabText(i) for i in range(bar.count())]
+        if set(shown) & set(DOCKS.values()):
+            return shown
+    return []
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_docks_opened_in_any_order_share_one_tab_bar_and_fit(window: Any, qtbot: Any, theme: str) -> None:
+    window.theme = theme
+    opened: list[str] = []
+    for title in ("Tokens", "Denoise", "Re-measure", "Uncertainty"):
+        open_dock(window, title)
+        opened.append(title)
+        qtbot.wait(200)
+        main = next(iter(window.window.dock_widgets.values())).window()
+        assert main.height() <= HEIGHT
+        assert main.minimumSizeHint().height() <= HEIGHT
+    assert titles(window) == list(DOCKS.values())
+    denoise = next(d for d in window.window.dock_widgets.values() if d.objectName() == "napari_btn_denoise")
+    open_dock(window, "Denoise")
+    qtbot.wait(200)
+    denoise.view.message.say(
+        *[("amber", "A note that takes more than one line in a dock of this width. " * 3)] * 6
+    )
+    qtbot.wait(200)
+    bottom = denoise.mapToGlobal(denoise.rect().bottomLeft()).y()
+    for name in ("train", "apply", "save", "load"):
+        button = denoise.findChild(QAbstractButton, name)
+        assert button.isVisible()
+        assert button.mapToGlobal(button.rect().bottomLeft()).y() <= bottom
+    assert denoise.window().height() <= HEIGHT
+
+
+def test_open_all_opens_all_and_goes(window: Any, qtbot: Any) -> None:
+    window.window.add_plugin_dock_widget("napari-btn", "Open all")
+    qtbot.waitUntil(lambda: titles(window) == list(DOCKS.values()), timeout=20_000)
+    names = [d.objectName() for d in window.window.dock_widgets.values()]
+    assert sorted(names) == sorted(DOCKS)
+    frames = [d.parent() for d in window.window.dock_widgets.values()]
+    assert all(isinstance(f, QDockWidget) or f is not None for f in frames)
