@@ -99,9 +99,7 @@ class Plan:
         aim = f"{100 * (1 - alpha):.4g} %"
         more = "A checkerboard split or more fields (Add scenes) give more."
         if n < least:
-            return Note(
-                "red", f"{held} That is too few for {aim} (at least {least}): don't rely on it. {more}"
-            )
+            return ("red", f"{held} That is too few for {aim} (at least {least}): don't rely on it. {more}")
         if n < enough:
             text = f"{held} {aim} will hold on average, without a guarantee for other blocks ({enough} needed). {more}"
             return ("amber", text)
