@@ -54,7 +54,7 @@ def simulated(tiny: bool) -> Result:
                 )
                 axes, data = ("YX", frames[0]) if count == 1 else ("TYX", frames)
                 model = NoiseModel.fit(data, axes, offset=offset or None)
-                found.append(100 * abs(model.gain[0] / gain - 1))
+                found.append(100 * abs(float(model.gain[0]) / gain - 1))
             errors[kind] += found
             plain += found if kind == "image" and read == 0 else []
             row |= {f"{kind} median": float(np.median(found)), f"{kind} worst": max(found)}
@@ -124,7 +124,7 @@ def _fluorescence(folder: Path, tiny: bool) -> Result:
             {
                 "frame": path.stem,
                 "gain": float(model.gain[0]),
-                "known": known.slope,
+                "known": float(known.slope),
                 "variance / known": ratio,
             }
         )
