@@ -793,7 +793,7 @@ class Denoiser:
             Group of each pixel, where groups of a mask were calibrated apart; tokens need none.
         valid : array of bool, or "finite", optional
             True where a pixel counts, over the space axes or all axes but C; "finite": where no channel is NaN or
-            infinite. Elsewhere maps are NaN, and the networks see zeros.
+            infinite. Elsewhere maps are NaN, and the networks see zeros instead of NaN.
         pixel_size : sequence of float, optional
             Of this image, one per space axis, in ``unit``; by default that of training.
         unit : str, optional
