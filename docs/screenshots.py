@@ -84,13 +84,15 @@ def uncertainty(viewer: napari.Viewer) -> None:
     """Show the result: a threshold, a line cut, a pixel, the coverage."""
     from qtpy.QtWidgets import QWidget
 
+    from napari_btn.widgets.shared.overlays import as_before
+
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
+    as_before(viewer)
 
     def part(name: str) -> QWidget:
         """Return a control by its object name."""
         return dock.findChild(QWidget, name)
 
-    viewer.canvas.grid.enabled = False
     part("channel").setCurrentIndex(part("channel").findText("Fe"))
     part("threshold").setValue(0.25)
     part("confidence").setValue(0.6)
@@ -169,28 +171,28 @@ def tokens(viewer: napari.Viewer) -> None:
         dock.view.table.pick(numbers)
         dock.view.group_name.setCurrentText(name)
         dock.view.assign.click()
-    viewer.canvas.grid.enabled = False
     for shown in viewer.layers:
         shown.visible = shown.name == "edx noisy tokens"
     viewer.layers["edx noisy tokens"].opacity = 1
     viewer.reset_view()
     both_themes(viewer, "tokens")
-    viewer.window.remove_dock_widget(dock)
 
 
 def remeasure(viewer: napari.Viewer) -> None:
     """Denoise a field without a slow scan, propose windows, measure them again and continue training."""
     from napari_btn import samples
+    from napari_btn.widgets.shared.overlays import as_before
 
     field = samples.edx(seed=7, size=(160, 320))
     place = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("c", "y", "x")}
     layer = viewer.add_image(field.noisy, name="field", **place)
     slow = viewer.add_image(field.clean, name="slow scan", visible=False, **place)
-    _, train = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
+    frame, train = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
+    frame.raise_()
     train.view.apply_to.pick(layer)
     train.view.apply.click()
     wait_until(lambda: "field width" in viewer.layers and not train.busy, 1200)
-    viewer.window.remove_dock_widget(train)
+    as_before(viewer)
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Re-measure")
     dock.view.score.setCurrentIndex(dock.view.score.findData("width"))
     dock.view.window_unit.setCurrentIndex(0)
@@ -210,7 +212,6 @@ def remeasure(viewer: napari.Viewer) -> None:
     pause(0.5)
     viewer.reset_view()
     both_themes(viewer, "remeasure")
-    viewer.window.remove_dock_widget(dock)
 
 
 def stage(viewer: napari.Viewer, dock: Any, source: str) -> None:
@@ -237,6 +238,8 @@ def main() -> None:
     """Go from two layers to a result, as a user does."""
     import napari
     from qtpy.QtWidgets import QComboBox, QWidget
+
+    from napari_btn.widgets.shared.results import present_result
 
     viewer = napari.Viewer()
     viewer.window.resize(WIDTH, HEIGHT)
@@ -266,11 +269,10 @@ def main() -> None:
     show(viewer, "edx noisy", "edx clean", "edx noisy preview")
     shoot(viewer, "training")
     wait_until(lambda: "edx noisy median" in viewer.layers and part("train").isEnabled(), 1200)
-    show(viewer, "edx noisy", "edx clean", "edx noisy median", "edx noisy width")
-    shoot(viewer, "denoise")
-    viewer.window.remove_dock_widget(dock)
+    viewer.canvas.grid.enabled = False
+    present_result(viewer, "edx noisy")
+    both_themes(viewer, "denoise")
     uncertainty(viewer)
-    viewer.window.remove_dock_widget("all")
     tokens(viewer)
     remeasure(viewer)
     viewer.close()

@@ -17,6 +17,7 @@ from napari_btn.core.settings import EnsembleSettings, NetworkSettings, TrainSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
+    from pathlib import Path
 
     from napari.components import ViewerModel
     from pytestqt.qtbot import QtBot
@@ -162,6 +163,12 @@ class FakeEngine:
             "clean",
             provenance={"alpha": alpha, "seed": model.settings.seed},
         )
+
+
+@pytest.fixture(autouse=True)
+def _own_pace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Keep the pace of trainings out of the user's cache folder."""
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda name: tmp_path / name)
 
 
 @pytest.fixture(autouse=True)

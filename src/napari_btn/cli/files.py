@@ -252,7 +252,8 @@ def _open(path: str, axes: str | None, role: str) -> tuple[Image, str]:
         shape = tuple(image.data.shape)
         raise ValueError(f"{path} doesn't say its axes (shape {shape}); give --axes, such as --axes CYX.")
     if image.axes_guessed:
-        say(f"Note: axes of {role} guessed as {image.axes} {tuple(image.data.shape)}; --axes says otherwise.")
+        shape = tuple(image.data.shape)
+        say(f"Note: axes of {role} guessed as {image.axes} {shape}; if that is wrong, name them with --axes.")
     return image, image.axes
 
 

@@ -118,8 +118,8 @@ def _text(name: str, found: NoiseFindings[NoiseModel]) -> str:
         f"{'channel':<{wide}}{'gain':>16}{'offset':>9}{'read-out':>10}{'Fano factor':>16}  correlated over"
     )
     for c, channel in enumerate(found.channel_names):
-        gain = f"{model.gain[c]:.3g} +- {model.gain_se[c]:.1g}"
-        fano = f"{model.fano[c]:.3g} +- {model.fano_se[c]:.1g}"
+        gain = f"{model.gain[c]:.3g} ± {model.gain_se[c]:.1g}"
+        fano = f"{model.fano[c]:.3g} ± {model.fano_se[c]:.1g}"
         lengths = zip(found.frames.space_axes, model.correlation_px[c], strict=True)
         far = ", ".join(f"{n} px along {a.lower()}" for a, n in lengths if n) or "0 px"
         lines.append(

@@ -306,7 +306,7 @@ def _pooled_notes(groups: Sequence[int], name: str) -> tuple[Note, ...]:
         return ()
     who = f"{name.capitalize()}{'s' if len(groups) > 1 else ''} {', '.join(str(g + 1) for g in groups)}"
     text = (
-        f"{who}: too few held-out blocks for the block rule, so pixels were pooled there: about right on average for "
-        "images like the calibration data, without a finite-sample guarantee. Hold out more for one."
+        f"{who}: few held-out blocks, so that the coverage there is about right on average for images like this one, "
+        "without a guarantee. Hold out more, or add scenes."
     )
     return (Note("amber", text),)

@@ -173,9 +173,9 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
         notes.append(
             Note(
                 "amber",
-                f"Held-out blocks: {n_blocks}; the block rule wants {enough} at coverage {1 - alpha:.3g}, so "
-                "pixels were pooled: about right on average for images like the calibration data, without a "
-                "finite-sample guarantee. Hold out more for one.",
+                f"Only {n_blocks} held-out block{'' if n_blocks == 1 else 's'}: coverage {100 * (1 - alpha):.4g} % is "
+                f"about right on average for images like this one, without a guarantee; that takes {enough} blocks. "
+                "Hold out more, or add scenes.",
             )
         )
     least = needed_blocks(alpha, settings.score, rule, settings.delta)
@@ -184,7 +184,8 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
         notes.append(
             Note(
                 "red",
-                f"Held-out blocks: {n_blocks}; coverage {1 - alpha:.3g} needs at least {least}. {what}. "
+                f"Only {n_blocks} held-out block{'' if n_blocks == 1 else 's'}; coverage {100 * (1 - alpha):.4g} % "
+                f"needs at least {least}. {what}. "
                 "Hold out more of the field, add scenes, or ask for a lower coverage.",
             )
         )

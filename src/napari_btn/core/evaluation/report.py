@@ -362,13 +362,20 @@ def report_on(
 
 def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float64], name: str) -> str:
     """Return the least covered tenth by width, or token, in words."""
-    parts = [(float(v), f"tenth {i + 1} of {len(bins)} by width") for i, v in enumerate(bins)]
+    parts = [(float(v), f"the {_nth(i, len(bins))} of the intervals") for i, v in enumerate(bins)]
     parts += [(float(v), f"{name} {i + 1}") for i, v in enumerate(groups)]
     known = [part for part in parts if not math.isnan(part[0])]
     if not known:
         return "unknown"
     value, name = min(known)
     return f"{name}: {value:.3f}"
+
+
+def _nth(i: int, n: int) -> str:
+    """Return a tenth of the pixels by the width of their intervals, in words."""
+    if i in (0, n - 1):
+        return "narrowest tenth" if i == 0 else "widest tenth"
+    return f"tenth {i + 1} of {n}, from narrow to wide,"
 
 
 def _by_field(miss: NDArray[np.bool_], held_out: HeldOut) -> NDArray[np.float64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from napari_btn.core.progress import Progress
 from napari_btn.core.settings import PRESETS, AdaptSettings, EnsembleSettings
 from napari_btn.widgets.denoise.compare_panel import Comparer
 from napari_btn.widgets.denoise.noise_panel import show_defects
+from napari_btn.widgets.denoise.pace import Pace
 from napari_btn.widgets.denoise.pair_form import PairForm
 from napari_btn.widgets.denoise.pairing import arrays_of, differences
 from napari_btn.widgets.denoise.trainer import Trainer
@@ -70,6 +72,9 @@ class DenoiseWidget(Dock):
         training = self.session.training
         self._scored: Pair | None = None if training is None else training.pair
         self._showing: Iterator[Any] | None = None
+        self._pace = Pace()
+        self._estimated = (0.0, "cpu")
+        self._began: tuple[float, float, str] | None = None
         self.view.form.show_device(self.session.device)
         self._connect()
         self._on_viewer_layers()
@@ -130,10 +135,12 @@ class DenoiseWidget(Dock):
         if inputs is not None:
             noisy, wanted = inputs.noisy, inputs.settings
             try:
-                text = engine.estimate_training(
-                    noisy.shape, noisy.axes, wanted.network, wanted.train, wanted.members,
-                    device=device_for(self.session.device),
-                ).note  # fmt: skip
+                device = device_for(self.session.device)
+                estimate = engine.estimate_training(
+                    noisy.shape, noisy.axes, wanted.network, wanted.train, wanted.members, device=device
+                )
+                self._estimated = (estimate.seconds, device)
+                text = self._pace.corrected(estimate, device).note
             except ValueError:
                 text = ""
         text = ". ".join(part for part in (text, self.view.pair.start) if part)
@@ -220,6 +227,9 @@ class DenoiseWidget(Dock):
         self._refresh()
         inputs = self.view.pair.inputs
         if inputs is not None and self.view.train.isEnabled():
+            # a training that goes on from finished members says nothing about a whole one
+            fresh = not self.trainer.checkpoint()
+            self._began = (time.monotonic(), *self._estimated) if fresh else None
             self.trainer.train(inputs)
 
     def _on_user_now(self) -> None:
@@ -244,6 +254,9 @@ class DenoiseWidget(Dock):
 
     def _take_trained(self, model: Model) -> None:
         """Keep the model, and denoise its training image."""
+        if self._began is not None and not self.work.was_paused:
+            began, estimated, device = self._began
+            self._pace.learn(estimated, time.monotonic() - began, device)
         started = self.trainer.started
         self._scored = None if started is None else started.pair
         self.session.model = model

@@ -292,7 +292,7 @@ class TrainingForm(QWidget):
             ("Coverage holds", self.unit),
             ("Except for", self.delta),
             ("Score", self.score),
-            ("Tokens apart", self.groups),
+            ("Calibrate tokens", self.groups),
             ("Lowest signal", lowest),
             *self.learning.rows,
         ):

@@ -72,8 +72,8 @@ class DenoiseView(QWidget):
         shown = {name: name if name == "cpu" else f"{name}: {text}" for name, text in here.found}
         # with a GPU its name is enough; without one, the reason is shown
         self.form = TrainingForm({"auto": "auto", **shown}, f"No GPU: {here.reason}" if here.reason else "")
-        self.form.add_advanced("Pixels count", self.pair.valid)
-        self.form.add_advanced("Painted parts", self.pair.regions)
+        self.form.add_advanced("Pixels that count", self.pair.valid)
+        self.form.add_advanced("Painted areas", self.pair.regions)
         self.scan = ScanPanel(self._theme)
         self.form.add_below(self.scan)
         self.noise = NoisePanel(self._theme)

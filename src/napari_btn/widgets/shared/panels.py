@@ -57,6 +57,7 @@ _CONTROLS = {
     "`valid`": "valid",
     "valid": "valid",
     "recalibrate": "recalibrate",
+    "calibrate tokens apart": "groups",
     "calibrate on images like this one": "calibrate_on",
 }
 """Object names of the controls that remove what a note complains of, by the words that name them."""

@@ -30,6 +30,7 @@ _LABELS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr);;GeoJSON polygons, for Qu
 _NOTHING_YET = (
     "Nothing is denoised yet. Train in the Denoise dock, or apply loaded networks to a layer there."
 )
+_KNOWN_PIXELS, _FAR_BELOW = 100, 0.15  # held-out pixels of a token that count, and a coverage that is bad
 _GONE = "The layer with the tokens was removed; Find tokens makes it again."
 
 
@@ -156,7 +157,32 @@ class TokensWidget(Dock):
                 if tokens.k > best
                 else f"Suggested: {best}."
             )
-        self.view.stability.say(("amber" if value < 0.8 else "info", text + more))
+        self.view.stability.say(("amber" if value < 0.8 else "info", text + more), *self._badly_covered())
+
+    def _badly_covered(self) -> tuple[tuple[str, str], ...]:
+        """Return a note on the token that is covered far less than asked for, and what helps."""
+        model, shown = self.session.model, self.editor.shown
+        if model is None or shown is None or model.settings.calibration.groups:
+            return ()
+        table, aim = shown.view.table, 1 - model.settings.alpha
+        known = table.get("known pixels")
+        if known is None:
+            return ()
+        found = [
+            (float(value), int(number), name.removesuffix(" coverage"))
+            for name, column in table.items()
+            if name.endswith(" coverage")
+            for value, number, count in zip(column, table["index"], known, strict=True)
+            if count >= _KNOWN_PIXELS and value < aim - _FAR_BELOW
+        ]
+        if not found:
+            return ()
+        value, number, channel = min(found)
+        text = (
+            f"Token {number} is covered to {100 * value:.0f} % in {channel}, not {100 * aim:.4g} %. Calibrate tokens "
+            "apart in the Denoise dock, then Recalibrate; or hold out more of it."
+        )
+        return (("amber", text),)
 
     def _on_user_find(self) -> None:
         """Find the tokens of the session's source."""

@@ -217,7 +217,7 @@ class UncertaintyView(QWidget):
         self.density.hide()
         self.filter = push_button(
             "filter",
-            "Show what made it",
+            "Show its filter",
             "Add a layer with the weight of every noisy pixel in the median of the clicked one: its equivalent filter.",
         )
         self.filter.hide()
