@@ -1,0 +1,95 @@
+"""Files that the pickers open: several as fields, descriptions, pictures; and links in notes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+
+from napari_btn.widgets.shared.panels import NoteLabel, Theme
+from napari_btn.widgets.shared.pickers import open_image
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari.components import ViewerModel
+    from pytestqt.qtbot import QtBot
+
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
+
+def test_several_files_are_stacked_as_different_fields(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"field{i}_noisy.npy" for i in range(3)]
+    for path in paths:
+        np.save(path, rng.normal(size=(33, 47)).astype(np.float32))
+    picker = dock.view.pair.noisy
+    open_image(viewer, picker, paths[0], dock.lifetime, *paths[1:])
+    qtbot.waitUntil(lambda: len(viewer.layers) == 3)
+    made = picker.read()
+    assert made is not None
+    assert (made.axes, made.shape) == ("SYX", (3, 33, 47))
+    assert picker.stack_as.currentText() == "different fields"
+
+
+def test_a_description_opens_both_images(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    clean = rng.normal(size=(2, 33, 47)).astype(np.float32)
+    np.savez(tmp_path / "pair.npz", noisy=clean + 1, clean=clean)
+    keys = {
+        "noisy": "pair.npz:noisy",
+        "clean": "pair.npz:clean",
+        "axes": "CYX",
+        "channels": ["Si", "Fe"],
+        "name": "soil",
+    }
+    (tmp_path / "soil.json").write_text(json.dumps(keys))
+    open_image(viewer, dock.view.pair.noisy, tmp_path / "soil.json", dock.lifetime)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
+    assert dock.view.pair.noisy.layer.name == "soil noisy"
+    assert dock.view.pair.clean.layer.name == "soil clean"
+    assert dock.view.pair.channels.text() == "Si, Fe"
+
+
+def test_a_picture_opens_as_napari_opens_it_and_is_refused_with_a_sentence(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "picture.npy", np.zeros((40, 50, 3), np.uint8))
+    open_image(viewer, dock.view.pair.noisy, tmp_path / "picture.npy", dock.lifetime)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 1)
+    assert viewer.layers[0].rgb
+    assert "RGB" in dock.view.pair.noisy.note.notes[0][1]
+
+
+def test_words_in_notes_lead_to_their_control(viewer: ViewerModel, qtbot: QtBot) -> None:
+    inside = QWidget()
+    qtbot.addWidget(inside)
+    layout = QVBoxLayout(inside)
+    note, control = NoteLabel(Theme(viewer), "note"), QLabel("here")
+    control.setObjectName("split")
+    control.setFocusPolicy(control.focusPolicy().StrongFocus)
+    for part in (note, control):
+        layout.addWidget(part)
+    note.say(("amber", "A checkerboard split or more fields (Add scenes) give more. 3 < 4"))
+    assert "<a href='split'" in note.text()
+    assert "<a href='noisy_stack'" in note.text()
+    assert "3 &lt; 4" in note.text()
+    inside.show()
+    qtbot.waitExposed(inside)
+    note.linkActivated.emit("split")
+    assert inside.focusWidget() is control
+
+
+@pytest.mark.parametrize("words", ["no link here", "recalibrated"])
+def test_other_words_are_no_links(viewer: ViewerModel, qtbot: QtBot, words: str) -> None:
+    note: Any = NoteLabel(Theme(viewer), "note")
+    qtbot.addWidget(note)
+    note.say(("amber", words))
+    assert "<a" not in note.text()
