@@ -68,7 +68,7 @@ def test_the_page_and_the_terminal_show_the_coverage_by_value():
     assert f"{report.by_predicted.coverage[0, 6]:.3f} (over {report.by_predicted.edge[0, 6]:.3g};" in row
     at = report.by_true.least()
     text = table(report)
-    assert f"Covered least by true value: {report.by_true.words(report.channel_names, *at)}" in text
+    assert f"Least covered, by true value: {report.by_true.words(report.channel_names, *at)}" in text
     assert text.count("by true value") == 1
 
 

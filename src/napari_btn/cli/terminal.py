@@ -248,7 +248,7 @@ def table(report: Report) -> str:
     lines = ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
     lines += _group_lines(report)
     if (least := report.by_true.least()) is not None:
-        lines.append(f"Least covered values: {report.by_true.words(report.channel_names, *least)}")
+        lines.append(f"Least covered, by true value: {report.by_true.words(report.channel_names, *least)}")
     aim = f"{100 * (1 - report.alpha):g} % of the pixels of {covered(report.covers)} should lie inside, on average over"
     lines += [f"{aim} {report.n_blocks[0]} {report.blocks}; of a single pixel this says nothing"]
     return "\n".join([*lines, f"The 95 % interval is that of {report.scope}{report.beyond}"])
