@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.model import Model
 
-__all__ = ["Session", "StagePlaces", "Threshold", "Training", "session_of"]
+__all__ = ["Session", "StagePlaces", "Threshold", "Training", "Unfinished", "session_of"]
 
 _STALE_AFTER: dict[str, tuple[str, ...]] = {
     "model": ("prediction", "tokens", "regions"),
@@ -73,6 +73,25 @@ class Training:
     regions: Any = None
 
 
+@dataclass(frozen=True, eq=False)
+class Unfinished:
+    """A training that was stopped, also by closing its dock.
+
+    Parameters
+    ----------
+    key : object
+        Identifies images and settings.
+    settings : EnsembleSettings
+        Settings of the training.
+    members : object
+        Finished members, opaque; None or empty without any.
+    """
+
+    key: Any
+    settings: Any
+    members: Any = None
+
+
 @dataclass(frozen=True)
 class StagePlaces:
     """Places of an image with known stage coordinates.
@@ -111,6 +130,8 @@ class Session:
         self._training: Training | None = None
         self._regions: tuple[Region, ...] | None = None
         self._stage: StagePlaces | None = None
+        self.unfinished: Unfinished | None = None
+        """Training that was stopped; a dock that is opened again goes on from it."""
 
     @property
     def model(self) -> Model | None:

@@ -93,3 +93,22 @@ def test_other_words_are_no_links(viewer: ViewerModel, qtbot: QtBot, words: str)
     qtbot.addWidget(note)
     note.say(("amber", words))
     assert "<a" not in note.text()
+
+
+def test_a_dock_closed_in_mid_training_goes_on_when_it_is_opened_again(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
+) -> None:
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
+    steps.updates = 10**6
+    ready.view.form.members.setValue(4)
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: steps.updated > 15 and "soil noisy preview" in viewer.layers)
+    ready.leave()
+    assert "soil noisy preview" not in viewer.layers
+    assert ready.session.unfinished is not None
+    again = DenoiseWidget(viewer)
+    qtbot.addWidget(again)
+    assert again.view.form.members.value() == 4
+    qtbot.waitUntil(lambda: again.view.train.text() == "Continue")
+    again.leave()

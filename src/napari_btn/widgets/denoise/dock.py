@@ -76,6 +76,9 @@ class DenoiseWidget(Dock):
         self._estimated = (0.0, "cpu")
         self._began: tuple[float, float, str] | None = None
         self.view.form.show_device(self.session.device)
+        if self.session.unfinished is not None:
+            # closed in mid-training: the same settings, and the finished members, are here again
+            self.view.form.show_settings(self.session.unfinished.settings)
         self._connect()
         self._on_viewer_layers()
         self._on_session_changed("model")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QTimer
 
+from napari_btn.session import Unfinished
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.overlays import layer_name, our_layer
 from napari_btn.widgets.shared.results import show_preview
@@ -64,8 +65,13 @@ class Trainer:
         self._session, self._trained = session, trained
         self.started: PairInputs | None = None
         """Pair and settings of the last training."""
-        self._kept: tuple[Any, Any] | None = None
+        left = session.unfinished
+        self._kept: tuple[Any, Any] | None = (
+            None if left is None or not left.members else (left.key, left.members)
+        )
         self._previews = True
+        self._run: Run[Any] | None = None
+        lifetime.at_end(self._on_close)
 
     def train(self, inputs: PairInputs) -> None:
         """Train, from the finished members on if there are any.
@@ -94,10 +100,20 @@ class Trainer:
             self._take_progress,
             self._keep_members,
         )
+        self._run = self._work.run
+        self._session.unfinished = Unfinished(inputs.key(), inputs.settings, resume)
+
+    def _on_close(self) -> None:
+        """Keep the finished members of a training that runs when the dock is closed."""
+        run, left = self._run, self._session.unfinished
+        if run is not None and left is not None and run.checkpoint:
+            self._session.unfinished = Unfinished(left.key, left.settings, run.checkpoint)
+        if run is not None:
+            self._remove_preview()
 
     def _finish(self, model: Model) -> None:
         """Forget the members of earlier trainings, and pass the model on."""
-        self._kept = None
+        self._kept = self._run = self._session.unfinished = None
         self._trained(model)
 
     def end_previews(self) -> None:
@@ -124,6 +140,7 @@ class Trainer:
         if self.started is None or not run.checkpoint:
             return ""
         self._kept = (self.started.key(), run.checkpoint)
+        self._session.unfinished = Unfinished(self.started.key(), self.started.settings, run.checkpoint)
         n, wanted = len(run.checkpoint), self.started.settings.members
         return f" {n} of {wanted} members are finished and kept; Continue goes on from them."
 
