@@ -884,7 +884,9 @@ def test_real_maps_are_covered_and_denoised(data_dir, monkeypatch):
     cut = 2 * noisy.shape[2] // 3
     denoiser = btn.Denoiser(members=1, train=btn.TrainSettings(steps=80), seed=0)
     denoiser.fit(noisy[:, :, :cut], clean[:, :, :cut], axes="CYX", channel_names=NAMES)
-    assert denoiser.report.coverage == pytest.approx([0.9] * 3, abs=0.02)
+    # what the block rule covers on average
+    expected = 0.9 * (1 + 1 / denoiser.report.n_blocks)
+    assert denoiser.report.coverage == pytest.approx(expected, abs=0.02)
     noisy, clean = noisy[:, :, cut:], clean[:, :, cut:]
     report = btn.evaluate(denoiser.predict(noisy), clean)
     # far from what the presets reach, which is measured elsewhere; but honest already

@@ -134,6 +134,8 @@ class FakeEngine:
             unit=pair.unit,
             losses={0: tuple(1.0 / (s + 1) for s in range(self.updates))},
         )
+        # the networks of the model, which a bundle compares with the settings
+        settings = replace(settings, network=self.model.settings.network)
         return with_report(replace(self.model, settings=settings, learned=learned))
 
     def calibrate_steps(

@@ -59,7 +59,8 @@ def manifest() -> dict[str, Any]:
 
 def test_docks_and_samples_have_their_names() -> None:
     found = {w["display_name"]: w["command"] for w in manifest()["widgets"]}
-    assert found == {name: f"napari-btn.{command}" for name, command in COMMANDS.items()}
+    docks = {name: f"napari-btn.{command}" for name, command in COMMANDS.items()}
+    assert found == {**docks, "Open all": "napari-btn.open_all"}
     assert {"blobs", "edx", "xct"} <= {s["key"] for s in manifest()["sample_data"]}
 
 

@@ -314,7 +314,7 @@ def test_a_stop_ends_a_tile_between_two_layers(random_members, monkeypatch):
 def test_an_error_in_a_task_arrives(random_members):
     blueprint, members = random_members(1)
     broken = predict.Member(0, 0, {k: v for k, v in members[0].weights.items() if k != "out_bias"})
-    with pytest.raises(RuntimeError, match="out_bias"):
+    with pytest.raises(ValueError, match="out_bias"):
         stitched(blueprint, [broken], View(image(0, 20, 20), "YX"))
 
 
