@@ -239,6 +239,7 @@ def main() -> None:
     import napari
     from qtpy.QtWidgets import QComboBox, QWidget
 
+    from napari_btn.widgets.shared.overlays import as_before
     from napari_btn.widgets.shared.results import present_result
 
     viewer = napari.Viewer()
@@ -269,6 +270,7 @@ def main() -> None:
     show(viewer, "edx noisy", "edx clean", "edx noisy preview")
     shoot(viewer, "training")
     wait_until(lambda: "edx noisy median" in viewer.layers and part("train").isEnabled(), 1200)
+    as_before(viewer)
     viewer.canvas.grid.enabled = False
     present_result(viewer, "edx noisy")
     both_themes(viewer, "denoise")
