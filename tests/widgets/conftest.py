@@ -127,8 +127,11 @@ class FakeEngine:
             )
             if self.fail is not None and step == 3:
                 raise self.fail
+        networks = self.model.learned.networks
+        members = tuple(replace(networks.members[0], number=k) for k in range(settings.members))
         learned = replace(
             self.model.learned,
+            networks=replace(networks, members=members),
             channel_names=pair.views.channel_names,
             pixel_size=pair.pixel_size,
             unit=pair.unit,
