@@ -13,7 +13,7 @@ from napari_btn.core.data.noise_models import NoiseModel
 from napari_btn.core.networks.family import Networks, build_trained
 from napari_btn.core.progress import drain
 from napari_btn.core.settings import AdaptSettings
-from napari_btn.core.training.tuning import Signal, _masked, _Tuner, tune_steps
+from napari_btn.core.training.tuning import Signal, _filled, _measured_again, _Tuner, tune_steps
 
 RNG = np.random.default_rng(0)
 
@@ -111,16 +111,29 @@ def test_the_risk_of_sure_is_the_error(random_members):
     assert np.mean(risks) == pytest.approx(error, abs=0.05)
 
 
-def test_masked_values_come_from_neighbours():
-    noisy = np.arange(2 * 1 * 30 * 31, dtype=np.float32).reshape(2, 1, 30, 31)
-    shown, masked = _masked(noisy, 0.1, np.random.default_rng(0))
-    np.testing.assert_array_equal(shown[~masked], noisy[~masked])
-    assert np.all(shown[masked] != noisy[masked])
-    rows, columns = np.divmod(shown[masked].astype(int) % (30 * 31), 31)
-    at = np.argwhere(masked)
-    assert np.abs(rows - at[:, 2]).max() <= 2
-    assert np.abs(columns - at[:, 3]).max() <= 2
+def test_masked_values_say_nothing_of_themselves():
+    noisy = image(2, 1, 30, 31)
+    filled, masked = _filled(noisy, 0.1, np.random.default_rng(0))
+    np.testing.assert_array_equal(filled[~masked], noisy[~masked])
     assert 0.05 < masked.mean() < 0.15
+    other = noisy + 100 * masked
+    np.testing.assert_allclose(_filled(other, 0.1, np.random.default_rng(0))[0], filled, atol=1e-4)
+    flat = np.full((1, 1, 20, 21), 3.0, np.float32)
+    np.testing.assert_allclose(_filled(flat, 0.2, np.random.default_rng(1))[0], 3.0, rtol=1e-6)
+
+
+def test_masked_values_look_like_a_second_measurement():
+    rng = np.random.default_rng(0)
+    clean = np.tile(np.linspace(0, 60, 128, dtype=np.float32), (1, 1, 128, 1))
+    first = (clean + rng.normal(0, 2, clean.shape)).astype(np.float32)
+    guess = (clean + rng.normal(0, 1, clean.shape)).astype(np.float32)
+    masked = rng.random(clean.shape) < 0.3
+    again = _measured_again(first, guess, masked, rng)
+    np.testing.assert_array_equal(again[~masked], first[~masked])
+    one, other = (first - clean)[masked], (again - clean)[masked]
+    # 4900 values: their noise as large as the first one's, and independent of it
+    assert np.std(other) == pytest.approx(2, rel=0.08)
+    assert abs(np.corrcoef(one, other)[0, 1]) < 0.06
 
 
 def test_bias_free_members_stay_bias_free(random_members):

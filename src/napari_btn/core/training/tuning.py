@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from napari_btn.core.compute.pool import one_thread
 from napari_btn.core.data.image import Box
@@ -38,7 +39,6 @@ _SEED_USE = 7  # use of a member's seed, see `member_rng`
 _CHECKED = 6  # batches that decide which gains are kept
 _CHECKS = 8  # how often they are looked at
 _LEAST = 0.003  # least relative gain of the loss for which gains are kept
-_REACH = 2  # a masked pixel takes the value of a neighbour this far away at most
 _PROBE = 0.02  # step of a divergence, in standard deviations of the noise
 _PATCH = {2: 96, 3: 32}
 _BATCH = {2: 2, 3: 1}
@@ -285,8 +285,11 @@ class _Tuner:
         known = np.isfinite(patches)
         noisy = np.where(known, patches, 0).astype(np.float32)
         if self.settings.loss == "blind_spot":
-            shown, masked = _masked(noisy, self.settings.mask_share, self.rng)
-            return self._tensors(noisy, shown, masked & known)
+            filled, masked = _filled(noisy, self.settings.mask_share, self.rng)
+            with torch.no_grad():
+                (given,) = self._tensors(filled)
+                guess = self._first(given).cpu().numpy()
+            return self._tensors(noisy, _measured_again(noisy, guess, masked, self.rng), masked & known)
         if self.settings.loss == "sure":
             return self._tensors(noisy, self.rng.standard_normal(noisy.shape), known)
         assert self.noise_model is not None, "checked by tune_steps"
@@ -375,26 +378,65 @@ def _spread(gain: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return gain.reshape(*gain.shape, *(1,) * (weight.ndim - 2))
 
 
-def _masked(
-    noisy: NDArray[np.float32], share: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Return patches (B, C, *space) with some values replaced by those of neighbours, and which.
+def _measured_again(
+    noisy: NDArray[np.float32],
+    guess: NDArray[np.float32],
+    masked: NDArray[np.bool_],
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Return patches (B, C, *space) whose masked values look like a second measurement of the same pixels.
+
+    A masked value is the guess from the other pixels plus the noise of a masked pixel of a similar guess. Were it that
+    of a neighbour, networks would learn to trust a pixel less than they should, where its neighbours differ.
+    """
+    made = noisy.copy()
+    for b, c in np.ndindex(noisy.shape[:2]):
+        at = np.flatnonzero(masked[b, c])
+        if at.size == 0:
+            continue
+        values, own = guess[b, c].ravel()[at], noisy[b, c].ravel()[at]
+        order = np.argsort(values)
+        noise = np.empty_like(own)
+        # the next in rank, or the one after: never the pixel itself, unless it is alone
+        noise[order] = np.roll((own - values)[order], int(rng.integers(1, 3)))
+        noise *= _share_of_noise(noisy[b, c], float(np.mean(np.square(own - values))))
+        made[b, c].flat[at] = values + noise
+    return made
+
+
+def _share_of_noise(image: NDArray[np.float32], found: float) -> float:
+    """Return what noise is multiplied by so that it and the error of the guess together are the image's noise.
+
+    Parameters
+    ----------
+    image : ndarray of float32, (*space)
+        A patch of one channel.
+    found : float
+        Mean squared difference of values and guesses: variance of the noise plus that of the guesses' error.
 
     References
     ----------
-    Krull, Buchholz and Jug, "Noise2Void", CVPR 2019.
+    Immerkaer, Computer Vision and Image Understanding 64 (1996) 300, on the second differences.
     """
+    second = image.astype(np.float64)
+    for axis in (-2, -1):
+        second = np.diff(second, n=2, axis=axis)
+    # 36: the sum of the squared weights; half of normal values lie within 0.6745 standard deviations
+    variance = float(np.median(np.abs(second)) / 0.6745) ** 2 / 36 if second.size else 0.0
+    if variance == 0 or found == 0:
+        return 1.0
+    return float(np.sqrt(np.clip((2 * variance - found) / found, 0.0, 1.0)))
+
+
+def _filled(
+    noisy: NDArray[np.float32], share: float, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return patches (B, C, *space) with some values replaced by the mean of their neighbours, and which."""
     masked = rng.random(noisy.shape) < share
     masked.flat[rng.integers(masked.size)] = True  # at least one value
-    at = np.argwhere(masked)
-    ndim = noisy.ndim - 2
-    move = rng.integers(-_REACH, _REACH + 1, (len(at), ndim))
-    move[(move == 0).all(1), 0] = 1
-    sides = np.asarray(noisy.shape[2:])
-    place = at[:, 2:] + move
-    # reflected at the border; an axis of one pixel reflects to itself
-    place = np.where(place < 0, -place, place)
-    place = np.clip(np.where(place >= sides, 2 * sides - 2 - place, place), 0, sides - 1)
-    shown = noisy.copy()
-    shown[masked] = noisy[(at[:, 0], at[:, 1], *place.T)]
-    return shown, masked
+    kernel = np.ones((1, 1, *(3,) * (noisy.ndim - 2)))
+    known = (~masked).astype(np.float32)
+    # at the border, what lies beyond is a reflection
+    total = ndimage.correlate(noisy * known, kernel, mode="reflect")
+    count = ndimage.correlate(known, kernel, mode="reflect")
+    return np.where(masked & (count > 0), total / np.maximum(count, 1), noisy).astype(np.float32), masked
