@@ -308,8 +308,8 @@ class ScrollColumn(QScrollArea):
         return QSize(width + (bar.sizeHint().width() if bar is not None else 0), 120)
 
     def sizeHint(self) -> QSize:  # Qt's name
-        """Return the needed width, and a height to fill."""
-        return QSize(self.minimumSizeHint().width(), 600)
+        """Return the needed width, and a height that leaves room for other parts; it grows where there is more."""
+        return QSize(self.minimumSizeHint().width(), 240)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
         """Update the layout around when the content needs another width."""
