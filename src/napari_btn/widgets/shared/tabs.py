@@ -43,7 +43,7 @@ def tab_with_others(dock: QWidget, viewer: Any) -> None:
     viewer : napari.Viewer
     """
     own, window = _frame(dock), dock.window()
-    if own is None or not isinstance(window, QMainWindow):
+    if own is None or dock.objectName() not in DOCKS or not isinstance(window, QMainWindow):
         return
     # "Denoise (napari-btn)" is cut off in a row of tabs
     own.setWindowTitle(DOCKS[dock.objectName()])
