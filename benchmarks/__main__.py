@@ -19,6 +19,7 @@ BARS = (
 # studies behind the choice of defaults: hours, without bars
 STUDIES = (
     "plateaus", "ensemble", "lattice", "noise_levels", "loop", "rare", "ablations", "fields", "parts", "series",
+    "gaintuning",
     "families",
 )  # fmt: skip
 NAMES = (*BARS, *STUDIES)
