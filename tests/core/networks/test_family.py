@@ -331,7 +331,7 @@ def test_an_unknown_family_is_refused_with_those_that_are_known(stack):
 
 
 def test_a_family_that_this_process_lacks_says_where_families_come_from():
-    with pytest.raises(KeyError, match="'other' is not among .*sms"):
+    with pytest.raises(KeyError, match=r"'other' is not among .*sms"):
         registry.Registry("napari_btn.families", {"sms": "a.b:c"})["other"]
 
 
