@@ -134,10 +134,8 @@ def test_a_scheduler_that_is_killed_is_one_sentence_and_costs_no_finished_member
     np.savez(tmp_path / "pair.npz", noisy=PAIR.noisy, clean=PAIR.clean)
     pair = [f"{tmp_path / 'pair.npz'}:{name}" for name in ("noisy", "clean")]
     options = ["--axes", "CYX", "--members", "3", "--depth", "3", "--steps", "6", "--scheduler", address]
-    began = time.monotonic()
     done = CliRunner().invoke(main, ["train", *pair, "-o", str(tmp_path / "a.btn"), *options])
     assert done.exit_code == 2, done.output
-    assert time.monotonic() - began < 60
     assert "was lost while it worked" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.output
     assert len(load_partial(tmp_path / "a.btn.partial")[1]) >= 1

@@ -202,7 +202,7 @@ def test_folders_of_dead_processes_are_removed_and_those_of_living_ones_stay(tmp
 # ---------------------------------------------------------------- processes of the user
 
 FITS = """
-import multiprocessing, os, sys, time
+import multiprocessing, os, sys
 import napari_btn as btn
 from napari_btn import samples
 
@@ -232,10 +232,9 @@ if __name__ == "__main__":
         child = context.Process(target=tell, args=(queue,))
         child.start()
         assert queue.get() == want
-        began = time.monotonic()
-        child.join()
-        assert time.monotonic() - began < 30, "the child waited for idle workers"
-        assert child.exitcode == 0
+        # idle workers end after two minutes by themselves; the child must not wait for them
+        child.join(100)
+        assert child.exitcode == 0, "the child waited for idle workers"
     print("done")
 """
 
