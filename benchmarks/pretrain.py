@@ -1,9 +1,9 @@
 """Make the weights that the package ships: members pretrained on the made-up corpus.
 
-    python -m benchmarks.pretrain --out src/napari_btn/pretrained --work /tmp/pretrained
+    python -m benchmarks.pretrain --out src/napari_btn/pretrained --work build/pretrained
 
 The folder ``--work`` holds the state of each member, so that the command goes on where it was stopped, and
-the files in ``--out`` are written anew whenever a member is done. Members stand in the order of their use:
+the files in ``--out`` are written again whenever a member is done. Members are trained in the order of their use:
 wherever the command is stopped, all shapes have had their turn.
 """
 

@@ -157,7 +157,7 @@ class Comparison:
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """What one method made: an estimate (S, C, *space), and quantiles (L, S, C, *space) if it has some."""
+    """The result of one method: an estimate (S, C, *space), and quantiles (L, S, C, *space) if it has some."""
 
     name: str
     estimate: NDArray[np.float32]

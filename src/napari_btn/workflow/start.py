@@ -24,7 +24,7 @@ _PIXELS = 32_768  # of the training part, on which pretrained members are matche
 
 @dataclass(frozen=True)
 class Origin:
-    """What members of a training may start from.
+    """The pretrained members that a training may start from.
 
     Parameters
     ----------

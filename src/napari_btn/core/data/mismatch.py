@@ -45,7 +45,7 @@ _WHITE = 2.0  # most variance at twice the distance, relative to that of neighbo
 
 @dataclass(frozen=True)
 class Match:
-    """How well noisy and clean go together.
+    """The agreement of a noisy and a clean image.
 
     Parameters
     ----------

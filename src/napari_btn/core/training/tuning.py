@@ -46,7 +46,7 @@ _BATCH = {2: 2, 3: 1}
 
 @dataclass(frozen=True, eq=False)
 class Signal:
-    """How the networks' result is compared with the noisy image: their mean, brought to its scale.
+    """The comparison of the networks' mean with the noisy image, on the scale of that image.
 
     Parameters
     ----------

@@ -265,7 +265,7 @@ class PairForm(QWidget):
 
     @property
     def start(self) -> str:
-        """What members start from, in a sentence; empty until the images were checked."""
+        """Return the start of the members as a sentence; empty until the images were checked."""
         known = self._found is not None and self.inputs is not None and self._found.key == self.inputs.key()
         return self._found.start if known and self._found is not None else ""
 
