@@ -23,8 +23,9 @@ from napari_btn.cli.noise import noise, repair
 from napari_btn.cli.options import bundle_argument, force_option, json_option
 from napari_btn.cli.pretrained import now, pretrain
 from napari_btn.cli.recipes import run
+from napari_btn.cli.scanning import scan
 from napari_btn.cli.terminal import Commands, say_notes, table
-from napari_btn.cli.training import calibrate, scan, train
+from napari_btn.cli.training import calibrate, train
 
 __all__ = ["main"]
 

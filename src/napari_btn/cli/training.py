@@ -1,8 +1,7 @@
-"""Commands that make a bundle: train, calibrate, scan."""
+"""Commands that make a bundle: train, calibrate."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -22,7 +21,6 @@ from napari_btn.cli.options import (
     force_option,
     gathered,
     groups_option,
-    json_option,
     mask_option,
     members_text,
     promise_options,
@@ -35,7 +33,6 @@ from napari_btn.cli.terminal import drain, say, say_notes, table, write_json
 from napari_btn.core.settings import (
     PRESETS,
     CalibrationSettings,
-    EnsembleSettings,
     NetworkSettings,
     Split,
     SplitAxis,
@@ -50,12 +47,10 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.evaluation.report import Report
     from napari_btn.core.networks.family import Member
-    from napari_btn.core.progress import Step
     from napari_btn.core.settings import Score, TrainSettings, Unit
     from napari_btn.denoiser import Denoiser
-    from napari_btn.workflow.scan import Scan
 
-__all__ = ["calibrate", "scan", "train"]
+__all__ = ["calibrate", "train", "train_settings"]
 
 
 @dataclass(frozen=True)
@@ -85,10 +80,22 @@ class Promise:
         return self.groups or 0
 
 
-def _train(
+def train_settings(
     preset: str, steps: int | None, start: str = "pretrained", saturation: float | None = None
 ) -> TrainSettings:
-    """Return the settings of a preset, with other steps where they are asked for."""
+    """Return the settings of a preset, with other steps where they are asked for.
+
+    Parameters
+    ----------
+    preset : str
+        One of `PRESETS`.
+    steps : int, optional
+        Training steps per member; those of the preset by default.
+    start : str
+        What members start from.
+    saturation : float, optional
+        Largest value of the detector.
+    """
     chosen = replace(PRESETS[preset], start=start, saturation=saturation)
     return replace(chosen, steps=steps, warm_share=1.0) if steps else chosen
 
@@ -129,7 +136,7 @@ class Training:
             network=NetworkSettings(
                 family=self.family, depth=self.depth or NetworkSettings().depth, bias_free=self.bias_free
             ),
-            train=_train(self.preset, self.steps, self.start, self.saturation),
+            train=train_settings(self.preset, self.steps, self.start, self.saturation),
             calibration=settings,
             supervision_settings=learning,
         )
@@ -364,90 +371,3 @@ def calibrate(
         say_notes(denoiser.report.warnings)
         click.echo(table(denoiser.report))
     click.echo(str(target.output))
-
-
-def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
-    """Return the whole numbers of ``5,10,20``."""
-    try:
-        numbers = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise click.BadParameter(
-            f"{value!r} must be whole numbers above 0 with commas between, such as 5,10,20."
-        )
-    return numbers
-
-
-def _names(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
-    """Return the names of ``sms,unet``."""
-    return tuple(part.strip() for part in value.split(","))
-
-
-@dataclass(frozen=True)
-class Kinds:
-    """Kinds of networks to compare, and how they are trained."""
-
-    families: tuple[str, ...]
-    depths: tuple[int, ...]
-    widths: tuple[int, ...]
-    dilations: tuple[int, ...]
-    preset: str
-    steps: int | None
-    members: int
-    seed: int
-    device: str
-
-    def scan_steps(self, pair: Pair) -> Step[Scan]:
-        """Return the step that trains and compares them."""
-        from napari_btn.core.compute.pool import compute_for
-        from napari_btn.workflow.scan import grid_of, scan_steps
-
-        train = _train(self.preset, self.steps)
-        settings = EnsembleSettings(preset=self.preset, members=self.members, seed=self.seed, train=train)
-        grid = grid_of(self.depths, self.widths, self.dilations, self.families)
-        return scan_steps(pair, grid, settings, compute_for(self.device, self.members))
-
-
-@click.command()
-@click.argument("noisy")
-@click.argument("clean", required=False)
-@axes_option
-@channels_option
-@click.option(
-    "--families",
-    default="sms",
-    show_default=True,
-    callback=_names,
-    help="Kinds of networks: sms, unet, dncnn, cdae.",
-)
-@click.option("--depths", default="5,10,20", show_default=True, callback=_numbers, help="Nodes per network.")
-@click.option("--widths", default="4", show_default=True, callback=_numbers, help="Channels of a chunk.")
-@click.option("--dilations", default="4,8", show_default=True, callback=_numbers, help="Largest dilations.")
-@click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="quick", show_default=True, help="How long."
-)
-@click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
-@click.option(
-    "--members", type=click.IntRange(1), default=1, show_default=True, help="Networks of each kind."
-)
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
-@click.option(
-    "--plot", type=click.Path(path_type=Path), help="Picture of score against size: .png, .svg, .pdf."
-)
-@device_option
-@json_option
-@force_option
-@gathered(pair=PairFiles, kinds=Kinds)
-def scan(pair: PairFiles, kinds: Kinds, plot: Path | None, as_json: bool, force: bool) -> None:
-    """Compare families, depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
-    if plot:
-        ready(plot, force)
-    result = drain(kinds.scan_steps(pair.open()))
-    if plot:
-        from napari_btn import plots
-        from napari_btn.io.atomic import written_whole
-
-        with written_whole(plot, overwrite=force) as rough:
-            plots.scan(result.rows).savefig(rough)
-    click.echo(json.dumps(result.to_dict()) if as_json else result.table())

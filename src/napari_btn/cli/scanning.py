@@ -1,0 +1,120 @@
+"""The command that compares kinds of networks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from napari_btn.cli.files import PairFiles, ready
+from napari_btn.cli.options import (
+    axes_option,
+    channels_option,
+    device_option,
+    force_option,
+    gathered,
+    json_option,
+)
+from napari_btn.cli.terminal import drain
+from napari_btn.cli.training import train_settings
+from napari_btn.core.settings import (
+    PRESETS,
+    EnsembleSettings,
+)
+
+if TYPE_CHECKING:
+    from napari_btn.core.data.pairs import Pair
+    from napari_btn.core.progress import Step
+    from napari_btn.workflow.scan import Scan
+
+__all__ = ["Kinds", "scan"]
+
+
+def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+    """Return the whole numbers of ``5,10,20``."""
+    try:
+        numbers = tuple(int(part) for part in value.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise click.BadParameter(
+            f"{value!r} must be whole numbers above 0 with commas between, such as 5,10,20."
+        )
+    return numbers
+
+
+def _names(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
+    """Return the names of ``sms,unet``."""
+    return tuple(part.strip() for part in value.split(","))
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """Kinds of networks to compare, and how they are trained."""
+
+    families: tuple[str, ...]
+    depths: tuple[int, ...]
+    widths: tuple[int, ...]
+    dilations: tuple[int, ...]
+    preset: str
+    steps: int | None
+    members: int
+    seed: int
+    device: str
+
+    def scan_steps(self, pair: Pair) -> Step[Scan]:
+        """Return the step that trains and compares them."""
+        from napari_btn.core.compute.pool import compute_for
+        from napari_btn.workflow.scan import grid_of, scan_steps
+
+        train = train_settings(self.preset, self.steps)
+        settings = EnsembleSettings(preset=self.preset, members=self.members, seed=self.seed, train=train)
+        grid = grid_of(self.depths, self.widths, self.dilations, self.families)
+        return scan_steps(pair, grid, settings, compute_for(self.device, self.members))
+
+
+@click.command()
+@click.argument("noisy")
+@click.argument("clean", required=False)
+@axes_option
+@channels_option
+@click.option(
+    "--families",
+    default="sms",
+    show_default=True,
+    callback=_names,
+    help="Kinds of networks: sms, unet, dncnn, cdae.",
+)
+@click.option("--depths", default="5,10,20", show_default=True, callback=_numbers, help="Nodes per network.")
+@click.option("--widths", default="4", show_default=True, callback=_numbers, help="Channels of a chunk.")
+@click.option("--dilations", default="4,8", show_default=True, callback=_numbers, help="Largest dilations.")
+@click.option(
+    "--preset", type=click.Choice(list(PRESETS)), default="quick", show_default=True, help="How long."
+)
+@click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
+@click.option(
+    "--members", type=click.IntRange(1), default=1, show_default=True, help="Networks of each kind."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Picture of score against size: .png, .svg, .pdf."
+)
+@device_option
+@json_option
+@force_option
+@gathered(pair=PairFiles, kinds=Kinds)
+def scan(pair: PairFiles, kinds: Kinds, plot: Path | None, as_json: bool, force: bool) -> None:
+    """Compare families, depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
+    if plot:
+        ready(plot, force)
+    result = drain(kinds.scan_steps(pair.open()))
+    if plot:
+        from napari_btn import plots
+        from napari_btn.io.atomic import written_whole
+
+        with written_whole(plot, overwrite=force) as rough:
+            plots.scan(result.rows).savefig(rough)
+    click.echo(json.dumps(result.to_dict()) if as_json else result.table())
