@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from napari_btn import samples
-from napari_btn.samples.corpus import Corpus, Exposure, draw_scene
+from napari_btn.samples.corpus import Corpus, Exposure
+from napari_btn.samples.scenes import draw_scene
 
 
 @pytest.mark.parametrize(("channels", "ndim"), [(1, 2), (3, 2), (1, 3)])
