@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.noise_models import NoiseModel
+    from napari_btn.core.evaluation.comparison import Comparison
     from napari_btn.core.evaluation.gain import EnsembleGain
     from napari_btn.core.evaluation.report import Report
     from napari_btn.core.inference.jacobian import EquivalentFilter
@@ -70,7 +71,6 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import AdaptLoss, TokenMethod
     from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.model import Model
-    from napari_btn.workflow.compare import Comparison
 
 __all__ = ["Denoiser", "Estimate", "Plan", "compare", "evaluate", "load", "load_partial"]
 

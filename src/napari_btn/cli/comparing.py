@@ -13,7 +13,7 @@ from napari_btn.cli.options import ALPHA, axes_option, channels_option, device_o
 from napari_btn.cli.terminal import drain
 
 if TYPE_CHECKING:
-    from napari_btn.workflow.compare import Comparison
+    from napari_btn.core.evaluation.comparison import Comparison
 
 __all__ = ["compare"]
 

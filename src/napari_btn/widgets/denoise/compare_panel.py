@@ -24,12 +24,12 @@ from napari_btn.widgets.shared.overlays import our_layer, side_by_side
 from napari_btn.widgets.shared.panels import NoteLabel, push_button
 
 if TYPE_CHECKING:
+    from napari_btn.core.evaluation.comparison import Comparison
     from napari_btn.session import Session
     from napari_btn.widgets.denoise.view import DenoiseView
     from napari_btn.widgets.denoise.work import Work
     from napari_btn.widgets.shared.layers import LayerImage
     from napari_btn.widgets.shared.panels import Theme
-    from napari_btn.workflow.compare import Comparison
 
 __all__ = ["ComparePanel", "Comparer"]
 
