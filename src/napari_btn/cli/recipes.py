@@ -19,7 +19,8 @@ from napari_btn.cli.terminal import drain, say, write_text
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from napari_btn.workflow.recipe import Recipe, Repeated
+    from napari_btn.workflow.recipe import Recipe
+    from napari_btn.workflow.repeat import Repeated
 
 __all__ = ["read_recipe", "run"]
 
@@ -117,7 +118,7 @@ def run(
     """
     from napari_btn.core.compute.pool import compute_for
     from napari_btn.io.damage import reading
-    from napari_btn.workflow.recipe import run_recipe_steps
+    from napari_btn.workflow.repeat import run_recipe_steps
 
     found = read_recipe(recipe)
     if export is not None:
