@@ -128,6 +128,11 @@ def test_members_beyond_those_of_the_package_have_its_wiring_and_random_weights(
     train = replace(SHORT, steps=4, warm_share=0.5)
     model = fitted(train, members=2)
     assert model.learned.provenance["start"]["members"] == [0]
+    (note,) = (n for n in model.learned.notes if "random weights" in n.text)
+    assert note.text.startswith(
+        "1 of 2 members took all steps from random weights, because only 1 pretrained is at hand"
+    )
+    assert "ask for 1 member." in note.text
     assert {k: len(v) for k, v in model.learned.losses.items()} == {0: 2, 1: 4}
     assert model.blueprint.wiring == one[0].blueprint.seed
     assert graph_of(model.blueprint, 1) == graph_of(replace(model.blueprint, seed=7), 1)
@@ -139,6 +144,9 @@ def test_a_member_that_does_not_fit_starts_from_random_weights():
     model = fitted(pair=opposite)
     assert model.learned.provenance["start"]["members"] == []
     assert len(model.learned.losses[0]) == 6
+    (note,) = (n for n in model.learned.notes if "random weights" in n.text)
+    assert "1 of 1 pretrained is no better than a constant on these images" in note.text
+    assert "ask for" not in note.text
     instant = fitted(replace(PRESETS["instant"], steps=3), pair=opposite, preset="instant")
     assert any("no result without training" in n.text for n in instant.learned.notes)
     assert len(instant.learned.losses[0]) == 3

@@ -151,6 +151,8 @@ def fit_steps(
     else:
         if instant:
             notes = (Note("amber", _not_instant(origin, settings.train.steps)),)
+        elif origin.priors and len(warmth.members) < settings.members:
+            notes = (Note("amber", _some_random(origin, len(warmth.members), settings.members)),)
         train = _both(settings.train, wanted, train)
         trained = yield from train_members_steps(
             lesson,
@@ -236,6 +238,24 @@ def _not_instant(origin: Origin, steps: int) -> str:
         f"There is no result without training: {why}. Members took up to {steps} steps from random weights; for a "
         "better one, train longer."
     )
+
+
+def _some_random(origin: Origin, warm: int, members: int) -> str:
+    """Return why some members start from random weights though there are pretrained ones."""
+    held = min(origin.members, members)
+    unfit = held - warm
+    why = f"{unfit} of {held} pretrained {'is' if unfit == 1 else 'are'} no better than a constant on these images"
+    if not unfit:
+        why = f"only {held} pretrained {'is' if held == 1 else 'are'} at hand"
+    faster = f" For a shorter training, ask for {_count(warm)}." if warm else ""
+    return (
+        f"{members - warm} of {_count(members)} took all steps from random weights, because {why}; coverage doesn't "
+        f"depend on it.{faster}"
+    )
+
+
+def _count(members: int) -> str:
+    return f"{members} member{'s' if members > 1 else ''}"
 
 
 def train_members_steps(
