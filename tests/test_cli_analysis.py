@@ -147,6 +147,30 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
     assert [(r.y, r.x) for r in best] == [(r.y, r.x) for r in from_script]
 
 
+def test_regions_stay_inside_an_area_and_leave_out_what_was_measured(folder):
+    base = ("regions", folder / "edx.btn", folder / "noisy.ome.tif", "--window", 16, 16, "--force")
+    shape = np.asarray(read_image(folder / "noisy.ome.tif").data).shape[-2:]
+    inside = np.zeros(shape, np.uint8)
+    inside[:, : shape[1] // 2] = 1
+    np.save(folder / "inside.npy", inside)
+    first = call(*base, "--count", 2, "-o", folder / "first.csv", "--within", folder / "inside.npy")
+    assert first.exit_code == 0, first.output
+    one = read_regions(folder / "first.csv")
+    assert all(inside[r.slices].any() for r in one)
+    # again in the windows themselves, and again without them
+    again = call(*base, "--count", 2, "-o", folder / "again.csv", "--within", folder / "first.csv")
+    assert again.exit_code == 0, again.output
+    assert {(r.y, r.x) for r in read_regions(folder / "again.csv")} == {(r.y, r.x) for r in one}
+    rest = call(*base, "--count", 2, "-o", folder / "rest.csv", "--within", folder / "inside.npy",
+                "--measured", folder / "first.csv")  # fmt: skip
+    assert rest.exit_code == 0, rest.output
+    assert not {(r.y, r.x) for r in read_regions(folder / "rest.csv")} & {(r.y, r.x) for r in one}
+    np.save(folder / "small.npy", inside[:9])
+    assert "must be the same" in call(*base, "-o", folder / "x.csv", "--within", folder / "small.npy").output
+    np.save(folder / "none.npy", 0 * inside)
+    assert "No pixel is inside" in call(*base, "-o", folder / "x.csv", "--within", folder / "none.npy").output
+
+
 def test_regions_say_what_they_are_expected_to_decide(folder):
     base = ("regions", folder / "edx.btn", folder / "noisy.ome.tif", "--window", 16, 16, "--force",
             "-o", folder / "r.csv", "--channel", "Si", "--threshold", 0.3)  # fmt: skip

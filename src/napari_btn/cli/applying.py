@@ -20,6 +20,7 @@ from napari_btn.cli.files import (
     ready,
     save_bundle,
     say_differences,
+    values_of,
 )
 from napari_btn.cli.options import (
     axes_option,
@@ -39,6 +40,9 @@ from napari_btn.core.settings import TOKEN_METHODS
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.settings import TokenMethod
@@ -293,25 +297,61 @@ class Measure:
 
 @dataclass(frozen=True)
 class Windows:
-    """Size, number and margin of the fields of view."""
+    """Size, number and margin of the fields of view, and where they are proposed."""
 
     window: tuple[int, int]
     planes: int | None
     count: int
     margin: int
+    within: str | None = None
+    measured: Path | None = None
+
+    def area(self, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
+        """Return the pixels whose score counts; None for all."""
+        import numpy as np
+
+        from napari_btn.core.remeasure.regions import label_image
+        from napari_btn.io.regions import REGION_ENDINGS, read_regions
+
+        if self.within is None and self.measured is None:
+            return None
+        area = np.ones(shape, dtype=bool)
+        if self.within is not None and self.within.lower().endswith(REGION_ENDINGS):
+            area = label_image(read_regions(self.within), shape) > 0
+        elif self.within is not None:
+            area = np.asarray(values_of(self.within)) != 0
+            if area.shape != shape:
+                raise ValueError(
+                    f"--within {self.within} has shape {area.shape}, the image has {shape} along its space axes; they "
+                    "must be the same. Give an area of the whole image."
+                )
+        if self.measured is not None:
+            area &= label_image(read_regions(self.measured), shape) == 0
+        if not area.any():
+            raise ValueError("No pixel is inside the area; give another --within or --measured.")
+        return area
 
     def search(self, prediction: Prediction, until: float | None, measure: Measure) -> Search:
         """Return what to look for; ``until`` is in pixels."""
         from napari_btn.core.calibration.dose import dose_of
         from napari_btn.workflow.propose import Search, sizes_of
 
-        depth = sizes_of(prediction).get("Z")
+        sizes = sizes_of(prediction)
+        depth = sizes.get("Z")
         size = self.window if depth is None else (self.planes or depth, *self.window)
         dose = None
         if measure.dwell is not None and measure.threshold is not None and prediction.held_out is not None:
             dose = dose_of(prediction.held_out)
-        dwell = 1.0 if measure.dwell is None else measure.dwell
-        return Search(size, self.count, self.margin, spacing=0, until=until, dose=dose, dwell=dwell)
+        return Search(
+            size,
+            self.count,
+            self.margin,
+            spacing=0,
+            until=until,
+            dose=dose,
+            dwell=1.0 if measure.dwell is None else measure.dwell,
+            area=self.area(tuple(sizes[a] for a in "ZYX" if a in sizes)),
+        )
 
 
 @click.command()
@@ -343,6 +383,16 @@ class Windows:
 @click.option("--planes", type=click.IntRange(1), help="Planes of the window in a volume; default: all.")
 @click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="How many at most.")
 @click.option("--margin", type=click.IntRange(0), default=0, help="Pixels kept free along the border.")
+@click.option(
+    "--within",
+    metavar="AREA",
+    help="Where windows are proposed: an image, not zero inside, or regions (.csv, .geojson, .zip). Default: all.",
+)
+@click.option(
+    "--measured",
+    type=click.Path(path_type=Path),
+    help="Regions that were measured already (.csv, .geojson, .zip); their pixels don't count.",
+)
 @click.option("--scene", type=click.IntRange(0), help="Which scene, where the image has several.")
 @click.option(
     "--stage",
@@ -380,7 +430,7 @@ def regions(
         raise ValueError(
             f"{output.name} can't hold stage coordinates; choose {' or '.join(STAGE_ENDINGS)}, or leave --stage out."
         )
-    target.ready(model.bundle, *source.inputs, stage)
+    target.ready(model.bundle, *source.inputs, stage, windows.within, windows.measured)
     if stage is not None:
         read_stage(stage)  # refused now rather than after the prediction
     denoiser = model.load()

@@ -85,6 +85,8 @@ class Search:
         Pixels kept free along the border, and between windows unless ``spacing`` is given.
     spacing : int, optional
         Pixels kept free between windows.
+    area : ndarray of bool, optional
+        (Y, X) or (Z, Y, X); only the score where it is True counts. A window may reach over its edge.
     travel : bool
         True for an order of short travel, from the best window on.
     stage : StageAffine, optional
@@ -101,6 +103,7 @@ class Search:
     count: int
     margin: int = 0
     spacing: int | None = field(default=None, kw_only=True)
+    area: NDArray[np.bool_] | None = field(default=None, kw_only=True, compare=False, repr=False)
     travel: bool = field(default=False, kw_only=True)
     stage: StageAffine | None = field(default=None, kw_only=True)
     until: float | None = field(default=None, kw_only=True)
@@ -371,7 +374,9 @@ def _search(prediction: Prediction, score: NDArray[np.float32], search: Search, 
     """Return the best windows of a score."""
     size, unit = pixel_size_of(prediction)
     spacing = search.margin if search.spacing is None else search.spacing
-    return propose_regions(score, search.window, count, size, unit, margin=search.margin, spacing=spacing)
+    return propose_regions(
+        score, search.window, count, size, unit, mask=search.area, margin=search.margin, spacing=spacing
+    )
 
 
 def _sum(values: NDArray[np.float32], region: Region) -> float:

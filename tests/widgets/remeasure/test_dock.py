@@ -795,3 +795,93 @@ def test_windows_are_listed_as_the_stage_travels(make_dock, viewer):
     assert set(places(route)) == set(places(best))
     assert places(route) == places(travel_order(list(best)))
     assert list(viewer.layers["soil regions"].features["rank"]) == list(range(1, 9))
+
+
+# ---------------------------------------------------------------- inside an area
+
+
+def test_windows_are_proposed_inside_a_painted_area(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    propose_two(dock)
+    everywhere = {place_of(r) for r in session_of(viewer).regions}
+    painted = np.zeros((40, 56), int)
+    painted[5:25, 4:24] = 3
+    layer = viewer.add_labels(painted, name="field", scale=(0.5, 0.5))
+    area = part(dock, "area")
+    area.setCurrentIndex(area.findText("field"))
+    propose(dock, count=2)
+    found = session_of(viewer).regions
+    assert {place_of(r) for r in found} != everywhere
+    assert all(painted[r.slices].any() for r in found)
+    # the table's score is what counts: inside the area
+    width = dock.editor.scored.score
+    assert [r.score for r in found] == pytest.approx(
+        [width[r.slices][painted[r.slices] > 0].sum(dtype=float) for r in found]
+    )
+    assert "inside the area" in dock.view.summary.text()
+    layer.data = np.zeros_like(painted)
+    part(dock, "propose").click()
+    assert "paint or draw the area" in dock.view.message.notes[0][1]
+    assert {place_of(r) for r in session_of(viewer).regions} == {place_of(r) for r in found}
+
+
+def test_an_area_of_another_size_is_refused(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    viewer.add_labels(np.ones((9, 9), int), name="odd")
+    part(dock, "area").setCurrentIndex(part(dock, "area").findText("odd"))
+    propose_two(dock)
+    assert "must lie on each other" in dock.view.message.notes[0][1]
+
+
+def test_drawn_shapes_are_an_area_wherever_their_layer_stands(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    shapes = viewer.add_shapes(
+        [
+            np.array([[10.0, 20], [10, 40], [18, 40], [18, 20]]),
+            np.array([[29.5, 29.5], [29.5, 50.5], [50.5, 50.5], [50.5, 29.5]]),
+            np.array([[0.0, 0], [79, 111]]),
+        ],
+        shape_type=["rectangle", "ellipse", "line"],
+        name="drawn",
+        scale=(0.25, 0.25),
+        translate=(1.0, 2.0),
+    )
+    area = dock._field.area(shapes)
+    rows, columns = np.mgrid[:40, :56]
+    # centres of pixels in coordinates of the shapes
+    y, x = (rows * 0.5 - 1.0) / 0.25, (columns * 0.5 - 2.0) / 0.25
+    box = (y >= 10) & (y <= 18) & (x >= 20) & (x <= 40)
+    disc = (y - 40) ** 2 + (x - 40) ** 2 <= 10.5**2
+    np.testing.assert_array_equal(area, box | disc)
+
+
+def test_what_was_measured_is_left_out_unless_asked_for(make_dock, viewer):
+    dock = make_dock(make_prediction())
+    first = propose_two(dock)
+    assert not part(dock, "unmeasured").isEnabled()
+    whole = viewer.add_image(np.ones((3, 40, 56), np.float32), name="slow")
+    dock.view.loop.measured.pick(whole)
+    dock.view.table.clearSelection()
+    part(dock, "put").click()
+    assert part(dock, "unmeasured").isEnabled()
+    propose(dock, count=2)
+    left = np.ones((40, 56), bool)
+    for r in first:
+        left[r.slices] = False
+    later = session_of(viewer).regions
+    assert not {place_of(r) for r in later} & {place_of(r) for r in first}
+    width = dock.editor.scored.score
+    assert later[0].score == pytest.approx(width[later[0].slices][left[later[0].slices]].sum(dtype=float))
+    part(dock, "unmeasured").setChecked(False)
+    propose(dock, count=2)
+    assert {place_of(r) for r in session_of(viewer).regions} == {place_of(r) for r in first}
+
+
+def test_what_was_measured_belongs_to_its_image(make_dock, viewer, tiny_model):
+    dock = make_dock(make_prediction())
+    propose_two(dock)
+    dock.view.loop.measured.pick(viewer.add_image(np.ones((3, 40, 56), np.float32), name="slow"))
+    dock.view.table.clearSelection()
+    part(dock, "put").click()
+    fill(viewer, tiny_model, make_prediction(), name="other")
+    assert not part(dock, "unmeasured").isEnabled()

@@ -22,9 +22,9 @@ from qtpy.QtWidgets import (
 
 from napari_btn.core.progress import Progress, drain
 from napari_btn.core.supervision.registry import supervision_of
-from napari_btn.widgets.denoise.masks import MaskPicker, mask_over
 from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_of, unlike_pixels
 from napari_btn.widgets.shared import engine
+from napari_btn.widgets.shared.masks import MaskPicker, mask_over
 from napari_btn.widgets.shared.panels import NoteLabel, Theme, short_unit
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_folder, ask_for_image
 from napari_btn.widgets.shared.results import is_ours
@@ -158,8 +158,8 @@ class PairForm(QWidget):
         self.channels.setPlaceholderText("0, 1, 2, …")
         self.channels.setToolTip("Names of the channels in order, with commas: Si, Al, Fe.")
         self.channels.setAccessibleName("Channel names")
-        self.valid = MaskPicker("valid", _VALID_HELP, ("everywhere", "where finite"), images=True)
-        self.regions = MaskPicker("regions", _REGIONS_HELP, ("as split",), images=False)
+        self.valid = MaskPicker("valid", _VALID_HELP, ("everywhere", "where finite"), ("Labels", "Image"))
+        self.regions = MaskPicker("regions", _REGIONS_HELP, ("as split",), ("Labels",))
         self.note = NoteLabel(theme, "pair_note")
         self.align = QPushButton("Align")
         self.align.setObjectName("align")

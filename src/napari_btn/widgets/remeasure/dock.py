@@ -16,7 +16,7 @@ from napari_btn.widgets.remeasure.loop import RegionLoop
 from napari_btn.widgets.remeasure.measured import MeasuredPanel
 from napari_btn.widgets.remeasure.request import NOTHING_YET, Request
 from napari_btn.widgets.remeasure.stage_fit import StageFit
-from napari_btn.widgets.remeasure.view import EXPORT_HELP, PROPOSE_HELP, RemeasureView
+from napari_btn.widgets.remeasure.view import EXPORT_HELP, PROPOSE_HELP, UNMEASURED_HELP, RemeasureView
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.worker import sentence_of
@@ -56,13 +56,16 @@ class RemeasureWidget(Dock):
         self.show_view(self.view)
         self._field: Field | None = None
         self._score_later = self.lifetime.timer(_SCORE_AFTER_MS, self._rescore)
-        measured: Measured = {}
+        self._measured: Measured = {}
+        self._measured_of: tuple[str, tuple[int, ...]] | None = None
+        measured = self._measured
         self.request = Request(self.view, self.session, self._show_state, self._take_choice)
         self.stage = StageFit(self.viewer, self.view.stage, self.session, self.lifetime)
         self.editor = RegionEditor(self, self.view, self.request, measured, self._score_later.start)
         self.loop = RegionLoop(self, self.view, self.editor, measured, self._show_state)
         self._connect()
-        self.loop.offer_layers()
+        self.lifetime.at_end(self.view.area.leave)
+        self._offer_layers()
         self._on_session_prediction()
 
     def _connect(self) -> None:
@@ -94,6 +97,9 @@ class RemeasureWidget(Dock):
         self._field = None
         if prediction is not None and source is not None:
             self._field = Field(self.viewer, prediction, source)
+            if (source.name, self._field.frame.shape) != self._measured_of:
+                self._measured.clear()
+                self._measured_of = (source.name, self._field.frame.shape)
         self.view.message.say()
         for part in (self.stage, self.editor, self.loop, self.request):
             part.show(self._field)
@@ -114,6 +120,10 @@ class RemeasureWidget(Dock):
         view.stop.setVisible(busy)
         view.export.setEnabled(bool(regions))
         view.export.setToolTip(EXPORT_HELP if regions else "There are no regions yet; propose some first.")
+        view.unmeasured.setEnabled(bool(self._measured))
+        view.unmeasured.setToolTip(
+            UNMEASURED_HELP if self._measured else "Nothing is measured again yet, so nothing is left out."
+        )
         self.loop.show_state()
         self.request.show_state()
 
@@ -129,17 +139,21 @@ class RemeasureWidget(Dock):
             return
         choice = self.request.choice(field.scene_in_sight())
         window, count = self.request.window(), self.view.count.value()
-        score = (
-            self.editor.scored[1]
-            if self.editor.scored is not None and self.editor.scored[0] == choice
-            else None
-        )
+        known = self.editor.scored
+        score = known.score if known is not None and known.choice == choice else None
+        try:
+            area = field.area(
+                self.view.area.layer, self._measured if self.view.unmeasured.isChecked() else ()
+            )
+        except (ValueError, MemoryError) as error:
+            self.view.message.say(("red", sentence_of(error)))
+            return
         if choice.kind == "ambiguity" and self.session.threshold != self.request.asked:
             self.session.threshold = self.request.asked
 
         def done(proposal: Proposal) -> None:
             """Show the windows."""
-            self.editor.keep_score(choice, proposal.score)
+            self.editor.keep_score(choice, proposal.score, area)
             self.editor.show_regions(proposal.regions)
             self._say_found(proposal, search)
 
@@ -152,6 +166,7 @@ class RemeasureWidget(Dock):
             travel=self.view.travel.isChecked(),
             stage=self.stage.affine,
             until=self.request.until(),
+            area=area,
         )
         self._start("propose", lambda: propose_steps(field.prediction, choice, search, score), done)
 
@@ -166,10 +181,12 @@ class RemeasureWidget(Dock):
             notes.append(("info", text))
         enough = expected is not None and expected.more == 0
         if found == 0 and not enough:
-            text = "No pixel has a score, so nothing is worth measuring again. Choose another threshold or score."
+            where = "No pixel" if search.area is None else "No pixel inside the area"
+            text = f"{where} has a score, so nothing is worth measuring again. Choose another threshold or score."
             notes = [("amber", text)]
         elif found < search.count and not enough:
-            text = f"{found} of {search.count} windows were found: no more fit, or the rest of the image has no score."
+            rest = "image" if search.area is None else "area"
+            text = f"{found} of {search.count} windows were found: no more fit, or the rest of the {rest} has no score."
             notes.append(("info", text))
         self.view.message.say(*notes)
 
@@ -181,12 +198,13 @@ class RemeasureWidget(Dock):
         if not self.request.possible:
             return
         choice = self.request.choice(field.frame.scene_of(np.asarray(layer.data[0])))
-        if self.editor.scored is not None and self.editor.scored[0] == choice:
+        known = self.editor.scored
+        if known is not None and known.choice == choice:
             return
 
         def done(proposal: Proposal) -> None:
             """Show the scores."""
-            self.editor.keep_score(choice, proposal.score)
+            self.editor.keep_score(choice, proposal.score, None if known is None else known.area)
             self.editor.read()
 
         self._start("score", lambda: propose_steps(field.prediction, choice), done)
@@ -247,11 +265,16 @@ class RemeasureWidget(Dock):
         self.editor.stop_reading()
         self.view.progress.hide()
 
+    def _offer_layers(self) -> None:
+        """Offer the layers that there are."""
+        self.loop.offer_layers()
+        self.view.area.refresh(list(self.viewer.layers))
+
     def _on_viewer_layers(self, event: Any) -> None:
         """Offer the layers that there are, and follow the one with the rectangles."""
         if self.lifetime.ended:
             return
-        self.loop.offer_layers()
+        self._offer_layers()
         if self.editor.own or self._field is None:
             return
         if event.type == "removed" and event.value is self.editor.layer:

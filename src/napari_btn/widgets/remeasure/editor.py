@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,9 +29,38 @@ if TYPE_CHECKING:
     from napari_btn.widgets.shared.dock import Dock
     from napari_btn.workflow.propose import Choice
 
-__all__ = ["RegionEditor"]
+__all__ = ["RegionEditor", "Scored"]
 
 _READ_AFTER_MS = 30
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """A score map.
+
+    Parameters
+    ----------
+    choice : Choice
+        How it was made.
+    score : ndarray of float32, (Y, X) or (Z, Y, X)
+        Of the whole scene.
+    area : ndarray of bool, optional
+        Where it counts; everywhere by default.
+    """
+
+    choice: Choice
+    score: NDArray[np.float32]
+    area: NDArray[np.bool_] | None = None
+
+    @cached_property
+    def counted(self) -> NDArray[np.float32]:
+        """The score, 0 outside the area."""
+        return self.score if self.area is None else np.where(self.area, self.score, np.float32(0))
+
+    @cached_property
+    def total(self) -> float:
+        """Sum of the score that counts."""
+        return float(self.counted.sum(dtype=np.float64))
 
 
 class RegionEditor:
@@ -68,8 +98,8 @@ class RegionEditor:
         """Regions of the rectangles, as far as they lie in the image."""
         self.blank: list[bool] = []
         """True for each region without a score."""
-        self.scored: tuple[Choice, NDArray[np.float32], float] | None = None
-        """Choice, map and sum of the last score."""
+        self.scored: Scored | None = None
+        """The last score."""
         self._own = False
         self._read_later = dock.lifetime.timer(_READ_AFTER_MS, self.read)
         view.table.itemSelectionChanged.connect(self._on_user_row)
@@ -93,7 +123,9 @@ class RegionEditor:
         if field is None:
             self.watch(None)
 
-    def keep_score(self, choice: Choice, score: NDArray[np.float32]) -> None:
+    def keep_score(
+        self, choice: Choice, score: NDArray[np.float32], area: NDArray[np.bool_] | None = None
+    ) -> None:
         """Keep a score map for the regions to come.
 
         Parameters
@@ -102,8 +134,10 @@ class RegionEditor:
             How it was made.
         score : ndarray of float32
             Of the whole scene.
+        area : ndarray of bool, optional
+            Where it counts; everywhere by default.
         """
-        self.scored = (choice, score, float(score.sum(dtype=np.float64)))
+        self.scored = Scored(choice, score, area)
 
     def stop_reading(self) -> None:
         """Leave the rectangles unread until they change again."""
@@ -218,9 +252,11 @@ class RegionEditor:
             return
         data = [] if layer is None else [np.asarray(d) for d in layer.data]
         places = [frame.region(d, depth) for d, depth in zip(data, self._depths(), strict=True)]
-        choice, score, _ = self.scored or (None, None, 0.0)
-        current = choice is not None and replace(choice, scene=0) == self._request.choice()
-        blank = [not (current and choice is not None and frame.scene_of(d) == choice.scene) for d in data]
+        known = self.scored
+        if known is not None and replace(known.choice, scene=0) != self._request.choice():
+            known = None
+        blank = [known is None or frame.scene_of(d) != known.choice.scene for d in data]
+        score = None if known is None else known.counted
         regions = tuple(scored(r, None if b else score) for (r, _), b in zip(places, blank, strict=True))
         before, self.regions, self.blank = self.regions, regions, blank
         self.show_table(regions, blank)
@@ -274,15 +310,16 @@ class RegionEditor:
         self._view.export.setToolTip(
             EXPORT_HELP if regions else "There are no regions yet; propose some first."
         )
-        total, frame = (self.scored[2] if self.scored is not None else 0.0), self._frame()
-        if frame is None or not regions or any(blank) or not total > 0:
+        known, frame = self.scored, self._frame()
+        if known is None or frame is None or not regions or any(blank) or not known.total > 0:
             self._view.summary.setText("")
             return
         area = sum(r.area_px for r in regions) / np.prod(frame.shape)
-        share = sum(r.score for r in regions) / total
+        share = sum(r.score for r in regions) / known.total
         windows = "1 window" if len(regions) == 1 else f"{len(regions)} windows"
+        of = "" if known.area is None else " inside the area"
         self._view.summary.setText(
-            f"{windows} on {100 * area:.3g} % of the image hold {100 * share:.3g} % of the score."
+            f"{windows} on {100 * area:.3g} % of the image hold {100 * share:.3g} % of the score{of}."
         )
 
     def _on_user_row(self) -> None:

@@ -123,7 +123,7 @@ class RegionLoop:
             _lay_down(layer, place, image.axes, chosen[next(iter(found))])
         self._editor.read()
         self._editor.show_table(self._editor.regions, self._editor.blank)
-        self.show_state()
+        self._changed()
         n = len(found)
         self._view.message.say(("info", f"'{image.name}' is in {n} {'window' if n == 1 else 'windows'}."))
 

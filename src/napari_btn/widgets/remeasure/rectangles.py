@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from napari_btn.widgets.shared.placement import Placement
 
-__all__ = ["Frame", "Measured", "add_rectangles", "features_of", "keep_before", "place_of"]
+__all__ = ["Frame", "Measured", "Place", "add_rectangles", "features_of", "keep_before", "place_of"]
 
 Place = tuple[tuple[int, ...], tuple[int, ...]]
+"""First pixel and size of a window along (Z,) Y, X."""
 Measured = dict[Place, "NDArray[np.float32]"]
 """New measurements (C, *size) by the place of their window."""
 

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.widgets.remeasure.stage_panel import StagePanel
+from napari_btn.widgets.shared.masks import MaskPicker
 from napari_btn.widgets.shared.panels import (
     NoteLabel,
     ProgressPanel,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.widgets.remeasure.measured import MeasuredPanel
 
-__all__ = ["EXPORT_HELP", "PROPOSE_HELP", "RemeasureView"]
+__all__ = ["EXPORT_HELP", "PROPOSE_HELP", "UNMEASURED_HELP", "RemeasureView"]
 
 _SCORES = {
     "ambiguity": (
@@ -63,6 +64,11 @@ _SCORES = {
     ),
 }
 PROPOSE_HELP = "Find the windows that collect the most score, and add them as rectangles that can be edited."
+UNMEASURED_HELP = "Leave out the windows that were measured again: their pixels have no score."
+_AREA_HELP = (
+    "Where windows are proposed: only the score inside the area counts. Paint it in a new Labels layer, or draw it "
+    "in a new Shapes layer, and pick that here. A window may reach over the edge of the area."
+)
 EXPORT_HELP = "Write the rectangles as they are now: CSV table, GeoJSON (QuPath) or ImageJ ROIs."
 _WIDTH = 400
 
@@ -157,6 +163,11 @@ class RemeasureView(QWidget):
             "List proposed windows in an order of short travel, rather than the best first."
         )
         self.travel.setAccessibleName("Travel order")
+        self.area = MaskPicker("area", _AREA_HELP, ("whole image",), ("Labels", "Shapes"))
+        self.unmeasured = QCheckBox("not measured yet")
+        self.unmeasured.setObjectName("unmeasured")
+        self.unmeasured.setAccessibleName("Only what was not measured yet")
+        self.unmeasured.setChecked(True)
         self.pixels = QLabel()
         self.pixels.setObjectName("window_pixels")
         self.problem = NoteLabel(self._theme, "problem")
@@ -214,6 +225,7 @@ class RemeasureView(QWidget):
         self.form.addRow("How many", self._row(self.count, self.travel))
         self.form.addRow("Until wrong", self.until)
         self.form.addRow("Margin", self.margin)
+        self.form.addRow("Inside", self._row(self.area, self.unmeasured))
         column.addLayout(self.form)
         column.addWidget(self.problem)
         buttons = QHBoxLayout()

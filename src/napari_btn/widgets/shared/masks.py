@@ -1,4 +1,4 @@
-"""Pick a layer that marks pixels: as valid, or for training, calibration or the report."""
+"""Pick a layer that marks pixels: as valid, for training, or as the area where windows are proposed."""
 
 from __future__ import annotations
 
@@ -9,16 +9,21 @@ import numpy as np
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox
 
+from napari_btn.io.outlines import inside
 from napari_btn.widgets.shared.layers import KEY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from weakref import ReferenceType
 
-    from napari.layers import Labels, Layer
+    from napari.layers import Layer, Shapes
     from numpy.typing import NDArray
 
-__all__ = ["MaskPicker", "mask_over"]
+__all__ = ["MaskPicker", "drawn_over", "mask_over"]
+
+_ROUND = np.linspace(
+    0, 2 * np.pi, 90, endpoint=False
+)  # an ellipse as a polygon, a pixel off at 1,600 px across
 
 
 class MaskPicker(QComboBox):
@@ -32,16 +37,16 @@ class MaskPicker(QComboBox):
         Tooltip.
     choices : sequence of str
         Entries that are no layers; the first is what holds when nothing is picked.
-    images : bool
-        True to offer image layers too, beside Labels.
+    kinds : sequence of str
+        Kinds of layers that are offered: "Labels", "Image", "Shapes".
     """
 
     changed = Signal()
     """Emitted when another entry is picked, or its layer is painted."""
 
-    def __init__(self, name: str, help_text: str, choices: Sequence[str], *, images: bool) -> None:
+    def __init__(self, name: str, help_text: str, choices: Sequence[str], kinds: Sequence[str]) -> None:
         super().__init__()
-        self._choices, self._images = tuple(choices), images
+        self._choices, self._kinds = tuple(choices), tuple(kinds)
         self._layers: list[ReferenceType[Layer]] = []
         self._watched: Layer | None = None
         self.version = 0
@@ -73,9 +78,9 @@ class MaskPicker(QComboBox):
         layers : sequence of napari.layers.Layer
             Of any kind; results are left out.
         """
-        from napari.layers import Image, Labels
+        from napari import layers as known
 
-        kinds = (Labels, Image) if self._images else (Labels,)
+        kinds = tuple(getattr(known, kind) for kind in self._kinds)
         own = [a for a in layers if isinstance(a, kinds) and KEY not in a.metadata]
         own = [a for a in own if not getattr(a, "rgb", False)]
         before, choice = self.layer, max(self.choice, 0)
@@ -93,7 +98,7 @@ class MaskPicker(QComboBox):
         """Disconnect from all layers."""
         self._watch(None)
 
-    def _watch(self, layer: Labels | None) -> None:
+    def _watch(self, layer: Layer | None) -> None:
         """Follow the painting of this layer, and of no other."""
         for old, join in ((self._watched, False), (layer, True)):
             for name in ("data", "paint"):
@@ -154,3 +159,42 @@ def mask_over(layer: Any, axes: str, shape: Sequence[int]) -> NDArray[Any]:
         f"Layer '{layer.name}' has {came} pixels, noisy has {wanted} along {space}; they must lie on each other. "
         "Select noisy, and add a new Labels layer."
     )
+
+
+def drawn_over(layer: Shapes, image: Layer, axes: str, shape: Sequence[int]) -> NDArray[np.bool_]:
+    """Return the pixels of an image inside the shapes of a layer, over the space axes in the order ZYX.
+
+    A shape counts in all planes, channels and scenes; lines and paths have no inside.
+
+    Parameters
+    ----------
+    layer : napari.layers.Shapes
+        As picked; it may stand anywhere in the viewer.
+    image : napari.layers.Layer
+        Layer of the image.
+    axes : str
+        Axes of the image.
+    shape : sequence of int
+        Its shape.
+    """
+    plane = [axes.index(a) for a in "YX"]
+    rows, columns = (int(shape[k]) for k in plane)
+    found = np.zeros((rows, columns), dtype=bool)
+    for corners, kind in zip(layer.data, layer.shape_type, strict=True):
+        if kind in ("line", "path"):
+            continue
+        points = np.asarray(corners, dtype=float)
+        if kind == "ellipse":
+            # napari keeps the corners of its bounding rectangle
+            half = [(points[k] - points[0])[None] / 2 for k in (1, 3)]
+            points = (
+                points.mean(axis=0) + np.cos(_ROUND)[:, None] * half[0] + np.sin(_ROUND)[:, None] * half[1]
+            )
+        world = np.array([layer.data_to_world(point) for point in points])
+        # napari aligns layers at their last axis
+        missing = np.zeros((len(world), max(image.ndim - world.shape[1], 0)))
+        at = np.hstack([missing, world])[:, -image.ndim :]
+        ring = np.array([image.world_to_data(point) for point in at])[:, plane]
+        found |= inside(ring, (rows, columns))
+    space = [a for a in "ZYX" if a in axes]
+    return np.array(np.broadcast_to(found, [int(shape[axes.index(a)]) for a in space]))
