@@ -203,8 +203,9 @@ def test_counts_far_from_the_dose_are_noted():
     counts = np.random.default_rng(2).poisson(20.0 * signal)
     box = (slice(0, 40), slice(0, 50))
     assert not prediction.fuse(box, counts, dose=20.0).notes
-    (note,) = prediction.fuse(box, counts).notes
-    assert "Check dose and gain" in note.text
+    for wrong in (1.0, 12.0, 30.0):
+        (note,) = prediction.fuse(box, counts, dose=wrong).notes
+        assert "Check dose and gain" in note.text
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Dose", "dose_of"]
 
 _DARK = 1e-9  # least expected counts: a signal of 0 excludes no count entirely
+_SEED = 0x5EED
 _REST = 0.25  # largest share of the mean that may be an offset
 
 
@@ -92,6 +93,12 @@ class Dose:
         if self.sd is not None:
             return gain * dose * signal + rng.normal(0, self.sd[channel], signal.shape)
         return np.asarray(gain * rng.poisson(dose * np.maximum(signal, 0).astype(np.float64)))
+
+    def simulated(self, signal: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return a measurement of all channels (C, n), always the same for the same signal."""
+        seeds = [np.random.SeedSequence(_SEED, spawn_key=(c,)) for c in range(len(signal))]
+        rows = [self.simulate(s, c, np.random.default_rng(seeds[c])) for c, s in enumerate(signal)]
+        return np.stack(rows)
 
     def centre(
         self, value: NDArray[np.float64], channel: int

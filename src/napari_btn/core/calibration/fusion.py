@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from napari_btn.core.calibration.conformal import covered, with_offsets
-from napari_btn.core.calibration.distribution import ppf
+from napari_btn.core.calibration.dose_check import dose_notes
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import need
@@ -37,9 +37,6 @@ _TAIL = np.array([0.3, 0.7, 1.2, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0])  # edges of ce
 # being judged by its likelihood at one end.
 _REACH = np.concatenate([[-300, -60, -15, -8], np.linspace(-6, 6, 37), [8, 15, 60, 300]])
 _NARROW = 1e-6  # least distance of two quantiles, relative to their size
-_SEED = 0x5EED
-_MEAN_STEPS = 20
-_UNLIKELY, _FEWEST_COUNTS = 2.0, 50.0  # ratio of measured to predicted counts that a note reports
 
 
 class Place(Protocol):
@@ -141,6 +138,8 @@ def fuse(
     again = measured_again(held_out, dose)
     lower, median, upper = with_offsets(calibration, again).interval(fused)
     known = np.isfinite(values)
+    names = prediction.channel_names or ("The channel",) * len(values)
+    clean = prediction.covers == "clean"
     # counts are evidence of the clean signal, whatever the maps cover
     record = window.record | dose.to_dict() | {"covers": "clean"}
     planes = zip(prediction.quantiles, fused, strict=True)
@@ -160,7 +159,7 @@ def fuse(
             **prediction.provenance,
             "fused": [*prediction.provenance.get("fused", []), record],
         },
-        notes=_noted(prediction, *_dose_notes(predicted, values, dose, prediction)),
+        notes=_noted(prediction, *dose_notes(held_out, dose, predicted, values, names, clean=clean)),
     )
 
 
@@ -238,12 +237,7 @@ def measured_again(held_out: HeldOut, dose: Dose) -> HeldOut:
     HeldOut
         The same pixels and targets, with the fused quantiles; the same for the same input.
     """
-    values = np.stack(
-        [
-            dose.simulate(target, c, np.random.default_rng(np.random.SeedSequence(_SEED, spawn_key=(c,))))
-            for c, target in enumerate(held_out.target)
-        ]
-    )
+    values = dose.simulated(held_out.target)
     return replace(
         held_out, quantiles=_posterior_of_channels(held_out.quantiles, held_out.levels, values, dose)
     )
@@ -269,26 +263,6 @@ def _noted(prediction: Prediction, *more: Note) -> tuple[Note, ...]:
         f"{covered(prediction.covers)}; outside they are unchanged.",
     )
     return notes if changed in notes else (*notes, changed)
-
-
-def _dose_notes(
-    predicted: NDArray[np.float32], values: NDArray[np.float64], dose: Dose, prediction: Prediction
-) -> tuple[Note, ...]:
-    """Return notes on channels whose counts are far from those that the prediction expects at this dose."""
-    notes = []
-    for c, value in enumerate(values):
-        known = np.isfinite(value) & np.isfinite(predicted[:, c]).all(0)
-        steps = (np.arange(_MEAN_STEPS) + 0.5) / _MEAN_STEPS
-        mean = np.mean([ppf(predicted[:, c][:, known], prediction.levels, u) for u in steps], 0)
-        wanted, came = dose.dose[c] * float(mean.sum()), float(value[known].sum()) / dose.gain[c]
-        if max(wanted, came) > _FEWEST_COUNTS and not wanted / _UNLIKELY <= came <= wanted * _UNLIKELY:
-            name = prediction.channel_names[c] if prediction.channel_names else "The channel"
-            text = (
-                f"{name} has {came:.4g} counts in the window; the prediction expects {wanted:.4g} at this dose. "
-                "Check dose and gain: a wrong one moves the whole window."
-            )
-            notes.append(Note("amber", text))
-    return tuple(notes)
 
 
 @dataclass(frozen=True)
