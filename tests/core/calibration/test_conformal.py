@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.stats import norm
 
 from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.conformal import Calibration, calibrate, cross_fitted
+from napari_btn.core.calibration.groups import calibrate_groups, cross_fitted_groups
 from napari_btn.core.calibration.rules import needed_blocks
 from napari_btn.core.settings import CalibrationSettings
 
@@ -232,6 +234,15 @@ class TestInterval:
 
 
 class TestCrossFitting:
+    @pytest.mark.parametrize("grouped", [False, True])
+    @pytest.mark.parametrize(("n_blocks", "sd"), [(20, 0.0), (20, 0.2), (40, 0.2)])
+    def test_the_check_of_one_field_reports_the_coverage_of_fresh_blocks(self, n_blocks, sd, grouped):
+        # a correction for the blocks of four folds instead of all five reports .225 / B too much
+        off = np.array([_reported_minus_true(seed, n_blocks, sd, grouped) for seed in range(300)])
+        tolerance = 3 * off.std(ddof=1) / np.sqrt(len(off))
+        assert tolerance < 0.5 * 0.225 / n_blocks
+        assert abs(off.mean()) <= tolerance
+
     @pytest.mark.parametrize("unit", ["block", "pixel"])
     def test_no_interval_uses_its_own_block(self, unit):
         data = held_out(600, channels=2, n_blocks=60)
@@ -264,6 +275,29 @@ class TestCrossFitting:
         assert np.isnan(lower).all()
         assert np.isnan(upper).all()
         assert np.isfinite(median).all()
+
+
+def _reported_minus_true(seed, n_blocks, sd, grouped, pixels=120):
+    """Cross-fitted coverage of blocks whose noise scale varies, less that of endless fresh blocks."""
+    rng = np.random.default_rng(seed)
+    target = rng.normal(size=(n_blocks, pixels)) * np.exp(rng.normal(0, sd, (n_blocks, 1)))
+    target = target.reshape(1, -1).astype(np.float32)
+    quantiles = np.stack([np.full_like(target, norm.ppf(level)) for level in LEVELS])
+    data = HeldOut(
+        quantiles, target, np.repeat(np.arange(n_blocks), pixels), LEVELS, blocks="blocks of 16 px"
+    )
+    settings, group = CalibrationSettings(unit="block"), np.arange(target.size) % 2
+    calibration = calibrate(data, settings=settings)
+    offsets = [(float(calibration.offset_lower[0]), float(calibration.offset_upper[0]))]
+    lower, _, upper = cross_fitted(data, calibration)
+    if grouped:
+        made = calibrate_groups(data, group, settings=settings)
+        offsets = list(zip(made.offset_lower[:, 0], made.offset_upper[:, 0], strict=True))
+        lower, _, upper = cross_fitted_groups(data, group, settings=settings)
+    scale = np.exp(sd * norm.ppf((np.arange(400) + 0.5) / 400))
+    high = norm.ppf(LEVELS[-1])
+    true = [np.mean(norm.cdf((high + b) / scale) - norm.cdf((-high - a) / scale)) for a, b in offsets]
+    return float(np.mean((lower <= target) & (target <= upper)) - np.mean(true))
 
 
 def _column(index):

@@ -55,6 +55,9 @@ class HeldOut:
         Scene and spatial index of each pixel.
     blocks : str
         Blocks in words: "blocks of 24 px", "fields" or "runs of 3 frames".
+    kept : float
+        Share of all blocks that these are, where others were left out to check them. The correction for the
+        number of blocks counts all of them: with still fewer, a check would report more coverage than there is.
 
     Raises
     ------
@@ -69,6 +72,7 @@ class HeldOut:
     observed: NDArray[np.float32] | None = None
     position: NDArray[np.int64] | None = None
     blocks: str = "blocks"
+    kept: float = 1.0
 
     def __post_init__(self) -> None:
         if self.quantiles.ndim != 3 or self.quantiles.shape[0] != len(self.levels):
@@ -114,6 +118,7 @@ class HeldOut:
             observed=None if self.observed is None else self.observed[:, pixels],
             position=None if self.position is None else self.position[pixels],
             blocks=self.blocks,
+            kept=self.kept,
         )
 
 

@@ -329,9 +329,8 @@ def cross_fitted(held_out: HeldOut, calibration: Calibration, *, folds: int = 5,
         In the target's unit; NaN in lower and upper where there is only one block.
     """
 
-    def left_out(inside: NDArray[np.bool_]) -> Interval:
-        others = with_offsets(calibration, held_out.take(~inside))
-        return others.interval(held_out.quantiles[:, :, inside])
+    def left_out(others: HeldOut, inside: NDArray[np.bool_]) -> Interval:
+        return with_offsets(calibration, others).interval(held_out.quantiles[:, :, inside])
 
     return from_other_folds(held_out, calibration, left_out, folds=folds, seed=seed)
 
@@ -339,7 +338,7 @@ def cross_fitted(held_out: HeldOut, calibration: Calibration, *, folds: int = 5,
 def from_other_folds(
     held_out: HeldOut,
     calibration: Calibration,
-    left_out: Callable[[NDArray[np.bool_]], Interval],
+    left_out: Callable[[HeldOut, NDArray[np.bool_]], Interval],
     *,
     folds: int,
     seed: int,
@@ -353,7 +352,7 @@ def from_other_folds(
     calibration : Calibration
         Made from `held_out`; gives the level, the rule and the score.
     left_out : callable
-        From a mask of pixels, shape (n,), to their intervals by a calibration on the others.
+        From the other held-out pixels and the mask (n,) of those to check, to intervals of the latter.
     folds : int
         Folds of whole blocks; every block is its own fold where fewer would leave no finite offset.
     seed : int
@@ -368,9 +367,12 @@ def from_other_folds(
     lower, median, upper = (np.full(held_out.target.shape, np.nan, dtype=np.float32) for _ in range(3))
     if fold.max() == 0:
         return lower, calibration.interval(held_out.quantiles)[1], upper
+    n_blocks = held_out.n_blocks
     for k in range(int(fold.max()) + 1):
         inside = fold == k
-        lower[:, inside], median[:, inside], upper[:, inside] = left_out(inside)
+        others = held_out.take(~inside)
+        others = replace(others, kept=held_out.kept * others.n_blocks / n_blocks)
+        lower[:, inside], median[:, inside], upper[:, inside] = left_out(others, inside)
     return lower, median, upper
 
 
@@ -395,25 +397,23 @@ def with_offsets(calibration: Calibration, held_out: HeldOut) -> Calibration:
         width = q_upper - q_lower + calibration.width_floor[:, None]
         below, above = below / width, above / width
     if calibration.score == "asymmetric":
-        low, high = (_offsets(side, calibration, held_out.block, sides=2) for side in (below, above))
+        low, high = (_offsets(side, calibration, held_out, sides=2) for side in (below, above))
     else:
-        low = high = _offsets(np.maximum(below, above), calibration, held_out.block, sides=1)
+        low = high = _offsets(np.maximum(below, above), calibration, held_out, sides=1)
     return replace(calibration, offset_lower=low, offset_upper=high)
 
 
 def _offsets(
-    scores: NDArray[np.float64], calibration: Calibration, block: NDArray[np.int64], sides: int
+    scores: NDArray[np.float64], calibration: Calibration, held_out: HeldOut, sides: int
 ) -> NDArray[np.float64]:
     """Return the conformal quantile of each channel; each of two sides gets half of alpha."""
-    alpha, delta = calibration.alpha / sides, calibration.delta / sides
+    alpha, delta, block = calibration.alpha / sides, calibration.delta / sides, held_out.block
     if calibration.rule == "image":
         return np.asarray([image_quantile(row, alpha, delta, block) for row in scores])
     if calibration.rule == "risk":
         return np.asarray([risk_quantile(row, alpha, delta, block) for row in scores])
     unit = block if calibration.rule == "block" else None
-    # fields are few: a check by the correction of still fewer would report more coverage than the intervals have
-    n_blocks = calibration.n_blocks if calibration.blocks == FIELDS else None
-    return np.asarray([conformal_quantile(row, alpha, unit, n_blocks=n_blocks) for row in scores])
+    return np.asarray([conformal_quantile(row, alpha, unit, kept=held_out.kept) for row in scores])
 
 
 def _width_floor(held_out: HeldOut, lower: int, upper: int) -> NDArray[np.float64]:

@@ -240,11 +240,9 @@ def cross_fitted_groups(
     base = calibrate(held_out, alpha=alpha, settings=settings)
     members = np.asarray(group, dtype=np.int64)
 
-    def left_out(inside: NDArray[np.bool_]) -> Interval:
-        others = calibrate_groups(
-            held_out.take(~inside), members[~inside], parents=parents, alpha=alpha, settings=settings
-        )
-        return others.interval(held_out.quantiles[:, :, inside], members[inside])
+    def left_out(others: HeldOut, inside: NDArray[np.bool_]) -> Interval:
+        made = calibrate_groups(others, members[~inside], parents=parents, alpha=alpha, settings=settings)
+        return made.interval(held_out.quantiles[:, :, inside], members[inside])
 
     return from_other_folds(held_out, base, left_out, folds=settings.folds, seed=seed)
 

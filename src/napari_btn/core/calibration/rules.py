@@ -33,7 +33,7 @@ BLOCKS_PER_ALPHA = 5
 
 
 def conformal_quantile(
-    scores: ArrayLike, alpha: float, block: ArrayLike | None = None, *, n_blocks: int | None = None
+    scores: ArrayLike, alpha: float, block: ArrayLike | None = None, *, kept: float = 1.0
 ) -> float:
     """Return the smallest score that covers ``1 - alpha`` of new cases, with the finite-sample correction.
 
@@ -46,9 +46,8 @@ def conformal_quantile(
     block : array_like of int, shape (n,), optional
         Block of each score, from 0: every block then weighs the same, and the correction counts
         blocks. Without it every score is a case of its own.
-    n_blocks : int, optional
-        Blocks that the correction counts, if some are left out to check the others; those of `block` by
-        default.
+    kept : float
+        Share of all blocks that these are, if others are left out to check them; the correction counts all.
 
     Returns
     -------
@@ -80,7 +79,7 @@ def conformal_quantile(
     own = len(np.unique(b))
     if (1 - alpha) * (1 + 1 / own) - SLACK > 1:
         return math.inf
-    return _block_quantile(s, b, (1 - alpha) * (1 + 1 / (n_blocks or own)))
+    return _block_quantile(s, b, (1 - alpha) * (1 + kept / own))
 
 
 def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLike) -> float:
