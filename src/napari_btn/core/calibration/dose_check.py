@@ -35,6 +35,7 @@ class _Sums:
     ``spread`` is the sum of the predicted standard deviations: the error of the sum, if all pixels err alike.
     """
 
+    counting: bool
     pixels: NDArray[np.float64]
     came: NDArray[np.float64]
     wanted: NDArray[np.float64]
@@ -44,7 +45,6 @@ class _Sums:
     product: NDArray[np.float64]
     wanted_squared: NDArray[np.float64]
     variance: NDArray[np.float64]
-    counting: bool
 
     @classmethod
     def of(
@@ -65,11 +65,12 @@ class _Sums:
             noise = np.maximum(wanted, 0)
         else:
             noise = np.full(came.shape, (dose.sd[channel] / dose.gain[channel]) ** 2)
-        parts = (
+        of_pixels = (
             np.ones_like(came), came, wanted, spread, noise,
             np.square(came), came * wanted, np.square(wanted), np.square(spread),
         )  # fmt: skip
-        return cls(*(np.bincount(case, part) for part in parts), counting=dose.sd is None)
+        parts = [np.bincount(case, part).astype(np.float64) for part in of_pixels]
+        return cls(dose.sd is None, *parts)
 
     def off(self) -> NDArray[np.float64]:
         """Return the log of counts over wanted counts, in units of `error`."""
@@ -90,7 +91,7 @@ class _Sums:
         """
         r = self.ratio()
         scatter = self.came_squared - 2 * r * self.product + np.square(r) * self.wanted_squared
-        noise = self.noise * (r if self.counting else 1)
+        noise = self.noise * r if self.counting else self.noise
         return np.asarray(np.log(np.maximum(scatter, 1e-30) / (noise + np.square(r) * self.variance + 1e-30)))
 
 
