@@ -115,6 +115,18 @@ def test_a_description_with_clean_images_gives_coverage(folder, tmp_path):
     assert all(0 <= v <= 1 for v in table["Si coverage"])
 
 
+def test_a_folder_is_a_batch_too_with_the_clean_images_that_its_names_tell(folder, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    for side in ("noisy", "clean"):
+        np.save(images / f"a_{side}.npy", np.load(folder / f"field1_{side}.npy"))
+    result = call("predict", folder / "soil.btn", images, "-o", tmp_path / "maps", "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    table = read_table(tmp_path / "maps" / "table.csv")
+    assert list(table["maps"]) == ["a_noisy.ome.tif"]
+    assert 0 <= table["Fe coverage"][0] <= 1
+
+
 def test_a_file_that_fails_leaves_the_others_their_maps(folder, tmp_path):
     np.save(tmp_path / "two.npy", np.zeros((2, 40, 56), np.float32))
     bright = np.load(folder / "field3_noisy.npy") * 40

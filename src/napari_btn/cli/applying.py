@@ -71,8 +71,8 @@ def predict(
     """Write lower, median, upper, width, spread and mean of IMAGE.
 
     OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map). Of several
-    images, or of a data set by description (.yaml, .json), OUT is a folder, which gets one .ome.tif of each and
-    table.csv with widths, coverage where there is a clean image, and notes.
+    images, of a folder of images, or of a data set by description (.yaml, .json), OUT is a folder, which gets one
+    .ome.tif of each and table.csv with widths, coverage where there is a clean image, and notes.
     """
     from napari_btn.core.calibration.conformal import covered
     from napari_btn.io.images import output_format, write_prediction

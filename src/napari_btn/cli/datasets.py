@@ -98,49 +98,36 @@ class Batch:
     def many(self) -> bool:
         """True if maps of several files go to a folder."""
         from napari_btn.io.datasets import is_description
+        from napari_btn.io.images import SUFFIXES
 
+        first = Path(self.images[0])
         return (
             len(self.images) > 1
             or (self.output.is_dir() and not self.output.suffix)
-            or is_description(self.images[0])
+            or (first.is_dir() and first.suffix.lower() not in SUFFIXES)
+            or is_description(first)
         )
 
     def run(self, model: Model) -> None:
         """Write the maps of all files, and a table; raise if one failed."""
         from napari_btn.core.compute.pool import compute_for
-        from napari_btn.io.datasets import is_description, read_dataset
         from napari_btn.io.images import split_suffix
-        from napari_btn.workflow.batch import BatchFile, batch_steps, outputs_of, write_batch
+        from napari_btn.workflow.batch import TABLE, batch_files, batch_steps
 
-        images: list[str] = []
-        truths: list[str | None] = []
-        for given in self.images:
-            if is_description(given):
-                noisy, clean = read_dataset(given).matched()
-                images += noisy
-                truths += clean if len(clean) == len(noisy) else (clean[0] if clean else None,) * len(noisy)
-            else:
-                images.append(given)
-                truths.append(None)
         if split_suffix(self.output.name)[1]:
             raise ValueError(
-                f"{len(images)} images came and one file, {self.output.name}; give a folder for their maps: -o FOLDER."
+                f"Maps of several images can't go to one file, {self.output.name}; give a folder: -o FOLDER."
             )
         if not self.output.parent.is_dir():
             raise ValueError(f"The folder {self.output.parent} doesn't exist; make it first.")
-        denoiser = model.load()
-        files = [
-            BatchFile(image, path, truth)
-            for image, path, truth in zip(images, outputs_of(images, self.output), truths, strict=True)
-        ]
-        listed = self.output / "table.csv"
+        files = batch_files(self.images, self.output)
+        listed = self.output / TABLE
         if listed.exists() and not self.force:
             raise ValueError(f"{listed} exists; give --force to replace it, or another folder.")
-        self.output.mkdir(exist_ok=True)
+        denoiser = model.load()
         compute = compute_for(denoiser.device, denoiser.members)
-        step = batch_steps(denoiser.model, files, compute, axes=self.axes, overwrite=self.force)
+        step = batch_steps(denoiser.model, files, compute, axes=self.axes, table=listed, overwrite=self.force)
         rows = drain(step)
-        write_batch(rows, denoiser.model.channel_names, listed, overwrite=self.force)
         for row in rows:
             came = row.error or row.file.output.name
             covered = (

@@ -22,7 +22,7 @@ from napari_btn.io.images import SUFFIXES, array_names, read_image, split_key, s
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-__all__ = ["DataSet", "is_description", "of_files", "propose", "read_dataset", "write_dataset"]
+__all__ = ["DataSet", "is_description", "of_files", "of_folder", "propose", "read_dataset", "write_dataset"]
 
 _SUFFIXES: Final = (".yaml", ".yml", ".json")
 _STACKS: Final = {"fields": "S", "repeats": "S", "channels": "C", "times": "T", "planes": "Z"}
@@ -359,6 +359,29 @@ def propose(path: str | Path) -> DataSet:
         name=path.name,
         folder=path,
     )
+
+
+def of_folder(path: str | Path) -> DataSet:
+    """Return the images of a folder: noisy and clean where names tell them apart, else all as noisy.
+
+    Parameters
+    ----------
+    path : str or Path
+        A folder.
+
+    Raises
+    ------
+    ValueError
+        If it holds no image.
+    """
+    path = Path(path)
+    try:
+        return propose(path)
+    except ValueError:
+        names = sorted((p.name for p in path.iterdir() if p.suffix.lower() in SUFFIXES), key=_natural)
+    if not names:
+        raise ValueError(f"{path} holds no image; choose a folder of images ({', '.join(SUFFIXES)}).")
+    return DataSet(tuple(names), files="fields", name=path.name, folder=path)
 
 
 def _from_folders(path: Path, noisy: Path, clean: Path) -> DataSet:

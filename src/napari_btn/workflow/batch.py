@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.progress import Progress, with_progress
-from napari_btn.io.images import output_format, read_image, split_key, split_suffix, write_prediction
+from napari_btn.io.datasets import is_description, of_folder, read_dataset
+from napari_btn.io.images import (
+    SUFFIXES,
+    output_format,
+    read_image,
+    split_key,
+    split_suffix,
+    write_prediction,
+)
 from napari_btn.io.tables import write_table
 from napari_btn.workflow.inputs import image_for
 from napari_btn.workflow.predict import predict_steps
@@ -24,7 +32,12 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
 
-__all__ = ["BatchFile", "BatchRow", "batch_steps", "batch_table", "outputs_of", "write_batch"]
+__all__ = ["TABLE", "BatchFile", "BatchRow", "batch_files", "batch_steps", "batch_table", "outputs_of"]
+
+TABLE = "table.csv"
+"""Name of the table beside the maps."""
+
+_FAR = 0.1  # a coverage this much below what is asked for is noted
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,41 @@ class BatchRow:
     error: str = ""
 
 
+def batch_files(given: Sequence[str | Path], folder: Path) -> tuple[BatchFile, ...]:
+    """Return the files of a batch, each with its truth where it is known.
+
+    Parameters
+    ----------
+    given : sequence of str or Path
+        Image files, descriptions of data sets, and folders of images. In a folder whose names tell noisy from
+        clean images, the clean ones are the truth of the noisy ones; else all of its images are taken.
+    folder : Path
+        Folder for the maps.
+
+    Raises
+    ------
+    ValueError
+        If a file is missing, or two images would have the same output.
+    """
+    images: list[str] = []
+    truths: list[str | None] = []
+    for one in given:
+        path = Path(one)
+        if is_description(path):
+            described = read_dataset(path)
+        elif path.is_dir() and path.suffix.lower() not in SUFFIXES:
+            described = of_folder(path)
+        else:
+            images.append(str(one))
+            truths.append(None)
+            continue
+        noisy, clean = described.matched()
+        images += noisy
+        truths += clean if len(clean) == len(noisy) else (clean[0] if clean else None,) * len(noisy)
+    outputs = outputs_of(images, folder)
+    return tuple(BatchFile(*one) for one in zip(images, outputs, truths, strict=True))
+
+
 def outputs_of(images: Sequence[str], folder: Path, suffix: str = ".ome.tif") -> tuple[Path, ...]:
     """Return a file in a folder for the maps of each image, named after it.
 
@@ -105,9 +153,12 @@ def batch_steps(
     compute: Compute,
     *,
     axes: str | None = None,
+    table: Path | None = None,
     overwrite: bool = False,
 ) -> Step[tuple[BatchRow, ...]]:
     """Write the maps of files, one after another; a step. A file that fails leaves a row that says why.
+
+    After each file, the progress has the rows so far as its checkpoint, and the table is written again.
 
     Parameters
     ----------
@@ -116,6 +167,8 @@ def batch_steps(
     compute : Compute
     axes : str, optional
         Axes of the images; those in the files, or else those of the training, by default.
+    table : Path, optional
+        CSV file for the rows; its folder is made if it is missing.
     overwrite : bool
         Replace existing files.
 
@@ -131,11 +184,12 @@ def batch_steps(
     """
     for file in files:
         output_format(file.output)
-        if file.output.exists() and not overwrite:
-            raise ValueError(
-                f"{file.output} exists already; replace it on purpose, or choose another folder."
-            )
-    rows = []
+    for path in (*([] if table is None else [table]), *(file.output for file in files)):
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} exists already; replace it on purpose, or choose another folder.")
+    if table is not None:
+        table.parent.mkdir(exist_ok=True)
+    rows: list[BatchRow] = []
     for number, file in enumerate(files):
         note = f"{number + 1} of {len(files)}: {Path(file.image).name}"
         yield Progress(1000 * number, 1000 * len(files), note)
@@ -151,6 +205,9 @@ def batch_steps(
             rows.append((yield from with_progress(one, part)))
         except (ValueError, OSError) as error:
             rows.append(BatchRow(file, error=" ".join(str(error).split())))
+        if table is not None:
+            write_table(batch_table(rows, model.channel_names), table, overwrite=True)
+        yield Progress(1000 * (number + 1), 1000 * len(files), note, checkpoint=tuple(rows))
     return tuple(rows)
 
 
@@ -171,7 +228,25 @@ def _file_steps(
         coverage = _coverage(read_image(file.clean), opened, prediction)
     elsewhere = tuple(i for i, a in enumerate(prediction.axes) if a != "C")
     width = np.atleast_1d(np.nanmean(np.asarray(prediction.width, np.float64), axis=elsewhere))
+    notes += _covered_less(coverage, model)
     return BatchRow(file, width, coverage, (*_differences(model, image), *notes))
+
+
+def _covered_less(coverage: NDArray[np.floating[Any]] | None, model: Model) -> list[str]:
+    """Return a note on the channels whose truth is covered far less than asked for."""
+    asked = 1 - model.settings.alpha
+    if coverage is None:
+        return []
+    low = [
+        f"{name} {100 * share:.0f} %"
+        for name, share in zip(model.channel_names, coverage, strict=True)
+        if share < asked - _FAR
+    ]
+    if not low:
+        return []
+    return [
+        f"The intervals hold less of the clean image than the {100 * asked:g} % asked for: {', '.join(low)}."
+    ]
 
 
 def _coverage(clean: Image, image: Image, prediction: Any) -> NDArray[np.floating[Any]]:
@@ -223,19 +298,3 @@ def batch_table(rows: Sequence[BatchRow], channel_names: Sequence[str]) -> dict[
     table["notes"] = [" ".join(row.notes) or None for row in rows]
     table["error"] = [row.error or None for row in rows]
     return table
-
-
-def write_batch(
-    rows: Sequence[BatchRow], channel_names: Sequence[str], path: Path, *, overwrite: bool
-) -> None:
-    """Write the table of a batch as CSV.
-
-    Parameters
-    ----------
-    rows : sequence of BatchRow
-    channel_names : sequence of str
-    path : Path
-    overwrite : bool
-        Replace an existing file.
-    """
-    write_table(batch_table(rows, channel_names), path, overwrite=overwrite)

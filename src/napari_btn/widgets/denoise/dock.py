@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import PRESETS, AdaptSettings, EnsembleSettings
+from napari_btn.widgets.denoise.batch_panel import Batcher
 from napari_btn.widgets.denoise.compare_panel import Comparer
 from napari_btn.widgets.denoise.noise_panel import show_defects
 from napari_btn.widgets.denoise.pace import Pace
@@ -69,6 +70,7 @@ class DenoiseWidget(Dock):
             self.viewer, self.view, self.work, self.session, self.lifetime, self._take_trained
         )
         self.comparer = Comparer(self.viewer, self.view, self.work, self.session)
+        self.batcher = Batcher(self.view, self.work, self.session, self.lifetime)
         training = self.session.training
         self._scored: Pair | None = None if training is None else training.pair
         self._showing: Iterator[Any] | None = None
@@ -164,12 +166,18 @@ class DenoiseWidget(Dock):
         self.view.now.setToolTip(
             NOW_HELP if noisy is not None else "Busy; stop first, or wait." if busy else "Pick a noisy image."
         )
-        noisy = None if busy else self.view.pair.noisy_image()
         self.view.noise.set_busy(
             "Busy; stop first, or wait." if busy else "Pick a noisy image first." if noisy is None else ""
         )
         self.view.compare.set_busy(
             "Busy; stop first, or wait." if busy else "Pick a noisy image first." if noisy is None else ""
+        )
+        self.view.batch.set_busy(
+            "Busy; stop first, or wait."
+            if busy
+            else "Train first, or load trained networks."
+            if model is None
+            else ""
         )
         inputs = self.view.pair.inputs
         alone = inputs is not None and inputs.clean is None

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.core.compute.device import devices
+from napari_btn.widgets.denoise.batch_panel import BatchPanel
 from napari_btn.widgets.denoise.charts import LossChart
 from napari_btn.widgets.denoise.compare_panel import ComparePanel
 from napari_btn.widgets.denoise.noise_panel import NoisePanel
@@ -90,6 +91,13 @@ class DenoiseView(QWidget):
             "Classical filters beside the trained networks: what the networks buy, or that they buy nothing.",
             self.compare,
         )
+        self.batch = BatchPanel(self._theme)
+        self.batch_fold = fold(
+            "batch_fold",
+            "Many files",
+            "Apply the trained networks to several files or a folder, with a table of widths, coverage and notes.",
+            self.batch,
+        )
         self.estimate = QLabel()
         self.estimate.setObjectName("estimate")
         self.estimate.setWordWrap(True)
@@ -141,6 +149,7 @@ class DenoiseView(QWidget):
         use.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         use.addRow("Apply to", self.apply_to)
         column.addLayout(use)
+        column.addWidget(self.batch_fold)
         column.addWidget(self.compare_fold)
         column.addStretch(1)
         files = QHBoxLayout()
@@ -171,6 +180,7 @@ class DenoiseView(QWidget):
             self.pair,
             self.noise,
             self.scan,
+            self.batch,
             self.compare,
             self.apply_to.note,
             self.message,

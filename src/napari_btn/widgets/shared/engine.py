@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.core.training.plan import estimate_training
     from napari_btn.model import load_model, save_model
     from napari_btn.workflow.adapt import adapt_steps
+    from napari_btn.workflow.batch import batch_files, batch_steps
     from napari_btn.workflow.calibrate import calibrate_steps
     from napari_btn.workflow.compare import compare_steps
     from napari_btn.workflow.evaluate import coverage_by_level, equivalent_filter_steps, missed_share
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adapt_steps",
+    "batch_files",
+    "batch_steps",
     "calibrate_steps",
     "compare_steps",
     "compute_on",
@@ -64,6 +67,8 @@ __all__ = [
 
 _HOME = {
     "adapt_steps": "workflow.adapt",
+    "batch_files": "workflow.batch",
+    "batch_steps": "workflow.batch",
     "calibrate_steps": "workflow.calibrate",
     "compare_steps": "workflow.compare",
     "coverage_by_level": "workflow.evaluate",

@@ -36,12 +36,13 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.widgets.shared.dock import Lifetime
 
-__all__ = ["LayerPicker", "ask_for_folder", "ask_for_image", "open_image"]
+__all__ = ["FILES", "LayerPicker", "ask_for_folder", "ask_for_image", "open_image"]
 
 _AXES_OF_STACK = {"channels": "C", "repeats": "S", "different fields": "S"}
 _ROWS_SHOWN = 4
 _DESCRIPTIONS = "*.yaml *.yml *.json"
-_IMAGES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;Descriptions of data sets ({_DESCRIPTIONS});;All files (*)"
+FILES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;Descriptions of data sets ({_DESCRIPTIONS});;All files (*)"
+"""Kinds of files that dialogs offer."""
 
 
 class LayerPicker(QWidget):
@@ -314,7 +315,7 @@ def _events_of(layer: ImageLayer) -> tuple[Any, ...]:
 
 def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
     """Ask for image files and open them for a picker; several are stacked as different fields."""
-    paths, _ = QFileDialog.getOpenFileNames(parent, "Open images", "", _IMAGES)
+    paths, _ = QFileDialog.getOpenFileNames(parent, "Open images", "", FILES)
     if paths:
         open_image(viewer, picker, paths[0], lifetime, *paths[1:])
 
