@@ -186,6 +186,10 @@ def test_regions_say_what_they_are_expected_to_decide(folder):
     dwell = call(*base, "--dwell", 10)
     assert dwell.exit_code == 0, dwell.output
     assert dwell.stdout.count("dwell x") == 5
+    planned = [r.dwell for r in read_regions(folder / "r.csv")]
+    assert sum(planned) <= 50 + 1e-6
+    assert f"dwell of {min(planned):.3g}" in dwell.stdout
+    assert "x its beam time" in dwell.stdout
     told = call(*base, "--json")
     assert len(json.loads(told.stdout)) == 5
     assert "Expected wrongly decided area" in told.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,6 +45,13 @@ def components() -> list[Region]:
 def test_windows_survive_a_round_trip(windows: list[Region], tmp_path: Path, ending: str) -> None:
     write_regions(windows, tmp_path / f"a.{ending}")
     assert read_regions(tmp_path / f"a.{ending}") == windows
+
+
+@pytest.mark.parametrize("ending", [".csv", ".geojson", ".zip"])
+def test_planned_dwells_survive_a_round_trip(windows: list[Region], tmp_path: Path, ending: str) -> None:
+    planned = [replace(r, dwell=d) for r, d in zip(windows, (2.5, None), strict=False)]
+    write_regions(planned, tmp_path / f"r{ending}")
+    assert [r.dwell for r in read_regions(tmp_path / f"r{ending}")] == [r.dwell for r in planned]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -16,9 +16,17 @@ from napari_btn.core.calibration.fusion import fuse
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.progress import drain
 from napari_btn.core.remeasure.expected import Decision, wrong_now
+from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.remeasure.scores import combine_channels, score_map
 from napari_btn.workflow.fuse import fuse_steps
-from napari_btn.workflow.propose import Choice, Expected, Search, expected_wrong, propose_steps
+from napari_btn.workflow.propose import (
+    Choice,
+    Expected,
+    Search,
+    dwell_sentence,
+    expected_wrong,
+    propose_steps,
+)
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 RAMP = np.array([-1.6, -0.7, 0.0, 0.7, 1.6])
@@ -120,7 +128,10 @@ def test_a_short_dwell_decides_less_and_is_shared(prediction):
     sure = proposed(prediction, UNSURE)
     dose = Dose((3.0, 3.0), (1.0, 1.0))
     short, long = (proposed(prediction, UNSURE, dose=dose, dwell=d) for d in (1.0, 100.0))
-    assert sure.regions == short.regions == long.regions
+    places = [[(r.start, r.size) for r in one.regions] for one in (sure, short, long)]
+    assert places[0] == places[1] == places[2]
+    assert [r.dwell for r in sure.regions] == [None] * 4
+    assert tuple(r.dwell for r in short.regions) == short.expected.dwells
     assert sure.expected.after < long.expected.after < short.expected.after < short.expected.now
     assert len(short.expected.dwells) == 4
     assert sum(long.expected.dwells) <= 400 + 1e-6
@@ -143,6 +154,10 @@ def test_values_in_the_units_of_the_maps_are_fused_as_counts_of_their_dwell(pred
     plain = Dose(dose.dose, tuple(1 / d for d in dose.dose))
     wanted = fuse(fuse(whole, region, values, plain), other, values, plain)
     np.testing.assert_array_equal(made.median, wanted.median)
+    planned = [(replace(r, dwell=30.0), values) for r in (region, other)]
+    np.testing.assert_array_equal(drain(fuse_steps(whole, planned)).median, wanted.median)
+    with pytest.raises(ValueError, match="window 2 has no planned dwell"):
+        drain(fuse_steps(whole, [planned[0], (other, values)]))
     at = (slice(None), *region.slices)
     before, after = (np.abs(p.median[at] - signal).mean() for p in (whole, made))
     assert after < before
@@ -150,6 +165,14 @@ def test_values_in_the_units_of_the_maps_are_fused_as_counts_of_their_dwell(pred
         drain(
             fuse_steps(replace(whole, held_out=replace(held, observed=seen + 50)), [(region, values)], 30.0)
         )
+
+
+def test_the_shared_dwell_is_told_with_its_beam_time():
+    regions = [Region(0, 0, 10, 10, dwell=d) for d in (2.0, 6.0)]
+    text = dwell_sentence(regions, (20, 20))
+    assert text == "All have a dwell of 2 to 6 x that of the image; together 2 x its beam time."
+    assert dwell_sentence([*regions, Region(0, 0, 5, 5)], (20, 20)).startswith("2 of 3 windows have a dwell")
+    assert dwell_sentence([Region(0, 0, 5, 5)], (20, 20)) == ""
 
 
 def test_the_same_windows_each_time(prediction):

@@ -419,7 +419,7 @@ def regions(
     the windows (as if decided without error, unless --dwell is given).
     """
     from napari_btn.io.regions import REGION_ENDINGS, STAGE_ENDINGS, read_stage, write_regions
-    from napari_btn.workflow.propose import pixel_size_of, propose_steps
+    from napari_btn.workflow.propose import dwell_sentence, pixel_size_of, propose_steps, sizes_of
 
     output = target.output
     if output.suffix.lower() not in REGION_ENDINGS:
@@ -451,17 +451,18 @@ def regions(
     if not found and not (expected and expected.more == 0):
         say("Note: no pixel has a score; there is nothing to measure again by this measure.")
     if as_json:
-        keys = ("y", "x", "height", "width", "z", "depth", "score", "centre", "unit")
+        keys = ("y", "x", "height", "width", "z", "depth", "score", "centre", "unit", "dwell")
         click.echo(json.dumps([{k: getattr(r, k) for k in keys} for r in found]))
-    dwells = expected.dwells if expected else ()
     for k, r in enumerate(found if not as_json else (), start=1):
         at = ", ".join(f"{v:.6g}" for v in r.centre)
-        dwell = f", dwell x {dwells[k - 1]:g}" if dwells else ""
+        dwell = "" if r.dwell is None else f", dwell x {r.dwell:g}"
         click.echo(
             f"{k}: rows {r.y}-{r.y + r.height - 1}, columns {r.x}-{r.x + r.width - 1}, centre {at} {unit}{dwell}"
         )
     if expected is not None:
-        click.echo(expected.sentence(size, unit, until), err=as_json)
+        sizes = sizes_of(prediction)
+        shared = dwell_sentence(found, [sizes[a] for a in "ZYX" if a in sizes])
+        click.echo(f"{expected.sentence(size, unit, until)} {shared}".rstrip(), err=as_json)
     if as_json:
         return
     click.echo(str(output))

@@ -186,6 +186,8 @@ def _columns(regions: Sequence[Region], stage: StageAffine | None) -> dict[str, 
     table["area_px"] = [r.area_px for r in regions]
     table["score"] = [r.score for r in regions]
     table["mean_score"] = [r.mean_score for r in regions]
+    if any(r.dwell is not None for r in regions):
+        table["dwell"] = [r.dwell for r in regions]
     if stage is not None:
         at = [stage.to_stage(r.centre[-2:])[0] for r in regions]
         table |= {f"stage_{k + 1}": [float(p[k]) for p in at] for k in range(2)}
@@ -199,6 +201,7 @@ def _from_columns(table: dict[str, list[Any]]) -> list[Region]:
     ones = [1.0] * n
     sizes = [table.get(f"pixel_size_{a}", ones) for a in axes]
     score, unit = table.get("score", [0.0] * n), table.get("unit", ["px"] * n)
+    dwell = table.get("dwell", [None] * n)
     return [
         Region(
             int(table["y"][k]),
@@ -210,6 +213,7 @@ def _from_columns(table: dict[str, list[Any]]) -> list[Region]:
             str(unit[k]),
             int(table["z"][k]) if "z" in table else None,
             int(table["depth"][k]) if "z" in table else None,
+            dwell=None if dwell[k] is None else float(dwell[k]),
         )
         for k in range(n)
     ]
@@ -224,6 +228,8 @@ def _geojson(
         geometry: dict[str, Any] = {"type": "Polygon", "coordinates": [_closed(c) for c in _outline(r)]}
         ours: dict[str, Any] = {"score": r.score, "pixel_size": list(r.pixel_size), "unit": r.unit}
         ours["centre"] = list(r.centre)
+        if r.dwell is not None:
+            ours["dwell"] = r.dwell
         if r.z is not None and r.depth is not None:
             geometry["plane"] = {"c": -1, "z": r.z + r.depth // 2, "t": 0}
             ours |= {"z": r.z, "depth": r.depth}
@@ -279,6 +285,8 @@ def _write_rois(regions: Sequence[Region], path: Path, *, overwrite: bool) -> No
         if r.z is not None and r.depth is not None:
             roi.position = r.z + r.depth // 2 + 1
             ours |= {"z": r.z, "depth": r.depth}
+        if r.dwell is not None:
+            ours["dwell"] = r.dwell
         roi.properties = ours
         rois.append(roi)
     with written_whole(path, overwrite=overwrite) as temporary:
@@ -383,6 +391,7 @@ def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any], r
         int(ours["z"]) if volume else None,
         int(ours["depth"]) if volume else None,
         None if volume else mask,
+        None if ours.get("dwell") is None else float(ours["dwell"]),
     )
 
 

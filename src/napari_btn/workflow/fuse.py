@@ -21,7 +21,7 @@ __all__ = ["fuse_steps"]
 
 
 def fuse_steps(
-    prediction: Prediction, windows: Sequence[tuple[Region, Any]], dwell: float, scene: int = 0
+    prediction: Prediction, windows: Sequence[tuple[Region, Any]], dwell: float | None = None, scene: int = 0
 ) -> Step[Prediction]:
     """Fuse windows with what was measured in them, in the units of the maps; a step.
 
@@ -34,25 +34,32 @@ def fuse_steps(
         With quantiles, held-out scores and calibration.
     windows : sequence of (Region, array (C, *size))
         Measured values, in the units of the maps.
-    dwell : float
-        Dwell of the windows, in dwells of the noisy image.
+    dwell : float, optional
+        Dwell of all windows, in dwells of the noisy image; None for the planned dwell of each.
     scene : int
         Number of the scene, where the maps have several.
 
     Raises
     ------
     ValueError
-        If the noisy image doesn't look like counts, or the prediction or the values don't fit.
+        If the noisy image doesn't look like counts, the prediction or the values don't fit, or a window has no
+        planned dwell.
     """
     yield Progress(0, len(windows), "Fusing windows")
     if prediction.held_out is None:
         raise ValueError("These maps come without held-out scores. Predict the image again.")
-    counts = dose_of(prediction.held_out).times(dwell).dose
-    # values in the units of the maps are counts over the dose
-    dose = Dose(counts, tuple(1 / d for d in counts))
+    dwells = [region.dwell if dwell is None else dwell for region, _ in windows]
+    if missing := [str(k + 1) for k, d in enumerate(dwells) if d is None]:
+        raise ValueError(
+            f"Measured window {', '.join(missing)} has no planned dwell. Give the dwell of the measurement."
+        )
+    once = dose_of(prediction.held_out)
     left = [a for a in prediction.axes if a not in "ST"]
     order = [a for a in "CZYX" if a in left]
-    for done, (region, values) in enumerate(windows):
+    for done, ((region, values), planned) in enumerate(zip(windows, dwells, strict=True)):
+        counts = once.times(planned or 0.0).dose
+        # values in the units of the maps are counts over the dose
+        dose = Dose(counts, tuple(1 / d for d in counts))
         came = np.asarray(values)
         came = came if "C" in left else came[0]
         placed = came.transpose([order.index(a) for a in left])

@@ -29,6 +29,7 @@ __all__ = [
     "Expected",
     "Proposal",
     "Search",
+    "dwell_sentence",
     "expected_wrong",
     "pixel_size_of",
     "propose_steps",
@@ -182,6 +183,27 @@ class Proposal:
     expected: Expected | None = None
 
 
+def dwell_sentence(regions: Sequence[Region], shape: Sequence[int]) -> str:
+    """Return how the dwell is shared out, as a sentence; empty if no region has a dwell.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+        Windows.
+    shape : sequence of int
+        Of the image, along (Z,) Y, X.
+    """
+    planned = [r for r in regions if r.dwell is not None]
+    if not planned:
+        return ""
+    dwells = [r.dwell or 0.0 for r in planned]
+    time = sum(d * r.area_px for d, r in zip(dwells, planned, strict=True)) / float(np.prod(shape))
+    who = "All have" if len(planned) == len(regions) else f"{len(planned)} of {len(regions)} windows have"
+    least, most = min(dwells), max(dwells)
+    each = f"{least:.3g}" if least == most else f"{least:.3g} to {most:.3g}"
+    return f"{who} a dwell of {each} x that of the image; together {time:.3g} x its beam time."
+
+
 def sizes_of(prediction: Prediction) -> dict[str, int]:
     """Return the size along each axis of a prediction.
 
@@ -273,6 +295,8 @@ def propose_steps(
         return Proposal(score, tuple(regions))
     yield Progress(n, n + 1, "Estimating the wrongly decided area")
     expected = expected_wrong(prediction, choice.decisions, regions, dose=search.dose, dwell=search.dwell)
+    if expected.dwells:
+        regions = [replace(r, dwell=d) for r, d in zip(regions, expected.dwells, strict=True)]
     return Proposal(score, tuple(regions), replace(expected, more=more))
 
 

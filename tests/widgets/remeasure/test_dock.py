@@ -739,6 +739,50 @@ def test_windows_are_fused_with_the_prediction_before_training_goes_on(ready, vi
     np.testing.assert_array_equal(viewer.layers["soil median"].data, before.median + 1)
 
 
+def counted(prediction):
+    """A prediction whose noisy image is made of counts."""
+    rng = np.random.default_rng(5)
+    target = rng.gamma(3.0, 1 / 3, prediction.held_out.target.shape).astype(np.float32)
+    seen = rng.poisson(2 * target).astype(np.float32)
+    return replace(prediction, held_out=replace(prediction.held_out, target=target, observed=seen))
+
+
+def test_windows_that_share_a_dwell_say_so_in_table_sentence_and_files(make_dock, viewer, qtbot, tmp_path):
+    dock = make_dock(counted(make_prediction()))
+    assert part(dock, "mean_dwell").text() == "without error"
+    propose(dock)
+    names = [dock.view.table.horizontalHeaderItem(k).text() for k in range(dock.view.table.columnCount())]
+    assert "dwell" not in names
+    assert "dwell" not in dock.view.summary.text()
+    part(dock, "mean_dwell").setValue(10)
+    propose(dock)
+    regions = session_of(viewer).regions
+    dwells = [r.dwell for r in regions]
+    assert 0 < sum(dwells) <= 40 + 1e-6
+    assert column(dock, "dwell") == [f"x {d:.3g}" for d in dwells]
+    assert "its beam time" in dock.view.summary.text()
+    assert "if they are measured without error" not in dock.view.message.notes[0][1]
+    assert part(dock, "dwell").text() == "dwell as planned"
+    dock.export_to(tmp_path / "r.csv")
+    assert read_table(tmp_path / "r.csv")["dwell"] == dwells
+    # a moved window has another share of the score, so its dwell was chosen for another place
+    layer = dock.editor.layer
+    moved = [np.array(d) for d in layer.data]
+    moved[0][:, -1] += 3 if moved[0][:, -1].max() < 50 else -3
+    layer.data = moved
+    settled(dock, qtbot)
+    assert column(dock, "dwell")[0] == ""
+    assert "3 of 4 windows have a dwell" in dock.view.summary.text()
+
+
+def test_a_dwell_needs_counts_and_says_so(make_dock):
+    dock = make_dock(make_prediction())
+    part(dock, "mean_dwell").setValue(10)
+    propose(dock)
+    assert dock.view.message.notes[0][0] == "red"
+    assert "dose" in dock.view.message.notes[0][1]
+
+
 def test_an_error_is_reported_and_nothing_changes(ready, continuing, qtbot):
     dock, session = ready
     continuing.fails = True

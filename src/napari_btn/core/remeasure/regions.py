@@ -45,6 +45,8 @@ class Region:
         First plane and number of planes; only in volumes.
     mask : ndarray of bool, optional
         True for pixels of the bounding box that belong to it; None if all do.
+    dwell : float, optional
+        Planned dwell, in dwells of the noisy image; None if none was chosen.
     """
 
     y: int
@@ -57,6 +59,7 @@ class Region:
     z: int | None = None
     depth: int | None = None
     mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
+    dwell: float | None = None
 
     @property
     def start(self) -> tuple[int, ...]:

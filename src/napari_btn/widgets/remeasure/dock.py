@@ -142,6 +142,7 @@ class RemeasureWidget(Dock):
         known = self.editor.scored
         score = known.score if known is not None and known.choice == choice else None
         try:
+            dose = self.request.dose()
             area = field.area(
                 self.view.area.layer, self._measured if self.view.unmeasured.isChecked() else ()
             )
@@ -155,6 +156,7 @@ class RemeasureWidget(Dock):
             """Show the windows."""
             self.editor.keep_score(choice, proposal.score, area)
             self.editor.show_regions(proposal.regions)
+            self.view.loop.plan(dwell=any(r.dwell is not None for r in proposal.regions))
             self._say_found(proposal, search)
 
         self.view.message.say()
@@ -166,6 +168,8 @@ class RemeasureWidget(Dock):
             travel=self.view.travel.isChecked(),
             stage=self.stage.affine,
             until=self.request.until(),
+            dose=dose,
+            dwell=self.request.dwell() or 1.0,
             area=area,
         )
         self._start("propose", lambda: propose_steps(field.prediction, choice, search, score), done)

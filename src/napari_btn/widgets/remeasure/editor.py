@@ -13,7 +13,7 @@ from napari_btn.widgets.remeasure.view import EXPORT_HELP
 from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.overlays import our_layer, placement_of
 from napari_btn.widgets.shared.results import record_of
-from napari_btn.workflow.propose import scored
+from napari_btn.workflow.propose import dwell_sentence, scored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.session import Session
     from napari_btn.widgets.remeasure.field import Field
-    from napari_btn.widgets.remeasure.rectangles import Frame, Measured
+    from napari_btn.widgets.remeasure.rectangles import Frame, Measured, Place
     from napari_btn.widgets.remeasure.request import Request
     from napari_btn.widgets.remeasure.view import RemeasureView
     from napari_btn.widgets.shared.dock import Dock
@@ -100,6 +100,7 @@ class RegionEditor:
         """True for each region without a score."""
         self.scored: Scored | None = None
         """The last score."""
+        self._dwells: dict[Place, float] = {}  # planned, by place: a moved window has none
         self._own = False
         self._read_later = dock.lifetime.timer(_READ_AFTER_MS, self.read)
         view.table.itemSelectionChanged.connect(self._on_user_row)
@@ -175,6 +176,7 @@ class RegionEditor:
         field, layer = self._field, self.layer
         if field is None or (layer is None and not regions):
             return
+        self._plan(regions)
         at = field.at()
         corners = [field.frame.corners(r, at) for r in regions]
         record, name = self.record(regions), f"{field.source.name} regions"
@@ -211,6 +213,10 @@ class RegionEditor:
         proposed = self.layer.metadata.get(KEY, {}).get("proposed", [])
         return bool(self.regions) and proposed != [[list(r.start), list(r.size)] for r in self.regions]
 
+    def _plan(self, regions: Sequence[Region]) -> None:
+        """Keep the planned dwells."""
+        self._dwells = {place_of(r): r.dwell for r in regions if r.dwell is not None}
+
     def adopt(self) -> bool:
         """Go on with the rectangles of the layer, which returns True, or of the session."""
         if self._field is None:
@@ -222,6 +228,7 @@ class RegionEditor:
         if layer is None and self._session.regions:
             self.show_regions(self._session.regions)
             return False
+        self._plan(self._session.regions or ())
         self.read()
         return True
 
@@ -257,7 +264,8 @@ class RegionEditor:
             known = None
         blank = [known is None or frame.scene_of(d) != known.choice.scene for d in data]
         score = None if known is None else known.counted
-        regions = tuple(scored(r, None if b else score) for (r, _), b in zip(places, blank, strict=True))
+        planned = [replace(r, dwell=self._dwells.get(place_of(r))) for r, _ in places]
+        regions = tuple(scored(r, None if b else score) for r, b in zip(planned, blank, strict=True))
         before, self.regions, self.blank = self.regions, regions, blank
         self.show_table(regions, blank)
         outside = [k + 1 for k, (_, inside) in enumerate(places) if not inside]
@@ -318,8 +326,9 @@ class RegionEditor:
         share = sum(r.score for r in regions) / known.total
         windows = "1 window" if len(regions) == 1 else f"{len(regions)} windows"
         of = "" if known.area is None else " inside the area"
+        dwell = dwell_sentence(regions, frame.shape)
         self._view.summary.setText(
-            f"{windows} on {100 * area:.3g} % of the image hold {100 * share:.3g} % of the score{of}."
+            f"{windows} on {100 * area:.3g} % of the image hold {100 * share:.3g} % of the score{of}. {dwell}".rstrip()
         )
 
     def _on_user_row(self) -> None:

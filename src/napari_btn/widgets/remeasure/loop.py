@@ -133,7 +133,7 @@ class RegionLoop:
         if field is None or not windows:
             return
         scene = field.frame.scene_of(np.asarray(layer.data[0])) if layer is not None else 0
-        dwell = self._panel.dwell.value()
+        dwell = self._panel.dwell.value() or None
         self._view.message.say()
 
         def done(prediction: Prediction) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MeasuredPanel", "Round", "continue_steps", "measured_in"]
 
+_DWELL = 10.0
 _PUT_HELP = (
     "Take the picked image as what was measured in the selected windows: a patch of a window's size, or an image of "
     "the whole field, which is cut."
@@ -182,10 +183,14 @@ class MeasuredPanel(QWidget):
         self.go = push_button("continue_training", "Continue training", _GO_HELP)
         self.dwell = QDoubleSpinBox()
         self.dwell.setObjectName("dwell")
-        self.dwell.setRange(0.01, 1e6)
-        self.dwell.setValue(10)
+        self.dwell.setRange(0, 1e6)
+        self.dwell.setSpecialValueText("dwell as planned")
+        self.dwell.setValue(_DWELL)
         self.dwell.setSuffix(" x the dwell")
-        self.dwell.setToolTip("Dwell of the new measurement, in dwells of the noisy image.")
+        self.dwell.setToolTip(
+            "Dwell of the new measurement, in dwells of the noisy image; 0 takes the planned dwell of each window from "
+            "the table."
+        )
         self.dwell.setAccessibleName("Dwell of the new measurement")
         self.fuse = push_button("fuse", "Fuse", _FUSE_HELP)
         self.gain = NoteLabel(theme, "gain")
@@ -238,6 +243,19 @@ class MeasuredPanel(QWidget):
         """
         for picker in (self.measured, self.noisy, self.clean):
             picker.refresh(layers)
+
+    def plan(self, *, dwell: bool) -> None:
+        """Fuse windows with their planned dwell, or with one that the user gives.
+
+        Parameters
+        ----------
+        dwell : bool
+            True if windows have a planned dwell.
+        """
+        if dwell:
+            self.dwell.setValue(0)
+        elif not self.dwell.value():
+            self.dwell.setValue(_DWELL)
 
     def training(self) -> Training | None:
         """Return the training images: those of the session, or the picked ones.

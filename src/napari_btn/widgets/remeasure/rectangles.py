@@ -188,6 +188,8 @@ def features_of(regions: Sequence[Region]) -> dict[str, list[Any]]:
     for i, a in enumerate(names):
         table[f"centre_{a}"] = [float(r.centre[i]) for r in regions]
     table["unit"] = [r.unit for r in regions]
+    if any(r.dwell is not None for r in regions):
+        table["dwell"] = [np.nan if r.dwell is None else r.dwell for r in regions]
     return table
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from math import floor, log10, prod
 from typing import TYPE_CHECKING
 
+from napari_btn.core.calibration.dose import dose_of
 from napari_btn.session import Threshold
 from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.thresholds import first_threshold, has_levels
@@ -14,6 +15,7 @@ from napari_btn.workflow.propose import Choice
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_btn.core.calibration.dose import Dose
     from napari_btn.session import Session
     from napari_btn.widgets.remeasure.field import Field
     from napari_btn.widgets.remeasure.view import RemeasureView
@@ -164,6 +166,29 @@ class Request:
             return None
         return float(area / prod(self._field.frame.pixel_size))
 
+    def dwell(self) -> float | None:
+        """Return the mean dwell of the windows, in dwells of the noisy image; None if they count as decided."""
+        dwell = float(self._view.mean_dwell.value())
+        return dwell if dwell and self._view.score.currentData() == "ambiguity" else None
+
+    def dose(self) -> Dose | None:
+        """Return the dose of the noisy image, if windows have a dwell.
+
+        Raises
+        ------
+        ValueError
+            If it can't be found from the held-out pixels.
+        """
+        if self._field is None or self.dwell() is None:
+            return None
+        held_out = self._field.prediction.held_out
+        if held_out is None:
+            raise ValueError(
+                'These maps come without held-out scores, so a dwell says nothing. Set Dwell to "without error", or '
+                "denoise the image again."
+            )
+        return dose_of(held_out)
+
     @property
     def possible(self) -> bool:
         """True if the chosen score can be made of the image."""
@@ -190,7 +215,7 @@ class Request:
         """Show the threshold of the channel, or those of all channels."""
         field = self._field
         choice = self.choice()
-        for row in (self._view.threshold_row, self._view.until):
+        for row in (self._view.threshold_row, self._view.until, self._view.mean_dwell):
             self._view.show_row(row, choice.kind == "ambiguity" and field is not None)
         if field is None or choice.kind != "ambiguity":
             return

@@ -157,6 +157,18 @@ class RemeasureView(QWidget):
             "Propose windows until the expected wrongly decided area of the image is at most this."
         )
         self.until.setAccessibleName("Wrongly decided area that is small enough")
+        self.mean_dwell = QDoubleSpinBox()
+        self.mean_dwell.setObjectName("mean_dwell")
+        self.mean_dwell.setRange(0, 1e6)
+        self.mean_dwell.setDecimals(1)
+        self.mean_dwell.setSuffix(" x the image's")
+        self.mean_dwell.setSpecialValueText("without error")
+        self.mean_dwell.setKeyboardTracking(False)
+        self.mean_dwell.setToolTip(
+            "Mean dwell of the windows, in dwells of the noisy image, whose counts decide; shared out between the "
+            "windows where it decides most. Without one, windows count as decided."
+        )
+        self.mean_dwell.setAccessibleName("Mean dwell of the windows")
         self.travel = QCheckBox("travel order")
         self.travel.setObjectName("travel_order")
         self.travel.setToolTip(
@@ -224,6 +236,7 @@ class RemeasureView(QWidget):
         self.form.addRow("Depth", self.window_depth)
         self.form.addRow("How many", self._row(self.count, self.travel))
         self.form.addRow("Until wrong", self.until)
+        self.form.addRow("Dwell", self.mean_dwell)
         self.form.addRow("Margin", self.margin)
         self.form.addRow("Inside", self._row(self.area, self.unmeasured))
         column.addLayout(self.form)
@@ -268,17 +281,20 @@ class RemeasureView(QWidget):
         table = self.table
         unit = short_unit(regions[0].unit) if regions else "px"
         volume = bool(regions) and regions[0].z is not None
-        heads = ["#", "score", "mean", f"height x width / {unit}", f"centre y, x / {unit}"]
+        heads = ["#", "score", "mean", f"size / {unit}", f"centre y, x / {unit}"]
         helps = [
             "Rank, or place on the way, when proposed; it is the number in the viewer.",
             "Score summed over the window, as it lies now.",
             "Mean score of its pixels.",
-            "Size of the window.",
+            "Height x width of the window.",
             "Centre, from the outer corner of the first pixel.",
         ]
         if volume:
             heads.insert(3, "planes")
             helps.insert(3, "First and last plane, from 0.")
+        if planned := any(r.dwell is not None for r in regions):
+            heads.insert(3, "dwell")
+            helps.insert(3, "Planned dwell, in dwells of the noisy image; moving a rectangle takes it away.")
         if any(measured):
             heads.insert(1, "✓")
             helps.insert(1, "Whether what was measured again is there; moving a rectangle takes it away.")
@@ -290,6 +306,8 @@ class RemeasureView(QWidget):
             table.setHorizontalHeaderItem(k, item)
         for row, (region, blank) in enumerate(zip(regions, unknown, strict=True)):
             cells = _cells(row, region, blank, volume)
+            if planned:
+                cells.insert(3, "" if region.dwell is None else f"x {region.dwell:.3g}")
             if any(measured):
                 cells.insert(1, "✓" if measured[row] else "")
             for k, text in enumerate(cells):
