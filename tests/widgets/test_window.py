@@ -90,7 +90,7 @@ def test_a_walk_with_a_volume(make_napari_viewer: Callable[..., Any], qtbot: QtB
 
 def test_opening_docks_loads_no_torch() -> None:
     code = (
-        "import sys, napari_btn.widgets.shared.layers as layers\n"
+        "import sys, napari_btn.widgets.shared.samples as layers\n"
         "from napari.components import ViewerModel\n"
         "from napari_btn.widgets.denoise.dock import DenoiseWidget\n"
         "from napari_btn.widgets.remeasure.dock import RemeasureWidget\n"

@@ -29,14 +29,6 @@ __all__ = [
     "limits_of",
     "pair_layers",
     "read_layer",
-    "sample_blobs",
-    "sample_counts",
-    "sample_defects",
-    "sample_edx",
-    "sample_lattice",
-    "sample_movie",
-    "sample_repeats",
-    "sample_xct",
     "stack_images",
 ]
 
@@ -236,110 +228,6 @@ def add_image(viewer: Any, image: Image) -> ImageLayer:
     if axes:
         arguments |= _grid(axes, image.pixel_size, image.unit or "px")
     return viewer.add_image(image.data, **arguments)
-
-
-def sample_blobs() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return layers of blobs in skewed noise, and of the blobs alone.
-
-    Returns
-    -------
-    list of tuple
-        Data, keyword arguments and kind of a noisy and a clean layer.
-    """
-    from napari_btn import samples
-
-    return pair_layers(samples.blobs(seed=0, n=100, size=64))
-
-
-def sample_edx() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return layers of counts of three elements in a soil, and of the rates behind them.
-
-    Returns
-    -------
-    list of tuple
-        Data, keyword arguments and kind of a noisy and a clean layer.
-    """
-    from napari_btn import samples
-
-    return pair_layers(samples.edx(seed=0))
-
-
-def sample_xct() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return layers of a fast tomogram of grains, voids and cracks, and of the volume behind it.
-
-    Returns
-    -------
-    list of tuple
-        Data, keyword arguments and kind of a noisy and a clean layer.
-    """
-    from napari_btn import samples
-
-    return pair_layers(samples.xct(seed=0))
-
-
-def sample_lattice() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return layers of electron counts of a crystal's atomic columns, and of the rates behind them.
-
-    Returns
-    -------
-    list of tuple
-        Data, keyword arguments and kind of a noisy and a clean layer.
-    """
-    from napari_btn import samples
-
-    return pair_layers(samples.lattice(seed=0))
-
-
-def sample_counts() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return layers of one image of counts, and of the rates behind them.
-
-    Returns
-    -------
-    list of tuple
-        Data, keyword arguments and kind of a noisy and a clean layer.
-    """
-    from napari_btn import samples
-
-    return pair_layers(samples.counts(seed=0))
-
-
-def sample_repeats() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return layers of eight frames of one field, and of the signal behind them.
-
-    Returns
-    -------
-    list of tuple
-        Data, keyword arguments and kind of a noisy and a clean layer.
-    """
-    from napari_btn import samples
-
-    return pair_layers(samples.repeats(seed=0))
-
-
-def sample_movie() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return layers of a series of moving cells, and of the signal behind it.
-
-    Returns
-    -------
-    list of tuple
-        Data, keyword arguments and kind of a noisy and a clean layer.
-    """
-    from napari_btn import samples
-
-    return pair_layers(samples.movie(seed=0))
-
-
-def sample_defects() -> list[tuple[Any, dict[str, Any], str]]:
-    """Return layers of one frame of a camera with broken and saturated pixels, and of the signal behind it.
-
-    Returns
-    -------
-    list of tuple
-        Data, keyword arguments and kind of a noisy and a clean layer.
-    """
-    from napari_btn import samples
-
-    return pair_layers(samples.defects(seed=0))
 
 
 def pair_layers(pair: Pair) -> list[tuple[Any, dict[str, Any], str]]:
