@@ -84,7 +84,7 @@ def uncertainty(viewer: napari.Viewer) -> None:
     """Show the result: a threshold, a line cut, a pixel, the coverage."""
     from qtpy.QtWidgets import QWidget
 
-    from napari_btn.widgets.shared.overlays import as_before
+    from napari_btn.widgets.shared.side_by_side import as_before
 
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
     as_before(viewer)
@@ -181,7 +181,7 @@ def tokens(viewer: napari.Viewer) -> None:
 def remeasure(viewer: napari.Viewer) -> None:
     """Denoise a field without a slow scan, propose windows, measure them again and continue training."""
     from napari_btn import samples
-    from napari_btn.widgets.shared.overlays import as_before
+    from napari_btn.widgets.shared.side_by_side import as_before
 
     field = samples.edx(seed=7, size=(160, 320))
     place = {"scale": (1, 0.5, 0.5), "units": ("pixel", "um", "um"), "axis_labels": ("c", "y", "x")}
@@ -239,8 +239,8 @@ def main() -> None:
     import napari
     from qtpy.QtWidgets import QComboBox, QWidget
 
-    from napari_btn.widgets.shared.overlays import as_before
     from napari_btn.widgets.shared.results import present_result
+    from napari_btn.widgets.shared.side_by_side import as_before
 
     viewer = napari.Viewer()
     viewer.window.resize(WIDTH, HEIGHT)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
-from napari_btn.widgets.shared.panels import NoteLabel, Theme
+from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.pickers import open_image
 
 if TYPE_CHECKING:

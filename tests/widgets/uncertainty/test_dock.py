@@ -559,7 +559,7 @@ def test_toggles_show_what_is_in_sight(make_dock, model, viewer, qtbot):
 
 
 def test_side_by_side_and_back(make_dock, model, viewer):
-    from napari_btn.widgets.shared.overlays import _grid
+    from napari_btn.widgets.shared.side_by_side import _grid
 
     dock = make_dock(make_prediction(), model)
     before = {layer.name: layer.visible for layer in viewer.layers}

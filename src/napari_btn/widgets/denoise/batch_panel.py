@@ -23,7 +23,8 @@ from qtpy.QtWidgets import (
 
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
-from napari_btn.widgets.shared.panels import NoteLabel, push_button
+from napari_btn.widgets.shared.notes import NoteLabel
+from napari_btn.widgets.shared.panels import push_button
 from napari_btn.widgets.shared.pickers import FILES
 from napari_btn.widgets.shared.worker import sentence_of
 
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from napari_btn.widgets.denoise.view import DenoiseView
     from napari_btn.widgets.denoise.work import Work
     from napari_btn.widgets.shared.dock import Lifetime
-    from napari_btn.widgets.shared.panels import Theme
+    from napari_btn.widgets.shared.notes import Theme
     from napari_btn.widgets.shared.worker import Run
     from napari_btn.workflow.batch import BatchFile, BatchRow
 

@@ -20,8 +20,10 @@ from napari_btn.core.data.pairs import Pair
 from napari_btn.core.settings import EnsembleSettings
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import KEY, limits_of
-from napari_btn.widgets.shared.overlays import our_layer, side_by_side
-from napari_btn.widgets.shared.panels import NoteLabel, push_button
+from napari_btn.widgets.shared.notes import NoteLabel
+from napari_btn.widgets.shared.overlays import our_layer
+from napari_btn.widgets.shared.panels import push_button
+from napari_btn.widgets.shared.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from napari_btn.core.evaluation.comparison import Comparison
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from napari_btn.widgets.denoise.view import DenoiseView
     from napari_btn.widgets.denoise.work import Work
     from napari_btn.widgets.shared.layers import LayerImage
-    from napari_btn.widgets.shared.panels import Theme
+    from napari_btn.widgets.shared.notes import Theme
 
 __all__ = ["ComparePanel", "Comparer"]
 

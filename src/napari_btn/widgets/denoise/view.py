@@ -20,20 +20,14 @@ from napari_btn.widgets.denoise.compare_panel import ComparePanel
 from napari_btn.widgets.denoise.noise_panel import NoisePanel
 from napari_btn.widgets.denoise.scan_panel import ScanPanel
 from napari_btn.widgets.denoise.training_form import TrainingForm
-from napari_btn.widgets.shared.panels import (
-    LowScroll,
-    NoteLabel,
-    ProgressPanel,
-    ScrollColumn,
-    fold,
-    push_button,
-)
+from napari_btn.widgets.shared.notes import LowScroll, NoteLabel
+from napari_btn.widgets.shared.panels import ProgressPanel, ScrollColumn, fold, push_button
 from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.report_panel import ReportPanel
 
 if TYPE_CHECKING:
     from napari_btn.widgets.denoise.pair_form import PairForm
-    from napari_btn.widgets.shared.panels import Theme
+    from napari_btn.widgets.shared.notes import Theme
 
 __all__ = ["NOW_HELP", "TRAIN_HELP", "DenoiseView"]
 
@@ -104,7 +98,7 @@ class DenoiseView(QWidget):
         self.estimate.setToolTip(
             "Time and memory that training will take on this machine, to a factor of two."
         )
-        self.progress = ProgressPanel(self._theme)
+        self.progress = ProgressPanel()
         self.message = NoteLabel(self._theme, "message")
         self.chart = LossChart(self._theme.colours())
         self.chart.hide()

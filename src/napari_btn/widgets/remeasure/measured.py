@@ -12,7 +12,8 @@ from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
 from napari_btn.session import Training
 from napari_btn.widgets.shared import engine
-from napari_btn.widgets.shared.panels import NoteLabel, Theme, fold, push_button
+from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.panels import fold, push_button
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
 from napari_btn.widgets.shared.worker import load_ahead
 

@@ -15,13 +15,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.widgets.shared.panels import NoteLabel, fold, push_button
+from napari_btn.widgets.shared.notes import NoteLabel
+from napari_btn.widgets.shared.panels import fold, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from napari_btn.core.remeasure.stage import StageAffine
-    from napari_btn.widgets.shared.panels import Theme
+    from napari_btn.widgets.shared.notes import Theme
 
 __all__ = ["StagePanel"]
 

@@ -23,15 +23,8 @@ from qtpy.QtWidgets import (
 
 from napari_btn.widgets.remeasure.stage_panel import StagePanel
 from napari_btn.widgets.shared.masks import MaskPicker
-from napari_btn.widgets.shared.panels import (
-    NoteLabel,
-    ProgressPanel,
-    ScrollColumn,
-    Theme,
-    combo_box,
-    push_button,
-    short_unit,
-)
+from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.panels import ProgressPanel, ScrollColumn, combo_box, push_button, short_unit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -186,7 +179,7 @@ class RemeasureView(QWidget):
         self.propose = push_button("propose", "Propose", PROPOSE_HELP)
         self.stop = push_button("stop", "Stop", "Stop the search; the rectangles stay as they are.")
         self.stop.hide()
-        self.progress = ProgressPanel(self._theme)
+        self.progress = ProgressPanel()
 
     def _build_results(self) -> None:
         """Make the table and the parts below it."""

@@ -10,7 +10,8 @@ from qtpy.QtCore import QEvent, QObject, QTimer
 from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_btn.session import session_of
-from napari_btn.widgets.shared.panels import ScrollColumn, Theme
+from napari_btn.widgets.shared.notes import Theme
+from napari_btn.widgets.shared.panels import ScrollColumn
 from napari_btn.widgets.shared.tabs import NextStep, tab_with_others
 from napari_btn.widgets.shared.worker import run_step
 

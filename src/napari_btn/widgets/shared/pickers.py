@@ -24,7 +24,7 @@ from qtpy.QtWidgets import (
 from napari_btn.core.progress import Progress
 from napari_btn.io.images import SUFFIXES
 from napari_btn.widgets.shared.layers import LayerImage, add_image, read_layer, stack_images
-from napari_btn.widgets.shared.panels import NoteLabel, Theme
+from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
 from napari_btn.core.calibration.conformal import covered
-from napari_btn.widgets.shared.panels import notes_html
+from napari_btn.widgets.shared.notes import notes_html
 
 if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
     from napari_btn.core.evaluation.report import Report
-    from napari_btn.widgets.shared.panels import Theme
+    from napari_btn.widgets.shared.notes import Theme
 
 __all__ = ["ReportPanel"]
 

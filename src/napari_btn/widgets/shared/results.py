@@ -9,15 +9,8 @@ import numpy as np
 
 from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.layers import KEY, limits_of, read_layer
-from napari_btn.widgets.shared.overlays import (
-    KINDS,
-    WIDTH_PERCENTILE,
-    layer_name,
-    name_channel,
-    our_layer,
-    placed_map,
-    side_by_side,
-)
+from napari_btn.widgets.shared.overlays import KINDS, WIDTH_PERCENTILE, layer_name, our_layer, placed_map
+from napari_btn.widgets.shared.side_by_side import name_channel, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -16,7 +16,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.core.tokens.naming import VIEWPOINTS
-from napari_btn.widgets.shared.panels import NoteLabel, ProgressPanel, Theme, combo_box, fold, push_button
+from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.panels import ProgressPanel, combo_box, fold, push_button
 from napari_btn.widgets.tokens.chart import TokenChart
 from napari_btn.widgets.tokens.table import TokenTable
 
@@ -71,7 +72,7 @@ class TokensView(QWidget):
         self.method.setAccessibleName("How pixels are clustered")
         for text, method in _METHODS:
             self.method.addItem(text, method)
-        self.progress = ProgressPanel(self._theme)
+        self.progress = ProgressPanel()
         self.n_tokens = QSpinBox()
         self.n_tokens.setObjectName("n_tokens")
         self.slider = QSlider(Qt.Orientation.Horizontal)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari_btn.widgets.shared.overlays import KINDS, as_before, map_layer, side_by_side, stands_side_by_side
+from napari_btn.widgets.shared.overlays import KINDS, map_layer
 from napari_btn.widgets.shared.results import record_of
+from napari_btn.widgets.shared.side_by_side import as_before, side_by_side, stands_side_by_side
 from napari_btn.widgets.uncertainty.live_maps import LIVE
 
 if TYPE_CHECKING:

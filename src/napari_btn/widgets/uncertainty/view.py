@@ -22,14 +22,8 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.core.calibration.maps import MAP_KINDS
-from napari_btn.widgets.shared.panels import (
-    NoteLabel,
-    PercentBox,
-    ScrollColumn,
-    Theme,
-    combo_box,
-    push_button,
-)
+from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.panels import PercentBox, ScrollColumn, combo_box, push_button
 from napari_btn.widgets.shared.report_panel import ReportPanel
 from napari_btn.widgets.uncertainty.charts import CoverageChart, DensityChart, LineChart
 

@@ -1,0 +1,223 @@
+"""Notes of a dock: sentences with signs in the colours of the theme, and links to the controls that they name."""
+
+from __future__ import annotations
+
+import re
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QFrame,
+    QLabel,
+    QScrollArea,
+    QSizePolicy,
+    QWidget,
+)
+from superqt import QCollapsible
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+__all__ = ["LowScroll", "NoteLabel", "Theme", "notes_html", "show_control"]
+
+_CONTROLS = {
+    "checkerboard": "split",
+    "painted parts": "regions",
+    "painted areas": "regions",
+    "align them": "align",
+    "add scenes": "noisy_stack",
+    "lower the coverage": "coverage",
+    "name its axes": "axes",
+    "`valid`": "valid",
+    "valid": "valid",
+    "recalibrate": "recalibrate",
+    "calibrate tokens apart": "groups",
+    "calibrate on images like this one": "calibrate_on",
+}
+"""Object names of the controls that remove what a note complains of, by the words that name them."""
+
+
+_WORDS = re.compile(
+    rf"\b({'|'.join(sorted(map(re.escape, _CONTROLS), key=len, reverse=True))})\b", re.IGNORECASE
+)
+
+
+_SIGN = {"red": "✖", "amber": "⚠", "info": ""}
+
+
+class Theme:
+    """Colours of a viewer's theme.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose theme.
+    """
+
+    def __init__(self, viewer: Any) -> None:
+        self._viewer = viewer
+
+    def colours(self) -> dict[str, QColor]:
+        """Return the present colours: text, background, accent, red, amber."""
+        from napari.utils.theme import get_theme
+
+        theme = get_theme(self._viewer.theme)
+        text, background = QColor(theme.text.as_hex()), QColor(theme.background.as_hex())
+        return {
+            "text": text,
+            "background": background,
+            "accent": _mixed(QColor(theme.current.as_hex()), text, 0.35),
+            # The theme's colours are for backgrounds of buttons; text needs more contrast.
+            "red": _mixed(QColor(theme.error.as_hex()), text, 0.35),
+            "amber": _mixed(QColor(theme.warning.as_hex()), text, 0.15),
+        }
+
+
+def _mixed(colour: QColor, other: QColor, share: float) -> QColor:
+    """Return a colour mixed with a share of another."""
+    mixed = [
+        a * (1 - share) + b * share for a, b in zip(colour.getRgbF()[:3], other.getRgbF()[:3], strict=True)
+    ]
+    return QColor.fromRgbF(*(float(v) for v in mixed))
+
+
+class NoteLabel(QLabel):
+    """One or more sentences with a sign and a colour for their level; hidden when there are none.
+
+    Parameters
+    ----------
+    theme : Theme
+        Gives the colours.
+    name : str
+        Object name.
+    parent : QWidget, optional
+        Parent.
+    """
+
+    def __init__(self, theme: Theme, name: str, parent: QWidget | None = None) -> None:
+        super().__init__(parent)
+        self._theme = theme
+        self._notes: tuple[tuple[str, str], ...] = ()
+        self.setObjectName(name)
+        self.setWordWrap(True)
+        self.setTextFormat(Qt.TextFormat.RichText)
+        self.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
+        self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
+        self.linkActivated.connect(lambda name: show_control(self.window(), name))
+        self.hide()
+
+    @property
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """The sentences shown, as (level, sentence)."""
+        return self._notes
+
+    def say(self, *notes: tuple[str, str]) -> None:
+        """Show these sentences instead of the last.
+
+        Parameters
+        ----------
+        *notes : tuple of (level, sentence)
+            Level is "red", "amber" or "info".
+        """
+        self._notes = tuple((level, text) for level, text in notes if text)
+        self.redraw()
+
+    def redraw(self) -> None:
+        """Draw again, in the colours of the theme as they are now."""
+        self.setText(notes_html(self._notes, self._theme))
+        self.setAccessibleName(" ".join(text for _, text in self._notes))
+        self.setVisible(bool(self._notes))
+
+
+def notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
+    """Return sentences with their signs, one per line.
+
+    Parameters
+    ----------
+    notes : iterable of (str, str)
+        Level ("red", "amber" or "info") and sentence.
+    theme : Theme
+        Gives the colours.
+
+    Returns
+    -------
+    str
+        For a rich text.
+    """
+    colours = theme.colours()
+    link = colours["accent"].name()
+    lines = []
+    for level, text in notes:
+        colour = colours.get(level, colours["text"]).name()
+        sign = f"<span style='color:{colour}'><b>{_SIGN[level]}</b></span> " if _SIGN[level] else ""
+        linked = _WORDS.sub(
+            lambda word: f"<a href='{_CONTROLS[word[0].lower()]}' style='color:{link}'>{word[0]}</a>",
+            escape(text),
+        )
+        lines.append(f"<div>{sign}{linked}</div>")
+    return "".join(lines)
+
+
+def show_control(window: QWidget, name: str) -> None:
+    """Bring the control that a note names into sight, unfolded and with the focus.
+
+    Parameters
+    ----------
+    window : QWidget
+        Window with the docks.
+    name : str
+        Object name of the control.
+    """
+    control = window.findChild(QWidget, name)
+    parent = control.parentWidget() if control is not None else None
+    while control is not None and parent is not None:
+        if isinstance(parent, QCollapsible) and not parent.isExpanded():
+            parent.expand(animate=False)
+        if isinstance(parent, QScrollArea):
+            parent.ensureWidgetVisible(control)
+        parent = parent.parentWidget()
+    if control is not None:
+        control.setFocus(Qt.FocusReason.OtherFocusReason)
+
+
+class LowScroll(QScrollArea):
+    """Scroll area for sentences: as high as they are, up to a limit, and gone with them.
+
+    Parameters
+    ----------
+    label : NoteLabel
+        The sentences.
+    most_px : int
+        Largest height.
+    """
+
+    def __init__(self, label: NoteLabel, most_px: int = 110) -> None:
+        super().__init__()
+        self._label, self._most = label, most_px
+        self.setWidgetResizable(True)
+        self.setFrameShape(QFrame.Shape.NoFrame)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setWidget(label)
+        label.installEventFilter(self)
+        self.setVisible(not label.isHidden())
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
+        """Follow the sentences as they come, go and grow."""
+        kinds = (QEvent.Type.Hide, QEvent.Type.Show, QEvent.Type.ShowToParent, QEvent.Type.HideToParent)
+        if event is not None and event.type() in (*kinds, QEvent.Type.LayoutRequest, QEvent.Type.Resize):
+            self.setVisible(not self._label.isHidden())
+            self._fit()
+        return bool(super().eventFilter(watched, event))
+
+    def resizeEvent(self, event: object) -> None:  # Qt's name
+        """Fit the height to the new width."""
+        super().resizeEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        """Be as high as the sentences, up to the limit."""
+        wanted = self._label.heightForWidth(max(self.viewport().width(), 200))
+        self.setFixedHeight(min(max(wanted, 16), self._most))

@@ -1,0 +1,150 @@
+"""Layers side by side in one row, and the canvas as it was before."""
+
+from __future__ import annotations
+
+from inspect import signature
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary, ref
+
+from napari_btn.widgets.shared.layers import KEY
+
+if TYPE_CHECKING:
+    from napari.layers import Image as ImageLayer
+    from napari.layers import Layer
+
+
+__all__ = ["as_before", "name_channel", "side_by_side", "stands_side_by_side"]
+
+_ROWS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()  # how it was before, by viewer
+
+
+def stands_side_by_side(viewer: Any) -> bool:
+    """Return True while layers stand in a row that `side_by_side` made.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Any viewer.
+    """
+    return viewer in _ROWS
+
+
+def side_by_side(viewer: Any, layers: list[Layer]) -> None:
+    """Show only these layers with their names, in one row (wide ones in one column), in this order.
+
+    A layer that is added ends the row, as `as_before` does.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose layers.
+    layers : list of napari.layers.Layer
+        From left to right.
+    """
+    if viewer in _ROWS:
+        as_before(viewer)
+    grid = _grid(viewer)
+    named = [layer for layer in layers if hasattr(layer, "name_overlay")]
+    window = ref(viewer)
+
+    def added(event: Any = None) -> None:
+        """End the row where another layer comes."""
+        del event
+        if (here := window()) is not None and here in _ROWS:
+            as_before(here)
+
+    _ROWS[viewer] = {
+        "visible": {layer.name: layer.visible for layer in viewer.layers},
+        "grid": {"stride": grid.stride, "shape": tuple(grid.shape), "enabled": grid.enabled},
+        "named": [(ref(layer), layer.name_overlay.visible) for layer in named],
+        "added": added,
+    }
+    viewer.layers.events.inserted.connect(added)
+    for layer in named:
+        layer.name_overlay.visible = True
+    for layer in viewer.layers:
+        layer.visible = layer in layers
+    for left, right in pairwise(layers):
+        if viewer.layers.index(right) < viewer.layers.index(left):
+            viewer.layers.move(viewer.layers.index(right), viewer.layers.index(left) + 1)
+    rows, columns = layers[0].data.shape[-2:]
+    n = len(layers)
+    # Wide images are larger one above the other.
+    grid.stride, grid.shape, grid.enabled = 1, (n, 1) if columns > 1.2 * rows else (1, n), True
+    if grid.position(viewer.layers.index(layers[0]), len(viewer.layers) if _old(grid) else viewer.layers) != (
+        0,
+        0,
+    ):
+        grid.stride = -1
+    viewer.reset_view()
+
+
+def name_channel(viewer: Any, layer: ImageLayer) -> None:
+    """Show the name of the shown channel of a result in the canvas, until its row ends.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Shows a row, see `side_by_side`.
+    layer : napari.layers.Image
+        A result with several channels.
+    """
+    names, axes = layer.metadata[KEY].get("channel_names", ()), layer.metadata[KEY]["axes"]
+    if viewer not in _ROWS or "C" not in axes or len(names) < 2:
+        return
+    window, shown, axis = ref(viewer), ref(layer), axes.index("C")
+
+    def follow(event: Any = None) -> None:
+        """Name the channel at the sliders' position."""
+        del event
+        here, result = window(), shown()
+        if here is not None and result is not None:
+            at = round(float(result.world_to_data(here.dims.point)[axis]))
+            _caption(here).text = names[min(max(at, 0), len(names) - 1)]
+
+    follow()
+    _caption(viewer).visible = True
+    viewer.dims.events.current_step.connect(follow)
+    _ROWS[viewer]["follow"] = follow
+
+
+def as_before(viewer: Any) -> None:
+    """Show canvas and layers as they were before `side_by_side`; layers that came since are shown as they are.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Whose layers.
+    """
+    before = _ROWS.pop(viewer, None)
+    if before is None:
+        return
+    viewer.layers.events.inserted.disconnect(before["added"])
+    if "follow" in before:
+        viewer.dims.events.current_step.disconnect(before["follow"])
+        _caption(viewer).visible = False
+    for weak, visible in before["named"]:
+        if (layer := weak()) is not None:
+            layer.name_overlay.visible = visible
+    grid = _grid(viewer)
+    for name, value in before["grid"].items():
+        setattr(grid, name, value)
+    for layer in viewer.layers:
+        layer.visible = before["visible"].get(layer.name, layer.visible)
+    viewer.reset_view()
+
+
+def _grid(viewer: Any) -> Any:
+    """Return the viewer's grid, which moved in napari 0.9."""
+    return (viewer.canvas if "canvas" in type(viewer).model_fields else viewer).grid
+
+
+def _caption(viewer: Any) -> Any:
+    """Return the text over the canvas, which moved in napari 0.9 as well."""
+    return viewer.canvas.overlays.text if "canvas" in type(viewer).model_fields else viewer.text_overlay
+
+
+def _old(grid: Any) -> bool:
+    """Return True if the grid counts hidden layers too, as before napari 0.9."""
+    return "nlayers" in signature(grid.position).parameters
