@@ -392,7 +392,7 @@ def test_a_first_look_needs_no_clean_image_and_promises_no_interval(
     dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, pair: tuple[np.ndarray, np.ndarray]
 ) -> None:
     assert not dock.view.now.isEnabled()
-    assert dock.view.now.toolTip() == "Pick a noisy image."
+    assert dock.view.now.toolTip() == "Pick a noisy image first."
     viewer.add_image(pair[0], name="soil noisy", **PLACED)
     assert not dock.view.train.isEnabled()
     assert dock.view.now.isEnabled()

@@ -1,4 +1,7 @@
-"""The Denoise dock: trains on two layers, and adds calibrated quantile layers."""
+"""The Denoise dock: trains on two layers, and adds calibrated quantile layers.
+
+Long because the handlers of all buttons stand beside the method that enables the buttons.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +19,11 @@ from napari_btn.core.progress import Progress
 from napari_btn.core.settings import PRESETS, AdaptSettings, EnsembleSettings
 from napari_btn.widgets.denoise.batch_panel import Batcher
 from napari_btn.widgets.denoise.compare_panel import Comparer
-from napari_btn.widgets.denoise.noise_panel import show_defects
+from napari_btn.widgets.denoise.noise_panel import NoiseInspector
 from napari_btn.widgets.denoise.pace import Pace
 from napari_btn.widgets.denoise.pair_form import PairForm
 from napari_btn.widgets.denoise.pairing import arrays_of, differences
+from napari_btn.widgets.denoise.scan_panel import Scanner
 from napari_btn.widgets.denoise.trainer import Trainer
 from napari_btn.widgets.denoise.view import ADAPT_HELP, NOW_HELP, TRAIN_HELP, DenoiseView
 from napari_btn.widgets.denoise.work import Work
@@ -39,16 +43,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from napari_btn.core.calibration.prediction import Prediction
-    from napari_btn.core.data.noise_findings import NoiseFindings
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
     from napari_btn.workflow.now import FirstLook
-    from napari_btn.workflow.scan import Scan
 
 __all__ = ["DenoiseWidget"]
 
 _BUNDLES = "Trained networks (*.btn);;All files (*)"
+_BUSY = "Busy; stop first, or wait."
 
 
 class DenoiseWidget(Dock):
@@ -71,6 +74,8 @@ class DenoiseWidget(Dock):
         )
         self.comparer = Comparer(self.viewer, self.view, self.work, self.session)
         self.batcher = Batcher(self.view, self.work, self.session, self.lifetime)
+        self.scanner = Scanner(self.view, self.work, self.session, self._refresh)
+        self.inspector = NoiseInspector(self.viewer, self.view, self.work)
         training = self.session.training
         self._scored: Pair | None = None if training is None else training.pair
         self._showing: Iterator[Any] | None = None
@@ -96,9 +101,6 @@ class DenoiseWidget(Dock):
         view.apply_to.file_wanted.connect(self._on_user_wants_file)
         view.train.clicked.connect(self._on_user_train)
         view.now.clicked.connect(self._on_user_now)
-        view.scan.asked.connect(self._on_user_scan)
-        view.noise.asked.connect(self._on_user_inspects_noise)
-        view.noise.defects_wanted.connect(self._on_user_wants_defects)
         view.scan.chosen.connect(view.form.show_network)
         view.apply.clicked.connect(self._on_user_apply)
         view.adapt.clicked.connect(self._on_user_adapt)
@@ -160,29 +162,20 @@ class DenoiseWidget(Dock):
         # while work runs, the progress shows the time left
         self.view.estimate.setVisible(bool(self.view.estimate.text()) and not busy)
         self.view.train.setEnabled(not busy and not reason)
-        self.view.train.setToolTip("Busy; stop first, or wait." if busy else reason or TRAIN_HELP)
+        self.view.train.setToolTip(_BUSY if busy else reason or TRAIN_HELP)
         noisy = None if busy else self.view.pair.noisy_image()
-        self.view.now.setEnabled(noisy is not None)
-        self.view.now.setToolTip(
-            NOW_HELP if noisy is not None else "Busy; stop first, or wait." if busy else "Pick a noisy image."
-        )
-        self.view.noise.set_busy(
-            "Busy; stop first, or wait." if busy else "Pick a noisy image first." if noisy is None else ""
-        )
-        self.view.compare.set_busy(
-            "Busy; stop first, or wait." if busy else "Pick a noisy image first." if noisy is None else ""
-        )
+        no_image = _BUSY if busy else "Pick a noisy image first." if noisy is None else ""
+        self.view.now.setEnabled(not no_image)
+        self.view.now.setToolTip(no_image or NOW_HELP)
+        self.view.noise.set_busy(no_image)
+        self.view.compare.set_busy(no_image)
         self.view.batch.set_busy(
-            "Busy; stop first, or wait."
-            if busy
-            else "Train first, or load trained networks."
-            if model is None
-            else ""
+            _BUSY if busy else "Train first, or load trained networks." if model is None else ""
         )
         inputs = self.view.pair.inputs
         alone = inputs is not None and inputs.clean is None
         why = reason or ("Networks are compared by their error on a clean image; pick one." if alone else "")
-        self.view.scan.set_busy("Busy; stop first, or wait." if busy else why)
+        self.view.scan.set_busy(_BUSY if busy else why)
         self.view.train.setText("Continue" if not busy and self.trainer.checkpoint() else "Train")
         for part in (self.view.stop, self.view.pause):
             part.setEnabled(self.work.run is not None)
@@ -274,60 +267,6 @@ class DenoiseWidget(Dock):
         if started is not None:
             self.session.training = started.training()
             self._denoise(started.noisy, started.noisy.axes)
-
-    def _on_user_scan(self) -> None:
-        """Compare networks on the picked pair."""
-        self._refresh()
-        inputs = self.view.pair.inputs
-        if inputs is None or not self.view.scan.start.isEnabled():
-            return
-        try:
-            grid = self.view.scan.grid()
-        except ValueError as error:
-            self.view.scan.note.say(("red", sentence_of(error)))
-            return
-        self.view.scan.note.say()
-        device, seed = self.session.device, inputs.settings.seed
-        quick = EnsembleSettings("quick", members=1, seed=seed, train=PRESETS["quick"])
-        self.work.launch(
-            "Comparing",
-            lambda: engine.scan_steps(
-                inputs.pair, engine.grid_of(**grid), quick, engine.compute_on(device, quick)
-            ),
-            self._show_scan,
-        )
-
-    def _show_scan(self, scan: Scan) -> None:
-        """Show the result of the comparison."""
-        self.view.scan.show_scan(scan)
-        best = scan.best
-        kind = f"{best.family}, depth {best.depth}, {best.channels} channels, dilation to {best.max_dilation}"
-        self.view.progress.finish(
-            f"Compared {len(scan.rows)} kinds of networks; {kind} has the lowest error."
-        )
-
-    def _on_user_inspects_noise(self) -> None:
-        """Measure the noise of the picked noisy image."""
-        source = self.view.pair.noisy_image()
-        if source is None or self.busy:
-            return
-        names = source.channel_names or ()
-        self.work.launch(
-            "Measuring noise",
-            lambda: engine.find_noise(source.data, source.axes, channel_names=names),
-            partial(self._show_noise, source),
-        )
-
-    def _show_noise(self, source: LayerImage, findings: NoiseFindings[Any]) -> None:
-        """Show what was found about the noise."""
-        self.view.noise.show_findings(findings, source)
-        self.view.progress.finish(f"Measured the noise of '{source.name}'.")
-
-    def _on_user_wants_defects(self) -> None:
-        """Add the layer of defects."""
-        panel = self.view.noise
-        if panel.findings is not None and panel.source is not None:
-            show_defects(self.viewer, panel.findings, panel.source)
 
     def _denoise(self, source: LayerImage, axes: str | None) -> None:
         """Predict an image and show it."""

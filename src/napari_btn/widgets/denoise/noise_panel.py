@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,16 +10,20 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_btn.widgets.denoise.charts import CorrelationChart, TransferChart
+from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.notes import NoteLabel
 from napari_btn.widgets.shared.overlays import our_layer
-from napari_btn.widgets.shared.panels import NoteLabel, push_button
+from napari_btn.widgets.shared.panels import push_button
 
 if TYPE_CHECKING:
     from napari_btn.core.data.noise_findings import NoiseFindings
+    from napari_btn.widgets.denoise.view import DenoiseView
+    from napari_btn.widgets.denoise.work import Work
     from napari_btn.widgets.shared.layers import LayerImage
-    from napari_btn.widgets.shared.panels import Theme
+    from napari_btn.widgets.shared.notes import Theme
 
-__all__ = ["NoisePanel", "show_defects"]
+__all__ = ["NoiseInspector", "NoisePanel"]
 
 _HELP = (
     "Measure the noise of the noisy image: from repeats, from consecutive frames, or from flat patches of one image. "
@@ -151,22 +156,50 @@ class NoisePanel(QWidget):
             chart.set_colours(self._theme.colours())
 
 
-def show_defects(viewer: Any, findings: NoiseFindings[Any], source: LayerImage) -> Any:
-    """Show broken and saturated pixels as a Labels layer over their image, made or updated.
+class NoiseInspector:
+    """Measures the noise of the picked noisy image, and shows what was found.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        Gets the layer.
-    findings : NoiseFindings
-    source : LayerImage
-        Image that they are of.
-
-    Returns
-    -------
-    napari.layers.Labels
-        The layer: 1 dead, 2 hot, 3 saturated.
+        Gets the layer of defects.
+    view : DenoiseView
+        Form with the panel and the picked image.
+    work : Work
+        Runs the measurement.
     """
+
+    def __init__(self, viewer: Any, view: DenoiseView, work: Work) -> None:
+        self._viewer, self._view, self._work = viewer, view, work
+        view.noise.asked.connect(self._on_user_inspects)
+        view.noise.defects_wanted.connect(self._on_user_wants_defects)
+
+    def _on_user_inspects(self) -> None:
+        """Measure the noise of the picked noisy image."""
+        source = self._view.pair.noisy_image()
+        if source is None or self._work.run is not None:
+            return
+        names = source.channel_names or ()
+        self._work.launch(
+            "Measuring noise",
+            lambda: engine.find_noise(source.data, source.axes, channel_names=names),
+            partial(self._show, source),
+        )
+
+    def _show(self, source: LayerImage, findings: NoiseFindings[Any]) -> None:
+        """Show what was found about the noise."""
+        self._view.noise.show_findings(findings, source)
+        self._view.progress.finish(f"Measured the noise of '{source.name}'.")
+
+    def _on_user_wants_defects(self) -> None:
+        """Add the layer of defects."""
+        panel = self._view.noise
+        if panel.findings is not None and panel.source is not None:
+            _show_defects(self._viewer, panel.findings, panel.source)
+
+
+def _show_defects(viewer: Any, findings: NoiseFindings[Any], source: LayerImage) -> Any:
+    """Show broken and saturated pixels as a Labels layer: 1 dead, 2 hot, 3 saturated."""
     from napari.utils.colormaps import DirectLabelColormap
 
     seen = findings.frames

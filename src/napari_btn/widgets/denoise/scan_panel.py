@@ -17,17 +17,23 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.core.settings import NetworkSettings
+from napari_btn.core.settings import PRESETS, EnsembleSettings, NetworkSettings
 from napari_btn.widgets.denoise.charts import ScanChart
-from napari_btn.widgets.shared.panels import NoteLabel, push_button
+from napari_btn.widgets.shared import engine
+from napari_btn.widgets.shared.notes import NoteLabel
+from napari_btn.widgets.shared.panels import push_button
+from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from napari_btn.widgets.shared.panels import Theme
+    from napari_btn.session import Session
+    from napari_btn.widgets.denoise.view import DenoiseView
+    from napari_btn.widgets.denoise.work import Work
+    from napari_btn.widgets.shared.notes import Theme
     from napari_btn.workflow.scan import Scan, ScanRow
 
-__all__ = ["ScanPanel"]
+__all__ = ["ScanPanel", "Scanner"]
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("family", "Kind of networks.", lambda row: row.family),
@@ -147,7 +153,7 @@ class ScanPanel(QWidget):
         Parameters
         ----------
         reason : str
-            Empty where there can.
+            Empty where it is possible.
         """
         self.start.setEnabled(not reason)
         self.start.setToolTip(
@@ -199,3 +205,54 @@ def _numbers(name: str, text: str) -> tuple[int, ...]:
             f"{label} are {text!r}; they must be whole numbers with commas between, as 5, 10, 20."
         )
     return tuple(int(part) for part in parts)
+
+
+class Scanner:
+    """Compares kinds of networks on the picked pair, and shows the result.
+
+    Parameters
+    ----------
+    view : DenoiseView
+        Form with the panel and the picked images.
+    work : Work
+        Runs the comparison.
+    session : Session
+        Gives the device.
+    refresh : callable
+        Reads the picked layers again.
+    """
+
+    def __init__(self, view: DenoiseView, work: Work, session: Session, refresh: Callable[[], None]) -> None:
+        self._view, self._work, self._session, self._refresh = view, work, session, refresh
+        view.scan.asked.connect(self._on_user_scan)
+
+    def _on_user_scan(self) -> None:
+        """Compare networks on the picked pair."""
+        self._refresh()
+        inputs = self._view.pair.inputs
+        if inputs is None or not self._view.scan.start.isEnabled():
+            return
+        try:
+            grid = self._view.scan.grid()
+        except ValueError as error:
+            self._view.scan.note.say(("red", sentence_of(error)))
+            return
+        self._view.scan.note.say()
+        device, seed = self._session.device, inputs.settings.seed
+        quick = EnsembleSettings("quick", members=1, seed=seed, train=PRESETS["quick"])
+        self._work.launch(
+            "Comparing",
+            lambda: engine.scan_steps(
+                inputs.pair, engine.grid_of(**grid), quick, engine.compute_on(device, quick)
+            ),
+            self._show,
+        )
+
+    def _show(self, scan: Scan) -> None:
+        """Show the result of the comparison."""
+        self._view.scan.show_scan(scan)
+        best = scan.best
+        kind = f"{best.family}, depth {best.depth}, {best.channels} channels, dilation to {best.max_dilation}"
+        self._view.progress.finish(
+            f"Compared {len(scan.rows)} kinds of networks; {kind} has the lowest error."
+        )
