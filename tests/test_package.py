@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import pkgutil
 import subprocess
@@ -129,6 +130,18 @@ def test_the_main_job_runs_without_a_window_system(tmp_path: Path) -> None:
 def test_opening_a_dock_does_not_load_torch() -> None:
     found = [i.name for i in pkgutil.walk_packages([str(PACKAGE / "widgets")], "napari_btn.widgets.")]
     assert not loaded_by(found) & {"torch", "sklearn"}
+
+
+def test_long_files_say_why() -> None:
+    texts = {path.relative_to(PACKAGE): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
+    long = {name: text for name, text in texts.items() if len(text.splitlines()) > 450}
+    assert long
+    missing = [
+        str(name)
+        for name, text in long.items()
+        if "Long because" not in (ast.get_docstring(ast.parse(text)) or "")
+    ]
+    assert not missing, f"more than 450 lines: {missing}; split the file, or say why in its docstring"
 
 
 def test_public_names_are_all_there() -> None:

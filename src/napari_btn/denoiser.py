@@ -1,8 +1,8 @@
 """`Denoiser`: the object a user holds. It trains, calibrates, predicts, reports and saves.
 
 A facade: settings and a frozen `Model`, and the steps of `workflow` under the names that users call. Docks
-and scans use model and steps themselves. The file is long because its docstrings are the reference of the
-public interface; the code makes four tenths of it.
+and scans use model and steps themselves. Long because its docstrings are the reference of the public
+interface: they are half of the lines.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Settings, as frozen dataclasses checked on construction.
 
 Each field has an entry in the ``Attributes`` section of its class. The docks show it as tooltip and the
-command line as help, so it is written for microscopists.
+command line as help, so it is written for microscopists. Long because
+of these entries and the checks of their ranges.
 """
 
 from __future__ import annotations

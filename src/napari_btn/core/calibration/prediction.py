@@ -1,6 +1,6 @@
 """Calibrated maps of an image, with the probabilities, claims and draws that follow from them.
 
-Long because it is the object that users hold: two thirds are docstrings.
+Long because it is the object that users hold: more than half are docstrings.
 """
 
 from __future__ import annotations

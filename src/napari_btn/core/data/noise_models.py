@@ -403,17 +403,8 @@ class NoiseModel:
 
 
 _PER_CHANNEL = (
-    "gain",
-    "offset",
-    "read_sd",
-    "fano",
-    "excess",
-    "multiplicative",
-    "step",
-    "saturation",
-    "gain_se",
-    "fano_se",
-)
+    "gain", "offset", "read_sd", "fano", "excess", "multiplicative", "step", "saturation", "gain_se", "fano_se",
+)  # fmt: skip
 
 
 def _listed(values: NDArray[np.float64]) -> Any:

@@ -341,19 +341,13 @@ def _neighbours(mean: NDArray[np.float64], known: NDArray[np.bool_]) -> NDArray[
 
 def _flat_half(bins: NDArray[np.int64], mean: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the bins without the steeper half of the pixels of each."""
-    slope, flat = _steepness(mean), bins.copy()
+    smooth = ndimage.gaussian_filter(mean, (0.0,) * (mean.ndim - 2) + (2.0, 2.0))
+    slope, flat = np.hypot(*(np.gradient(smooth, axis=axis) for axis in (-2, -1))), bins.copy()
     for b in range(int(bins.max(initial=-1)) + 1):
         inside = bins == b
         if inside.any():
             flat[inside & (slope > np.median(slope[inside]))] = -1
     return flat
-
-
-def _steepness(mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the size of the gradient of the smoothed mean."""
-    sigma = (0.0,) * (mean.ndim - 2) + (2.0, 2.0)
-    smooth = ndimage.gaussian_filter(mean, sigma)
-    return np.asarray(np.hypot(*(np.gradient(smooth, axis=axis) for axis in (-2, -1))))
 
 
 def _haar(image: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

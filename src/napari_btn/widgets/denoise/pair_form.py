@@ -1,4 +1,7 @@
-"""The form that picks a noisy and a clean image, with axes, masks and notes on the pair."""
+"""The form that picks a noisy and a clean image, with axes, masks and notes on the pair.
+
+Long because the quick checks and the ones in a thread decide together whether the pair will do.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_of, unlike_pixels
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.masks import MaskPicker, mask_over
-from napari_btn.widgets.shared.panels import NoteLabel, Theme, short_unit
+from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_folder, ask_for_image
 from napari_btn.widgets.shared.results import is_ours
 from napari_btn.widgets.shared.worker import load_ahead, sentence_of

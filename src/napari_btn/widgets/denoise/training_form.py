@@ -1,4 +1,7 @@
-"""The form of the training settings: preset, members, coverage, device, and more folded."""
+"""The form of the training settings: preset, members, coverage, device, and more folded.
+
+Long because each control is made, read and set here, so that a new setting is added in one file.
+"""
 
 from __future__ import annotations
 
