@@ -13,7 +13,9 @@ from napari_btn.cli.options import ALPHA, axes_option, channels_option, device_o
 from napari_btn.cli.terminal import drain
 
 if TYPE_CHECKING:
+    from napari_btn.core.data.pairs import Pair
     from napari_btn.core.evaluation.comparison import Comparison
+    from napari_btn.denoiser import Denoiser
 
 __all__ = ["compare"]
 
@@ -44,26 +46,17 @@ def compare(
     With CLEAN, filters are tuned on a training part, and all are judged on a held-out part. Without, by the error at
     pixels that they don't see.
     """
-    result = _compared(noisy, clean, model, axes, channels, noise, alpha, device)
+    denoiser = None if model is None else Model(model, device).load()
+    pair = PairFiles(noisy, clean, axes, channels).open(denoiser)
+    result = _compared(pair, denoiser, noise, alpha)
     click.echo(json.dumps(result.to_dict()) if as_json else result.text())
 
 
-def _compared(
-    noisy: str,
-    clean: str | None,
-    model: Path | None,
-    axes: str | None,
-    channels: tuple[str, ...] | None,
-    noise: Path | None,
-    alpha: float | None,
-    device: str,
-) -> Comparison:
-    """Open the files and compare."""
+def _compared(pair: Pair, denoiser: Denoiser | None, noise: Path | None, alpha: float | None) -> Comparison:
+    """Open the noise model and compare."""
     from napari_btn.core.compute.pool import compute_for
     from napari_btn.workflow.compare import compare_steps
 
-    denoiser = None if model is None else Model(model, device).load()
-    pair = PairFiles(noisy, clean, axes, channels).open(denoiser)
     known = None
     if noise is not None:
         from napari_btn.io.noise import NoiseModel
@@ -72,7 +65,7 @@ def _compared(
     return drain(
         compare_steps(
             pair,
-            compute_for(device if denoiser is not None else "cpu", 1),
+            compute_for("cpu" if denoiser is None else denoiser.device, 1),
             model=None if denoiser is None else denoiser.model,
             noise=known,
             alpha=alpha,
