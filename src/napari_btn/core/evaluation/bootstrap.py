@@ -161,8 +161,7 @@ def _bootstrap(
 
 def _student_factor(n_groups: int) -> float:
     """Return the width of Student's 95 % interval of a mean, relative to the bootstrap's."""
+    from scipy.special import ndtri, stdtrit
+
     freedom = n_groups - 1
-    z = 1.959964
-    # Cornish-Fisher expansion of Student's quantile, Abramowitz and Stegun 26.7.5.
-    t = z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-    return t / z * math.sqrt(n_groups / freedom)
+    return float(stdtrit(freedom, 0.975) / ndtri(0.975)) * math.sqrt(n_groups / freedom)
