@@ -306,7 +306,9 @@ def test_nan_pixels_are_refused_or_left_out(folder, bundle, tmp_path):
     data[0, 3:6, 4:9] = np.nan
     np.save(tmp_path / "holes.npy", data)
     asked = ("predict", bundle, tmp_path / "holes.npy", "--axes", "CYX", "-o", tmp_path / "maps.npz")
-    assert "NaN or infinite" in refused(call(*asked))
+    line = refused(call(*asked))
+    assert "NaN or infinite" in line
+    assert '--valid as "finite"' in line
     assert not (tmp_path / "maps.npz").exists()
     result = call(*asked, "--valid", "finite")
     assert result.exit_code == 0
@@ -314,7 +316,7 @@ def test_nan_pixels_are_refused_or_left_out(folder, bundle, tmp_path):
     with np.load(tmp_path / "maps.npz") as maps:
         assert np.isnan(maps["median"]).any(0).sum() == 15
     judged = ("evaluate", bundle, tmp_path / "holes.npy", folder / "clean.npy", "--axes", "CYX", "--json")
-    assert "NaN or infinite" in refused(call(*judged))
+    assert '--valid as "finite"' in refused(call(*judged))
     result = call(*judged, "--valid", "finite")
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["n_pixels"] == data[0].size - 15

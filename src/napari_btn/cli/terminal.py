@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import sys
 import threading
@@ -34,6 +35,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_ARGUMENTS = re.compile(r"`(valid|regions)`")  # of Python, which are options of these names here
 
 
 class _Refused(click.ClickException):
@@ -165,10 +168,15 @@ class Commands(click.Group):
 
 
 def sentence(error: Exception) -> str:
-    """Return the message of an error, without the terms of Python."""
+    """Return the message of an error in the terms of the command line."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}." if error.filename else f"{error.strerror}."
-    return str(error) or type(error).__name__
+    return _with_options(str(error)) or type(error).__name__
+
+
+def _with_options(text: str) -> str:
+    """Return a sentence that names options instead of arguments."""
+    return _ARGUMENTS.sub(r"--\1", text)
 
 
 def _single_line(text: str) -> str:
@@ -184,7 +192,7 @@ def say(text: str) -> None:
 def say_notes(notes: Iterable[Note]) -> None:
     """Write notes to stderr, red ones as warnings."""
     for note in notes:
-        say(f"{'Warning' if note.level == 'red' else 'Note'}: {note.text}")
+        say(f"{'Warning' if note.level == 'red' else 'Note'}: {_with_options(note.text)}")
 
 
 def drain(

@@ -220,7 +220,7 @@ def _left_out(
     if not finite[counted].all():
         first = [int(i) + s.start for i, s in zip(np.argwhere(counted & ~finite)[0], tile.write, strict=True)]
         raise ValueError(
-            f"The image has NaN or infinite values, such as at {source.space_axes} {tuple(first)}. Give valid='finite' "
-            "to leave such pixels out, a mask of those that count, or fill them first."
+            f"The image has NaN or infinite values, such as at {source.space_axes} {tuple(first)}. Give "
+            '`valid` as "finite" or as a mask of the pixels that count, or fill such pixels first.'
         )
     return np.asarray(~counted)

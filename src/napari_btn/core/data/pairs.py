@@ -341,5 +341,5 @@ def _check_finite(
         rest = "outside of `valid`'s exclusions" if masked else ""
         raise ValueError(
             f"{name.capitalize()} has {bad} NaN or infinite values{wide} {rest}".rstrip()
-            + '; give `valid` (True where a pixel counts, or "finite") to leave them out, or fill them first.'
+            + '; give `valid` as "finite" or as a mask of the pixels that count, or fill them first.'
         )
