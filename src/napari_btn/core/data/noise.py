@@ -23,7 +23,6 @@ __all__ = [
     "DEAD",
     "HOT",
     "amplification",
-    "autoregressive",
     "correlated",
     "defect_map",
     "defects",
@@ -258,46 +257,6 @@ def correlated(
     noise = gaussian_filter(rng.standard_normal(padded), lengths)
     inner = noise[tuple(slice(m, m + n) for m, n in zip(margin, signal.shape, strict=True))]
     return np.asarray(signal + sd * inner / _kernel_norm(lengths), dtype=np.float32)
-
-
-def autoregressive(
-    clean: ArrayLike, *, rng: np.random.Generator, sd: float, correlation: float = 0.7, axis: int = -1
-) -> NDArray[np.float32]:
-    """Add normal noise whose correlation falls by one factor per pixel along an axis.
-
-    Parameters
-    ----------
-    clean : array_like
-        Signal of any shape.
-    rng : numpy.random.Generator
-        Source of randomness.
-    sd : float
-        Standard deviation of the noise, in the unit of ``clean``, not negative.
-    correlation : float
-        Correlation of neighbours along ``axis``, between -1 and 1.
-    axis : int
-        Axis along which noise is correlated, e.g. that of fast scanning.
-
-    Returns
-    -------
-    ndarray
-        Noisy signal, float32, the shape of ``clean``.
-
-    Raises
-    ------
-    ValueError
-        If ``sd`` is negative, ``correlation`` out of range, or ``axis`` isn't an axis of ``clean``.
-    """
-    signal = np.asarray(clean, dtype=np.float32)
-    need(np.isfinite(sd) and sd >= 0, "sd", sd, "zero or more")
-    need(-1 < correlation < 1, "correlation", correlation, "between -1 and 1")
-    need(-signal.ndim <= axis < signal.ndim, "axis", axis, f"an axis of {signal.ndim}")
-    white = np.moveaxis(rng.standard_normal(signal.shape), axis, 0)
-    noise = np.empty_like(white)
-    noise[0] = white[0]
-    for k in range(1, len(white)):
-        noise[k] = correlation * noise[k - 1] + np.sqrt(1 - correlation**2) * white[k]
-    return np.asarray(signal + sd * np.moveaxis(noise, 0, axis), dtype=np.float32)
 
 
 def stripes(clean: ArrayLike, *, rng: np.random.Generator, sd: float, axis: int = -1) -> NDArray[np.float32]:
