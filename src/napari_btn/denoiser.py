@@ -77,7 +77,7 @@ __all__ = ["Denoiser", "Estimate", "Plan", "compare", "evaluate", "load", "load_
 T = TypeVar("T")
 
 
-class Runner(Protocol):
+class _Runner(Protocol):
     """Runs a step to its end, and returns its result."""
 
     def __call__(self, step: Step[T], /) -> T:
@@ -150,7 +150,7 @@ class Denoiser:
             supervision_settings=supervision_settings or SupervisionSettings(),
         )
         self.device = device
-        self.run: Runner = drain
+        self.run: _Runner = drain
         self._model: Model | None = None
 
     @classmethod

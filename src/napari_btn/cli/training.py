@@ -54,7 +54,7 @@ __all__ = ["calibrate", "train", "train_settings"]
 
 
 @dataclass(frozen=True)
-class Promise:
+class _Promise:
     """Promise of the coverage, and the pixels that are calibrated separately; None keeps a setting."""
 
     unit: Unit | None
@@ -118,7 +118,7 @@ class Training:
     saturation: float | None
     split: Split | SplitAxis | None
 
-    def denoiser(self, promise: Promise, learning: SupervisionSettings) -> Denoiser:
+    def denoiser(self, promise: _Promise, learning: SupervisionSettings) -> Denoiser:
         """Return a denoiser with these settings, not trained yet."""
         from napari_btn.denoiser import Denoiser
 
@@ -204,12 +204,12 @@ class Training:
 @click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
 @scheduler_option
 @force_option
-@gathered(pair=PairFiles, target=Target, chosen=Training, promise=Promise, learning=SupervisionSettings)
+@gathered(pair=PairFiles, target=Target, chosen=Training, promise=_Promise, learning=SupervisionSettings)
 def train(
     pair: PairFiles,
     target: Target,
     chosen: Training,
-    promise: Promise,
+    promise: _Promise,
     learning: SupervisionSettings,
     report: Path | None,
     resume: bool,
@@ -333,7 +333,7 @@ def _checkpoint(
 @mask_option
 @device_option
 @force_option
-@gathered(model=Model, target=Target, promise=Promise)
+@gathered(model=Model, target=Target, promise=_Promise)
 def calibrate(
     model: Model,
     noisy: str | None,
@@ -341,7 +341,7 @@ def calibrate(
     target: Target,
     axes: str | None,
     alpha: float | None,
-    promise: Promise,
+    promise: _Promise,
 ) -> None:
     """Calibrate MODEL.btn to another miscoverage, or on the pair NOISY CLEAN; nothing is trained.
 

@@ -27,7 +27,6 @@ __all__ = [
     "to_ngff",
     "to_note",
     "to_ome",
-    "unit_symbol",
 ]
 
 NAMESPACE: Final = "napari-btn"
@@ -97,7 +96,7 @@ class Meta:
             axes=axes.upper(),
             channel_names=tuple(channel_names) if channel_names else None,
             pixel_size=tuple(map(float, pixel_size)) if pixel_size is not None else None,
-            unit=unit_symbol(unit),
+            unit=_unit_symbol(unit),
         )
 
     def checked(self, shape: Sequence[int]) -> Meta:
@@ -145,19 +144,8 @@ def guess_axes(shape: Sequence[int]) -> str | None:
     return "SCZYX"
 
 
-def unit_symbol(name: str | None) -> str | None:
-    """Return our symbol of a unit of length, or the name itself if it is unknown.
-
-    Parameters
-    ----------
-    name : str, optional
-        The unit as a file writes it, e.g. "micron" or "µm".
-
-    Returns
-    -------
-    str or None
-        E.g. "um"; None for no unit.
-    """
+def _unit_symbol(name: str | None) -> str | None:
+    """Return our symbol of a unit of length, or the name itself if it is unknown."""
     return None if not name else _SYMBOLS.get(name, _SYMBOLS.get(name.lower(), name))
 
 
@@ -209,7 +197,7 @@ def from_ome(xml: str, index: int, axes: str, shape: Sequence[int]) -> Meta:
     named = any(channel.get("Name") for channel in pixels.findall("{*}Channel"))
     space = [letter for letter in meta.axes or "" if letter in "ZYX"]
     sizes = [pixels.get(f"PhysicalSize{letter}") for letter in space]
-    units = {unit_symbol(pixels.get(f"PhysicalSize{letter}Unit", "µm")) for letter in space}
+    units = {_unit_symbol(pixels.get(f"PhysicalSize{letter}Unit", "µm")) for letter in space}
     known = all(sizes) and len(units) == 1
     return replace(
         meta,
@@ -244,7 +232,7 @@ def from_imagej(
         Axes, and channel names and pixel size where known.
     """
     meta = plain_axes(axes, shape)
-    unit = unit_symbol(str(properties.get("unit") or ""))
+    unit = _unit_symbol(str(properties.get("unit") or ""))
     size = {letter: below / above for letter, (above, below) in resolution.items() if above}
     if "spacing" in properties:
         size["Z"] = float(properties["spacing"])
@@ -285,7 +273,7 @@ def from_ngff(attributes: Mapping[str, Any]) -> tuple[Meta, str] | None:
         if step.get("type") == "scale" and len(step.get("scale", ())) == len(entries):
             scale = scale * np.asarray(step["scale"], dtype=float)
     space = [k for k, letter in enumerate(axes) if letter in "ZYX"]
-    units = {unit_symbol(entries[k].get("unit")) for k in space}
+    units = {_unit_symbol(entries[k].get("unit")) for k in space}
     unit = units.pop() if len(units) == 1 else None
     labels = [channel.get("label") for channel in ngff.get("omero", {}).get("channels", ())]
     readable = bool(axes) and "?" not in axes and len(set(axes)) == len(axes)

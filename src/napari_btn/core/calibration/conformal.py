@@ -128,7 +128,7 @@ class Calibration:
     blocks: str = "blocks"
 
     @property
-    def median_index(self) -> int:
+    def _median_index(self) -> int:
         """Index of the level nearest one half."""
         return int(np.argmin(np.abs(np.asarray(self.levels) - 0.5)))
 
@@ -177,7 +177,7 @@ class Calibration:
         )
         q_lower, q_median, q_upper = (
             np.asarray(quantiles[i], dtype=np.float32)
-            for i in (self.lower_index, self.median_index, self.upper_index)
+            for i in (self.lower_index, self._median_index, self.upper_index)
         )
         if self.width_floor is not None:
             floor = self.width_floor.reshape(shape)

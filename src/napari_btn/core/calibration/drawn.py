@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
 
-__all__ = ["STATISTICS", "DrawnStatistic", "needed_draws", "statistic_steps"]
+__all__ = ["STATISTICS", "DrawnStatistic", "statistic_steps"]
 
 STATISTICS = ("area_above", "grains", "mean")
 """Names of the statistics: area above a threshold, number of grains above it, mean."""
@@ -62,14 +62,8 @@ class DrawnStatistic:
         return f"{self.name}: {text} {self.unit}".rstrip()
 
 
-def needed_draws(alpha: float) -> int:
-    """Return the fewest draws whose extremes cover ``1 - alpha``.
-
-    Parameters
-    ----------
-    alpha : float
-        Miscoverage, between 0 and 1.
-    """
+def _needed_draws(alpha: float) -> int:
+    """Return the fewest draws whose extremes cover ``1 - alpha``."""
     return math.ceil(2 / alpha - 1 - 1e-9)
 
 
@@ -121,10 +115,10 @@ def statistic_steps(
     alpha = prediction.alpha if alpha is None else alpha
     need_alpha(alpha)
     need(
-        n >= needed_draws(alpha),
+        n >= _needed_draws(alpha),
         "n",
         n,
-        f"at least {needed_draws(alpha)} draws for a coverage of {1 - alpha:.3g}",
+        f"at least {_needed_draws(alpha)} draws for a coverage of {1 - alpha:.3g}",
     )
     name, measure = _measure(statistic, threshold, smallest_px)
     number = prediction.channel_number(channel)

@@ -25,7 +25,6 @@ __all__ = [
     "fill_defects",
     "find_defects",
     "repair",
-    "saturation_of",
     "step_of",
 ]
 
@@ -99,7 +98,7 @@ def find_defects(frames: NDArray[np.float32]) -> Defects:
         known = np.asarray(np.isfinite(values).all(0), bool)
         if not known.any():
             continue
-        top = saturation_of(values[:, known])
+        top = _saturation_of(values[:, known])
         mean = np.where(known, values, 0).mean(0, dtype=np.float64)
         mean[~known] = np.median(mean[known])
         low, high = _outliers(mean, known, step_of(values[:, known]) / len(values))
@@ -347,14 +346,8 @@ def _fitted(frame: NDArray[np.float64], shape: Sequence[int], axes: str, name: s
     )
 
 
-def saturation_of(values: NDArray[np.floating[Any]]) -> float:
-    """Return the largest value if a spike of pixels has it, else infinity.
-
-    Parameters
-    ----------
-    values : ndarray of float
-        Finite.
-    """
+def _saturation_of(values: NDArray[np.floating[Any]]) -> float:
+    """Return the largest value if a spike of pixels has it, else infinity."""
     top = float(values.max())
     at = int((values == top).sum())
     # the tail of a histogram falls; a clipped one ends in a spike

@@ -195,7 +195,7 @@ class _Domain:
         if noise is not None:
             parts = [np.asarray(noise.anscombe(part, channel), np.float32) for part in parts]
         values = np.concatenate([part.ravel() for part in parts])
-        scale = 1.0 if noise is not None else max(noise_sd(parts), 1e-6 * float(np.ptp(values)), 1e-30)
+        scale = 1.0 if noise is not None else max(_noise_sd(parts), 1e-6 * float(np.ptp(values)), 1e-30)
         return cls(float(np.median(values)), float(scale), noise, channel)
 
     def forward(self, x: Array) -> Array:
@@ -246,17 +246,8 @@ def filled(x: Array) -> Array:
     return made
 
 
-def noise_sd(parts: Sequence[Array]) -> float:
-    """Return the standard deviation of the noise, from second differences of neighbours.
-
-    Parameters
-    ----------
-    parts : sequence of ndarray, (*space)
-
-    References
-    ----------
-    Donoho & Johnstone, Biometrika 81 (1994) 425: the median absolute deviation.
-    """
+def _noise_sd(parts: Sequence[Array]) -> float:
+    """Return the standard deviation of the noise, from second differences of neighbours."""
     details = []
     for part in parts:
         along = [axis for axis, n in enumerate(part.shape) if n > 2][-2:]
@@ -265,6 +256,7 @@ def noise_sd(parts: Sequence[Array]) -> float:
             d = np.diff(d, axis=axis) / np.sqrt(2.0)
         details.append(d.ravel())
     values = np.concatenate(details)
+    # the median absolute deviation: Donoho & Johnstone, Biometrika 81 (1994) 425
     spread = float(np.median(np.abs(values)) / 0.6745)
     rms = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
     # of sparse counts most differences are zero

@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import CalibrationSettings, SupervisionSettings, TrainSettings
     from napari_btn.core.supervision.patches import Patch
 
-__all__ = ["NOISE2NOISE", "Noise2Noise", "Partner"]
+__all__ = ["NOISE2NOISE", "Noise2Noise"]
 
 _DRIFT_PX, _COMPARED = 0.5, 6  # shift that makes a note; repeats compared with the first one
 _BLOCK_PX, _CHANGED = 8, 2.0  # side of the means that changes show in; their variance over that of noise
 _INSTEAD = 'Of a single image, counts permit "thinning", and pixel-independent noise permits "noise2void".'
 
 
-class Partner(View):
+class _Partner(View):
     """A view of repeats in which each scene is the next repeat of the same field.
 
     Parameters
@@ -65,7 +65,7 @@ class Partner(View):
 class _Both(View):
     """A mask of pixels that count in a scene and in its partner."""
 
-    def __init__(self, mask: View, partner: Partner) -> None:
+    def __init__(self, mask: View, partner: _Partner) -> None:
         super().__init__(mask.array, mask.axes, "valid")
         self._mask, self._partner, self.n_channels = mask, partner, mask.n_channels
 
@@ -96,7 +96,7 @@ class Noise2Noise(PairSupervision):
             return replace(pair.views, names=("The second image", "the first"))
         base = replace(replace(pair, clean=pair.noisy).views, own_target=True)
         along = _axis_of_repeats(base.noisy, settings)
-        partner = Partner(base.noisy, along)
+        partner = _Partner(base.noisy, along)
         valid = base.valid
         if valid is not None and valid.n_scenes > 1:
             valid = _Both(valid, partner)
@@ -117,7 +117,7 @@ class Noise2Noise(PairSupervision):
             If two repeats hold the same values.
         """
         del settings
-        if not isinstance(scenes.clean, Partner):
+        if not isinstance(scenes.clean, _Partner):
             return ()
         from napari_btn.core.data.registration import registration_shift
 
@@ -161,7 +161,7 @@ class Noise2Noise(PairSupervision):
         regions: NDArray[Any] | None = None,
     ) -> Split:
         """Split in space, alike in all repeats of a field."""
-        if isinstance(scenes.clean, Partner) and settings.split == "time":
+        if isinstance(scenes.clean, _Partner) and settings.split == "time":
             raise ValueError(
                 'split is "time", but repeats are each other\'s targets; split them in space with split="auto".'
             )
@@ -182,14 +182,14 @@ class Noise2Noise(PairSupervision):
 
         def example(scene: int, crop: Sequence[slice], patch: Patch, rng: np.random.Generator) -> Patch:
             """Return the patch with a random partner as target."""
-            if not isinstance(partner, Partner) or partner.count == 2:
+            if not isinstance(partner, _Partner) or partner.count == 2:
                 return patch[0], dither(patch[1], rng)
             ahead = int(rng.integers(1, partner.count))
             # the target of the scene before is this scene's own repeat, and so on around the circle
             before = partner.other(scene, ahead - 1)
             return patch[0], dither(scenes.read_clean(before, crop) + _unknown(scenes, scene, crop), rng)
 
-        train = within_passes(train, boxes, partner.count - 1 if isinstance(partner, Partner) else 1)
+        train = within_passes(train, boxes, partner.count - 1 if isinstance(partner, _Partner) else 1)
         return train, Lesson(scenes, tuple(boxes), tuple(validation), example=example)
 
     def noise_variance(

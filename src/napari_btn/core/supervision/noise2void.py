@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import CalibrationSettings, SupervisionSettings, TrainSettings
     from napari_btn.core.supervision.patches import Patch
 
-__all__ = ["NOISE2VOID", "Blind", "Mask", "Noise2Void", "fitting_mask"]
+__all__ = ["NOISE2VOID", "Mask", "Noise2Void", "fitting_mask"]
 
 _AT_MOST = 3  # a third of the pixels are replaced at a time at most
 _LEAST_PX = 16  # side of an image whose noise can be measured
@@ -172,7 +172,7 @@ def _lattice(ndim: int, phases: int) -> tuple[int, ...]:
     return (*(int(c) for c in chosen), 1)
 
 
-class Blind(View):
+class _Blind(View):
     """A noisy image of which each pixel is predicted while it is masked.
 
     Parameters
@@ -261,7 +261,7 @@ class Noise2Void(PairSupervision):
                 'supervision="pair".'
             )
         base = replace(pair, clean=pair.noisy).views
-        blind = Blind(base.noisy, Mask.of(settings, base.noisy.ndim), seed)
+        blind = _Blind(base.noisy, Mask.of(settings, base.noisy.ndim), seed)
         return replace(base, noisy=blind, own_target=True)
 
     def check_steps(self, scenes: Scenes, settings: SupervisionSettings = DEFAULT) -> Step[tuple[Note, ...]]:
@@ -303,7 +303,7 @@ class Noise2Void(PairSupervision):
         regions: NDArray[Any] | None = None,
     ) -> Split:
         """Split as a pair is; replaced pixels widen what a network sees by half the neighbourhood."""
-        reach = rf_px + scenes.noisy.mask.radius if isinstance(scenes.noisy, Blind) else rf_px
+        reach = rf_px + scenes.noisy.mask.radius if isinstance(scenes.noisy, _Blind) else rf_px
         return super().split(scenes, reach, settings, seed=seed, regions=regions)
 
     def lesson_steps(
@@ -338,7 +338,7 @@ class Noise2Void(PairSupervision):
 
     def seen(self, image: View, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> View:
         """Return the image with each pixel predicted while it is masked."""
-        return Blind(image, Mask.of(settings, image.ndim), seed)
+        return _Blind(image, Mask.of(settings, image.ndim), seed)
 
     def covers(
         self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import SupervisionSettings, TrainSettings
     from napari_btn.core.supervision.patches import Patch
 
-__all__ = ["SIMULATION", "Simulation"]
+__all__ = ["SIMULATION"]
 
 
 class _Simulated(View):
@@ -39,7 +39,7 @@ class _Simulated(View):
             self.write(scene, [slice(0, n) for n in self.space], drawn(clean.read(scene), model, rng))
 
 
-class Simulation(PairSupervision):
+class _Simulation(PairSupervision):
     """Learning of clean images from simulated noisy ones, as a `Supervision`."""
 
     name = "simulation"
@@ -128,4 +128,4 @@ def drawn(clean: NDArray[np.float32], model: NoiseModel, rng: np.random.Generato
     return model.sample(np.where(known, clean, middle), rng)
 
 
-SIMULATION = Simulation()
+SIMULATION = _Simulation()

@@ -92,7 +92,7 @@ class Optimiser:
             if name.startswith("trunk.") and name.endswith("_weight"):
                 m = self.moments.setdefault(f"{name}/m", torch.zeros_like(p))
                 m.mul_(0.95).add_(g)
-                update = orthogonalised((g + 0.95 * m).flatten(2))
+                update = _orthogonalised((g + 0.95 * m).flatten(2))
                 p.add_(update.reshape(p.shape), alpha=-rate)
             else:
                 m = self.moments.setdefault(f"{name}/m", torch.zeros_like(p))
@@ -153,7 +153,7 @@ class GroupOptimiser:
         gradient.add_(self._momentum, alpha=0.95)
         for part, shape in self._alike:
             matrices = gradient[part].view(-1, shape[1], shape[2:].numel())
-            values[part].sub_((orthogonalised(matrices) * rate).reshape(-1))
+            values[part].sub_((_orthogonalised(matrices) * rate).reshape(-1))
         gradient.zero_()
         values, gradient = self._others
         values[: self._decayed].mul_(decay)
@@ -189,17 +189,9 @@ def _views(
     return {f"{n}/{moment}": part.view(p.shape) for (n, p), part in zip(named, parts, strict=True)}
 
 
-def orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
-    """Return the nearest semi-orthogonal matrices, by five Newton-Schulz iterations.
-
-    Parameters
-    ----------
-    matrix : Tensor, (M, rows, columns)
-
-    References
-    ----------
-    Jordan et al., "Muon" (2024), https://kellerjordan.github.io/posts/muon/.
-    """
+def _orthogonalised(matrix: torch.Tensor) -> torch.Tensor:
+    """Return the nearest semi-orthogonal matrices, by five Newton-Schulz iterations."""
+    # Jordan et al., "Muon" (2024), https://kellerjordan.github.io/posts/muon/
     x = matrix / matrix.norm(dim=(1, 2), keepdim=True).clamp_min(1e-12)
     wide = x.shape[1] <= x.shape[2]
     if not wide:

@@ -270,18 +270,18 @@ class Trainer:
         if run.member in self.start:
             if end:
                 text = f"Member {run.member + 1} lost {names} while training went on; it was kept as it had been."
-                self.warn(text, run)
+                self._warn(text, run)
                 run.state = replace(run.state, weights=self.start[run.member].weights)
             return end
         if run.attempt + 1 >= _MAX_ATTEMPTS:
             if end:
-                self.warn(
+                self._warn(
                     f"Member {run.member + 1} learned next to nothing about {names} in {_MAX_ATTEMPTS} attempts; it "
                     "was kept. Train longer, or check that noisy and clean show the same field.",
                     run,
                 )
             return end
-        self.warn(
+        self._warn(
             f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.", run
         )
         self.losses[run.member], run.settings = [], self.settings
@@ -300,11 +300,11 @@ class Trainer:
         # batches drawn ahead belong to the task after the repeated one
         run.ready = []
         self.executor = process_pool()
-        self.warn(
+        self._warn(
             f"A worker process died while training member {run.member + 1}; its last task was repeated."
         )
 
-    def warn(self, text: str, run: Run | None = None) -> None:
+    def _warn(self, text: str, run: Run | None = None) -> None:
         """Add an amber note for the user, on a member or on the training."""
         (self.notes if run is None else run.notes).append(Note("amber", text))
 

@@ -75,7 +75,7 @@ class Placement:
         affine[:n, :n] = square(self.affine[:-1, :-1])
         affine[:n, n] = row(tuple(self.affine[:-1, -1]), 0.0)
         labels = tuple(
-            self.labels[self.axes.index(a)] if a in self.axes and not self.default_labels else a.lower()
+            self.labels[self.axes.index(a)] if a in self.axes and not self._default_labels else a.lower()
             for a in axes
         )
         return Placement(
@@ -107,7 +107,7 @@ class Placement:
         return replace(self, translate=translate)
 
     @property
-    def default_labels(self) -> bool:
+    def _default_labels(self) -> bool:
         """True if the labels are napari's default numbers."""
         return all(label.lstrip("-").isdigit() for label in self.labels)
 

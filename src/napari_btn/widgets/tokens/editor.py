@@ -89,7 +89,7 @@ class TokenEditor:
                 shown.set_features(table)
         elif shown is not None:
             self._view.table.clear_table()
-        self.recolour()
+        self._recolour()
         self._draw_chart()
         self._changed()
 
@@ -119,7 +119,7 @@ class TokenEditor:
         mapped = np.asarray(ensure_colormap("viridis").map(share), dtype=np.float32)
         return np.concatenate([colours[:1], mapped])
 
-    def recolour(self) -> None:
+    def _recolour(self) -> None:
         """Colour the layer; picked tokens stand out."""
         if self.shown is not None and self.layer is not None:
             with self.quiet():
@@ -148,7 +148,7 @@ class TokenEditor:
     def _on_user_alone(self, alone: bool) -> None:
         """Hide the tokens that aren't picked, or show them faintly."""
         del alone
-        self.recolour()
+        self._recolour()
 
     def _on_user_channel(self, index: int) -> None:
         """Draw the values of another channel."""
@@ -165,7 +165,7 @@ class TokenEditor:
         if self._lifetime.ended:
             return
         picked = self._view.table.picked()
-        self.recolour()
+        self._recolour()
         self._view.chart.show_picked(picked)
         if self.shown is not None and (layer := self.shown.layer) is not None and len(picked) == 1:
             with self.quiet():

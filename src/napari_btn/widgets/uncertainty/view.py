@@ -36,7 +36,7 @@ _WIDTH = 400  # of the toggles beside their title, before the style is known
 _SURE = (0.5, 0.99)
 
 
-class SlidingBox(QWidget):
+class _SlidingBox(QWidget):
     """A slider with a box for the exact number beside it; the box takes numbers beyond the slider.
 
     Parameters
@@ -141,7 +141,7 @@ class UncertaintyView(QWidget):
         self.grid.setCheckable(True)
         value = QDoubleSpinBox()
         value.setRange(-1e12, 1e12)
-        self.threshold = SlidingBox(
+        self.threshold = _SlidingBox(
             value, "threshold", "What the signal must exceed, in the units of the median."
         )
         self.lock = push_button(
@@ -156,7 +156,7 @@ class UncertaintyView(QWidget):
         sure = PercentBox()
         sure.setRange(0.01, 0.999)
         sure.setValue(0.75)
-        self.confidence = SlidingBox(
+        self.confidence = _SlidingBox(
             sure,
             "confidence",
             "How sure a claim must be: pixels are outlined where the one-sided bound of the signal lies above the "
@@ -344,7 +344,7 @@ class UncertaintyView(QWidget):
         row.setContentsMargins(0, 0, 0, 0)
         row.setSpacing(3)
         for part in parts:
-            row.addWidget(part, 1 if isinstance(part, QComboBox | SlidingBox | QSlider) else 0)
+            row.addWidget(part, 1 if isinstance(part, QComboBox | _SlidingBox | QSlider) else 0)
         row.addStretch(0)
         return box
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.trunk import Trunk
     from napari_btn.core.settings import NetworkSettings
 
-__all__ = ["CDAE", "DNCNN", "UNET", "ConvolutionalFamily", "Layer", "Stages"]
+__all__ = ["CDAE", "DNCNN", "UNET", "Layer", "Stages"]
 
 _WIDER = 4  # a level has at most so many times the channels of the first: cost grows with their square
 _MOST_POOLINGS = 6
@@ -72,7 +72,7 @@ class Layer:
     makes: int
 
 
-class ConvolutionalFamily(Family):
+class _ConvolutionalFamily(Family):
     """Convolutions of 3 pixels a side in order, each followed by a ReLU.
 
     Heads read the last layer where there are skips; else every layer, or every one from the bottleneck on,
@@ -264,11 +264,11 @@ def _stage(level: int, count: int, reads: int, width: int, last: int) -> list[La
     return [Layer(level, n_in, n_out) for n_in, n_out in pairwise(widths)]
 
 
-UNET = ConvolutionalFamily(pools=True, skips=True)
+UNET = _ConvolutionalFamily(pools=True, skips=True)
 """U-Nets: an encoder and a decoder, joined at each resolution (Ronneberger et al., arXiv 1505.04597)."""
 
-DNCNN = ConvolutionalFamily(pools=False, skips=False)
+DNCNN = _ConvolutionalFamily(pools=False, skips=False)
 """Plain stacks with a residual output, without normalisation (Zhang et al., IEEE TIP 26 (2017) 3142)."""
 
-CDAE = ConvolutionalFamily(pools=True, skips=False)
+CDAE = _ConvolutionalFamily(pools=True, skips=False)
 """Autoencoders: the image passes a bottleneck of low resolution (Gondara, arXiv 1608.04667)."""

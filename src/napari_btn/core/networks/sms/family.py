@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.trunk import Trunk
     from napari_btn.core.settings import NetworkSettings
 
-__all__ = ["FAMILY", "Schedule", "SparseMixedScaleFamily"]
+__all__ = ["FAMILY", "Schedule"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Schedule:
     flat: tuple[bool, ...] = ()
 
 
-class SparseMixedScaleFamily(Family):
+class _SparseMixedScaleFamily(Family):
     """Random sparse mixed-scale networks: each node reads a few earlier chunks, with a dilation of its own.
 
     References
@@ -155,4 +155,4 @@ class SparseMixedScaleFamily(Family):
         return Schedule(dilations, flat)
 
 
-FAMILY = SparseMixedScaleFamily()
+FAMILY = _SparseMixedScaleFamily()
