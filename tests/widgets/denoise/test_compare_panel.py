@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_btn.core.evaluation import classical
 from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.side_by_side import _grid
 
 if TYPE_CHECKING:
     import pytest
@@ -37,7 +38,7 @@ def test_filters_are_compared_and_shown_side_by_side(
     assert layer.metadata[KEY]["method"] == "gaussian"
     assert len(layer.metadata[KEY]["rows"]) == 3
     assert layer.contrast_limits == viewer.layers["soil noisy median"].contrast_limits
-    assert viewer.grid.enabled
+    assert _grid(viewer).enabled
     assert layer.visible
     assert "Compared 2 methods" in ready.view.progress.line.text()
     count = len(viewer.layers)
