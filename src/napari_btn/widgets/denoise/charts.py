@@ -43,17 +43,10 @@ class LossChart(Chart):
         self._mean.setZValue(1)
         self.set_colours(colours)
 
-    def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw in the colours of a theme.
-
-        Parameters
-        ----------
-        colours : mapping of str to QColor
-            ``text``, ``background`` and ``accent``.
-        """
-        super().set_colours(colours)
-        self._faint.setPen(self._pg.mkPen(faded(colours["text"], 70), width=1))
-        self._mean.setPen(self._pg.mkPen(colours["accent"], width=2.5))
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the curves in the colours of the theme."""
+        self._faint.setPen(self._pg.mkPen(faded(text, 70), width=1))
+        self._mean.setPen(self._pg.mkPen(accent, width=2.5))
 
     def clear(self) -> None:
         """Forget all losses."""
@@ -147,17 +140,9 @@ class ScanChart(Chart):
         self._labels: list[Any] = []
         self.set_colours(colours)
 
-    def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw in the colours of a theme.
-
-        Parameters
-        ----------
-        colours : mapping of str to QColor
-            ``text``, ``background`` and ``accent``.
-        """
-        super().set_colours(colours)
-        self._colours = colours
-        text, accent, faint = colours["text"], colours["accent"], faded(colours["text"], 120)
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the curves in the colours of the theme."""
+        faint = faded(text, 120)
         self._text = text
         self._legend.setLabelTextColor(text)
         for k, line in enumerate(self.lines):
@@ -222,18 +207,11 @@ class TransferChart(Chart):
         self.fit = self._plot.plot()
         self.set_colours(colours)
 
-    def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw in the colours of a theme.
-
-        Parameters
-        ----------
-        colours : mapping of str to QColor
-            ``text``, ``background`` and ``accent``.
-        """
-        super().set_colours(colours)
-        self.points.setSymbolBrush(faded(colours["text"], 160))
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the curves in the colours of the theme."""
+        self.points.setSymbolBrush(faded(text, 160))
         self.points.setSymbolPen(None)
-        self.fit.setPen(self._pg.mkPen(colours["accent"], width=2))
+        self.fit.setPen(self._pg.mkPen(accent, width=2))
 
     def show_curve(
         self,
@@ -277,24 +255,16 @@ class CorrelationChart(Chart):
         self._zero = self._pg.InfiniteLine(0, angle=0)
         self._plot.addItem(self._zero)
         self.lines: list[Any] = []
-        self._colours = colours
         self.set_colours(colours)
 
-    def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw in the colours of a theme.
-
-        Parameters
-        ----------
-        colours : mapping of str to QColor
-            ``text``, ``background`` and ``accent``.
-        """
-        super().set_colours(colours)
-        self._colours = colours
-        self._legend.setLabelTextColor(colours["text"])
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the curves in the colours of the theme."""
+        faint = faded(text, 120)
+        self._legend.setLabelTextColor(text)
         for _, label in self._legend.items:
-            label.setText(label.text, color=colours["text"])
-        self._zero.setPen(self._pg.mkPen(faded(colours["text"], 90), width=1))
-        shades = (colours["accent"], colours["text"], faded(colours["text"], 120))
+            label.setText(label.text, color=text)
+        self._zero.setPen(self._pg.mkPen(faded(text, 90), width=1))
+        shades = (accent, text, faint)
         for k, line in enumerate(self.lines):
             shade = shades[k % len(shades)]
             line.setPen(self._pg.mkPen(shade, width=2))

@@ -49,7 +49,7 @@ class Chart(QWidget):
         layout.addWidget(self._plot)
 
     def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw background and axes in the colours of a theme.
+        """Draw in the colours of a theme.
 
         Parameters
         ----------
@@ -64,6 +64,11 @@ class Chart(QWidget):
                 axis.enableAutoSIPrefix(False)
             axis.setPen(colours["text"])
             axis.setTextPen(colours["text"])
+        self._colours = colours
+        self._paint(colours["text"], colours["accent"])
+
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw what lies inside of the axes; each chart has its own."""
 
 
 def faded(colour: QColor, alpha: int) -> QColor:

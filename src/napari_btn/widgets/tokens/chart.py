@@ -44,16 +44,9 @@ class TokenChart(Chart):
         self._plot.setLabel("bottom", "token")
         self.set_colours(colours)
 
-    def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw in the colours of a theme.
-
-        Parameters
-        ----------
-        colours : mapping of str to QColor
-            ``text``, ``background`` and ``accent``.
-        """
-        super().set_colours(colours)
-        text, accent, faint = colours["text"], colours["accent"], faded(colours["text"], 120)
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the curves in the colours of the theme."""
+        faint = faded(text, 120)
         self._pair = (text, faint)
         self._accent = accent
         self.show_picked(self._picked)

@@ -47,16 +47,9 @@ class LineChart(Chart):
         self.curves: dict[str, NDArray[np.float64]] = {}
         self.set_colours(colours)
 
-    def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw in the colours of a theme.
-
-        Parameters
-        ----------
-        colours : mapping of str to QColor
-            ``text``, ``background`` and ``accent``.
-        """
-        super().set_colours(colours)
-        text, accent, faint = colours["text"], colours["accent"], faded(colours["text"], 120)
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the curves in the colours of the theme."""
+        faint = faded(text, 120)
         pen = self._pg.mkPen
         for edge in (self._lower, self._upper):
             edge.setPen(pen(accent, width=1))
@@ -133,16 +126,9 @@ class DensityChart(Chart):
         self._plot.setLabel("left", "density")
         self.set_colours(colours)
 
-    def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw in the colours of a theme.
-
-        Parameters
-        ----------
-        colours : mapping of str to QColor
-            ``text``, ``background`` and ``accent``.
-        """
-        super().set_colours(colours)
-        text, accent, faint = colours["text"], colours["accent"], faded(colours["text"], 120)
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the curves in the colours of the theme."""
+        faint = faded(text, 120)
         pen = self._pg.mkPen
         self._curve.setPen(pen(text, width=1.5))
         self._curve.setBrush(faded(faint, 60))
@@ -205,16 +191,9 @@ class CoverageChart(Chart):
         self._plot.setLabel("left", "measured")
         self.set_colours(colours)
 
-    def set_colours(self, colours: Mapping[str, QColor]) -> None:
-        """Draw in the colours of a theme.
-
-        Parameters
-        ----------
-        colours : mapping of str to QColor
-            ``text``, ``background`` and ``accent``.
-        """
-        super().set_colours(colours)
-        text, accent, faint = colours["text"], colours["accent"], faded(colours["text"], 120)
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the curves in the colours of the theme."""
+        faint = faded(text, 120)
         pen = self._pg.mkPen
         self._ideal.setPen(pen(faint, width=1, style=Qt.PenStyle.DashLine))
         self._bar.setOpts(pen=pen(text, width=1.5), beam=0.01)
