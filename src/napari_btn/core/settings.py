@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 from napari_btn.core.registry import FAMILIES
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 __all__ = [
     "LEVELS",
     "PRESETS",
     "TOKEN_METHODS",
+    "UNITS",
     "AdaptLoss",
     "AdaptSettings",
     "CalibrationSettings",
@@ -39,6 +40,14 @@ __all__ = [
 
 Preset = Literal["instant", "quick", "standard", "thorough"]
 Unit = Literal["auto", "block", "pixel", "image", "risk"]
+UNITS: dict[str, Unit] = {
+    "on average": "auto",
+    "on average, by block": "block",
+    "on average, pixels pooled": "pixel",
+    "of most new images or blocks": "image",
+    "with certainty": "risk",
+}
+"""Units of calibration by what their coverage holds for, as the dock lists them."""
 Score = Literal["symmetric", "asymmetric", "scaled"]
 Split = Literal["auto", "checkerboard", "time"]
 SplitAxis = Literal["longest", "y", "x", "z"]
@@ -93,6 +102,12 @@ def need(ok: bool, name: str, value: object, needed: str) -> None:
     """
     if not ok:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
+
+
+def _any_of(names: Sequence[str]) -> str:
+    """Return names as the end of a sentence: "a", "b" or "c"."""
+    *others, last = (f'"{name}"' for name in names)
+    return f"{', '.join(others)} or {last}"
 
 
 def _need_numbers(settings: object) -> None:
@@ -360,7 +375,7 @@ class CalibrationSettings(_Settings):
 
     def __post_init__(self) -> None:
         _need_numbers(self)
-        need(self.unit in get_args(Unit), "unit", self.unit, '"auto", "block", "pixel", "image" or "risk"')
+        need(self.unit in get_args(Unit), "unit", self.unit, _any_of(get_args(Unit)))
         need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
         need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
         need(0.1 <= self.train_fraction <= 0.9, "train_fraction", self.train_fraction, "0.1 to 0.9")

@@ -1,7 +1,7 @@
 """Calibrated intervals from held-out scores.
 
-The unit of calibration is the block (or the scene): neighbouring pixels are not exchangeable. Long because
-captions stand beside the rules that they describe.
+The unit of calibration is the block (or the scene): neighbouring pixels are not exchangeable.
+Long because the fields of a calibration are documented where they are stored.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from napari_btn.core.calibration.cases import FIELDS
 from napari_btn.core.calibration.rules import (
     SLACK,
     choose_rule,
-    conformal_quantile,
-    image_quantile,
     need_alpha,
     needed_blocks,
-    risk_quantile,
+    promise_of,
+    rule_quantile,
 )
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import CalibrationSettings
@@ -208,22 +207,8 @@ class Calibration:
         """
         if covers == NOT_CALIBRATED:
             return "Not calibrated: these intervals cover nothing in particular. Calibrate before relying on them."
-        share, delta = f"{100 * (1 - self.alpha):.4g} %", f"{100 * (1 - self.delta):.4g} %"
-        alike = "images like the calibration data"
-        # one field shows how its own blocks differ, and nothing of other fields
-        fields = self.blocks == FIELDS
-        cases, over = (
-            (f"new {alike}", alike) if fields else (f"new {self.blocks} of this field", "this field")
-        )
-        measured, independent = (
-            ("", "") if fields else ("; measured on blocks of one field", ", if its blocks were independent")
-        )
-        promise = {
-            "block": f"{share} of pixels on average over {alike}{measured}",
-            "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee{measured}",
-            "image": f"at least {share} of the pixels of {delta} of {cases}",
-            "risk": f"{share} of pixels on average over {over}, with certainty {delta}{independent}",
-        }[self.rule]
+        field = "" if self.blocks == FIELDS else self.blocks
+        promise = promise_of(self.rule, self.alpha, self.delta, field)
         levels = [note.level for note in self.notes]
         warned = [f"{levels.count(level)} {level}" for level in ("red", "amber") if level in levels]
         text = f"Covers {covered(covers)}: {promise}; not per pixel. Held-out blocks: {self.n_blocks}."
@@ -407,13 +392,12 @@ def _offsets(
     scores: NDArray[np.float64], calibration: Calibration, held_out: HeldOut, sides: int
 ) -> NDArray[np.float64]:
     """Return the conformal quantile of each channel; each of two sides gets half of alpha."""
-    alpha, delta, block = calibration.alpha / sides, calibration.delta / sides, held_out.block
-    if calibration.rule == "image":
-        return np.asarray([image_quantile(row, alpha, delta, block) for row in scores])
-    if calibration.rule == "risk":
-        return np.asarray([risk_quantile(row, alpha, delta, block) for row in scores])
-    unit = block if calibration.rule == "block" else None
-    return np.asarray([conformal_quantile(row, alpha, unit, kept=held_out.kept) for row in scores])
+    alpha, delta = calibration.alpha / sides, calibration.delta / sides
+    quantiles = [
+        rule_quantile(calibration.rule, row, alpha, delta, held_out.block, kept=held_out.kept)
+        for row in scores
+    ]
+    return np.asarray(quantiles)
 
 
 def _width_floor(held_out: HeldOut, lower: int, upper: int) -> NDArray[np.float64]:

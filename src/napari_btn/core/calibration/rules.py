@@ -1,4 +1,4 @@
-"""Quantiles of conformal scores: by pixel, by block, by image, or at a stated risk."""
+"""Rules of calibration, by pixel, block, image or risk: the quantile of the scores, and what it promises."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ __all__ = [
     "image_quantile",
     "need_alpha",
     "needed_blocks",
+    "promise_of",
     "risk_quantile",
+    "rule_quantile",
 ]
 
 Rule = Literal["block", "pixel", "image", "risk"]
@@ -142,6 +144,55 @@ def risk_quantile(scores: ArrayLike, alpha: float, delta: float, block: ArrayLik
     s, b = np.asarray(scores, dtype=np.float64).ravel(), np.asarray(block).ravel()
     risk = _largest_risk(len(np.unique(b)), alpha, delta)
     return math.inf if risk is None else _block_quantile(s, b, 1 - risk)
+
+
+def rule_quantile(
+    rule: Rule, scores: ArrayLike, alpha: float, delta: float, block: ArrayLike, *, kept: float = 1.0
+) -> float:
+    """Return the offset of a rule: the quantile of the scores that keeps its promise.
+
+    Parameters
+    ----------
+    rule : Rule
+    scores : array_like of float, shape (n,)
+        Conformal scores.
+    alpha, delta : float
+        Miscoverage, and what the rules "image" and "risk" leave out; each between 0 and 1.
+    block : array_like of int, shape (n,)
+        Block (or image) of each score, from 0.
+    kept : float
+        Share of all blocks that these are, if others are left out to check them.
+    """
+    if rule == "image":
+        return image_quantile(scores, alpha, delta, block)
+    if rule == "risk":
+        return risk_quantile(scores, alpha, delta, block)
+    return conformal_quantile(scores, alpha, block if rule == "block" else None, kept=kept)
+
+
+def promise_of(rule: Rule, alpha: float, delta: float, blocks: str) -> str:
+    """Return what a rule promises, for a caption.
+
+    Parameters
+    ----------
+    rule : Rule
+    alpha, delta : float
+        Miscoverage, and what the rules "image" and "risk" leave out.
+    blocks : str
+        Name of the blocks of one field; empty where the cases are whole fields.
+    """
+    share, most = f"{100 * (1 - alpha):.4g} %", f"{100 * (1 - delta):.4g} %"
+    alike = "images like the calibration data"
+    # one field shows how its own blocks differ, and nothing of other fields
+    cases, over = (f"new {blocks} of this field", "this field") if blocks else (f"new {alike}", alike)
+    measured = "; measured on blocks of one field" if blocks else ""
+    independent = ", if its blocks were independent" if blocks else ""
+    return {
+        "block": f"{share} of pixels on average over {alike}{measured}",
+        "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee{measured}",
+        "image": f"at least {share} of the pixels of {most} of {cases}",
+        "risk": f"{share} of pixels on average over {over}, with certainty {most}{independent}",
+    }[rule]
 
 
 def needed_blocks(alpha: float, score: str = "symmetric", rule: str = "block", delta: float = 0.1) -> int:

@@ -22,8 +22,10 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_btn.core.registry import FAMILIES
 from napari_btn.core.settings import (
     PRESETS,
+    UNITS,
     CalibrationSettings,
     EnsembleSettings,
     NetworkSettings,
@@ -49,19 +51,12 @@ _SPLITS = {
     "checkerboard": ("checkerboard", "longest"),
     "in time": ("time", "longest"),
 }
-_UNITS = {
-    "on average": "auto",
-    "on average, by block": "block",
-    "on average, pixels pooled": "pixel",
-    "of most new images or blocks": "image",
-    "with certainty": "risk",
-}
 _SCORES = {
     "symmetric": "symmetric",
     "asymmetric": "asymmetric",
     "scaled by the width": "scaled",
 }
-_FAMILIES = ("sms", "unet", "dncnn", "cdae", "sms+unet")  # of other packages, the name can be typed
+_MIXED = "sms+unet"  # an example; other mixtures can be typed
 _OWN_PATCH = 7  # below the smallest patch: the image decides
 _PRESET_HELP = {
     "instant": "pretrained networks as they are",
@@ -235,7 +230,8 @@ class TrainingForm(QWidget):
         self.patch.setRange(_OWN_PATCH, 1024)
         self.patch.setSpecialValueText("from the image")
         self.family = self._named(QComboBox(), "family", network["family"])
-        self.family.addItems(_FAMILIES)
+        first = NetworkSettings().family
+        self.family.addItems([first, *(name for name in FAMILIES if name != first), _MIXED])
         self.family.setEditable(True)
         self.family.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.depth = self._named(QSpinBox(), "depth", network["depth"])
@@ -260,7 +256,7 @@ class TrainingForm(QWidget):
         )
         self.split.addItems(list(_SPLITS))
         self.unit = self._named(QComboBox(), "unit", f"What the coverage promises. {calibration['unit']}")
-        self.unit.addItems(list(_UNITS))
+        self.unit.addItems(list(UNITS))
         self.delta = self._named(PercentBox(), "delta", calibration["delta"])
         self.delta.setRange(0.01, 0.5)
         self.delta.setValue(CalibrationSettings().delta)
@@ -344,7 +340,7 @@ class TrainingForm(QWidget):
     def _on_user_unit(self, row: int) -> None:
         """Show the share of failures only for the promises that need one."""
         del row
-        self._folded.setRowVisible(self.delta, _UNITS[self.unit.currentText()] in ("image", "risk"))
+        self._folded.setRowVisible(self.delta, UNITS[self.unit.currentText()] in ("image", "risk"))
 
     @property
     def alpha(self) -> float:
@@ -415,7 +411,7 @@ class TrainingForm(QWidget):
         split, axis = _SPLITS[self.split.currentText()]
         return CalibrationSettings.from_dict(
             {
-                "unit": _UNITS[self.unit.currentText()],
+                "unit": UNITS[self.unit.currentText()],
                 "score": _SCORES[self.score.currentText()],
                 "train_fraction": self.train_fraction.value(),
                 "split": split,
@@ -468,7 +464,7 @@ class TrainingForm(QWidget):
         self.train_fraction.setValue(known.train_fraction)
         for box, names, value in (
             (self.score, _SCORES, known.score),
-            (self.unit, _UNITS, known.unit),
+            (self.unit, UNITS, known.unit),
             (self.split, _SPLITS, (known.split, "longest" if known.split != "auto" else known.split_axis)),
         ):
             box.setCurrentText(next(name for name, meant in names.items() if meant == value))
