@@ -8,8 +8,9 @@ import pickle
 import numpy as np
 import pytest
 
-from napari_btn.io.datasets import propose, read_dataset, write_dataset
+from napari_btn.io.datasets import read_dataset, write_dataset
 from napari_btn.io.images import read_image, write_images
+from napari_btn.io.proposals import propose
 
 RNG = np.random.default_rng(0)
 NOISY = RNG.normal(size=(3, 5, 33, 47)).astype(np.float32)  # fields, channels, space

@@ -16,13 +16,14 @@ from typing import Any
 import click
 
 from napari_btn.cli.adapting import adapt
-from napari_btn.cli.applying import evaluate, predict, regions, tokens
+from napari_btn.cli.applying import evaluate, predict, tokens
 from napari_btn.cli.comparing import compare
 from napari_btn.cli.datasets import dataset
 from napari_btn.cli.noise import noise, repair
 from napari_btn.cli.options import bundle_argument, force_option, json_option
 from napari_btn.cli.pretrained import now, pretrain
 from napari_btn.cli.recipes import run
+from napari_btn.cli.regions import regions
 from napari_btn.cli.scanning import scan
 from napari_btn.cli.terminal import Commands, say_notes, table
 from napari_btn.cli.training import calibrate, train

@@ -23,7 +23,8 @@ def described_pair(
     path: str, axes: str | None, channels: tuple[str, ...] | None, others: tuple[tuple[str, str], ...] = ()
 ) -> Pair:
     """Return the pair of a description, or of several pairs of files; say which belong together."""
-    from napari_btn.io.datasets import of_files, read_dataset
+    from napari_btn.io.datasets import read_dataset
+    from napari_btn.io.proposals import of_files
 
     if others:
         made = of_files([noisy for noisy, _ in others], [clean for _, clean in others], name=Path(path).stem)
@@ -57,7 +58,8 @@ def dataset(
 
     Look at what was matched before training: `napari-btn train soil.yaml -o soil.btn`.
     """
-    from napari_btn.io.datasets import propose, write_dataset
+    from napari_btn.io.datasets import write_dataset
+    from napari_btn.io.proposals import propose
 
     made = propose(source)
     made = replace(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.progress import Progress, with_progress
-from napari_btn.io.datasets import is_description, of_folder, read_dataset
+from napari_btn.io.datasets import is_description, read_dataset
 from napari_btn.io.images import (
     SUFFIXES,
     output_format,
@@ -18,6 +18,7 @@ from napari_btn.io.images import (
     split_suffix,
     write_prediction,
 )
+from napari_btn.io.proposals import of_folder
 from napari_btn.io.tables import write_table
 from napari_btn.workflow.inputs import image_for
 from napari_btn.workflow.predict import predict_steps
