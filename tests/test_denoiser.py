@@ -643,6 +643,20 @@ def test_locks_are_kept_by_bundle_calibration_and_prediction(copy, tmp_path):
     assert copy.model.calibrated.locks == locks
 
 
+def test_a_lock_of_an_older_bundle_that_cannot_be_used_is_noted(copy, tmp_path):
+    from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
+
+    whole, locks = read_bundle(tmp_path / "copy.btn"), {"Fe": 1e6, "Al": middle(copy, 1)}
+    write_bundle(Bundle({**whole.values, "locks": locks}, whole.arrays), tmp_path / "old.btn")
+    made = btn.load(tmp_path / "old.btn").predict(PAIR.noisy, executor=Inline())
+    (note,) = [n for n in made.notes if "locked threshold" in n.text]
+    assert note.text.startswith(
+        "The locked threshold Fe > 1e+06 is not used: 0 held-out blocks have targets above"
+    )
+    assert made.locks == locks
+    assert note.text in [w["text"] for w in made.provenance["warnings"]]
+
+
 def test_an_older_bundle_has_no_locks(copy, tmp_path):
     from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 

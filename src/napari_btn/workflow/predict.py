@@ -77,6 +77,7 @@ def predict_steps(
     ValueError
         If a pixel that counts is NaN or infinite, or ``out`` exists or is not a zarr path.
     """
+    from napari_btn.core.calibration.exceedance import lock_notes
     from napari_btn.core.calibration.maps import write_maps_steps
     from napari_btn.core.calibration.prediction import Prediction
 
@@ -85,7 +86,8 @@ def predict_steps(
     counted: Any = "finite" if isinstance(valid, str) and valid == "finite" else over_scenes(valid, view)
     group, group_notes = yield from group_labels_steps(model, view, mask, compute)
     drift = drift_notes(model.learned.profile, view, model.channel_names)
-    notes = (*calibrated.report.warnings, *group_notes, *drift)
+    locks = lock_notes(model.scores.held_out, calibrated.locks, model.channel_names)
+    notes = (*calibrated.report.warnings, *group_notes, *drift, *locks)
     step = yield from _recipe_steps(model, image, groups, valid)
     earlier = model.learned.provenance.get("recipe", ())
     caption = {**model.caption, "recipe": [*earlier, step], "warnings": [n.to_dict() for n in notes]}

@@ -278,6 +278,17 @@ def test_a_locked_threshold_is_recalibrated_once_and_makes_nothing_stale(
     assert session.model.calibrated.locks == {}
 
 
+def test_a_lock_that_cannot_be_used_says_so_under_the_map(make_dock, model, qtbot):
+    locks = {"Fe": 1e6}
+    dock = make_dock(replace(make_prediction(), locks=locks), model.with_locks(locks))
+    part(dock, "channel").setCurrentIndex(2)
+    part(dock, "show_exceedance").click()
+    drawn(dock, qtbot)
+    assert not part(dock, "lock").isChecked()
+    assert "The locked threshold Fe > 1e+06 is not used: 0 held-out blocks" in dock.view.caption.text()
+    assert "is not used" not in dock.view.caption.text().split("Its map")[1]
+
+
 def test_locks_of_the_model_are_shown_by_a_new_dock(make_dock, model, viewer, qtbot):
     locks = {"Al": 0.7, "Fe": -0.4}
     prediction = replace(make_prediction(), locks=locks)

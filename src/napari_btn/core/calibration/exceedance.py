@@ -1,4 +1,7 @@
-"""Calibrated probabilities that the signal exceeds a threshold."""
+"""Calibrated probabilities that the signal exceeds a threshold.
+
+Long because maps, claims and locked thresholds recalibrate the same distributions.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,11 @@ import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.calibration.distribution import cdf, ppf
+from napari_btn.core.progress import Note
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
@@ -20,6 +26,7 @@ __all__ = [
     "LockedExceedance",
     "can_lock",
     "exceedance_from",
+    "lock_notes",
     "lock_threshold",
     "need_lockable",
 ]
@@ -418,6 +425,36 @@ def need_lockable(held_out: HeldOut, threshold: float, *, channel: int = 0) -> N
             f"Only {found} held-out blocks have targets above {threshold:.4g} (or below it); {LOCK_BLOCKS} on "
             "each side are needed to recalibrate there. Use the unlocked map."
         )
+
+
+def lock_notes(
+    held_out: HeldOut, locks: Mapping[str, float], channel_names: Sequence[str]
+) -> tuple[Note, ...]:
+    """Return a note on each locked threshold that can't be used with these held-out blocks.
+
+    Bundles of earlier versions lock any threshold, and another calibration has other blocks.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+    locks : mapping of str to float
+        Locked threshold by channel name.
+    channel_names : sequence of str
+        Of all channels.
+    """
+    notes = []
+    for channel, name in enumerate(channel_names):
+        threshold = locks.get(name)
+        if threshold is None or can_lock(held_out, threshold, channel=channel):
+            continue
+        found = _blocks_beside(held_out, threshold, channel)
+        text = (
+            f"The locked threshold {name} > {threshold:.4g} is not used: {found} "
+            f"held-out blocks have targets above it (or below it), and {LOCK_BLOCKS} on each side are needed. Its map "
+            "is the unlocked one; unlock it, or lock another threshold."
+        )
+        notes.append(Note("amber", text))
+    return tuple(notes)
 
 
 def _blocks_beside(held_out: HeldOut, threshold: float, channel: int) -> int:

@@ -320,6 +320,8 @@ class UncertaintyWidget(Dock):
                 covers=prediction.covers,
                 locked=live.locked(asked.channel, asked.value) is not None,
             )
+            if unused := self.focus.unused_lock():
+                text = f"{text} {unused}"
             if area := live.area(key):
                 where = " in this plane" if set(prediction.axes) - set("CYX") else ""
                 text = f"{text} Area above {asked.value:.4g}{where}: {area} (sum of the map)."

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.exceedance import can_lock
+from napari_btn.core.calibration.exceedance import can_lock, lock_notes
 from napari_btn.session import Threshold
 from napari_btn.widgets.shared.overlays import layer_name, our_layer
 from napari_btn.widgets.shared.results import record_of
@@ -79,6 +79,17 @@ class Focus:
         known = {c: self.locks[name] for c, name in enumerate(names) if name in self.locks}
         # a bundle of an earlier version may lock any threshold
         return {c: t for c, t in known.items() if can_lock(held_out, t, channel=c)}
+
+    def unused_lock(self) -> str:
+        """Return why the threshold that is asked for is locked but not used; empty if that is not so."""
+        held_out = None if self.prediction is None else self.prediction.held_out
+        if self.prediction is None or held_out is None:
+            return ""
+        names = self.prediction.channel_names or ("0",)
+        name, asked = names[self.asked.channel], self.asked.value
+        if self.locks.get(name) != asked:
+            return ""
+        return " ".join(note.text for note in lock_notes(held_out, {name: asked}, names))
 
     def layer(self, kind: str) -> Any:
         """Return the layer of a map; None if there is none.
