@@ -43,7 +43,7 @@ class Keeper:
         self._warned = False
 
     def train(self, step: Step[Denoiser], output: Path, files: Mapping[str, str]) -> Denoiser:
-        """Run the training to its end and save its bundle; whatever ends it earlier, finished members stay.
+        """Run the training and save its bundle; if it ends early, keep the finished members.
 
         ``files`` are those of the inputs, for the recipe.
         """
@@ -65,7 +65,7 @@ class Keeper:
         return trained
 
     def watch(self, progress: Progress) -> None:
-        """Save the members once there is one more; a full disk is said once, and doesn't end the training."""
+        """Save the finished members whenever one is added; report a full disk once and go on."""
         members = progress.checkpoint
         if not members or len(members) <= len(self.known):
             return

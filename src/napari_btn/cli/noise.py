@@ -48,7 +48,7 @@ def noise(
     as_json: bool,
     force: bool,
 ) -> None:
-    """Print what the noise of IMAGE is, and which training without a clean image it permits."""
+    """Print gain, offset and correlation of the noise of IMAGE, and the trainings that it permits."""
     if output is not None:
         if len(images) > 1 and not together:
             raise ValueError("One noise model is written of one image; give one, or --together for repeats.")

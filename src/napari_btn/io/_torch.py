@@ -26,7 +26,7 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
 
 
 def _loaded(file: Path) -> Any:
-    """Return what a file holds, if it holds tensors alone."""
+    """Return the content of a file that holds tensors only."""
     try:
         return package("torch", file).load(file, map_location="cpu", weights_only=True)
     except Exception as error:

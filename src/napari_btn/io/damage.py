@@ -1,4 +1,4 @@
-"""Damaged and hostile files: whatever they make a reader raise becomes one sentence."""
+"""Damaged and hostile files: any exception of a reader becomes one sentence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DamagedFileError(ExplainedError):
 
 @contextmanager
 def reading(file: Path, sentence: str = DAMAGED) -> Iterator[None]:
-    """Turn what a damaged file makes a reader raise into one sentence.
+    """Turn exceptions of a reader of a damaged file into one sentence.
 
     Parameters
     ----------

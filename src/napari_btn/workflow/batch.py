@@ -1,4 +1,4 @@
-"""Maps of many files, one after another, with a table of what they cover and of what differs from the training."""
+"""Maps of many files, one after another, with a table of coverage and of differences from the training."""
 
 from __future__ import annotations
 

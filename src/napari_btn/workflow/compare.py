@@ -175,7 +175,7 @@ def _in_axes(values: NDArray[np.float32], view: View) -> NDArray[np.float32]:
 
 
 def _of_prediction(prediction: Prediction, noisy: View, seconds: float) -> _Made:
-    """Return a prediction as what a method made."""
+    """Return a prediction in the form of a method's result."""
     quantiles = np.stack([_stacked(q, noisy.axes) for q in np.asarray(prediction.quantiles)])
     return _Made(
         ENSEMBLE,

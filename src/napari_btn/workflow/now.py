@@ -166,7 +166,7 @@ def _middle(space: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _blueprint(ndim: int, channels: int) -> Blueprint:
-    """Return the default networks for so many channels."""
+    """Return the default networks for a number of channels."""
     network = NetworkSettings()
     plan = family_of(network.family).plan(network, Extent(ndim))
     return Blueprint(network, plan, channels, channels, ndim, LEVELS, 0)

@@ -264,7 +264,7 @@ def maps_digest_steps(maps: Mapping[str, NDArray[np.float32]]) -> Step[str]:
 
 
 def _sentences(step: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
-    """Return what a step did, in sentences of a methods section."""
+    """Return the sentences of a methods section on a step."""
     inputs = ", ".join(
         f"{name} ({' x '.join(map(str, known['shape']))}, SHA-256 {known['sha256'][:12]})"
         for name, known in step.get("inputs", {}).items()

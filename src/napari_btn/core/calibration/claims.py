@@ -145,7 +145,7 @@ def _student_bound(n: int) -> float:
 
 
 def _claim_caption(pixels: int, threshold: float, level: float, share: float, blocks: tuple[int, int]) -> str:
-    """Say what is true of a set of claims."""
+    """Return the caption of a set of claims."""
     if np.isnan(share):
         few = blocks[0] < CLAIMED_BLOCKS
         reason = (

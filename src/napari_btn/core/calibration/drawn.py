@@ -168,7 +168,7 @@ def _measure(
 
 
 def _grains(above: NDArray[np.bool_], smallest_px: int) -> float:
-    """Return the number of connected parts of at least so many pixels."""
+    """Return the number of connected parts of at least ``smallest_px`` pixels."""
     from skimage.measure import label
 
     sizes = np.bincount(label(above, connectivity=1).ravel())[1:]

@@ -1,4 +1,4 @@
-"""The calibrated distribution of each pixel, made to be drawn from: any chance becomes a value."""
+"""The calibrated distribution of each pixel, as a quantile function that draws are made with."""
 
 from __future__ import annotations
 

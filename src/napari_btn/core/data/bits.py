@@ -1,4 +1,4 @@
-"""Random bits that belong to a pixel, whatever part of the image is read."""
+"""Random bits of each pixel that do not depend on the part of the image that is read."""
 
 from __future__ import annotations
 

@@ -139,7 +139,7 @@ def match_of(scenes: Scenes) -> Match | None:
 
 
 def _some(count: int, most: int) -> list[int]:
-    """Return at most so many numbers under a count, evenly spread."""
+    """Return evenly spread indices below a count, at most ``most`` of them."""
     return [int(n) for n in np.unique(np.linspace(0, count - 1, most).round())]
 
 

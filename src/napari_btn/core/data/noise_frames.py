@@ -134,7 +134,7 @@ def _mask(
 
 
 def _source(view: View, stack: NDArray[np.float32]) -> str:
-    """Return what the frames are: "frames" of a series, "repeats" of one field, or an "image" each."""
+    """Return the kind of the frames: "frames" of a series, "repeats" of one field, or an "image" each."""
     if len(stack) < 2:
         return "image"
     if "T" in view.axes and view.n_frames > 1:

@@ -94,7 +94,7 @@ def _wiener(z: Array, kernel: Array) -> Array:
 
 
 def _adaptive(z: Array, size: float) -> Array:
-    """Pull each pixel to its neighbourhood's mean, the more the less that varies beyond the noise."""
+    """Shrink each pixel towards the mean of its neighbourhood, most where only noise varies (Lee filter)."""
     from scipy.ndimage import uniform_filter
 
     # scipy.signal.wiener takes zeros beyond the border

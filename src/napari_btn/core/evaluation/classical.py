@@ -62,7 +62,7 @@ class Filtered:
 
 
 def filter_names(ndim: int) -> tuple[str, ...]:
-    """Return the filters for images of so many space axes; those of missing packages are left out.
+    """Return the filters for images of ``ndim`` space axes whose packages are installed.
 
     Parameters
     ----------

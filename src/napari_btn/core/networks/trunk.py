@@ -1,4 +1,4 @@
-"""The trunk of some members: what a family must give, and passes by autograd that it may replace."""
+"""The base of trunks: methods that a family must write, and passes by autograd that it may replace."""
 
 from __future__ import annotations
 

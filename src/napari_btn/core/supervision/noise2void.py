@@ -302,7 +302,7 @@ class Noise2Void(PairSupervision):
         seed: int,
         regions: NDArray[Any] | None = None,
     ) -> Split:
-        """Split as a pair is; replaced pixels widen what a network sees by half the neighbourhood."""
+        """Split like a pair; replaced pixels widen the receptive field by half the neighbourhood."""
         reach = rf_px + scenes.noisy.mask.radius if isinstance(scenes.noisy, _Blind) else rf_px
         return super().split(scenes, reach, settings, seed=seed, regions=regions)
 

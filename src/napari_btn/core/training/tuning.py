@@ -280,7 +280,7 @@ class _Tuner:
         self.losses.append(loss.item())
 
     def _batch(self) -> tuple[torch.Tensor, ...]:
-        """Draw what a loss needs: noisy patches, what the networks are shown, and weights or targets."""
+        """Draw a batch for a loss: noisy patches, the inputs of the networks, and weights or targets."""
         patches = np.stack([self._patch() for _ in range(_BATCH[self.view.ndim])])
         known = np.isfinite(patches)
         noisy = np.where(known, patches, 0).astype(np.float32)

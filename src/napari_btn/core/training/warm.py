@@ -131,7 +131,7 @@ class _OutputLayer:
         return made
 
     def fit(self, channel: int, level: int, wanted: torch.Tensor, known: torch.Tensor) -> None:
-        """Change a row so that raw outputs become what is wanted, by least squares drawn to the row as it is."""
+        """Fit a row to the wanted raw outputs, by ridge regression towards the present row."""
         design = self.design[known] / self.scale
         normal = design.T @ design / len(design)
         normal += _RIDGE * torch.eye(len(normal), dtype=normal.dtype)
@@ -149,7 +149,7 @@ class _OutputLayer:
 def _speak(
     module: Ensemble, x: torch.Tensor, target: torch.Tensor, slope: NDArray[np.float64], offset: Any
 ) -> None:
-    """Refit the output layer: medians to the scaled targets (n, C), steps to a multiple of what they were."""
+    """Refit the output layer: medians to the scaled targets (n, C), steps by a common factor."""
     layer, middle = _OutputLayer(module, x), module.middle
     for c in range(module.n_out):
         layer.rows[c, middle] *= float(slope[c])
@@ -174,7 +174,7 @@ def _speak(
 
 
 def _factor(rest: torch.Tensor, steps: torch.Tensor, share: float) -> float:
-    """Return the multiple of some steps that has the least pinball loss against what is left of the target.
+    """Return the factor of steps with the least pinball loss against the residual of the target.
 
     It is a quantile of the ratios, weighted by the steps (Koenker, Quantile Regression, section 6.2).
     """

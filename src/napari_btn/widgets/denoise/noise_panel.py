@@ -1,4 +1,4 @@
-"""The noise inspector of the Denoise dock: what the noise is, and what it permits."""
+"""The noise inspector of the Denoise dock: the measured noise, and the training that it permits."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class NoisePanel(QWidget):
 
 
 class NoiseInspector:
-    """Measures the noise of the picked noisy image, and shows what was found.
+    """Measures the noise of the picked noisy image, and shows the findings.
 
     Parameters
     ----------
@@ -187,7 +187,7 @@ class NoiseInspector:
         )
 
     def _show(self, source: LayerImage, findings: NoiseFindings[Any]) -> None:
-        """Show what was found about the noise."""
+        """Show the findings about the noise."""
         self._view.noise.show_findings(findings, source)
         self._view.progress.finish(f"Measured the noise of '{source.name}'.")
 

@@ -184,7 +184,7 @@ def show_control(window: QWidget, name: str) -> None:
 
 
 class LowScroll(QScrollArea):
-    """Scroll area for sentences: as high as they are, up to a limit, and gone with them.
+    """Scroll area for sentences, as high as they are up to a limit; hidden if there are none.
 
     Parameters
     ----------

@@ -110,7 +110,7 @@ def name_channel(viewer: Any, layer: ImageLayer) -> None:
 
 
 def as_before(viewer: Any) -> None:
-    """Show canvas and layers as they were before `side_by_side`; layers that came since are shown as they are.
+    """Show canvas and layers as they were before `side_by_side`; later layers stay as they are.
 
     Parameters
     ----------

@@ -114,7 +114,7 @@ class NextStep(QLabel):
 
 
 class OpenAllWidget(QWidget):
-    """Entry of the Plugins menu that opens all docks, and goes at once.
+    """Entry of the Plugins menu: opens all docks, then closes itself.
 
     Parameters
     ----------

@@ -220,7 +220,7 @@ class DrawsTab:
         return np.asarray(layer.data[index])
 
     def _say(self, progress: Progress, timing: Timing) -> None:
-        """Show how far it is."""
+        """Show the progress of the draws."""
         del timing
         self._view.draws_note.say(("info", f"{progress.note} ({100 * progress.fraction:.0f} %)"))
 

@@ -198,7 +198,7 @@ class PixelTab:
         self._lifetime.start("filter", step, done, failed)
 
     def _show_filter(self, made: EquivalentFilter, channel: str, space: str, *, stacked: bool) -> None:
-        """Add the layer of a filter, and show what its weights add up to."""
+        """Add the layer of a filter, and show the sum of its weights."""
         axes = f"C{space}" if stacked else space
         crop = made.crop if stacked else made.crop[0]
         start = [s.start for s in made.box.slices]

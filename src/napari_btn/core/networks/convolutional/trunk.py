@@ -90,7 +90,7 @@ class Convolutional(Trunk):
             before = level
 
     def _convolved(self, x: torch.Tensor, t: int) -> torch.Tensor:
-        """Return what a layer makes."""
+        """Return the output of a layer."""
         convolve = (F.conv1d, F.conv2d, F.conv3d)[self.ndim - 1]
         weight, bias = self.get_parameter(f"layer{t}_weight"), self.get_parameter(f"layer{t}_bias")
         made = convolve(x, weight.flatten(0, 1), bias.flatten(), padding=1, groups=self.members)
