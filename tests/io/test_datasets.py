@@ -192,7 +192,7 @@ def test_tensors_are_read_without_running_code(tmp_path, capsys):
     import torch
 
     with (tmp_path / "evil.pt").open("wb") as file:
-        pickle.dump({"noisy": Evil()}, file)
+        pickle.dump({"noisy": Evil()}, file, protocol=2)  # torch warns of others
     torch.save({"noisy": Evil()}, tmp_path / "evil2.pt")
     for name in ("evil.pt", "evil2.pt"):
         with pytest.raises(ValueError, match="could run code"):
