@@ -159,15 +159,26 @@ def test_commands_in_shell_blocks_exist():
                 assert name in main.commands, f"{page.name} calls napari-btn {name}"
 
 
-def test_files_named_in_the_rooms_exist():
+def test_the_tree_names_all_files_and_no_others():
     text = (ROOT / "docs" / "contributing.md").read_text(encoding="utf-8")
-    (rooms,) = re.findall(r"^```\nsrc/napari_btn/\n(.*?)^```", text, flags=re.M | re.S)
+    (tree,) = re.findall(r"^```\nsrc/napari_btn/\n(.*?)^```", text, flags=re.M | re.S)
     package = ROOT / "src" / "napari_btn"
-    folder = package
-    for line in rooms.splitlines():
-        name = line.split()[0]
-        indent = len(line) - len(line.lstrip())
-        parent = folder if indent > 2 else package
-        assert (parent / name).exists(), f"contributing.md names {name}, which isn't there"
-        if name.endswith("/") and indent == 2:
-            folder = package / name
+    shown, path = {}, []
+    for line in tree.splitlines():
+        depth = (len(line) - len(line.lstrip())) // 2 - 1
+        first, _, rest = line.strip().partition(" ")
+        if depth <= 2:
+            path = [*path[:depth], first.rstrip("/")]
+            there = package.joinpath(*path)
+            assert (
+                there.is_dir() if first.endswith("/") else there.with_suffix(there.suffix or ".py").exists()
+            ), first
+        here = path if depth > 2 or first.endswith("/") else path[:-1]
+        words = rest if first.endswith("/") else first if depth <= 2 else line
+        shown.setdefault("/".join(here), set()).update(re.findall(r"\w+", words))
+    for file in package.rglob("*.py"):
+        folder = file.parent.relative_to(package).as_posix()
+        if file.stem != "__init__":
+            assert file.stem in shown["" if folder == "." else folder], (
+                f"{folder}/{file.stem} is not in the tree"
+            )

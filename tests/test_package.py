@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import pkgutil
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,28 +130,6 @@ def test_the_main_job_runs_without_a_window_system(tmp_path: Path) -> None:
 def test_opening_a_dock_does_not_load_torch() -> None:
     found = [i.name for i in pkgutil.walk_packages([str(PACKAGE / "widgets")], "napari_btn.widgets.")]
     assert not loaded_by(found) & {"torch", "sklearn"}
-
-
-def test_the_tree_in_the_documentation_has_all_files() -> None:
-    page = (ROOT / "docs" / "contributing.md").read_text("utf-8")
-    tree = page.partition("```\nsrc/napari_btn/\n")[2].partition("```")[0]
-    shown: dict[str, set[str]] = {}
-    path: list[str] = []
-    for line in tree.splitlines():
-        depth = (len(line) - len(line.lstrip())) // 2 - 1
-        first, _, rest = line.strip().partition(" ")
-        if depth <= 2 and (path or depth == 0):
-            path = [*path[:depth], first.rstrip("/")]
-        if not first.endswith("/") and depth <= 2:
-            shown.setdefault("/".join(path[:-1]), set()).add(first)
-            continue
-        shown.setdefault("/".join(path), set()).update(
-            re.findall(r"\w+", rest if first.endswith("/") else line)
-        )
-    for file in PACKAGE.rglob("*.py"):
-        folder, name = file.parent.relative_to(PACKAGE).as_posix(), file.stem
-        if name != "__init__":
-            assert name in shown["" if folder == "." else folder], f"{folder}/{name} is not in the tree"
 
 
 def test_long_files_say_why() -> None:
