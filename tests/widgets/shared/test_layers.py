@@ -7,17 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from napari_btn.widgets.shared.layers import (
-    LayerImage,
-    add_image,
-    limits_of,
-    read_layer,
-    sample_blobs,
-    sample_edx,
-    sample_lattice,
-    sample_xct,
-    stack_images,
-)
+from napari_btn.widgets.shared.layers import LayerImage, add_image, limits_of, read_layer, stack_images
+from napari_btn.widgets.shared.samples import sample_blobs, sample_edx, sample_lattice, sample_xct
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
