@@ -16,6 +16,7 @@ from napari_btn.core.calibration.conformal import NOT_CALIBRATED, Calibration
 from napari_btn.core.calibration.drift import Profile
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.groups import GroupCalibration
+from napari_btn.core.data.series import series_axes
 from napari_btn.core.evaluation.report import Report
 from napari_btn.core.networks.family import Blueprint, Member, Networks, family_of
 from napari_btn.core.progress import Note
@@ -443,16 +444,18 @@ def _from_bundle(bundle: Bundle) -> Model:
 def _need_agreement(model: Model) -> None:
     """Raise ``ValueError`` if parts of a model disagree on members, channels or levels."""
     blueprint, calibration = model.blueprint, model.calibrated.calibration
-    n_in, n_out = blueprint.n_in, blueprint.n_out
+    n_in, n_out, how = blueprint.n_in, blueprint.n_out, model.settings.supervision_settings
+    axes = model.learned.axes if how.frames == 1 else series_axes(model.learned.axes, how.frames_along)
     counts = {
         "members": (len(model.networks.members), model.settings.members),
         "numbers of members": (len({m.number for m in model.networks.members}), model.settings.members),
-        "channel names": (len(model.channel_names), n_in),
+        "channel names": (len(model.channel_names), n_out),
+        "channels seen": (n_out * how.frames, n_in),
         "channels held out": (model.scores.held_out.target.shape[0], n_out),
         "lower offsets": (len(calibration.offset_lower), n_out),
         "upper offsets": (len(calibration.offset_upper), n_out),
         "levels of the calibration": (len(calibration.levels), len(blueprint.levels)),
-        "axes of space": (sum(a in "ZYX" for a in model.learned.axes), blueprint.ndim),
+        "axes of space": (sum(a in "ZYX" for a in axes), blueprint.ndim),
     }
     for name, (came, needed) in counts.items():
         if came != needed:

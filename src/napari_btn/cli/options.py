@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import click
 
-from napari_btn.core.settings import Repeats, Score, Split, SplitAxis, StructAxes, SupervisionSettings, Unit
+from napari_btn.core.settings import (
+    FramesAlong,
+    Repeats,
+    Score,
+    Split,
+    SplitAxis,
+    StructAxes,
+    SupervisionSettings,
+    Unit,
+)
 
 if TYPE_CHECKING:
     from concurrent.futures import Executor
@@ -134,6 +143,8 @@ def supervision_options(command: Command) -> Command:
         ("--struct-n2v-span", int, "noise2void: length of that mask in pixels."),
         ("--thinnings", int, "thinning: random halves that a prediction averages."),
         ("--repeats", click.Choice(get_args(Repeats)), "noise2noise: axis of the repeats."),
+        ("--frames", int, "Frames of a series that networks see at a time: 1, 3, 5 or 7."),
+        ("--frames-along", click.Choice(get_args(FramesAlong)), "Axis of these frames: t, or z for slices."),
     )
     for name, kind, text in reversed(helps):
         default = getattr(known, name.removeprefix("--").replace("-", "_"))

@@ -38,7 +38,7 @@ from napari_btn.core.settings import (
     SplitAxis,
     SupervisionSettings,
 )
-from napari_btn.core.supervision.registry import SUPERVISIONS, supervision_of
+from napari_btn.core.supervision.registry import SUPERVISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -275,9 +275,11 @@ def _record(denoiser: Denoiser, pair: Pair, regions: Any) -> dict[str, Any]:
     """Return what members learn from: hashes of the images and valid pixels, and how they are split."""
     from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.data.image import View
+    from napari_btn.core.settings import EnsembleSettings
+    from napari_btn.workflow.inputs import scenes_of
 
-    way, known = supervision_of(denoiser.supervision), denoiser.calibration_settings
-    views = way.scenes(pair, denoiser.supervision_settings, seed=denoiser.seed)
+    known = denoiser.calibration_settings
+    views = scenes_of(pair, EnsembleSettings.from_dict(denoiser.settings()))
     made: dict[str, Any] = {
         name: sorted(drain(fingerprint_steps(image)).values())
         for name, image in (("noisy", views.noisy), ("clean", views.clean), ("valid", views.valid))

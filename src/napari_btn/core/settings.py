@@ -53,6 +53,7 @@ Split = Literal["auto", "checkerboard", "time"]
 SplitAxis = Literal["longest", "y", "x", "z"]
 StructAxes = Literal["none", "horizontal", "vertical", "cross", "square"]
 Repeats = Literal["auto", "s", "t"]
+FramesAlong = Literal["t", "z"]
 AdaptLoss = Literal["blind_spot", "sure", "resample"]
 TokenMethod = Literal["kmeans", "mixture", "hdbscan"]
 
@@ -277,7 +278,7 @@ class TrainSettings(_Settings):
 
 @dataclass(frozen=True)
 class SupervisionSettings(_Settings):
-    """The way in which members learn without clean images.
+    """What members see and learn from, above all without clean images.
 
     Fields that mean the same as in CAREamics have its names.
 
@@ -299,6 +300,11 @@ class SupervisionSettings(_Settings):
         Thinning: random halves of the counts that are predicted and averaged.
     repeats : str
         Noise2Noise: axis along which the repeats lie, "s" or "t"; "auto" takes the one that there is.
+    frames : int
+        Frames of a series, or slices of a stack, that members see at a time: 1, 3, 5 or 7. The one in the middle
+        is denoised; the others help where noise is strong and content moves little.
+    frames_along : str
+        Axis of these frames: "t" (time), or "z" (slices; members then work in 2D, slice by slice).
     """
 
     masked_pixel_percentage: float = 10.0
@@ -308,6 +314,8 @@ class SupervisionSettings(_Settings):
     struct_n2v_span: int = 5
     thinnings: int = 8
     repeats: Repeats = "auto"
+    frames: int = 1
+    frames_along: FramesAlong = "t"
 
     def __post_init__(self) -> None:
         _need_numbers(self)
@@ -329,6 +337,9 @@ class SupervisionSettings(_Settings):
         need(known, "struct_n2v_axes", self.struct_n2v_axes, names)
         need(1 <= self.thinnings <= 100, "thinnings", self.thinnings, "1 to 100")
         need(self.repeats in get_args(Repeats), "repeats", self.repeats, '"auto", "s" or "t"')
+        need(self.frames in (1, 3, 5, 7), "frames", self.frames, "1, 3, 5 or 7")
+        known = self.frames_along in get_args(FramesAlong)
+        need(known, "frames_along", self.frames_along, '"t" or "z"')
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from napari_btn.core.evaluation.report import Judged, report_on
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.model import Calibrated, Scores, distribution_of
-from napari_btn.workflow.inputs import image_for, need_same, over_space, scenes_for, seen_by
+from napari_btn.workflow.inputs import axes_seen, image_for, need_same, over_space, scenes_for, seen_by
 from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 
 if TYPE_CHECKING:
@@ -98,7 +98,8 @@ def calibrate_steps(
             need_same(view, scores.held_out)
     tokens = model.tokens
     if mask:
-        scores = _in_mask(scores, over_space(groups, learned.axes if view is None else view.axes, "groups"))
+        axes = axes_seen(learned.axes, settings) if view is None else view.axes
+        scores = _in_mask(scores, over_space(groups, axes, "groups"))
     else:
         count = settings.calibration.groups
         scores, tokens = yield from _in_tokens(model, scores, view, groups, count, compute)

@@ -10,7 +10,7 @@ from napari_btn.core.data.image import channel_number
 from napari_btn.core.evaluation.diagnostics import coverage_curve, inside_map, miscoverage_map
 from napari_btn.core.settings import need
 from napari_btn.workflow.calibrate import held_out_intervals, need_unseen_steps
-from napari_btn.workflow.inputs import is_same, need_same, scenes_for, seen_by
+from napari_btn.workflow.inputs import axes_seen, is_same, need_same, scenes_for, seen_by
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +88,8 @@ def missed_share(
     scores, ndim = model.scores, model.blueprint.ndim
     if image is not None:
         need_same(seen_by(model, image), scores.held_out)
-    letters = "ZYX"[-ndim:] if len(shape) == ndim else (axes or model.learned.axes).upper().replace("C", "")
+    known = axes_seen(axes or model.learned.axes, model.settings).replace("C", "")
+    letters = "ZYX"[-ndim:] if len(shape) == ndim else known
     if len(letters) != len(shape):
         raise ValueError(
             f"The shape {tuple(shape)} has {len(shape)} numbers; give one per axis of {letters}, or {ndim} for "

@@ -16,6 +16,7 @@ from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import plan_training, validation_part
 from napari_btn.model import Learned, Model
 from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
+from napari_btn.workflow.inputs import scenes_of
 from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 from napari_btn.workflow.refine import split_record
 from napari_btn.workflow.start import origin_of, warm_steps
@@ -54,8 +55,7 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     ValueError
         If the images can't be trained on.
     """
-    way = supervision_of(settings.supervision)
-    scenes = way.scenes(pair, settings.supervision_settings, seed=settings.seed)
+    way, scenes = supervision_of(settings.supervision), scenes_of(pair, settings)
     drain(scenes.check_steps())
     doubts = drain(way.check_steps(scenes, settings.supervision_settings))
     plan = _plan(scenes, settings, regions, doubts)
@@ -69,7 +69,8 @@ def _plan(
     """Return the plan of a training, with doubts about the data, and a note if training and held-out parts differ."""
     plan = plan_training(scenes, settings, regions)
     unlike = parts_notes(scenes, plan.split, settings.calibration.split)
-    return replace(plan, notes=(*doubts, *plan.notes, *unlike))
+    changes = () if scenes.noisy.series is None else scenes.noisy.series.notes
+    return replace(plan, notes=(*doubts, *changes, *plan.notes, *unlike))
 
 
 def prepare(compute: Compute) -> None:
@@ -121,7 +122,7 @@ def fit_steps(
     asked = settings
     way, steps = supervision_of(settings.supervision), settings.members * settings.train.steps
     yield Progress(0, steps, "Checking the images")
-    scenes = way.scenes(pair, settings.supervision_settings, seed=settings.seed)
+    scenes = scenes_of(pair, settings)
     yield from scenes.check_steps()
     doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     yield Progress(0, steps, "Planning the training")
@@ -173,7 +174,7 @@ def fit_steps(
         networks=Networks(blueprint, trained.members),
         losses=trained.losses,
         notes=(*plan.notes, *notes, *trained.notes),
-        axes=scenes.noisy.axes,
+        axes=pair.axes.upper(),
         channel_names=scenes.channel_names,
         pixel_size=pair.pixel_size,
         unit=pair.unit,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import Image, View, canonical_axes
+from napari_btn.core.data.image import SPACE, Image, View, canonical_axes
 from napari_btn.core.data.pairs import Pair
+from napari_btn.core.data.series import Series, series_axes
 from napari_btn.core.supervision.registry import supervision_of
 
 if TYPE_CHECKING:
@@ -17,9 +19,11 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.data.pairs import Scenes
+    from napari_btn.core.settings import EnsembleSettings, SupervisionSettings
     from napari_btn.model import Model
 
 __all__ = [
+    "axes_seen",
     "image_for",
     "in_axes_of",
     "is_same",
@@ -29,6 +33,7 @@ __all__ = [
     "pair_for",
     "pair_of",
     "scenes_for",
+    "scenes_of",
     "seen_by",
     "unmasked",
 ]
@@ -171,12 +176,66 @@ def image_for(
     """
     array = array if hasattr(array, "shape") else np.asarray(array)
     view = View(array, axes or _axes_like(model.learned.axes, array), "image")
-    _need_fit(view, model)
+    _need_fit(View(array, axes_seen(view.axes, model.settings), "image"), model)
     if pixel_size is None:
         size, unit = _sizes_along(view.axes, model), model.learned.unit
     else:
         size, unit = _size_of(pixel_size), unit or "px"
     return Image(array, view.axes, model.channel_names, size, unit)
+
+
+def scenes_of(pair: Pair, settings: EnsembleSettings) -> Scenes:
+    """Return inputs and targets of a pair as members see them; values are not yet read.
+
+    Parameters
+    ----------
+    pair : Pair
+        What the user gave.
+    settings : EnsembleSettings
+
+    Raises
+    ------
+    ValueError
+        If the images don't permit the supervision, or have no neighbouring frames where members see such.
+    """
+    way, how = supervision_of(settings.supervision), settings.supervision_settings
+    if how.frames == 1:
+        return way.scenes(pair, how, seed=settings.seed)
+    size = pair.pixel_size
+    if size is not None and how.frames_along == "z":
+        kept = (
+            n for a, n in zip((a for a in pair.axes.upper() if a in SPACE), size, strict=True) if a != "Z"
+        )
+        size = tuple(kept)
+        # repeats can't lie along Z, and times are scenes
+        how = replace(how, repeats="s")
+    pair = replace(pair, axes=series_axes(pair.axes, how.frames_along), pixel_size=size)
+    scenes = way.scenes(pair, how, seed=settings.seed)
+    _see_neighbours(scenes.noisy, how)
+    return scenes
+
+
+def _see_neighbours(view: View, settings: SupervisionSettings) -> View:
+    """Return the view of a series, of which members see neighbouring frames from now on."""
+    if view.n_frames < 2:
+        raise ValueError(
+            f"The image has one frame along {settings.frames_along.upper()}; members that see {settings.frames} at a "
+            "time need more. Give the whole series, or let them see single frames (frames=1)."
+        )
+    view.series = Series(View(view.array, view.axes), settings.frames)
+    return view
+
+
+def axes_seen(axes: str, settings: EnsembleSettings) -> str:
+    """Return the axes of an image as members see it: slices that they see as neighbours are frames.
+
+    Parameters
+    ----------
+    axes : str
+    settings : EnsembleSettings
+    """
+    how = settings.supervision_settings
+    return axes.upper() if how.frames == 1 else series_axes(axes, how.frames_along)
 
 
 def scenes_for(model: Model, pair: Pair) -> Scenes:
@@ -192,9 +251,7 @@ def scenes_for(model: Model, pair: Pair) -> Scenes:
     ValueError
         If channels or space axes aren't those of training, or the two images don't fit each other.
     """
-    settings = model.settings
-    way = supervision_of(settings.supervision)
-    scenes = way.scenes(pair, settings.supervision_settings, seed=settings.seed)
+    scenes = scenes_of(pair, model.settings)
     _need_fit(scenes.noisy, model)
     return scenes
 
@@ -207,17 +264,20 @@ def seen_by(model: Model, image: Image) -> View:
     model : Model
     image : Image
     """
-    settings = model.settings
+    settings, how = model.settings, model.settings.supervision_settings
     way = supervision_of(settings.supervision)
-    return way.seen(image.view, settings.supervision_settings, seed=settings.seed)
+    if how.frames == 1:
+        return way.seen(image.view, how, seed=settings.seed)
+    view = View(image.data, axes_seen(image.view.axes, settings), "image")
+    return _see_neighbours(way.seen(view, how, seed=settings.seed), how)
 
 
 def _need_fit(view: View, model: Model) -> None:
     """Raise ``ValueError`` if an image has other channels or space axes than the training images."""
-    if view.n_channels != model.blueprint.n_in:
+    if view.n_channels != model.blueprint.n_out:
         raise ValueError(
             f"The image has {view.n_channels} channels (axes {view.axes}, shape {tuple(view.array.shape)}); these "
-            f"networks were trained on {model.blueprint.n_in}: {', '.join(model.channel_names)}. Give those."
+            f"networks were trained on {model.blueprint.n_out}: {', '.join(model.channel_names)}. Give those."
         )
     if view.ndim != model.blueprint.ndim:
         raise ValueError(

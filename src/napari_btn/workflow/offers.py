@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_btn.core.supervision.registry import SUPERVISIONS
+from napari_btn.workflow.inputs import scenes_of
 
 if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
@@ -58,7 +59,7 @@ def offers_steps(pair: Pair, settings: EnsembleSettings, *, values: bool = True)
         refused, wanted = "", known
         doubts: tuple[str, ...] = ()
         try:
-            scenes = way.scenes(pair, known, seed=settings.seed)
+            scenes = scenes_of(pair, replace(settings, supervision=way.name))
             if values:
                 notes = yield from way.check_steps(scenes, known)
                 doubts = tuple(note.text for note in notes)

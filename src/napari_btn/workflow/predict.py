@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.compute.pool import Compute
-    from napari_btn.core.data.image import Image
+    from napari_btn.core.data.image import Image, View
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
 
@@ -94,7 +94,7 @@ def predict_steps(
     # in memory, the mean follows from quantiles that are kept
     stored = () if quantiles and out is None else ("mean",)
     names = (*_MAPS, *stored, *(("quantiles",) if quantiles else ()))
-    with _maps(model, image, names, caption, compute, out) as maps:
+    with _maps(model, image, view, names, caption, compute, out) as maps:
         said = yield from write_maps_steps(
             view,
             model.networks,
@@ -105,7 +105,7 @@ def predict_steps(
             valid=counted,
         )
     if out is not None:
-        maps = open_maps(out.path, view.axes)
+        maps = open_maps(out.path, image.view.axes)
     else:
         # maps on disk may be too large to be read again
         step["maps"] = yield from maps_digest_steps(maps)
@@ -118,7 +118,7 @@ def predict_steps(
         stored_width=maps.get("width"),
         stored_mean=maps.get("mean"),
         levels=model.settings.levels,
-        axes=view.axes,
+        axes=image.view.axes,
         channel_names=model.channel_names,
         pixel_size=image.pixel_size,
         unit=image.unit or "px",
@@ -152,6 +152,7 @@ def _recipe_steps(model: Model, image: Image, groups: Any, valid: Any) -> Step[d
 def _maps(
     model: Model,
     image: Image,
+    seen: View,
     names: Sequence[str],
     caption: dict[str, Any],
     compute: Compute,
@@ -165,13 +166,13 @@ def _maps(
         return
     from napari_btn.core.inference.run import written_steps
 
-    inner = written_steps(model.blueprint, image.view.space, compute.tiles)
+    inner = written_steps(model.blueprint, seen.space, compute.tiles)
     with zarr_maps(
         out.path,
         (*names, "width"),
         image,
         provenance={"levels": list(levels), **caption},
         overwrite=out.overwrite,
-        steps=dict(zip(image.view.space_axes, inner, strict=True)),
+        steps=dict(zip(seen.space_axes, inner, strict=True)),
     ) as maps:
         yield maps

@@ -214,6 +214,11 @@ def refine_steps(
             "measured values, which need members that were trained on a pair. Refine without windows, or train on a "
             "pair."
         )
+    if windows and scenes.noisy.series is not None:
+        raise ValueError(
+            f"{len(windows)} windows came, and these members see {scenes.noisy.series.count} frames at a time, which a "
+            "window lacks. Refine without windows, or train members that see single frames (frames=1)."
+        )
     doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     parts = way.split(scenes, reach, settings.calibration, seed=settings.seed, regions=regions)
     wanted = patches_for(wanted, model.blueprint, parts.train)

@@ -70,9 +70,9 @@ def tokens_steps(
         order = channel_number(order, names)
     if prediction is None:
         prediction = yield from predict_steps(model, image, compute, quantiles=False, valid=valid)
-    elif tuple(prediction.median.shape) != tuple(view.array.shape) or prediction.axes != view.axes:
+    elif tuple(prediction.median.shape) != tuple(view.array.shape) or prediction.axes != image.view.axes:
         raise ValueError(
-            f"The prediction has axes {prediction.axes} {tuple(prediction.median.shape)}, the image {view.axes} "
+            f"The prediction has axes {prediction.axes} {tuple(prediction.median.shape)}, the image {image.view.axes} "
             f"{tuple(view.array.shape)}; they must match. Predict this image, or leave prediction out."
         )
     palette, tokens = yield from cluster_steps(
@@ -86,7 +86,11 @@ def tokens_steps(
     )
     inputs = yield from inputs_steps({"image": image.data, "valid": valid})
     step = recipe_step(
-        "tokens", inputs, tokens=replace(settings, order_by=order).to_dict(), refit=refit, axes=view.axes
+        "tokens",
+        inputs,
+        tokens=replace(settings, order_by=order).to_dict(),
+        refit=refit,
+        axes=image.view.axes,
     )
     model = replace(model, tokens=palette)
     recipe = [*model.learned.provenance.get("recipe", ()), step]
@@ -100,6 +104,7 @@ def tokens_steps(
     return model, replace(
         tokens,
         inside=held_out_inside(model, view, tokens.labels.shape, tokens.axes),
+        axes=image.view.axes.replace("C", ""),
         channel_names=names,
         pixel_size=image.pixel_size,
         unit=image.unit or "px",

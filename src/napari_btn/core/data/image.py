@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_btn.core.data.series import Series
+
 __all__ = [
     "LETTERS",
     "SPACE",
@@ -120,7 +122,14 @@ class View:
         One letter per dimension, any order.
     first : tuple of int
         Fixed indices of the leading dimensions, before those of ``axes``.
+
+    Attributes
+    ----------
+    series : Series, optional
+        Neighbouring frames that networks see as well; None if they see single frames.
     """
+
+    series: Series | None = None
 
     def __init__(self, array: Any, axes: str, name: str = "image", *, first: tuple[int, ...] = ()) -> None:
         if not hasattr(array, "shape"):
@@ -145,8 +154,30 @@ class View:
         self.n_frames = size.get("T", 1)
 
     @property
+    def n_inputs(self) -> int:
+        """Number of channels that networks see: those of neighbouring frames, too."""
+        return int(self.n_channels * (1 if self.series is None else self.series.count))
+
+    @property
+    def widened(self) -> View:
+        """The image with the neighbouring frames that networks see as further channels."""
+        return self if self.series is None else self.series.widen(self)
+
+    def neighbours(self, scene: int) -> tuple[int, ...]:
+        """Return the numbers of the frames whose channels follow those of a scene; none for single frames."""
+        del scene
+        return ()
+
+    @property
     def looks(self) -> tuple[Look, ...]:
-        """Views whose predictions are summed with their weights; an image itself is the only one."""
+        """Views that networks see, whose predictions are summed with their weights."""
+        if self.series is None:
+            return self.own_looks
+        return tuple(Look(self.series.widen(look.view), look.weight) for look in self.own_looks)
+
+    @property
+    def own_looks(self) -> tuple[Look, ...]:
+        """Looks at single frames; an image itself is the only one."""
         return (Look(self),)
 
     def _index(self, scene: int, box: Sequence[slice] | None) -> tuple[tuple[int | slice, ...], list[str]]:

@@ -205,13 +205,15 @@ def _travel_note(travel: int, axis: str) -> Note:
 def _split_time(scenes: Scenes, settings: CalibrationSettings) -> Split:
     """Split time series into early frames, a gap, and late frames."""
     frames = scenes.noisy.n_frames
-    gap = max(round(_GAP_FRAMES * frames), 1)
+    # inputs of both parts must not share a frame
+    seen = 0 if scenes.noisy.series is None else 2 * scenes.noisy.series.reach
+    gap = max(round(_GAP_FRAMES * frames), 1, seen)
     n_train = int((frames - gap) * settings.train_fraction)
     if scenes.repeats or min(n_train, frames - gap - n_train) < 1:
         came = "one target for all frames" if scenes.repeats and frames > 1 else f"{frames} frame(s) along T"
         raise ValueError(
-            f'split is "time", but there is {came}; it needs a series of at least 4 frames along T, each with its own '
-            'target. Use split="auto" to split in space.'
+            f'split is "time", but there is {came}; it needs a series of at least {gap + 3} frames along T, each with '
+            'its own target. Use split="auto" to split in space.'
         )
     text = (
         f"Split in time: calibrated on frames that come at least {gap} after those trained on. The coverage holds for "

@@ -52,6 +52,8 @@ class EquivalentFilter:
         Median at the pixel, in units of the target.
     net_bias : float
         Part of the median that depends on no input pixel, in units of the target; 0 for bias-free networks.
+    neighbours : tuple of int
+        Scenes of the further channels of the crop, if networks see neighbouring frames: C channels each.
 
     References
     ----------
@@ -67,12 +69,16 @@ class EquivalentFilter:
     channel: int
     value: float
     net_bias: float
+    neighbours: tuple[int, ...] = ()
 
     @property
     def weights(self) -> NDArray[np.float32]:
         """Weight of every pixel, float32, in the shape of the image."""
         made = np.zeros(self.shape, np.float32)
-        View(made, self.axes).write(self.box.scene, self.box.slices, self.crop)
+        view, frames = View(made, self.axes), (self.box.scene, *self.neighbours)
+        for scene, part in zip(frames, np.split(self.crop, len(frames)), strict=True):
+            # near an end of a series, one frame may stand for two neighbours
+            view.write(scene, self.box.slices, view.read(scene, self.box.slices) + part)
         return made
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -129,7 +135,7 @@ def filter_steps(
     Parameters
     ----------
     source : View
-        Noisy image.
+        Noisy image as networks see it: one of its looks.
     networks : Networks
     at : sequence of int
         Pixel along the space axes.
@@ -166,7 +172,9 @@ def filter_steps(
     crop = weights.astype(np.float32)
     bias = value - float(np.sum(crop * x.astype(np.float64)))
     shape = tuple(int(n) for n in source.array.shape)
-    return EquivalentFilter(crop, Box(scene, box), shape, source.axes, place, channel, value, bias)
+    return EquivalentFilter(
+        crop, Box(scene, box), shape, source.axes, place, channel, value, bias, source.neighbours(scene)
+    )
 
 
 def _row(

@@ -99,7 +99,7 @@ class EnsembleLatents:
 
     def __init__(self, view: View, networks: Networks, compute: Compute) -> None:
         members, blueprint = networks.members, networks.blueprint
-        self._view, self._members, self._blueprint = view, members, blueprint
+        self._view, self._members, self._blueprint = view.widened, members, blueprint
         self._executor, self._device, self._tiles = compute.executor, compute.device, compute.tiles
         self.members, self.features = len(members), sum(blueprint.widths)
         self.scenes, self.space = view.n_scenes, view.space

@@ -96,6 +96,11 @@ class Noise2Noise(PairSupervision):
             return replace(pair.views, names=("The second image", "the first"))
         base = replace(replace(pair, clean=pair.noisy).views, own_target=True)
         along = _axis_of_repeats(base.noisy, settings)
+        if along == "T" and settings.frames > 1:
+            raise ValueError(
+                f"The repeats lie along T, and members were to see {settings.frames} neighbouring frames along T: they "
+                'would see their targets. Use "noise2void" with these frames for a series, or frames=1 for repeats.'
+            )
         partner = _Partner(base.noisy, along)
         valid = base.valid
         if valid is not None and valid.n_scenes > 1:

@@ -194,7 +194,7 @@ class _Blind(View):
         return self._source.read(scene, box)
 
     @property
-    def looks(self) -> tuple[Look, ...]:
+    def own_looks(self) -> tuple[Look, ...]:
         """The image with the pixels of each phase masked, which are those that are predicted."""
         return tuple(
             Look(_Masked(self._source, self.mask, number, self._seed), partial(self._weight, number))

@@ -10,7 +10,7 @@ import numpy as np
 from napari_btn.core.data.splits import split
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import SupervisionSettings
-from napari_btn.core.supervision.patches import Lesson
+from napari_btn.core.supervision.patches import Lesson, within_passes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +93,9 @@ class PairSupervision:
         from napari_btn.core.supervision.redraw import against_overfitting
 
         del settings
+        if scenes.noisy.series is not None:
+            # noise of single pixels can't be drawn again in frames that move
+            return within_passes(train, boxes), Lesson(scenes, tuple(boxes), tuple(validation))
         train, redraw = yield from against_overfitting(scenes, boxes, train)
         patch = None if redraw is None else redraw.patch
         return train, Lesson(scenes, tuple(boxes), tuple(validation), patch)

@@ -167,6 +167,7 @@ class Lesson:
 
         All patches of a batch have one shape: ``patch_px`` a side, cut to the smallest box. Boxes are
         drawn in proportion to their size; a patch without a pixel that counts is drawn again.
+        Inputs of a series have the channels of neighbouring frames as well.
 
         Parameters
         ----------
@@ -194,6 +195,8 @@ class Lesson:
                     x, y = self.example(boxes[index].scene, crop, (x, y), rng)
                 if scenes.valid is None or np.isfinite(y).any():
                     break
+            if scenes.noisy.series is not None:
+                x = np.nan_to_num(scenes.noisy.series.around(x, boxes[index].scene, crop))
             if augment:
                 x, y = _turned(x, y, rng)
             inputs.append(x)

@@ -76,7 +76,7 @@ class _Thinned(Half):
         self._thinnings = thinnings
 
     @property
-    def looks(self) -> tuple[Look, ...]:
+    def own_looks(self) -> tuple[Look, ...]:
         """Random halves, with equal weights."""
         return tuple(Look(Half(self._source, draw), self._weight) for draw in range(self._thinnings))
 

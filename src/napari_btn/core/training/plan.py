@@ -144,7 +144,7 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
     wanted = Blueprint(
         network,
         family.plan(network, extent),
-        scenes.noisy.n_channels,
+        scenes.noisy.n_inputs,
         scenes.clean.n_channels,
         scenes.noisy.ndim,
         settings.levels,

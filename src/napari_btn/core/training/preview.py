@@ -59,7 +59,7 @@ class Preview:
         self.offset = tuple(s.start for s in box)
         self.every = self.least = every
         self.blueprint = blueprint
-        self.x = scenes.read_noisy(0, box) if every > 0 else None
+        self.x = scenes.noisy.widened.read_finite(0, box) if every > 0 else None
         self.last = time.monotonic() - every
         self.medians: dict[int, NDArray[np.float32]] = {}
         self.task: tuple[int, Future[Any]] | None = None

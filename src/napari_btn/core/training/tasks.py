@@ -84,9 +84,11 @@ def scaling_of(scenes: Scenes, boxes: Sequence[Box], levels: Sequence[float], *,
     normal = np.mean(np.exp(-(ndtri(levels) ** 2) / 2) / np.sqrt(2 * np.pi))
     spread_x, spread_y, sd_y = np.asarray([row.std() for row in x]), loss / normal, [row.std() for row in y]
     spread_y = np.where(spread_y > 0.1 * np.asarray(sd_y), spread_y, sd_y)
+    # the channels of neighbouring frames are those of the frame itself
+    times = scenes.noisy.n_inputs // scenes.noisy.n_channels
     return Scaling(
-        np.asarray([row.mean() for row in x], np.float32),
-        np.where(spread_x > 0, spread_x, 1.0).astype(np.float32),
+        np.tile(np.asarray([row.mean() for row in x], np.float32), times),
+        np.tile(np.where(spread_x > 0, spread_x, 1.0).astype(np.float32), times),
         np.asarray([row.mean() for row in y], np.float32),
         np.where(spread_y > 0, spread_y, 1.0).astype(np.float32),
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QSpinBox
 
-from napari_btn.core.settings import Repeats, StructAxes, SupervisionSettings
+from napari_btn.core.settings import FramesAlong, Repeats, StructAxes, SupervisionSettings
 from napari_btn.widgets.shared.panels import field_help
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ __all__ = ["LearningFields"]
 
 
 class LearningFields:
-    """Controls of masks, thinnings and repeats.
+    """Controls of masks, thinnings, repeats and neighbouring frames.
 
     Parameters
     ----------
@@ -49,6 +49,11 @@ class LearningFields:
         self.thinnings.setRange(1, 100)
         self.repeats = make(QComboBox(), "repeats")
         self.repeats.addItems(list(get_args(Repeats)))
+        self.frames = make(QSpinBox(), "frames")
+        self.frames.setRange(1, 7)
+        self.frames.setSingleStep(2)
+        self.frames_along = make(QComboBox(), "frames_along")
+        self.frames_along.addItems(list(get_args(FramesAlong)))
         self.show_settings(known)
 
     @property
@@ -62,6 +67,8 @@ class LearningFields:
             ("Filled with", self.strategy),
             ("Thinnings", self.thinnings),
             ("Repeats along", self.repeats),
+            ("Frames seen", self.frames),
+            ("along", self.frames_along),
         )
 
     def settings(self) -> SupervisionSettings:
@@ -81,6 +88,8 @@ class LearningFields:
                 "struct_n2v_span": self.struct_span.value(),
                 "thinnings": self.thinnings.value(),
                 "repeats": self.repeats.currentText(),
+                "frames": self.frames.value(),
+                "frames_along": self.frames_along.currentText(),
             }
         )
 
@@ -98,3 +107,5 @@ class LearningFields:
         self.struct_span.setValue(known.struct_n2v_span)
         self.thinnings.setValue(known.thinnings)
         self.repeats.setCurrentText(known.repeats)
+        self.frames.setValue(known.frames)
+        self.frames_along.setCurrentText(known.frames_along)
