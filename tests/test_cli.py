@@ -118,6 +118,37 @@ def test_predict_and_evaluate_print_the_results_of_the_python_calls(folder, bund
     assert f"{report['coverage'][2]:.3f}" in text.splitlines()[3]
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".ome.tif", ".ome.zarr"])
+def test_draws_of_the_command_line_are_those_of_the_python_call(folder, bundle, tmp_path, suffix):
+    pytest.importorskip("zarr")
+    import napari_btn as btn
+    from napari_btn.io.images import array_names, read_image, read_provenance
+
+    out = tmp_path / f"maps{suffix}"
+    asked = ("predict", bundle, f"{folder / 'both.npz'}:noisy", "--axes", "CYX", "-o", out, "--draws", 2)
+    result = call(*asked, "--seed", 3)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-1].endswith("of the clean signal, 2 plausible images")
+    prediction = btn.load(bundle).predict(np.load(folder / "both.npz")["noisy"], "CYX")
+    for name, expected in zip(("draw_1", "draw_2"), prediction.draws(2, seed=3), strict=True):
+        image = read_image(f"{out}:{name}")
+        assert (image.axes, image.channel_names) == ("CYX", ("Si", "Al", "Fe"))
+        np.testing.assert_array_equal(image.data[...], expected)
+    np.testing.assert_array_equal(read_image(f"{out}:upper").data[...], prediction.upper)
+    assert "draw_3" not in array_names(out)
+    assert read_provenance(out)["draws_seed"] == 3
+    assert [p.name for p in tmp_path.iterdir()] == [out.name], "nothing temporary is left"
+    assert "--force" in refused(call(*asked))
+    assert call(*asked, "--force").exit_code == 0
+
+
+def test_draws_go_with_one_image(folder, bundle, tmp_path):
+    two = (folder / "noisy.npy", f"{folder / 'both.npz'}:noisy")
+    assert "--draws go with one image" in refused(
+        call("predict", bundle, *two, "-o", tmp_path / "m", "--draws", 2)
+    )
+
+
 def test_predict_says_where_an_image_differs_from_the_calibrated_one(folder, bundle, tmp_path):
     np.save(tmp_path / "brighter.npy", 4 * np.load(folder / "noisy.npy"))
     result = call("predict", bundle, tmp_path / "brighter.npy", "--axes", "CYX", "-o", tmp_path / "out.npz")

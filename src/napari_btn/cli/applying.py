@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,11 @@ from napari_btn.cli.terminal import drain, say, say_notes, table, write_text
 from napari_btn.core.settings import TOKEN_METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from concurrent.futures import Executor
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.settings import TokenMethod
@@ -48,6 +53,22 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "predict", "tokens"]
 
 
+@dataclass(frozen=True)
+class OneImage:
+    """Options of a prediction that go with one image."""
+
+    mask: str | None
+    valid: str | None
+    scheduler: str | None
+    draws: int
+    seed: int
+
+    @property
+    def given(self) -> bool:
+        """True if there is any of them."""
+        return bool(self.mask or self.valid or self.scheduler or self.draws)
+
+
 @click.command()
 @bundle_argument
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
@@ -55,15 +76,19 @@ __all__ = ["evaluate", "predict", "tokens"]
 @axes_option
 @mask_option
 @valid_option
+@click.option(
+    "--draws",
+    type=click.IntRange(0),
+    default=0,
+    help="Whole plausible images to write beside the maps, as draw_1, draw_2 and so on.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
 @device_option
 @scheduler_option
 @force_option
-@gathered(model=Model)
-def predict(
-    model: Model, images: tuple[str, ...], output: Path, axes: str | None, mask: str | None, valid: str | None,
-    scheduler: str | None, force: bool,
-) -> None:  # fmt: skip
-    """Write lower, median, upper, width, spread and mean of IMAGE.
+@gathered(model=Model, batch=Batch, one=OneImage)
+def predict(model: Model, batch: Batch, one: OneImage) -> None:
+    """Write lower, median, upper, width, spread and mean of IMAGE, and whole plausible images with --draws.
 
     OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map). Of several
     images, of a folder of images, or of a data set by description (.yaml, .json), OUT is a folder, which gets one
@@ -73,23 +98,61 @@ def predict(
     from napari_btn.io.images import output_format, write_prediction
     from napari_btn.workflow.recipe import with_files
 
-    batch = Batch(images, output, axes, force)
     if batch.many:
-        if mask or valid or scheduler:
-            raise ValueError("--mask, --valid and --scheduler go with one image; predict each image alone.")
+        if one.given:
+            raise ValueError(
+                "--mask, --valid, --scheduler and --draws go with one image; predict each image alone."
+            )
         batch.run(model)
         return
-    source, target = ImageFile(images[0], axes, mask, valid), Target(output, force)
+    source = ImageFile(batch.images[0], batch.axes, one.mask, one.valid)
+    target = Target(batch.output, batch.force)
     target.ready_image(model.bundle, *source.inputs)
     tiled = output_format(target.output).is_folder
     denoiser = model.load()
-    with executor_at(scheduler) as executor:
-        prediction = predicted(denoiser, source.open(), tiled=target if tiled else None, executor=executor)
-    if not tiled:
-        known = with_files(prediction.provenance, {"image": source.image})
-        write_prediction(replace(prediction, provenance=known), target.output, overwrite=target.force)
+    with executor_at(one.scheduler) as executor, _room(target, one.draws) as room:
+        # with draws, the output appears when the last of them is there
+        maps = target if room is None else Target(room / target.output.name, force=False)
+        prediction = predicted(
+            denoiser,
+            source.open(),
+            tiled=maps if tiled else None,
+            quantiles=bool(one.draws),
+            executor=executor,
+        )
+        draws = None if room is None else _drawn(prediction, one, room / "draws.npy")
+        if not tiled or draws is not None:
+            known = with_files(prediction.provenance, {"image": source.image})
+            if draws is not None:
+                known |= {"draws": one.draws, "draws_seed": one.seed}
+            write_prediction(
+                replace(prediction, provenance=known), target.output, draws=draws, overwrite=target.force
+            )
+        # some systems remove no file that is mapped into memory
+        del draws
     share = f"{100 * (1 - prediction.alpha):g} %"
-    click.echo(f"{target.output}: {share} intervals of {covered(prediction.covers)}")
+    plausible = f", {one.draws} plausible images" if one.draws else ""
+    click.echo(f"{target.output}: {share} intervals of {covered(prediction.covers)}{plausible}")
+
+
+@contextmanager
+def _room(target: Target, draws: int) -> Iterator[Path | None]:
+    """Yield a temporary folder beside the output if there are draws."""
+    from napari_btn.io.atomic import room_beside
+
+    with room_beside(target.output) if draws else nullcontext() as room:
+        yield room
+
+
+def _drawn(prediction: Prediction, one: OneImage, file: Path) -> NDArray[np.float32]:
+    """Return draws that lie in a file, since all of them need not fit in memory."""
+    from numpy.lib.format import open_memmap
+
+    from napari_btn.core.calibration.draws import draws_steps
+
+    shape = (one.draws, *(int(n) for n in prediction.median.shape))
+    made = open_memmap(file, mode="w+", dtype="float32", shape=shape)
+    return drain(draws_steps(prediction, one.draws, seed=one.seed, out=made))
 
 
 def predicted(

@@ -14,7 +14,7 @@ from napari_btn.core.compute.scratch import dead_folders, scratch_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MissingInputError", "OutputExistsError", "recover", "written_whole"]
+__all__ = ["MissingInputError", "OutputExistsError", "recover", "room_beside", "written_whole"]
 
 _WRITING = ".writing-"
 _WHOLE = ".whole"  # beside an output that is whole and about to replace a folder
@@ -57,16 +57,39 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     path = Path(path)
     recover(path.parent)
     _need_free(path, overwrite)
-    try:
-        holder = scratch_folder(_WRITING, path.parent)
-    except OSError as error:
-        raise OSError(_why(error, path)) from error
-    temporary = holder / path.name
-    try:
+    with room_beside(path) as holder:
+        temporary = holder / path.name
         yield temporary
         # someone else may have written there meanwhile
         _need_free(path, overwrite)
         _put(temporary, path)
+
+
+@contextmanager
+def room_beside(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside an output, for what is too large for memory; it is removed at the end.
+
+    Parameters
+    ----------
+    path : Path
+        File or folder to be written.
+
+    Yields
+    ------
+    Path
+        The folder, on the same disk as the output.
+
+    Raises
+    ------
+    OSError
+        If the folder is read-only or the disk full; the message says which.
+    """
+    try:
+        holder = scratch_folder(_WRITING, path.parent)
+    except OSError as error:
+        raise OSError(_why(error, path)) from error
+    try:
+        yield holder
     except (MissingInputError, OutputExistsError):
         raise
     except OSError as error:

@@ -209,8 +209,10 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
         return found.provenance(file, key) if found else {}
 
 
-def write_prediction(prediction: Prediction, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write the maps of a prediction: lower, median, upper, width, spread, mean.
+def write_prediction(
+    prediction: Prediction, path: str | Path, *, draws: Any = None, overwrite: bool = False
+) -> None:
+    """Write the maps of a prediction: lower, median, upper, width, spread, mean; and draws, if there are any.
 
     Parameters
     ----------
@@ -219,6 +221,8 @@ def write_prediction(prediction: Prediction, path: str | Path, *, overwrite: boo
     path : str or Path
         ``.ome.tif`` (one OME image per map), ``.ome.zarr`` (one image group per map) or
         ``.npz`` (one key per map).
+    draws : array of float32, (n, *axes), optional
+        From ``Prediction.draws``; written as the maps "draw_1" to "draw_n".
     overwrite : bool
         Replace what is there.
 
@@ -231,6 +235,7 @@ def write_prediction(prediction: Prediction, path: str | Path, *, overwrite: boo
     """
     names = ("lower", "median", "upper", "width", "spread", "mean")
     maps = {name: getattr(prediction, name) for name in names}
+    maps |= {f"draw_{k + 1}": draw for k, draw in enumerate(() if draws is None else draws)}
     known = {
         "levels": list(prediction.levels),
         "alpha": prediction.alpha,

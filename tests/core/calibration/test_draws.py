@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -134,6 +135,29 @@ def test_the_same_seed_draws_the_same_and_more_draws_keep_the_earlier():
     first = prediction.draws(2, seed=4)
     np.testing.assert_array_equal(prediction.draws(3, seed=4)[:2], first)
     assert np.abs(first - prediction.draws(2, seed=5)).mean() > 0.1
+
+
+def test_draws_into_a_file_are_the_same_and_need_no_memory_for_all_of_them(tmp_path):
+    prediction = prediction_of(*world((1, 200, 190)))
+
+    def peak(n, out):
+        tracemalloc.start()
+        assert prediction.draws(n, seed=4, out=out) is out
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    def file(n):
+        shape = (n, *prediction.median.shape)
+        return np.lib.format.open_memmap(tmp_path / f"{n}.npy", mode="w+", dtype=np.float32, shape=shape)
+
+    few, many = file(2), file(60)
+    peak(2, few)  # imports
+    assert peak(60, many) - peak(2, few) < 4 * prediction.median.nbytes
+    np.testing.assert_array_equal(many[:2], few)
+    np.testing.assert_array_equal(many[:3], prediction.draws(3, seed=4))
+    with pytest.raises(ValueError, match=r"\(3, 1, 200, 190\)"):
+        prediction.draws(3, out=few)
 
 
 @pytest.mark.parametrize(("shape", "axes"), [((2, 90, 71), "CYX"), ((1, 13, 33, 30), "CZYX")])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from dataclasses import field as member
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy import fft
@@ -240,7 +240,7 @@ class Sampler:
         return out
 
 
-def draws_steps(prediction: Prediction, n: int, *, seed: int = 0) -> Step[NDArray[np.float32]]:
+def draws_steps(prediction: Prediction, n: int, *, seed: int = 0, out: Any = None) -> Step[Any]:
     """Draw whole plausible images, tile by tile; a step.
 
     Parameters
@@ -251,23 +251,29 @@ def draws_steps(prediction: Prediction, n: int, *, seed: int = 0) -> Step[NDArra
         Number of draws, at least 1.
     seed : int
         The same seed gives the same draws; more draws keep the earlier ones.
+    out : array of float32, (n, *axes), optional
+        Where to write them tile by tile, such as a memory map or a zarr array; a new array by default.
 
     Returns
     -------
-    ndarray of float32, (n, *axes)
+    array of float32, (n, *axes)
+        `out`, if it was given.
 
     Raises
     ------
     ValueError
-        If `n` is under 1, or quantiles, held-out scores or their positions are missing.
+        If `n` is under 1, `out` has another shape, or quantiles, held-out scores or their positions are missing.
     """
     need(n >= 1, "n", n, "at least one draw")
+    shape = (n, *(int(length) for length in prediction.median.shape))
+    if out is not None:
+        need(tuple(out.shape) == shape, "out", tuple(out.shape), f"an array of shape {shape}")
     sampler = yield from sampler_steps(prediction, seed=seed)
-    out = np.empty((n, *prediction.median.shape), np.float32)
+    out = np.empty(shape, np.float32) if out is None else out
     scenes = range(View(prediction.median, prediction.axes).n_scenes)
     tiles = [tile for scene in scenes for tile in tiles_of(prediction, scene)]
     for k in range(n):
-        view = View(out[k], prediction.axes)
+        view = View(out, prediction.axes, first=(k,))
         for done, box in enumerate(tiles):
             yield Progress(k * len(tiles) + done, n * len(tiles), f"Drawing image {k + 1} of {n}")
             view.write(box.scene, box.slices, sampler.box(k, box))

@@ -372,7 +372,7 @@ class Prediction:
         scores = self._scores("a selection")
         return select(scores, self.planes({"C": number}), threshold, level=level, channel=number)
 
-    def draws(self, n: int = 20, *, seed: int = 0) -> NDArray[np.float32]:
+    def draws(self, n: int = 20, *, seed: int = 0, out: Any = None) -> Any:
         """Return whole plausible images: calibrated in each pixel, correlated like the errors on held-out pixels.
 
         A statistic of a region, such as an area above a threshold, has the distribution that it has over draws;
@@ -385,20 +385,22 @@ class Prediction:
             Number of draws, at least 1.
         seed : int
             The same seed gives the same draws; more draws keep the earlier ones.
+        out : array of float32, (n, *axes), optional
+            Where to write them tile by tile, such as a memory map or a zarr array; a new array by default.
 
         Returns
         -------
-        ndarray of float32, (n, *axes)
-            In the units of the maps; NaN where they are.
+        array of float32, (n, *axes)
+            In the units of the maps; NaN where they are. `out`, if it was given.
 
         Raises
         ------
         ValueError
-            If the quantiles, the held-out scores or their positions are missing.
+            If `out` has another shape, or the quantiles, the held-out scores or their positions are missing.
         """
         from napari_btn.core.calibration.draws import draws_steps
 
-        return drain(draws_steps(self, n, seed=seed))
+        return drain(draws_steps(self, n, seed=seed, out=out))
 
     def statistic(
         self,
