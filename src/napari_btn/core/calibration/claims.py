@@ -105,7 +105,8 @@ def select(
         raise ValueError(f"The share of wrong claims is {level!r}; it must be between 0 and 1, as 0.1.")
     score = 1 - cdf(held_out.quantiles[:, channel], held_out.levels, threshold)
     wrong = held_out.target[channel] <= threshold
-    claimed, false = (_claims(score[kept], held_out.block[kept]) for kept in (slice(None), wrong))
+    last = int(held_out.block.max())
+    claimed, false = (_claims(score[kept], held_out.block[kept], last) for kept in (slice(None), wrong))
     n = held_out.n_blocks
     holding = (claimed > 0).sum(0)
     total = np.maximum(claimed.sum(0), 1)
@@ -130,10 +131,10 @@ def select(
     return Selection(mask, float(threshold), level, at, *measured, n, blocks, caption)
 
 
-def _claims(score: NDArray[np.floating[Any]], block: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Count the pixels of each block that score at least each cut, (B, K)."""
+def _claims(score: NDArray[np.floating[Any]], block: NDArray[np.int64], last: int) -> NDArray[np.float64]:
+    """Count the pixels of each block, up to the last one, that score at least each cut, (B, K)."""
     cell = np.minimum((score * CLAIM_STEPS).astype(np.int64), CLAIM_STEPS - 1)
-    counts = np.bincount(block * CLAIM_STEPS + cell, minlength=(int(block.max(initial=0)) + 1) * CLAIM_STEPS)
+    counts = np.bincount(block * CLAIM_STEPS + cell, minlength=(last + 1) * CLAIM_STEPS)
     return np.asarray(counts.reshape(-1, CLAIM_STEPS)[:, ::-1].cumsum(1)[:, ::-1], dtype=np.float64)
 
 
