@@ -187,7 +187,8 @@ class DrawsTab:
             above = "" if found.name == "mean" else f" (t = {asked.value:.4g})"
             text = (
                 f"{title}{above}, {channel}, {name}: {found.median:.4g} {found.unit}, "
-                f"{share} interval {found.lower:.4g} to {found.upper:.4g}, over {len(found.values)} draws."
+                f"{found.lower:.4g} to {found.upper:.4g} in {share} of {len(found.values)} draws. Of true values fewer "
+                "lie inside where whole grains are wrong together."
             )
             self._view.draws_note.say(("info", " ".join(text.replace(", ,", ",").split()).replace(" ,", ",")))
 

@@ -120,7 +120,7 @@ class PixelTab:
             q = np.asarray(prediction.quantiles[(slice(None), *index)], dtype=np.float32)
             shown = float(self._focus.live.probability(at, threshold))
             least = float(prediction.probability(at, threshold, side="conservative"))
-            text = f"{shown:.2f} (at least {max(least, 0):.2f}, counted conservatively)"
+            text = f"{shown:.2f} ({max(least, 0):.2f} with an unseen block against it)"
             rows.append((f"P(> {threshold:.4g})", text))
             self._view.density.show_pixel(*density(q, prediction.levels), (lower, median, upper), threshold)
         rows += self._more_of_pixel(at)

@@ -253,7 +253,7 @@ class UncertaintyView(QWidget):
             "draw",
             "Draw images",
             "Draw whole images that the noisy one may come from: each pixel has its calibrated distribution, and "
-            "errors go together as on held-out pixels. What is in all of them is there; the rest is not sure.",
+            "errors go together as on held-out pixels. What comes and goes is unknown; what stays can be wrong.",
         )
         self.draw_slider = QSlider(Qt.Orientation.Horizontal)
         self.draw_slider.setObjectName("draw_slider")
