@@ -347,7 +347,8 @@ class Noise2Void(PairSupervision):
         del noise, channel_names
         text = (
             "Calibrated on masked noisy pixels: intervals cover the noisy value of a pixel that the networks did not "
-            "see, and cover the clean signal more often than stated, if noise is independent from pixel to pixel."
+            "see, and usually cover the clean signal more often than stated, if noise is independent from pixel to "
+            "pixel."
         )
         return "masked pixel", (Note("amber", text),)
 

@@ -123,7 +123,8 @@ class PairSupervision:
             return "long exposure", ()
         text = (
             f"The target is noisy itself (in {channel_names[worst]} its noise makes {noise[worst]:.0%} of the residual "
-            "variance): intervals cover another long exposure, and cover the clean signal more often than stated."
+            "variance): intervals cover another long exposure, and usually cover the clean signal more often than "
+            "stated."
         )
         return "long exposure", (Note("amber", text),)
 

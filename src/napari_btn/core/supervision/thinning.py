@@ -195,9 +195,9 @@ class Thinning(PairSupervision):
         """Return "thinned counts", and a note on the dose."""
         del noise, channel_names
         text = (
-            "Calibrated on thinned counts: intervals cover twice the counts of a repeat at half the dose, and cover "
-            "the clean signal far more often than stated. A prediction averages several thinnings, and calibration "
-            "uses one, so intervals are a little too wide rather than too narrow."
+            "Calibrated on thinned counts: intervals cover twice the counts of a repeat at half the dose, and "
+            "usually cover the clean signal more often than stated. A prediction averages several thinnings, and "
+            "calibration uses one, so intervals are a little too wide rather than too narrow."
         )
         return "thinned counts", (Note("amber", text),)
 
