@@ -50,6 +50,15 @@ def test_every_filter_removes_most_of_the_noise_without_clean_data(axes, shape):
     assert made["total variation"].parameters[0].keys() == {"weight"}
 
 
+def test_bm3d_beats_the_gaussian_on_edges_and_repeats_itself():
+    pytest.importorskip("bm3d", reason="its licence forbids commercial use, so that the user installs it")
+    clean = np.kron((np.indices((6, 7)).sum(0) % 2).astype(np.float32), np.ones((16, 16), np.float32))
+    noisy = noisy_of(clean, 0.3)
+    made = filtered(noisy, "YX", ("gaussian", "bm3d"))
+    assert error(made["bm3d"].image[0, 0], clean) < 0.25 * error(made["gaussian"].image[0, 0], clean)
+    np.testing.assert_array_equal(filtered(noisy, "YX", ("bm3d",))["bm3d"].image, made["bm3d"].image)
+
+
 def test_parameters_without_clean_data_are_nearly_those_with_it():
     clean = scene((96, 110))
     noisy = noisy_of(clean)

@@ -188,7 +188,10 @@ def _bm3d(z: Array, height: float) -> Array:
     """Filter groups of blocks that look alike together (BM3D)."""
     import bm3d
 
-    return np.asarray(bm3d.bm3d(z, sigma_psd=height))
+    profile = bm3d.BM3DProfile()
+    # threads of its own would be missing from the CPU-seconds, and make results vary
+    profile.num_threads = 1
+    return np.asarray(bm3d.bm3d(z, sigma_psd=height, profile=profile))
 
 
 FILTERS: dict[str, Filter] = {
