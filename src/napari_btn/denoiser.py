@@ -42,7 +42,7 @@ from napari_btn.workflow.evaluate import (
     graph_of_member,
     missed_share,
 )
-from napari_btn.workflow.fit import fit_steps, plan_of, prepare
+from napari_btn.workflow.fit import Outlook, fit_steps, plan_of, prepare
 from napari_btn.workflow.inputs import image_for, pair_for, pair_of, unmasked
 from napari_btn.workflow.predict import Folder, predict_steps
 from napari_btn.workflow.recipe import Recipe, with_files
@@ -353,7 +353,7 @@ class Denoiser:
         valid: Any = None,
         noise_model: NoiseModel | None = None,
         regions: Any = None,
-    ) -> Plan:
+    ) -> Outlook:
         """Return what is decided before training, with its notes, without training; arguments as in `fit`."""
         pair = pair_of(
             noisy,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from napari_btn.core.calibration.forecast import Forecast
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.progress import Note, Progress, drain
 from napari_btn.core.settings import EnsembleSettings, NetworkSettings, TrainSettings
@@ -82,6 +83,7 @@ class FakeEngine:
         self.fail: Exception | None = None
         self.before_update: Callable[[], None] | None = None
         self.notes: tuple[Note, ...] = ()
+        self.forecast = Forecast(60, 32, "blocks of 32 px")
         self.shift: tuple[float, ...] | None = (0.0, 0.0)
         self.prepared = self.updated = 0
         self.resumed: Any = None
@@ -93,9 +95,7 @@ class FakeEngine:
         if min(pair.noisy.shape[-2:]) < 16:
             raise ValueError("The image is too small for the split. Give a larger one.")
         start = "Members start from pretrained members."
-        return SimpleNamespace(
-            notes=self.notes, shift=self.shift, start=start, forecast=lambda alpha: ("info", "")
-        )
+        return SimpleNamespace(notes=self.notes, shift=self.shift, start=start, forecast=self.forecast)
 
     def prepare(self, compute: Compute) -> None:
         self.prepared += 1

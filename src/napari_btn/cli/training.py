@@ -258,7 +258,11 @@ def _fit(
                            pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
                            noise_model=pair.noise_model, regions=regions)  # fmt: skip
     say_notes(check.notes)
-    say(check.forecast(denoiser.alpha)[1])
+    say(
+        check.forecast.note(denoiser.alpha)[1]
+        .replace("(Add scenes)", "(--pair)")
+        .replace("Add scenes for more", "More fields (--pair) give more")
+    )
     shape = (pair.clean if pair.noisy is None else pair.noisy).shape
     say(f"{denoiser.estimate(shape, pair.axes).note}.")
     step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,

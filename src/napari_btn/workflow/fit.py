@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from napari_btn.core.calibration.drift import parts_notes, profile_of
+from napari_btn.core.calibration.forecast import Forecast, forecast_blocks
 from napari_btn.core.data.copies import remembered_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
-from napari_btn.core.data.splits import TRAIN
+from napari_btn.core.data.splits import TRAIN, split
 from napari_btn.core.networks.family import Networks
 from napari_btn.core.progress import Note, Progress, drain
 from napari_btn.core.supervision.patches import patch_sides, patches_for
 from napari_btn.core.supervision.registry import supervision_of
-from napari_btn.core.training.plan import plan_training, validation_part
+from napari_btn.core.training.plan import Plan, plan_training, validation_part
 from napari_btn.model import Learned, Model
 from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
 from napari_btn.workflow.inputs import scenes_of
@@ -28,18 +29,31 @@ if TYPE_CHECKING:
 
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.pairs import Pair, Scenes
+    from napari_btn.core.data.splits import Split
     from napari_btn.core.networks.family import Blueprint, Member
     from napari_btn.core.progress import Step
-    from napari_btn.core.settings import EnsembleSettings, TrainSettings
+    from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TrainSettings
     from napari_btn.core.supervision.patches import Lesson
-    from napari_btn.core.training.plan import Plan
     from napari_btn.core.training.processes import Start, Trained
     from napari_btn.workflow.start import Origin
 
-__all__ = ["fit_steps", "plan_of", "prepare", "train_members_steps"]
+__all__ = ["Outlook", "fit_steps", "plan_of", "prepare", "train_members_steps"]
 
 
-def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None = None) -> Plan:
+@dataclass(frozen=True)
+class Outlook(Plan):
+    """A plan of the training, and the held-out blocks that it will have.
+
+    Parameters
+    ----------
+    forecast : Forecast
+        What they permit to promise.
+    """
+
+    forecast: Forecast = field(kw_only=True)
+
+
+def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None = None) -> Outlook:
     """Return the plan of a training, without training.
 
     Parameters
@@ -60,7 +74,20 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     doubts = drain(way.check_steps(scenes, settings.supervision_settings))
     plan = _plan(scenes, settings, regions, doubts)
     origin = origin_of(settings.train, plan.blueprint)
-    return replace(plan, start=origin.sentence(settings.members))
+    other = None if regions is not None else _checkerboard(scenes, settings.calibration, plan)
+    forecast = forecast_blocks(scenes, plan.split, settings.calibration, other)
+    known = {**vars(plan), "start": origin.sentence(settings.members), "forecast": forecast}
+    return Outlook(**known)
+
+
+def _checkerboard(scenes: Scenes, known: CalibrationSettings, plan: Plan) -> Split | None:
+    """Return the checkerboard split of the same field; None where it is the plan's own, or impossible."""
+    if known.split != "auto" or plan.split.kind != "block":
+        return None
+    try:
+        return split(scenes, plan.receptive_field, replace(known, split="checkerboard"), seed=0)
+    except ValueError:
+        return None
 
 
 def _plan(

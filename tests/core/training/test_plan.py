@@ -173,19 +173,3 @@ def test_the_validation_part_is_a_tenth_of_what_trains():
     assert sum(b.size for b in (*own, *validation)) == sum(b.size for b in few)
     assert validation[0].scene == 1
     assert 0 < validation[0].size <= 48
-
-
-def test_the_forecast_counts_blocks_and_says_what_they_permit():
-    made = plan((320, 320))
-    likely = sum(
-        (s.stop - s.start) // 32 * ((c.stop - c.start) // 32)
-        for s, c in (b.slices for b in made.split.held_out)
-    )
-    assert made.likely_blocks == likely
-    level, text = made.forecast(0.1)
-    assert level == ("info" if likely >= 50 else "amber")
-    assert f"about {likely} blocks" in text
-    small = plan((64, 64))
-    assert small.forecast(0.01)[0] == "red"
-    assert "Add scenes" in small.forecast(0.01)[1]
-    assert plan((40, 64, 64), "SYX").forecast(0.1)[0] == "info"

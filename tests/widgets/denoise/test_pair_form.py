@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QWidget
 
+from napari_btn.core.calibration.forecast import Forecast
 from napari_btn.core.progress import Note
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.pickers import open_image
@@ -296,3 +297,26 @@ def test_results_are_not_offered_as_masks(ready: DenoiseWidget, viewer: ViewerMo
     viewer.add_labels(np.ones((40, 50), int), name="ours", metadata={"napari_btn": {"map": "tokens"}})
     assert by_name(ready, "valid").findText("ours") < 0
     assert by_name(ready, "regions").findText("soil noisy") < 0
+
+
+def test_a_forecast_of_few_blocks_offers_another_split_and_more_scenes(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
+) -> None:
+    split, scenes = by_name(ready, "use_checkerboard"), by_name(ready, "add_scenes")
+    qtbot.waitUntil(lambda: not ready.lifetime.runs)
+    assert split.isHidden()
+    assert scenes.isHidden()
+    steps.forecast = Forecast(3, 40, "blocks of 40 px", checkerboard=12)
+    ready.view.form.seed.setValue(7)
+    qtbot.waitUntil(lambda: not split.isHidden())
+    assert "about 3 blocks of 40 px" in ready.view.pair.note.text()
+    assert "about 12 blocks" in split.text()
+    split.click()
+    assert ready.view.form.settings().calibration.split == "checkerboard"
+    qtbot.waitUntil(lambda: not scenes.isHidden())
+    layers = [viewer.add_image(layer.data, name=f"{layer.name} 2") for layer in list(viewer.layers)[:2]]
+    scenes.click()
+    for picker, more in zip((ready.view.pair.noisy, ready.view.pair.clean), layers, strict=True):
+        picker.pick_many([*picker.layers, more], "different fields")
+    assert ready.view.pair.inputs is not None
+    assert ready.view.pair.inputs.pair.axes[0] == "S"

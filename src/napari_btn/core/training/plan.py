@@ -33,8 +33,6 @@ _UNKNOWN = 0.01  # least share of held-out pixels with values unknown in trainin
 
 _MANY_CHANNELS, _FEW_PLANES = 32, 4  # beyond these the axes are probably wrong
 
-_BLOCK_PX = 32  # usual side of a held-out block: 16 px at least, more where errors are correlated farther
-
 _REPEATS = 2.5  # repeats of a lattice that networks see to each side
 
 
@@ -80,30 +78,6 @@ class Plan:
     shift: tuple[float, ...] | None
     notes: tuple[Note, ...]
     start: str = ""
-
-    @property
-    def likely_blocks(self) -> int:
-        """Number of held-out blocks of 32 px; how wide they must be is known after training, from 16 px on."""
-        return sum(math.prod(max(n // _BLOCK_PX, 1) for n in box.shape) for box in self.split.held_out)
-
-    def forecast(self, alpha: float) -> tuple[str, str]:
-        """Return what the held-out part will permit to promise, before training: level and sentence.
-
-        Parameters
-        ----------
-        alpha : float
-            Miscoverage.
-        """
-        n, least, enough = self.likely_blocks, math.ceil(1 / alpha - 1 - 1e-9), math.ceil(5 / alpha - 1e-9)
-        held = f"Held out: about {n} block{'' if n == 1 else 's'} of {_BLOCK_PX} px; fewer where structures are wider."
-        aim = f"{100 * (1 - alpha):.4g} %"
-        more = "A checkerboard split or more fields (Add scenes) give more."
-        if n < least:
-            return ("red", f"{held} That is too few for {aim} (at least {least}): don't rely on it. {more}")
-        if n < enough:
-            text = f"{held} {aim} will hold on average, without a guarantee for other blocks ({enough} needed). {more}"
-            return ("amber", text)
-        return ("info", f"{held} Enough for {aim} in other blocks like them ({enough} needed).")
 
     @property
     def receptive_field(self) -> int:

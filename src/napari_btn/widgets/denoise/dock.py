@@ -97,6 +97,7 @@ class DenoiseWidget(Dock):
             part.changed.connect(self._refresh)
         view.pair.offered.connect(view.form.show_offers)
         view.pair.masks_wanted.connect(view.form.show_learning)
+        view.pair.split_wanted.connect(view.form.split.setCurrentText)
         view.form.device.currentIndexChanged.connect(self._on_user_device)
         view.apply_to.file_wanted.connect(self._on_user_wants_file)
         view.train.clicked.connect(self._on_user_train)

@@ -29,7 +29,7 @@ from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_o
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.masks import MaskPicker, mask_over
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
-from napari_btn.widgets.shared.panels import short_unit
+from napari_btn.widgets.shared.panels import push_button, short_unit
 from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_folder, ask_for_image
 from napari_btn.widgets.shared.results import is_ours
 from napari_btn.widgets.shared.worker import load_ahead, sentence_of
@@ -40,12 +40,13 @@ if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
 
+    from napari_btn.core.calibration.forecast import Forecast
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import EnsembleSettings
-    from napari_btn.core.training.plan import Plan
     from napari_btn.session import Session
     from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.workflow.fit import Outlook
     from napari_btn.workflow.offers import Offer
 
 __all__ = ["PairForm"]
@@ -58,6 +59,10 @@ _VALID_HELP = (
 _REGIONS_HELP = (
     "Labels layer painted over noisy, instead of the split: 1 trains, 2 calibrates, 3 (where there is any) is what "
     "the report is measured on; the rest is left out. Between 1 and the others must lie a strip, as the note says."
+)
+_SCENES_HELP = (
+    "Several fields: tick the noisy layer of each field in the list, and the clean ones below in the same order. "
+    "'Open file…' takes several files at once."
 )
 _ALONG = {
     "horizontal": "along x",
@@ -81,6 +86,7 @@ class _Found:
     reason: str = ""
     shift: tuple[float, ...] | None = None
     start: str = ""
+    forecast: Forecast | None = None
 
 
 class PairForm(QWidget):
@@ -104,6 +110,8 @@ class PairForm(QWidget):
     """Emitted with the ways to learn that the picked images permit, as tuple of Offer."""
     masks_wanted = Signal(object)
     """Emitted with the SupervisionSettings that fit the noise, when the user asks for them."""
+    split_wanted = Signal(str)
+    """Emitted with the name of a split, when the user asks for it."""
 
     def __init__(self, viewer: Any, theme: Theme, lifetime: Lifetime, session: Session) -> None:
         super().__init__()
@@ -131,6 +139,8 @@ class PairForm(QWidget):
         self.channels.textChanged.connect(lambda _: self.changed.emit())
         self.align.clicked.connect(self._on_user_align)
         self.mask_along.clicked.connect(self._on_user_mask_along)
+        self.use_checkerboard.clicked.connect(lambda: self.split_wanted.emit("checkerboard"))
+        self.add_scenes.clicked.connect(self._on_user_adds_scenes)
 
     def _build(self, theme: Theme) -> None:
         """Make the parts and lay them out."""
@@ -175,6 +185,14 @@ class PairForm(QWidget):
         self.mask_along.setToolTip("Mask the neighbours over which the noise is correlated, too.")
         self.mask_along.setAccessibleName("Mask along the correlated noise")
         self.mask_along.hide()
+        self.use_checkerboard = push_button(
+            "use_checkerboard",
+            "Checkerboard split",
+            "Hold out squares all over the field instead of one end of it: more blocks, of more of its structures.",
+        )
+        self.add_scenes = push_button("add_scenes", "Add scenes", _SCENES_HELP)
+        for button in (self.use_checkerboard, self.add_scenes):
+            button.hide()
         form = QFormLayout()
         form.setContentsMargins(0, 0, 0, 0)
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
@@ -196,6 +214,10 @@ class PairForm(QWidget):
         layout.setSpacing(6)
         layout.addLayout(form)
         layout.addLayout(below)
+        remedies = QHBoxLayout()
+        for button in (self.use_checkerboard, self.add_scenes):
+            remedies.addWidget(button)
+        layout.addLayout(remedies)
 
     # ---------------------------------------------------------------- reading
 
@@ -235,8 +257,8 @@ class PairForm(QWidget):
             A sentence, shown beside its control too.
         """
         self.inputs = self._asked = None
-        self.align.hide()
-        self.mask_along.hide()
+        for button in (self.align, self.mask_along, self.use_checkerboard, self.add_scenes):
+            button.hide()
         self.note.say()
         noisy, clean = self.noisy.try_read(), self.clean.try_read()
         if noisy is not None:
@@ -390,6 +412,12 @@ class PairForm(QWidget):
             self._check_later.start()
             return ""
         self.note.say(*found.notes)
+        forecast = found.forecast
+        few = forecast is not None and forecast.level(inputs.settings.alpha) != "info"
+        self.add_scenes.setVisible(few)
+        if forecast is not None and few and forecast.better_split:
+            self.use_checkerboard.setText(f"Checkerboard split: about {forecast.checkerboard} blocks")
+            self.use_checkerboard.show()
         moved = found.shift is not None and max(abs(v) for v in found.shift) > _MOVED_PX
         offer = self._offer_of(inputs)
         wanted = None if offer is None else offer.settings
@@ -430,18 +458,23 @@ class PairForm(QWidget):
             self._check_later.start()
             return
 
-        def step() -> Step[Plan]:
+        def step() -> Step[Outlook]:
             """Check the pair; a step."""
             load_ahead()
             yield Progress(0, 1, "Checking")
             return engine.plan_of(inputs.pair, inputs.settings, inputs.regions)
 
-        def found(plan: Plan) -> None:
+        def found(plan: Outlook) -> None:
             """Keep the findings."""
             own = () if inputs.clean is None else unlike_pixels(inputs.noisy, inputs.clean)
-            said = (*((note.level, note.text) for note in plan.notes), plan.forecast(inputs.settings.alpha))
+            said = (
+                *((note.level, note.text) for note in plan.notes),
+                plan.forecast.note(inputs.settings.alpha),
+            )
             notes = (*own, *sorted(said, key=lambda note: _LEVELS.index(note[0])))
-            self._found = _Found(inputs.key(), notes, shift=plan.shift, start=plan.start)
+            self._found = _Found(
+                inputs.key(), notes, shift=plan.shift, start=plan.start, forecast=plan.forecast
+            )
             self.changed.emit()
 
         def failed(error: Exception) -> None:
@@ -469,6 +502,13 @@ class PairForm(QWidget):
         )
         self.clean.pick(added)
         self.clean.by_user = True
+
+    def _on_user_adds_scenes(self) -> None:
+        """Let several layers or files be picked as different fields."""
+        for picker in (self.noisy, self.clean):
+            if picker.layers:
+                picker.pick_many(picker.layers, "different fields")
+        self.noisy.note.say(("info", _SCENES_HELP))
 
     def _on_user_wants_file(self, picker: LayerPicker) -> None:
         """Ask for an image file."""
