@@ -130,6 +130,8 @@ class Session:
         self._training: Training | None = None
         self._regions: tuple[Region, ...] | None = None
         self._stage: StagePlaces | None = None
+        self.report_of = ""
+        """Name of the image that the model's report was measured on; set before the model."""
         self.unfinished: Unfinished | None = None
         """Training that was stopped; a dock that is opened again goes on from it."""
 

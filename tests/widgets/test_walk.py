@@ -57,7 +57,11 @@ def test_the_whole_workflow_in_a_window(
     assert session.training is not None
     train.view.apply_to.pick(wide)
     train.view.apply.click()
-    qtbot.waitUntil(lambda: not train.busy and "wide median" in viewer.layers, timeout=120_000)
+    qtbot.waitUntil(lambda: not train.busy and "wide width" in viewer.layers, timeout=120_000)
+    train.view.form.coverage.setValue(0.8)
+    assert not train.view.recalibrate.isHidden()
+    train.view.recalibrate.click()
+    qtbot.waitUntil(lambda: not train.busy, timeout=120_000)
 
     # tokens: pick, name, paint, export
     tokens = dock_of(viewer, "Tokens")
@@ -80,6 +84,8 @@ def test_the_whole_workflow_in_a_window(
     again.view.count.setValue(3)
     again.view.propose.click()
     qtbot.waitUntil(lambda: len(session.regions or ()) == 3, timeout=60_000)
+    # both images and the wide one, three maps, tokens and regions
+    assert len(viewer.layers) <= 8, [layer.name for layer in viewer.layers]
     again.export_to(tmp_path / "regions.geojson")
     assert (tmp_path / "regions.geojson").exists()
     again.view.loop.measured.pick(viewer.add_image(truth, name="measured again", scale=(1, 0.5, 0.5)))

@@ -72,7 +72,7 @@ def test_training_ends_in_layers_with_scale_units_and_provenance(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
 ) -> None:
     train(ready)
-    for name in ("lower", "median", "upper", "width"):
+    for name in ("median", "width"):
         layer = viewer.layers[f"soil noisy {name}"]
         assert layer.data.shape == (3, 40, 50)
         np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))
@@ -195,7 +195,7 @@ def test_recalibration_is_offered_and_gives_new_intervals(
     assert not ready.view.recalibrate.isHidden()
     ready.view.recalibrate.click()
     qtbot.waitUntil(lambda: not ready.busy)
-    assert viewer.layers["soil noisy lower"].metadata["napari_btn"]["alpha"] == pytest.approx(0.05)
+    assert viewer.layers["soil noisy width"].metadata["napari_btn"]["alpha"] == pytest.approx(0.05)
     assert ready.view.recalibrate.isHidden()
 
 
@@ -299,7 +299,7 @@ def test_a_dock_is_rebuilt_from_the_session(
     again.view.form.coverage.setValue(0.8)
     again.view.recalibrate.click()
     qtbot.waitUntil(lambda: not again.busy)
-    assert viewer.layers["soil noisy lower"].metadata["napari_btn"]["alpha"] == pytest.approx(0.2)
+    assert viewer.layers["soil noisy width"].metadata["napari_btn"]["alpha"] == pytest.approx(0.2)
     again.leave()
 
 
@@ -418,3 +418,15 @@ def test_what_networks_start_from_is_asked_for_and_shown(ready: DenoiseWidget, q
     for start in ("scratch", "/tmp/own.btn", "pretrained"):
         form.show_settings(EnsembleSettings(train=TrainSettings(start=start)))
         assert form.settings().train.start == start
+
+
+def test_the_report_names_its_image_and_goes_with_it(
+    ready: DenoiseWidget, viewer: ViewerModel, train: Callable[[DenoiseWidget], None]
+) -> None:
+    train(ready)
+    assert "of 'soil noisy'" in ready.view.report.text()
+    viewer.layers.remove("soil noisy width")
+    assert not ready.view.report.isHidden()
+    viewer.layers.remove("soil noisy")
+    assert ready.view.report.isHidden()
+    assert ready.view.save.isEnabled()

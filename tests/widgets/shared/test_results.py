@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 
 from napari_btn.widgets.shared.layers import read_layer
-from napari_btn.widgets.shared.results import is_ours, show_prediction, show_preview
+from napari_btn.widgets.shared.results import (
+    is_ours,
+    leave_source_steps,
+    show_map,
+    show_prediction,
+    show_preview,
+)
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -44,7 +50,31 @@ def shown(viewer: ViewerModel) -> dict[str, Any]:
     noisy = viewer.add_image(made.median * 0.01, name="scan", axis_labels=("c", "y", "x"))
     clean = viewer.add_image(made.median * 2, name="truth", axis_labels=("c", "y", "x"))
     layers = show_prediction(viewer, made, read_layer(noisy), clean=clean)
-    return {**layers, "noisy": noisy, "clean": clean}
+    assert set(layers) == {"median", "width"}
+    viewer.layers.selection.active = layers["median"]
+    bounds = {name: show_map(viewer, name, made, "scan") for name in ("lower", "upper")}
+    viewer.layers.selection.active = layers["median"]
+    return {**layers, **bounds, "noisy": noisy, "clean": clean}
+
+
+def test_maps_on_request_follow_the_next_prediction(viewer: ViewerModel, shown: dict[str, Any]) -> None:
+    again = prediction(scale=0.5)
+    again.alpha, again.upper = 0.2, None
+    layers = show_prediction(viewer, again, read_layer(shown["noisy"]), clean=shown["clean"])
+    assert layers["lower"] is shown["lower"]
+    np.testing.assert_array_equal(shown["lower"].data, again.lower)
+    assert shown["lower"].metadata["napari_btn"]["alpha"] == 0.2
+    assert shown["upper"] not in viewer.layers
+    assert show_map(viewer, "upper", again, "scan") is None
+
+
+def test_a_source_that_is_left_keeps_its_denoised_image_alone(
+    viewer: ViewerModel, shown: dict[str, Any]
+) -> None:
+    theirs = viewer.add_image(np.ones((4, 4)), name="scan draw")
+    drain_all = list(leave_source_steps(viewer, "scan"))
+    assert len(drain_all) == 3
+    assert list(viewer.layers) == [shown["noisy"], shown["clean"], shown["median"], theirs]
 
 
 def test_layers_that_show_the_signal_share_their_limits(viewer: ViewerModel, shown: dict[str, Any]) -> None:
@@ -183,4 +213,4 @@ def test_contrast_is_found_without_reading_a_large_file(viewer: ViewerModel):
     layers = show_prediction(viewer, made, read_layer(noisy))
     assert layers["median"].contrast_limits == [0, 7]  # what is in the middle, as the corners are empty
     assert layers["width"].contrast_limits == [0, 7]
-    assert sum(read) < values.size  # four layers' slices on screen, and four times the middle
+    assert sum(read) < values.size  # the layers' slices on screen, and the middle of each

@@ -560,12 +560,15 @@ def test_toggles_show_what_is_in_sight(make_dock, model, viewer, qtbot):
     assert dock.view.toggles["median"].isChecked()
     dock.view.toggles["median"].click()
     assert not viewer.layers["soil median"].visible
-    viewer.layers["soil upper"].visible = True
-    assert dock.view.toggles["upper"].isChecked()
+    dock.view.toggles["upper"].click()
+    assert viewer.layers["soil upper"].visible
+    assert viewer.layers["soil upper"].contrast_limits == viewer.layers["soil median"].contrast_limits
+    viewer.layers["soil upper"].visible = False
+    assert not dock.view.toggles["upper"].isChecked()
     dock.view.toggles["spread"].click()
     np.testing.assert_array_equal(viewer.layers["soil spread"].data, np.float32(0.2))
-    viewer.layers.remove("soil lower")
-    assert not dock.view.toggles["lower"].isEnabled()
+    viewer.layers.remove("soil width")
+    assert not dock.view.toggles["width"].isEnabled()
     drawn(dock, qtbot)
 
 

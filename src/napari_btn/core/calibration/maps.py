@@ -58,7 +58,7 @@ class MapKind:
 
 
 MAP_KINDS = (
-    MapKind("lower", "lower", "gray", "signal", "Lower bound of the interval.", "prediction", visible=False),
+    MapKind("lower", "lower", "gray", "signal", "Lower bound of the interval.", "request", visible=False),
     MapKind("median", "median", "gray", "signal", "Median: the denoised image.", "prediction"),
     MapKind(
         "mean",
@@ -68,7 +68,7 @@ MAP_KINDS = (
         "Mean: the denoised image where targets are noisy, since skewed noise moves the median.",
         "request",
     ),
-    MapKind("upper", "upper", "gray", "signal", "Upper bound of the interval.", "prediction", visible=False),
+    MapKind("upper", "upper", "gray", "signal", "Upper bound of the interval.", "request", visible=False),
     MapKind(
         "width",
         "width",

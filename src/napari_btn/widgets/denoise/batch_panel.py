@@ -107,6 +107,7 @@ class BatchPanel(QWidget):
         self.output.setToolTip("Folder for the maps and the table; it is made if it is missing.")
         self.output.setAccessibleName("Folder for the maps")
         self.choose = push_button("batch_output_choose", "…", "Choose the folder for the maps.")
+        self.choose.setAccessibleName("Choose the folder for the maps")
         self.choose.setMaximumWidth(32)
         self.replace = QCheckBox("replace")
         self.replace.setObjectName("batch_replace")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +34,7 @@ from napari_btn.widgets.shared.layers import KEY, LayerImage
 from napari_btn.widgets.shared.pickers import ask_for_image
 from napari_btn.widgets.shared.results import (
     is_ours,
+    leave_source_steps,
     present_result,
     show_first_look,
     show_prediction_steps,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DenoiseWidget"]
 
+_OVER = object()
 _BUNDLES = "Trained networks (*.btn);;All files (*)"
 _BUSY = "Busy; stop first, or wait."
 
@@ -264,6 +267,7 @@ class DenoiseWidget(Dock):
             self._pace.learn(estimated, time.monotonic() - began, device)
         started = self.trainer.started
         self._scored = None if started is None else started.pair
+        self.session.report_of = "" if started is None else started.noisy.name
         self.session.model = model
         if started is not None:
             self.session.training = started.training()
@@ -287,26 +291,31 @@ class DenoiseWidget(Dock):
 
     def _show_predicted(self, source: LayerImage, prediction: Prediction) -> None:
         """Show a prediction as layers."""
+        former = self.session.source
         self.session.source = source
         self.session.prediction = prediction
         self.trainer.end_previews()
         started = self.trainer.started
         trained_on = started is not None and source.name == started.noisy.name
         clean = self.trainer.clean_layer() if trained_on else None
-        self._showing = show_prediction_steps(self.viewer, prediction, source, clean=clean)
+        left = former is not None and former.name != source.name
+        self._showing = chain(
+            leave_source_steps(self.viewer, former.name) if former is not None and left else (),
+            show_prediction_steps(self.viewer, prediction, source, clean=clean),
+        )
         QTimer.singleShot(0, partial(self._show_next, source))
 
     def _show_next(self, source: LayerImage) -> None:
         """Add the next layer; the window handles events between two."""
         if self.lifetime.ended or self._showing is None:
             return
-        if next(self._showing, None) is not None:
+        if next(self._showing, _OVER) is not _OVER:
             QTimer.singleShot(0, partial(self._show_next, source))
             return
         self._showing = None
         present_result(self.viewer, source.name)
         self.view.progress.finish(
-            f"Done: lower, {self._shown()}, upper and width of '{source.name}' are layers now."
+            f"Done: {self._shown()} and width of '{source.name}' are layers now; lower and upper are in Uncertainty."
         )
         if self.session.model is not None:
             self.view.message.say(*differences(source, self.session.model), *self._drift())
@@ -374,6 +383,7 @@ class DenoiseWidget(Dock):
         def calibrated(model: Model) -> None:
             """Keep the origin of the scores, and show the new intervals."""
             self._scored = inputs.pair
+            self.session.report_of = inputs.noisy.name
             self._take_calibrated(model)
 
         self._calibrate(model, self._wanted(model), inputs.pair, calibrated)
@@ -446,6 +456,7 @@ class DenoiseWidget(Dock):
             """Use the loaded model."""
             self.trainer.forget()
             self._scored = None
+            self.session.report_of = Path(path).name
             self.session.model, self.session.training = model, None
             self.view.progress.finish(f"Loaded {Path(path).name}.")
 
@@ -462,6 +473,8 @@ class DenoiseWidget(Dock):
         if removed and event.value.metadata[KEY].get("map") == "preview":
             # The user removed it, so the next progress must not add it again.
             self.trainer.end_previews()
+        if getattr(event, "type", "") == "removed" and event.value.name == self.session.report_of:
+            self.view.report.show_report(None)
         self.view.pair.offer(layers, choose=not self.busy)
         self.view.apply_to.refresh(layers)
         self._refresh()
@@ -475,7 +488,9 @@ class DenoiseWidget(Dock):
             self._refresh()
             return
         model = self.session.model
-        self.view.report.show_report(None if model is None else model.calibrated.report)
+        self.view.report.show_report(
+            None if model is None else model.calibrated.report, self.session.report_of
+        )
         if model is not None:
             self.view.form.show_settings(model.settings)
             known = model.learned.losses

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NOW_HELP", "TRAIN_HELP", "DenoiseView"]
 
-TRAIN_HELP = "Train on the two images, calibrate, and add lower, median, upper and width as layers."
+TRAIN_HELP = "Train on the two images, calibrate, and add median and width of the interval as layers."
 NOW_HELP = (
     "Denoise the noisy image at once with pretrained networks, which know only made-up images. No training and no "
     "clean image, so no interval is promised."

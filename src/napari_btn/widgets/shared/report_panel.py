@@ -35,6 +35,7 @@ class ReportPanel(QLabel):
         super().__init__(parent)
         self._theme = theme
         self._report: Report | None = None
+        self._name = ""
         self.setObjectName("coverage_report")
         self.setToolTip(
             "Of each channel, on blocks that no network was trained on: share of pixels inside the interval, "
@@ -46,15 +47,17 @@ class ReportPanel(QLabel):
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.hide()
 
-    def show_report(self, report: Report | None) -> None:
+    def show_report(self, report: Report | None, name: str = "") -> None:
         """Show a report, or nothing.
 
         Parameters
         ----------
         report : Report, optional
             As measured on the held-out blocks.
+        name : str
+            Image or file that it was measured on; empty if unknown.
         """
-        self._report = report
+        self._report, self._name = report, name
         self.redraw()
 
     def redraw(self) -> None:
@@ -65,15 +68,18 @@ class ReportPanel(QLabel):
             self.clear()
             return
         notes = [(note.level, note.text) for note in report.warnings]
-        self.setText(_report_html(report) + notes_html(notes, self._theme) + _caption_html(report))
+        self.setText(
+            _report_html(report, self._name) + notes_html(notes, self._theme) + _caption_html(report)
+        )
 
 
-def _report_html(report: Report) -> str:
+def _report_html(report: Report, name: str) -> str:
     """Return the table of the channels."""
     aim = f"{100 * (1 - report.alpha):.4g} %"
     blocks = int(max(report.n_blocks, default=0))
     title = f"<b>Coverage of {escape(covered(report.covers))}</b>"
-    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {escape(report.blocks)}:</div>"
+    of = f" of '{escape(name)}'" if name else ""
+    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {escape(report.blocks)}{of}:</div>"
     rows = "".join(
         f"<tr><td>{escape(name)}&nbsp;&nbsp;</td>"
         f"<td align='right'><b>{100 * covered:.1f} %</b>&nbsp;</td>"

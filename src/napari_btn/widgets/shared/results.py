@@ -9,7 +9,14 @@ import numpy as np
 
 from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.layers import KEY, limits_of, read_layer
-from napari_btn.widgets.shared.overlays import KINDS, WIDTH_PERCENTILE, layer_name, our_layer, placed_map
+from napari_btn.widgets.shared.overlays import (
+    KINDS,
+    WIDTH_PERCENTILE,
+    layer_name,
+    map_layer,
+    our_layer,
+    placed_map,
+)
 from napari_btn.widgets.shared.side_by_side import name_channel, side_by_side
 
 if TYPE_CHECKING:
@@ -24,9 +31,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "is_ours",
+    "leave_source_steps",
     "present_result",
     "record_of",
     "show_first_look",
+    "show_map",
     "show_prediction",
     "show_prediction_steps",
     "show_preview",
@@ -35,7 +44,9 @@ __all__ = [
 _SAMPLED = 100_000
 _CHANNELS_CUT = 64
 _MAPS = sorted((k.name for k in MAP_KINDS if k.added == "prediction"), key=lambda name: name == "median")
-"""Maps of a prediction from the lowest layer to the one on top, the median."""
+"""Maps that are added at once, from the lowest layer to the one on top, the median."""
+_RESULTS = ("median", "mean")
+"""Maps of a source that stay when another one is denoised."""
 _PERCENTILE = 99.8
 _NETWORKS = ("seed", "settings", "images", "targets")  # what tells networks apart; calibrations share them
 
@@ -59,10 +70,11 @@ def is_ours(layer: ImageLayer) -> bool:
 def show_prediction(
     viewer: Any, prediction: Prediction, source: LayerImage, *, clean: ImageLayer | None = None
 ) -> dict[str, ImageLayer]:
-    """Show lower, median, upper and width of a prediction as layers, made or updated.
+    """Show median and width of a prediction as layers, made or updated, and update its other maps.
 
     Clean, lower, median and upper get the same contrast limits, linked, and all follow the shown
-    channel. The median of other networks, or of another training, stays as one hidden backup.
+    channel; `show_map` adds lower and upper. The median of other networks, or of another training,
+    stays as one hidden backup.
 
     Parameters
     ----------
@@ -110,11 +122,15 @@ def show_prediction_steps(
     shown: dict[str, ImageLayer] = {}
     record = record_of(prediction)
     names = [*_MAPS, "mean"] if prediction.shown == "mean" and prediction.mean is not None else _MAPS
+    names = [*(name for name in _on_request(viewer, source.name) if name not in names), *names]
     for name in names:
         old = our_layer(viewer, layer_name(source.name, name), name)
         if name in ("median", "mean") and _back_up(viewer, old, record):
             yield shown
-        values = getattr(prediction, name)
+        values = getattr(prediction, name, None)
+        if values is None:
+            viewer.layers.remove(old)
+            continue
         shown[name] = placed_map(viewer, name, source.name, values, placement, record)
         yield shown
     _keep_contrast(viewer, source.name, shown, clean)
@@ -124,6 +140,65 @@ def show_prediction_steps(
         shown["median"].visible = False
     viewer.layers.selection.active = first
     yield shown
+
+
+def show_map(viewer: Any, kind: str, prediction: Prediction, source: str) -> ImageLayer | None:
+    """Show a map that is added on request; None if the prediction doesn't have it.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Gets the layer.
+    kind : str
+        Name of a map kind.
+    prediction : Prediction
+        Maps of the source.
+    source : str
+        Name of the source.
+    """
+    values = getattr(prediction, kind)
+    if values is None:
+        return None
+    layer: ImageLayer = map_layer(viewer, kind, source, values, record_of(prediction))
+    median = our_layer(viewer, layer_name(source, "median"), "median")
+    if KINDS[kind].contrast == "signal" and median is not None:
+        limits, weak = tuple(median.contrast_limits), _CLEAN.get(viewer, {}).get(source)
+        shown = {name: our_layer(viewer, layer_name(source, name), name) for name in KINDS}
+        _keep_contrast(
+            viewer,
+            source,
+            {name: one for name, one in shown.items() if one is not None and name in _CONTRASTED},
+            None if weak is None else weak(),
+        )
+        median.contrast_limits = limits
+    return layer
+
+
+def leave_source_steps(viewer: Any, source: str) -> Iterator[None]:
+    """Remove the maps of a source that is no longer looked at, one at a time; its denoised image stays.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Has the layers.
+    source : str
+        Name of the source.
+    """
+    for kind in KINDS:
+        layer = None if kind in _RESULTS else our_layer(viewer, layer_name(source, kind), kind)
+        if layer is not None:
+            viewer.layers.remove(layer)
+            yield
+    line = our_layer(viewer, f"{source} line cut", "line cut")
+    if line is not None:
+        viewer.layers.remove(line)
+        yield
+
+
+def _on_request(viewer: Any, source: str) -> list[str]:
+    """Return the maps of a source that were added on request."""
+    kinds = (kind.name for kind in MAP_KINDS if kind.added == "request")
+    return [name for name in kinds if our_layer(viewer, layer_name(source, name), name) is not None]
 
 
 def present_result(viewer: Any, source: str) -> None:
@@ -283,6 +358,8 @@ def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> boo
     return True
 
 
+_CONTRASTED = ("lower", "median", "mean", "upper", "width", "spread")
+_CLEAN: WeakKeyDictionary[Any, dict[str, ref[ImageLayer]]] = WeakKeyDictionary()
 _FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKeyDictionary()
 
 
@@ -297,6 +374,8 @@ def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: I
     channel_axis = axes.index("C") if "C" in axes else None
     signal = [shown[k.name] for k in MAP_KINDS if k.contrast == "signal" and k.name in shown]
     limits = None
+    if clean is not None:
+        _CLEAN.setdefault(viewer, {})[tag] = ref(clean)
     if clean is not None and clean in viewer.layers and not clean.rgb:
         clean_axes = read_layer(clean).axes
         clean_channel = clean_axes.index("C") if "C" in clean_axes else None

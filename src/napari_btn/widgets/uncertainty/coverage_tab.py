@@ -54,7 +54,9 @@ class CoverageTab:
     def show_report(self) -> None:
         """Show the report of the session's model."""
         model = self._session.model
-        self._view.report.show_report(None if model is None else model.calibrated.report)
+        self._view.report.show_report(
+            None if model is None else model.calibrated.report, self._session.report_of
+        )
         self._curve = None
         self._on_user_tab()
 

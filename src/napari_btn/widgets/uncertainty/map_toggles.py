@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from napari_btn.widgets.shared.overlays import KINDS, map_layer
-from napari_btn.widgets.shared.results import record_of
+from napari_btn.widgets.shared.overlays import KINDS
+from napari_btn.widgets.shared.results import show_map
 from napari_btn.widgets.shared.side_by_side import as_before, side_by_side, stands_side_by_side
 from napari_btn.widgets.uncertainty.live_maps import LIVE
 
@@ -98,10 +98,8 @@ class MapToggles:
             self._changed()
             return
         if layer is None and shown and KINDS[kind].added == "request" and prediction is not None:
-            values = getattr(prediction, kind)
             # maps without quantiles have no mean
-            if values is not None:
-                layer = map_layer(self._focus.viewer, kind, self._focus.name, values, record_of(prediction))
+            layer = show_map(self._focus.viewer, kind, prediction, self._focus.name)
         if layer is not None:
             layer.visible = shown
 
