@@ -134,6 +134,10 @@ class Session:
         """Name of the image that the model's report was measured on; set before the model."""
         self.unfinished: Unfinished | None = None
         """Training that was stopped; a dock that is opened again goes on from it."""
+        self.form: Any = None
+        """Settings of a Denoise dock when it was closed, for the next one; None before."""
+        self.background: Any = None
+        """Training that goes on while its dock is closed; None without one."""
 
     @property
     def model(self) -> Model | None:

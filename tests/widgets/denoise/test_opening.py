@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
 
+from napari_btn.io.images import write_images
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.pickers import open_image
 
@@ -112,3 +113,36 @@ def test_a_dock_closed_in_mid_training_goes_on_when_it_is_opened_again(
     assert again.view.form.members.value() == 4
     qtbot.waitUntil(lambda: again.view.train.text() == "Continue")
     again.leave()
+
+
+def test_a_zarr_store_is_picked_from_the_menu_of_the_button(
+    dock: DenoiseWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    values = np.random.default_rng(0).random((33, 47), np.float32)
+    write_images({"image": values}, tmp_path / "soil.ome.zarr", axes="YX")
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "soil.ome.zarr"))
+    for picker, count in ((dock.view.pair.noisy, 1), (dock.view.apply_to, 2)):
+        menu = picker.open.menu()
+        assert menu is not None
+        menu.actions()[1].trigger()
+        qtbot.waitUntil(lambda: len(viewer.layers) == count)  # noqa: B023  (called before the next turn)
+        assert picker.layer is not None
+        np.testing.assert_array_equal(np.asarray(picker.layer.data), values)
+
+
+def test_a_folder_of_noisy_and_clean_images_opens_both(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    clean = np.random.default_rng(0).random((33, 47), np.float32)
+    for side, values in (("noisy", clean + 1), ("clean", clean)):
+        write_images({"image": values}, tmp_path / f"soil_{side}.ome.tif", axes="YX")
+    open_image(viewer, dock.view.pair.noisy, tmp_path, dock.lifetime)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
+    made, target = dock.view.pair.noisy.read(), dock.view.pair.clean.read()
+    assert made is not None
+    assert target is not None
+    np.testing.assert_allclose(np.asarray(made.data), np.asarray(target.data) + 1)

@@ -31,7 +31,7 @@ from napari_btn.widgets.denoise.work import Work
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.layers import KEY, LayerImage
-from napari_btn.widgets.shared.pickers import ask_for_image
+from napari_btn.widgets.shared.pickers import let_open
 from napari_btn.widgets.shared.results import (
     is_ours,
     leave_source_steps,
@@ -86,12 +86,13 @@ class DenoiseWidget(Dock):
         self._estimated = (0.0, "cpu")
         self._began: tuple[float, float, str] | None = None
         self.view.form.show_device(self.session.device)
-        if self.session.unfinished is not None:
-            # closed in mid-training: the same settings, and the finished members, are here again
-            self.view.form.show_settings(self.session.unfinished.settings)
         self._connect()
         self._on_viewer_layers()
         self._on_session_changed("model")
+        if self.session.form is not None:
+            # closed before: the same settings, and the finished members, are here again
+            self.view.form.show_settings(self.session.form)
+        self.trainer.take_over()
 
     def _connect(self) -> None:
         """Connect signals and handlers."""
@@ -102,7 +103,7 @@ class DenoiseWidget(Dock):
         view.pair.masks_wanted.connect(view.form.show_learning)
         view.pair.split_wanted.connect(view.form.split.setCurrentText)
         view.form.device.currentIndexChanged.connect(self._on_user_device)
-        view.apply_to.file_wanted.connect(self._on_user_wants_file)
+        let_open(view.apply_to, self, self.viewer, self.lifetime)
         view.train.clicked.connect(self._on_user_train)
         view.now.clicked.connect(self._on_user_now)
         view.scan.chosen.connect(view.form.show_network)
@@ -117,15 +118,25 @@ class DenoiseWidget(Dock):
         self.lifetime.hear(self._on_viewer_layers, *layer_events)
         self.lifetime.hear(self._on_session_changed, self.session.changed)
         self.lifetime.at_end(view.apply_to.leave)
+        self.lifetime.at_end(self._keep_settings)
+
+    def _keep_settings(self) -> None:
+        """Keep the settings of the form for a dock that is opened later."""
+        try:
+            self.session.form = self.view.form.settings()
+        except ValueError:
+            self.session.form = None
+
+    def put_away(self) -> None:
+        """Leave; a training goes on, with a bar among napari's activities."""
+        if self._window is not None:
+            self.trainer.hand_over(self._window)
+        super().put_away()
 
     @property
     def busy(self) -> bool:
         """True while the dock trains, denoises, calibrates or loads."""
         return self.work.run is not None or self._showing is not None
-
-    def _on_user_wants_file(self) -> None:
-        """Ask for an image to apply to."""
-        ask_for_image(self, self.viewer, self.view.apply_to, self.lifetime)
 
     def _on_user_device(self) -> None:
         """Use the picked device from the next step on."""

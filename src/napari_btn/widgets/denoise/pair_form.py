@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -30,7 +29,7 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.masks import MaskPicker, mask_over
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.panels import push_button, short_unit
-from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_folder, ask_for_image
+from napari_btn.widgets.shared.pickers import LayerPicker, let_open
 from napari_btn.widgets.shared.results import is_ours
 from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 
@@ -131,8 +130,7 @@ class PairForm(QWidget):
             lifetime.at_end(part.leave)
         for picker in (self.noisy, self.clean):
             picker.changed.connect(self.changed)
-            picker.file_wanted.connect(partial(self._on_user_wants_file, picker))
-            picker.folder_wanted.connect(partial(ask_for_folder, self, self._viewer, picker, self._lifetime))
+            let_open(picker, self, viewer, lifetime)
         for mask in (self.valid, self.regions):
             mask.changed.connect(self.changed)
         self.axes.textChanged.connect(lambda _: self.changed.emit())
@@ -509,10 +507,6 @@ class PairForm(QWidget):
             if picker.layers:
                 picker.pick_many(picker.layers, "different fields")
         self.noisy.note.say(("info", _SCENES_HELP))
-
-    def _on_user_wants_file(self, picker: LayerPicker) -> None:
-        """Ask for an image file."""
-        ask_for_image(self, self._viewer, picker, self._lifetime)
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QTimer
 
 from napari_btn.session import Unfinished
+from napari_btn.widgets.denoise.background import Background
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.overlays import layer_name, our_layer
 from napari_btn.widgets.shared.results import show_preview
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
+    from qtpy.QtWidgets import QWidget
 
     from napari_btn.core.progress import Progress
     from napari_btn.model import Model
@@ -102,6 +104,31 @@ class Trainer:
         )
         self._run = self._work.run
         self._session.unfinished = Unfinished(inputs.key(), inputs.settings, resume)
+
+    def hand_over(self, window: QWidget) -> None:
+        """Let a training that runs go on without the dock, until it is opened again.
+
+        Parameters
+        ----------
+        window : QWidget
+            Window of the viewer.
+        """
+        if self._run is None or self._work.run is not self._run or self.started is None:
+            return
+        run = self._work.hand_over()
+        if run is not None:
+            self._remove_preview()
+            Background(window, self._session, run, self.started)
+            self._run = None
+
+    def take_over(self) -> None:
+        """Go on with the training that a closed dock left, if there is one."""
+        left: Background | None = self._session.background
+        if left is None:
+            return
+        self._run, self.started, self._previews = left.leave(), left.started, True
+        self._view.chart.show()
+        self._work.adopt("Training", self._run, self._finish, self._take_progress, self._keep_members)
 
     def _on_close(self) -> None:
         """Keep the finished members of a training that runs when the dock is closed."""

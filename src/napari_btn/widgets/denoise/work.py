@@ -36,6 +36,7 @@ class Work:
         self._view, self._lifetime, self._changed = view, lifetime, changed
         self.was_paused = False
         """True if the last work was paused."""
+        self._latest: Run[Any] | None = None
         view.pause.clicked.connect(self._on_user_pause)
         view.stop.clicked.connect(self._on_user_stop)
 
@@ -76,6 +77,60 @@ class Work:
         self._view.message.say()
         self._view.progress.start(title)
 
+        def prepared() -> Step[Any]:
+            """Load libraries, then make the step."""
+            load_ahead()
+            return make_step()
+
+        tell, done, failed, stopped = self._handlers(title, on_result, on_progress, on_early_end)
+        self._latest = self._lifetime.start(
+            _NAME, prepared, done, failed, title=title, on_progress=tell, on_stopped=stopped
+        )
+        self._changed()
+
+    def adopt(
+        self,
+        title: str,
+        run: Run[Any],
+        on_result: Callable[[Any], None],
+        on_progress: Callable[[Progress], None] | None = None,
+        on_early_end: Callable[[Run[Any]], str] | None = None,
+    ) -> None:
+        """Go on with a run that was started before the dock was closed and opened again.
+
+        Parameters
+        ----------
+        title : str
+            What is done.
+        run : Run
+            Running.
+        on_result, on_progress, on_early_end : callable
+            As in `launch`.
+        """
+        self._view.progress.start(title)
+        tell, done, failed, stopped = self._handlers(title, on_result, on_progress, on_early_end)
+        self._latest = run
+        self._lifetime.adopt(_NAME, run, done, failed, on_progress=tell, on_stopped=stopped)
+        self._changed()
+
+    def hand_over(self) -> Run[Any] | None:
+        """Return the run, which goes on without this dock; None when nothing runs."""
+        return self._lifetime.runs.pop(_NAME, None)
+
+    def _handlers(
+        self,
+        title: str,
+        on_result: Callable[[Any], None],
+        on_progress: Callable[[Progress], None] | None,
+        on_early_end: Callable[[Run[Any]], str] | None,
+    ) -> tuple[
+        Callable[[Progress, Timing], None],
+        Callable[[Any], None],
+        Callable[[Exception], None],
+        Callable[[], None],
+    ]:
+        """Return what a run calls: with progress, with the result, with an error, and when it was stopped."""
+
         def tell(progress: Progress, timing: Timing) -> None:
             """Show progress."""
             self._view.progress.tell(progress, timing)
@@ -90,27 +145,19 @@ class Work:
 
         def failed(error: Exception) -> None:
             """Show the error."""
-            if on_early_end is not None:
-                on_early_end(run)
+            if on_early_end is not None and self._latest is not None:
+                on_early_end(self._latest)
             self._view.progress.hide()
             self._view.message.say(("red", f"{title} failed. {sentence_of(error)}"))
             self._changed()
 
         def stopped() -> None:
             """Show that the work was stopped, and what is left of it."""
-            left = "" if on_early_end is None else on_early_end(run)
+            left = "" if on_early_end is None or self._latest is None else on_early_end(self._latest)
             self._view.progress.finish(f"{title} was stopped.{left}")
             self._changed()
 
-        def prepared() -> Step[Any]:
-            """Load libraries, then make the step."""
-            load_ahead()
-            return make_step()
-
-        run = self._lifetime.start(
-            _NAME, prepared, done, failed, title=title, on_progress=tell, on_stopped=stopped
-        )
-        self._changed()
+        return tell, done, failed, stopped
 
     def _on_user_pause(self) -> None:
         """Pause the work, or go on."""

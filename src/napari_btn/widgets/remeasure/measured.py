@@ -14,7 +14,7 @@ from napari_btn.session import Training
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.panels import fold, push_button
-from napari_btn.widgets.shared.pickers import LayerPicker, ask_for_image
+from napari_btn.widgets.shared.pickers import LayerPicker, let_open
 from napari_btn.widgets.shared.worker import load_ahead
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class MeasuredPanel(QWidget):
         self.gain = NoteLabel(theme, "gain")
         for picker in (self.measured, self.noisy, self.clean):
             lifetime.at_end(picker.leave)
-            picker.file_wanted.connect(lambda p=picker: ask_for_image(self, viewer, p, lifetime))
+            let_open(picker, self, viewer, lifetime)
         self.put.clicked.connect(self.put_wanted)
         self.go.clicked.connect(self.go_wanted)
         self.fuse.clicked.connect(self.fuse_wanted)

@@ -177,6 +177,41 @@ class Lifetime:
         Run
             The run, started.
         """
+        done, failed, stopped = self._ends(name, on_result, on_error, on_stopped)
+        run = run_step(
+            make_step,
+            title=f"napari-btn: {title or name}",
+            on_result=done,
+            on_error=failed,
+            on_progress=on_progress,
+            on_stopped=stopped,
+        )
+        self.runs[name] = run
+        return run
+
+    def adopt(
+        self,
+        name: str,
+        run: Run[T],
+        on_result: Callable[[T], None],
+        on_error: Callable[[Exception], None],
+        *,
+        on_progress: Callable[[Progress, Timing], None] | None = None,
+        on_stopped: Callable[[], None] | None = None,
+    ) -> None:
+        """Go on with a run that another dock started; parameters as in `start`."""
+        done, failed, stopped = self._ends(name, on_result, on_error, on_stopped)
+        run.redirect(done, failed, on_progress, stopped)
+        self.runs[name] = run
+
+    def _ends(
+        self,
+        name: str,
+        on_result: Callable[[T], None],
+        on_error: Callable[[Exception], None],
+        on_stopped: Callable[[], None] | None,
+    ) -> tuple[Callable[[T], None], Callable[[Exception], None], Callable[[], None]]:
+        """Return what is called when a run ends, which takes it out of ``runs`` first."""
 
         def done(result: T) -> None:
             """Pass the result on."""
@@ -194,16 +229,7 @@ class Lifetime:
             if on_stopped is not None:
                 on_stopped()
 
-        run = run_step(
-            make_step,
-            title=f"napari-btn: {title or name}",
-            on_result=done,
-            on_error=failed,
-            on_progress=on_progress,
-            on_stopped=stopped,
-        )
-        self.runs[name] = run
-        return run
+        return done, failed, stopped
 
     def end(self) -> None:
         """Stop the runs, wait for them, and disconnect."""
@@ -240,6 +266,7 @@ class Dock(QWidget):
         self.theme = Theme(self.viewer)
         self.lifetime = Lifetime(self)
         self._tabbed = False
+        self._window: QWidget | None = None
 
     def show_view(self, view: QWidget, *, scrolls: bool = False) -> None:
         """Fill the dock with a view, and redraw that when the theme changes.
@@ -301,6 +328,10 @@ class Dock(QWidget):
         """Stop what runs, wait for it, and disconnect from viewer and session."""
         self.lifetime.end()
 
+    def put_away(self) -> None:
+        """Leave, since the dock was closed while the window stays; a dock may let work go on."""
+        self.leave()
+
     def event(self, event: QEvent | None) -> bool:
         """Leave when napari takes the widget out of its dock.
 
@@ -315,10 +346,11 @@ class Dock(QWidget):
             True if the event was handled.
         """
         if event is not None and event.type() == QEvent.Type.ParentChange:
-            if self.parent() is None:
-                self.leave()
+            if self.parent() is None and not self.lifetime.ended:
+                self.put_away()
         elif event is not None and event.type() == QEvent.Type.Show:
             self.window().installEventFilter(self)
+            self._window = self.window()
             if not self._tabbed:
                 # before the window makes room for two docks above each other
                 self._tabbed = True

@@ -15,8 +15,10 @@ from qtpy.QtWidgets import (
     QLabel,
     QListWidget,
     QListWidgetItem,
+    QMenu,
     QPushButton,
     QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.widgets.shared.dock import Lifetime
 
-__all__ = ["FILES", "LayerPicker", "ask_for_folder", "ask_for_image", "open_image"]
+__all__ = ["FILES", "LayerPicker", "ask_for_folder", "ask_for_image", "let_open", "open_image"]
 
 _AXES_OF_STACK = {"channels": "C", "repeats": "S", "different fields": "S"}
 _ROWS_SHOWN = 4
@@ -90,14 +92,21 @@ class LayerPicker(QWidget):
             "Add scenes: pick several layers and stack them, as different fields, repeats of one field, or channels."
         )
         self.many.setAccessibleName(f"Stack several layers as {role}")
-        self.open = QPushButton("Open file…")
+        self.open = QToolButton()
+        self.open.setText("Open file…")
         self.open.setObjectName(f"{role}_open")
         self.open.setToolTip(
             f"Read an image: {', '.join(SUFFIXES)}. Several files are stacked as different fields; a description of a "
-            "data set (.yaml, .json) opens both images. Right-click for a folder, such as a zarr store."
+            "data set (.yaml, .json) opens both images. The arrow opens a folder, such as a zarr store."
         )
-        self.open.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
-        self.open.customContextMenuRequested.connect(lambda _: self.folder_wanted.emit())
+        self.open.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
+        self.open.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Fixed)
+        menu = QMenu(self.open)
+        for text, wanted in (("Open files…", self.file_wanted), ("Open folder (.zarr)…", self.folder_wanted)):
+            action = menu.addAction(text)
+            if action is not None:
+                action.triggered.connect(lambda _=False, signal=wanted: signal.emit())
+        self.open.setMenu(menu)
         self.open.setAccessibleName(f"Open a file as {role}")
         self.list = QListWidget()
         self.list.setObjectName(f"{role}_layers")
@@ -313,6 +322,24 @@ def _events_of(layer: ImageLayer) -> tuple[Any, ...]:
     return layer.events.data, layer.events.axis_labels, layer.events.scale, layer.events.units
 
 
+def let_open(picker: LayerPicker, parent: QWidget, viewer: Any, lifetime: Lifetime) -> None:
+    """Let a picker open files and folders.
+
+    Parameters
+    ----------
+    picker : LayerPicker
+        Picks what is opened.
+    parent : QWidget
+        Parent of the dialogs.
+    viewer : napari.Viewer
+        Gets the layers.
+    lifetime : Lifetime
+        Of the dock.
+    """
+    picker.file_wanted.connect(lambda: ask_for_image(parent, viewer, picker, lifetime))
+    picker.folder_wanted.connect(lambda: ask_for_folder(parent, viewer, picker, lifetime))
+
+
 def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
     """Ask for image files and open them for a picker; several are stacked as different fields."""
     paths, _ = QFileDialog.getOpenFileNames(parent, "Open images", "", FILES)
@@ -321,8 +348,8 @@ def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: L
 
 
 def ask_for_folder(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
-    """Ask for a folder with an image, such as a zarr store, and open it for a picker."""
-    path = QFileDialog.getExistingDirectory(parent, "Open a folder with an image (.zarr)")
+    """Ask for a folder, a zarr store or one with noisy and clean images, and open it for a picker."""
+    path = QFileDialog.getExistingDirectory(parent, "Open a zarr store, or a folder of images")
     if path:
         open_image(viewer, picker, path, lifetime)
 
@@ -339,7 +366,7 @@ def open_image(
     picker : LayerPicker
         Picks it, or says why the file can't be read.
     path : str or Path
-        An image file, or the description of a data set.
+        An image file, the description of a data set, or a folder of images.
     lifetime : Lifetime
         Of the dock.
     *others : str or Path
@@ -349,12 +376,13 @@ def open_image(
 
     def step() -> Step[Any]:
         """Read the file; a step."""
-        from napari_btn.io.datasets import is_description, read_dataset
+        from napari_btn.io.datasets import is_description, of_folder, read_dataset
         from napari_btn.io.images import read_image
 
         yield Progress(0, 1, "Reading")
-        if is_description(path):
-            noisy, clean = read_dataset(path).images()
+        folder = Path(path).is_dir() and Path(path).suffix.lower() not in SUFFIXES
+        if is_description(path) or folder:
+            noisy, clean = (of_folder(path) if folder else read_dataset(path)).images()
             sides = {"noisy": noisy, **({} if clean is None else {"clean": clean})}
             return [replace(image, name=f"{image.name} {side}") for side, image in sides.items()]
         if others:

@@ -212,6 +212,17 @@ class Run(Generic[T]):
         """True while a pause is requested."""
         return not self._go.is_set()
 
+    def redirect(
+        self,
+        on_result: Callable[[T], None],
+        on_error: Callable[[Exception], None],
+        on_progress: Callable[[Progress, Timing], None] | None,
+        on_stopped: Callable[[], None] | None,
+    ) -> None:
+        """Call back others from now on, as if they had started the run."""
+        self._on_result, self._on_error = on_result, on_error
+        self._on_progress, self._on_stopped = on_progress, on_stopped
+
     def start(self) -> None:
         """Start the thread."""
         self._worker.start()

@@ -1,0 +1,111 @@
+"""A training that goes on while its dock is closed, with a bar among napari's activities."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari.utils import progress as activity
+from napari.utils.notifications import show_info, show_warning
+from qtpy.QtCore import QEvent, QObject
+
+from napari_btn.session import Unfinished
+from napari_btn.widgets.shared.worker import sentence_of
+
+if TYPE_CHECKING:
+    from qtpy.QtWidgets import QWidget
+
+    from napari_btn.core.progress import Progress
+    from napari_btn.model import Model
+    from napari_btn.session import Session
+    from napari_btn.widgets.denoise.pairing import PairInputs
+    from napari_btn.widgets.shared.worker import Run, Timing
+
+__all__ = ["Background"]
+
+_STEPS = 1000
+_CLOSE_WAIT = 10.0
+
+
+class Background(QObject):
+    """A training without a dock; it ends in the session, or with the window.
+
+    Parameters
+    ----------
+    window : QWidget
+        Window of the viewer.
+    session : Session
+        Takes the model.
+    run : Run
+        Running.
+    started : PairInputs
+        Pair and settings of the training.
+    """
+
+    def __init__(self, window: QWidget, session: Session, run: Run[Any], started: PairInputs) -> None:
+        super().__init__(window)
+        self._session, self.run, self.started = session, run, started
+        self._bar: Any = activity(total=_STEPS, desc=f"Training on {started.noisy.name}")
+        run.redirect(self._take, self._fail, self._tell, self._keep)
+        window.installEventFilter(self)
+        session.background = self
+        show_info("Training goes on in the background. Open Denoise again to watch, pause or stop it.")
+
+    def leave(self) -> Run[Any]:
+        """Return the run to a dock that goes on with it."""
+        self._end()
+        return self.run
+
+    def _tell(self, progress: Progress, timing: Timing) -> None:
+        """Move the bar."""
+        del timing
+        self._bar.update(int(_STEPS * progress.fraction) - self._bar.n)
+
+    def _take(self, model: Model) -> None:
+        """Give the model to the session."""
+        self._end()
+        session = self._session
+        session.unfinished, session.report_of = None, self.started.noisy.name
+        session.model = model
+        session.training = self.started.training()
+        show_info(
+            f"Trained on '{self.started.noisy.name}'. Open Denoise for the report, and click Apply there."
+        )
+
+    def _fail(self, error: Exception) -> None:
+        """Say the error, and keep the finished members."""
+        self._keep()
+        show_warning(f"Training failed. {sentence_of(error)}")
+
+    def _keep(self) -> None:
+        """Keep the finished members."""
+        self._end()
+        members = self.run.checkpoint or ()
+        self._session.unfinished = Unfinished(self.started.key(), self.started.settings, members)
+
+    def _end(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+        self._session.background = None
+
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
+        """Stop the training when the window closes.
+
+        Parameters
+        ----------
+        watched : QObject, optional
+            The window.
+        event : QEvent, optional
+            Any event of the window.
+
+        Returns
+        -------
+        bool
+            True to stop the event here.
+        """
+        hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
+        if hidden and self._session.background is self:
+            self._end()
+            self.run.leave(wait=_CLOSE_WAIT)
+        return bool(super().eventFilter(watched, event))
