@@ -376,8 +376,9 @@ def open_image(
 
     def step() -> Step[Any]:
         """Read the file; a step."""
-        from napari_btn.io.datasets import is_description, of_folder, read_dataset
+        from napari_btn.io.datasets import is_description, read_dataset
         from napari_btn.io.images import read_image
+        from napari_btn.io.proposals import of_folder
 
         yield Progress(0, 1, "Reading")
         folder = Path(path).is_dir() and Path(path).suffix.lower() not in SUFFIXES
