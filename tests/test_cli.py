@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from napari_btn import samples
 from napari_btn.cli import main
 from napari_btn.core.settings import TrainSettings
+from napari_btn.denoiser import load
 
 TINY = ("--preset", "quick", "--steps", "6", "--depth", "3", "--members", "2", "--device", "cpu")
 
@@ -217,6 +218,18 @@ def test_info_describes_the_bundle(bundle):
     assert values["members"] == 2
     assert values["channels"] == ["Si", "Al", "Fe"]
     assert values["report"]["alpha"] == 0.1
+
+
+@pytest.mark.parametrize("coverage", ["80", "80%", "0.8"])
+def test_a_coverage_is_one_minus_alpha(bundle, tmp_path, coverage):
+    result = call("calibrate", bundle, "-o", tmp_path / "other.btn", "--coverage", coverage)
+    assert result.exit_code == 0, result.output
+    assert load(tmp_path / "other.btn").alpha == 0.2
+    for wrong, words in ((("--alpha", "0.2"), "Give one"), ((), "no share"), ((), "between 0 and 1")):
+        given = {"Give one": coverage, "no share": "much", "between 0 and 1": "0"}[words]
+        refused = call("calibrate", bundle, "-o", tmp_path / "x.btn", "--coverage", given, *wrong)
+        assert refused.exit_code == 2
+        assert words in refused.stderr
 
 
 def test_calibrate_changes_the_level_and_nothing_else(folder, bundle, tmp_path):

@@ -190,7 +190,7 @@ def test_areas_are_told_in_the_unit_of_the_image():
     )
     assert replace(made, dwells=(10.0,)).sentence(None, "px").endswith("after these windows 200 px.")
     assert made.sentence((0.5, 0.5), "um", 100.0).endswith(
-        "now 200 um², after these windows 50 um² if they are measured without error. 25 um² needs 3 more."
+        "now 200 µm², after these windows 50 µm² if they are measured without error. 25 µm² needs 3 more."
     )
     assert "is reached" in replace(made, more=0).sentence(None, "px", 300.0)
     assert "No number of windows" in replace(made, more=None).sentence((1.0, 1.0, 2.0), "nm", 1.0)

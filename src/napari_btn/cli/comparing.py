@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from napari_btn.cli.files import Model, PairFiles
-from napari_btn.cli.options import ALPHA, axes_option, channels_option, device_option, json_option
+from napari_btn.cli.options import axes_option, channels_option, coverage_options, device_option, json_option
 from napari_btn.cli.terminal import drain
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ __all__ = ["compare"]
 @axes_option
 @channels_option
 @click.option("--noise", type=click.Path(path_type=Path), help="Noise model, for variance-stabilised values.")
-@click.option("--alpha", type=ALPHA, help="Miscoverage of the intervals; default: the bundle's, or 0.1.")
+@coverage_options(None)
 @device_option
 @json_option
 def compare(

@@ -220,13 +220,18 @@ class PairFiles:
 
 def say_differences(image: Image, denoiser: Denoiser) -> None:
     """Say where an image has other channels or pixels than the images of the training."""
+    from napari_btn.core.data.image import shown_unit
+
     names, size = image.channel_names, image.pixel_size
     if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
         trained = ", ".join(denoiser.channel_names)
         say(f"Warning: the image's channels are {', '.join(names)}; the bundle was trained on {trained}.")
     known = denoiser.pixel_size
     if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
-        say(f"Warning: the image's pixel size is {size} {image.unit}; trained on {known} {denoiser.unit}.")
+        say(
+            f"Warning: the image's pixel size is {size} {shown_unit(image.unit or 'px')}; trained on {known} "
+            f"{shown_unit(denoiser.unit)}."
+        )
 
 
 def save_bundle(denoiser: Denoiser, output: Path) -> None:
@@ -271,6 +276,8 @@ def _valid(path: str | None) -> Any:
 
 def _compare(noisy: Image, clean: Image, channels: tuple[str, ...] | None) -> None:
     """Raise if noisy and clean have other channel names; say if they have other pixel sizes."""
+    from napari_btn.core.data.image import shown_unit
+
     one, other = noisy.channel_names, clean.channel_names
     if one and other and tuple(one) != tuple(other) and not channels:
         raise ValueError(
@@ -281,8 +288,8 @@ def _compare(noisy: Image, clean: Image, channels: tuple[str, ...] | None) -> No
         ratio = [a / b for a, b in zip(noisy.pixel_size, clean.pixel_size, strict=False)]
         if any(abs(r - 1) > 0.01 for r in ratio):
             say(
-                f"Warning: noisy has pixels of {noisy.pixel_size} {noisy.unit}, clean of {clean.pixel_size}: another "
-                "field, or one was resampled?"
+                f"Warning: noisy has pixels of {noisy.pixel_size} {shown_unit(noisy.unit or 'px')}, clean of "
+                f"{clean.pixel_size}: another field, or one was resampled?"
             )
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "axes_option",
     "bundle_argument",
     "channels_option",
+    "coverage_options",
     "device_option",
     "executor_at",
     "force_option",
@@ -94,6 +95,75 @@ axes_option = click.option(
     "--axes", help="Axes of the image: letters of S T C Z Y X; default: what the file says."
 )
 channels_option = click.option("--channels", callback=_split_names, help="Names of the channels: Si,Al,Fe.")
+
+
+class _Share(click.ParamType):
+    """A share of the pixels, between 0 and 1, or in per cent: 0.9, 90 or 90%."""
+
+    name = "share"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the share as a number between 0 and 1."""
+        text = str(value).strip()
+        try:
+            share = float(text.removesuffix("%"))
+        except ValueError:
+            self.fail(f"{value!r} is no share; give 0.9, 90 or 90%.", param, ctx)
+        share = share / 100 if text.endswith("%") or share > 1 else share
+        if not 0 < share < 1:
+            self.fail(f"{value!r} must lie between 0 and 1, or 0 and 100 %.", param, ctx)
+        return share
+
+
+def _keep_coverage(ctx: click.Context, _option: click.Parameter, value: float | None) -> None:
+    """Keep the coverage for the miscoverage, which is read later."""
+    ctx.meta[_COVERAGE] = value
+
+
+def _or_coverage(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Return the miscoverage, from the coverage where that is given."""
+    coverage = ctx.meta.get(_COVERAGE)
+    if coverage is None:
+        return value
+    if ctx.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--alpha and --coverage came together; each is one minus the other. Give one.")
+    return round(1.0 - coverage, 12)
+
+
+_COVERAGE = "napari_btn.coverage"
+
+
+def coverage_options(default: float | None) -> Callable[[Command], Command]:
+    """Add --coverage and --alpha, its complement, to a command that takes ``alpha``.
+
+    Parameters
+    ----------
+    default : float, optional
+        Miscoverage; None takes that of the bundle.
+    """
+
+    def decorate(command: Command) -> Command:
+        known = (
+            "default: that of the bundle, or 90 %"
+            if default is None
+            else f"default: {100 * (1 - default):g} %"
+        )
+        for option in (
+            click.option(
+                "--alpha", type=ALPHA, default=default, callback=_or_coverage,
+                help="One minus the coverage: 0.1 is 90 %.",
+            ),
+            click.option(
+                "--coverage", type=_Share(), is_eager=True, expose_value=False, callback=_keep_coverage,
+                help=f"Share of pixels that intervals shall hold, such as 90 or 0.9; {known}.",
+            ),
+        ):  # fmt: skip
+            command = option(command)
+        return command
+
+    return decorate
+
+
 ALPHA = click.FloatRange(0, 1, min_open=True, max_open=True)
 force_option = click.option("--force", is_flag=True, help="Replace existing files.")
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
@@ -121,7 +191,7 @@ def promise_options(command: Command) -> Command:
         click.option(
             "--unit",
             type=click.Choice(get_args(Unit)),
-            help="Whose coverage: all pixels', by block or pooled; of most new images (image); for certain (risk).",
+            help="Whose coverage: on average, by block or pixel; of most new images (image); for certain (risk).",
         ),
     ):
         command = option(command)

@@ -235,10 +235,11 @@ def drain(
 def table(report: Report) -> str:
     """Return a report as lines, one per channel, without the columns that are unknown."""
     from napari_btn.core.calibration.conformal import covered
+    from napari_btn.core.data.image import shown_names
 
     low, high = report.coverage_low, report.coverage_high
     columns: list[tuple[str, Iterable[str]]] = [
-        ("channel", report.channel_names),
+        ("channel", shown_names(report.channel_names)),
         ("coverage", _numbers(report.coverage, ".3f")),
         ("95 % interval", (f"{a:.3f}-{b:.3f}" for a, b in zip(low, high, strict=True))),
         ("SD of fields", _numbers(report.between_fields[:, 0], ".3f")),
@@ -266,7 +267,9 @@ def _group_lines(report: Report) -> list[str]:
     """Return lines with the coverage of each group that is calibrated separately."""
     if not report.group_coverage.size:
         return []
-    head = [report.group_name, "share", *report.channel_names]
+    from napari_btn.core.data.image import shown_names
+
+    head = [report.group_name, "share", *shown_names(report.channel_names)]
     rows = [
         [str(g + 1), f"{share:.1%}", *_numbers(report.group_coverage[:, g], ".3f")]
         for g, share in enumerate(report.group_share)

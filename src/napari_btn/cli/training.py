@@ -11,11 +11,11 @@ import click
 from napari_btn.cli.files import ImageFile, Model, PairFiles, Target, ready, save_bundle, values_of
 from napari_btn.cli.keeping import Keeper
 from napari_btn.cli.options import (
-    ALPHA,
     SPLITS,
     axes_option,
     bundle_argument,
     channels_option,
+    coverage_options,
     device_option,
     executor_at,
     force_option,
@@ -152,9 +152,7 @@ class Training:
     "--preset", type=click.Choice(list(PRESETS)), default="standard", show_default=True, help="How long."
 )
 @click.option("--members", type=click.IntRange(1), default=10, show_default=True, help="Networks to train.")
-@click.option(
-    "--alpha", type=ALPHA, default=0.1, show_default=True, help="Miscoverage; 0.1 is 90 % coverage."
-)
+@coverage_options(0.1)
 @click.option(
     "--supervision",
     type=click.Choice(list(SUPERVISIONS)),
@@ -333,7 +331,7 @@ def _checkpoint(
 @click.argument("clean", required=False)
 @to_file
 @axes_option
-@click.option("--alpha", type=ALPHA, help="Miscoverage; default: that of the bundle.")
+@coverage_options(None)
 @promise_options
 @groups_option
 @mask_option

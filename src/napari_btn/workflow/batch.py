@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import shown_unit
 from napari_btn.core.progress import Progress, with_progress
 from napari_btn.io.datasets import is_description, read_dataset
 from napari_btn.io.images import (
@@ -274,7 +275,8 @@ def _differences(model: Model, image: Image) -> tuple[str, ...]:
     size, known = image.pixel_size, model.learned.pixel_size
     if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
         notes.append(
-            f"Pixels are {size} {image.unit}; those of the training are {known} {model.learned.unit}."
+            f"Pixels are {size} {shown_unit(image.unit or 'px')}; those of the training are {known} "
+            f"{shown_unit(model.learned.unit)}."
         )
     return tuple(notes)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from napari_btn.core.data.image import shown_unit
 from napari_btn.core.progress import Progress
 from napari_btn.core.remeasure.expected import Decision, share_dwell, wrong_after, wrong_now
 from napari_btn.core.remeasure.regions import propose_regions, rescore
@@ -145,7 +146,8 @@ class Expected:
         until : float, optional
             Area in pixels that was asked for.
         """
-        known = pixel_size is not None and unit not in ("px", "pixel", "")
+        unit = shown_unit(unit)
+        known = pixel_size is not None and unit not in ("px", "")
         size = float(np.prod(pixel_size)) if known and pixel_size is not None else 1.0
         power = "²" if pixel_size is None or len(pixel_size) == 2 else "³"
         name = f"{unit}{power}" if known else "px"

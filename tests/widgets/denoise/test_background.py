@@ -22,7 +22,7 @@ def put_away(ready: DenoiseWidget, qtbot: QtBot, steps: Any) -> QMainWindow:
     steps.updates, steps.pause_s = 60, 0.02
     window = QMainWindow()
     qtbot.addWidget(window)
-    ready._window = window
+    ready._window = lambda: window
     ready.view.form.members.setValue(2)
     qtbot.waitUntil(lambda: ready.view.train.isEnabled() and not ready.lifetime.runs)
     ready.view.train.click()

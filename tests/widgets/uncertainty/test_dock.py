@@ -812,3 +812,18 @@ def test_a_dock_hidden_by_another_tab_keeps_working(make_napari_viewer, qtbot, m
     assert "soil P(> t)" in viewer.layers
     viewer.close()
     assert first.lifetime.ended
+
+
+def test_the_clicked_pixel_is_marked_and_the_mark_goes_with_the_dock(make_dock, model, viewer):
+    dock = make_dock(make_prediction(), model)
+    active = viewer.layers.selection.active
+    dock.pixel.show_pixel(3, 4)
+    mark = viewer.layers["soil pixel"]
+    np.testing.assert_allclose(mark.data, [[3, 4]])
+    np.testing.assert_allclose(mark.scale, viewer.layers["soil median"].scale[-2:])
+    dock.pixel.show_pixel(5, 6)
+    assert viewer.layers["soil pixel"] is mark
+    np.testing.assert_allclose(mark.data, [[5, 6]])
+    assert viewer.layers.selection.active is active
+    dock.leave()
+    assert mark not in viewer.layers

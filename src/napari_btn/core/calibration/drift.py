@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_btn.core.data.image import whole_boxes
+from napari_btn.core.data.image import shown_names, whole_boxes
 from napari_btn.core.data.splits import CALIBRATE, TRAIN
 from napari_btn.core.progress import Note
 
@@ -220,7 +220,7 @@ def _noise_notes(ratio: NDArray[np.float64], names: Sequence[str]) -> tuple[Note
     """Return a note on channels whose noise level differs."""
     off = [
         f"{name} ({value:.2f})"
-        for name, value in zip(names, ratio, strict=True)
+        for name, value in zip(shown_names(names), ratio, strict=True)
         if not np.isnan(value) and not NOISE_LOW <= value <= NOISE_HIGH
     ]
     if not off:

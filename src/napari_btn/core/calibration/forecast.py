@@ -78,7 +78,7 @@ class Forecast:
             Miscoverage.
         """
         level, (least, enough), n = self.level(alpha), _needed(alpha), self.blocks
-        name = self.name if n != 1 else self.name.replace("blocks", "block", 1).replace("fields", "field", 1)
+        name = self.name if n != 1 else self.name.replace("s", "", 1)
         held, aim = f"Held out: about {n} {name}.", f"{100 * (1 - alpha):.4g} %"
         more = "Add scenes for more."
         if self.better_split:

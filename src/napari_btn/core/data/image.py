@@ -27,6 +27,8 @@ __all__ = [
     "canonical_axes",
     "channel_number",
     "middle_of_space",
+    "shown_names",
+    "shown_unit",
     "values_at",
     "whole_boxes",
 ]
@@ -276,6 +278,31 @@ def channel_number(channel: str | int | None, names: Sequence[str]) -> int:
     raise ValueError(
         f"Channel is {channel!r}; there are {known}. Give one of those names, or a number from 0."
     )
+
+
+_SHOWN_UNITS = {"um": "µm", "pixel": "px"}
+
+
+def shown_unit(unit: str) -> str:
+    """Return a unit as people read it: "µm" for "um", "px" for "pixel", others as they are.
+
+    Parameters
+    ----------
+    unit : str
+        Of a pixel size.
+    """
+    return _SHOWN_UNITS.get(unit, unit)
+
+
+def shown_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Return channel names as people read them: a single channel without a name is "image".
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of the channels; "0", "1", ... where they have none.
+    """
+    return ("image",) if tuple(names) in ((), ("0",)) else tuple(names)
 
 
 def whole_boxes(space: Sequence[int], n_scenes: int) -> list[Box]:

@@ -220,7 +220,9 @@ def shifted(scenes: Sequence[Scenes]) -> tuple[Note, ...]:
         shift = shift_of(one)
         if shift is None or max(abs(s) for s in shift) <= _SHIFT_PX:
             continue
-        size = ", ".join(f"{a} {s:+.1f}" for a, s in zip(one.noisy.space_axes, shift, strict=True))
+        size = ", ".join(
+            f"{a} {round(s, 1) + 0.0:+.1f}" for a, s in zip(one.noisy.space_axes, shift, strict=True)
+        )
         text = (
             f"Window {number} must move by {size} px to lie on the image; the networks would learn the shift."
         )

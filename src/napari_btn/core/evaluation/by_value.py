@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from napari_btn.core.calibration.blocks import effective_blocks
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.evaluation.bootstrap import FEWEST_GROUPS
 from napari_btn.core.progress import Note
 
@@ -112,7 +113,7 @@ class ByValue:
             where = f"above {edge[at]:.3g}"
         blocks = self.blocks[channel, at]
         few = f" (worth only {blocks:.2g} blocks)" if blocks < FEWEST_GROUPS else ""
-        return f"{names[channel]} {where} ({BIN_NAMES[at]}): {coverage:.0f} %{few}"
+        return f"{shown_names(names)[channel]} {where} ({BIN_NAMES[at]}): {coverage:.0f} %{few}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the arrays as a dict."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from napari_btn.core.calibration.cases import FIELDS, HeldOut, name_of_blocks
 from napari_btn.core.calibration.held_out import block_numbers
-from napari_btn.core.data.image import View
+from napari_btn.core.data.image import View, shown_names
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.evaluation import metrics
 from napari_btn.core.evaluation.bootstrap import coverage_interval, group_intervals
@@ -390,14 +390,16 @@ def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64]) -> tuple[Note, .
     if np.isnan(n_eff).any():
         text = "Only one held-out block, so coverage can't be checked. Hold out more, or use smaller blocks."
         return (Note("red", text),)
-    few = [f"{name} ({n:.0f})" for name, n in zip(names, n_eff, strict=True) if n < FEW_INDEPENDENT]
+    few = [
+        f"{name} ({n:.0f})" for name, n in zip(shown_names(names), n_eff, strict=True) if n < FEW_INDEPENDENT
+    ]
     if not few:
         return ()
     return (
         Note(
             "amber",
             f"The held-out pixels are worth few independent ones: {', '.join(few)}; {FEW_INDEPENDENT} are "
-            "wanted for a coverage known to +-0.04. Hold out more of the field, or add scenes.",
+            "wanted for a coverage known to ± 0.04. Hold out more of the field, or add scenes.",
         ),
     )
 

@@ -105,7 +105,9 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
     notes = _axes_notes(scenes.noisy)
     shift = shift_of(scenes)
     if shift is not None and max(abs(s) for s in shift) > 0.5:
-        size = ", ".join(f"{a} {s:+.1f}" for a, s in zip(scenes.noisy.space_axes, shift, strict=True))
+        size = ", ".join(
+            f"{a} {round(s, 1) + 0.0:+.1f}" for a, s in zip(scenes.noisy.space_axes, shift, strict=True)
+        )
         notes.append(
             Note(
                 "amber",

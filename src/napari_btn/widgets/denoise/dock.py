@@ -129,8 +129,9 @@ class DenoiseWidget(Dock):
 
     def put_away(self) -> None:
         """Leave; a training goes on, with a bar among napari's activities."""
-        if self._window is not None:
-            self.trainer.hand_over(self._window)
+        window = self._window()
+        if window is not None:
+            self.trainer.hand_over(window)
         super().put_away()
 
     @property

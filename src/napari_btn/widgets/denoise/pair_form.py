@@ -22,13 +22,14 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_btn.core.data.image import shown_unit
 from napari_btn.core.progress import Progress, drain
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_of, unlike_pixels
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.masks import MaskPicker, mask_over
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
-from napari_btn.widgets.shared.panels import push_button, short_unit
+from napari_btn.widgets.shared.panels import push_button
 from napari_btn.widgets.shared.pickers import LayerPicker, let_open
 from napari_btn.widgets.shared.results import is_ours
 from napari_btn.widgets.shared.worker import load_ahead, sentence_of
@@ -397,7 +398,7 @@ class PairForm(QWidget):
         parts = [" x ".join(str(n) for n in noisy.shape)]
         if noisy.pixel_size:
             sizes = dict.fromkeys(f"{v:.4g}" for v in noisy.pixel_size)
-            parts.append(f"{' x '.join(sizes)}\N{NO-BREAK SPACE}{short_unit(noisy.unit)}")
+            parts.append(f"{' x '.join(sizes)}\N{NO-BREAK SPACE}{shown_unit(noisy.unit)}")
         self.shape.setText(" · ".join(parts))
         return noisy
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from napari_btn.core.data.image import canonical_axes
+from napari_btn.core.data.image import canonical_axes, shown_unit
 from napari_btn.core.data.pairs import Pair
 from napari_btn.session import Training
 
@@ -164,8 +164,8 @@ def unlike_pixels(noisy: LayerImage, clean: LayerImage) -> tuple[tuple[str, str]
     if all(abs(r - 1) <= _SAME_PIXELS for r in ratio):
         return ()
     text = (
-        f"Noisy has pixels of {noisy.pixel_size[-1]:.4g} {noisy.unit}, clean of {clean.pixel_size[-1]:.4g}: another "
-        "field, or one was resampled? Results take those of noisy."
+        f"Noisy has pixels of {noisy.pixel_size[-1]:.4g} {shown_unit(noisy.unit)}, clean of "
+        f"{clean.pixel_size[-1]:.4g}: another field, or one was resampled? Results take those of noisy."
     )
     return (("amber", text),)
 
@@ -196,8 +196,8 @@ def differences(source: LayerImage, model: Model) -> list[tuple[str, str]]:
         ratio = [a / b for a, b in zip(source.pixel_size, trained.pixel_size, strict=False)]
         if any(abs(r - 1) > _SAME_PIXELS for r in ratio):
             text = (
-                f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {source.unit}, the networks were "
-                f"trained at {trained.pixel_size[-1]:.4g}. Resample it, or don't rely on the coverage."
+                f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {shown_unit(source.unit)}, the networks "
+                f"were trained at {trained.pixel_size[-1]:.4g}. Resample it, or don't rely on the coverage."
             )
             notes.append(("amber", text))
     return notes

@@ -86,6 +86,18 @@ _HELP = {
     "members": "Networks in the ensemble; their quantiles are averaged. More are steadier and take longer.",
     "coverage": "Share of pixels whose clean value the interval from lower to upper shall hold, on average.",
     "device": "Where the networks train and denoise; auto takes the first NVIDIA card, else the CPU.",
+    "start": "Pretrained networks, which know made-up images, go on learning from yours, if there are some for these "
+    "networks and channels; or random weights.",
+    "patch_px": "Side of a training patch in pixels, at most 32 in a volume; the lowest value chooses it by the image.",
+    "network_channels": "Channels that each node adds. More see more, and take longer.",
+    "split": "What is held out of one field: one end of it along an axis; squares in turn with those for training "
+    "(checkerboard); or late frames of a series (in time, which says nothing of other fields).",
+    "unit": "What the coverage promises. On average: each held-out block counts once where there are enough, else all "
+    "pixels together. Of most new images: each one has the coverage, but for a share. With certainty: the coverage is "
+    "at least this, with a stated probability.",
+    "delta": "Share of new images that may be covered less, or probability of a lower coverage.",
+    "score": "How intervals are widened to the coverage: alike on both sides, each side for itself, or in proportion "
+    "to the predicted width.",
     "seed": "The same seed, data and settings give the same pixels on the CPU.",
 }
 
@@ -224,9 +236,9 @@ class TrainingForm(QWidget):
         self.steps = self._named(QSpinBox(), "steps", f"{train['steps']} 0 takes the preset's.")
         self.steps.setRange(0, 1_000_000)
         self.steps.setSpecialValueText("from the preset")
-        self.start = self._named(QComboBox(), "start", train["start"])
+        self.start = self._named(QComboBox(), "start", _HELP["start"])
         self.start.addItems(list(_STARTS))
-        self.patch = self._named(QSpinBox(), "patch_px", train["patch_px"])
+        self.patch = self._named(QSpinBox(), "patch_px", _HELP["patch_px"])
         self.patch.setRange(_OWN_PATCH, 1024)
         self.patch.setSpecialValueText("from the image")
         self.family = self._named(QComboBox(), "family", network["family"])
@@ -237,7 +249,7 @@ class TrainingForm(QWidget):
         self.depth = self._named(QSpinBox(), "depth", network["depth"])
         self.depth.setRange(1, 100)
         self.depth.setValue(NetworkSettings().depth)
-        self.channels = self._named(QSpinBox(), "network_channels", network["channels"])
+        self.channels = self._named(QSpinBox(), "network_channels", _HELP["network_channels"])
         self.channels.setRange(1, 64)
         self.channels.setValue(NetworkSettings().channels)
         self.max_dilation = self._named(QSpinBox(), "max_dilation", network["max_dilation"])
@@ -249,15 +261,13 @@ class TrainingForm(QWidget):
         self.train_fraction.setRange(0.1, 0.9)
         self.train_fraction.setSingleStep(0.05)
         self.train_fraction.setValue(CalibrationSettings().train_fraction)
-        self.score = self._named(QComboBox(), "score", calibration["score"])
+        self.score = self._named(QComboBox(), "score", _HELP["score"])
         self.score.addItems(list(_SCORES))
-        self.split = self._named(
-            QComboBox(), "split", f"{calibration['split']} Axis: {calibration['split_axis']}"
-        )
+        self.split = self._named(QComboBox(), "split", _HELP["split"])
         self.split.addItems(list(_SPLITS))
-        self.unit = self._named(QComboBox(), "unit", f"What the coverage promises. {calibration['unit']}")
+        self.unit = self._named(QComboBox(), "unit", _HELP["unit"])
         self.unit.addItems(list(UNITS))
-        self.delta = self._named(PercentBox(), "delta", calibration["delta"])
+        self.delta = self._named(PercentBox(), "delta", _HELP["delta"])
         self.delta.setRange(0.01, 0.5)
         self.delta.setValue(CalibrationSettings().delta)
         self.groups = self._named(QSpinBox(), "groups", calibration["groups"])

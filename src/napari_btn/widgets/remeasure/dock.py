@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtWidgets import QFileDialog
 
+from napari_btn.core.data.image import shown_unit
 from napari_btn.core.progress import drain
 from napari_btn.io.regions import STAGE_ENDINGS, write_regions
 from napari_btn.widgets.remeasure.editor import RegionEditor
@@ -18,7 +19,6 @@ from napari_btn.widgets.remeasure.request import NOTHING_YET, Request
 from napari_btn.widgets.remeasure.stage_fit import StageFit
 from napari_btn.widgets.remeasure.view import EXPORT_HELP, PROPOSE_HELP, UNMEASURED_HELP, RemeasureView
 from napari_btn.widgets.shared.dock import Dock
-from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.worker import sentence_of
 from napari_btn.workflow.propose import Search, propose_steps
 
@@ -181,7 +181,7 @@ class RemeasureWidget(Dock):
         notes: list[tuple[str, str]] = []
         if expected is not None:
             frame = self._field.frame
-            text = expected.sentence(frame.pixel_size, short_unit(frame.unit), search.until)
+            text = expected.sentence(frame.pixel_size, shown_unit(frame.unit), search.until)
             notes.append(("info", text))
         enough = expected is not None and expected.more == 0
         if found == 0 and not enough:

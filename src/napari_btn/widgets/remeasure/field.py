@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import shown_names
 from napari_btn.widgets.remeasure.rectangles import Frame
 from napari_btn.widgets.shared.masks import drawn_over, mask_over
 from napari_btn.workflow.propose import pixel_size_of, sizes_of
@@ -42,8 +43,8 @@ class Field:
 
     @property
     def channel_names(self) -> list[str]:
-        """Names of the channels; "0" for the only one of an image without names."""
-        return list(self.prediction.channel_names) or ["0"]
+        """Names of the channels; "image" for the only one of an image without names."""
+        return list(shown_names(self.prediction.channel_names))
 
     def anchor(self) -> Any:
         """Return a layer with the axes of the prediction; None if it was removed."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.remeasure.scores import width_outside
 from napari_btn.widgets.remeasure.measured import continue_steps, measured_in
 from napari_btn.widgets.remeasure.rectangles import place_of
@@ -252,7 +253,7 @@ def _gained(made: Round, before: Prediction, regions: list[Region], scene: int) 
     gain = made.gain
     lines = [("info", "Mean width outside the windows, and on held-out pixels with their coverage:")]
     rows = zip(
-        gain.after.channel_names,
+        shown_names(gain.after.channel_names),
         old,
         new,
         gain.before.width,

@@ -7,8 +7,8 @@ from math import floor, log10, prod
 from typing import TYPE_CHECKING
 
 from napari_btn.core.calibration.dose import dose_of
+from napari_btn.core.data.image import shown_unit
 from napari_btn.session import Threshold
-from napari_btn.widgets.shared.panels import short_unit
 from napari_btn.widgets.shared.thresholds import first_threshold, has_levels
 from napari_btn.workflow.propose import Choice
 
@@ -88,11 +88,11 @@ class Request:
             view.score.setCurrentIndex(view.score.findData(best))
         unit = field.frame.unit
         view.until.setSuffix(
-            f" {short_unit(unit)}{'²' if len(field.frame.pixel_size) == 2 else '³'}"
+            f" {shown_unit(unit)}{'²' if len(field.frame.pixel_size) == 2 else '³'}"
             if unit != "px"
             else " px"
         )
-        units = ["px"] if unit == "px" else ["px", short_unit(unit)]
+        units = ["px"] if unit == "px" else ["px", shown_unit(unit)]
         if [view.window_unit.itemText(i) for i in range(view.window_unit.count())] != units:
             view.window_unit.clear()
             view.window_unit.addItems(units)
@@ -246,7 +246,7 @@ class Request:
             self._view.pixels.setText("= {} x {} px".format(*sides))
         else:
             lengths = (f"{n * p:.4g}" for n, p in zip(sides, frame.pixel_size[-2:], strict=True))
-            self._view.pixels.setText("= {} x {} {}".format(*lengths, short_unit(frame.unit)))
+            self._view.pixels.setText("= {} x {} {}".format(*lengths, shown_unit(frame.unit)))
 
     def _show_decimals(self) -> None:
         """Set decimals and steps of the boxes to about a pixel."""

@@ -21,10 +21,11 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_btn.core.data.image import shown_unit
 from napari_btn.widgets.remeasure.stage_panel import StagePanel
 from napari_btn.widgets.shared.masks import MaskPicker
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
-from napari_btn.widgets.shared.panels import ProgressPanel, ScrollColumn, combo_box, push_button, short_unit
+from napari_btn.widgets.shared.panels import ProgressPanel, ScrollColumn, combo_box, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -272,7 +273,7 @@ class RemeasureView(QWidget):
             True where it is known what was measured again; a column says so where there is any.
         """
         table = self.table
-        unit = short_unit(regions[0].unit) if regions else "px"
+        unit = shown_unit(regions[0].unit) if regions else "px"
         volume = bool(regions) and regions[0].z is not None
         heads = ["#", "score", "mean", f"size / {unit}", f"centre y, x / {unit}"]
         helps = [

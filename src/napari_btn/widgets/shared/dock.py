@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import ref
 
 import numpy as np
 from qtpy.QtCore import QEvent, QObject, QTimer
@@ -247,6 +248,10 @@ class Lifetime:
         self._heard.clear()
 
 
+def _no_window() -> None:
+    """Return no window: the dock was never shown."""
+
+
 class Dock(QWidget):
     """A dock: one view, and the parts that drive it until the dock is closed.
 
@@ -266,7 +271,7 @@ class Dock(QWidget):
         self.theme = Theme(self.viewer)
         self.lifetime = Lifetime(self)
         self._tabbed = False
-        self._window: QWidget | None = None
+        self._window: Callable[[], QWidget | None] = _no_window
 
     def show_view(self, view: QWidget, *, scrolls: bool = False) -> None:
         """Fill the dock with a view, and redraw that when the theme changes.
@@ -350,7 +355,7 @@ class Dock(QWidget):
                 self.put_away()
         elif event is not None and event.type() == QEvent.Type.Show:
             self.window().installEventFilter(self)
-            self._window = self.window()
+            self._window = ref(self.window())
             if not self._tabbed:
                 # before the window makes room for two docks above each other
                 self._tabbed = True

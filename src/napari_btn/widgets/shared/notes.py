@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-__all__ = ["LowScroll", "NoteLabel", "Theme", "notes_html", "show_control"]
+__all__ = ["LowScroll", "NoteLabel", "Theme", "notes_html", "on_screen", "show_control"]
 
 _CONTROLS = {
     "checkerboard": "split",
@@ -29,10 +29,13 @@ _CONTROLS = {
     "painted areas": "regions",
     "align them": "align",
     "add scenes": "noisy_stack",
+    "hold out more": "train_fraction",
+    "smaller dilations": "max_dilation",
+    "along another axis": "split",
+    "ask for a lower coverage": "coverage",
     "lower the coverage": "coverage",
     "name its axes": "axes",
-    "`valid`": "valid",
-    "valid": "valid",
+    "pixels that count": "valid",
     "recalibrate": "recalibrate",
     "calibrate tokens apart": "groups",
     "calibrate on images like this one": "calibrate_on",
@@ -45,6 +48,19 @@ _WORDS = re.compile(
 )
 
 
+_ON_SCREEN = {
+    'give `valid` as "finite" or as a mask of the pixels that count': (
+        "set 'Pixels that count' (Advanced) to 'where finite' or to a layer"
+    ),
+    "`valid`": "'Pixels that count'",
+    'split is "time"': "the split is 'in time'",
+    'Use split="auto" to split in space': "Choose a split along an axis",
+    'with split="auto"': "along an axis",
+    'use supervision="pair"': "learn from 'Clean image'",
+    'SupervisionSettings(repeats="s") or "t"': "'Repeats along' s or t",
+    'give device="cpu"': "choose the device 'cpu'",
+}
+"""Words of the docks instead of those of scripts."""
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
 
 
@@ -155,10 +171,23 @@ def notes_html(notes: Iterable[tuple[str, str]], theme: Theme) -> str:
         sign = f"<span style='color:{colour}'><b>{_SIGN[level]}</b></span> " if _SIGN[level] else ""
         linked = _WORDS.sub(
             lambda word: f"<a href='{_CONTROLS[word[0].lower()]}' style='color:{link}'>{word[0]}</a>",
-            escape(text),
+            escape(on_screen(text)),
         )
         lines.append(f"<div>{sign}{linked}</div>")
     return "".join(lines)
+
+
+def on_screen(text: str) -> str:
+    """Return a sentence with the words of the docks instead of those of scripts.
+
+    Parameters
+    ----------
+    text : str
+        A note, or an error.
+    """
+    for script, shown in _ON_SCREEN.items():
+        text = text.replace(script, shown)
+    return text
 
 
 def show_control(window: QWidget, name: str) -> None:

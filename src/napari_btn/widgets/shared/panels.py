@@ -33,26 +33,7 @@ __all__ = [
     "field_help",
     "fold",
     "push_button",
-    "short_unit",
 ]
-
-_UNITS = {"um": "µm", "pixel": "px"}
-
-
-def short_unit(unit: str) -> str:
-    """Return the unit as the window shows it.
-
-    Parameters
-    ----------
-    unit : str
-        Of a pixel size.
-
-    Returns
-    -------
-    str
-        "µm" for "um"; others as they are.
-    """
-    return _UNITS.get(unit, unit)
 
 
 def push_button(name: str, text: str, help_text: str) -> QPushButton:

@@ -9,6 +9,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
 from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.data.image import shown_names
 from napari_btn.widgets.shared.notes import notes_html
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ def _report_html(report: Report, name: str) -> str:
     blocks = int(max(report.n_blocks, default=0))
     title = f"<b>Coverage of {escape(covered(report.covers))}</b>"
     of = f" of '{escape(name)}'" if name else ""
-    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {escape(report.blocks)}{of}:</div>"
+    counted = report.blocks if blocks != 1 else report.blocks.replace("s", "", 1)
+    head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {escape(counted)}{of}:</div>"
     rows = "".join(
         f"<tr><td>{escape(name)}&nbsp;&nbsp;</td>"
         f"<td align='right'><b>{100 * covered:.1f} %</b>&nbsp;</td>"
@@ -87,7 +89,7 @@ def _report_html(report: Report, name: str) -> str:
         f"<td align='right'>{width:.3g}&nbsp;&nbsp;</td>"
         f"<td align='right'>{r:.3f}</td></tr>"
         for name, covered, low, high, width, r in zip(
-            report.channel_names,
+            shown_names(report.channel_names),
             report.coverage,
             report.coverage_low,
             report.coverage_high,
@@ -115,7 +117,9 @@ def _fields_html(report: Report) -> str:
         return ""
     parts = (
         f"{escape(name)} {100 * low:.1f} to {100 * high:.1f} % (SD {100 * sd:.1f})"
-        for name, (sd, low, high) in zip(report.channel_names, report.between_fields, strict=True)
+        for name, (sd, low, high) in zip(
+            shown_names(report.channel_names), report.between_fields, strict=True
+        )
     )
     return f"<div>Field by field: {'; '.join(parts)}</div>"
 
@@ -124,7 +128,11 @@ def _groups_html(report: Report) -> str:
     """Return the table of the groups that are calibrated separately."""
     if not report.group_coverage.size:
         return ""
-    titles = (f"{report.group_name}&nbsp;", "share&nbsp;", *(escape(n) for n in report.channel_names))
+    titles = (
+        f"{report.group_name}&nbsp;",
+        "share&nbsp;",
+        *(escape(n) for n in shown_names(report.channel_names)),
+    )
     head = "".join(f"<td>{title}&nbsp;</td>" for title in titles)
     rows = "".join(
         f"<tr><td>{g + 1}</td><td align='right'>{100 * share:.1f} %&nbsp;&nbsp;</td>"

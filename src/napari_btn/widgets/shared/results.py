@@ -189,10 +189,11 @@ def leave_source_steps(viewer: Any, source: str) -> Iterator[None]:
         if layer is not None:
             viewer.layers.remove(layer)
             yield
-    line = our_layer(viewer, f"{source} line cut", "line cut")
-    if line is not None:
-        viewer.layers.remove(line)
-        yield
+    for kind in ("line cut", "pixel"):
+        layer = our_layer(viewer, f"{source} {kind}", kind)
+        if layer is not None:
+            viewer.layers.remove(layer)
+            yield
 
 
 def _on_request(viewer: Any, source: str) -> list[str]:

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from napari.qt.threading import GeneratorWorker, create_worker
 
+from napari_btn.widgets.shared.notes import on_screen
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
@@ -409,7 +411,7 @@ def sentence_of(error: Exception) -> str:
     str
         One or two sentences.
     """
-    text = str(error).strip() or type(error).__name__
+    text = on_screen(str(error).strip()) or type(error).__name__
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
         return f"Out of memory ({text}). Close other programs, or take a smaller image or patch."
     if isinstance(error, ValueError | OSError):

@@ -9,6 +9,7 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.tokens.naming import VIEWPOINTS
 
 if TYPE_CHECKING:
@@ -105,12 +106,16 @@ class TokenTable(QTableWidget):
             (v, f"Group by {v}; Group puts the picked tokens into one.", v) for v in VIEWPOINTS if v in table
         ]
         columns += [
-            (c, f"Median of {c} over the token's pixels.", f"{c} median")
+            (_title(c), f"Median of {_title(c)} over the token's pixels.", f"{c} median")
             for c in channels
             if f"{c} median" in table
         ]
         columns += [
-            (f"{c} width", f"Mean width of the interval of {c} over the token's pixels.", f"{c} width")
+            (
+                f"{_title(c)} width",
+                f"Mean width of the interval of {_title(c)} over the token's pixels.",
+                f"{c} width",
+            )
             for c in channels
             if f"{c} width" in table
         ]
@@ -234,3 +239,8 @@ def _swatch(rgba: NDArray[Any]) -> QIcon:
     # Qt would tint it in a picked row
     icon.addPixmap(pixels, QIcon.Mode.Selected)
     return icon
+
+
+def _title(channel: str) -> str:
+    """Return the name of a channel as the table shows it."""
+    return shown_names((channel,))[0]

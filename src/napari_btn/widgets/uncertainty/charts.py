@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import Qt
 
+from napari_btn.core.data.image import shown_unit
 from napari_btn.widgets.shared.charts import Chart, faded
-from napari_btn.widgets.shared.panels import short_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -90,7 +90,7 @@ class LineChart(Chart):
             ("truth", self._truth),
         ):
             item.setData(distance, curves[name]) if name in curves else item.setData([], [])
-        self._plot.setLabel("bottom", f"distance ({short_unit(unit)})")
+        self._plot.setLabel("bottom", f"distance ({shown_unit(unit)})")
         low, high = _range_of(curves)
         self._plot.setYRange(low, high, padding=0.05)
         self._threshold.setVisible(threshold is not None)

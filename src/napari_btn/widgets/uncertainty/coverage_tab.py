@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import read_layer
@@ -130,7 +131,7 @@ class CoverageTab:
             """Show the shares."""
             shares = ", ".join(
                 f"{100 * share:.1f} % of {channel}"
-                for channel, share in zip(report.channel_names, report.coverage, strict=True)
+                for channel, share in zip(shown_names(report.channel_names), report.coverage, strict=True)
             )
             text = (
                 f"Inside the intervals lie of '{name}': {shares}. {100 * (1 - prediction.alpha):.3g} % of "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from qtpy.QtCore import Qt, Signal
 
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.layers import KEY, limits_of
@@ -119,7 +120,7 @@ class UncertaintyWidget(Dock):
             return
         view.channel.blockSignals(True)
         view.channel.clear()
-        view.channel.addItems(list(prediction.channel_names) or ["0"])
+        view.channel.addItems(shown_names(prediction.channel_names))
         view.channel.blockSignals(False)
         self.focus.asked = first_threshold(prediction, self.session.threshold)
         self._on_viewer_layers()
@@ -315,7 +316,7 @@ class UncertaintyWidget(Dock):
             key = live.key(self.focus.at())
             text = prediction.distribution.caption(
                 asked.value,
-                channel_name=prediction.channel_names[asked.channel],
+                channel_name=shown_names(prediction.channel_names)[asked.channel],
                 confidence=asked.confidence if claimed else None,
                 covers=prediction.covers,
                 locked=live.locked(asked.channel, asked.value) is not None,

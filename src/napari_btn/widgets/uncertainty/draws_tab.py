@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import shown_names, shown_unit
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.overlays import map_layer
 from napari_btn.widgets.shared.results import record_of
@@ -179,14 +180,14 @@ class DrawsTab:
         painted = next((layer for layer in self._painted() if layer.name == name), None)
         # a copy: the user may go on painting
         region = None if painted is None else np.array(self._plane(painted))
-        channel = prediction.channel_names[asked.channel] if prediction.channel_names else ""
+        channel = shown_names(prediction.channel_names)[asked.channel]
 
         def done(found: DrawnStatistic) -> None:
             """Show the interval."""
             share = f"{100 * (1 - found.alpha):.4g} %"
             above = "" if found.name == "mean" else f" (t = {asked.value:.4g})"
             text = (
-                f"{title}{above}, {channel}, {name}: {found.median:.4g} {found.unit}, "
+                f"{title}{above}, {channel}, {name}: {found.median:.4g} {shown_unit(found.unit)}, "
                 f"{found.lower:.4g} to {found.upper:.4g} in {share} of {len(found.values)} draws. Of true values fewer "
                 "lie inside where whole grains are wrong together."
             )

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import shown_unit
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared.overlays import KINDS, layer_name, map_layer, our_layer
-from napari_btn.widgets.shared.panels import short_unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -113,7 +113,7 @@ class LiveMaps:
         if layer is None:
             return ""
         pixels = float(np.nansum(layer.data[self._where(key)], dtype=np.float64))
-        unit = short_unit(self.prediction.unit)
+        unit = shown_unit(self.prediction.unit)
         if size is None or unit == "px":
             return f"{pixels:.4g} pixels"
         return f"{pixels * float(np.prod(size[-2:])):.4g} {unit}²"

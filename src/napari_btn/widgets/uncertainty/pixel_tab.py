@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.distribution import density
+from napari_btn.core.data.image import shown_names
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import may_click
-from napari_btn.widgets.shared.overlays import map_layer
+from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.overlays import map_layer, placement_of
+from napari_btn.widgets.shared.side_by_side import stands_side_by_side
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
     from napari_btn.widgets.uncertainty.view import UncertaintyView
 
 __all__ = ["PixelTab"]
+
+_MARK_COLOUR = "#e66100"  # Okabe and Ito's vermilion contrasts with gray, viridis and magma
+_MARK_PX = (15, 30)  # on the canvas
 
 
 class PixelTab:
@@ -56,13 +62,44 @@ class PixelTab:
         self._view, self._focus, self._session = view, focus, session
         self._lifetime, self._truth = lifetime, truth
         self._clicked: tuple[int, int] | None = None
+        self._mark: Any = None
         self._labels: tuple[object, NDArray[Any]] | None = None
         view.filter.clicked.connect(self._on_user_filter)
         lifetime.hear_clicks(focus.viewer, self._on_user_click)
+        lifetime.at_end(self._unmark)
 
     def forget(self) -> None:
         """Forget the clicked pixel."""
         self._clicked = None
+        self._unmark()
+
+    def _unmark(self) -> None:
+        """Remove the mark of the clicked pixel."""
+        if self._mark is not None and self._mark in self._focus.viewer.layers:
+            self._focus.viewer.layers.remove(self._mark)
+        self._mark = None
+
+    def _mark_pixel(self, y: int, x: int) -> None:
+        """Mark the clicked pixel in the viewer, unless layers stand side by side, where the mark had a place alone."""
+        viewer, name = self._focus.viewer, self._focus.name
+        if self._mark is not None and self._mark in viewer.layers:
+            self._mark.data = [[y, x]]
+            return
+        if stands_side_by_side(viewer):
+            return
+        active, place = viewer.layers.selection.active, placement_of(viewer, name, "YX")
+        self._mark = viewer.add_points(
+            [[y, x]],
+            name=f"{name} pixel",
+            symbol="cross",
+            size=1.0,
+            canvas_size_limits=_MARK_PX,
+            face_color=_MARK_COLOUR,
+            border_width=0,
+            metadata={KEY: {"map": "pixel", "axes": "YX"}},
+            **({} if place is None else place.to_layer()),
+        )
+        viewer.layers.selection.active = active
 
     def _on_user_click(self, event: Any) -> None:
         """Show the pixel that was clicked."""
@@ -92,6 +129,7 @@ class PixelTab:
         if not (0 <= y < rows and 0 <= x < columns):
             return
         self._clicked = (y, x)
+        self._mark_pixel(y, x)
         self._view.filter_note.say()
         self._view.tabs.setCurrentIndex(1)
         self.draw()
@@ -124,7 +162,7 @@ class PixelTab:
             rows.append((f"P(> {threshold:.4g})", text))
             self._view.density.show_pixel(*density(q, prediction.levels), (lower, median, upper), threshold)
         rows += self._more_of_pixel(at)
-        name = prediction.channel_names[channel] if prediction.channel_names else ""
+        name = shown_names(prediction.channel_names)[channel]
         place = ", ".join(f"{a.lower()} {at[a]}" for a in prediction.axes if a != "C")
         body = "".join(f"<tr><td>{a}&nbsp;&nbsp;</td><td><b>{b}</b></td></tr>" for a, b in rows)
         self._view.pixel.setText(f"<div>{name} at {place}</div><table cellspacing='2'>{body}</table>")
@@ -219,9 +257,11 @@ class PixelTab:
             record,
             start=[0] * (len(axes) - len(space)) + start,
         )
+        shown = shown_names((channel,))[0]
         text = (
-            f"{channel}: median {made.value:.4g} = {made.value - made.net_bias:.4g} from the noisy pixels (red adds, "
-            f"blue takes away) + {made.net_bias:.4g} that the networks add whatever they see (net bias). Weights add "
-            f"up to {made.total:.3g}; effective width {made.effective_width:.3g} px."
+            f"{shown}: median {made.value:.4g} = {made.value - made.net_bias:.4g} from the noisy pixels (red adds, "
+            f"blue takes away) {'-' if made.net_bias < 0 else '+'} {abs(made.net_bias):.4g} that the networks add "
+            f"whatever they see (net bias). Weights add up to {made.total:.3g}; effective width "
+            f"{made.effective_width:.3g} px."
         )
         self._view.filter_note.say(("info", text))
