@@ -97,32 +97,23 @@ axes_option = click.option(
 channels_option = click.option("--channels", callback=_split_names, help="Names of the channels: Si,Al,Fe.")
 
 
-class _Share(click.ParamType):
-    """A share of the pixels, between 0 and 1, or in per cent: 0.9, 90 or 90%."""
-
-    name = "share"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Return the share as a number between 0 and 1."""
-        text = str(value).strip()
-        try:
-            share = float(text.removesuffix("%"))
-        except ValueError:
-            self.fail(f"{value!r} is no share; give 0.9, 90 or 90%.", param, ctx)
-        share = share / 100 if text.endswith("%") or share > 1 else share
-        if not 0 < share < 1:
-            self.fail(f"{value!r} must lie between 0 and 1, or 0 and 100 %.", param, ctx)
-        return share
-
-
-def _keep_coverage(ctx: click.Context, _option: click.Parameter, value: float | None) -> None:
-    """Keep the coverage for the miscoverage, which is read later."""
-    ctx.meta[_COVERAGE] = value
+def _keep_coverage(ctx: click.Context, _option: click.Parameter, value: str | None) -> None:
+    """Keep a coverage of 0.9, 90 or 90% for the miscoverage, which is read later."""
+    if value is None:
+        return
+    try:
+        share = float(value.strip().removesuffix("%"))
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is no share; give 0.9, 90 or 90%.") from None
+    share = share / 100 if value.strip().endswith("%") or share > 1 else share
+    if not 0 < share < 1:
+        raise click.BadParameter(f"{value!r} must lie between 0 and 1, or 0 and 100 %.")
+    ctx.meta[_COVERAGE] = share
 
 
 def _or_coverage(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
     """Return the miscoverage, from the coverage where that is given."""
-    coverage = ctx.meta.get(_COVERAGE)
+    coverage: float | None = ctx.meta.get(_COVERAGE)
     if coverage is None:
         return value
     if ctx.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE:
@@ -154,7 +145,7 @@ def coverage_options(default: float | None) -> Callable[[Command], Command]:
                 help="One minus the coverage: 0.1 is 90 %.",
             ),
             click.option(
-                "--coverage", type=_Share(), is_eager=True, expose_value=False, callback=_keep_coverage,
+                "--coverage", metavar="SHARE", is_eager=True, expose_value=False, callback=_keep_coverage,
                 help=f"Share of pixels that intervals shall hold, such as 90 or 0.9; {known}.",
             ),
         ):  # fmt: skip

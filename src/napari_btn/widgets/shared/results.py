@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary, ref
-
-import numpy as np
 
 from napari_btn.core.calibration.maps import MAP_KINDS
-from napari_btn.widgets.shared.layers import KEY, limits_of, read_layer
+from napari_btn.widgets.shared.contrast import clean_of, keep_contrast, stop_contrast
+from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.overlays import (
     KINDS,
-    WIDTH_PERCENTILE,
     layer_name,
     map_layer,
     our_layer,
@@ -20,8 +17,9 @@ from napari_btn.widgets.shared.overlays import (
 from napari_btn.widgets.shared.side_by_side import name_channel, side_by_side
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator
 
+    import numpy as np
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
 
@@ -41,13 +39,11 @@ __all__ = [
     "show_preview",
 ]
 
-_SAMPLED = 100_000
-_CHANNELS_CUT = 64
 _MAPS = sorted((k.name for k in MAP_KINDS if k.added == "prediction"), key=lambda name: name == "median")
 """Maps that are added at once, from the lowest layer to the one on top, the median."""
+_CONTRASTED = ("lower", "median", "mean", "upper", "width", "spread")
 _RESULTS = ("median", "mean")
 """Maps of a source that stay when another one is denoised."""
-_PERCENTILE = 99.8
 _NETWORKS = ("seed", "settings", "images", "targets")  # what tells networks apart; calibrations share them
 
 
@@ -133,7 +129,7 @@ def show_prediction_steps(
             continue
         shown[name] = placed_map(viewer, name, source.name, values, placement, record)
         yield shown
-    _keep_contrast(viewer, source.name, shown, clean)
+    keep_contrast(viewer, source.name, shown, clean)
     first = shown[names[-1]]
     if names[-1] != "median":
         # where targets are noisy, the mean is unbiased and the median is not
@@ -162,13 +158,13 @@ def show_map(viewer: Any, kind: str, prediction: Prediction, source: str) -> Ima
     layer: ImageLayer = map_layer(viewer, kind, source, values, record_of(prediction))
     median = our_layer(viewer, layer_name(source, "median"), "median")
     if KINDS[kind].contrast == "signal" and median is not None:
-        limits, weak = tuple(median.contrast_limits), _CLEAN.get(viewer, {}).get(source)
+        limits = tuple(median.contrast_limits)
         shown = {name: our_layer(viewer, layer_name(source, name), name) for name in KINDS}
-        _keep_contrast(
+        keep_contrast(
             viewer,
             source,
             {name: one for name, one in shown.items() if one is not None and name in _CONTRASTED},
-            None if weak is None else weak(),
+            clean_of(viewer, source),
         )
         median.contrast_limits = limits
     return layer
@@ -277,7 +273,7 @@ def show_preview(
     old = our_layer(viewer, name, "preview")
     layer = placed_map(viewer, "preview", source.name, preview, placement, {"axes": axes})
     if old is not layer:
-        _keep_contrast(viewer, name, {"median": layer}, clean)
+        keep_contrast(viewer, name, {"median": layer}, clean)
     return layer
 
 
@@ -308,7 +304,7 @@ def show_first_look(viewer: Any, look: FirstLook, source: LayerImage) -> ImageLa
     _back_up(viewer, our_layer(viewer, layer_name(source.name, "median"), "median"), record)
     placement = source.placement.onto(look.axes)
     layer = placed_map(viewer, "median", source.name, look.median, placement, record)
-    _keep_contrast(viewer, source.name, {"median": layer}, None)
+    keep_contrast(viewer, source.name, {"median": layer}, None)
     viewer.layers.selection.active = layer
     return layer
 
@@ -324,8 +320,7 @@ def _settle_preview(viewer: Any, name: str, axes: str) -> None:
         preview.name = f"{name} median"
     else:
         viewer.layers.remove(preview)
-    for stop in _FOLLOWING.get(viewer, {}).pop(f"{name} preview", []):
-        stop()
+    stop_contrast(viewer, f"{name} preview")
 
 
 def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> bool:
@@ -357,126 +352,3 @@ def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> boo
     )
     viewer.layers.move(viewer.layers.index(name), 0)
     return True
-
-
-_CONTRASTED = ("lower", "median", "mean", "upper", "width", "spread")
-_CLEAN: WeakKeyDictionary[Any, dict[str, ref[ImageLayer]]] = WeakKeyDictionary()
-_FOLLOWING: WeakKeyDictionary[Any, dict[str, list[Callable[[], None]]]] = WeakKeyDictionary()
-
-
-def _keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: ImageLayer | None) -> None:
-    """Set the contrast limits of the maps per channel, following the shown channel."""
-    following = _FOLLOWING.setdefault(viewer, {})
-    if tag in following:
-        for stop in following.pop(tag):
-            stop()
-    median = shown["median"]
-    axes = median.metadata[KEY]["axes"]
-    channel_axis = axes.index("C") if "C" in axes else None
-    signal = [shown[k.name] for k in MAP_KINDS if k.contrast == "signal" and k.name in shown]
-    limits = None
-    if clean is not None:
-        _CLEAN.setdefault(viewer, {})[tag] = ref(clean)
-    if clean is not None and clean in viewer.layers and not clean.rgb:
-        clean_axes = read_layer(clean).axes
-        clean_channel = clean_axes.index("C") if "C" in clean_axes else None
-        clean_limits = _channel_limits(clean, clean_channel)
-        if len(clean_limits) == (1 if channel_axis is None else median.data.shape[channel_axis]):
-            limits, signal = clean_limits, [clean, *signal]
-    if limits is None:
-        limits = _channel_limits(median, channel_axis)
-    stops = [_follow(viewer, signal, limits, channel_axis)]
-    if len(signal) > 1:
-        stops.append(_link(viewer, signal))
-    for layer in (layer for name, layer in shown.items() if KINDS[name].contrast == "from zero"):
-        upper = [(0.0, high) for _, high in _channel_limits(layer, channel_axis, WIDTH_PERCENTILE)]
-        stops.append(_follow(viewer, [layer], upper, channel_axis))
-    following[tag] = stops
-
-
-def _link(viewer: Any, layers: Sequence[ImageLayer]) -> Callable[[], None]:
-    """Link the layers' contrast limits; return a function that unlinks them."""
-    viewer.layers.link_layers(layers, ("contrast_limits",))
-    window, members = ref(viewer), [ref(layer) for layer in layers]
-
-    def stop() -> None:
-        """Unlink the layers that still exist."""
-        alive = [layer for member in members if (layer := member()) is not None]
-        if (here := window()) is not None and len(alive) > 1:
-            here.layers.unlink_layers(alive, ("contrast_limits",))
-
-    return stop
-
-
-def _follow(
-    viewer: Any,
-    layers: Sequence[ImageLayer],
-    limits: list[tuple[float, float]],
-    channel_axis: int | None,
-) -> Callable[[], None]:
-    """Set the layers' contrast limits for each shown channel; return a function that ends this."""
-    # Weak references, so that a closed viewer can be deleted.
-    window, members = ref(viewer), [ref(layer) for layer in layers]
-    guide = members[-1]
-    state = {"channel": -1}
-
-    def follow(event: object = None) -> None:
-        """Set the limits of the shown channel, and keep the user's limits of the last one."""
-        del event
-        here, layer = window(), guide()
-        if here is None or layer is None or layer not in here.layers:
-            return
-        alive = [member for weak in members if (member := weak()) is not None and member in here.layers]
-        channel = _shown_channel(here, layer, channel_axis, len(limits))
-        if channel == state["channel"]:
-            return
-        if state["channel"] >= 0:
-            limits[state["channel"]] = (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
-        state["channel"] = channel
-        for member in alive:
-            member.contrast_limits = limits[channel]
-
-    def stop() -> None:
-        """Stop following the channel."""
-        if (here := window()) is not None:
-            here.dims.events.current_step.disconnect(follow)
-
-    viewer.dims.events.current_step.connect(follow)
-    follow()
-    return stop
-
-
-def _shown_channel(viewer: Any, layer: ImageLayer, channel_axis: int | None, n: int) -> int:
-    """Return the index of the channel at the sliders' position."""
-    if channel_axis is None:
-        return 0
-    point = layer.world_to_data(viewer.dims.point)
-    return int(np.clip(round(float(point[channel_axis])), 0, n - 1))
-
-
-def _channel_limits(
-    layer: ImageLayer, channel_axis: int | None, high: float = _PERCENTILE
-) -> list[tuple[float, float]]:
-    """Return the contrast limits of each channel of a layer."""
-    data = layer.data[0] if layer.multiscale else layer.data
-    if channel_axis is None:
-        return [limits_of(_thinned(data), high)]
-    channels = range(data.shape[channel_axis])
-    if type(data) is not np.ndarray:
-        # A whole channel of a zarr array would be read here, so its middle is cut out first.
-        middle = _thinned(data) if len(channels) <= _CHANNELS_CUT else None
-        if middle is not None and middle.shape[channel_axis] == len(channels):
-            data = middle
-    before = (slice(None),) * channel_axis
-    return [limits_of(_thinned(data[(*before, c)]), high) for c in channels]
-
-
-def _thinned(data: Any) -> NDArray[Any]:
-    """Return about a hundred thousand values: spread evenly in memory, from the middle on disk."""
-    size = int(np.prod(data.shape, dtype=np.int64))
-    if type(data) is np.ndarray:
-        step = max(1, int(np.ceil((size / _SAMPLED) ** (1 / max(1, data.ndim)))))
-        return np.asarray(data[(slice(None, None, step),) * data.ndim])
-    side = max(1, int(_SAMPLED ** (1 / max(1, len(data.shape)))))
-    starts = [max(n - side, 0) // 2 for n in data.shape]
-    return np.asarray(data[tuple(slice(s, s + side) for s in starts)])
