@@ -98,6 +98,7 @@ class TokenTable(QTableWidget):
             By number.
         """
         picked = self.picked()
+        titles_of = dict(zip(channels, shown_names(channels), strict=True)) if channels else {}
         columns = [("#", "Number of the token, and its colour in the image.", "index")]
         columns += [("name", "Your name for the token; double-click to change it.", "name")]
         columns += [("share", "Share of the image's pixels.", "share")]
@@ -106,14 +107,14 @@ class TokenTable(QTableWidget):
             (v, f"Group by {v}; Group puts the picked tokens into one.", v) for v in VIEWPOINTS if v in table
         ]
         columns += [
-            (_title(c), f"Median of {_title(c)} over the token's pixels.", f"{c} median")
+            (titles_of[c], f"Median of {titles_of[c]} over the token's pixels.", f"{c} median")
             for c in channels
             if f"{c} median" in table
         ]
         columns += [
             (
-                f"{_title(c)} width",
-                f"Mean width of the interval of {_title(c)} over the token's pixels.",
+                f"{titles_of[c]} width",
+                f"Mean width of the interval of {titles_of[c]} over the token's pixels.",
                 f"{c} width",
             )
             for c in channels
@@ -239,8 +240,3 @@ def _swatch(rgba: NDArray[Any]) -> QIcon:
     # Qt would tint it in a picked row
     icon.addPixmap(pixels, QIcon.Mode.Selected)
     return icon
-
-
-def _title(channel: str) -> str:
-    """Return the name of a channel as the table shows it."""
-    return shown_names((channel,))[0]

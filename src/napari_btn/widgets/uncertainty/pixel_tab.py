@@ -95,7 +95,8 @@ class PixelTab:
             size=1.0,
             canvas_size_limits=_MARK_PX,
             face_color=_MARK_COLOUR,
-            border_width=0,
+            border_color=_MARK_COLOUR,
+            opacity=1.0,
             metadata={KEY: {"map": "pixel", "axes": "YX"}},
             **({} if place is None else place.to_layer()),
         )
@@ -257,7 +258,8 @@ class PixelTab:
             record,
             start=[0] * (len(axes) - len(space)) + start,
         )
-        shown = shown_names((channel,))[0]
+        known = () if self._focus.prediction is None else self._focus.prediction.channel_names
+        shown = shown_names(known)[0] if len(known) < 2 else channel
         text = (
             f"{shown}: median {made.value:.4g} = {made.value - made.net_bias:.4g} from the noisy pixels (red adds, "
             f"blue takes away) {'-' if made.net_bias < 0 else '+'} {abs(made.net_bias):.4g} that the networks add "
