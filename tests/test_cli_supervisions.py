@@ -114,3 +114,23 @@ def test_calibration_needs_no_clean_image_either(folder, tmp_path):
     assert call(*given).exit_code == 0
     done = call("calibrate", out, tmp_path / "other.npy", "--axes", "YX", "-o", tmp_path / "n.btn")
     assert done.exit_code == 0, done.output
+
+
+def test_frames_of_the_detector_are_kept_for_predictions_and_repeated_by_the_recipe(folder, tmp_path):
+    counts = np.load(folder / "counts.npy")
+    np.save(tmp_path / "seen.npy", 2 * counts + 100)
+    np.save(tmp_path / "dark.npy", np.full(counts.shape, 100.0))
+    np.save(tmp_path / "flat.npy", np.full(counts.shape, 300.0))
+    frames = ("--dark", tmp_path / "dark.npy", "--flat", tmp_path / "flat.npy")
+    bundle, out = tmp_path / "a.btn", tmp_path / "out.npz"
+    image = (tmp_path / "seen.npy", "--axes", "YX")
+    made = call("train", *image, "-o", bundle, "--supervision", "noise2void", *frames, *TINY)
+    assert made.exit_code == 0, made.output
+    assert call("predict", bundle, *image, "-o", out).exit_code == 0
+    again = tmp_path / "again.npz"
+    assert call("predict", bundle, *image, "-o", again, *frames).exit_code == 0
+    np.testing.assert_array_equal(np.load(out)["median"], np.load(again)["median"])
+    assert np.load(out)["median"].mean() < 100
+    repeated = call("run", again)
+    assert repeated.exit_code == 0, repeated.output
+    assert "all are the same" in repeated.stdout

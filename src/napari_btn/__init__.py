@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from napari_btn import samples
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.data.defects import repair
+    from napari_btn.core.data.detector import Detector
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.evaluation.report import evaluate
     from napari_btn.core.remeasure.regions import propose_regions
@@ -31,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "CalibrationSettings",
     "Denoiser",
+    "Detector",
     "NetworkSettings",
     "NoiseModel",
     "Pair",
@@ -51,6 +53,7 @@ _HOME = {
     "CalibrationSettings": "core.settings",
     "Denoiser": "denoiser",
     "NetworkSettings": "core.settings",
+    "Detector": "core.data.detector",
     "NoiseModel": "io.noise",
     "Pair": "core.data.pairs",
     "Prediction": "core.calibration.prediction",

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.conformal import Calibration
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.detector import Detector
     from napari_btn.core.data.noise_models import NoiseModel
     from napari_btn.core.evaluation.comparison import Comparison
     from napari_btn.core.evaluation.gain import EnsembleGain
@@ -352,6 +353,7 @@ class Denoiser:
         unit: str = "px",
         valid: Any = None,
         noise_model: NoiseModel | None = None,
+        detector: Detector | None = None,
         regions: Any = None,
     ) -> Outlook:
         """Return what is decided before training, with its notes, without training; arguments as in `fit`."""
@@ -364,6 +366,7 @@ class Denoiser:
             unit=unit,
             valid=valid,
             noise_model=noise_model,
+            detector=detector,
         )
         return plan_of(pair, self._settings, _painted(regions))
 
@@ -406,6 +409,7 @@ class Denoiser:
         unit: str = "px",
         valid: Any = None,
         noise_model: NoiseModel | None = None,
+        detector: Detector | None = None,
         regions: Any = None,
         executor: Executor | None = None,
         resume: Sequence[Member] = (),
@@ -433,6 +437,9 @@ class Denoiser:
             True where a pixel counts.
         noise_model : NoiseModel, optional
             Noise that "simulation" draws on ``clean``.
+        detector : Detector, optional
+            Dark frame, flat field and broken pixels of ``noisy``, which is repaired first; predictions then repair
+            their images in the same way. ``clean`` stays as it is.
         regions : array of int, optional
             Painted areas over the space axes, instead of the split: 1 trains, 2 calibrates, 3 (where there
             is any) is what the report is measured on, anything else is left out.
@@ -458,6 +465,7 @@ class Denoiser:
                 unit=unit,
                 valid=valid,
                 noise_model=noise_model,
+                detector=detector,
                 regions=regions,
                 executor=executor,
                 resume=resume,
@@ -476,6 +484,7 @@ class Denoiser:
         unit: str = "px",
         valid: Any = None,
         noise_model: NoiseModel | None = None,
+        detector: Detector | None = None,
         regions: Any = None,
         executor: Executor | None = None,
         resume: Sequence[Member] = (),
@@ -491,6 +500,7 @@ class Denoiser:
             unit=unit,
             valid=valid,
             noise_model=noise_model,
+            detector=detector,
         )
         model = yield from fit_steps(
             pair,
@@ -771,6 +781,7 @@ class Denoiser:
         valid: Any = None,
         pixel_size: Sequence[float] | None = None,
         unit: str | None = None,
+        detector: Detector | None = None,
         executor: Executor | None = None,
     ) -> Prediction:
         """Return calibrated maps of an image, computed tile by tile.
@@ -798,6 +809,8 @@ class Denoiser:
             Of this image, one per space axis, in ``unit``; by default that of training.
         unit : str, optional
             Unit of ``pixel_size``.
+        detector : Detector, optional
+            Dark frame, flat field and broken pixels of this image; those of the training by default.
         executor : concurrent.futures.Executor, optional
             Where tasks run; local processes by default.
 
@@ -822,6 +835,7 @@ class Denoiser:
             quantiles=quantiles,
             groups=groups,
             valid=valid,
+            detector=detector,
         )
         return self.run(steps)
 

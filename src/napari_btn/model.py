@@ -16,6 +16,7 @@ from napari_btn.core.calibration.conformal import NOT_CALIBRATED, Calibration
 from napari_btn.core.calibration.drift import Profile
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.groups import GroupCalibration
+from napari_btn.core.data.detector import Detector
 from napari_btn.core.data.series import series_axes
 from napari_btn.core.evaluation.report import Report
 from napari_btn.core.networks.family import Blueprint, Member, Networks, family_of
@@ -72,6 +73,8 @@ class Learned:
         Version, settings, seed and fingerprints of the images, JSON-ready.
     profile : Profile, optional
         Noise and brightness of the calibration images; None if they are too small.
+    detector : Detector, optional
+        Dark and flat frames and broken pixels, by which noisy images are repaired first.
     """
 
     networks: Networks
@@ -83,6 +86,7 @@ class Learned:
     unit: str
     provenance: dict[str, Any]
     profile: Profile | None = None
+    detector: Detector | None = None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -355,6 +359,8 @@ def _to_bundle(model: Model) -> Bundle:
                 arrays[f"{part}.{name}"] = value
     if model.tokens is not None:
         arrays |= {f"tokens.{name}": value for name, value in model.tokens.to_arrays().items()}
+    if learned.detector is not None:
+        arrays |= {f"detector.{name}": value for name, value in learned.detector.to_arrays().items()}
     if scores.grouping is not None:
         arrays |= _grouping_arrays(scores.grouping)
     values = {
@@ -381,6 +387,7 @@ def _to_bundle(model: Model) -> Bundle:
         "covers": scores.covers,
         "target_noise": None if scores.noise is None else [float(v) for v in scores.noise],
         "provenance": learned.provenance,
+        "detector": None if learned.detector is None else learned.detector.axes,
         "profile": None if learned.profile is None else learned.profile.to_dict(),
     }
     return Bundle(values, arrays)
@@ -412,6 +419,7 @@ def _from_bundle(bundle: Bundle) -> Model:
         unit=values["unit"],
         provenance=values["provenance"],
         profile=None if known is None else Profile.from_dict(known),
+        detector=_detector_from(bundle),
     )
     scores = Scores(
         held_out=_held_out_from("held_out", bundle, settings.levels),
@@ -516,6 +524,13 @@ def _tokens_from(part: str, bundle: Bundle) -> TokenModel | None:
 
     found = {k.removeprefix(f"{part}."): v for k, v in bundle.arrays.items() if k.startswith(f"{part}.")}
     return TokenModel.from_arrays(found) if found else None
+
+
+def _detector_from(bundle: Bundle) -> Detector | None:
+    """Return the detector in a bundle."""
+    axes = bundle.values.get("detector")
+    found = {k.removeprefix("detector."): v for k, v in bundle.arrays.items() if k.startswith("detector.")}
+    return None if axes is None else Detector.from_arrays(found, axes)
 
 
 def _grouping_arrays(grouping: Grouping) -> dict[str, NDArray[Any]]:

@@ -25,6 +25,7 @@ from napari_btn.cli.files import (
 from napari_btn.cli.options import (
     axes_option,
     bundle_argument,
+    detector_options,
     device_option,
     executor_at,
     force_option,
@@ -59,6 +60,9 @@ class OneImage:
 
     mask: str | None
     valid: str | None
+    dark: str | None
+    flat: str | None
+    defects: str | None
     scheduler: str | None
     draws: int
     seed: int
@@ -66,7 +70,8 @@ class OneImage:
     @property
     def given(self) -> bool:
         """True if there is any of them."""
-        return bool(self.mask or self.valid or self.scheduler or self.draws)
+        files = (self.mask, self.valid, self.dark, self.flat, self.defects)
+        return any(files) or bool(self.scheduler or self.draws)
 
 
 @click.command()
@@ -76,6 +81,7 @@ class OneImage:
 @axes_option
 @mask_option
 @valid_option
+@detector_options
 @click.option(
     "--draws",
     type=click.IntRange(0),
@@ -101,11 +107,12 @@ def predict(model: Model, batch: Batch, one: OneImage) -> None:
     if batch.many:
         if one.given:
             raise ValueError(
-                "--mask, --valid, --scheduler and --draws go with one image; predict each image alone."
+                "--mask, --valid, --dark, --flat, --defects, --scheduler and --draws go with one image; predict each "
+                "image alone."
             )
         batch.run(model)
         return
-    source = ImageFile(batch.images[0], batch.axes, one.mask, one.valid)
+    source = ImageFile(batch.images[0], batch.axes, one.mask, one.valid, one.dark, one.flat, one.defects)
     target = Target(batch.output, batch.force)
     target.ready_image(model.bundle, *source.inputs)
     tiled = output_format(target.output).is_folder
@@ -122,7 +129,7 @@ def predict(model: Model, batch: Batch, one: OneImage) -> None:
         )
         draws = None if room is None else _drawn(prediction, one, room / "draws.npy")
         if not tiled or draws is not None:
-            known = with_files(prediction.provenance, {"image": source.image})
+            known = with_files(prediction.provenance, source.named)
             if draws is not None:
                 known |= {"draws": one.draws, "draws_seed": one.seed}
             write_prediction(
@@ -185,6 +192,7 @@ def predicted(
         quantiles=quantiles,
         groups=opened.groups,
         valid=opened.valid,
+        detector=opened.detector,
         pixel_size=opened.pixel_size,
         unit=opened.image.unit,
         executor=executor,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from napari_btn.cli.terminal import say, sentence
 
 if TYPE_CHECKING:
+    from napari_btn.core.data.detector import Detector
     from napari_btn.core.data.image import Image
     from napari_btn.core.data.pairs import Pair
     from napari_btn.denoiser import Denoiser
@@ -21,6 +22,7 @@ __all__ = [
     "OpenImage",
     "PairFiles",
     "Target",
+    "detector_of",
     "ready",
     "save_bundle",
     "say_differences",
@@ -82,12 +84,13 @@ def ready(path: Path, force: bool, *inputs: str | Path | None) -> None:
 
 @dataclass(frozen=True, eq=False)
 class OpenImage:
-    """An image with its axes, the groups of its pixels, and the pixels that count."""
+    """An image with its axes, the groups of its pixels, the pixels that count, and its detector."""
 
     image: Image
     axes: str
     groups: Any = None
     valid: Any = None
+    detector: Detector | None = None
 
     @property
     def pixel_size(self) -> tuple[float, ...] | None:
@@ -100,20 +103,30 @@ class OpenImage:
 class ImageFile:
     """An image file, its axes, and files of groups and of pixels that count."""
 
-    image: str
+    image: str = ""
     axes: str | None = None
     mask: str | None = None
     valid: str | None = None
+    dark: str | None = None
+    flat: str | None = None
+    defects: str | None = None
 
     @property
     def inputs(self) -> tuple[str | None, ...]:
         """Files that are read."""
-        return self.image, self.mask, self.valid
+        return self.image, self.mask, self.valid, self.dark, self.flat, self.defects
+
+    @property
+    def named(self) -> dict[str, str]:
+        """Files by the name of the argument that they are given as, for a recipe."""
+        files = {name: getattr(self, name) for name in ("image", "dark", "flat", "defects")}
+        return {name: file for name, file in files.items() if file is not None}
 
     def open(self) -> OpenImage:
         """Open the files."""
         image, axes = _open(self.image, self.axes, "the image")
-        return OpenImage(image, axes, values_of(self.mask), _valid(self.valid))
+        detector = detector_of(self.dark, self.flat, self.defects)
+        return OpenImage(image, axes, values_of(self.mask), _valid(self.valid), detector)
 
 
 @dataclass(frozen=True)
@@ -129,17 +142,32 @@ class PairFiles:
     regions: str | None = None
     pair: tuple[tuple[str, str], ...] = ()
     noise_model: str | None = None
+    dark: str | None = None
+    flat: str | None = None
+    defects: str | None = None
 
     @property
     def inputs(self) -> tuple[str | None, ...]:
         """Files that are read."""
         others = (name for names in self.pair for name in names)
-        return self.noisy, self.clean, self.valid, self.mask, self.regions, self.noise_model, *others
+        return (
+            self.noisy,
+            self.clean,
+            self.valid,
+            self.mask,
+            self.regions,
+            self.noise_model,
+            self.dark,
+            self.flat,
+            self.defects,
+            *others,
+        )
 
     @property
     def named(self) -> dict[str, str]:
         """Files by the name of the argument that they are given as, for a recipe."""
-        files = {"noisy": self.noisy, "clean": self.clean, "valid": self.valid, "regions": self.regions}
+        names = ("noisy", "clean", "valid", "regions", "dark", "flat", "defects")
+        files = {name: getattr(self, name) for name in names}
         return {name: file for name, file in files.items() if file is not None}
 
     @property
@@ -154,6 +182,10 @@ class PairFiles:
 
     def open(self, denoiser: Denoiser | None = None) -> Pair:
         """Open the pair, and say where it differs from the images that a denoiser was trained on."""
+        return replace(self._opened(denoiser), detector=detector_of(self.dark, self.flat, self.defects))
+
+    def _opened(self, denoiser: Denoiser | None) -> Pair:
+        """Open the pair without the frames of its detector."""
         from napari_btn.cli.datasets import described_pair
         from napari_btn.core.data.pairs import Pair
         from napari_btn.io.datasets import is_description
@@ -267,6 +299,18 @@ def values_of(path: str | None) -> Any:
     from napari_btn.io.images import read_image
 
     return None if path is None else read_image(path).data
+
+
+def detector_of(dark: str | None, flat: str | None, defects: str | None) -> Detector | None:
+    """Return the detector of files; None for none."""
+    if dark is flat is defects is None:
+        return None
+    import numpy as np
+
+    from napari_btn.core.data.detector import Detector
+
+    frames = [None if path is None else np.asarray(values_of(path)) for path in (dark, flat, defects)]
+    return Detector(frames[0], frames[1], None if frames[2] is None else frames[2] != 0)
 
 
 def _valid(path: str | None) -> Any:

@@ -32,6 +32,7 @@ __all__ = [
     "bundle_argument",
     "channels_option",
     "coverage_options",
+    "detector_options",
     "device_option",
     "executor_at",
     "force_option",
@@ -210,6 +211,19 @@ def supervision_options(command: Command) -> Command:
     for name, kind, text in reversed(helps):
         default = getattr(known, name.removeprefix("--").replace("-", "_"))
         command = click.option(name, type=kind, default=default, show_default=True, help=text)(command)
+    return command
+
+
+def detector_options(command: Command) -> Command:
+    """Add the options of the frames by which a noisy image is repaired to a command."""
+    for option in (
+        click.option(
+            "--defects", help="Image that is not zero where a pixel is broken; default: they are found."
+        ),
+        click.option("--flat", help="Frame of even light, which is divided out of the noisy image."),
+        click.option("--dark", help="Frame without light, which is subtracted from the noisy image."),
+    ):
+        command = option(command)
     return command
 
 

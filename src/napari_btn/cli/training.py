@@ -16,6 +16,7 @@ from napari_btn.cli.options import (
     bundle_argument,
     channels_option,
     coverage_options,
+    detector_options,
     device_option,
     executor_at,
     force_option,
@@ -194,6 +195,7 @@ class Training:
 )
 @promise_options
 @groups_option
+@detector_options
 @valid_option
 @click.option(
     "--pair", type=(str, str), multiple=True, metavar="NOISY CLEAN", help="Another pair, of another field."
@@ -254,7 +256,7 @@ def _fit(
     checkpoint = _checkpoint(partial, denoiser, data, resume=resume, force=target.force)
     check = denoiser.check(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                            pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
-                           noise_model=pair.noise_model, regions=regions)  # fmt: skip
+                           noise_model=pair.noise_model, detector=pair.detector, regions=regions)  # fmt: skip
     say_notes(check.notes)
     say(
         check.forecast.note(denoiser.alpha)[1]
@@ -265,7 +267,7 @@ def _fit(
     say(f"{denoiser.estimate(shape, pair.axes).note}.")
     step = denoiser.fit_steps(pair.noisy, pair.clean, axes=pair.axes, channel_names=pair.channel_names,
                               pixel_size=pair.pixel_size, unit=pair.unit, valid=pair.valid,
-                              noise_model=pair.noise_model, regions=regions, resume=checkpoint,
+                              noise_model=pair.noise_model, detector=pair.detector, regions=regions, resume=checkpoint,
                               executor=executor)  # fmt: skip
     report = Keeper(denoiser, partial, data, checkpoint).train(step, target.output, files).report
     assert report is not None, "a fitted denoiser has a report"
@@ -278,10 +280,10 @@ def _record(denoiser: Denoiser, pair: Pair, regions: Any) -> dict[str, Any]:
     from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.data.image import View
     from napari_btn.core.settings import EnsembleSettings
-    from napari_btn.workflow.inputs import scenes_of
+    from napari_btn.workflow.inputs import scenes_of, sound_pair
 
     known = denoiser.calibration_settings
-    views = scenes_of(pair, EnsembleSettings.from_dict(denoiser.settings()))
+    views = scenes_of(sound_pair(pair)[0], EnsembleSettings.from_dict(denoiser.settings()))
     made: dict[str, Any] = {
         name: sorted(drain(fingerprint_steps(image)).values())
         for name, image in (("noisy", views.noisy), ("clean", views.clean), ("valid", views.valid))

@@ -17,7 +17,7 @@ from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import Plan, plan_training, validation_part
 from napari_btn.model import Learned, Model
 from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
-from napari_btn.workflow.inputs import scenes_of
+from napari_btn.workflow.inputs import scenes_of, sound_pair
 from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 from napari_btn.workflow.refine import split_record
 from napari_btn.workflow.start import origin_of, warm_steps
@@ -69,6 +69,7 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     ValueError
         If the images can't be trained on.
     """
+    pair, _ = sound_pair(pair)
     way, scenes = supervision_of(settings.supervision), scenes_of(pair, settings)
     drain(scenes.check_steps())
     doubts = drain(way.check_steps(scenes, settings.supervision_settings))
@@ -146,9 +147,10 @@ def fit_steps(
     """
     from napari_btn.core.training.processes import Start, Trained
 
-    asked = settings
+    asked, given = settings, pair
     way, steps = supervision_of(settings.supervision), settings.members * settings.train.steps
     yield Progress(0, steps, "Checking the images")
+    pair, detector = sound_pair(pair)
     scenes = scenes_of(pair, settings)
     yield from scenes.check_steps()
     doubts = yield from way.check_steps(scenes, settings.supervision_settings)
@@ -207,11 +209,12 @@ def fit_steps(
         unit=pair.unit,
         provenance=provenance,
         profile=profile_of(scenes.noisy),
+        detector=detector,
     )
     scores, tokens = yield from scores_steps(learned, scenes, plan.split, settings, compute)
     calibrated = yield from calibrated_steps(learned, scores, settings)
     made = Model(settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
-    step = yield from _recipe_steps(pair, regions, asked)
+    step = yield from _recipe_steps(given, regions, asked)
     yield Progress(total, total, "Calibrated")
     return recorded(made, step)
 
@@ -220,8 +223,9 @@ def _recipe_steps(
     pair: Pair, regions: NDArray[Any] | None, settings: EnsembleSettings
 ) -> Step[dict[str, Any]]:
     """Return the record of a training for its recipe; a step."""
+    frames = {} if pair.detector is None else pair.detector.to_arrays()
     inputs = yield from inputs_steps(
-        {"noisy": pair.noisy, "clean": pair.clean, "valid": pair.valid, "regions": regions}
+        {"noisy": pair.noisy, "clean": pair.clean, "valid": pair.valid, "regions": regions, **frames}
     )
     return recipe_step(
         "fit",
@@ -233,6 +237,7 @@ def _recipe_steps(
         unit=pair.unit,
         valid=pair.valid if isinstance(pair.valid, str) else None,
         noise_model=None if pair.noise_model is None else pair.noise_model.to_dict(),
+        detector=None if pair.detector is None else pair.detector.axes,
     )
 
 

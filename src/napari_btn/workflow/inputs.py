@@ -1,4 +1,7 @@
-"""Conversion of user input to pairs, images and masks, checked against the networks."""
+"""Conversion of user input to pairs, images and masks, checked against the networks.
+
+Long because all that users give comes in through this one door, so that each step sees it alike.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.cases import HeldOut
+    from napari_btn.core.data.detector import Detector
     from napari_btn.core.data.pairs import Scenes
     from napari_btn.core.settings import EnsembleSettings, SupervisionSettings
     from napari_btn.model import Model
@@ -35,6 +39,8 @@ __all__ = [
     "scenes_for",
     "scenes_of",
     "seen_by",
+    "sound_image",
+    "sound_pair",
     "unmasked",
 ]
 
@@ -95,6 +101,7 @@ def pair_of(
     unit: str = "px",
     valid: Any = None,
     noise_model: Any = None,
+    detector: Detector | None = None,
 ) -> Pair:
     """Return a `Pair` of user input; lists become arrays.
 
@@ -111,6 +118,8 @@ def pair_of(
         True where a pixel counts.
     noise_model : NoiseModel, optional
         Noise to simulate, if there is no noisy image.
+    detector : Detector, optional
+        Dark and flat frames and broken pixels of the noisy image.
     """
 
     def array(value: Any) -> Any:
@@ -129,6 +138,7 @@ def pair_of(
         unit,
         array(valid),
         noise_model=noise_model,
+        detector=detector,
     )
 
 
@@ -182,6 +192,41 @@ def image_for(
     else:
         size, unit = _size_of(pixel_size), unit or "px"
     return Image(array, view.axes, model.channel_names, size, unit)
+
+
+def sound_pair(pair: Pair) -> tuple[Pair, Detector | None]:
+    """Return a pair whose noisy image is repaired, and the detector with the broken pixels that were found.
+
+    Parameters
+    ----------
+    pair : Pair
+        Unchanged, and no detector, if it has none.
+
+    Raises
+    ------
+    ValueError
+        If the frames of the detector don't fit the image.
+    """
+    return (pair, None) if pair.detector is None else pair.detector.repaired_pair(pair)
+
+
+def sound_image(model: Model, image: Image) -> Image:
+    """Return an image repaired as those of the training were; unchanged without a detector.
+
+    Parameters
+    ----------
+    model : Model
+    image : Image
+
+    Raises
+    ------
+    ValueError
+        If the frames of the detector don't fit the image.
+    """
+    detector = model.learned.detector
+    if detector is None:
+        return image
+    return replace(image, data=detector.repaired(image.data, image.view.axes).image)
 
 
 def scenes_of(pair: Pair, settings: EnsembleSettings) -> Scenes:
@@ -251,6 +296,7 @@ def scenes_for(model: Model, pair: Pair) -> Scenes:
     ValueError
         If channels or space axes aren't those of training, or the two images don't fit each other.
     """
+    pair, _ = sound_pair(replace(pair, detector=pair.detector or model.learned.detector))
     scenes = scenes_of(pair, model.settings)
     _need_fit(scenes.noisy, model)
     return scenes
@@ -265,6 +311,7 @@ def seen_by(model: Model, image: Image) -> View:
     image : Image
     """
     settings, how = model.settings, model.settings.supervision_settings
+    image = sound_image(model, image)
     way = supervision_of(settings.supervision)
     if how.frames == 1:
         return way.seen(image.view, how, seed=settings.seed)

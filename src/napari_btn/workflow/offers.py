@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from napari_btn.core.supervision.registry import SUPERVISIONS
-from napari_btn.workflow.inputs import scenes_of
+from napari_btn.workflow.inputs import scenes_of, sound_pair
 
 if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
@@ -53,6 +53,7 @@ def offers_steps(pair: Pair, settings: EnsembleSettings, *, values: bool = True)
     values : bool
         True to read values; False looks at axes and shapes alone.
     """
+    pair, _ = sound_pair(pair)
     found = []
     known = settings.supervision_settings
     for way in sorted(SUPERVISIONS.values(), key=lambda w: w.rank):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.detector import Detector
     from napari_btn.core.data.image import Image, View
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
@@ -54,6 +55,7 @@ def predict_steps(
     quantiles: bool = True,
     groups: Any = None,
     valid: Any = None,
+    detector: Detector | None = None,
 ) -> Step[Prediction]:
     """Return calibrated maps of an image, computed tile by tile; a step.
 
@@ -71,6 +73,8 @@ def predict_steps(
         Group of each pixel, if groups of a mask were calibrated separately.
     valid : array of bool, or "finite", optional
         True where a pixel counts.
+    detector : Detector, optional
+        Dark and flat frames and broken pixels of this image; those of the training by default.
 
     Raises
     ------
@@ -81,6 +85,8 @@ def predict_steps(
     from napari_btn.core.calibration.maps import write_maps_steps
     from napari_btn.core.calibration.prediction import Prediction
 
+    if detector is not None:
+        model = replace(model, learned=replace(model.learned, detector=detector))
     view, calibrated = seen_by(model, image), model.calibrated
     mask = None if groups is None else over_space(groups, view.axes, "groups")
     counted: Any = "finite" if isinstance(valid, str) and valid == "finite" else over_scenes(valid, view)
@@ -88,7 +94,7 @@ def predict_steps(
     drift = drift_notes(model.learned.profile, view, model.channel_names)
     locks = lock_notes(model.scores.held_out, calibrated.locks, model.channel_names)
     notes = (*calibrated.report.warnings, *group_notes, *drift, *locks)
-    step = yield from _recipe_steps(model, image, groups, valid)
+    step = yield from _recipe_steps(model, image, groups, valid, detector)
     earlier = model.learned.provenance.get("recipe", ())
     caption = {**model.caption, "recipe": [*earlier, step], "warnings": [n.to_dict() for n in notes]}
     # in memory, the mean follows from quantiles that are kept
@@ -134,9 +140,12 @@ def predict_steps(
     )
 
 
-def _recipe_steps(model: Model, image: Image, groups: Any, valid: Any) -> Step[dict[str, Any]]:
+def _recipe_steps(
+    model: Model, image: Image, groups: Any, valid: Any, detector: Detector | None
+) -> Step[dict[str, Any]]:
     """Return the record of a prediction for its recipe; a step."""
-    inputs = yield from inputs_steps({"image": image.data, "groups": groups, "valid": valid})
+    frames = {} if detector is None else detector.to_arrays()
+    inputs = yield from inputs_steps({"image": image.data, "groups": groups, "valid": valid, **frames})
     return recipe_step(
         "predict",
         inputs,
@@ -144,6 +153,7 @@ def _recipe_steps(model: Model, image: Image, groups: Any, valid: Any) -> Step[d
         pixel_size=None if image.pixel_size is None else list(image.pixel_size),
         unit=image.unit,
         valid=valid if isinstance(valid, str) else None,
+        detector=None if detector is None else detector.axes,
         makes=model_digest(model),
     )
 

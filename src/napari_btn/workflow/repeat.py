@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from napari_btn.core.data.detector import Detector
 from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TokenSettings
 from napari_btn.workflow.calibrate import calibrate_steps
 from napari_btn.workflow.fit import fit_steps
@@ -115,6 +116,11 @@ def _arrays_steps(recipe: Recipe, opened: Opener) -> Step[dict[str, Any]]:
     return arrays
 
 
+def _detector_of(step: Mapping[str, Any], given: Mapping[str, Any]) -> Detector | None:
+    """Return the detector of a step, from its frames; None without."""
+    return None if "detector" not in step else Detector.from_arrays(given, step["detector"])
+
+
 def _repeat_steps(
     model: Model | None, step: Mapping[str, Any], given: Mapping[str, Any], compute: Compute
 ) -> Step[tuple[Model, Prediction | None]]:
@@ -133,6 +139,7 @@ def _repeat_steps(
             step["axes"],
             valid=valid,
             unit=step.get("unit", "px"),
+            detector=_detector_of(step, given),
             **about,
         )
         compute = replace(
@@ -156,4 +163,8 @@ def _repeat_steps(
         return (yield from tokens_steps(model, image, compute, wanted, refit=step["refit"], valid=valid))[
             0
         ], None
-    return model, (yield from predict_steps(model, image, compute, groups=given.get("groups"), valid=valid))
+    return model, (
+        yield from predict_steps(
+            model, image, compute, groups=given.get("groups"), valid=valid, detector=_detector_of(step, given)
+        )
+    )

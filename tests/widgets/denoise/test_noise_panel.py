@@ -56,3 +56,29 @@ def test_bad_input_is_reported_in_the_dock(dock: DenoiseWidget, viewer: ViewerMo
     _inspect(dock, qtbot)
     assert any("constant" in text for _, text in dock.view.message.notes)
     assert dock.view.noise.findings is None
+
+
+def test_repair_and_saturation_go_into_the_training(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    rng = np.random.default_rng(0)
+    seen = rng.poisson(np.kron(rng.gamma(3.0, 3.0, (8, 16)), np.ones((8, 8)))).astype(np.float32)
+    viewer.add_image(seen + 100, name="noisy", axis_labels=("y", "x"))
+    viewer.add_image(np.full(seen.shape, 100.0), name="dark")
+    pair, form = dock.view.pair, dock.view.form
+    qtbot.waitUntil(lambda: dock.view.train.isEnabled())
+    assert pair.inputs is not None
+    assert pair.inputs.detector is None
+    assert pair.inputs.settings.train.saturation is None
+    before = pair.inputs.key()
+    pair.repair.click()
+    pair.dark.setCurrentText("dark")
+    form.saturation.setValue(150)
+    qtbot.waitUntil(lambda: pair.inputs is not None and pair.inputs.settings.train.saturation == 150)
+    assert pair.inputs.key() != before
+    assert pair.inputs.pair.detector is not None
+    assert np.asarray(pair.inputs.pair.detector.dark).max() == 100
+    # counts again, without the offset: thinning is offered
+    qtbot.waitUntil(lambda: form.supervision.findData("thinning") >= 0)
+    viewer.layers["dark"].data = np.full((5, 6), 100.0)
+    qtbot.waitUntil(lambda: any("dark has shape (5, 6)" in text for _, text in pair.note.notes))

@@ -50,6 +50,8 @@ class Pair:
         Name for layers and files.
     noise_model : NoiseModel, optional
         Noise to simulate on ``clean``, if there is no noisy image.
+    detector : Detector, optional
+        Dark and flat frames and broken pixels, by which the noisy image is repaired first.
     """
 
     noisy: Any
@@ -61,6 +63,7 @@ class Pair:
     valid: Any = None
     name: str = ""
     noise_model: Any = None
+    detector: Any = None
 
     @cached_property
     def clean_axes(self) -> str:

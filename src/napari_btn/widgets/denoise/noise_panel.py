@@ -78,10 +78,30 @@ class NoisePanel(QWidget):
         layout.addLayout(row)
         for part in (self.sentence, self.numbers, self.transfer, self.correlation, self.notes):
             layout.addWidget(part)
+        self._layout = layout
         self.inspect.clicked.connect(self.asked.emit)
         self.defects.clicked.connect(self.defects_wanted.emit)
         self.channel.currentIndexChanged.connect(self._show_channel)
         self.clear()
+
+    def add_repair(self, repair: QWidget, dark: QWidget, flat: QWidget, saturation: QWidget) -> None:
+        """Add the controls that say what the detector does to a training, below the findings.
+
+        Parameters
+        ----------
+        repair, dark, flat : QWidget
+            Repair or not, and the frames that are divided out.
+        saturation : QWidget
+            Largest value of the detector.
+        """
+        row = QHBoxLayout()
+        for part, stretch in ((repair, 0), (dark, 1), (flat, 1)):
+            row.addWidget(part, stretch)
+        below = QHBoxLayout()
+        below.addWidget(QLabel("Targets saturate at"))
+        below.addWidget(saturation, 1)
+        self._layout.addLayout(row)
+        self._layout.addLayout(below)
 
     def clear(self) -> None:
         """Forget the findings."""

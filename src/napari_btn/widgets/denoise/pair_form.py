@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.calibration.forecast import Forecast
+    from napari_btn.core.data.detector import Detector
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import EnsembleSettings
     from napari_btn.session import Session
@@ -63,6 +64,11 @@ _REGIONS_HELP = (
 _SCENES_HELP = (
     "Several fields: tick the noisy layer of each field in the list, and the clean ones below in the same order. "
     "'Open file…' takes several files at once."
+)
+_REPAIR_HELP = (
+    "Before training, subtract the dark frame, divide the flat field out, and fill broken pixels from their "
+    "neighbours; these don't count in training. The trained networks repair every image that they are applied to in "
+    "the same way."
 )
 _ALONG = {
     "horizontal": "along x",
@@ -127,13 +133,14 @@ class PairForm(QWidget):
         self._build(theme)
         self._check_later = lifetime.timer(_CHECK_AFTER_MS, self._start_check)
         self._offer_later = lifetime.timer(_CHECK_AFTER_MS, self._start_offers)
-        for part in (self.noisy, self.clean, self.valid, self.regions):
+        for part in (self.noisy, self.clean, self.valid, self.regions, self.dark, self.flat):
             lifetime.at_end(part.leave)
         for picker in (self.noisy, self.clean):
             picker.changed.connect(self.changed)
             let_open(picker, self, viewer, lifetime)
-        for mask in (self.valid, self.regions):
+        for mask in (self.valid, self.regions, self.dark, self.flat):
             mask.changed.connect(self.changed)
+        self.repair.toggled.connect(lambda _: self.changed.emit())
         self.axes.textChanged.connect(lambda _: self.changed.emit())
         self.channels.textChanged.connect(lambda _: self.changed.emit())
         self.align.clicked.connect(self._on_user_align)
@@ -173,6 +180,14 @@ class PairForm(QWidget):
         self.channels.setAccessibleName("Channel names")
         self.valid = MaskPicker("valid", _VALID_HELP, ("everywhere", "where finite"), ("Labels", "Image"))
         self.regions = MaskPicker("regions", _REGIONS_HELP, ("as split",), ("Labels",))
+        self.repair = push_button("repair", "Repair", _REPAIR_HELP)
+        self.repair.setCheckable(True)
+        self.dark = MaskPicker(
+            "dark", "Frame without light, which is subtracted.", ("no dark frame",), ("Image",)
+        )
+        self.flat = MaskPicker(
+            "flat", "Frame of even light, which is divided out.", ("no flat field",), ("Image",)
+        )
         self.note = NoteLabel(theme, "pair_note")
         self.align = QPushButton("Align")
         self.align.setObjectName("align")
@@ -232,9 +247,9 @@ class PairForm(QWidget):
         """
         for picker in (self.noisy, self.clean):
             picker.refresh(list(layers))
-        for mask in (self.valid, self.regions):
+        for mask in (self.valid, self.regions, self.dark, self.flat):
             mask.refresh(list(self._viewer.layers))
-        own = [layer for layer in layers if not is_ours(layer)]
+        own = [layer for layer in layers if not is_ours(layer) and not _is_frame(layer.name)]
         for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
             if not choose or picker.layers or picker.by_user:
                 continue
@@ -357,7 +372,12 @@ class PairForm(QWidget):
         layer = self.clean.layer
         clean = None if clean is None else in_order_of(noisy.axes, clean)
         inputs = PairInputs(
-            noisy, clean, settings, None if layer is None else ref(layer), *self._masks(noisy)
+            noisy,
+            clean,
+            settings,
+            None if layer is None else ref(layer),
+            *self._masks(noisy),
+            self._detector(),
         )
         known = self._found is not None and self._found.key == inputs.key()
         inputs.check(values=not known and inputs.quick_to_read)
@@ -365,7 +385,8 @@ class PairForm(QWidget):
 
     def _masks(self, noisy: LayerImage) -> tuple[Any, NDArray[Any] | None, tuple[Any, ...]]:
         """Return the masks of valid and painted pixels, and a key that identifies them."""
-        key = [(p.choice, id(p.layer), p.version) for p in (self.valid, self.regions)]
+        frames = (self.dark, self.flat) if self.repair.isChecked() else ()
+        key: list[Any] = [(p.choice, id(p.layer), p.version) for p in (self.valid, self.regions, *frames)]
         known = (*key, noisy.axes, noisy.shape)
         if self._masked is None or self._masked[0] != known:
             painted = {}
@@ -376,6 +397,15 @@ class PairForm(QWidget):
         painted = self._masked[1]
         valid = painted["valid"] != 0 if "valid" in painted else "finite" if self.valid.choice > 0 else None
         return valid, painted.get("regions"), tuple(key)
+
+    def _detector(self) -> Detector | None:
+        """Return the frames by which noisy is repaired; None if it is taken as it is."""
+        if not self.repair.isChecked():
+            return None
+        from napari_btn.core.data.detector import Detector
+
+        dark, flat = (None if p.layer is None else p.layer.data for p in (self.dark, self.flat))
+        return Detector(dark, flat)
 
     def _with_axes(self, noisy: LayerImage) -> LayerImage:
         """Return noisy with the typed axes and channel names, which are reset for another layer."""
@@ -513,6 +543,12 @@ class PairForm(QWidget):
         """Draw in the colours of the theme as they are now."""
         for note in (self.noisy.note, self.clean.note, self.note):
             note.redraw()
+
+
+def _is_frame(name: str) -> bool:
+    """Return True if the name of a layer says that it is a dark frame or a flat field."""
+    name = name.lower()
+    return name.startswith(("dark", "flat")) and not any(n in name for n in _NOISY_NAMES)
 
 
 def _offers_key(inputs: PairInputs) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
 
+    from napari_btn.core.data.detector import Detector
     from napari_btn.core.settings import EnsembleSettings
     from napari_btn.model import Model
     from napari_btn.widgets.shared.layers import LayerImage
@@ -44,7 +45,9 @@ class PairInputs:
     regions : ndarray of int, optional
         Painted areas for training and calibration.
     masks_key : tuple
-        Identifies the masks.
+        Identifies the masks and the frames of the detector.
+    detector : Detector, optional
+        Frames by which the noisy image is repaired first.
     """
 
     noisy: LayerImage
@@ -54,6 +57,7 @@ class PairInputs:
     valid: Any = None
     regions: NDArray[Any] | None = None
     masks_key: tuple[Any, ...] = ()
+    detector: Detector | None = None
 
     @property
     def quick_to_read(self) -> bool:
@@ -75,6 +79,7 @@ class PairInputs:
             self.noisy.unit,
             self.valid,
             self.noisy.name,
+            detector=self.detector,
         )
 
     def training(self) -> Training:

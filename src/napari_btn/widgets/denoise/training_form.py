@@ -57,6 +57,7 @@ _SCORES = {
     "scaled by the width": "scaled",
 }
 _MIXED = "sms+unet"  # an example; other mixtures can be typed
+_NEVER = 0.0  # targets are not saturated
 _OWN_PATCH = 7  # below the smallest patch: the image decides
 _PRESET_HELP = {
     "instant": "pretrained networks as they are",
@@ -172,6 +173,7 @@ class TrainingForm(QWidget):
         for number in (*self.findChildren(QSpinBox), *self.findChildren(QDoubleSpinBox)):
             number.valueChanged.connect(lambda _: self.changed.emit())
         self.family.editTextChanged.connect(lambda _: self.changed.emit())
+        self.saturation.valueChanged.connect(lambda _: self.changed.emit())
         for choice in (self.bias_free, self.early_stopping):
             choice.toggled.connect(lambda _: self.changed.emit())
         self.has_minimum.toggled.connect(self._on_user_minimum)
@@ -274,6 +276,11 @@ class TrainingForm(QWidget):
         self.groups.setRange(0, 40)
         self.groups.setSpecialValueText("all together")
         self.has_minimum = self._named(QCheckBox(), "has_minimum", calibration["minimum"])
+        self.saturation = self._named(QDoubleSpinBox(), "saturation", train["saturation"])
+        self.saturation.setRange(_NEVER, 1e9)
+        self.saturation.setDecimals(4)
+        self.saturation.setSpecialValueText("never")
+        self.saturation.setValue(_NEVER)
         self.minimum = self._named(QDoubleSpinBox(), "minimum", calibration["minimum"])
         self.minimum.setRange(-1e9, 1e9)
         self.minimum.setDecimals(4)
@@ -388,7 +395,10 @@ class TrainingForm(QWidget):
         preset = self.preset.currentText().lower()
         early = self.early_stopping.isChecked()
         start = _STARTS.get(self.start.currentText(), self.start.currentText())
-        train = replace(PRESETS[preset], patch_px=self._patch_px(), early_stopping=early, start=start)
+        top = self.saturation.value() if self.saturation.value() > _NEVER else None
+        train = replace(
+            PRESETS[preset], patch_px=self._patch_px(), early_stopping=early, start=start, saturation=top
+        )
         if self.steps.value():
             train = replace(train, steps=self.steps.value(), warm_share=1.0)
         network = NetworkSettings(
@@ -470,6 +480,7 @@ class TrainingForm(QWidget):
         self.show_network(settings.network)
         self.bias_free.setChecked(settings.network.bias_free)
         self.early_stopping.setChecked(settings.train.early_stopping)
+        self.saturation.setValue(_NEVER if settings.train.saturation is None else settings.train.saturation)
         known = settings.calibration
         self.train_fraction.setValue(known.train_fraction)
         for box, names, value in (
