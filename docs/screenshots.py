@@ -21,6 +21,8 @@ IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT = 1366, 768
 LARGEST = 400_000
 MEMBERS = 3
+FRAMES: list[tuple[str, Any]] = []  # captions and pictures of the walk
+FRAME_WIDTH, FRAME_MS = 1024, 5000
 
 
 def start_screen() -> subprocess.Popen[bytes] | None:
@@ -71,6 +73,61 @@ def shoot(viewer: napari.Viewer, name: str) -> None:
     print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size // 1000} kB")
 
 
+def step(viewer: napari.Viewer, caption: str) -> None:
+    """Take a picture of the walk, with what happens in it."""
+    from PIL import Image
+
+    pause(0.5)
+    pixels = viewer.screenshot(canvas_only=False, flash=False)
+    FRAMES.append((f"{len(FRAMES) + 1}  {caption}", Image.fromarray(pixels).convert("RGB")))
+
+
+def walk() -> None:
+    """Write the pictures of the walk as an animation, each with its caption below."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, drawn = ImageFont.load_default(size=22), []
+    for caption, picture in FRAMES:
+        height = round(picture.height * FRAME_WIDTH / picture.width)
+        frame = Image.new("RGB", (FRAME_WIDTH, height + 44), "white")
+        frame.paste(picture.resize((FRAME_WIDTH, height), Image.Resampling.LANCZOS))
+        ImageDraw.Draw(frame).text((16, height + 8), caption, fill="black", font=font)
+        drawn.append(frame.quantize(128, dither=Image.Dither.NONE))
+    path = IMAGES / "walk.gif"
+    drawn[0].save(path, save_all=True, append_images=drawn[1:], duration=FRAME_MS, loop=0, optimize=True)
+    print(f"{path}: {len(drawn)} pictures, {path.stat().st_size // 1000} kB")
+
+
+def which_data() -> None:
+    """Draw the data that one may have, and what each gives."""
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from napari_btn import samples
+
+    pair = samples.edx(seed=0, size=(96, 128))
+    rng = np.random.default_rng(0)
+    clean = np.asarray(pair.clean)[0]
+    counts = [rng.poisson(20 * clean / clean.max()) for _ in range(3)]
+    rows = (
+        ("A noisy image and a slow, clean one", "intervals that cover the clean signal", [counts[0], clean]),
+        ("Noisy repeats of one field", "intervals that cover a repeat", counts),
+        ("One noisy image", "an image, without a promise for the clean signal", counts[:1]),
+    )
+    figure = Figure(figsize=(9.6, 4.8), layout="constrained")
+    axes = figure.subplots(3, 4, gridspec_kw={"width_ratios": (1, 1, 1, 2.2)})
+    for line, (title, gives, images) in zip(axes, rows, strict=True):
+        for cell in line:
+            cell.set_axis_off()
+        for cell, image in zip(line[:3], images, strict=False):
+            cell.imshow(image, cmap="gray", vmax=np.percentile(image, 99.5), interpolation="nearest")
+        line[3].text(0, 0.62, title, fontsize=12, weight="bold", transform=line[3].transAxes)
+        line[3].text(0, 0.32, f"gives {gives}", fontsize=10.5, transform=line[3].transAxes)
+    path = IMAGES / "which_data.png"
+    figure.savefig(path, dpi=100, facecolor="white")
+    print(f"{path}: {path.stat().st_size // 1000} kB")
+
+
 def show(viewer: napari.Viewer, *names: str) -> None:
     """Show these layers in a grid."""
     for layer in viewer.layers:
@@ -101,6 +158,7 @@ def uncertainty(viewer: napari.Viewer) -> None:
     pause(1)
     viewer.reset_view()
     shoot(viewer, "uncertainty")
+    step(viewer, "Where is iron above 0.25? Move the threshold, draw a line, click a pixel.")
     part("closer").setCurrentIndex(2)
     pause(2)
     part("side_by_side").click()
@@ -175,6 +233,7 @@ def tokens(viewer: napari.Viewer) -> None:
         shown.visible = shown.name == "edx noisy tokens"
     viewer.layers["edx noisy tokens"].opacity = 1
     viewer.reset_view()
+    step(viewer, "Find tokens: pixels that the networks see alike. Name them, group them, export them.")
     both_themes(viewer, "tokens")
 
 
@@ -200,6 +259,10 @@ def remeasure(viewer: napari.Viewer) -> None:
         box.setValue(40)
     dock.view.propose.click()
     wait_until(lambda: dock.view.table.rowCount() == 5, 60)
+    for shown in viewer.layers:
+        shown.visible = shown.name in ("field median", "field regions")
+    viewer.reset_view()
+    step(viewer, "Propose where to measure again, and export the windows to the microscope.")
     stage(viewer, dock, "field")
     dock.view.loop.folded.expand(animate=False)
     dock.view.loop.measured.pick(slow)
@@ -263,27 +326,33 @@ def main() -> None:
     part("members").setValue(MEMBERS)
     viewer.dims.set_point(0, 0)
     wait_until(part("train").isEnabled, 60)
+    wait_until(lambda: bool(dock.view.pair.note.notes), 120)
+    step(viewer, "Open a noisy and a clean image. The dock checks them, and says what it may promise.")
     viewer.canvas.grid.enabled = True
     part("train").click()
     bar = part("progress")
     wait_until(lambda: bar.value() > 0.6 * bar.maximum() and "edx noisy preview" in viewer.layers, 1200)
     show(viewer, "edx noisy", "edx clean", "edx noisy preview")
     shoot(viewer, "training")
+    step(viewer, "Train: a preview of the denoised image grows while you wait.")
     wait_until(lambda: "edx noisy median" in viewer.layers and part("train").isEnabled(), 1200)
     as_before(viewer)
     viewer.canvas.grid.enabled = False
     present_result(viewer, "edx noisy")
+    step(viewer, "Noisy, denoised, and how sure: the report says how much the intervals hold.")
     both_themes(viewer, "denoise")
     uncertainty(viewer)
     tokens(viewer)
     remeasure(viewer)
     viewer.close()
+    walk()
 
 
 if __name__ == "__main__":
     virtual = start_screen()
     try:
         IMAGES.mkdir(exist_ok=True)
+        which_data()
         main()
     finally:
         if virtual is not None:

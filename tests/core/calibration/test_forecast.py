@@ -53,6 +53,14 @@ def test_fields_are_counted_where_scenes_have_targets_of_their_own():
     assert "fields" in plan.forecast.note(0.1)[1]
 
 
+def test_a_guarantee_is_forecast_only_where_it_holds_with_blocks_twice_as_wide():
+    plan = plan_of(samples.edx(seed=1), EnsembleSettings("quick"))
+    assert plan.forecast.least < plan.forecast.blocks
+    level, text = Forecast(60, 20, "blocks of 20 px", fewest=16).note(0.1)
+    assert level == "amber"
+    assert "or 16 twice as wide" in text
+
+
 @pytest.mark.parametrize(("blocks", "level"), [(3, "red"), (20, "amber"), (50, "info")])
 def test_the_note_says_what_the_blocks_permit_and_what_helps(blocks, level):
     said = Forecast(blocks, 20, "blocks of 20 px", checkerboard=70).note(0.1)

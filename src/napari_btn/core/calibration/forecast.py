@@ -46,12 +46,20 @@ class Forecast:
         Blocks in words.
     checkerboard : int
         Number of blocks of the same side with a checkerboard split; 0 where it is impossible.
+    fewest : int, optional
+        Number of blocks if they must be twice as wide; `blocks` by default.
     """
 
     blocks: int
     side_px: int
     name: str
     checkerboard: int = 0
+    fewest: int | None = None
+
+    @property
+    def least(self) -> int:
+        """Number of blocks that there are even if errors reach twice as far."""
+        return self.blocks if self.fewest is None else self.fewest
 
     @property
     def better_split(self) -> bool:
@@ -67,7 +75,7 @@ class Forecast:
             Miscoverage.
         """
         least, enough = _needed(alpha)
-        return "red" if self.blocks < least else "amber" if self.blocks < enough else "info"
+        return "red" if self.blocks < least else "amber" if self.least < enough else "info"
 
     def note(self, alpha: float) -> tuple[str, str]:
         """Return level and sentence: the blocks, what they permit to promise, and what gives more.
@@ -78,8 +86,10 @@ class Forecast:
             Miscoverage.
         """
         level, (least, enough), n = self.level(alpha), _needed(alpha), self.blocks
-        name = self.name if n != 1 else self.name.replace("s", "", 1)
-        held, aim = f"Held out: about {n} {name}.", f"{100 * (1 - alpha):.4g} %"
+        name, aim = self.name if n != 1 else self.name.replace("s", "", 1), f"{100 * (1 - alpha):.4g} %"
+        held = f"Held out: about {n} {name}."
+        if self.least < n:
+            held = f"Held out: about {n} {name}, or {self.least} twice as wide if errors reach farther."
         more = "Add scenes for more."
         if self.better_split:
             more = (
@@ -88,7 +98,7 @@ class Forecast:
         if level == "red":
             return level, f"{held} That is too few for {aim} (at least {least}): don't rely on it. {more}"
         if level == "amber":
-            text = f"{held} {aim} will hold on average, without a guarantee for other blocks ({enough} needed). {more}"
+            text = f"{held} {aim} will hold on average; a guarantee for other blocks needs {enough}. {more}"
             return level, text
         return level, f"{held} Enough for {aim} in other blocks like them ({enough} needed)."
 
@@ -122,7 +132,8 @@ def forecast_blocks(
         return Forecast(len(fields) if split.kind == "field" else len(held), 0, name_of_blocks(0, split.kind))
     side = settings.block_px or max(4 * _reach(scenes, held), _LEAST_PX)
     other = 0 if checkerboard is None else _count(scenes, checkerboard.held_out, side)
-    return Forecast(_count(scenes, held, side), side, name_of_blocks(side), other)
+    fewest = None if settings.block_px else _count(scenes, held, 2 * side)
+    return Forecast(_count(scenes, held, side), side, name_of_blocks(side), other, fewest)
 
 
 def _count(scenes: Scenes, boxes: Sequence[Box], side: int) -> int:

@@ -33,6 +33,7 @@ class LossChart(Chart):
         super().__init__(
             "Training loss",
             "Training loss (pinball, relative): each member faint, their running mean strong.",
+            legend=(("━", "running mean", "accent"), ("─", "members", "text")),
         )
         self._plot.setLabel("bottom", "step")
         self._plot.setLabel("left", "loss")

@@ -331,6 +331,7 @@ class DenoiseWidget(Dock):
         )
         if self.session.model is not None:
             self.view.message.say(*differences(source, self.session.model), *self._drift())
+        self.view.show_report()
         self._refresh()
 
     def _drift(self) -> list[tuple[str, str]]:

@@ -165,9 +165,15 @@ class DenoiseView(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(4)
-        layout.addWidget(ScrollColumn(inside), 1)
+        self._settings = ScrollColumn(inside)
+        layout.addWidget(self._settings, 1)
         layout.addLayout(foot)
         _in_one_column(self.pair.form, self.form.form, use)
+
+    def show_report(self) -> None:
+        """Scroll to the report, which comes below the settings and the loss curve."""
+        if not self.report.isHidden():
+            self._settings.ensureWidgetVisible(self.report, 0, self._settings.height() // 3)
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 __all__ = ["Chart", "faded"]
 
@@ -26,9 +27,19 @@ class Chart(QWidget):
         Height in pixels.
     grows : bool
         True if the chart takes more height where there is room.
+    legend : sequence of tuple of str
+        Sign, meaning, and the colour by its role in the theme ("text" or "accent"), of each kind of mark.
     """
 
-    def __init__(self, name: str, help_text: str, *, height: int = 150, grows: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        help_text: str,
+        *,
+        height: int = 150,
+        grows: bool = False,
+        legend: Sequence[tuple[str, str, str]] = (),
+    ) -> None:
         import pyqtgraph as pg
 
         super().__init__()
@@ -46,7 +57,14 @@ class Chart(QWidget):
             self.setMaximumHeight(height)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._plot)
+        layout.setSpacing(0)
+        layout.addWidget(self._plot, 1)
+        self._marks = tuple(legend)
+        self.legend = QLabel()
+        self.legend.setTextFormat(Qt.TextFormat.RichText)
+        self.legend.setAlignment(Qt.AlignmentFlag.AlignHCenter)
+        self.legend.setVisible(bool(legend))
+        layout.addWidget(self.legend)
 
     def set_colours(self, colours: Mapping[str, QColor]) -> None:
         """Draw in the colours of a theme.
@@ -65,6 +83,11 @@ class Chart(QWidget):
             axis.setPen(colours["text"])
             axis.setTextPen(colours["text"])
         self._colours = colours
+        marks = (
+            f"<span style='color:{colours[role].name()}'>{sign}</span> {text}"
+            for sign, text, role in self._marks
+        )
+        self.legend.setText("&nbsp;&nbsp; ".join(marks))
         self._paint(colours["text"], colours["accent"])
 
     def _paint(self, text: QColor, accent: QColor) -> None:

@@ -42,6 +42,7 @@ __all__ = ["FILES", "LayerPicker", "ask_for_folder", "ask_for_image", "let_open"
 
 _AXES_OF_STACK = {"channels": "C", "repeats": "S", "different fields": "S"}
 _ROWS_SHOWN = 4
+_ARROW_PX = 28
 _DESCRIPTIONS = "*.yaml *.yml *.json"
 FILES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;Descriptions of data sets ({_DESCRIPTIONS});;All files (*)"
 """Kinds of files that dialogs offer."""
@@ -100,7 +101,7 @@ class LayerPicker(QWidget):
             "data set (.yaml, .json) opens both images. The arrow opens a folder, such as a zarr store."
         )
         self.open.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
-        self.open.setSizePolicy(QSizePolicy.Policy.Minimum, QSizePolicy.Policy.Fixed)
+        self.open.setMinimumWidth(self.open.fontMetrics().horizontalAdvance("Open file…") + _ARROW_PX)
         menu = QMenu(self.open)
         for text, wanted in (("Open files…", self.file_wanted), ("Open folder (.zarr)…", self.folder_wanted)):
             action = menu.addAction(text)

@@ -33,7 +33,8 @@ class TokenChart(Chart):
             "Values in each token",
             "One shape per token, by its number: how the channel's median is spread over the token's pixels. The bar "
             "is the token's own median. Picked tokens are drawn strong.",
-            height=150,
+            height=160,
+            legend=(("━", "median of the token", "text"), ("◆", "its pixels", "text")),
         )
         self.violins: dict[int, Any] = {}
         self._medians: dict[int, Any] = {}
@@ -86,7 +87,7 @@ class TokenChart(Chart):
             bar = self._plot.plot([number - 0.3, number + 0.3], [median, median])
             bar.setZValue(2)
             self._medians[number] = bar
-        self._plot.setLabel("left", channel)
+        self._plot.setLabel("left", f"median of {channel}" if channel else "")
         every = max(-(-len(counts) // 20), 1)
         shown = [n for n in range(1, len(counts) + 1) if n == 1 or n % every == 0]
         self._plot.getAxis("bottom").setTicks([[(n, str(n)) for n in shown]])

@@ -76,7 +76,7 @@ class TokenTable(QTableWidget):
         self.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft)
         self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.horizontalHeader().setSortIndicator(0, Qt.SortOrder.AscendingOrder)
-        self.setMinimumHeight(130)
+        self.setMinimumHeight(110)
         self._titles: tuple[str, ...] = ()
 
     def sizeHint(self) -> QSize:  # Qt's name

@@ -35,6 +35,13 @@ class LineChart(Chart):
             "(band), truth where one is picked (dashes), threshold (dots).",
             height=190,
             grows=True,
+            legend=(
+                ("●", "observed", "text"),
+                ("━", "median", "accent"),
+                ("▒", "interval", "accent"),
+                ("╌", "truth", "text"),
+                ("┈", "threshold", "text"),
+            ),
         )
         self._lower, self._upper = self._plot.plot(), self._plot.plot()
         self._fill = self._pg.FillBetweenItem(self._lower, self._upper)
@@ -112,7 +119,13 @@ class DensityChart(Chart):
             "Distribution of the pixel",
             "The pixel's distribution as its quantiles predict it (before calibration), its calibrated interval "
             "(band), its median (line) and the threshold (dots).",
-            height=130,
+            height=160,
+            legend=(
+                ("▟", "distribution", "text"),
+                ("▒", "interval", "accent"),
+                ("━", "median", "accent"),
+                ("┈", "threshold", "text"),
+            ),
         )
         self._curve = self._plot.plot(stepMode="center", fillLevel=0)
         self._interval = self._pg.LinearRegionItem(movable=False)
@@ -124,6 +137,7 @@ class DensityChart(Chart):
             self._plot.addItem(item, ignoreBounds=item is self._threshold)
         self._plot.getAxis("left").setTicks([])
         self._plot.setLabel("left", "density")
+        self._plot.setLabel("bottom", "value, in units of the median")
         self.set_colours(colours)
 
     def _paint(self, text: QColor, accent: QColor) -> None:
@@ -180,7 +194,12 @@ class CoverageChart(Chart):
             "Reliability",
             "Coverage of the calibrated intervals as measured on held-out blocks, against the coverage asked for; on "
             "the dashes where they hold what they say. The bar is the 95 % interval at the coverage in use.",
-            height=170,
+            height=185,
+            legend=(
+                ("●", "measured", "accent"),
+                ("╌", "as asked for", "text"),
+                ("┃", "95 % interval", "text"),
+            ),
         )
         self._ideal = self._plot.plot([0.4, 1], [0.4, 1])
         self._bar = self._pg.ErrorBarItem(x=np.array([0.0]), y=np.array([0.0]), height=np.array([0.0]))
