@@ -131,7 +131,7 @@ def read_layer(layer: ImageLayer) -> LayerImage:
     if layer.rgb:
         raise ValueError(
             f"Layer '{layer.name}' is RGB, a picture; measured channels are needed, one value each. "
-            "Right-click it, 'Split RGB', and pick the channels with '+'."
+            "Right-click it, 'Split RGB', and pick the channels with '+'; of a gray picture one is enough."
         )
     data = layer.data[0] if layer.multiscale else layer.data
     axes, guessed = _axes_of(layer, tuple(data.shape))

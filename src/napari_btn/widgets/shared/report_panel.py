@@ -67,6 +67,7 @@ class ReportPanel(QLabel):
         self.setVisible(report is not None)
         if report is None:
             self.clear()
+            self.setMinimumHeight(0)
             return
         notes = [(note.level, note.text) for note in report.warnings]
         self.setText(
