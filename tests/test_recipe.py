@@ -12,6 +12,8 @@ import napari_btn as btn
 from napari_btn import samples
 from napari_btn.cli import main
 from napari_btn.core.compute.pool import Inline
+from napari_btn.core.settings import AdaptSettings
+from napari_btn.workflow.recipe import Recipe
 
 PAIR = samples.edx(seed=3, size=(40, 150))
 CALL = "samples.edx(seed=3, size=(40, 150))"
@@ -158,16 +160,71 @@ def test_a_recipe_runs_no_code_and_makes_no_bomb(denoiser, tmp_path, source):
     assert "give --input noisy=FILE" in result.stderr or "can't be made" in result.stderr
 
 
-def test_what_can_not_be_repeated_is_recorded_and_refused(denoiser, tmp_path):
-    made = btn.load(saved(denoiser, tmp_path)).adapt(PAIR.noisy)
+def repeated(recipe, folder, **files):
+    """Run a recipe on the command line, and return what it says as JSON."""
+    for name, array in files.items():
+        np.save(folder / f"{name}.npy", array)
+    (folder / "r.json").write_text(json.dumps(recipe))
+    given = [text for name in files for text in ("--input", f"{name}={folder / name}.npy")]
+    result = call("run", folder / "r.json", *given, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_an_adaptation_is_repeated_bit_by_bit(denoiser, tmp_path):
+    made = btn.load(saved(denoiser, tmp_path)).adapt(PAIR.noisy, settings=AdaptSettings(steps=3))
     step = made.recipe["steps"][-1]
     assert step["do"] == "adapt"
     assert step["inputs"]["image"]["sha256"] == denoiser.recipe["steps"][0]["inputs"]["noisy"]["sha256"]
+    told = repeated(made.recipe, tmp_path)
+    assert (told["same"], told["compared"], told["makes"]) == (True, 3, step["makes"])
+    assert told["makes"] != denoiser.recipe["steps"][-1]["makes"]
     made.save(tmp_path / "adapted.btn")
-    result = call("run", tmp_path / "adapted.btn")
-    assert result.exit_code == 2
-    assert "has the steps fit, calibrate, adapt" in result.stderr.splitlines()[-1]
     assert "were tuned, on image (3 x 40 x 150" in call("run", tmp_path / "adapted.btn", "--explain").stdout
+
+
+@pytest.mark.parametrize("own_image", [False, True])
+def test_a_refinement_with_windows_is_repeated_bit_by_bit(denoiser, tmp_path, own_image):
+    made = btn.load(saved(denoiser, tmp_path))
+    place, window = (4, 6), PAIR.clean[:, 4:28, 6:30]
+    image = PAIR.noisy[:, :, :60] if own_image else None
+    made.refine(PAIR.noisy, PAIR.clean, windows=[(place, window)], image=image)
+    step = made.recipe["steps"][-1]
+    assert (step["do"], step["windows"]) == ("refine", [list(place)])
+    files = {"window1": window} | ({"image": image} if own_image else {})
+    told = repeated(made.recipe, tmp_path, **files)
+    assert (told["same"], told["compared"], told["makes"]) == (True, 3, step["makes"])
+
+
+def test_tokens_are_repeated_bit_by_bit(denoiser, tmp_path):
+    tokens = btn.load(saved(denoiser, tmp_path)).tokens(PAIR.noisy, 3)
+    recipe = Recipe.of(tokens.provenance).to_dict()
+    told = repeated(recipe, tmp_path)
+    assert (told["same"], told["compared"]) == (True, 3)
+    assert told["labels"] == recipe["steps"][-1]["labels"]
+    recipe["steps"][-1]["tokens"]["n_tokens"] = 4
+    assert not repeated(recipe, tmp_path)["same"]
+
+
+def test_a_training_on_simulated_noise_is_repeated_bit_by_bit(tmp_path):
+    made = btn.Denoiser(
+        preset="quick", members=1, device="cpu", supervision="simulation", seed=3,
+        network=btn.NetworkSettings(depth=2, channels=2, inputs=2, head_units=8),
+        train=btn.TrainSettings(steps=4, start="scratch"),
+    )  # fmt: skip
+    noise = btn.NoiseModel(gain=np.full(3, 0.5))
+    made.fit(None, PAIR.clean, axes="CYX", noise_model=noise, executor=Inline())
+    told = repeated(made.recipe, tmp_path, clean=PAIR.clean)
+    assert (told["same"], told["compared"]) == (True, 1)
+
+
+def test_what_can_not_be_repeated_is_refused(denoiser, tmp_path):
+    values = json.loads(json.dumps(denoiser.recipe))
+    values["steps"].append({"do": "sharpen", "inputs": {}})
+    (tmp_path / "r.json").write_text(json.dumps(values))
+    result = call("run", tmp_path / "r.json")
+    assert result.exit_code == 2
+    assert "has the steps fit, calibrate, sharpen" in result.stderr.splitlines()[-1]
 
 
 def saved(denoiser, folder):

@@ -140,10 +140,7 @@ def run(
     for sentence in made.differences:
         say(f"Warning: {sentence}")
     if as_json:
-        last = (made.prediction.provenance if made.prediction else made.model.learned.provenance)["recipe"][
-            -1
-        ]
-        hashes = {k: last[k] for k in ("makes", "maps") if k in last}
+        hashes = {k: made.last[k] for k in ("makes", "maps", "labels") if k in made.last}
         same = not made.differences
         click.echo(
             json.dumps({"same": same, "compared": made.compared, "differences": made.differences, **hashes})

@@ -94,7 +94,14 @@ def adapt_steps(
         calibrated=_uncalibrated(model.calibrated, tuned.notes),
         tokens=None,
     )
-    return recorded(made, recipe_step("adapt", inputs, settings=settings.to_dict(), axes=image.view.axes))
+    step = recipe_step(
+        "adapt",
+        inputs,
+        settings=settings.to_dict(),
+        axes=image.view.axes,
+        noise_model=None if noise_model is None else noise_model.to_dict(),
+    )
+    return recorded(made, step)
 
 
 def _signal(held_out: HeldOut) -> Signal:

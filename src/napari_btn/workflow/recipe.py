@@ -16,7 +16,13 @@ import numpy as np
 
 from napari_btn.core.data.fingerprint import array_digest_steps
 from napari_btn.core.progress import Progress
-from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TokenSettings
+from napari_btn.core.settings import (
+    AdaptSettings,
+    CalibrationSettings,
+    EnsembleSettings,
+    TokenSettings,
+    TrainSettings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -146,7 +152,12 @@ def _need_whole(step: Mapping[str, Any]) -> None:
         float(step["alpha"])
     elif step["do"] == "tokens":
         TokenSettings.from_dict(step["tokens"])
-    if step["do"] in ("fit", "predict", "tokens") and not isinstance(step["axes"], str):
+    elif step["do"] == "adapt":
+        AdaptSettings.from_dict(step["settings"])
+    elif step["do"] == "refine":
+        TrainSettings.from_dict(step["train"])
+        [int(n) for place in step.get("windows", ()) for n in place]
+    if step["do"] in ("fit", "refine", "adapt", "predict", "tokens") and not isinstance(step["axes"], str):
         raise TypeError("axes are wrong")
 
 

@@ -223,9 +223,8 @@ def refine_steps(
     parts = way.split(scenes, reach, settings.calibration, seed=settings.seed, regions=regions)
     wanted = patches_for(wanted, model.blueprint, parts.train)
     seen = scenes.noisy if image is None else sound_image(model, image).view
-    plan = yield from _plan_steps(
-        model, scenes, parts, windows_of(windows, seen, model.channel_names), seen, patch_px=wanted.patches[1]
-    )
+    places = windows_of(windows, seen, model.channel_names)
+    plan = yield from _plan_steps(model, scenes, parts, places, seen, patch_px=wanted.patches[1])
     train, lesson = yield from way.lesson_steps(
         plan.learnt, plan.boxes, wanted, (), settings.supervision_settings
     )
@@ -254,8 +253,17 @@ def refine_steps(
     made = replace(model, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
     given = {"noisy": pair.noisy, "clean": pair.clean, "valid": pair.valid, "regions": regions}
     measured = {f"window{k}": values for k, (_, values) in enumerate(windows, 1)}
-    inputs = yield from inputs_steps({**given, **measured})
-    made = recorded(made, recipe_step("refine", inputs, train=wanted.to_dict(), axes=pair.axes.upper()))
+    inputs = yield from inputs_steps({**given, **measured, "image": None if image is None else image.data})
+    step = recipe_step(
+        "refine",
+        inputs,
+        train=wanted.to_dict(),
+        axes=pair.axes.upper(),
+        valid=pair.valid if isinstance(pair.valid, str) else None,
+        windows=[list(window.start) for window in places],
+        image_axes=None if image is None else image.view.axes,
+    )
+    made = recorded(made, step)
     return made, Refinement(earlier.report, calibrated.report, len(windows))
 
 

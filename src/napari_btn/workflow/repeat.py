@@ -6,12 +6,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_btn.core.data.detector import Detector
-from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TokenSettings
+from napari_btn.core.data.noise_models import NoiseModel
+from napari_btn.core.settings import (
+    AdaptSettings,
+    CalibrationSettings,
+    EnsembleSettings,
+    TokenSettings,
+    TrainSettings,
+)
+from napari_btn.workflow.adapt import adapt_steps
 from napari_btn.workflow.calibrate import calibrate_steps
 from napari_btn.workflow.fit import fit_steps
 from napari_btn.workflow.inputs import image_for, pair_for, pair_of
 from napari_btn.workflow.predict import predict_steps
 from napari_btn.workflow.recipe import inputs_steps
+from napari_btn.workflow.refine import refine_steps
 from napari_btn.workflow.tokens import tokens_steps
 
 if TYPE_CHECKING:
@@ -20,12 +29,14 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.progress import Step
+    from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.model import Model
     from napari_btn.workflow.recipe import Recipe
 
 __all__ = ["Opener", "Repeated", "run_recipe_steps"]
 
-_REPEATED = ("fit", "calibrate", "tokens", "predict")
+_REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "predict")
+_HASHED = {"makes": "weights and offsets", "maps": "maps", "labels": "labels"}
 
 
 class Opener(Protocol):
@@ -45,6 +56,8 @@ class Repeated:
         The model after all steps.
     prediction : Prediction, optional
         The prediction, if the last step makes one.
+    tokens : Tokens, optional
+        The tokens, if the last step makes them.
     differences : tuple of str
         Sentences on hashes that differ from the recorded ones; empty if every bit is the same.
     compared : int
@@ -52,9 +65,17 @@ class Repeated:
     """
 
     model: Model
-    prediction: Prediction | None
-    differences: tuple[str, ...]
-    compared: int
+    prediction: Prediction | None = None
+    tokens: Tokens | None = None
+    differences: tuple[str, ...] = ()
+    compared: int = 0
+
+    @property
+    def last(self) -> dict[str, Any]:
+        """The record of the last step."""
+        made = self.prediction or self.tokens
+        provenance = self.model.learned.provenance if made is None else made.provenance
+        return dict(provenance["recipe"][-1])
 
 
 def run_recipe_steps(recipe: Recipe, opened: Opener, compute: Compute) -> Step[Repeated]:
@@ -80,13 +101,13 @@ def run_recipe_steps(recipe: Recipe, opened: Opener, compute: Compute) -> Step[R
             f"can be repeated is {', '.join(_REPEATED)}. Repeat the others in a script."
         )
     arrays = yield from _arrays_steps(recipe, opened)
-    model: Any = None
-    prediction, differences, compared = None, [], 0
+    made: Repeated | None = None
+    differences, compared = [], 0
     for number, step in enumerate(recipe.steps, 1):
         given = {name: arrays[known["sha256"]] for name, known in step.get("inputs", {}).items()}
-        model, prediction = yield from _repeat_steps(model, step, given, compute)
-        last = (prediction.provenance if prediction else model.learned.provenance)["recipe"][-1]
-        for what, name in (("makes", "weights and offsets"), ("maps", "maps")):
+        made = yield from _repeat_steps(None if made is None else made.model, step, given, compute)
+        last = made.last
+        for what, name in _HASHED.items():
             if what in step and what in last:
                 compared += 1
                 if step[what] != last[what]:
@@ -97,7 +118,8 @@ def run_recipe_steps(recipe: Recipe, opened: Opener, compute: Compute) -> Step[R
                         f"Step {number} ({step['do']}) gives other {name} than recorded; recorded with {then}, "
                         f"now {now}."
                     )
-    return Repeated(model, prediction, tuple(differences), compared)
+    assert made is not None, "a recipe has a step"
+    return replace(made, differences=tuple(differences), compared=compared)
 
 
 def _arrays_steps(recipe: Recipe, opened: Opener) -> Step[dict[str, Any]]:
@@ -123,29 +145,11 @@ def _detector_of(step: Mapping[str, Any], given: Mapping[str, Any]) -> Detector 
 
 def _repeat_steps(
     model: Model | None, step: Mapping[str, Any], given: Mapping[str, Any], compute: Compute
-) -> Step[tuple[Model, Prediction | None]]:
-    """Repeat one step; return the model, and the prediction if it makes one."""
+) -> Step[Repeated]:
+    """Repeat one step."""
     valid = given.get("valid", step.get("valid"))
     if step["do"] == "fit":
-        if step.get("noise_model") is not None:
-            raise ValueError(
-                "The recipe trains on simulated noise; repeat it in a script with its noise model."
-            )
-        settings = EnsembleSettings.from_dict(step["settings"])
-        about = {k: step.get(k) for k in ("channel_names", "pixel_size")}
-        images = pair_of(
-            given.get("noisy"),
-            given.get("clean"),
-            step["axes"],
-            valid=valid,
-            unit=step.get("unit", "px"),
-            detector=_detector_of(step, given),
-            **about,
-        )
-        compute = replace(
-            compute, tiles=settings.tiles, workers=max(min(compute.workers, settings.members), 1)
-        )
-        return (yield from fit_steps(images, settings, compute, regions=given.get("regions"))), None
+        return Repeated((yield from _fit_steps(step, given, valid, compute)))
     assert model is not None, "the first step is fit"
     if step["do"] == "calibrate":
         how = CalibrationSettings.from_dict(step["calibration"])
@@ -156,15 +160,70 @@ def _repeat_steps(
             else None
         )
         groups = given.get("groups", step.get("groups"))
-        return (yield from calibrate_steps(model, compute, settings, pair=pair, groups=groups)), None
+        return Repeated((yield from calibrate_steps(model, compute, settings, pair=pair, groups=groups)))
+    if step["do"] == "refine":
+        return Repeated((yield from _refine_steps(model, step, given, valid, compute)))
     image = image_for(model, given["image"], step["axes"], step.get("pixel_size"), step.get("unit"))
+    if step["do"] == "adapt":
+        noise = _noise_model(step)
+        return Repeated(
+            (yield from adapt_steps(model, image, compute, AdaptSettings.from_dict(step["settings"]), noise))
+        )
     if step["do"] == "tokens":
         wanted = TokenSettings.from_dict(step["tokens"])
-        return (yield from tokens_steps(model, image, compute, wanted, refit=step["refit"], valid=valid))[
-            0
-        ], None
-    return model, (
-        yield from predict_steps(
-            model, image, compute, groups=given.get("groups"), valid=valid, detector=_detector_of(step, given)
+        made, tokens = yield from tokens_steps(
+            model, image, compute, wanted, refit=step["refit"], valid=valid
         )
+        return Repeated(made, tokens=tokens)
+    prediction = yield from predict_steps(
+        model, image, compute, groups=given.get("groups"), valid=valid, detector=_detector_of(step, given)
     )
+    return Repeated(model, prediction)
+
+
+def _noise_model(step: Mapping[str, Any]) -> NoiseModel | None:
+    """Return the noise model of a step, if it has one."""
+    return NoiseModel.from_dict(step["noise_model"]) if step.get("noise_model") is not None else None
+
+
+def _fit_steps(
+    step: Mapping[str, Any], given: Mapping[str, Any], valid: Any, compute: Compute
+) -> Step[Model]:
+    """Repeat a training."""
+    settings = EnsembleSettings.from_dict(step["settings"])
+    images = pair_of(
+        given.get("noisy"),
+        given.get("clean"),
+        step["axes"],
+        channel_names=step.get("channel_names"),
+        pixel_size=step.get("pixel_size"),
+        unit=step.get("unit", "px"),
+        valid=valid,
+        noise_model=_noise_model(step),
+        detector=_detector_of(step, given),
+    )
+    compute = replace(compute, tiles=settings.tiles, workers=max(min(compute.workers, settings.members), 1))
+    return (yield from fit_steps(images, settings, compute, regions=given.get("regions")))
+
+
+def _refine_steps(
+    model: Model, step: Mapping[str, Any], given: Mapping[str, Any], valid: Any, compute: Compute
+) -> Step[Model]:
+    """Repeat a refinement."""
+    places = step.get("windows", ())
+    if len(places) < sum(name.startswith("window") for name in given):
+        raise ValueError(
+            "The recipe does not say where its windows lie: an earlier napari-btn made it. Repeat the refinement in a "
+            "script."
+        )
+    image = given.get("image")
+    made, _ = yield from refine_steps(
+        model,
+        pair_for(model, given["noisy"], given.get("clean"), step["axes"], valid),
+        compute,
+        windows=[(place, given[f"window{k}"]) for k, place in enumerate(places, 1)],
+        image=None if image is None else image_for(model, image, step["image_axes"]),
+        train=TrainSettings.from_dict(step["train"]),
+        regions=given.get("regions"),
+    )
+    return made

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.fingerprint import array_digest_steps
 from napari_btn.core.data.image import View, channel_number
 from napari_btn.core.settings import need
 from napari_btn.workflow.evaluate import held_out_inside
@@ -88,6 +89,7 @@ def tokens_steps(
     step = recipe_step(
         "tokens",
         inputs,
+        labels=(yield from array_digest_steps(tokens.labels)),
         tokens=replace(settings, order_by=order).to_dict(),
         refit=refit,
         axes=image.view.axes,
