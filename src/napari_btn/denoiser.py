@@ -847,6 +847,7 @@ class Denoiser:
         *,
         channel: str | int | None = None,
         scene: int = 0,
+        noise_factor: float = 1.0,
     ) -> EquivalentFilter:
         """Return the linear filter that makes one pixel of the median: which input pixels, and how much of each.
 
@@ -862,21 +863,31 @@ class Denoiser:
             Channel of the median; may be left out where there is only one.
         scene : int
             Number of the scene, S times T in that order, from 0.
+        noise_factor : float
+            Gaussian noise is added so that the noise around the pixel has this many times its standard deviation:
+            the filter of a faster scan, in short. 1 leaves the image as it is.
 
         Returns
         -------
         EquivalentFilter
             Weights in the shape of the input, and the net bias. The median is that of `predict`, but for a
-            `minimum` of the calibration.
+            `minimum` of the calibration. Of members that see neighbouring frames, ``displacements`` say how the
+            weights of each frame are displaced: the motion that they follow.
 
         Raises
         ------
         ValueError
-            If the image doesn't fit the networks, or has no such pixel or channel.
+            If the image doesn't fit the networks, has no such pixel or channel, or the noise is to become less.
         """
         image = image_for(self.model, noisy, axes)
         steps = equivalent_filter_steps(
-            self.model, image, at, self._compute(None), channel=channel, scene=scene
+            self.model,
+            image,
+            at,
+            self._compute(None),
+            channel=channel,
+            scene=scene,
+            noise_factor=noise_factor,
         )
         return self.run(steps)
 

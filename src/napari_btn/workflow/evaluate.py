@@ -203,6 +203,7 @@ def equivalent_filter_steps(
     *,
     channel: str | int | None = None,
     scene: int = 0,
+    noise_factor: float = 1.0,
 ) -> Step[EquivalentFilter]:
     """Return the equivalent filter of one pixel of the median; a step.
 
@@ -218,11 +219,13 @@ def equivalent_filter_steps(
         Channel of the median; needed if there are several.
     scene : int
         Number of the scene, S times T in that order, from 0.
+    noise_factor : float
+        As in `filter_steps`: with so many times the noise.
 
     Raises
     ------
     ValueError
-        If the image has no such pixel or channel.
+        If the image has no such pixel or channel, or the noise is to become less.
     """
     from napari_btn.core.inference.jacobian import filter_steps
 
@@ -234,6 +237,7 @@ def equivalent_filter_steps(
             at,
             channel=number,
             scene=scene,
+            noise_factor=noise_factor,
             device=compute.device,
         )
     )

@@ -9,6 +9,7 @@ import pytest
 
 from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import Box, View
+from napari_btn.core.data.noise import noise_sd
 from napari_btn.core.inference.jacobian import EquivalentFilter, filter_steps
 from napari_btn.core.inference.run import tile_quantiles
 from napari_btn.core.networks.family import Networks
@@ -64,6 +65,35 @@ def test_bias_free_members_have_no_net_bias(random_members):
     )
     made = drain(filter_steps(View(10 * noise(1, 2, 40, 41), "CYX"), Networks(blueprint, members), (20, 19)))
     assert abs(made.net_bias) < 1e-4 * abs(made.value)
+
+
+def test_displacements_of_neighbouring_frames_are_those_of_their_weights():
+    crop = np.zeros((6, 21, 23), np.float32)
+    crop[0, 10, 11], crop[3, 12, 8], crop[4, 7, 11] = 0.5, 0.3, -0.2
+    made = EquivalentFilter(
+        crop, Box(4, (slice(2, 23), slice(0, 23))), (9, 2, 40, 40), "TCYX", (12, 11), 0, 1.0, 0.0, (3, 5)
+    )
+    assert made.displacements == {3: (2.0, -3.0), 5: (-3.0, 0.0)}
+    assert list(made.frames) == [4, 3, 5]
+    # at an end of the series one frame stands for both neighbours
+    ended = replace(made, neighbours=(3, 3))
+    np.testing.assert_array_equal(ended.frames[3], crop[2:4] + crop[4:6])
+    np.testing.assert_array_equal(np.asarray(ended)[3, :, 2:23, :23], crop[2:4] + crop[4:6])
+
+
+def test_more_noise_is_added_in_proportion_to_the_noise(random_members):
+    blueprint, members = random_members(2, channels=2)
+    image = noise(1, 2, 90, 91) * np.array([1.0, 5.0], np.float32)[:, None, None]
+    view, networks = View(image, "CYX"), Networks(blueprint, members)
+    made = drain(filter_steps(view, networks, (44, 39), channel=1, noise_factor=2.0))
+    around = view.read(0, made.box.slices)
+    np.testing.assert_allclose(made.added_sd, [np.sqrt(3) * noise_sd([channel]) for channel in around])
+    np.testing.assert_allclose([noise_sd([channel]) for channel in image], [1.0, 5.0], rtol=0.05)
+    own = drain(filter_steps(view, networks, (44, 39), channel=1))
+    assert own.added_sd == ()
+    assert made.value != own.value
+    with pytest.raises(ValueError, match="noise can only be added"):
+        drain(filter_steps(view, networks, (44, 39), noise_factor=0.5))
 
 
 def test_width_and_centre_of_known_filters():

@@ -58,14 +58,16 @@ def make_prediction(shape=(3, 40, 56), axes="CYX", notes=()):
     )
 
 
-def equivalent_filter_steps(model, image, at, compute, *, channel, scene):
+def equivalent_filter_steps(model, image, at, compute, *, channel, scene, noise_factor):
     yield Progress(0, 1, "Looking through member 1 of 1")
     if channel == 2:
         raise ValueError("The image has other channels.")
     box = Box(scene, tuple(slice(max(p - 3, 0), p + 4) for p in at))
     crop = np.zeros((3, *box.shape), np.float32)
-    crop[channel, 3, 3] = 0.5
-    return EquivalentFilter(crop, box, image.data.shape, image.axes, tuple(at), channel, 2.0, 0.25)
+    crop[channel, 3, 3] = 0.5 / noise_factor
+    return EquivalentFilter(
+        crop, box, image.data.shape, image.axes, tuple(at), channel, 2.0, 0.25 * noise_factor
+    )
 
 
 def coverage_by_level(model, alphas):
@@ -638,16 +640,54 @@ def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, model, vi
     )
     assert layer.contrast_limits == [-0.5, 0.5]
     assert layer.metadata["napari_btn"]["net_bias"] == 0.25
-    assert "2 = 1.75 from the noisy pixels" in part(dock, "filter_note").text()
+    note = part(dock, "filter_note")
+    assert "2 = 1.75 from the noisy pixels" in note.text()
+    assert "With twice the noise: net bias 0.5, effective width 1.13 px" in note.text()
+    (own,), (noisier,) = dock.view.filter_chart.rows
+    np.testing.assert_array_equal(own.plane, 2 * noisier.plane)
+    assert own.plane[3, 3] == 0.5
+    # it follows the pixel
     dock.pixel.show_pixel(10, 40)
-    drawn(dock, qtbot)
-    assert not part(dock, "filter_note").text()
-    part(dock, "filter").click()
     drawn(dock, qtbot)
     assert viewer.layers["soil filter"] is layer
     np.testing.assert_allclose(
         layer.world_to_data(viewer.layers["soil median"].data_to_world((1, 10, 40))), (1, 3, 3)
     )
+    part(dock, "filter").click()
+    assert not note.text()
+    assert dock.view.filter_chart.isHidden()
+
+
+def test_the_filter_follows_a_drag_with_shift_and_the_channel(make_dock, model, viewer, qtbot):
+    dock = make_dock(make_prediction(), model)
+    dock.pixel.show_pixel(20, 30)
+    part(dock, "filter").click()
+    drawn(dock, qtbot)
+    median, layer = viewer.layers["soil median"], viewer.layers["soil filter"]
+
+    def drag(modifiers, *places):
+        event = SimpleNamespace(type="mouse_press", modifiers=modifiers, pos=(0, 0), position=None)
+        running = [callback(viewer, event) for callback in viewer.mouse_drag_callbacks]
+        running = [one for one in running if next(one, "ended") != "ended"]
+        for n, place in enumerate(places):
+            event.type, event.pos, event.position = (
+                "mouse_move",
+                (50 * n + 50, 0),
+                median.data_to_world(place),
+            )
+            running = [one for one in running if next(one, "ended") != "ended"]
+        event.type = "mouse_release"
+        for one in running:
+            next(one, None)
+
+    drag((), (0, 12, 18))
+    drawn(dock, qtbot)
+    assert layer.metadata["napari_btn"]["at"] == [20, 30]
+    drag(("Shift",), (0, 12, 18), (0, 13, 19), (0, 38, 50))
+    qtbot.waitUntil(lambda: layer.metadata["napari_btn"]["at"] == [38, 50])
+    assert "y 38, x 50" in part(dock, "pixel").text()
+    part(dock, "channel").setCurrentIndex(1)
+    qtbot.waitUntil(lambda: layer.metadata["napari_btn"]["channel"] == NAMES[1])
 
 
 def with_positions(prediction):

@@ -2,12 +2,12 @@
 
 The effects compose in the order of the physics: counts arrive (`poisson`), are amplified
 (`amplification`), read out (`readout`), and digitised (`digitise`). `defects` adds broken pixels
-and saturation. `skewed` and `correlated` are noise models of their own.
+and saturation. `skewed` and `correlated` are noise models of their own. `noise_sd` estimates how much there is.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -27,6 +27,7 @@ __all__ = [
     "defect_map",
     "defects",
     "digitise",
+    "noise_sd",
     "poisson",
     "readout",
     "skewed",
@@ -399,3 +400,29 @@ def _kernel_norm(lengths: Sequence[float]) -> float:
         impulse[len(impulse) // 2] = 1
         norm *= float(np.sqrt((gaussian_filter(impulse, length) ** 2).sum()))
     return norm
+
+
+def noise_sd(parts: Sequence[NDArray[np.floating[Any]]]) -> float:
+    """Return the standard deviation of the noise, from second differences of neighbours in a plane.
+
+    Parameters
+    ----------
+    parts : sequence of ndarray, (*space)
+        Parts of one channel; finite.
+
+    References
+    ----------
+    Donoho & Johnstone, Biometrika 81 (1994) 425, on the median absolute deviation.
+    """
+    details = []
+    for part in parts:
+        along = [axis for axis, n in enumerate(part.shape) if n > 2][-2:]
+        d = part
+        for axis in along:
+            d = np.diff(d, axis=axis) / np.sqrt(2.0)
+        details.append(d.ravel())
+    values = np.concatenate(details)
+    spread = float(np.median(np.abs(values)) / 0.6745)
+    rms = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+    # of sparse counts most differences are zero
+    return spread if spread > rms / 2 else rms

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.data.image import Box, View, middle_of_space
+from napari_btn.core.data.noise import noise_sd
 from napari_btn.core.evaluation._filters import FILTERS, Array, wiener_kernel
 from napari_btn.core.inference.tiles import plan_tiles
 from napari_btn.core.progress import Progress
@@ -195,7 +196,7 @@ class _Domain:
         if noise is not None:
             parts = [np.asarray(noise.anscombe(part, channel), np.float32) for part in parts]
         values = np.concatenate([part.ravel() for part in parts])
-        scale = 1.0 if noise is not None else max(_noise_sd(parts), 1e-6 * float(np.ptp(values)), 1e-30)
+        scale = 1.0 if noise is not None else max(noise_sd(parts), 1e-6 * float(np.ptp(values)), 1e-30)
         return cls(float(np.median(values)), float(scale), noise, channel)
 
     def forward(self, x: Array) -> Array:
@@ -244,23 +245,6 @@ def filled(x: Array) -> Array:
         nearest = distance_transform_edt(~finite, return_distances=False, return_indices=True)
         row[...] = row[tuple(nearest)]
     return made
-
-
-def _noise_sd(parts: Sequence[Array]) -> float:
-    """Return the standard deviation of the noise, from second differences of neighbours."""
-    details = []
-    for part in parts:
-        along = [axis for axis, n in enumerate(part.shape) if n > 2][-2:]
-        d = part
-        for axis in along:
-            d = np.diff(d, axis=axis) / np.sqrt(2.0)
-        details.append(d.ravel())
-    values = np.concatenate(details)
-    # the median absolute deviation: Donoho & Johnstone, Biometrika 81 (1994) 425
-    spread = float(np.median(np.abs(values)) / 0.6745)
-    rms = float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
-    # of sparse counts most differences are zero
-    return spread if spread > rms / 2 else rms
 
 
 def _parts(noisy: View, train: Sequence[Box]) -> list[Box]:

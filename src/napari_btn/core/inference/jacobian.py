@@ -12,9 +12,11 @@ import torch
 from napari_btn.core.compute.device import exact_arithmetic
 from napari_btn.core.compute.pool import one_thread
 from napari_btn.core.data.image import Box, View
+from napari_btn.core.data.noise import noise_sd
 from napari_btn.core.inference.run import loaded
 from napari_btn.core.inference.tiles import plan_tiles
 from napari_btn.core.progress import Progress
+from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +56,8 @@ class EquivalentFilter:
         Part of the median that depends on no input pixel, in units of the target; 0 for bias-free networks.
     neighbours : tuple of int
         Scenes of the further channels of the crop, if networks see neighbouring frames: C channels each.
+    added_sd : tuple of float
+        Standard deviation of the noise that was added to each channel; empty if the image is as it came.
 
     References
     ----------
@@ -70,15 +74,25 @@ class EquivalentFilter:
     value: float
     net_bias: float
     neighbours: tuple[int, ...] = ()
+    added_sd: tuple[float, ...] = ()
+
+    @property
+    def frames(self) -> dict[int, NDArray[np.float32]]:
+        """Weights (C, *box) by number of the scene: of the pixel's own, and of neighbouring frames."""
+        made: dict[int, NDArray[np.float32]] = {}
+        numbers = (self.box.scene, *self.neighbours)
+        for number, part in zip(numbers, np.split(self.crop, len(numbers)), strict=True):
+            # near an end of a series, one frame may stand for two neighbours
+            made[number] = made[number] + part if number in made else part
+        return made
 
     @property
     def weights(self) -> NDArray[np.float32]:
         """Weight of every pixel, float32, in the shape of the image."""
         made = np.zeros(self.shape, np.float32)
-        view, frames = View(made, self.axes), (self.box.scene, *self.neighbours)
-        for scene, part in zip(frames, np.split(self.crop, len(frames)), strict=True):
-            # near an end of a series, one frame may stand for two neighbours
-            view.write(scene, self.box.slices, view.read(scene, self.box.slices) + part)
+        view = View(made, self.axes)
+        for scene, part in self.frames.items():
+            view.write(scene, self.box.slices, part)
         return made
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -108,7 +122,30 @@ class EquivalentFilter:
     @property
     def centre(self) -> tuple[float, ...]:
         """Centre of the absolute weights along the space axes, in pixels from the pixel of the median."""
-        mass = np.abs(self.crop.astype(np.float64)).sum(0)
+        return self._centre_of(self.crop)
+
+    @property
+    def displacements(self) -> dict[int, tuple[float, ...]]:
+        """Displacement of the weights' centre of each neighbouring frame from that of the pixel's own, in pixels.
+
+        Networks that follow a motion take each frame's weights from where the content is in that frame. Centres
+        are those of the squared weights: many small weights around would pull them to the pixel.
+
+        References
+        ----------
+        Sheth et al., "Unsupervised deep video denoising", ICCV 2021, arXiv 2011.15045: filters of the frames
+        follow the motion.
+        """
+        frames = self.frames
+        own = self._centre_of(frames.pop(self.box.scene), power=2)
+        return {
+            number: tuple(a - b for a, b in zip(self._centre_of(part, power=2), own, strict=True))
+            for number, part in frames.items()
+        }
+
+    def _centre_of(self, crop: NDArray[np.float32], power: int = 1) -> tuple[float, ...]:
+        """Return the centre of absolute weights to a power, in pixels from the pixel of the median."""
+        mass = np.power(np.abs(crop.astype(np.float64)), power).sum(0)
         total = float(mass.sum())
         if total == 0:
             return tuple(0.0 for _ in self.at)
@@ -128,6 +165,7 @@ def filter_steps(
     *,
     channel: int = 0,
     scene: int = 0,
+    noise_factor: float = 1.0,
     device: str = "cpu",
 ) -> Step[EquivalentFilter]:
     """Return the equivalent filter of one pixel, the mean over members; a step.
@@ -143,14 +181,18 @@ def filter_steps(
         Channel of the median.
     scene : int
         Scene of the image.
+    noise_factor : float
+        Gaussian noise is added so that the noise around the pixel has this many times its standard deviation;
+        1 leaves the image as it is.
     device : str
         Name of the device in torch.
 
     Raises
     ------
     ValueError
-        If the pixel or the scene lies outside the image.
+        If the pixel or the scene lies outside the image, or the noise is to become less.
     """
+    need(noise_factor >= 1, "noise_factor", noise_factor, "1 or more: noise can only be added")
     members, blueprint = networks.members, networks.blueprint
     place = tuple(int(p) for p in at)
     inside = len(place) == source.ndim and all(0 <= p < n for p, n in zip(place, source.space, strict=True))
@@ -162,7 +204,7 @@ def filter_steps(
     pixel = [slice(p, p + 1) for p in place]
     (tile,) = plan_tiles(source.space, 1, blueprint.reach, pixel, blueprint.alignment_px)
     box, keep = tile.read, tile.keep
-    x = source.read_finite(scene, box)
+    x, added = _noisier(source.read_finite(scene, box), noise_factor)
     weights, value = np.zeros(x.shape, np.float64), 0.0
     for done, member in enumerate(members):
         yield Progress(done, len(members), f"Filter of member {done + 1} of {len(members)}")
@@ -172,9 +214,20 @@ def filter_steps(
     crop = weights.astype(np.float32)
     bias = value - float(np.sum(crop * x.astype(np.float64)))
     shape = tuple(int(n) for n in source.array.shape)
+    frames = source.neighbours(scene)
     return EquivalentFilter(
-        crop, Box(scene, box), shape, source.axes, place, channel, value, bias, source.neighbours(scene)
+        crop, Box(scene, box), shape, source.axes, place, channel, value, bias, frames, added
     )
+
+
+def _noisier(x: NDArray[np.float32], factor: float) -> tuple[NDArray[np.float32], tuple[float, ...]]:
+    """Return a crop (C, *box) with more noise, and the standard deviation of what was added to each channel."""
+    if factor == 1:
+        return x, ()
+    added = [math.sqrt(factor**2 - 1) * noise_sd([channel]) for channel in x]
+    noise = np.random.default_rng(0).standard_normal(x.shape, np.float32)
+    scale = np.asarray(added, np.float32).reshape(-1, *(1,) * (x.ndim - 1))
+    return x + scale * noise, tuple(added)
 
 
 def _row(

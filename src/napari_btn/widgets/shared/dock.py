@@ -95,6 +95,31 @@ class Lifetime:
         callbacks.append(on_mouse)
         self.at_end(lambda: callbacks.remove(on_mouse) if on_mouse in callbacks else None)
 
+    def hear_drags(self, viewer: Any, handler: Callable[[Any], None]) -> None:
+        """Call a handler for each move of the mouse while Shift and a button are held, until the end.
+
+        Parameters
+        ----------
+        viewer : napari.Viewer
+            Viewer to listen to; a drag with Shift does not pan it.
+        handler : callable
+            Gets napari's mouse event.
+        """
+
+        def on_mouse(viewer: Any, event: Any) -> Iterator[None]:
+            """Follow the mouse until the button's release."""
+            del viewer
+            if "Shift" not in event.modifiers:
+                return
+            yield
+            while event.type == "mouse_move" and not self.ended:
+                handler(event)
+                yield
+
+        callbacks = viewer.mouse_drag_callbacks
+        callbacks.append(on_mouse)
+        self.at_end(lambda: callbacks.remove(on_mouse) if on_mouse in callbacks else None)
+
     def timer(self, interval_ms: int, handler: Callable[[], None]) -> QTimer:
         """Return a timer that fires once after each start, and never after the end.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_btn.workflow.evaluate import coverage_by_level, equivalent_filter_steps, missed_share
     from napari_btn.workflow.fit import fit_steps, plan_of, prepare
     from napari_btn.workflow.fuse import fuse_steps
-    from napari_btn.workflow.inputs import image_for
+    from napari_btn.workflow.inputs import axes_seen, image_for
     from napari_btn.workflow.now import first_look_steps
     from napari_btn.workflow.offers import offers_steps
     from napari_btn.workflow.predict import predict_steps
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adapt_steps",
+    "axes_seen",
     "batch_files",
     "batch_steps",
     "calibrate_steps",
@@ -67,6 +68,7 @@ __all__ = [
 
 _HOME = {
     "adapt_steps": "workflow.adapt",
+    "axes_seen": "workflow.inputs",
     "batch_files": "workflow.batch",
     "batch_steps": "workflow.batch",
     "calibrate_steps": "workflow.calibrate",

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from napari_btn.widgets.shared.placement import Placement
 
 __all__ = [
+    "ADDS",
     "KINDS",
+    "TAKES_AWAY",
     "WIDTH_PERCENTILE",
     "layer_name",
     "line_layer",
@@ -37,7 +39,8 @@ KINDS = {kind.name: kind for kind in MAP_KINDS}
 """The table of maps by name."""
 WIDTH_PERCENTILE = 99.5
 _ANCHORS = ("median", "lower", "upper", "width")
-_TAKES_AWAY, _ADDS = (0.2, 0.45, 1.0), (1.0, 0.25, 0.15)
+TAKES_AWAY, ADDS = (0.2, 0.45, 1.0), (1.0, 0.25, 0.15)
+"""Colours of negative and positive weights: red, green and blue from 0 to 1."""
 
 
 def layer_name(source: str, kind: str) -> str:
@@ -251,7 +254,7 @@ def _signed() -> Any:
     """Return a colormap from blue over clear to red: where a map is zero, the layers below show."""
     from napari.utils import Colormap
 
-    colours = [(*_TAKES_AWAY, 1.0), (*_TAKES_AWAY, 0.0), (*_ADDS, 0.0), (*_ADDS, 1.0)]
+    colours = [(*TAKES_AWAY, 1.0), (*TAKES_AWAY, 0.0), (*ADDS, 0.0), (*ADDS, 1.0)]
     return Colormap(colours, name="blue, nothing, red", controls=[0.0, 0.49, 0.51, 1.0])
 
 

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import Qt
 
 from napari_btn.core.data.image import shown_unit
 from napari_btn.widgets.shared.charts import Chart, faded
+from napari_btn.widgets.shared.overlays import ADDS, TAKES_AWAY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from qtpy.QtGui import QColor
 
-__all__ = ["CoverageChart", "DensityChart", "LineChart"]
+__all__ = ["CoverageChart", "DensityChart", "FilterChart", "LineChart", "Weights"]
+
+_GAP, _TITLE = 0.12, 0.22  # between and above pictures of weights, relative to their side
+_SHOWN = 0.03  # weights under this share of the largest may lie outside of the picture
+_SIDES = (9, 61)  # of the pictures, in pixels of the image
 
 
 class LineChart(Chart):
@@ -178,6 +184,140 @@ class DensityChart(Chart):
         self._threshold.setVisible(threshold is not None)
         if threshold is not None:
             self._threshold.setValue(threshold)
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A picture of weights.
+
+    Parameters
+    ----------
+    title : str
+        Written above.
+    plane : ndarray of float, shape (Y, X)
+        Odd sides, with the pixel of the median in the middle.
+    centre : tuple of float, optional
+        Of the weights of a neighbouring frame, in pixels from the middle: rows and columns; marked.
+    """
+
+    title: str
+    plane: NDArray[np.floating[Any]]
+    centre: tuple[float, float] | None = None
+
+
+class FilterChart(Chart):
+    """Weights of the noisy pixels around one pixel: a row for each amount of noise, a column for each frame.
+
+    Parameters
+    ----------
+    colours : mapping of str to QColor
+        ``text``, ``background`` and ``accent`` of the theme.
+    """
+
+    def __init__(self, colours: Mapping[str, QColor]) -> None:
+        super().__init__(
+            "Filter of the pixel",
+            "Weight of each noisy pixel around the clicked one (cross) in its median: red adds, blue takes away. One "
+            "picture for the image as it is, one with twice the noise, each in its own contrast: where noise is "
+            "stronger, networks average over more pixels. Of networks that see neighbouring frames, one for each "
+            "frame; the circle is the centre of its weights.",
+            height=170,
+        )
+        self._plot.setAspectLocked(True)
+        self._plot.invertY(True)
+        for side in ("bottom", "left"):
+            self._plot.hideAxis(side)
+        self.rows: tuple[tuple[Weights, ...], ...] = ()
+        self.set_colours(colours)
+
+    def _paint(self, text: QColor, accent: QColor) -> None:
+        """Draw the pictures in the colours of the theme."""
+        del text, accent
+        self.show_filters(self.rows)
+
+    def show_filters(self, rows: Sequence[Sequence[Weights]]) -> None:
+        """Show pictures of weights instead of the last ones.
+
+        Parameters
+        ----------
+        rows : sequence of sequence of Weights
+            Rows with the same number of pictures; none to clear. Pictures of a row share their contrast.
+        """
+        self.rows = tuple(tuple(row) for row in rows)
+        self._plot.clear()
+        if not self.rows:
+            return
+        side = _side_of(self.rows)
+        across = len(self.rows[0]) == 1
+        for i, row in enumerate(self.rows):
+            top = max(float(np.abs(one.plane).max()) for one in row) or 1.0
+            for k, one in enumerate(row):
+                # single frames stand side by side
+                self._add(one, (0, i) if across else (i, k), side, top)
+        high, wide = (len(self.rows), len(self.rows[0])) if not across else (1, len(self.rows))
+        pitch = side * (1 + _GAP)
+        # room for the titles
+        self._plot.setXRange(0, wide * pitch - side * _GAP, padding=0.02)
+        self._plot.setYRange(-side * _TITLE, high * pitch * (1 + _TITLE), padding=0.02)
+
+    def _add(self, one: Weights, cell: tuple[int, int], side: int, top: float) -> None:
+        """Add a picture in a cell, given by its row and column."""
+        text, accent = self._colours["text"], self._colours["accent"]
+        y, x = cell[0] * side * (1 + _GAP + _TITLE), cell[1] * side * (1 + _GAP)
+        image = self._pg.ImageItem(_middle(one.plane, side).T, levels=(-top, top))
+        image.setColorMap(self._colour_map())
+        image.setRect(x, y, side, side)
+        self._plot.addItem(image)
+        pen = self._pg.mkPen(faded(text, 120))
+        self._plot.plot([x, x + side, x + side, x, x], [y, y, y + side, y + side, y], pen=pen)
+        middle = (x + side / 2, y + side / 2)
+        marks = [("+", middle, text)]
+        if one.centre is not None:
+            marks.append(("o", (middle[0] + one.centre[1], middle[1] + one.centre[0]), accent))
+        for symbol, place, colour in marks:
+            mark = self._pg.ScatterPlotItem(
+                [place[0]],
+                [place[1]],
+                symbol=symbol,
+                size=7,
+                pen=self._pg.mkPen(faded(colour, 200)),
+                brush=None,
+            )
+            self._plot.addItem(mark)
+        title = self._pg.TextItem(one.title, color=text, anchor=(0.5, 1))
+        title.setPos(x + side / 2, y)
+        self._plot.addItem(title)
+
+    def _colour_map(self) -> Any:
+        """Return a map of colours from blue over the background to red."""
+        ends = [tuple(round(255 * v) for v in colour) for colour in (TAKES_AWAY, ADDS)]
+        return self._pg.ColorMap(
+            [0.0, 0.5, 1.0], [ends[0], self._colours["background"].getRgb()[:3], ends[1]]
+        )
+
+
+def _side_of(rows: Sequence[Sequence[Weights]]) -> int:
+    """Return the side of a square around the pixel that holds all weights that can be seen."""
+    far = 0
+    for row in rows:
+        for one in row:
+            size = np.abs(one.plane)
+            seen = np.argwhere(size > _SHOWN * size.max())
+            middle = np.asarray(one.plane.shape) // 2
+            far = max(far, int(np.abs(seen - middle).max(initial=0)))
+    return int(np.clip(2 * far + 1, *_SIDES))
+
+
+def _middle(plane: NDArray[np.floating[Any]], side: int) -> NDArray[np.float32]:
+    """Return a square from the middle of a plane, with zeros beyond it."""
+    made = np.zeros((side, side), np.float32)
+    here, there = [], []
+    for n in plane.shape:
+        reach = min(side, n) // 2
+        here.append(slice(n // 2 - reach, n // 2 + reach + 1))
+        there.append(slice(side // 2 - reach, side // 2 + reach + 1))
+    made[tuple(there)] = plane[tuple(here)]
+    return made
 
 
 class CoverageChart(Chart):

@@ -14,9 +14,10 @@ from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.overlays import map_layer, placement_of
 from napari_btn.widgets.shared.side_by_side import stands_side_by_side
 from napari_btn.widgets.shared.worker import sentence_of
+from napari_btn.widgets.uncertainty.charts import Weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +33,7 @@ __all__ = ["PixelTab"]
 
 _MARK_COLOUR = "#e66100"  # Okabe and Ito's vermilion contrasts with gray, viridis and magma
 _MARK_PX = (15, 30)  # on the canvas
+_MORE_NOISE = 2.0  # factor on the noise of the second picture
 
 
 class PixelTab:
@@ -64,13 +66,16 @@ class PixelTab:
         self._clicked: tuple[int, int] | None = None
         self._mark: Any = None
         self._labels: tuple[object, NDArray[Any]] | None = None
-        view.filter.clicked.connect(self._on_user_filter)
+        self._filtered: dict[str, int] | None = None
+        view.filter.toggled.connect(self._on_user_filter)
+        lifetime.hear_drags(focus.viewer, self._on_user_click)
         lifetime.hear_clicks(focus.viewer, self._on_user_click)
         lifetime.at_end(self._unmark)
 
     def forget(self) -> None:
-        """Forget the clicked pixel."""
+        """Forget the clicked pixel and its filter."""
         self._clicked = None
+        self._view.filter.setChecked(False)
         self._unmark()
 
     def _unmark(self) -> None:
@@ -131,7 +136,6 @@ class PixelTab:
             return
         self._clicked = (y, x)
         self._mark_pixel(y, x)
-        self._view.filter_note.say()
         self._view.tabs.setCurrentIndex(1)
         self.draw()
 
@@ -167,6 +171,13 @@ class PixelTab:
         place = ", ".join(f"{a.lower()} {at[a]}" for a in prediction.axes if a != "C")
         body = "".join(f"<tr><td>{a}&nbsp;&nbsp;</td><td><b>{b}</b></td></tr>" for a, b in rows)
         self._view.pixel.setText(f"<div>{name} at {place}</div><table cellspacing='2'>{body}</table>")
+        self._follow()
+
+    def _place(self) -> dict[str, int] | None:
+        """Return the index, by axis letter, of the clicked pixel in the plane and channel in sight."""
+        if self._clicked is None:
+            return None
+        return {**self._focus.at(), "Y": self._clicked[0], "X": self._clicked[1]}
 
     def _more_of_pixel(self, at: dict[str, int]) -> list[tuple[str, str]]:
         """Return the observed value, the truth and the token, as far as known."""
@@ -196,50 +207,68 @@ class PixelTab:
                 rows.append(("token", str(int(labels[tuple(at[a] for a in tokens.axes)]))))
         return rows
 
-    def _on_user_filter(self) -> None:
-        """Add the equivalent filter of the clicked pixel as a layer."""
-        model, source, clicked = self._session.model, self._focus.source, self._clicked
-        if (
-            model is None
-            or source is None
-            or not source.axes
-            or clicked is None
-            or "filter" in self._lifetime.runs
-        ):
+    def _on_user_filter(self, shown: bool) -> None:
+        """Show the filter of the clicked pixel from now on, or no longer."""
+        self._filtered = None
+        if shown:
+            self._follow()
             return
-        at = {**self._focus.at(), "Y": clicked[0], "X": clicked[1]}
-        size = dict(zip(source.axes, source.data.shape, strict=True))
-        space = "".join(a for a in "ZYX" if a in size)
-        name, device = model.channel_names[at["C"]], self._session.device
+        self._lifetime.drop("filter")
+        self._view.filter_note.say()
+        self._view.filter_chart.hide()
 
-        def step() -> Step[EquivalentFilter]:
-            """Compute the filter over the members; a step."""
-            return (
-                yield from engine.equivalent_filter_steps(
+    def _follow(self) -> None:
+        """Compute the filter of the clicked pixel if it is asked for, as it is and with more noise."""
+        model, source, at = self._session.model, self._focus.source, self._place()
+        if not self._view.filter.isChecked() or "filter" in self._lifetime.runs or at == self._filtered:
+            return
+        if model is None or source is None or not source.axes or at is None:
+            return
+        device = self._session.device
+        # networks may see slices as frames
+        seen = engine.axes_seen(source.axes, model.settings)
+        size = dict(zip(seen, source.data.shape, strict=True))
+        place = {s: at[a] for s, a in zip(seen, source.axes, strict=True) if a in at}
+        space = "".join(a for a in "ZYX" if a in size)
+        scene = place.get("S", 0) * size.get("T", 1) + place.get("T", 0)
+
+        def step() -> Step[list[EquivalentFilter]]:
+            """Compute the filters over the members; a step."""
+            made = []
+            for factor in (1.0, _MORE_NOISE):
+                one = yield from engine.equivalent_filter_steps(
                     model,
                     engine.image_for(model, source.data, source.axes),
-                    [at[a] for a in space],
+                    [place[a] for a in space],
                     engine.compute_on(device, model.settings),
                     channel=at["C"],
-                    scene=at.get("S", 0) * size.get("T", 1) + at.get("T", 0),
+                    scene=scene,
+                    noise_factor=factor,
                 )
-            )
+                made.append(one)
+            return made
 
-        def done(made: EquivalentFilter) -> None:
-            """Show it."""
-            self._show_filter(made, name, space, stacked="C" in size)
+        def done(made: list[EquivalentFilter]) -> None:
+            """Show them, and go on if the pixel is another one by now."""
+            self._show_filter(made, model.channel_names[at["C"]], space, stacked="C" in size)
+            self._follow()
 
         def failed(error: Exception) -> None:
             """Show the error."""
+            self._view.filter_chart.hide()
             self._view.filter_note.say(("red", sentence_of(error)))
 
-        self._view.filter_note.say()
+        self._filtered = at
         self._lifetime.start("filter", step, done, failed)
 
-    def _show_filter(self, made: EquivalentFilter, channel: str, space: str, *, stacked: bool) -> None:
-        """Add the layer of a filter, and show the sum of its weights."""
+    def _show_filter(
+        self, filters: Sequence[EquivalentFilter], channel: str, space: str, *, stacked: bool
+    ) -> None:
+        """Show filters as pictures, the first as a layer, and what they add up to."""
+        made, noisier = filters
         axes = f"C{space}" if stacked else space
-        crop = made.crop if stacked else made.crop[0]
+        own = made.frames[made.box.scene]
+        crop = own if stacked else own[0]
         start = [s.start for s in made.box.slices]
         record = {
             "axes": axes,
@@ -250,6 +279,8 @@ class PixelTab:
             "total": made.total,
             "effective_width_px": made.effective_width,
         }
+        layers = self._focus.viewer.layers
+        active = layers.selection.active
         map_layer(
             self._focus.viewer,
             "filter",
@@ -258,12 +289,61 @@ class PixelTab:
             record,
             start=[0] * (len(axes) - len(space)) + start,
         )
+        if active is not None and active in layers:
+            layers.selection.active = active
+        series = len(made.frames) > 1
+        self._view.filter_chart.show_filters(
+            [
+                _pictures(
+                    made, lambda later: f"frame {later:+d}" if later else "this" if series else "as it is"
+                ),
+                # there is no room for the name of the frame as well
+                _pictures(noisier, lambda later: "" if later else "twice the noise"),
+            ]
+        )
+        self._view.filter_chart.show()
         known = () if self._focus.prediction is None else self._focus.prediction.channel_names
         shown = shown_names(known)[0] if len(known) < 2 else channel
         text = (
             f"{shown}: median {made.value:.4g} = {made.value - made.net_bias:.4g} from the noisy pixels (red adds, "
             f"blue takes away) {'-' if made.net_bias < 0 else '+'} {abs(made.net_bias):.4g} that the networks add "
             f"whatever they see (net bias). Weights add up to {made.total:.3g}; effective width "
-            f"{made.effective_width:.3g} px."
+            f"{made.effective_width:.3g} px. With twice the noise: net bias {noisier.net_bias:.4g}, effective width "
+            f"{noisier.effective_width:.3g} px."
         )
-        self._view.filter_note.say(("info", text))
+        self._view.filter_note.say(("info", f"{text}{_motion(made)} Hold Shift and drag to explore."))
+
+
+def _pictures(made: EquivalentFilter, title_of: Callable[[int], str]) -> tuple[Weights, ...]:
+    """Return the weights of each frame in time's order, of the median's own channel, in the plane of the pixel.
+
+    Titles follow from how many frames later a frame is.
+    """
+    frames = made.frames
+    pictures = []
+    for number in sorted(frames):
+        part = frames[number][min(made.channel, len(frames[number]) - 1)]
+        at = [p - s.start for p, s in zip(made.at, made.box.slices, strict=True)]
+        plane = part[(at[0],)] if part.ndim == 3 else part
+        # at an image's edge, zeros stand for the pixels beyond it
+        pads = [
+            (max(n - 1 - 2 * p, 0), max(2 * p - n + 1, 0)) for p, n in zip(at[-2:], plane.shape, strict=True)
+        ]
+        moved = made.displacements.get(number)
+        title = title_of(number - made.box.scene)
+        pictures.append(
+            Weights(title, np.pad(plane, pads), None if moved is None else (moved[-2], moved[-1]))
+        )
+    return tuple(pictures)
+
+
+def _motion(made: EquivalentFilter) -> str:
+    """Return how far the weights of neighbouring frames are displaced, as a sentence; empty for single frames."""
+    moved = [
+        f"{number - made.box.scene:+d}: {', '.join(f'{v:+.1f}' for v in by)} px"
+        for number, by in sorted(made.displacements.items())
+    ]
+    letters = ", ".join("zyx"[-len(made.at) :])
+    return (
+        f" Weights of neighbouring frames are displaced by ({letters}) {'; '.join(moved)}." if moved else ""
+    )

@@ -25,7 +25,7 @@ from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.panels import PercentBox, ScrollColumn, combo_box, push_button
 from napari_btn.widgets.shared.report_panel import ReportPanel
-from napari_btn.widgets.uncertainty.charts import CoverageChart, DensityChart, LineChart
+from napari_btn.widgets.uncertainty.charts import CoverageChart, DensityChart, FilterChart, LineChart
 
 __all__ = ["TABS", "UncertaintyView"]
 
@@ -212,9 +212,13 @@ class UncertaintyView(QWidget):
         self.filter = push_button(
             "filter",
             "Show its filter",
-            "Add a layer with the weight of every noisy pixel in the median of the clicked one: its equivalent filter.",
+            "Show the weight of every noisy pixel in the median of the clicked one: its equivalent filter, as a layer "
+            "and as pictures. While this is on, it follows the pixel: click another one, or hold Shift and drag.",
         )
+        self.filter.setCheckable(True)
         self.filter.hide()
+        self.filter_chart = FilterChart(colours)
+        self.filter_chart.hide()
         self.filter_note = NoteLabel(self._theme, "filter_note")
         self.report = ReportPanel(self._theme)
         self.report.setObjectName("report")
@@ -300,7 +304,9 @@ class UncertaintyView(QWidget):
         column.addWidget(self.caption)
         cut = [self._row(self.line_cut, QLabel("Truth"), self.truth), self.line_note, self.line_chart]
         self.tabs.addTab(_page(*cut), "Line cut")
-        self.tabs.addTab(_page(self.pixel, self.filter, self.filter_note, self.density), "Pixel")
+        self.tabs.addTab(
+            _page(self.pixel, self.filter, self.filter_chart, self.filter_note, self.density), "Pixel"
+        )
         self.tabs.addTab(
             _page(
                 self.report,
@@ -370,7 +376,7 @@ class UncertaintyView(QWidget):
         ):
             part.redraw()
         colours = self._theme.colours()
-        for chart in (self.line_chart, self.density, self.reliability):
+        for chart in (self.line_chart, self.density, self.reliability, self.filter_chart):
             chart.set_colours(colours)
 
 
