@@ -23,11 +23,12 @@ from napari_btn.core.progress import drain
 from napari_btn.core.settings import CalibrationSettings, TrainSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
 FAMILIES = ("sms", "unet", "dncnn", "cdae")
+SPLITS = "real EDX"  # first words of the sets that are splits of the same maps
 PROBE = 8  # steps that tell how long one takes; of fewer, the start of a run takes more time than they do
 
 
@@ -79,7 +80,7 @@ def trials(tiny: bool) -> Iterator[Trial]:
         cut = [
             np.ascontiguousarray(a[:, :, part]) for part in (slice(third, None), slice(third)) for a in rolled
         ]
-        yield Trial(f"real EDX, split {k + 1}", *cut, "CYX")
+        yield Trial(f"{SPLITS}, split {k + 1}", *cut, "CYX")
 
 
 def total_variation(trial: Trial) -> NDArray[np.float32]:
@@ -130,8 +131,28 @@ def table(tiny: bool) -> Result:
             psnr, r = trial.scores(made)
             row: dict[str, Any] = {"set": trial.name, "family": family, "PSNR": psnr, "correlation": r}
             result.add({**row, "steps": steps, "CPU-s": spent, "weights": denoiser.parameters})
-            result.bars.append(Bar(f"{trial.name}, {family}, dB above total variation", psnr - floor[0], 0.0))
+            if not trial.name.startswith(SPLITS):
+                result.bars.append(
+                    Bar(f"{trial.name}, {family}, dB above total variation", psnr - floor[0], 0.0)
+                )
+    means = mean_of_splits(result.rows)
+    for row in means:
+        result.add(row)
+        if row["family"] != "total variation":
+            gain = row["PSNR"] - means[0]["PSNR"]
+            result.bars.append(Bar(f"{row['set']}, {row['family']}, dB above total variation", gain, 0.0))
     return result
+
+
+def mean_of_splits(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row with the means over the splits of the real maps, of total variation first, then of each family."""
+    made = []
+    for family in ("total variation", *FAMILIES):
+        own = [row for row in rows if row["set"].startswith(SPLITS) and row["family"] == family]
+        if own:
+            means = {key: float(np.mean([row[key] for row in own])) for key in ("PSNR", "correlation")}
+            made.append({"set": f"{SPLITS}, mean of {len(own)} splits", "family": family, **means})
+    return made
 
 
 def fields(tiny: bool) -> Result:
