@@ -53,9 +53,10 @@ soak: setup
 screenshots: setup
 	$(BIN)/python docs/screenshots.py
 
-# Pins what CI installs, as it stands in .venv.
-constraints:
-	$(BIN)/python tools/freeze.py > constraints.txt
+# Pins what CI installs, with hashes: from pyproject.toml and the index. `make constraints LOCK=--upgrade` takes
+# the newest versions; needs a network.
+constraints: setup
+	$(BIN)/python tools/lock.py $(LOCK)
 
 clean:
 	rm -rf .venv build dist demo

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -18,17 +21,20 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell script;
 class Machine:
     """A folder with a copy of the project's set-up, and a PATH of stubs before the real one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, torch: str = "2.13.0+cpu") -> None:
         self.project, self.stubs, self.log = folder / "project", folder / "stubs", folder / "log"
         (self.project / "tools").mkdir(parents=True)
         self.stubs.mkdir()
-        for name in ("tools/setup.sh", "pyproject.toml", "constraints.txt"):
+        for name in ("tools/setup.sh", "tools/locked.txt", "tools/locked-cuda.txt", "pyproject.toml"):
             shutil.copy(ROOT / name, self.project / name)
         self.command("apt-get", f'echo "apt $*" >> "{self.log}"')
         self.command("dpkg-query", "printf '%s installed\\n' xvfb libegl1")
         self.command("id", "echo 0")
         python = f"""echo "py $*" >> "{self.log}"
-case "$*" in *venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python;; esac"""
+case "$*" in
+    *"show torch"*) echo "Version: {torch}";;
+    *venv*) mkdir -p .venv/bin && cp "$0" .venv/bin/python;;
+esac"""
         for name in ("python3", "python3.11", "python3.12", "python3.13"):
             self.command(name, python)
 
@@ -59,7 +65,46 @@ def test_only_missing_libraries_are_installed_and_the_project_with_its_pins(mach
     install = next(line for line in called.splitlines() if line.startswith("apt install"))
     assert "libxcb-icccm4" in install
     assert "xvfb" not in install
-    assert "pip install --quiet --disable-pip-version-check -c constraints.txt -e .[all,test]" in called
+    installs = [line.split(" --quiet --no-deps ")[1] for line in called.splitlines() if "--no-deps" in line]
+    assert installs == [
+        "--require-hashes --only-binary :all: -r tools/locked.txt",
+        "--no-build-isolation -e .",
+    ]
+    assert called.splitlines()[-1].endswith("pip --disable-pip-version-check check")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="torch needs no other packages elsewhere")
+def test_a_cuda_build_of_torch_gets_its_packages(tmp_path: Path) -> None:
+    assert "-r tools/locked-cuda.txt" in Machine(tmp_path, torch="2.13.0").set_up()[1]
+
+
+def test_a_package_that_the_list_lacks_ends_the_set_up(machine: Machine) -> None:
+    assert machine.set_up()[0] == 0
+    python = machine.project / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *check*) exit 1;; esac\n', encoding="utf-8")
+    stamp = machine.project / ".venv" / ".napari-btn-stamp"
+    os.utime(stamp, (0, 0))
+    assert machine.set_up()[0] != 0
+    assert stamp.stat().st_mtime == 0
+
+
+def test_every_pin_has_hashes_and_is_a_constraint() -> None:
+    locked = [
+        line
+        for name in ("locked.txt", "locked-cuda.txt")
+        for line in (ROOT / "tools" / name).read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    ]
+    pins = {line.removesuffix(" \\") for line in locked if not line.startswith(" ")}
+    hashed = {before for before, line in pairwise(locked) if line.startswith("    --hash=sha256:")}
+    assert pins <= {before.removesuffix(" \\") for before in hashed}
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert pins == {line for line in constraints if not line.startswith("#")}
+    names = {pin.split("==")[0] for pin in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    needed = (*project["dependencies"], *extras["all"], *extras["test"])
+    assert {re.split(r"[\[><=]", text)[0] for text in needed} <= names
 
 
 def test_a_second_time_does_nothing_until_the_pins_change(machine: Machine) -> None:

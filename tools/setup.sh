@@ -51,7 +51,7 @@ install_libraries() {
 STAMP=.venv/.napari-btn-stamp
 up_to_date() {
     [ -f "$STAMP" ] && [ -x .venv/bin/python ] || return 1
-    [ -z "$(find pyproject.toml constraints.txt tools/setup.sh -newer "$STAMP")" ]
+    [ -z "$(find pyproject.toml tools/locked.txt tools/locked-cuda.txt tools/setup.sh -newer "$STAMP")" ]
 }
 
 python=$(find_python)
@@ -63,5 +63,15 @@ if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
     "$python" -m venv .venv
 fi
 say "installing napari-btn and what it needs into .venv; the first time takes minutes"
-.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test]'
+# Wheels whose hashes are known, and no others; no file of theirs runs while they are installed.
+pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+install() { pip install --quiet --no-deps "$@"; }
+install --require-hashes --only-binary :all: -r tools/locked.txt
+torch=$(pip show torch | sed -n 's/^Version: //p')
+case "$(uname) $torch" in
+    *+cpu) ;;
+    Linux*) install --require-hashes --only-binary :all: -r tools/locked-cuda.txt ;;
+esac
+install --no-build-isolation -e .
+pip check >&2 # a package that the list lacks ends the set-up here
 touch "$STAMP"
