@@ -2,7 +2,7 @@
 # macOS and Linux; on Windows use the two pip lines of the README.
 BIN := .venv/bin
 
-.PHONY: demo test setup lint style types walls docstrings check-wheel unit bench soak screenshots constraints clean
+.PHONY: demo test setup lint style types walls docstrings check-wheel unit bench soak screenshots constraints audit clean
 
 demo: setup
 	@if [ -n "$(HEADLESS)" ] || { [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; }; then \
@@ -57,6 +57,15 @@ screenshots: setup
 # the newest versions; needs a network.
 constraints: setup
 	$(BIN)/python tools/lock.py $(LOCK)
+
+# Known vulnerabilities of what is pinned, and licences of what is installed: run it weekly; needs a network.
+# Of the packages here, PyQt6 alone is under the GPL (and Qt under the LGPL): an extra that users choose.
+LICENCES := MIT;BSD;Apache;ISC;PSF;Python Software Foundation;MPL;Mozilla
+audit: setup
+	$(BIN)/uv tool run pip-licenses --python $(BIN)/python --from mixed --summary --partial-match \
+		--allow-only "$(LICENCES)" --ignore-packages napari-btn pyqt6 pyqt6-qt6
+	$(BIN)/uv tool run pip-audit --strict --disable-pip --require-hashes \
+		-r tools/locked.txt -r tools/locked-cuda.txt
 
 clean:
 	rm -rf .venv build dist demo

@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PINS, LOCKED, CUDA = (ROOT / name for name in ("constraints.txt", "tools/locked.txt", "tools/locked-cuda.txt"))
+PINS, LOCKED, CUDA = (
+    ROOT / name for name in ("constraints.txt", "tools/locked.txt", "tools/locked-cuda.txt")
+)
 HEADERS = {
     PINS: """\
 # Exact versions of everything that CI installs, on all platforms; `make constraints` writes this file.
@@ -57,9 +59,13 @@ def builds(pin: str, folders: list[Path]) -> set[str]:
 
 def main() -> None:
     """Write the three files."""
-    old = {p: h for f in (LOCKED, CUDA) if f.exists() for p, h in parsed(f.read_text(encoding="utf-8")).items()}
+    old = {
+        p: h for f in (LOCKED, CUDA) if f.exists() for p, h in parsed(f.read_text(encoding="utf-8")).items()
+    }
     keep = () if "--upgrade" in sys.argv[1:] else ("-c", str(PINS))
-    folders = [Path(folder) for folder in os.environ.get("PIP_FIND_LINKS", "").split() if Path(folder).is_dir()]
+    folders = [
+        Path(folder) for folder in os.environ.get("PIP_FIND_LINKS", "").split() if Path(folder).is_dir()
+    ]
     # a wheel that another machine found for the same version stays allowed
     found = {p: h | builds(p, folders) | old.get(p, set()) for p, h in compiled(*keep).items()}
     text = {PINS: HEADERS[PINS] + "".join(f"{pin}\n" for pin in found)}

@@ -73,5 +73,8 @@ case "$(uname) $torch" in
     Linux*) install --require-hashes --only-binary :all: -r tools/locked-cuda.txt ;;
 esac
 install --no-build-isolation -e .
-pip check >&2 # a package that the list lacks ends the set-up here
+if ! pip check >&2; then
+    say "the packages in .venv don't fit together; remove .venv and try again"
+    exit 1
+fi
 touch "$STAMP"
