@@ -2,7 +2,7 @@
 # macOS and Linux; on Windows use the two pip lines of the README.
 BIN := .venv/bin
 
-.PHONY: demo test setup lint style types walls docstrings check-wheel unit bench soak screenshots constraints audit clean
+.PHONY: demo test setup lint style types walls docstrings check-wheel unit bench soak screenshots constraints audit test-lowest test-newest test-pyside clean
 
 demo: setup
 	@if [ -n "$(HEADLESS)" ] || { [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY" ]; }; then \
@@ -50,6 +50,26 @@ bench: setup
 soak: setup
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 
+# A part of the tests in environments of their own: with the lowest versions that pyproject.toml permits, with the
+# newest ones, and with PySide6 instead of PyQt6. Each downloads packages; needs a network.
+PART := tests/io/test_bundle.py tests/io/test_images.py tests/core/test_settings.py tests/core/inference \
+	tests/widgets/test_viewer.py
+INSTALL := $(BIN)/uv pip install --quiet --only-binary :all: --no-binary napari-btn
+test-lowest: setup
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-lowest
+	$(INSTALL) --python .venv-lowest --resolution lowest-direct -e '.[all,test]'
+	.venv-lowest/bin/python -m pytest $(PART)
+
+test-newest: setup
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-newest
+	$(INSTALL) --python .venv-newest -e '.[all,test]'
+	.venv-newest/bin/python -m pytest $(PART)
+
+test-pyside: setup
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-pyside
+	$(INSTALL) --python .venv-pyside -c constraints.txt -e '.[all,test]' pyside6
+	QT_API=pyside6 .venv-pyside/bin/python -m pytest -o qt_api=pyside6 tests/widgets
+
 screenshots: setup
 	$(BIN)/python docs/screenshots.py
 
@@ -68,4 +88,4 @@ audit: setup
 		-r tools/locked.txt -r tools/locked-cuda.txt
 
 clean:
-	rm -rf .venv build dist demo
+	rm -rf .venv .venv-* build dist demo

@@ -217,6 +217,10 @@ def main() -> int:
     """Run the soak, print its table and return 1 if anything was lost."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__)
     parser.add_argument("--cases", type=int, default=100_000, help="damaged files per reader")
+    parser.add_argument(
+        "--readers", nargs="+", choices=READERS, default=list(READERS), metavar="NAME",
+        help=f"readers of damaged files: {', '.join(READERS)}; default: all",
+    )  # fmt: skip
     parser.add_argument("--faults", type=int, default=20, help="times each fault is injected")
     parser.add_argument("--cycles", type=int, default=200, help="train and predict cycles in one process")
     parser.add_argument("--seed", type=int, default=0)
@@ -236,10 +240,13 @@ def main() -> int:
         print(f"| {what} | {count:,} | {wrong or 'nothing'} |", flush=True)
 
     context = multiprocessing.get_context("spawn")
-    for name in READERS if options.cases else ():
+    slowest, largest = (0.0, ""), (0.0, "")
+    for name in options.readers if options.cases else ():
         # a process each, so that its memory is its own; one that dies is an error here
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             made = pool.submit(fuzz, name, options.cases, options.seed).result()
+        slowest = max(slowest, (made["slowest_s"], name))
+        largest = max(largest, (made["grown_mb"], name))
         wrong = [f"{n} times {text}" for text, n in made["odd"].items()]
         wrong += [f"a case of {made['slowest_s']:.1f} s"] if made["slowest_s"] > MOST_S else []
         wrong += [f"{made['grown_mb']:.0f} MB more memory"] if made["grown_mb"] > MOST_MB else []
@@ -256,6 +263,11 @@ def main() -> int:
                 options.cycles,
                 wrong,
             )
+    if options.cases:
+        print(
+            f"\nWorst case of a damaged file: {slowest[0]:.2f} s of CPU ({slowest[1]}) and {largest[0]:.0f} MB "
+            f"({largest[1]}); {MOST_S:g} s and {MOST_MB:g} MB are allowed."
+        )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
     print(f"\n{'All green.' if sound else 'Something was lost.'}")
