@@ -734,7 +734,7 @@ def test_a_statistic_of_a_painted_region_has_an_interval(make_dock, model, viewe
     dock.view.region.setCurrentText("grain")
     dock.view.statistic.setCurrentText("Mean")
     dock.view.measure.click()
-    qtbot.waitUntil(lambda: "interval" in dock.view.draws_note.text())
+    qtbot.waitUntil(lambda: "draws" in dock.view.draws_note.text())
     channel = dock.focus.asked.channel
     expected = prediction.statistic("mean", channel, region=painted, n=99)
     text = dock.view.draws_note.text()
