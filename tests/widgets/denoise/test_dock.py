@@ -217,7 +217,7 @@ def test_apply_denoises_another_layer_and_says_how_it_differs(
     qtbot.waitUntil(lambda: not ready.busy)
     assert viewer.layers["wide median"].data.shape == (3, 30, 50)
     np.testing.assert_allclose(viewer.layers["wide median"].scale, (1, 2, 2))
-    assert "pixels of 2 um" in ready.view.message.notes[0][1]
+    assert "pixels of 2 µm" in ready.view.message.notes[0][1]
 
 
 def test_networks_adapt_to_the_picked_layer(
