@@ -743,7 +743,7 @@ def test_a_statistic_of_a_painted_region_has_an_interval(make_dock, model, viewe
     assert "grain" in text
     dock.view.statistic.setCurrentText("Area above t")
     dock.view.measure.click()
-    qtbot.waitUntil(lambda: "um^2" in dock.view.draws_note.text())
+    qtbot.waitUntil(lambda: "µm²" in dock.view.draws_note.text())
 
 
 def test_draws_that_cannot_be_made_say_why(make_dock, model, viewer, qtbot):

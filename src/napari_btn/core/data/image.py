@@ -284,14 +284,15 @@ _SHOWN_UNITS = {"um": "µm", "pixel": "px"}
 
 
 def shown_unit(unit: str) -> str:
-    """Return a unit as people read it: "µm" for "um", "px" for "pixel", others as they are.
+    """Return a unit as people read it: "µm" for "um", "µm²" for "um^2", "px" for "pixel", others as they are.
 
     Parameters
     ----------
     unit : str
-        Of a pixel size.
+        Of a pixel size, an area or a volume.
     """
-    return _SHOWN_UNITS.get(unit, unit)
+    base, _, power = unit.partition("^")
+    return _SHOWN_UNITS.get(base, base) + {"": "", "2": "²", "3": "³"}.get(power, f"^{power}")
 
 
 def shown_names(names: Sequence[str]) -> tuple[str, ...]:
