@@ -147,31 +147,24 @@ def _text(name: str, found: NoiseFindings[NoiseModel]) -> str:
 )
 @force_option
 @gathered(source=ImageFile, target=Target)
-def repair(
-    source: ImageFile,
-    target: Target,
-    dark: str | None,
-    flat: str | None,
-    defects: str | None,
-    valid_to: Path | None,
-) -> None:
+def repair(source: ImageFile, target: Target, valid_to: Path | None) -> None:
     """Write IMAGE with dark and flat frames divided out, and broken pixels filled from their neighbours."""
     import numpy as np
 
     from napari_btn.core.data.defects import repair as repaired_of
     from napari_btn.io.images import write_images
 
-    given = (*source.inputs, dark, flat, defects)
+    given = source.inputs
     target.ready_image(*given)
     if valid_to is not None:
         ready(valid_to, target.force, *given, target.output)
     opened = source.open()
-    mask = values_of(defects)
+    mask = values_of(source.defects)
     made = repaired_of(
         np.asarray(opened.image.data),
         opened.axes,
-        dark=values_of(dark),
-        flat=values_of(flat),
+        dark=values_of(source.dark),
+        flat=values_of(source.flat),
         defects=None if mask is None else np.asarray(mask) != 0,
     )
     space = "".join(a for a in opened.axes.upper() if a in "ZYX")

@@ -340,7 +340,7 @@ def test_colours_may_show_a_channel(dock, viewer, found):
     green = [colours[n][1] for n in order]
     assert green == sorted(green)
     part(dock, "channel").setCurrentText("Fe")
-    assert dock.view.chart._plot.getAxis("left").labelText == "Fe"
+    assert dock.view.chart._plot.getAxis("left").labelText == "median of Fe"
 
 
 def test_coverage_is_shown_where_it_is_known(dock, viewer, found):
