@@ -76,7 +76,7 @@ class Pupil:
 WHITE, CORRELATED = Kind(1, 2, "white"), Kind(1, 2, "correlated")
 TWO, THREE, FOUR, VOLUME = Kind(2, 2, "mixed"), Kind(3, 2, "mixed"), Kind(4, 2, "mixed"), Kind(1, 3, "mixed")
 
-STEPS = {WHITE: 1000, CORRELATED: 800, THREE: 900, TWO: 600, FOUR: 600, VOLUME: 400}
+STEPS = {WHITE: 3000, CORRELATED: 2400, THREE: 900, TWO: 600, FOUR: 600, VOLUME: 400}
 
 # the order of the work
 QUEUE = tuple(
