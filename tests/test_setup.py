@@ -67,9 +67,12 @@ def test_only_missing_libraries_are_installed_and_the_project_with_its_pins(mach
     assert "xvfb" not in install
     installs = [line.split(" --quiet --no-deps ")[1] for line in called.splitlines() if "--no-deps" in line]
     assert installs == [
+        "--no-index --require-hashes -r .venv/torch.txt",
         "--require-hashes --only-binary :all: -r tools/locked.txt",
         "--no-build-isolation -e .",
     ]
+    torch = (machine.project / ".venv" / "torch.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split("==")[0] for line in torch if not line.startswith(" ")] == ["torch"]
     assert called.splitlines()[-1].endswith("pip --disable-pip-version-check check")
 
 

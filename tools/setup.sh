@@ -66,6 +66,10 @@ say "installing napari-btn and what it needs into .venv; the first time takes mi
 # Wheels whose hashes are known, and no others; no file of theirs runs while they are installed.
 pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
 install() { pip install --quiet --no-deps "$@"; }
+# pip prefers a file whose hash the index states to one in a folder (find-links), so torch is looked for there
+# first: a machine without a card may offer its CPU build, and saves gigabytes.
+sed -n '/^torch==/,/[0-9a-f]$/p' tools/locked.txt >.venv/torch.txt
+install --no-index --require-hashes -r .venv/torch.txt >/dev/null 2>&1 || true
 install --require-hashes --only-binary :all: -r tools/locked.txt
 torch=$(pip show torch | sed -n 's/^Version: //p')
 case "$(uname) $torch" in
