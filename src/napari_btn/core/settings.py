@@ -278,7 +278,7 @@ class TrainSettings(_Settings):
 
 @dataclass(frozen=True)
 class SupervisionSettings(_Settings):
-    """What members see and learn from, above all without clean images.
+    """Settings of what members see and learn from, most of them for work without clean images.
 
     Fields that mean the same as in CAREamics have its names.
 
