@@ -158,6 +158,16 @@ def test_the_targets_own_noise_says_what_is_covered(own, name, warned):
         assert "in Fe its noise makes 3" in notes[0].text  # 0.6 squared is 36 %
 
 
+def test_a_target_of_few_counts_is_not_called_clean():
+    rate = 0.02 + 0.5 * np.clip(ndimage.gaussian_filter(noise(0, 64, 80), 4) * 20, 0, None)
+    counts = np.random.default_rng(1).poisson(rate).astype(np.float32)
+    assert np.mean(counts == 0) > 0.7
+    scenes = Pair(noise(2, 64, 80), counts, channel_names=("Fe",)).scenes
+    assert covered(scenes)[0] == "long exposure"
+    grains = (ndimage.gaussian_filter(noise(3, 64, 80), 4) > 0.05).astype(np.float32)
+    assert covered(Pair(noise(2, 64, 80), grains).scenes) == ("clean", ())
+
+
 @pytest.mark.parametrize("own", [0.0, 0.6])
 @pytest.mark.parametrize("kept", ["few rows", "scattered"])
 def test_pixels_that_do_not_count_say_nothing_of_the_targets_noise(own, kept):

@@ -227,5 +227,20 @@ def target_noise(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> NDA
     if detail.shape[1] < _NOISE_FEWEST:
         return None
     noise = np.square(np.median(np.abs(detail), axis=1) / 0.6745)
+    # Of few counts, more than half of the details are zero, and so is their median.
+    noise = np.where(noise > 0, noise, _noise_beside_equals(plane))
     share: NDArray[np.floating[Any]] = noise / np.maximum(residual, 1e-30)
     return share
+
+
+def _noise_beside_equals(plane: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean square of each channel (C, Y, X) about its four neighbours, where these are equal.
+
+    Flat parts and edges of a clean image give zero, lone counts their variance in the dark parts.
+    """
+    middle, up, down = plane[:, 1:-1, 1:-1], plane[:, :-2, 1:-1], plane[:, 2:, 1:-1]
+    left, right = plane[:, 1:-1, :-2], plane[:, 1:-1, 2:]
+    equal = (up == down) & (up == left) & (up == right) & np.isfinite(middle)
+    counts = equal.sum((1, 2))
+    about = np.where(equal, np.square(middle - np.where(equal, up, 0)), 0).sum((1, 2))
+    return np.where(counts >= _NOISE_FEWEST, about / np.maximum(counts, 1), 0)
