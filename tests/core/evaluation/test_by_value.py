@@ -94,8 +94,9 @@ def test_intervals_that_hold_everywhere_give_no_note_on_predicted_values():
     assert noted <= 3
 
 
-def test_a_repeat_is_no_truth():
-    report = report_on(rare_phase(0), alpha=0.1, covers="replicate")
+@pytest.mark.parametrize("covers", ["replicate", "masked pixel", "thinned counts"])
+def test_a_noisy_target_is_no_truth(covers):
+    report = report_on(rare_phase(0), alpha=0.1, covers=covers)
     assert report.by_true.least() is None
     assert report.by_predicted.coverage.shape == (1, 7)
 

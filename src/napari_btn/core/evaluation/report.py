@@ -41,6 +41,8 @@ __all__ = ["Report", "evaluate", "report_on"]
 FEW_INDEPENDENT = 225
 # From this many fields on, the interval of coverage is one of fields like them: METHOD.md, 1.3.
 FIELDS_FOR_INTERVAL = 9
+# What intervals cover where the targets have about as much noise as the inputs.
+NOISY_TARGETS = ("replicate", "masked pixel", "thinned counts")
 _ARRAYS = (
     *("coverage", "coverage_low", "coverage_high", "below", "above", "width", "width_median", "width_ratio"),
     *("winkler", "correlation", "psnr", "ssim", "pinball", "crps", "reliability", "n_eff"),
@@ -68,7 +70,7 @@ class Report:
     rule : str
         "block" or "pixel": the rule behind the intervals; "" where they are simply given.
     covers : str
-        What the target is: "clean", "long exposure" or "replicate".
+        What the target is, as `Prediction.covers`.
     coverage, coverage_low, coverage_high : ndarray of float64, shape (C,)
         Fraction inside, and its 95 % interval from a block bootstrap; `scope` says of which fields.
     below, above : ndarray of float64, shape (C,)
@@ -117,7 +119,8 @@ class Report:
     field_coverage : ndarray of float64, shape (C, F)
         Coverage of each field with a target of its own; empty where there is only one field.
     by_predicted, by_true : ByValue
-        Coverage by predicted and by true value; the latter describes, and promises nothing. It is empty for repeats.
+        Coverage by predicted and by true value; the latter describes, and promises nothing. It is empty where targets
+        are as noisy as the inputs.
     """
 
     channel_names: tuple[str, ...]
@@ -276,7 +279,7 @@ def report_on(
     channel_names : sequence of str, optional
         The C channels; "0", "1", ... if left out.
     covers : str
-        What the target is: "clean", "long exposure" or "replicate".
+        What the target is, as `Prediction.covers`.
     seed : int
         Seed of the bootstrap.
     notes : sequence of Note
@@ -316,7 +319,7 @@ def report_on(
     )
     by_predicted = ByValue.of(median, miss, held_out.block) if known else ByValue()
     # A noisy target is high where its own noise is high, so its bins say nothing of the signal.
-    true = known and covers != "replicate"
+    true = known and covers not in NOISY_TARGETS
     by_true = ByValue.of(target, miss, held_out.block) if true else ByValue()
     losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
     return Report(
