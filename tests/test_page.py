@@ -46,10 +46,27 @@ def test_the_page_has_numbers_notes_and_figures_and_loads_nothing():
     assert "a&lt;b" in page
     assert f"{report.coverage[0]:.3f}" in page
     assert "of a single pixel it says nothing" in page
-    assert "The 95 % interval is that of this field; of others it says nothing" in page
+    assert "the 95 % interval is that of this field; of others it says nothing" in page
     assert "nan" not in re.sub(r"base64,[^']*", "", page)
     assert len(re.findall(r"<img alt='[^']+' src='data:image/png;base64,", page)) == 7
     assert not re.findall(r"(?:src|href)=['\"](?!data:)", page)
+
+
+def test_page_and_terminal_say_what_the_rule_aims_at():
+    from dataclasses import replace
+
+    from napari_btn.cli.terminal import table
+
+    report = measured()[2]
+    for rule, words in (
+        ("block", "90 % of the pixels of the clean signal on average over images like the calibration data"),
+        ("pixel", "like the calibration data, without a finite-sample guarantee"),
+        ("image", "in each of most images like the calibration data (each of most blocks, if that was one field)"),
+        ("risk", "(over blocks, if that was one field), with a stated probability"),
+    ):
+        made = replace(report, rule=rule)
+        assert words in report_page(made, title="soil")
+        assert words in table(made)
 
 
 def test_a_report_alone_makes_a_page():

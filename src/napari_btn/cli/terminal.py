@@ -235,6 +235,7 @@ def drain(
 def table(report: Report) -> str:
     """Return a report as lines, one per channel, without the columns that are unknown."""
     from napari_btn.core.calibration.conformal import covered
+    from napari_btn.core.calibration.rules import aim_of
     from napari_btn.core.data.image import shown_names
 
     low, high = report.coverage_low, report.coverage_high
@@ -258,8 +259,9 @@ def table(report: Report) -> str:
     lines += _group_lines(report)
     if (least := report.by_true.least()) is not None:
         lines.append(f"Least covered, by true value: {report.by_true.words(report.channel_names, *least)}")
-    aim = f"{100 * (1 - report.alpha):g} % of the pixels of {covered(report.covers)} should lie inside, on average over"
-    lines += [f"{aim} {report.n_blocks[0]} {report.blocks}; of a single pixel this says nothing"]
+    aim = aim_of(report.rule, report.alpha, covered(report.covers))
+    lines += [f"Aimed at: {aim}; of a single pixel this says nothing"]
+    lines += [f"Measured on {report.n_blocks[0]} {report.blocks}"]
     return "\n".join([*lines, f"The 95 % interval is that of {report.scope}{report.beyond}"])
 
 

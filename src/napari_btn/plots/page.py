@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.calibration.rules import aim_of
 from napari_btn.core.evaluation.by_value import BIN_NAMES
 from napari_btn.core.evaluation.diagnostics import block_shares
 from napari_btn.plots import figures, reports
@@ -123,7 +124,7 @@ def _sign(level: str) -> str:
 
 def _summary(report: Report) -> str:
     """Return the table of the channels, with a sentence on its meaning."""
-    share = f"{100 * (1 - report.alpha):.4g} %"
+    aim = aim_of(report.rule, report.alpha, covered(report.covers))
     blocks = int(report.n_blocks[0]) if len(report.n_blocks) else 0
     rows = [
         (name, *(f"{v[c]:{form}}" for v, form in _columns(report)))
@@ -133,9 +134,8 @@ def _summary(report: Report) -> str:
     lines = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row) + "</tr>" for row in rows)
     table = lines.replace("<td>nan</td>", "<td>-</td>")
     return (
-        f"<p>Asked for: {share} of the pixels of {escape(covered(report.covers))} inside the interval, measured "
-        f"on {blocks} {escape(report.blocks)}. This holds on average over images like the calibration data; of a "
-        f"single pixel it says nothing. The 95 % interval is that of {report.scope}{report.beyond}.</p>"
+        f"<p>Aimed at: {escape(aim)}, inside the interval; of a single pixel it says nothing. Measured on {blocks} "
+        f"{escape(report.blocks)}; the 95 % interval is that of {report.scope}{report.beyond}.</p>"
         f"<table><tr>{head}</tr>{table}</table>"
     )
 

@@ -93,5 +93,5 @@ def test_coverage_by_image_of_one_field_is_coverage_by_block():
         assert words in calibration.caption()
         assert bool(calibration.notes) == (words != "of new images")
     one = report_of(fields(0, 1), unit="risk")[0].caption()
-    assert "over this field, with certainty 90 %, if its blocks were independent;" in one
+    assert "over this field, with a probability of 90 %, if its blocks were independent;" in one
     assert "one field" not in report_of(fields(0, 40), unit="block")[0].caption()

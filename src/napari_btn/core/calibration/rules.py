@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Rule",
+    "aim_of",
     "choose_rule",
     "conformal_quantile",
     "image_quantile",
@@ -118,7 +119,9 @@ def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLi
 
 
 def risk_quantile(scores: ArrayLike, alpha: float, delta: float, block: ArrayLike) -> float:
-    """Return the smallest score that covers ``1 - alpha`` of new blocks with certainty ``1 - delta``.
+    """Return the smallest score that covers ``1 - alpha`` of new blocks with probability ``1 - delta``.
+
+    This takes blocks that are drawn independently, which those of one field are not quite.
 
     Parameters
     ----------
@@ -191,8 +194,30 @@ def promise_of(rule: Rule, alpha: float, delta: float, blocks: str) -> str:
         "block": f"{share} of pixels on average over {alike}{measured}",
         "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee{measured}",
         "image": f"at least {share} of the pixels of {most} of {cases}",
-        "risk": f"{share} of pixels on average over {over}, with certainty {most}{independent}",
+        "risk": f"{share} of pixels on average over {over}, with a probability of {most}{independent}",
     }[rule]
+
+
+def aim_of(rule: str, alpha: float, covers: str) -> str:
+    """Return what intervals of a rule aim at, for the sentence below a measured coverage.
+
+    Parameters
+    ----------
+    rule : str
+        A `Rule`; "" where the intervals are simply given.
+    alpha : float
+        Miscoverage.
+    covers : str
+        What is covered, in words.
+    """
+    pixels, alike = f"{100 * (1 - alpha):.4g} % of the pixels of {covers}", "images like the calibration data"
+    if rule == "image":
+        return f"at least {pixels} in each of most {alike} (each of most blocks, if that was one field)"
+    average = f"{pixels} on average over {alike}"
+    return average + {
+        "risk": " (over blocks, if that was one field), with a stated probability",
+        "pixel": ", without a finite-sample guarantee",
+    }.get(rule, "")
 
 
 def needed_blocks(alpha: float, score: str = "symmetric", rule: str = "block", delta: float = 0.1) -> int:

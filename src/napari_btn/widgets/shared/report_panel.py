@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel, QSizePolicy
 
-from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.calibration.conformal import NOT_CALIBRATED, covered
+from napari_btn.core.calibration.rules import aim_of
 from napari_btn.core.data.image import shown_names
 from napari_btn.widgets.shared.notes import notes_html
 
@@ -156,6 +157,7 @@ def _range(low: float, high: float) -> str:
 
 def _caption_html(report: Report) -> str:
     """Return a sentence on the meaning of the coverage."""
-    share = f"{100 * (1 - report.alpha):.4g} %"
-    text = f"{share} of pixels on average over images like the calibration data; not per pixel."
-    return f"<div><i>{text}</i></div>"
+    if report.covers == NOT_CALIBRATED:
+        return ""
+    aim = aim_of(report.rule, report.alpha, covered(report.covers))
+    return f"<div><i>Aimed at: {escape(aim)}; not per pixel.</i></div>"
