@@ -183,7 +183,8 @@ def promise_options(command: Command) -> Command:
         click.option(
             "--unit",
             type=click.Choice(get_args(Unit)),
-            help="Whose coverage: on average, by block or pixel; of most new images (image); for certain (risk).",
+            help="Whose coverage: on average, by block or pixel; of most new images (image); on average with a stated "
+            "probability (risk). With one field, of its blocks.",
         ),
     ):
         command = option(command)

@@ -45,7 +45,7 @@ UNITS: dict[str, Unit] = {
     "on average, by block": "block",
     "on average, pixels pooled": "pixel",
     "of most new images or blocks": "image",
-    "with certainty": "risk",
+    "with a stated probability": "risk",
 }
 """Units of calibration by what their coverage holds for, as the dock lists them."""
 Score = Literal["symmetric", "asymmetric", "scaled"]
@@ -350,7 +350,8 @@ class CalibrationSettings(_Settings):
     ----------
     unit : str
         Unit of one calibration case: "auto", "block", "pixel", "image" (each of most new images is covered;
-        each of most blocks, if there is only one field) or "risk" (the coverage holds with a stated certainty).
+        each of most blocks, if there is only one field) or "risk" (the average holds with a stated probability over
+        calibration data, if its fields or blocks are independent).
     score : str
         "symmetric" (one offset for both sides), "asymmetric", or "scaled" (by the predicted width).
     train_fraction : float

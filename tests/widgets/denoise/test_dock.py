@@ -353,7 +353,7 @@ def test_other_promises_use_the_stored_scores(
     train(ready)
     assert ready.view.recalibrate.isHidden()
     assert ready.view.calibrate_on.isHidden()
-    ready.view.form.unit.setCurrentText("with certainty")
+    ready.view.form.unit.setCurrentText("with a stated probability")
     assert not ready.view.form.delta.isHidden()
     ready.view.form.delta.setValue(0.05)
     ready.view.form.score.setCurrentText("scaled by the width")

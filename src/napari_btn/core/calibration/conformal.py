@@ -77,15 +77,16 @@ def covered(covers: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Offsets that turn predicted quantiles into an interval of stated coverage.
+    """Offsets that turn predicted quantiles into an interval that aims at a coverage.
 
     Parameters
     ----------
     alpha : float
-        Miscoverage; the interval covers ``1 - alpha``.
+        Miscoverage; the interval aims at ``1 - alpha``.
     rule : str
         "block" (every block counts once), "pixel" (pixels pooled), "image" (a share ``1 - delta`` of
-        new images is covered, each) or "risk" (the coverage holds with certainty ``1 - delta``).
+        new images is covered, each) or "risk" (the average holds with probability ``1 - delta``, if the
+        blocks are independent).
     score : str
         "symmetric" (one offset for both sides), "asymmetric" (``alpha / 2`` on each side) or "scaled"
         (one offset, in units of the predicted width).

@@ -98,9 +98,9 @@ class Forecast:
         if level == "red":
             return level, f"{held} That is too few for {aim} (at least {least}): don't rely on it. {more}"
         if level == "amber":
-            text = f"{held} {aim} will hold on average; a guarantee for other blocks needs {enough}. {more}"
-            return level, text
-        return level, f"{held} Enough for {aim} in other blocks like them ({enough} needed)."
+            unsure = f"without a guarantee; even for others like them, that takes {enough}"
+            return level, f"{held} {aim} is aimed at on average, {unsure}. {more}"
+        return level, f"{held} Enough for {aim} on average over others like them ({enough} needed)."
 
 
 def _needed(alpha: float) -> tuple[int, int]:

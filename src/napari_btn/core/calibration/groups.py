@@ -304,7 +304,7 @@ def _pooled_notes(groups: Sequence[int], name: str) -> tuple[Note, ...]:
         return ()
     who = f"{name.capitalize()}{'s' if len(groups) > 1 else ''} {', '.join(str(g + 1) for g in groups)}"
     text = (
-        f"{who}: few held-out blocks, so that the coverage there is about right on average for images like this one, "
-        "without a guarantee. Hold out more, or add scenes."
+        f"{who}: few held-out blocks, so that the coverage there is aimed at on average, without a guarantee. Hold out "
+        "more, or add scenes."
     )
     return (Note("amber", text),)

@@ -249,8 +249,8 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
             Note(
                 "amber",
                 f"Only {n_blocks} held-out block{'' if n_blocks == 1 else 's'}: coverage {100 * (1 - alpha):.4g} % is "
-                f"about right on average for images like this one, without a guarantee; that takes {enough} blocks. "
-                "Hold out more, or add scenes.",
+                f"aimed at on average over images like the calibration data, without a guarantee; even for blocks like "
+                f"these, that takes {enough}. Hold out more, or add scenes.",
             )
         )
     least = needed_blocks(alpha, settings.score, rule, settings.delta)

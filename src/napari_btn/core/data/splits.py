@@ -216,8 +216,8 @@ def _split_time(scenes: Scenes, settings: CalibrationSettings) -> Split:
             'its own target. Use split="auto" to split in space.'
         )
     text = (
-        f"Split in time: calibrated on frames that come at least {gap} after those trained on. The coverage holds for "
-        "such frames of this series, not for other fields."
+        f"Split in time: calibrated on frames that come at least {gap} after those trained on. The coverage is that "
+        "of such frames of this series, not of other fields or movies."
     )
 
     def boxes(part: slice) -> tuple[Box, ...]:

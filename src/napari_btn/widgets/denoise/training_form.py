@@ -93,9 +93,9 @@ _HELP = {
     "network_channels": "Channels that each node adds. More see more, and take longer.",
     "split": "What is held out of one field: one end of it along an axis; squares in turn with those for training "
     "(checkerboard); or late frames of a series (in time, which says nothing of other fields).",
-    "unit": "What the coverage promises. On average: each held-out block counts once where there are enough, else all "
-    "pixels together. Of most new images: each one has the coverage, but for a share. With certainty: the coverage is "
-    "at least this, with a stated probability.",
+    "unit": "What the coverage aims at. On average: each held-out block counts once where there are enough, else all "
+    "pixels together. Of most new images: each one has the coverage, but for a share. With a stated probability: the "
+    "average is at least this, but for some calibrations. With only one field, blocks of it stand for images.",
     "delta": "Share of new images that may be covered less, or probability of a lower coverage.",
     "score": "How intervals are widened to the coverage: alike on both sides, each side for itself, or in proportion "
     "to the predicted width.",
