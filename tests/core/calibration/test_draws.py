@@ -214,6 +214,7 @@ def test_statistics_are_those_of_the_draws():
     assert (area.lower, area.upper) == (area.values.min(), area.values.max())
     assert area.unit == "um^2"
     assert "area_above" in str(area)
+    assert "of the draws)" in str(area)
     mean = prediction.statistic("mean", 1, region=mask, n=19, seed=2)
     np.testing.assert_allclose(mean.values, draws[:, mask].mean(1), rtol=1e-5)
     part = (slice(5, 40), slice(3, 30))

@@ -249,7 +249,7 @@ def test_nothing_is_claimed_without_enough_blocks_or_evidence():
     nothing = select(known, q, 50.0)
     assert not nothing.mask.any()
     assert np.isinf(nothing.cut)
-    assert nothing.caption.startswith("No pixel is claimed > 50 with at most 0.1 wrong")
+    assert nothing.caption.startswith("No pixel is claimed > 50, at 0.1 wrong claims aimed at: ")
     some = select(known, q, 0.3, level=0.3)
     assert some.share <= some.upper <= 0.3
     assert some.caption == (
@@ -265,13 +265,13 @@ def test_the_caption_says_what_is_true():
     fitted = exceedance_from(draw(500, 0, blocks=40))
     text = fitted.caption(0.25, channel_name="Fe", confidence=0.75, covers="long exposure")
     assert text.startswith(
-        "P(Fe > 0.25 of a long exposure): its sum is matched to the area in 40 held-out blocks; it is not right"
+        "P(Fe > 0.25 of a long exposure): its sum is matched to the area in 40 held-out blocks, and estimates that"
     )
-    assert "half of the time" in text
-    assert text.endswith("to bound the share of wrong claims, select a set.")
+    assert "not over the flagged ones. Of those with a signal close to the threshold about half are right" in text
+    assert text.endswith("to aim at a share of wrong claims, claim a set.")
     assert "half" not in fitted.caption(0.25)
     assert fitted.caption(0.25).endswith("a given probability need not be the share at this threshold.")
     assert fitted.caption(0.25, locked=True).endswith(
-        "recalibrated at this threshold; its sum estimates the area (40 held-out blocks); it is not right for each "
+        "its sum estimates the area (40 held-out blocks), in a single field less exactly; it is not right for each "
         "pixel."
     )

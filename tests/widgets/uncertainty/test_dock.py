@@ -215,7 +215,7 @@ def test_claims_are_the_pixels_whose_bound_lies_above(make_dock, model, viewer, 
     c = dock.focus.asked.channel
     np.testing.assert_array_equal(mask[c] > 0, prediction.lower_bound(0.8, c) > 0.2)
     assert part(dock, "caption").text().startswith(f"{int(mask[c].sum())} pixels outlined.")
-    assert "half of the time" in part(dock, "caption").text()
+    assert "about half are right" in part(dock, "caption").text()
     features = viewer.layers["soil sure > t"].features
     assert list(features["index"]) == [0, 1]
 
@@ -338,12 +338,12 @@ def test_the_sum_of_the_map_is_shown_as_an_area(make_dock, model, viewer, qtbot)
     part(dock, "threshold").setValue(0.25)
     drawn(dock, qtbot)
     area = float(prediction.exceedance(0.25, "Fe").sum(dtype=np.float64))
-    assert f"Area above 0.25: {area / 4:.4g} µm² (sum of the map)." in part(dock, "caption").text()
+    assert f"Estimated area above 0.25: {area / 4:.4g} µm² (sum of the map)." in part(dock, "caption").text()
     session_of(viewer).prediction = replace(prediction, pixel_size=None, unit="px")
     part(dock, "threshold").setValue(0.3)
     drawn(dock, qtbot)
     area = float(prediction.exceedance(0.3, "Fe").sum(dtype=np.float64))
-    assert f"Area above 0.3: {area:.4g} pixels (sum of the map)." in part(dock, "caption").text()
+    assert f"Estimated area above 0.3: {area:.4g} pixels (sum of the map)." in part(dock, "caption").text()
 
 
 def test_without_held_out_scores_nothing_can_be_locked(make_dock, model):

@@ -64,7 +64,7 @@ def select(
     level: float = 0.1,
     channel: int = 0,
 ) -> Selection:
-    """Select pixels whose signal exceeds a threshold, so that few of the claims are wrong.
+    """Select pixels that are claimed to exceed a threshold, aiming at a share of wrong claims.
 
     Cuts of the predicted exceedance are tested from the highest down, with blocks as cases: a cut passes
     while the upper 95 % bound of its share of wrong claims in the held-out blocks is at most `level`. The
@@ -155,7 +155,7 @@ def _claim_caption(pixels: int, threshold: float, level: float, share: float, bl
             else f"in the {blocks[1]} held-out blocks more of the surest pixels are wrong, or too few are known"
         )
         return (
-            f"No pixel is claimed > {threshold:.4g} with at most {level:.3g} wrong: {reason}. Hold out more of the "
+            f"No pixel is claimed > {threshold:.4g}, at {level:.3g} wrong claims aimed at: {reason}. Hold out more of the "
             "field, add scenes, or ask for less."
         )
     return (

@@ -1,4 +1,7 @@
-"""Statistics of a region with intervals over draws, which per-pixel intervals cannot give."""
+"""Statistics of a region with their range over draws, which per-pixel intervals cannot give.
+
+The range has no stated coverage of true values: see `Prediction.statistic`.
+"""
 
 from __future__ import annotations
 
@@ -33,16 +36,16 @@ Statistic = Literal["area_above", "grains", "mean"]
 
 @dataclass(frozen=True, eq=False)
 class DrawnStatistic:
-    """A statistic of a region, with its interval over draws.
+    """A statistic of a region, with its range over draws.
 
     Parameters
     ----------
     name : str
         "area_above", "grains" or "mean", or that of a function.
     lower, median, upper : float
-        Interval and median over the draws, in ``unit``.
+        Range and median over the draws, in ``unit``.
     alpha : float
-        Miscoverage of the interval.
+        Share of the draws outside the range.
     unit : str
         Of an area its unit, as "um^2", or "px"; empty for a number of grains, or in the units of the maps.
     values : ndarray of float64, shape (n,)
@@ -58,12 +61,13 @@ class DrawnStatistic:
     values: NDArray[np.float64]
 
     def __str__(self) -> str:
-        text = f"{self.median:.4g} ({self.lower:.4g} to {self.upper:.4g} at {100 * (1 - self.alpha):.4g} %)"
+        share = f"{100 * (1 - self.alpha):.4g} % of the draws"
+        text = f"{self.median:.4g} ({self.lower:.4g} to {self.upper:.4g} in {share})"
         return f"{self.name}: {text} {self.unit}".rstrip()
 
 
 def _needed_draws(alpha: float) -> int:
-    """Return the fewest draws whose extremes cover ``1 - alpha``."""
+    """Return the fewest draws whose extremes hold a share ``1 - alpha`` of further draws."""
     return math.ceil(2 / alpha - 1 - 1e-9)
 
 
@@ -80,7 +84,7 @@ def statistic_steps(
     alpha: float | None = None,
     smallest_px: int = 1,
 ) -> Step[DrawnStatistic]:
-    """Return a statistic of a region with its interval over draws; a step.
+    """Return a statistic of a region with its range over draws; a step.
 
     Parameters
     ----------
@@ -102,7 +106,7 @@ def statistic_steps(
     seed : int
         As in `draws_steps`: the statistic is that of the same draws.
     alpha : float, optional
-        Miscoverage; that of the prediction by default.
+        Share of the draws outside the range; the miscoverage of the prediction by default.
     smallest_px : int
         Grains of fewer pixels don't count.
 
@@ -110,7 +114,7 @@ def statistic_steps(
     ------
     ValueError
         If the statistic is unknown, a threshold is missing, the region is empty or doesn't fit, there are too few
-        draws for such an interval, or the prediction lacks what draws need.
+        draws for such a range, or the prediction lacks what draws need.
     """
     alpha = prediction.alpha if alpha is None else alpha
     need_alpha(alpha)
@@ -118,7 +122,7 @@ def statistic_steps(
         n >= _needed_draws(alpha),
         "n",
         n,
-        f"at least {_needed_draws(alpha)} draws for a coverage of {1 - alpha:.3g}",
+        f"at least {_needed_draws(alpha)} draws for a range of {100 * (1 - alpha):.3g} % of them",
     )
     name, measure = _measure(statistic, threshold, smallest_px)
     number = prediction.channel_number(channel)
@@ -145,7 +149,7 @@ def statistic_steps(
 
 
 def _interval(name: str, values: NDArray[np.float64], alpha: float, unit: str) -> DrawnStatistic:
-    """Return the statistic with the interval that holds one more exchangeable value."""
+    """Return the statistic with the range that holds one more draw."""
     rank = max(int((values.size + 1) * alpha / 2 + 1e-9), 1)
     ordered = np.sort(values)
     low, high = float(ordered[rank - 1]), float(ordered[-rank])

@@ -1,7 +1,8 @@
 """Whole plausible images: draws with calibrated values in each pixel, correlated like held-out errors.
 
 A per-pixel interval does not say what an area or a number of grains may be, because the errors of neighbours
-go together. Draws do: a Gaussian copula joins the calibrated distributions of all pixels.
+go together. In draws they do, too: a Gaussian copula joins the calibrated distributions of all pixels. Errors of
+whole grains reach beyond it.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Exceedance:
             Index of the channel that the quantiles belong to.
         side : str
             "middle" for a map, whose sum estimates the area above the threshold; "conservative" for a claim:
-            a lower bound that counts the unseen block against the claim.
+            lower, since it counts the unseen block against the claim; no bound for the single pixel.
 
         Returns
         -------
@@ -110,7 +110,10 @@ class Exceedance:
     def lower_bound(
         self, quantiles: NDArray[np.floating[Any]], confidence: float, *, channel: int = 0
     ) -> NDArray[np.float32]:
-        """Return the value that the signal exceeds with the stated confidence, conservatively.
+        """Return a one-sided bound: on average over all pixels, a share `confidence` of signals lies above.
+
+        This is an average over images like the calibration data, not over pixels whose bound lies above a
+        threshold: of those near it, fewer are right. In single images it was off by several points.
 
         Parameters
         ----------
@@ -176,16 +179,17 @@ class Exceedance:
         claim = f"{channel_name} > {threshold:.4g} {unit}".rstrip() + what
         parts = [
             f"P({claim}): recalibrated at this threshold; its sum estimates the area ({self.n_blocks} held-out "
-            "blocks); it is not right for each pixel."
+            "blocks), in a single field less exactly; it is not right for each pixel."
             if locked
-            else f"P({claim}): its sum is matched to the area in {self.n_blocks} held-out blocks; it is not right "
-            "for each pixel, and a given probability need not be the share at this threshold."
+            else f"P({claim}): its sum is matched to the area in {self.n_blocks} held-out blocks, and estimates that "
+            "of a single field less exactly; it is not right for each pixel, and a given probability need not be the "
+            "share at this threshold."
         ]
         if confidence is not None:
             parts.append(
-                f"Flagged at {confidence:.3g}: a property of the procedure. Pixels barely above the "
-                "threshold are right only about half of the time; to bound the share of wrong claims, select "
-                "a set."
+                f"Flagged at {confidence:.3g}: on average over all pixels, not over the flagged ones. Of those "
+                "with a signal close to the threshold about half are right; to aim at a share of wrong claims, "
+                "claim a set."
             )
         return " ".join(parts)
 
@@ -198,10 +202,10 @@ class Exceedance:
 
 @dataclass(frozen=True, eq=False)
 class Area:
-    """Probabilities of one channel whose sum is the area above a threshold, whatever the threshold.
+    """Probabilities of one channel whose sum estimates the area above a threshold, whatever the threshold.
 
-    Predicted probabilities are made right at the levels, and the threshold is replaced by the one at which
-    their mean over the held-out pixels equals the true share. Both maps are monotone, so the probability
+    Predicted probabilities are made right at the levels, on average over the held-out pixels, and the
+    threshold is replaced by the one at which their mean equals the true share there. Both maps are monotone, so the probability
     of each pixel still falls with the threshold.
 
     Parameters
@@ -356,7 +360,7 @@ def lock_threshold(
     Returns
     -------
     LockedExceedance
-        Often sharper at this threshold than `Exceedance`, and good for no other.
+        For this threshold alone. It can be sharper than `Exceedance` there, or, for a rare phase, worse.
 
     Raises
     ------

@@ -325,7 +325,7 @@ class UncertaintyWidget(Dock):
                 text = f"{text} {unused}"
             if area := live.area(key):
                 where = " in this plane" if set(prediction.axes) - set("CYX") else ""
-                text = f"{text} Area above {asked.value:.4g}{where}: {area} (sum of the map)."
+                text = f"{text} Estimated area above {asked.value:.4g}{where}: {area} (sum of the map)."
             return f"{live.claimed(key)} pixels outlined. {text}" if claimed else text
         return "" if model is None else model.calibrated.calibration.caption(prediction.covers)
 

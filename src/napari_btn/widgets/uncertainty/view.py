@@ -147,8 +147,8 @@ class UncertaintyView(QWidget):
         self.lock = push_button(
             "lock",
             "Lock",
-            "Recalibrate the map at this threshold alone, which often makes it sharper; the slider rests meanwhile. "
-            "The lock is saved with the networks.",
+            "Recalibrate the map at this threshold alone. This can make it sharper, or for a rare phase worse; the "
+            "slider rests meanwhile. The lock is saved with the networks.",
         )
         self.lock.setCheckable(True)
         self.lock.setAccessibleName("Lock the threshold")
@@ -171,7 +171,7 @@ class UncertaintyView(QWidget):
             "fields like the calibration data. In other fields more may be wrong, and with few held-out blocks that "
             "hold claims often more than asked for. With too few, nothing is claimed."
         )
-        self.select.setAccessibleName("Claim a set with a largest share of wrong claims")
+        self.select.setAccessibleName("Claim a set, aiming at a share of wrong claims")
         self.level = PercentBox()
         self.level.setObjectName("false_discovery")
         self.level.setRange(0.001, 0.5)
@@ -180,7 +180,7 @@ class UncertaintyView(QWidget):
         self.level.setToolTip(
             "Share of wrong claims to aim at in fields like the calibration data, with held-out blocks as cases."
         )
-        self.level.setAccessibleName("Largest share of wrong claims")
+        self.level.setAccessibleName("Share of wrong claims to aim at")
         self.caption = QLabel()
         self.caption.setObjectName("caption")
         self.caption.setWordWrap(True)
@@ -267,7 +267,7 @@ class UncertaintyView(QWidget):
         self.play.setCheckable(True)
         self.statistic = combo_box(
             "statistic",
-            "What is measured in each draw: its interval over draws cannot be had pixel by pixel.",
+            "What is measured in each draw; its range over draws cannot be had pixel by pixel.",
         )
         self.statistic.addItems(["Area above t", "Grains above t", "Mean"])
         self.region = combo_box(
