@@ -61,7 +61,10 @@ def test_page_and_terminal_say_what_the_rule_aims_at():
     for rule, words in (
         ("block", "90 % of the pixels of the clean signal on average over images like the calibration data"),
         ("pixel", "like the calibration data, without a finite-sample guarantee"),
-        ("image", "in each of most images like the calibration data (each of most blocks, if that was one field)"),
+        (
+            "image",
+            "in each of most images like the calibration data (each of most blocks, if that was one field)",
+        ),
         ("risk", "(over blocks, if that was one field), with a stated probability"),
     ):
         made = replace(report, rule=rule)

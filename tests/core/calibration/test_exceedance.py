@@ -267,7 +267,10 @@ def test_the_caption_says_what_is_true():
     assert text.startswith(
         "P(Fe > 0.25 of a long exposure): its sum is matched to the area in 40 held-out blocks, and estimates that"
     )
-    assert "not over the flagged ones. Of those with a signal close to the threshold about half are right" in text
+    assert (
+        "not over the flagged ones. Of those with a signal close to the threshold about half are right"
+        in text
+    )
     assert text.endswith("to aim at a share of wrong claims, claim a set.")
     assert "half" not in fitted.caption(0.25)
     assert fitted.caption(0.25).endswith("a given probability need not be the share at this threshold.")

@@ -155,8 +155,8 @@ def _claim_caption(pixels: int, threshold: float, level: float, share: float, bl
             else f"in the {blocks[1]} held-out blocks more of the surest pixels are wrong, or too few are known"
         )
         return (
-            f"No pixel is claimed > {threshold:.4g}, at {level:.3g} wrong claims aimed at: {reason}. Hold out more of the "
-            "field, add scenes, or ask for less."
+            f"No pixel is claimed > {threshold:.4g}, at {level:.3g} wrong claims aimed at: {reason}. Hold out more of "
+            "the field, add scenes, or ask for less."
         )
     return (
         f"{pixels} pixels claimed > {threshold:.4g}. In the held-out blocks {share:.1%} of such claims are wrong "

@@ -205,8 +205,8 @@ class Area:
     """Probabilities of one channel whose sum estimates the area above a threshold, whatever the threshold.
 
     Predicted probabilities are made right at the levels, on average over the held-out pixels, and the
-    threshold is replaced by the one at which their mean equals the true share there. Both maps are monotone, so the probability
-    of each pixel still falls with the threshold.
+    threshold is replaced by the one at which their mean equals the true share there. Both maps are monotone,
+    so the probability of each pixel still falls with the threshold.
 
     Parameters
     ----------
