@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from qtpy.QtWidgets import QAbstractButton, QDockWidget, QTabBar
+from qtpy.QtWidgets import QAbstractButton, QDockWidget, QTabBar, QWidget
 
+from napari_btn.widgets.shared.notes import show_control
 from napari_btn.widgets.shared.tabs import DOCKS, open_dock
 
 HEIGHT = 768
@@ -28,6 +29,11 @@ def titles(viewer: Any) -> list[str]:
         if set(shown) & set(DOCKS.values()):
             return shown
     return []
+
+
+def in_sight(widget: QWidget) -> bool:
+    """Return True unless the widget lies behind another tab."""
+    return widget.isVisible() and not widget.visibleRegion().isEmpty()
 
 
 @pytest.mark.parametrize("theme", ["dark", "light"])
@@ -64,3 +70,31 @@ def test_open_all_opens_all_and_goes(window: Any, qtbot: Any) -> None:
     assert sorted(names) == sorted(DOCKS)
     frames = [d.parent() for d in window.window.dock_widgets.values()]
     assert all(isinstance(f, QDockWidget) or f is not None for f in frames)
+    qtbot.wait(300)
+    in_front = [d.objectName() for d in window.window.dock_widgets.values() if in_sight(d)]
+    assert in_front == [next(iter(DOCKS))]
+
+
+def test_a_link_of_another_dock_brings_its_control_to_the_front(window: Any, qtbot: Any) -> None:
+    for title in ("Denoise", "Tokens"):
+        open_dock(window, title)
+        qtbot.wait(200)
+    docks = {d.objectName(): d for d in window.window.dock_widgets.values()}
+    denoise, tokens = docks["napari_btn_denoise"], docks["napari_btn_tokens"]
+    assert not in_sight(denoise)
+    show_control(tokens.window(), "groups")
+    qtbot.waitUntil(lambda: in_sight(denoise.findChild(QWidget, "groups")), timeout=5000)
+
+
+def test_a_short_message_is_not_cut_and_none_takes_no_room(window: Any, qtbot: Any) -> None:
+    open_dock(window, "Denoise")
+    qtbot.wait(300)
+    dock = next(d for d in window.window.dock_widgets.values() if d.objectName() == "napari_btn_denoise")
+    message = dock.view.message
+    area = message.parentWidget().parentWidget()
+    assert not area.isVisible()
+    message.say(("info", "Saved as soil.btn."))
+    qtbot.wait(300)
+    assert area.isVisible()
+    assert not area.verticalScrollBar().isVisible()
+    assert area.viewport().height() >= message.heightForWidth(area.viewport().width())

@@ -6,9 +6,10 @@ import re
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, QObject, Qt, QTimer
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
+    QDockWidget,
     QFrame,
     QLabel,
     QScrollArea,
@@ -18,7 +19,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 
 __all__ = ["LowScroll", "NoteLabel", "Theme", "notes_html", "on_screen", "show_control"]
@@ -61,6 +62,7 @@ _ON_SCREEN = {
     'give device="cpu"': "choose the device 'cpu'",
 }
 """Words of the docks instead of those of scripts."""
+_FRAME_PX = 8  # what a style may draw around a scroll area
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
 
 
@@ -201,15 +203,35 @@ def show_control(window: QWidget, name: str) -> None:
         Object name of the control.
     """
     control = window.findChild(QWidget, name)
-    parent = control.parentWidget() if control is not None else None
-    while control is not None and parent is not None:
+    if control is None:
+        return
+    for parent in _parents(control):
         if isinstance(parent, QCollapsible) and not parent.isExpanded():
             parent.expand(animate=False)
+        if isinstance(parent, QDockWidget):
+            parent.show()
+            parent.raise_()
+    control.setFocus(Qt.FocusReason.OtherFocusReason)
+    # what was unfolded gets its place later; the timer goes with the control
+    later = QTimer(control)
+    later.setSingleShot(True)
+    later.timeout.connect(lambda: _scroll_to(control))
+    later.start(0)
+
+
+def _parents(widget: QWidget) -> Iterator[QWidget]:
+    """Yield what a widget lies in, from the innermost on."""
+    parent = widget.parentWidget()
+    while parent is not None:
+        yield parent
+        parent = parent.parentWidget()
+
+
+def _scroll_to(control: QWidget) -> None:
+    """Scroll to a control, in all areas that it lies in."""
+    for parent in _parents(control):
         if isinstance(parent, QScrollArea):
             parent.ensureWidgetVisible(control)
-        parent = parent.parentWidget()
-    if control is not None:
-        control.setFocus(Qt.FocusReason.OtherFocusReason)
 
 
 class LowScroll(QScrollArea):
@@ -231,6 +253,7 @@ class LowScroll(QScrollArea):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setWidget(label)
         label.installEventFilter(self)
+        label.setVisible(bool(label.notes))  # which the area has shown
         self.setVisible(not label.isHidden())
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
@@ -249,4 +272,5 @@ class LowScroll(QScrollArea):
     def _fit(self) -> None:
         """Be as high as the sentences, up to the limit."""
         wanted = self._label.heightForWidth(max(self.viewport().width(), 200))
-        self.setFixedHeight(min(max(wanted, 16), self._most))
+        frame = min(max(self.height() - self.viewport().height(), 0), _FRAME_PX)
+        self.setFixedHeight(min(max(wanted, self._label.minimumSizeHint().height(), 16) + frame, self._most))

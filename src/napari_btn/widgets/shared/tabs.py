@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 from typing import Any, Final
 
@@ -133,6 +134,8 @@ class OpenAllWidget(QWidget):
         frame = _frame(self)
         if frame is not None:
             self.viewer.window.remove_dock_widget(self)
+        viewer = self.viewer
         for title in DOCKS.values():
-            open_dock(self.viewer, title)
-        open_dock(self.viewer, next(iter(DOCKS.values())))
+            open_dock(viewer, title)
+        # each dock comes to the front once more after it was added
+        QTimer.singleShot(0, partial(open_dock, viewer, next(iter(DOCKS.values()))))
