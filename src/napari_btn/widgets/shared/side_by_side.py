@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QApplication
+
 from napari_btn.widgets.shared.layers import KEY
 
 if TYPE_CHECKING:
+    from weakref import ReferenceType
+
     from napari.layers import Image as ImageLayer
     from napari.layers import Layer
 
@@ -77,7 +83,25 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> None:
         0,
     ):
         grid.stride = -1
-    viewer.reset_view()
+    _fit(viewer, layers)
+    if QApplication.instance() is not None:
+        # places of the row get their size when they are first drawn
+        QTimer.singleShot(0, partial(_fit_again, window, [ref(layer) for layer in layers]))
+
+
+def _fit(viewer: Any, layers: list[Layer]) -> None:
+    """Fill the canvas with these layers; larger ones that are hidden would make them small."""
+    if "layers" in signature(viewer.reset_view).parameters:
+        viewer.reset_view(layers=layers)
+    else:  # before napari 0.9
+        viewer.reset_view()
+
+
+def _fit_again(window: ReferenceType[Any], row: list[ReferenceType[Layer]]) -> None:
+    """Fill the canvas once more, if the row still stands."""
+    viewer, layers = window(), [layer for one in row if (layer := one()) is not None]
+    if viewer is not None and viewer in _ROWS and layers and all(one in viewer.layers for one in layers):
+        _fit(viewer, layers)
 
 
 def name_channel(viewer: Any, layer: ImageLayer) -> None:
