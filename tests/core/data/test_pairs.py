@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from napari_btn.core.data.image import View, canonical_axes
+from napari_btn.core.data.image import View, canonical_axes, shown_names
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.splits import split
 from napari_btn.core.settings import CalibrationSettings
@@ -371,3 +371,17 @@ def test_a_large_pair_is_checked_in_pieces():
     clean[-1, -1] = np.nan
     with pytest.raises(ValueError, match="1 NaN"):
         list(Pair(noisy, clean).views.check_steps())
+
+
+@pytest.mark.parametrize(
+    ("names", "shown"),
+    [
+        ((), ("image",)),
+        (("0",), ("image",)),
+        (("0", "1"), ("channel 0", "channel 1")),
+        (("Si", "1"), ("Si", "channel 1")),
+        (("1", "0"), ("1", "0")),
+    ],
+)
+def test_channels_without_a_name_are_called_channels(names: tuple[str, ...], shown: tuple[str, ...]) -> None:
+    assert shown_names(names) == shown

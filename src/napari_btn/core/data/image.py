@@ -296,14 +296,16 @@ def shown_unit(unit: str) -> str:
 
 
 def shown_names(names: Sequence[str]) -> tuple[str, ...]:
-    """Return channel names as people read them: a single channel without a name is "image".
+    """Return channel names as people read them: without a name, "image" if it is the only one, else "channel 0".
 
     Parameters
     ----------
     names : sequence of str
         Names of the channels; "0", "1", ... where they have none.
     """
-    return ("image",) if tuple(names) in ((), ("0",)) else tuple(names)
+    if tuple(names) in ((), ("0",)):
+        return ("image",)
+    return tuple(f"channel {name}" if name == str(c) else name for c, name in enumerate(names))
 
 
 def whole_boxes(space: Sequence[int], n_scenes: int) -> list[Box]:
