@@ -204,13 +204,18 @@ def supervision_options(command: Command) -> Command:
             "noise2void: neighbours that are masked as well.",
         ),
         ("--struct-n2v-span", int, "noise2void: length of that mask in pixels."),
+        (
+            "--own-pixel/--no-own-pixel",
+            bool,
+            "noise2void: the mean also uses each pixel's own value, by the noise model.",
+        ),
         ("--thinnings", int, "thinning: random halves that a prediction averages."),
         ("--repeats", click.Choice(get_args(Repeats)), "noise2noise: axis of the repeats."),
         ("--frames", int, "Frames of a series that networks see at a time: 1, 3, 5 or 7."),
         ("--frames-along", click.Choice(get_args(FramesAlong)), "Axis of these frames: t, or z for slices."),
     )
     for name, kind, text in reversed(helps):
-        default = getattr(known, name.removeprefix("--").replace("-", "_"))
+        default = getattr(known, name.partition("/")[0].removeprefix("--").replace("-", "_"))
         command = click.option(name, type=kind, default=default, show_default=True, help=text)(command)
     return command
 

@@ -296,6 +296,9 @@ class SupervisionSettings(_Settings):
         "vertical" (along Y), "cross" or "square".
     struct_n2v_span : int
         Noise2Void: length of that mask in pixels, odd; noise should be independent beyond half of it.
+    own_pixel : bool
+        Noise2Void: the mean also uses each pixel's own noisy value, as far as the noise permits. The noise model is
+        the given one, or is measured on the image; noise must be independent from pixel to pixel.
     thinnings : int
         Thinning: random halves of the counts that are predicted and averaged.
     repeats : str
@@ -312,6 +315,7 @@ class SupervisionSettings(_Settings):
     strategy: Literal["median", "uniform"] = "median"
     struct_n2v_axes: StructAxes = "none"
     struct_n2v_span: int = 5
+    own_pixel: bool = False
     thinnings: int = 8
     repeats: Repeats = "auto"
     frames: int = 1
@@ -335,6 +339,7 @@ class SupervisionSettings(_Settings):
         names = '"none", "horizontal", "vertical", "cross" or "square"'
         known = self.struct_n2v_axes in get_args(StructAxes)
         need(known, "struct_n2v_axes", self.struct_n2v_axes, names)
+        need(isinstance(self.own_pixel, bool), "own_pixel", self.own_pixel, "true or false")
         need(1 <= self.thinnings <= 100, "thinnings", self.thinnings, "1 to 100")
         need(self.repeats in get_args(Repeats), "repeats", self.repeats, '"auto", "s" or "t"')
         need(self.frames in (1, 3, 5, 7), "frames", self.frames, "1, 3, 5 or 7")

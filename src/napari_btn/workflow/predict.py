@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.drift import drift_notes
+from napari_btn.core.progress import Note
+from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.io.maps import open_maps, zarr_maps
 from napari_btn.workflow.calibrate import group_labels_steps
-from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by
+from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by, sound_image
 from napari_btn.workflow.recipe import inputs_steps, maps_digest_steps, model_digest, recipe_step
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Folder", "predict_steps"]
 
 _MAPS = ("lower", "median", "upper", "spread")
+_LATER = ("mean", "signal_sd")  # made from whole maps where the mean uses each pixel's own value
 
 
 @dataclass(frozen=True)
@@ -97,19 +100,23 @@ def predict_steps(
     step = yield from _recipe_steps(model, image, groups, valid, detector)
     earlier = model.learned.provenance.get("recipe", ())
     caption = {**model.caption, "recipe": [*earlier, step], "warnings": [n.to_dict() for n in notes]}
+    own = model.settings.supervision_settings.own_pixel and supervision_of(model.settings.supervision).blind
+    quantiles = quantiles or own
     # in memory, the mean follows from quantiles that are kept
-    stored = () if quantiles and out is None else ("mean",)
+    stored = _LATER if own else () if quantiles and out is None else ("mean",)
     names = (*_MAPS, *stored, *(("quantiles",) if quantiles else ()))
     with _maps(model, image, view, names, caption, compute, out) as maps:
         said = yield from write_maps_steps(
             view,
             model.networks,
             calibrated.calibration,
-            maps,
+            {name: array for name, array in maps.items() if not own or name not in _LATER},
             compute,
             groups=None if group is None or calibrated.groups is None else (calibrated.groups, group),
             valid=counted,
         )
+        if own:
+            said = (*said, (yield from _own_pixels_steps(model, image, maps)))
     if out is not None:
         maps = open_maps(out.path, image.view.axes)
     else:
@@ -123,6 +130,7 @@ def predict_steps(
         quantiles=maps.get("quantiles"),
         stored_width=maps.get("width"),
         stored_mean=maps.get("mean"),
+        signal_sd=maps.get("signal_sd"),
         levels=model.settings.levels,
         axes=image.view.axes,
         channel_names=model.channel_names,
@@ -137,6 +145,30 @@ def predict_steps(
         groups=None if group is None else in_axes_of(group + 1, view),
         locks=calibrated.locks,
         calibration=None if calibrated.invalid else calibrated.calibration,
+    )
+
+
+def _own_pixels_steps(model: Model, image: Image, maps: dict[str, Any]) -> Step[Note]:
+    """Add each pixel's own value to the mean, and return a note on it; a step."""
+    from napari_btn.core.calibration.own_pixel import add_own_pixels_steps
+    from napari_btn.core.data.noise_frames import read_noise_frames
+    from napari_btn.core.data.noise_models import NoiseModel
+
+    noisy, given = sound_image(model, image).view, model.learned.provenance.get("noise_model")
+    if given is None:
+        noise = yield from NoiseModel.fit_steps((yield from read_noise_frames(noisy.array, noisy.axes)))
+    else:
+        noise = NoiseModel.from_dict(given)
+    weights = yield from add_own_pixels_steps(noisy, noise, maps, model.settings.levels)
+    single = len(weights) == 1
+    shares = [
+        f"{100 * w:.0f} %" + ("" if single else f" in {n}")
+        for n, w in zip(model.channel_names, weights, strict=True)
+    ]
+    return Note(
+        "amber",
+        f"The mean gives each pixel's own noisy value {', '.join(shares)} of the weight on average, by the noise model "
+        f"{'measured on this image' if given is None else 'given'}. Intervals and median don't use it.",
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from napari_btn.core.calibration.conformal import covered, with_offsets
+from napari_btn.core.calibration.distribution import mean, variance
 from napari_btn.core.calibration.dose_check import dose_notes
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.progress import Note
@@ -150,7 +151,7 @@ def fuse(
         upper=window.written(prediction.upper, upper, known),
         quantiles=np.stack([window.written(plane, one, known) for plane, one in planes]),
         stored_width=None,
-        stored_mean=None,
+        **_own_pixels(prediction, window, fused, known),
         fused=(
             *prediction.fused,
             Fused(window.place, window.axes_order(known), exceedance_from(again, before.rule)),
@@ -161,6 +162,20 @@ def fuse(
         },
         notes=_noted(prediction, *dose_notes(held_out, dose, predicted, values, names, clean=clean)),
     )
+
+
+def _own_pixels(
+    prediction: Prediction, window: _Window, fused: NDArray[np.float32], known: NDArray[np.bool_]
+) -> dict[str, Any]:
+    """Return mean and standard deviation with own values outside of the window; without them, no stored mean."""
+    if prediction.signal_sd is None:
+        return {"stored_mean": None}
+    levels = prediction.levels
+    deviation = np.sqrt(variance(fused, levels)).astype(np.float32)
+    return {
+        "stored_mean": window.written(prediction.mean, mean(fused, levels), known),
+        "signal_sd": window.written(prediction.signal_sd, deviation, known),
+    }
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.stats import norm
 
 from napari_btn.core.calibration.claims import select
 from napari_btn.core.calibration.conformal import NOT_CALIBRATED, covered
@@ -85,6 +86,8 @@ class Prediction:
         Data that the calibration comes from, for `select`, `fuse` and locked thresholds.
     stored_width : array of float32, optional
         The width, where it is stored on disk to be read part by part.
+    signal_sd : array of float32, optional
+        Standard deviation of the clean signal about the mean, where the mean uses each pixel's own value.
     stored_mean : array of float32, optional
         The mean, where it is stored on disk, or made without keeping the quantiles.
     groups : ndarray of int, optional
@@ -120,6 +123,7 @@ class Prediction:
     locks: Mapping[str, float] = field(default_factory=dict)
     calibration: Calibration | None = None
     fused: tuple[Fused, ...] = ()
+    signal_sd: Any = None
 
     @property
     def width(self) -> Any:
@@ -153,13 +157,22 @@ class Prediction:
         The intervals of networks that learned from noisy targets cover another noisy value. Their half-widths about
         the mean are multiplied by ``sqrt(1 - noise variance / residual variance)`` of each channel, both measured on
         the held-out pixels. This assumes that errors and noise have the same shape everywhere: no calibration on
-        clean pixels checks it.
+        clean pixels checks it. Where the mean uses each pixel's own value, the interval is normal, with the standard
+        deviation ``signal_sd``.
 
         Raises
         ------
         ValueError
             If the targets are clean, or the variance of their noise is unknown.
         """
+        if self.signal_sd is not None:
+            centre, deviation = np.asarray(self.mean, np.float32), np.asarray(self.signal_sd[...], np.float32)
+            half = np.float32(norm.ppf(1 - self.alpha / 2)) * deviation
+            text = (
+                f"Model-assisted: a normal interval by the noise model, aims at {100 * (1 - self.alpha):.4g} % of the "
+                "clean signal; not calibrated on clean pixels."
+            )
+            return SignalInterval(centre - half, centre + half, text)
         shares = self.provenance.get("target_noise")
         if self.shown != "mean" or shares is None or self.mean is None:
             why = "unknown" if self.shown == "mean" else "no part of them"

@@ -251,7 +251,7 @@ class Noise2Void(PairSupervision):
     because = (
         "One noisy image teaches by its masked pixels; its noise must be independent from pixel to pixel."
     )
-    rank, alone, windows = 3, True, False
+    rank, alone, windows, blind = 3, True, False, True
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return the noisy image as its own target; raise ``ValueError`` if a clean one came too."""

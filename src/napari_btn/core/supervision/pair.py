@@ -47,7 +47,7 @@ class PairSupervision:
     help = "A noisy and a clean image of the same scene."
     shown: Literal["median", "mean"] = "median"
     because = "A clean image is the best target."
-    rank, alone, windows = 0, False, True
+    rank, alone, windows, blind = 0, False, True, False
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return noisy and clean; raise ``ValueError`` if clean is missing or does not fit."""

@@ -60,6 +60,10 @@ class Supervision(Protocol):
         """True if noisy images alone may do."""
 
     @property
+    def blind(self) -> bool:
+        """True if the prediction of a pixel never depends on its own noisy value."""
+
+    @property
     def windows(self) -> bool:
         """True if windows that were measured again can train together with the images."""
 

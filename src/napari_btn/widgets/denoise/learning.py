@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, get_args
 
-from qtpy.QtWidgets import QComboBox, QDoubleSpinBox, QSpinBox
+from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QSpinBox
 
 from napari_btn.core.settings import FramesAlong, Repeats, StructAxes, SupervisionSettings
 from napari_btn.widgets.shared.panels import field_help
@@ -45,6 +45,7 @@ class LearningFields:
             box.setSingleStep(2)
         self.strategy = make(QComboBox(), "strategy")
         self.strategy.addItems(["median", "uniform"])
+        self.own_pixel = make(QCheckBox(), "own_pixel")
         self.thinnings = make(QSpinBox(), "thinnings")
         self.thinnings.setRange(1, 100)
         self.repeats = make(QComboBox(), "repeats")
@@ -65,6 +66,7 @@ class LearningFields:
             ("over (px)", self.struct_span),
             ("Filled from (px)", self.roi),
             ("Filled with", self.strategy),
+            ("Own values", self.own_pixel),
             ("Thinnings", self.thinnings),
             ("Repeats along", self.repeats),
             ("Frames seen", self.frames),
@@ -86,6 +88,7 @@ class LearningFields:
                 "strategy": self.strategy.currentText(),
                 "struct_n2v_axes": self.struct_axes.currentText(),
                 "struct_n2v_span": self.struct_span.value(),
+                "own_pixel": self.own_pixel.isChecked(),
                 "thinnings": self.thinnings.value(),
                 "repeats": self.repeats.currentText(),
                 "frames": self.frames.value(),
@@ -105,6 +108,7 @@ class LearningFields:
         self.strategy.setCurrentText(known.strategy)
         self.struct_axes.setCurrentText(known.struct_n2v_axes)
         self.struct_span.setValue(known.struct_n2v_span)
+        self.own_pixel.setChecked(known.own_pixel)
         self.thinnings.setValue(known.thinnings)
         self.repeats.setCurrentText(known.repeats)
         self.frames.setValue(known.frames)
