@@ -16,6 +16,7 @@ from benchmarks.measure import spent
 from benchmarks.table import Bar, Result, main
 from napari_btn import Denoiser, samples
 from napari_btn.core.calibration.distribution import cdf
+from napari_btn.core.calibration.exceedance import can_lock
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.settings import PRESETS
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn import Prediction
+    from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.data.pairs import Pair
 
 TRAININGS, FIELDS, MEMBERS = 10, 3, 2
 LEVEL, MASKED = 0.1, 0.3
 FIRST, FRESH = 100, 5000  # seeds of training pairs and of fresh fields begin here
 LEAST, MOST = 0.9, 1.1
+COMPARED = (("map", "raw"), ("locked", "map"))  # the first should not have the higher Brier score
 THRESHOLDS = {
     "edx": (("Fe", 0.25), ("Fe", 0.5), ("Al", 0.3), ("Si", 0.6)),
     "blobs": (("signal", 1.0), ("signal", 2.0), ("signal", 3.0)),
@@ -58,14 +61,19 @@ def wrong_share(mask: NDArray[np.bool_], above: NDArray[np.bool_]) -> float:
     return float(np.mean(~above[mask])) if mask.any() else 0.0
 
 
-def judged(prediction: Prediction, target: NDArray[Any], channel: int, threshold: float) -> dict[str, float]:
-    """Return what one field says about one threshold."""
+def judged(
+    prediction: Prediction, held_out: HeldOut, target: NDArray[Any], channel: int, threshold: float
+) -> dict[str, float]:
+    """Return what one field says about one threshold; NaN for the locked map where it can't be locked."""
     above = target > threshold
     planes = prediction.planes({"C": channel})
+    lockable = can_lock(held_out, threshold, channel=channel)
     maps = {
         "raw": 1 - cdf(planes, prediction.levels, threshold),
         "map": prediction.exceedance(threshold, channel),
-        "locked": prediction.exceedance(threshold, channel, locked=True),
+        "locked": prediction.exceedance(threshold, channel, locked=True)
+        if lockable
+        else np.full(above.shape, np.nan),
     }
     hidden = np.random.default_rng(0).random(above.shape) < MASKED
     at = tuple(channel if a == "C" else slice(None) for a in prediction.axes)
@@ -85,6 +93,13 @@ def judged(prediction: Prediction, target: NDArray[Any], channel: int, threshold
     }
 
 
+def _over_trainings(values: NDArray[np.float64]) -> tuple[float, float]:
+    """Return the mean over trainings that have a value, and its standard error."""
+    by_training = values.reshape(-1, FIELDS).mean(axis=1)
+    by_training = by_training[np.isfinite(by_training)]
+    return float(by_training.mean()), float(by_training.std(ddof=1) / np.sqrt(len(by_training)))
+
+
 def _row(name: str, found: Sequence[dict[str, float]]) -> dict[str, Any]:
     """Return the row of a threshold from all fields, in the order of trainings."""
     all_of = {key: np.array([one[key] for one in found]) for key in found[0]}
@@ -92,13 +107,16 @@ def _row(name: str, found: Sequence[dict[str, float]]) -> dict[str, Any]:
     claiming = all_of["no claim"] == 0
     row: dict[str, Any] = {"claim": name, "area": float(area / all_of["pixels"].sum())}
     for kind in ("map", "locked"):
-        row[f"sum of {kind} / area"] = float(all_of[f"sum {kind}"].sum() / area)
+        known = np.isfinite(all_of[f"sum {kind}"])
+        row[f"sum of {kind} / area"] = float(all_of[f"sum {kind}"][known].sum() / all_of["area"][known].sum())
     for kind in ("raw", "map", "locked"):
-        row[f"Brier {kind}"] = float(all_of[f"Brier {kind}"].mean())
+        row[f"Brier {kind}"] = float(np.nanmean(all_of[f"Brier {kind}"]))
+    row["locked in"] = f"{int(np.isfinite(all_of['Brier locked']).sum())} of {len(found)}"
+    for kind, other in COMPARED:
+        gap = all_of[f"Brier {kind}"] - all_of[f"Brier {other}"]
+        row[f"{kind} - {other}"], row[f"{kind} - {other}: SE"] = _over_trainings(gap)
     for kind in ("wrong", "wrong, masked"):
-        by_training = all_of[kind].reshape(-1, FIELDS).mean(axis=1)
-        row[kind] = float(by_training.mean())
-        row[f"{kind}: SE"] = float(by_training.std(ddof=1) / np.sqrt(len(by_training)))
+        row[kind], row[f"{kind}: SE"] = _over_trainings(all_of[kind])
     row["wrong where claimed"] = float(all_of["wrong"][claiming].mean()) if claiming.any() else float("nan")
     row["power"] = float(np.nanmean(all_of["power"]))
     row["no claim"] = f"{int(all_of['no claim'].sum())} of {len(found)}"
@@ -112,8 +130,11 @@ def _bars(row: dict[str, Any]) -> list[Bar]:
         share = row[f"sum of {kind} / area"]
         bars.append(Bar(f"{name}, sum of the {kind} over the area", share, LEAST))
         bars.append(Bar(f"{name}, sum of the {kind} over the area", share, MOST, above=False))
-    bars.append(Bar(f"{name}, Brier of the map", row["Brier map"], row["Brier raw"], above=False))
-    bars.append(Bar(f"{name}, Brier of the locked map", row["Brier locked"], row["Brier map"], above=False))
+    for kind, other in COMPARED:
+        worse = row[f"{kind} - {other}"]
+        bars.append(Bar(f"{name}, Brier {kind} - {other}", worse, 0.0, above=False))
+        least = worse - 2 * row[f"{kind} - {other}: SE"]
+        bars.append(Bar(f"{name}, Brier {kind} - {other}, - 2 SE", least, 0.0, above=False))
     for kind in ("wrong", "wrong, masked"):
         least = row[kind] - 2 * row[f"{kind}: SE"]
         bars.append(Bar(f"{name}, share {kind}, - 2 SE", least, LEVEL, above=False))
@@ -142,7 +163,7 @@ def run(tiny: bool) -> list[Result]:
                     for name, threshold in THRESHOLDS[sample]:
                         c = list(names).index(name) if names and name in names else 0
                         at = tuple(c if a == "C" else slice(None) for a in field.axes)
-                        one = judged(made, clean[at], c, threshold)
+                        one = judged(made, denoiser.model.scores.held_out, clean[at], c, threshold)
                         found.setdefault(f"{name} > {threshold:g}", []).append(one)
                 print(f"    {sample}, training {seed + 1} of {trainings}", flush=True)
         for name, values in found.items():
