@@ -136,6 +136,8 @@ class Session:
         """Training that was stopped; a dock that is opened again goes on from it."""
         self.form: Any = None
         """Settings of a Denoise dock when it was closed, for the next one; None before."""
+        self.picked: Any = None
+        """Names of the layers that a Denoise dock had picked when it was closed, for the next one; None before."""
         self.background: Any = None
         """Training that goes on while its dock is closed; None without one."""
 

@@ -303,6 +303,36 @@ def test_a_dock_is_rebuilt_from_the_session(
     again.leave()
 
 
+def test_a_dock_that_is_opened_again_has_picked_the_same_layers(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
+    more = [viewer.add_image(np.ones((3, 32, 32)), name=name) for name in ("a", "b", "c", "d")]
+    ready.view.pair.noisy.pick(more[0])
+    ready.view.pair.clean.pick(more[3])
+    ready.view.pair.axes.setText("CYX")
+    ready.view.pair.channels.setText("Si, Al, Fe")
+    ready.leave()
+    again = DenoiseWidget(viewer)
+    qtbot.addWidget(again)
+    assert [layer.name for layer in again.view.pair.noisy.layers] == ["a"]
+    assert [layer.name for layer in again.view.pair.clean.layers] == ["d"]
+    inputs = again.view.pair.inputs
+    assert inputs is not None
+    assert inputs.noisy.axes == "CYX"
+    assert inputs.noisy.channel_names == ("Si", "Al", "Fe")
+    again.view.pair.noisy.pick_many(more[:2], "channels")
+    again.leave()
+    viewer.layers.remove("d")
+    third = DenoiseWidget(viewer)
+    qtbot.addWidget(third)
+    assert [layer.name for layer in third.view.pair.noisy.layers] == ["a", "b"]
+    assert third.view.pair.noisy.stack_as.currentText() == "channels"
+    assert "d" not in [layer.name for layer in third.view.pair.clean.layers]
+    third.leave()
+
+
 def test_renamed_and_removed_layers_are_followed(ready: DenoiseWidget, viewer: ViewerModel) -> None:
     viewer.layers["soil noisy"].name = "fast scan"
     assert ready.view.pair.noisy.combo.currentText() == "fast scan"

@@ -92,6 +92,8 @@ class DenoiseWidget(Dock):
         if self.session.form is not None:
             # closed before: the same settings, and the finished members, are here again
             self.view.form.show_settings(self.session.form)
+        if self.session.picked is not None:
+            self.view.pair.show_picked(self.session.picked)
         self.trainer.take_over()
 
     def _connect(self) -> None:
@@ -126,6 +128,7 @@ class DenoiseWidget(Dock):
             self.session.form = self.view.form.settings()
         except ValueError:
             self.session.form = None
+        self.session.picked = self.view.pair.picked()
 
     def put_away(self) -> None:
         """Leave; a training goes on, with a bar among napari's activities."""

@@ -257,6 +257,39 @@ class PairForm(QWidget):
             if named or len(own) == 2:
                 picker.pick(named[0] if named else own[place])
 
+    def picked(self) -> dict[str, Any]:
+        """Return names of the picked layers, axes and channel names, for `show_picked` of a later form."""
+        pickers = {"noisy": self.noisy, "clean": self.clean}
+        return {
+            **{
+                role: ([layer.name for layer in picker.layers], picker.stack_as.currentText())
+                for role, picker in pickers.items()
+            },
+            "axes": self.axes.text(),
+            "channels": self.channels.text(),
+        }
+
+    def show_picked(self, picked: dict[str, Any]) -> None:
+        """Pick layers as an earlier form had, as far as they are still there.
+
+        Parameters
+        ----------
+        picked : dict
+            As `picked` returns it.
+        """
+        for role, picker in (("noisy", self.noisy), ("clean", self.clean)):
+            names, stack_as = picked[role]
+            layers = [self._viewer.layers[name] for name in names if name in self._viewer.layers]
+            if not names or len(layers) < len(names):
+                continue
+            if len(layers) > 1:
+                picker.pick_many(layers, stack_as)
+            else:
+                picker.pick(layers[0])
+            picker.by_user = True
+        self.axes.setText(picked["axes"])
+        self.channels.setText(picked["channels"])
+
     def read(self, settings: Callable[[], EnsembleSettings]) -> str:
         """Read the picked layers into ``inputs``, and return why they can't be trained on, if so.
 
