@@ -21,6 +21,8 @@ from napari_btn.core.inference.jacobian import EquivalentFilter
 from napari_btn.core.progress import Note, Progress
 from napari_btn.session import Threshold, session_of
 from napari_btn.widgets.shared import engine
+from napari_btn.widgets.shared.side_by_side import _caption, _grid
+from napari_btn.widgets.shared.tabs import open_dock
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 Z = norm.ppf(LEVELS).astype(np.float32)
@@ -868,3 +870,64 @@ def test_the_clicked_pixel_is_marked_and_the_mark_goes_with_the_dock(make_dock, 
     assert viewer.layers.selection.active is active
     dock.leave()
     assert mark not in viewer.layers
+
+
+def test_the_clicked_pixel_is_marked_in_each_layer_side_by_side(make_dock, model, viewer):
+    dock = make_dock(make_prediction(), model)
+    before = [layer.name for layer in viewer.layers]
+    part(dock, "side_by_side").click()
+    dock.pixel.show_pixel(3, 4)
+    dock.pixel.show_pixel(5, 6)
+    marks = [layer for layer in viewer.layers if layer.name.endswith(" pixel")]
+    assert len(marks) == 3
+    for mark in marks:
+        np.testing.assert_allclose(mark.data, [[5, 6]])
+    assert part(dock, "side_by_side").isChecked()
+    grid = _grid(viewer)
+    boxes = [
+        [viewer.layers[i].name for i in within if viewer.layers[i].visible]
+        for _, within in grid.iter_viewboxes(viewer.layers)
+    ]
+    names = ("soil", "soil median", "soil width")
+    assert boxes == [[name, f"{name} pixel"] for name in names]
+    part(dock, "side_by_side").click()
+    assert [layer.name for layer in viewer.layers] == before
+
+
+def test_a_row_that_ends_is_no_longer_shown_as_one(make_dock, model, viewer):
+    dock = make_dock(make_prediction(), model)
+    part(dock, "side_by_side").click()
+    assert _caption(viewer).visible
+    assert _caption(viewer).text == NAMES[dock.focus.asked.channel]
+    part(dock, "line_cut").click()
+    assert not part(dock, "side_by_side").isChecked()
+    assert not _caption(viewer).visible
+
+
+def test_line_mark_filter_and_draw_leave_with_the_dock_and_come_back(
+    make_napari_viewer, qtbot, model, monkeypatch
+):
+    viewer = make_napari_viewer(show=True)
+    fill(viewer, with_positions(make_prediction()), model)
+    open_dock(viewer, "Tokens")
+    open_dock(viewer, "Uncertainty")
+    dock = next(d for d in viewer.window.dock_widgets.values() if d.objectName() == "napari_btn_uncertainty")
+    qtbot.wait(200)
+    lasting = {layer.name for layer in viewer.layers}
+    part(dock, "line_cut").click()
+    viewer.layers["soil line cut"].data = [[[4, 5], [20, 30]]]
+    viewer.layers["soil line cut"].mode = "pan_zoom"
+    dock.pixel.show_pixel(20, 30)
+    part(dock, "filter").click()
+    dock.view.draws_count.setValue(2)
+    dock.view.draw.click()
+    helpers = {f"soil {kind}" for kind in ("line cut", "pixel", "filter", "draw")}
+    qtbot.waitUntil(lambda: helpers <= {layer.name for layer in viewer.layers})
+    open_dock(viewer, "Tokens")
+    qtbot.waitUntil(lambda: {layer.name for layer in viewer.layers} == lasting)
+    open_dock(viewer, "Uncertainty")
+    qtbot.waitUntil(lambda: {layer.name for layer in viewer.layers} == lasting | helpers)
+    np.testing.assert_allclose(viewer.layers["soil line cut"].data[0], [[4, 5], [20, 30]])
+    np.testing.assert_allclose(viewer.layers["soil pixel"].data, [[20, 30]])
+    part(dock, "filter").click()
+    assert "soil filter" not in viewer.layers

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 from napari_btn.session import session_of
 from napari_btn.widgets.shared.notes import Theme
 from napari_btn.widgets.shared.panels import ScrollColumn
-from napari_btn.widgets.shared.tabs import NextStep, tab_with_others
+from napari_btn.widgets.shared.tabs import NextStep, frame_of, tab_with_others
 from napari_btn.widgets.shared.worker import run_step
 
 if TYPE_CHECKING:
@@ -296,6 +296,8 @@ class Dock(QWidget):
         self.theme = Theme(self.viewer)
         self.lifetime = Lifetime(self)
         self._tabbed = False
+        self.in_front = True
+        """False while another dock lies over this one."""
         self._window: Callable[[], QWidget | None] = _no_window
 
     def show_view(self, view: QWidget, *, scrolls: bool = False) -> None:
@@ -362,6 +364,21 @@ class Dock(QWidget):
         """Leave, since the dock was closed while the window stays; a dock may let work go on."""
         self.leave()
 
+    def _on_window_tab(self, in_front: bool) -> None:
+        """Pass on that this dock came to the front of its tabs, or went behind another one."""
+        if not self.lifetime.ended and in_front != self.in_front:
+            self.in_front = in_front
+            self.turn(in_front)
+
+    def turn(self, in_front: bool) -> None:
+        """Do what a dock does when it comes to the front, or goes behind another one; nothing by default.
+
+        Parameters
+        ----------
+        in_front : bool
+            True when it came to the front.
+        """
+
     def event(self, event: QEvent | None) -> bool:
         """Leave when napari takes the widget out of its dock.
 
@@ -385,6 +402,9 @@ class Dock(QWidget):
                 # before the window makes room for two docks above each other
                 self._tabbed = True
                 tab_with_others(self, self.viewer)
+                frame = frame_of(self)
+                if frame is not None:
+                    frame.visibilityChanged.connect(self._on_window_tab)
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name

@@ -14,13 +14,21 @@ from qtpy.QtWidgets import QApplication
 from napari_btn.widgets.shared.layers import KEY
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from weakref import ReferenceType
 
     from napari.layers import Image as ImageLayer
     from napari.layers import Layer
 
 
-__all__ = ["as_before", "name_channel", "side_by_side", "stands_side_by_side"]
+__all__ = [
+    "as_before",
+    "mark_row",
+    "name_channel",
+    "side_by_side",
+    "stands_side_by_side",
+    "unmark_row",
+]
 
 _ROWS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()  # how it was before, by viewer
 
@@ -65,6 +73,9 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> None:
         "grid": {"stride": grid.stride, "shape": tuple(grid.shape), "enabled": grid.enabled},
         "named": [(ref(layer), layer.name_overlay.visible) for layer in named],
         "added": added,
+        "row": [ref(layer) for layer in layers],
+        "order": [ref(layer) for layer in viewer.layers],
+        "marks": [],
     }
     viewer.layers.events.inserted.connect(added)
     for layer in named:
@@ -133,6 +144,66 @@ def name_channel(viewer: Any, layer: ImageLayer) -> None:
     _ROWS[viewer]["follow"] = follow
 
 
+def mark_row(viewer: Any, place: Sequence[float], make: Callable[[Layer], Layer]) -> None:
+    """Mark one place in all layers of a row, until the row ends.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Shows a row, see `side_by_side`; nothing happens without one, and before napari 0.9.
+    place : sequence of float
+        Row and column of the place, in pixels.
+    make : callable
+        Adds the mark for a layer of the row, and returns it.
+    """
+    known, grid = _ROWS.get(viewer), _grid(viewer)
+    if known is None or _old(grid):
+        return
+    row = [layer for one in known["row"] if (layer := one()) is not None and layer in viewer.layers]
+    marks = [mark for one in known["marks"] if (mark := one()) is not None and mark in viewer.layers]
+    if len(marks) == len(row):
+        for mark in marks:
+            mark.data = [place]
+        return
+    viewer.layers.events.inserted.disconnect(known["added"])
+    marks = [make(layer) for layer in row]
+    viewer.layers.events.inserted.connect(known["added"])
+    known["marks"] = [ref(mark) for mark in marks]
+    # a place of the grid holds two layers that follow each other
+    paired = [layer for pair in zip(row, marks, strict=True) for layer in pair]
+    _reorder(viewer, [*paired, *(layer for layer in viewer.layers if layer not in paired)])
+    grid.stride = 2
+
+
+def unmark_row(viewer: Any) -> None:
+    """Remove the marks of a row, if there is one.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Any viewer.
+    """
+    if viewer in _ROWS and _ROWS[viewer]["marks"]:
+        known = _ROWS[viewer]
+        _grid(viewer).stride = 1
+        _remove_marks(viewer, known)
+        row = [layer for one in known["row"] if (layer := one()) is not None and layer in viewer.layers]
+        _reorder(viewer, [*row, *(layer for layer in viewer.layers if layer not in row)])
+
+
+def _remove_marks(viewer: Any, known: dict[str, Any]) -> None:
+    """Remove the marks of a row."""
+    marks = [mark for one in known["marks"] if (mark := one()) is not None and mark in viewer.layers]
+    known["marks"] = []
+    for mark in marks:
+        viewer.layers.remove(mark)
+
+
+def _reorder(viewer: Any, layers: list[Layer]) -> None:
+    """Put all layers into this order, from the lowest on."""
+    viewer.layers.move_multiple([viewer.layers.index(layer) for layer in layers], 0)
+
+
 def as_before(viewer: Any) -> None:
     """Show canvas and layers as they were before `side_by_side`; later layers stay as they are.
 
@@ -148,6 +219,10 @@ def as_before(viewer: Any) -> None:
     if "follow" in before:
         viewer.dims.events.current_step.disconnect(before["follow"])
         _caption(viewer).visible = False
+    if before["marks"]:
+        _remove_marks(viewer, before)
+        order = [layer for one in before["order"] if (layer := one()) is not None and layer in viewer.layers]
+        _reorder(viewer, [*order, *(layer for layer in viewer.layers if layer not in order)])
     for weak, visible in before["named"]:
         if (layer := weak()) is not None:
             layer.name_overlay.visible = visible

@@ -9,7 +9,7 @@ from typing import Any, Final
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtWidgets import QDockWidget, QLabel, QMainWindow, QSizePolicy, QWidget
 
-__all__ = ["DOCKS", "NextStep", "OpenAllWidget", "open_dock", "tab_with_others"]
+__all__ = ["DOCKS", "NextStep", "OpenAllWidget", "frame_of", "open_dock", "tab_with_others"]
 
 DOCKS: Final = {
     "napari_btn_denoise": "Denoise",
@@ -43,14 +43,14 @@ def tab_with_others(dock: QWidget, viewer: Any) -> None:
         Its object name is one of `DOCKS`.
     viewer : napari.Viewer
     """
-    own, window = _frame(dock), dock.window()
+    own, window = frame_of(dock), dock.window()
     if own is None or dock.objectName() not in DOCKS or not isinstance(window, QMainWindow):
         return
     # "Denoise (napari-btn)" is cut off in a row of tabs
     own.setWindowTitle(DOCKS[dock.objectName()])
     frames = {dock.objectName(): own}
     for other in viewer.window.dock_widgets.values():
-        frame = _frame(other) if isinstance(other, QWidget) and other.objectName() in DOCKS else None
+        frame = frame_of(other) if isinstance(other, QWidget) and other.objectName() in DOCKS else None
         if frame is not None and not frame.isFloating() and frame.isVisible():
             frames.setdefault(other.objectName(), frame)
     order = [frames[name] for name in DOCKS if name in frames]
@@ -66,8 +66,14 @@ def tab_with_others(dock: QWidget, viewer: Any) -> None:
     QTimer.singleShot(0, own.raise_)
 
 
-def _frame(widget: QWidget) -> QDockWidget | None:
-    """Return the frame that napari put a widget into."""
+def frame_of(widget: QWidget) -> QDockWidget | None:
+    """Return the frame that napari put a widget into; None without one.
+
+    Parameters
+    ----------
+    widget : QWidget
+        A dock, or a part of one.
+    """
     parent = widget.parent()
     while parent is not None and not isinstance(parent, QDockWidget):
         parent = parent.parent()
@@ -131,7 +137,7 @@ class OpenAllWidget(QWidget):
 
     def _open(self) -> None:
         """Open the docks, with the first in front."""
-        frame = _frame(self)
+        frame = frame_of(self)
         if frame is not None:
             self.viewer.window.remove_dock_widget(self)
         viewer = self.viewer

@@ -85,6 +85,17 @@ class UncertaintyWidget(Dock):
         self.lifetime.hear(self._on_viewer_dims, self.viewer.dims.events.current_step)
         self.lifetime.hear(self._on_session_changed, self.session.changed)
 
+    def turn(self, in_front: bool) -> None:
+        """Take line, mark, filter and draw out of the viewer while another dock is worked in.
+
+        Parameters
+        ----------
+        in_front : bool
+            True to bring them back.
+        """
+        for tab in (self.line, self.pixel, self.draws):
+            tab.turn(in_front)
+
     def _on_session_changed(self, slot: str) -> None:
         """Show the session's state."""
         if self.lifetime.ended:

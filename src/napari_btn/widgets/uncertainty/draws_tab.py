@@ -46,6 +46,7 @@ class DrawsTab:
     def __init__(self, view: UncertaintyView, focus: Focus, lifetime: Lifetime) -> None:
         self._view, self._focus, self._lifetime = view, focus, lifetime
         self._draws: NDArray[np.float32] | None = None
+        self._had_layer = False  # before another dock came to the front
         self._frame = lifetime.timer(_FRAME_MS, self._next)
         view.draw.clicked.connect(self._on_user_draw)
         view.draw_slider.valueChanged.connect(self._show)
@@ -64,6 +65,23 @@ class DrawsTab:
         for part in (self._view.draw, self._view.measure):
             part.setEnabled(possible)
         self._enable_movie()
+
+    def turn(self, in_front: bool) -> None:
+        """Take the shown draw out of the viewer while another dock lies over this one, and bring it back.
+
+        Parameters
+        ----------
+        in_front : bool
+            True to bring it back.
+        """
+        layer = self._focus.layer("draw")
+        if in_front and self._had_layer:
+            self._show(self._view.draw_slider.value())
+        if not in_front:
+            self._view.play.setChecked(False)
+            self._had_layer = layer is not None and self._draws is not None
+            if layer is not None:
+                self._focus.viewer.layers.remove(layer)
 
     def offer_regions(self) -> None:
         """Offer the painted layers of the viewer as regions."""

@@ -46,6 +46,7 @@ class LineCut:
         self._view, self._focus, self._changed = view, focus, changed
         self._scale: tuple[object, tuple[float, float]] | None = None
         self._line: Any = None
+        self._kept: tuple[str, NDArray[np.float64]] | None = None  # source and line, behind another dock
         view.line_cut.clicked.connect(self._on_user_line)
         view.truth.currentIndexChanged.connect(self._on_user_truth)
         lifetime.at_end(self._leave_line)
@@ -83,6 +84,30 @@ class LineCut:
             self._line.events.data.disconnect(self._on_viewer_line)
             self._line.events.set_data.disconnect(self._on_viewer_drew)
         self._line = None
+
+    def turn(self, in_front: bool) -> None:
+        """Take the line out of the viewer while another dock lies over this one, and bring it back.
+
+        Parameters
+        ----------
+        in_front : bool
+            True to bring it back.
+        """
+        viewer, name = self._focus.viewer, self._focus.name
+        if not in_front and self._line is not None and self._line in viewer.layers:
+            line = self._line
+            self._kept = (name, np.array(line.data[-1], dtype=float)) if line.nshapes else None
+            self._leave_line()
+            viewer.layers.remove(line)
+        elif in_front and self._kept is not None and self._kept[0] == name:
+            active = viewer.layers.selection.active
+            layer = line_layer(viewer, f"{name} line cut", (2, 2), placement_of(viewer, name, "YX"))
+            layer.data = [self._kept[1]]
+            viewer.layers.selection.active = active
+            self.watch()
+        if in_front:
+            self._kept = None
+            self._changed()
 
     def _on_viewer_line(self, event: Any) -> None:
         """Draw the moved or new line, and remove the lines before it."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.overlays import KINDS
 from napari_btn.widgets.shared.results import show_map
-from napari_btn.widgets.shared.side_by_side import as_before, side_by_side, stands_side_by_side
+from napari_btn.widgets.shared.side_by_side import as_before, name_channel, side_by_side, stands_side_by_side
 from napari_btn.widgets.uncertainty.live_maps import LIVE
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class MapToggles:
                 possible = layer is not None or requested
             toggle.setEnabled(possible)
             toggle.setChecked(layer is not None and bool(layer.visible))
+        self._view.grid.setChecked(stands_side_by_side(self._focus.viewer))
 
     def _on_user_toggle(self, kind: str, shown: bool) -> None:
         """Show or hide a map."""
@@ -112,6 +114,10 @@ class MapToggles:
         row += [layer for kind in (first, "width") if (layer := self._focus.layer(kind)) is not None]
         if shown and row:
             side_by_side(viewer, row)
+            for layer in row:
+                if KEY in layer.metadata:
+                    name_channel(viewer, layer)
+                    break
         elif stands_side_by_side(viewer):
             as_before(viewer)
         self._view.grid.setChecked(stands_side_by_side(viewer))

@@ -12,7 +12,7 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import may_click
 from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.overlays import map_layer, placement_of
-from napari_btn.widgets.shared.side_by_side import stands_side_by_side
+from napari_btn.widgets.shared.side_by_side import mark_row, stands_side_by_side, unmark_row
 from napari_btn.widgets.shared.worker import sentence_of
 from napari_btn.widgets.uncertainty.charts import Weights
 
@@ -65,6 +65,7 @@ class PixelTab:
         self._lifetime, self._truth = lifetime, truth
         self._clicked: tuple[int, int] | None = None
         self._mark: Any = None
+        self._hidden = False  # behind another dock
         self._labels: tuple[object, NDArray[Any]] | None = None
         self._filtered: dict[str, int] | None = None
         view.filter.toggled.connect(self._on_user_filter)
@@ -80,22 +81,54 @@ class PixelTab:
 
     def _unmark(self) -> None:
         """Remove the mark of the clicked pixel."""
+        unmark_row(self._focus.viewer)
         if self._mark is not None and self._mark in self._focus.viewer.layers:
             self._focus.viewer.layers.remove(self._mark)
         self._mark = None
 
+    def _remove_filter(self) -> None:
+        """Remove the layer with the filter."""
+        layer = self._focus.layer("filter")
+        if layer is not None:
+            self._focus.viewer.layers.remove(layer)
+
+    def turn(self, in_front: bool) -> None:
+        """Take mark and filter out of the viewer while another dock lies over this one, and bring them back.
+
+        Parameters
+        ----------
+        in_front : bool
+            True to bring it back.
+        """
+        self._hidden = not in_front
+        if self._hidden:
+            self._lifetime.drop("filter")
+            self._filtered = None
+            self._unmark()
+            self._remove_filter()
+        elif self._clicked is not None:
+            self._mark_pixel(*self._clicked)
+            self._follow()
+
     def _mark_pixel(self, y: int, x: int) -> None:
-        """Mark the clicked pixel in the viewer, unless layers stand side by side, where the mark had a place alone."""
+        """Mark the clicked pixel in the viewer; of layers side by side, in each."""
         viewer, name = self._focus.viewer, self._focus.name
+        active = viewer.layers.selection.active
         if self._mark is not None and self._mark in viewer.layers:
             self._mark.data = [[y, x]]
-            return
         if stands_side_by_side(viewer):
-            return
-        active, place = viewer.layers.selection.active, placement_of(viewer, name, "YX")
-        self._mark = viewer.add_points(
+            mark_row(viewer, (y, x), lambda layer: self._new_mark(f"{layer.name} pixel", y, x))
+        elif self._mark is None or self._mark not in viewer.layers:
+            self._mark = self._new_mark(f"{name} pixel", y, x)
+        viewer.layers.selection.active = active
+
+    def _new_mark(self, name: str, y: int, x: int) -> Any:
+        """Add a layer with a mark."""
+        viewer = self._focus.viewer
+        place = placement_of(viewer, self._focus.name, "YX")
+        return viewer.add_points(
             [[y, x]],
-            name=f"{name} pixel",
+            name=name,
             symbol="cross",
             size=1.0,
             canvas_size_limits=_MARK_PX,
@@ -105,12 +138,11 @@ class PixelTab:
             metadata={KEY: {"map": "pixel", "axes": "YX"}},
             **({} if place is None else place.to_layer()),
         )
-        viewer.layers.selection.active = active
 
     def _on_user_click(self, event: Any) -> None:
         """Show the pixel that was clicked."""
         anchor = self._focus.anchor()
-        if anchor is None or not may_click(self._focus.viewer):
+        if self._hidden or anchor is None or not may_click(self._focus.viewer):
             return
         where = np.asarray(anchor.world_to_data(event.position), dtype=float)
         self.show_pixel(*(round(float(where[axis])) for axis in self._yx()))
@@ -216,11 +248,13 @@ class PixelTab:
         self._lifetime.drop("filter")
         self._view.filter_note.say()
         self._view.filter_chart.hide()
+        self._remove_filter()
 
     def _follow(self) -> None:
         """Compute the filter of the clicked pixel if it is asked for, as it is and with more noise."""
         model, source, at = self._session.model, self._focus.source, self._place()
-        if not self._view.filter.isChecked() or "filter" in self._lifetime.runs or at == self._filtered:
+        asked = self._view.filter.isChecked() and not self._hidden
+        if not asked or "filter" in self._lifetime.runs or at == self._filtered:
             return
         if model is None or source is None or not source.axes or at is None:
             return
