@@ -3,7 +3,8 @@
     python -m benchmarks.pretrain --out src/napari_btn/pretrained --work build/pretrained
 
 The folder ``--work`` holds the state of each member, so that the command goes on where it was stopped, and
-the files in ``--out`` are written again whenever a member is done. Members are trained in the order of their use:
+the files in ``--out`` are written again whenever a member is done. A member that such a file holds already, with
+the same training, is not trained again; for all of them from the beginning, name an empty folder. Members are trained in the order of their use:
 wherever the command is stopped, all shapes have had their turn.
 """
 
@@ -26,7 +27,7 @@ from napari_btn.core.settings import LEVELS, NetworkSettings, TrainSettings
 from napari_btn.core.training.prior import begin_prior, go_on_prior
 from napari_btn.core.training.tasks import State
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
-from napari_btn.io.priors import save_prior
+from napari_btn.io.priors import load_prior, save_prior
 from napari_btn.samples.corpus import Corpus, Grain
 
 SEED, RATE = 2026, 2e-2
@@ -94,7 +95,7 @@ def run(out: Path, work: Path, workers: int, queue: tuple[Pupil, ...] = QUEUE) -
     """Train what is not trained yet, and write the files."""
     out.mkdir(parents=True, exist_ok=True)
     work.mkdir(parents=True, exist_ok=True)
-    waiting = list(queue)
+    waiting = [p for p in queue if p.member not in kept(out, p.kind, queue)]
     running: dict[Future[Any], tuple[Pupil, list[float]]] = {}
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         while waiting or running:
@@ -152,11 +153,32 @@ def _stored(work: Path, pupil: Pupil) -> tuple[State | None, list[float]]:
     return state, [float(v) for v in bundle.arrays["losses"]]
 
 
+def kept(out: Path, kind: Kind, queue: tuple[Pupil, ...]) -> dict[int, tuple[Member, dict[str, Any]]]:
+    """Return the members that the file of a kind holds with the training of the queue, with their records."""
+    path = out / f"{kind.name}.safetensors"
+    if not path.is_file():
+        return {}
+    prior = load_prior(path)
+    wanted = {p.member: p.train.to_dict() for p in queue if p.kind == kind}
+    pairs = zip(prior.members, prior.record["members"], strict=True)
+    # settings that are newer than the file had their defaults
+    return {
+        m.number: (m, record)
+        for m, record in pairs
+        if TrainSettings.from_dict(record["train"]).to_dict() == wanted.get(m.number)
+    }
+
+
 def write(out: Path, work: Path, kind: Kind, queue: tuple[Pupil, ...]) -> None:
     """Write the file of a kind with all members that are done, up to the first that is not."""
     pupils = sorted((p for p in queue if p.kind == kind), key=lambda p: p.member)
     members, record = [], []
+    before = kept(out, kind, queue)
     for pupil in pupils:
+        if pupil.member in before:
+            members.append(before[pupil.member][0])
+            record.append(before[pupil.member][1])
+            continue
         state, losses = _stored(work, pupil)
         if state is None or state.step < pupil.steps:
             break
