@@ -4,8 +4,8 @@
 
 The folder ``--work`` holds the state of each member, so that the command goes on where it was stopped, and
 the files in ``--out`` are written again whenever a member is done. A member that such a file holds already, with
-the same training, is not trained again; for all of them from the beginning, name an empty folder. Members are trained in the order of their use:
-wherever the command is stopped, all shapes have had their turn.
+the same training, is not trained again; for all of them from the beginning, name an empty folder. Members are
+trained in the order of their use: wherever the command is stopped, all shapes have had their turn.
 """
 
 from __future__ import annotations
