@@ -108,7 +108,10 @@ def _row(name: str, found: Sequence[dict[str, float]]) -> dict[str, Any]:
     row: dict[str, Any] = {"claim": name, "area": float(area / all_of["pixels"].sum())}
     for kind in ("map", "locked"):
         known = np.isfinite(all_of[f"sum {kind}"])
-        row[f"sum of {kind} / area"] = float(all_of[f"sum {kind}"][known].sum() / all_of["area"][known].sum())
+        sums, areas = all_of[f"sum {kind}"][known], all_of["area"][known]
+        row[f"sum of {kind} / area"] = float(sums.sum() / areas.sum())
+        single = sums / np.maximum(areas, 1)
+        row[f"{kind}: least"], row[f"{kind}: most"] = float(single.min()), float(single.max())
     for kind in ("raw", "map", "locked"):
         row[f"Brier {kind}"] = float(np.nanmean(all_of[f"Brier {kind}"]))
     row["locked in"] = f"{int(np.isfinite(all_of['Brier locked']).sum())} of {len(found)}"

@@ -180,7 +180,8 @@ class TokensWidget(Dock):
         value, number, channel = min(found)
         text = (
             f"Token {number} is covered to {100 * value:.0f} % in {channel}, not {100 * aim:.4g} %. Calibrate tokens "
-            "apart in the Denoise dock, then Recalibrate; or hold out more of it."
+            "apart in the Denoise dock, then Recalibrate, which helps tokens that are worth enough held-out blocks; or "
+            "hold out more of it."
         )
         return (("amber", text),)
 
