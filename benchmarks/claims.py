@@ -111,7 +111,8 @@ def _row(name: str, found: Sequence[dict[str, float]]) -> dict[str, Any]:
         sums, areas = all_of[f"sum {kind}"][known], all_of["area"][known]
         row[f"sum of {kind} / area"] = float(sums.sum() / areas.sum())
         single = sums / np.maximum(areas, 1)
-        row[f"{kind}: least"], row[f"{kind}: most"] = float(single.min()), float(single.max())
+        ends = (float(single.min()), float(single.max())) if single.size else (float("nan"), float("nan"))
+        row[f"{kind}: least"], row[f"{kind}: most"] = ends
     for kind in ("raw", "map", "locked"):
         row[f"Brier {kind}"] = float(np.nanmean(all_of[f"Brier {kind}"]))
     row["locked in"] = f"{int(np.isfinite(all_of['Brier locked']).sum())} of {len(found)}"

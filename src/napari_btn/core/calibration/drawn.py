@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from napari_btn.core.calibration.draws import sampler_steps, tiles_of
+from napari_btn.core.calibration.marginals import chances
 from napari_btn.core.calibration.rules import need_alpha
 from napari_btn.core.data.image import View
 from napari_btn.core.progress import Progress
@@ -22,16 +23,23 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from napari_btn.core.calibration.draws import Sampler
     from napari_btn.core.calibration.fusion import Place
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
 
-__all__ = ["STATISTICS", "DrawnStatistic", "statistic_steps"]
+__all__ = ["STATISTICS", "DrawnStatistic", "MatchedArea", "statistic_steps"]
 
 STATISTICS = ("area_above", "grains", "mean")
 """Names of the statistics: area above a threshold, number of grains above it, mean."""
 
 Statistic = Literal["area_above", "grains", "mean"]
+
+_PIXELS, _CHANCES = (
+    20_000,
+    16,
+)  # held-out pixels, and values of each, that stand for what draws would have there
+_TAIL = np.geomspace(1e-4, 0.5, 200)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +99,8 @@ def statistic_steps(
     prediction : Prediction
         With quantiles and held-out scores.
     statistic : str or callable
-        "area_above": area above the threshold; "grains": connected parts above it (pixels that share a side);
+        "area_above": area above the threshold; "grains": connected parts above it (pixels that share a side), both
+        after a shift of each draw by which it would have the true area in the held-out blocks;
         "mean": mean of the region; or a function of the values (*box) and the mask (*box) of the region.
     channel : str or int, optional
         Name or number; may be left out where there is only one.
@@ -136,6 +145,9 @@ def statistic_steps(
     tiles = list(tiles_of(prediction, scene, part))
     drawn = np.empty(mask.shape, np.float32)
     values = np.empty(n)
+    named = statistic in ("area_above", "grains") and threshold is not None
+    matched = MatchedArea.of(sampler, number, threshold) if named and threshold is not None else None
+    fused = _fused(prediction, view, number, scene)[part]
     for k in range(n):
         for done, tile in enumerate(tiles):
             yield Progress(k * len(tiles) + done, n * len(tiles), f"{name} of draw {k + 1} of {n}")
@@ -143,9 +155,96 @@ def statistic_steps(
                 slice(t.start - p.start, t.stop - p.start) for t, p in zip(tile.slices, part, strict=True)
             )
             drawn[at] = sampler.box(k, tile, number)[0]
+        if matched is not None and threshold is not None:
+            # what was measured again needs no other threshold
+            drawn += np.where(fused, 0, threshold - matched.threshold(sampler.weight(k))).astype(np.float32)
         values[k] = measure(drawn, mask)
     scale, unit = _unit(prediction, len(part)) if name == "area_above" else (1.0, "")
     return _interval(name, values * scale, alpha, unit)
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedArea:
+    """Threshold of each draw at which its area in the held-out blocks would be that of their targets.
+
+    Values of a draw are smooth where true values lie in groups, so as many of them need not lie above a
+    threshold. Each draw counts held-out blocks as it does for its distributions.
+
+    Parameters
+    ----------
+    asked : float
+        The threshold.
+    above, pixels : ndarray of float64, shape (B,)
+        Pixels of each block, and those whose target lies above the threshold.
+    values : ndarray of float64, shape (G,)
+        Values, rising.
+    expected : ndarray of float64, shape (B, G)
+        Pixels of each block that draws are expected to have above each value.
+    """
+
+    asked: float
+    above: NDArray[np.float64]
+    pixels: NDArray[np.float64]
+    values: NDArray[np.float64]
+    expected: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, sampler: Sampler, channel: int, threshold: float) -> Self:
+        """Return the areas in the held-out blocks of a sampler.
+
+        Parameters
+        ----------
+        sampler : Sampler
+        channel : int
+        threshold : float
+            In the units of the maps.
+        """
+        _, held_out = sampler.prediction.needed_for("a draw")
+        n = held_out.block.size
+        few = np.unique(np.linspace(0, n - 1, min(n, _PIXELS)).astype(int))
+        q, block = held_out.quantiles[:, channel, few], held_out.block[few]
+        marginal = sampler.targets[channel].calibrated()
+        drawn = [marginal.values(q, np.full(few.size, u)) for u in chances(_CHANCES)]
+        blocks = sampler.targets[channel].n_blocks
+        values = np.unique(np.quantile(drawn, np.concatenate([[0.0], _TAIL, 1 - _TAIL[-2::-1], [1.0]])))
+        expected = np.zeros((blocks, values.size))
+        for one in drawn:
+            cell = block * (values.size + 1) + np.searchsorted(values, one)
+            counts = np.bincount(cell, minlength=blocks * (values.size + 1)).reshape(blocks, -1)
+            expected += counts[:, ::-1].cumsum(1)[:, -2::-1] / len(drawn)
+        above = held_out.target[channel, few] > threshold
+        pixels = np.bincount(block, minlength=blocks).astype(np.float64)
+        reached = np.bincount(block, above, minlength=blocks).astype(np.float64)
+        return cls(threshold, reached, pixels, values, expected)
+
+    def threshold(self, weight: NDArray[np.integer[Any]]) -> float:
+        """Return the threshold of a draw.
+
+        Parameters
+        ----------
+        weight : ndarray of int, shape (B,)
+            How often each block counts in it, as `Sampler.weight`.
+        """
+        if not 0 < self.above.sum() < self.pixels.sum() or not (weight * self.pixels).any():
+            return self.asked
+        pixels = float(weight @ self.pixels)
+        share, expected = float(weight @ self.above) / pixels, (weight @ self.expected) / pixels
+        return float(np.interp(share, expected[::-1], self.values[::-1]))
+
+
+def _fused(prediction: Prediction, view: View, channel: int, scene: int) -> NDArray[np.bool_]:
+    """Return True for the pixels of a scene that were fused with a measurement, (*space)."""
+    axes = prediction.axes
+    sizes = dict(zip(axes, prediction.median.shape, strict=True))
+    at = dict(zip("ST", np.unravel_index(scene, [sizes.get(a, 1) for a in "ST"]), strict=True))
+    fixed = {"C": channel} | {a: int(i) for a, i in at.items()}
+    left = [a for a in axes if a not in fixed]
+    made = np.zeros([sizes[a] for a in left], np.float32)
+    for one in prediction.fused:
+        made = one.drawn(
+            made, fixed, prediction.quantiles, lambda _, planes: np.ones(planes.shape[1:], np.float32)
+        )
+    return np.asarray(made.transpose([left.index(a) for a in view.space_axes]) > 0)
 
 
 def _interval(name: str, values: NDArray[np.float64], alpha: float, unit: str) -> DrawnStatistic:

@@ -199,12 +199,16 @@ class Sampler:
     def marginals(self, number: int) -> tuple[Marginal, ...]:
         """Return the calibrated distributions of one draw, of each channel."""
         if number not in self._made:
-            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number,)))
-            blocks = self.targets[0].n_blocks
-            weight = np.bincount(rng.integers(0, blocks, blocks), minlength=blocks)
+            weight = self.weight(number)
             self._made.clear()
             self._made[number] = tuple(target.calibrated(weight) for target in self.targets)
         return self._made[number]
+
+    def weight(self, number: int) -> NDArray[np.int64]:
+        """Return how often each held-out block counts in one draw, (n_blocks,)."""
+        rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(number,)))
+        blocks = self.targets[0].n_blocks
+        return np.bincount(rng.integers(0, blocks, blocks), minlength=blocks)
 
     def gaussian(self, number: int, box: Box, channel: int | None = None) -> NDArray[np.float32]:
         """Return a box of the field of one draw, (C, *space), normal with unit variance; as in `box`."""

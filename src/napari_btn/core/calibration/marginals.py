@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.cases import HeldOut
 
-__all__ = ["Marginal", "ScoredTargets"]
+__all__ = ["Marginal", "ScoredTargets", "chances"]
 
 _STEPS = 400  # chances at which the calibrated quantile function is kept
 _MEDIANS, _BLOCKS = 12, 8  # most medians with a quantile function of their own, and blocks for each
@@ -90,7 +90,7 @@ class Marginal:
     def moments(self, quantiles: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return mean and standard deviation (*space) of the calibrated distribution of each pixel."""
         space = quantiles.shape[1:]
-        drawn = np.stack([self.values(quantiles, np.full(space, u)) for u in _chances(_NODES)])
+        drawn = np.stack([self.values(quantiles, np.full(space, u)) for u in chances(_NODES)])
         return drawn.mean(0), drawn.std(0)
 
     def shape(self, quantiles: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -98,10 +98,10 @@ class Marginal:
 
         A normal correlation ``r`` gives values a correlation of ``sum of a[k]^2 r^k``.
         """
-        chances = _chances(_SHAPE_NODES)
-        drawn = np.stack([self.values(quantiles, np.full(quantiles.shape[1:], u)) for u in chances])
+        steps = chances(_SHAPE_NODES)
+        drawn = np.stack([self.values(quantiles, np.full(quantiles.shape[1:], u)) for u in steps])
         shape = (drawn - drawn.mean(0)).mean(1)
-        normal = ndtri(chances)
+        normal = ndtri(steps)
         hermite = [
             hermite_e.HermiteE.basis(k)(normal) / math.sqrt(math.factorial(k)) for k in range(1, _HERMITE)
         ]
@@ -169,11 +169,17 @@ class ScoredTargets:
         for scores, block in self.groups:
             counts = None if weight is None else weight[block]
             mass = np.arange(1, scores.size + 1) if counts is None or not counts.any() else np.cumsum(counts)
-            found = np.searchsorted(mass, _chances(_STEPS) * mass[-1])
+            found = np.searchsorted(mass, chances(_STEPS) * mass[-1])
             rows.append(scores[np.minimum(found, scores.size - 1)])
         return replace(self.start, scores=np.stack(rows))
 
 
-def _chances(n: int) -> NDArray[np.float64]:
-    """Return n evenly spaced chances, each in the middle of its share."""
+def chances(n: int) -> NDArray[np.float64]:
+    """Return evenly spaced chances, each in the middle of its share.
+
+    Parameters
+    ----------
+    n : int
+        Their number.
+    """
     return (np.arange(n) + 0.5) / n
