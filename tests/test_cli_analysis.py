@@ -178,7 +178,7 @@ def test_regions_say_what_they_are_expected_to_decide(folder):
     prediction = btn.load(folder / "edx.btn").predict(image)
     now = float(wrong_now(prediction, Decision(0, 0.3)).sum(dtype=float)) * 0.25**2
     result = call(*base)
-    assert f"Expected wrongly decided area: now {now:.4g} µm²" in result.stdout
+    assert f"on average over fields like the calibration data: now {now:.4g} µm²" in result.stdout
     more = call(*base, "--until", 0.5 * now, "--count", 1)
     assert more.exit_code == 0, more.output
     assert "more" in more.stdout

@@ -186,7 +186,8 @@ def test_the_same_windows_each_time(prediction):
 def test_areas_are_told_in_the_unit_of_the_image():
     made = Expected(800.0, 200.0, 3)
     assert made.sentence(None, "px") == (
-        "Expected wrongly decided area: now 800 px, after these windows 200 px if they are measured without error."
+        "Expected wrongly decided area, on average over fields like the calibration data: now 800 px, after these "
+        "windows 200 px if they are measured without error."
     )
     assert replace(made, dwells=(10.0,)).sentence(None, "px").endswith("after these windows 200 px.")
     assert made.sentence((0.5, 0.5), "um", 100.0).endswith(

@@ -153,8 +153,8 @@ class Expected:
         name = f"{unit}{power}" if known else "px"
         exactly = "" if self.dwells else " if they are measured without error"
         text = (
-            f"Expected wrongly decided area: now {size * self.now:.4g} {name}, "
-            f"after these windows {size * self.after:.4g} {name}{exactly}."
+            "Expected wrongly decided area, on average over fields like the calibration data: "
+            f"now {size * self.now:.4g} {name}, after these windows {size * self.after:.4g} {name}{exactly}."
         )
         if until is None:
             return text

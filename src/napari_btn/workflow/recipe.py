@@ -314,7 +314,8 @@ def _of_the_training(step: Mapping[str, Any], inputs: str, about: Mapping[str, A
     rule = f" (rule: {about['rule']})" if "rule" in about else ""
     made.append(
         f"Intervals were calibrated to a miscoverage of {about.get('alpha', settings['alpha']):g} by split conformal "
-        f"prediction{rule} on {'the' if blocks is None else blocks} held-out blocks, which no network was trained on."
+        f"prediction{rule} on {'the' if blocks is None else blocks} held-out blocks, which no network was trained on; "
+        "this says nothing of single pixels."
     )
     coverage = [c for c in about.get("coverage", ()) if c is not None and c == c]
     names = about.get("channel_names", ())

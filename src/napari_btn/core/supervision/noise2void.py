@@ -347,8 +347,8 @@ class Noise2Void(PairSupervision):
         del noise, channel_names
         text = (
             "Calibrated on masked noisy pixels: intervals cover the noisy value of a pixel that the networks did not "
-            "see, and usually cover the clean signal more often than stated, if noise is independent from pixel to "
-            "pixel."
+            "see, if noise is independent from pixel to pixel. They promise nothing for the clean signal, which "
+            "usually lies inside more often, but not where the networks are biased."
         )
         return "masked pixel", (Note("amber", text),)
 

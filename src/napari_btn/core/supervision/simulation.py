@@ -110,8 +110,8 @@ class _Simulation(PairSupervision):
         """Return "simulation", and a note that real images may differ."""
         del noise, channel_names
         text = (
-            "Calibrated on simulated noise: the coverage holds for images and noise like the simulated ones. Check it "
-            "on a repeat of a real image."
+            "Calibrated on simulated noise: the coverage is that of images and noise like the simulated ones, on "
+            "average, and unknown for real ones. Check it on a repeat of a real image."
         )
         return "simulation", (Note("amber", text),)
 

@@ -197,7 +197,7 @@ class Thinning(PairSupervision):
         text = (
             "Calibrated on thinned counts: intervals cover twice the counts of a repeat at half the dose, and "
             "usually cover the clean signal more often than stated. A prediction averages several thinnings, and "
-            "calibration uses one, so intervals are a little too wide rather than too narrow."
+            "calibration uses one, so intervals are usually a little too wide. Of few counts they are less exact."
         )
         return "thinned counts", (Note("amber", text),)
 

@@ -50,7 +50,7 @@ _SCORES = {
     ),
     "spread": (
         "spread between members",
-        "How far the networks disagree: what more data can settle, while noise alone keeps all of them unsure.",
+        "How far the networks disagree: what more data may settle, while noise alone keeps all of them unsure.",
     ),
     "relative spread": (
         "spread / width",
