@@ -308,7 +308,8 @@ def test_a_dock_that_is_opened_again_has_picked_the_same_layers(
 ) -> None:
     from napari_btn.widgets.denoise.dock import DenoiseWidget
 
-    more = [viewer.add_image(np.ones((3, 32, 32)), name=name) for name in ("a", "b", "c", "d")]
+    rng = np.random.default_rng(0)
+    more = [viewer.add_image(rng.random((3, 32, 32)), name=name) for name in ("a", "b", "c", "d")]
     ready.view.pair.noisy.pick(more[0])
     ready.view.pair.clean.pick(more[3])
     ready.view.pair.axes.setText("CYX")
