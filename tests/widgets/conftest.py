@@ -179,7 +179,7 @@ def _own_pace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture(autouse=True)
 def _long_goodbye(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dock that leaves waits for its runs as long as a busy machine may need to end them."""
-    monkeypatch.setattr("napari_btn.widgets.shared.dock._CLOSE_WAIT", 60.0)
+    monkeypatch.setattr("napari_btn.widgets.shared.lifetime._CLOSE_WAIT", 60.0)
 
 
 @pytest.fixture

@@ -107,7 +107,7 @@ def test_leaving_stops_all_runs_together(plain: Plain, qtbot: QtBot) -> None:
 def test_a_dock_leaves_although_a_step_is_stuck(
     plain: Plain, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("napari_btn.widgets.shared.dock._CLOSE_WAIT", 0.05)
+    monkeypatch.setattr("napari_btn.widgets.shared.lifetime._CLOSE_WAIT", 0.05)
     go_on = threading.Event()
 
     def stuck() -> Generator[Progress, None, str]:

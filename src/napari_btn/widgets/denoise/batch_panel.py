@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from napari_btn.session import Session
     from napari_btn.widgets.denoise.view import DenoiseView
     from napari_btn.widgets.denoise.work import Work
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.shared.notes import Theme
     from napari_btn.widgets.shared.worker import Run
     from napari_btn.workflow.batch import BatchFile, BatchRow

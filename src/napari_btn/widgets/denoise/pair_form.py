@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import EnsembleSettings
     from napari_btn.session import Session
-    from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.workflow.fit import Outlook
     from napari_btn.workflow.offers import Offer
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_btn.widgets.denoise.pairing import PairInputs
     from napari_btn.widgets.denoise.view import DenoiseView
     from napari_btn.widgets.denoise.work import Work
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.shared.worker import Run
 
 __all__ = ["Trainer"]

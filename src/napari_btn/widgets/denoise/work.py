@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.progress import Progress, Step
     from napari_btn.widgets.denoise.view import DenoiseView
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.shared.worker import Run, Timing
 
 __all__ = ["Work"]

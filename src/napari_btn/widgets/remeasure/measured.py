@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.model import Model
     from napari_btn.session import Session
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.workflow.refine import Refinement
 
 __all__ = ["MeasuredPanel", "Round", "continue_steps", "measured_in"]

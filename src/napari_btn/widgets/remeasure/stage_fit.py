@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari_btn.session import Session
     from napari_btn.widgets.remeasure.field import Field
     from napari_btn.widgets.remeasure.stage_panel import StagePanel
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
 
 __all__ = ["StageFit"]
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
 
     from napari_btn.core.progress import Step
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
 
 __all__ = ["FILES", "LayerPicker", "ask_for_folder", "ask_for_image", "let_open", "open_image"]
 

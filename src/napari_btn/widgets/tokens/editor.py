@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.session import Session
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.tokens.view import TokensView
 
 __all__ = ["BY_TOKEN", "TokenEditor", "channels_of"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.drawn import DrawnStatistic, Statistic
     from napari_btn.core.progress import Progress
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.shared.worker import Timing
     from napari_btn.widgets.uncertainty.focus import Focus
     from napari_btn.widgets.uncertainty.view import UncertaintyView

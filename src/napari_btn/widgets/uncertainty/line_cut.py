@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.uncertainty.focus import Focus
     from napari_btn.widgets.uncertainty.view import UncertaintyView
 

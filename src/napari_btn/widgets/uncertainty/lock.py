@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.exceedance import LockedExceedance
     from napari_btn.core.progress import Step
     from napari_btn.session import Session
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.uncertainty.focus import Focus
     from napari_btn.widgets.uncertainty.view import UncertaintyView
 

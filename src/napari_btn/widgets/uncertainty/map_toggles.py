@@ -14,7 +14,7 @@ from napari_btn.widgets.uncertainty.live_maps import LIVE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from napari_btn.widgets.shared.dock import Lifetime
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.uncertainty.focus import Focus
     from napari_btn.widgets.uncertainty.view import UncertaintyView
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from napari_btn.core.inference.jacobian import EquivalentFilter
     from napari_btn.core.progress import Step
     from napari_btn.session import Session
-    from napari_btn.widgets.shared.dock import Lifetime
     from napari_btn.widgets.shared.layers import LayerImage
+    from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.uncertainty.focus import Focus
     from napari_btn.widgets.uncertainty.view import UncertaintyView
 
