@@ -104,6 +104,13 @@ def _npy(folder: Path) -> Path:
     return folder / "a.npy"
 
 
+def _picture(folder: Path) -> Path:
+    from PIL import Image
+
+    Image.fromarray((PIXELS[0] * 255).astype(np.uint8)).save(folder / "a.png")
+    return folder / "a.png"
+
+
 def _tensor(folder: Path) -> Path:
     import torch
 
@@ -225,6 +232,7 @@ READERS: dict[str, Reader] = {
         Reader("npy", _npy, _image),
         Reader("npz", _ours(".npz"), _image),
         Reader("tensors", _tensor, _image),
+        Reader("PNG", _picture, _image),
         Reader("labels", _labels, _read_labels),
         Reader("regions, CSV", _regions(".csv"), _read_regions),
         Reader("regions, GeoJSON", _regions(".geojson"), _read_regions),

@@ -28,7 +28,7 @@ from napari_btn.io.regions import read_regions
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     "bundle", "bundle, version 1", "TIFF, OME", "TIFF, zlib", "TIFF, LZW", "TIFF, ImageJ", "zarr", "npy", "npz",
-    "tensors", "labels", "regions, CSV", "regions, GeoJSON", "regions, ROI", "regions, ROI zip", "recipe",
+    "tensors", "PNG", "labels", "regions, CSV", "regions, GeoJSON", "regions, ROI", "regions, ROI zip", "recipe",
     "noise model", "pretrained members",
 )  # fmt: skip
 CHANGES = st.lists(

@@ -384,7 +384,7 @@ def _empty_group(folder: Path) -> Path:
     [
         (lambda d: d / "none.tif", "There is no"),
         (lambda d: d / "none.zarr", "There is no"),
-        (lambda d: _write(d / "a.png", b"x"), "a.png is no image file that can be read; give .tif, .ome.tif"),
+        (lambda d: _write(d / "a.jpg", b"x"), "a.jpg is no image file that can be read; give .tif, .ome.tif"),
         (lambda d: _write(d / "a.tif", b"not a tiff at all"), "a.tif is damaged or not what its name says"),
         (
             lambda d: _write(d / "a.npy", b"not numpy"),
@@ -605,3 +605,30 @@ def test_a_new_format_is_one_entry_of_the_table(tmp_path: Path, monkeypatch: pyt
     assert (image.axes, image.name) == ("YX", "soil")
     with pytest.raises(ValueError, match=r"file\.npz:key.* or \.txt"):
         read_image(tmp_path)
+
+
+def test_a_gray_picture_is_one_plane_however_it_is_stored(tmp_path: Path) -> None:
+    from PIL import Image as Picture
+
+    gray = np.random.default_rng(0).integers(0, 255, (9, 12)).astype(np.uint8)
+    colours = np.stack([gray] * 3, axis=-1)
+    Picture.fromarray(gray).save(tmp_path / "gray.png")
+    Picture.fromarray(gray.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Picture.fromarray(colours).save(tmp_path / "colours.webp", lossless=True)
+    Picture.fromarray(np.dstack([colours, np.full_like(gray, 99)])).save(tmp_path / "clear.png")
+    for name, factor in (("gray.png", 1), ("deep.png", 257), ("colours.webp", 1), ("clear.png", 1)):
+        image = read_image(tmp_path / name)
+        np.testing.assert_array_equal(image.data, gray.astype(int) * factor)
+        assert (image.axes, image.axes_guessed) == ("YX", False)
+
+
+def test_a_picture_in_colour_keeps_its_colours(tmp_path: Path) -> None:
+    from PIL import Image as Picture
+
+    colours = np.random.default_rng(0).integers(0, 255, (9, 12, 3)).astype(np.uint8)
+    Picture.fromarray(colours).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    np.testing.assert_array_equal(image.data, colours)
+    assert (image.axes, image.axes_guessed) == ("YXC", True)
+    with pytest.raises(ValueError, match="leave :noisy out"):
+        read_image(f"{tmp_path / 'a.png'}:noisy")

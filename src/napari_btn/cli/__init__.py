@@ -37,7 +37,7 @@ __all__ = ["main"]
 def main(traceback: bool) -> None:
     """Denoise images with intervals calibrated to a stated coverage.
 
-    Images: .tif, .ome.tif, .zarr, .ome.zarr, .npy, file.npz:key, file.h5:dataset, file.pt:name.
+    Images: .tif, .ome.tif, .zarr, .ome.zarr, .npy, file.npz:key, file.h5:dataset, file.pt:name, .png, .webp.
     """
 
 

@@ -1,4 +1,4 @@
-"""Read and write images, whatever the format: TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, npy and npz.
+"""Read and write images, whatever the format: TIFF, OME-TIFF, ImageJ TIFF, OME-Zarr, npy and npz, PNG and WebP.
 
 `FORMATS` is the one place that knows the formats and their suffixes; a new format is a module like
 `_numpy` and an entry there. Large files are opened, not read: their `Image.data` is a memory map or
@@ -18,6 +18,7 @@ from napari_btn.core.data.image import Image
 from napari_btn.io._format import ORDER
 from napari_btn.io._hdf5 import HDF5
 from napari_btn.io._numpy import NPY, NPZ
+from napari_btn.io._pictures import PICTURES
 from napari_btn.io._tiff import TIFF
 from napari_btn.io._torch import TENSORS
 from napari_btn.io._zarr import ZARR
@@ -43,7 +44,7 @@ __all__ = [
     "write_prediction",
 ]
 
-FORMATS: Final[tuple[Format, ...]] = (TIFF, ZARR, NPY, NPZ, HDF5, TENSORS)
+FORMATS: Final[tuple[Format, ...]] = (TIFF, ZARR, NPY, NPZ, HDF5, TENSORS, PICTURES)
 
 SUFFIXES: Final = tuple(suffix for one in FORMATS for suffix in one.suffixes)
 """Last suffixes of the image files that can be read."""

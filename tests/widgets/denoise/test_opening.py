@@ -62,7 +62,7 @@ def test_a_description_opens_both_images(
 def test_a_picture_opens_as_napari_opens_it_and_is_refused_with_a_sentence(
     dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
 ) -> None:
-    np.save(tmp_path / "picture.npy", np.zeros((40, 50, 3), np.uint8))
+    np.save(tmp_path / "picture.npy", np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8))
     open_image(viewer, dock.view.pair.noisy, tmp_path / "picture.npy", dock.lifetime)
     qtbot.waitUntil(lambda: len(viewer.layers) == 1)
     assert viewer.layers[0].rgb

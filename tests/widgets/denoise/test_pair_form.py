@@ -29,7 +29,7 @@ def refused(dock: DenoiseWidget) -> str:
 
 
 def test_an_rgb_layer_is_refused_beside_its_picker(ready: DenoiseWidget, viewer: ViewerModel) -> None:
-    viewer.add_image(np.zeros((40, 50, 3), np.uint8), name="photo", rgb=True)
+    viewer.add_image(np.eye(40, 50, dtype=np.uint8)[..., None] * np.uint8([1, 2, 3]), name="photo", rgb=True)
     ready.view.pair.noisy.pick(viewer.layers["photo"])
     assert "RGB" in refused(ready)
     assert "RGB" in ready.view.pair.noisy.note.notes[0][1]

@@ -67,11 +67,26 @@ def test_channel_names_count_only_where_there_is_one_for_each() -> None:
     assert read_layer(image((30, 40, 50), metadata=names)).channel_names is None
 
 
+def test_a_gray_picture_is_one_plane_always_the_same_array() -> None:
+    from napari.layers import Image
+
+    gray = np.random.default_rng(0).integers(0, 255, (8, 9)).astype(np.uint8)
+    layer = Image(np.stack([gray] * 3 + [np.full_like(gray, 255)], axis=-1), rgb=True, scale=(0.5, 0.5))
+    image = read_layer(layer)
+    np.testing.assert_array_equal(image.data, gray)
+    assert image.axes == "YX"
+    assert read_layer(layer).data is image.data
+    layer.data = np.random.default_rng(1).integers(0, 255, (8, 9, 3)).astype(np.uint8)
+    with pytest.raises(ValueError, match="Split RGB"):
+        read_layer(layer)
+
+
 def test_rgb_is_refused_with_what_to_do() -> None:
     from napari.layers import Image
 
+    colours = np.random.default_rng(0).integers(0, 255, (8, 9, 3)).astype(np.uint8)
     with pytest.raises(ValueError, match="Split RGB"):
-        read_layer(Image(np.zeros((8, 9, 3), np.uint8), rgb=True))
+        read_layer(Image(colours, rgb=True))
 
 
 def test_of_a_multiscale_layer_level_0_is_read() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -43,6 +44,9 @@ _LETTER_OF = {
     "y": "Y", "row": "Y", "height": "Y",
     "x": "X", "column": "X", "width": "X",
 }  # fmt: skip
+_GRAY: WeakKeyDictionary[Any, tuple[Any, Any]] = (
+    WeakKeyDictionary()
+)  # data of RGB layers, and their one plane
 _SHORT_UNIT = {"pixel": "px", "css_pixel": "px", "micrometer": "um", "nanometer": "nm", "millimeter": "mm"}
 _LONG_UNIT = {"px": "pixel", "µm": "um", "μm": "um", "": "pixel"}
 
@@ -126,14 +130,15 @@ def read_layer(layer: ImageLayer) -> LayerImage:
     Raises
     ------
     ValueError
-        If the layer is RGB.
+        If the layer is RGB, and not gray.
     """
-    if layer.rgb:
+    gray = _gray_of(layer) if layer.rgb else None
+    if layer.rgb and gray is None:
         raise ValueError(
             f"Layer '{layer.name}' is RGB, a picture; measured channels are needed, one value each. "
-            "Right-click it, 'Split RGB', and pick the channels with '+'; of a gray picture one is enough."
+            "Right-click it, 'Split RGB', and pick the channels with '+'."
         )
-    data = layer.data[0] if layer.multiscale else layer.data
+    data = gray if gray is not None else layer.data[0] if layer.multiscale else layer.data
     axes, guessed = _axes_of(layer, tuple(data.shape))
     placement = Placement(
         axes,
@@ -148,6 +153,19 @@ def read_layer(layer: ImageLayer) -> LayerImage:
     pixel_size, unit = _pixel_size(placement)
     names = _channel_names(layer, axes, data.shape)
     return LayerImage(data, axes, names, pixel_size, unit, layer.name, guessed, placement=placement)
+
+
+def _gray_of(layer: ImageLayer) -> NDArray[Any] | None:
+    """Return one plane of an RGB layer whose colours are all equal, always the same array; None of other layers."""
+    data = layer.data
+    if not isinstance(data, np.ndarray):
+        return None
+    known = _GRAY.get(layer)
+    if known is None or known[0] is not data:
+        red = data[..., 0]
+        equal = all(np.array_equal(red, data[..., c]) for c in (1, 2))
+        known = _GRAY[layer] = (data, red if equal else None)
+    return known[1]
 
 
 def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
