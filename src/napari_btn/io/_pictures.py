@@ -25,7 +25,7 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     with Image.open(file, formats=("PNG", "WEBP")) as picture:
         if getattr(picture, "n_frames", 1) > 1:
             raise ExplainedError(f"{file.name} is a movie; save its frames as one TIFF.")
-        kept = picture
+        kept: Image.Image = picture
         if picture.mode in ("1", "LA"):
             kept = picture.convert("L")
         elif picture.mode not in ("L", "RGB") and not picture.mode.startswith(("I", "F")):
