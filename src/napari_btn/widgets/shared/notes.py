@@ -14,9 +14,12 @@ from qtpy.QtWidgets import (
     QLabel,
     QScrollArea,
     QSizePolicy,
+    QTabWidget,
     QWidget,
 )
 from superqt import QCollapsible
+
+from napari_btn.widgets.shared.tabs import open_dock
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,6 +43,29 @@ _CONTROLS = {
     "recalibrate": "recalibrate",
     "calibrate tokens apart": "groups",
     "calibrate on images like this one": "calibrate_on",
+    "calibrate on a noisy image": "calibrate_on",
+    "calibrate again": "calibrate_on",
+    "check it on a second frame": "check_second",
+    "check it on a repeat": "check_second",
+    "pick two images": "noisy",
+    "pick the fast, noisy image": "noisy",
+    "give a slower image": "clean",
+    "leave this repeat out": "clean",
+    "several scenes": "noisy_stack",
+    "more steps": "steps",
+    "train longer": "preset",
+    "ask for a shorter training": "members",
+    "measure such places again": "propose",
+    "look at the mean": "show_mean",
+    "mask neighbours": "struct_n2v_axes",
+    "single frames": "frames",
+    "gain or an offset": "noise_inspect",
+    "noise is independent from pixel to pixel": "noise_inspect",
+    "such a coverage": "coverage",
+    "along an axis": "split",
+    "split in time": "split",
+    "calibrate fewer": "groups",
+    "reorder them": "channel_names",
 }
 """Object names of the controls that remove what a note complains of, by the words that name them."""
 
@@ -60,8 +86,21 @@ _ON_SCREEN = {
     'use supervision="pair"': "learn from 'Clean image'",
     'SupervisionSettings(repeats="s") or "t"': "'Repeats along' s or t",
     'give device="cpu"': "choose the device 'cpu'",
+    'Use split="checkerboard", which': "Use a checkerboard split, which",
+    'Use split="auto" (in space)': "Split along an axis, not in time",
+    'The unit is "image", but': "Coverage is to hold in most images, but",
+    " (frames=1)": "",
+    '"thinning"': "'Counts alone'",
+    '"noise2void"': "'Noisy image alone'",
+    '"noise2noise"': "'Noisy repeats'",
+    "noise2noise needs": "'Noisy repeats' needs",
 }
 """Words of the docks instead of those of scripts."""
+_MASKED = re.compile(r': struct_n2v_axes="(\w+)", struct_n2v_span=(\d+)')
+_DOCKS = {"propose": "Re-measure", "check_second": "Uncertainty", "show_mean": "Uncertainty"}
+"""Docks of controls that notes of other docks name, to be opened where they are closed."""
+_BEFORE = {"calibrate_on": "noisy", "recalibrate": "coverage", "align": "clean"}
+"""Controls that must be used before a hidden one appears."""
 _FRAME_PX = 8  # what a style may draw around a scroll area
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
 
@@ -76,13 +115,13 @@ class Theme:
     """
 
     def __init__(self, viewer: Any) -> None:
-        self._viewer = viewer
+        self.viewer = viewer
 
     def colours(self) -> dict[str, QColor]:
         """Return the present colours: text, background, accent, red, amber."""
         from napari.utils.theme import get_theme
 
-        theme = get_theme(self._viewer.theme)
+        theme = get_theme(self.viewer.theme)
         text, background = QColor(theme.text.as_hex()), QColor(theme.background.as_hex())
         return {
             "text": text,
@@ -124,8 +163,15 @@ class NoteLabel(QLabel):
         self.setTextFormat(Qt.TextFormat.RichText)
         self.setTextInteractionFlags(Qt.TextInteractionFlag.TextBrowserInteraction)
         self.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-        self.linkActivated.connect(lambda name: show_control(self.window(), name))
+        self.linkActivated.connect(self._on_user_link)
         self.hide()
+
+    def _on_user_link(self, name: str) -> None:
+        """Show the control, and open its dock if that is closed."""
+        window = self.window()
+        if name in _DOCKS and window.findChild(QWidget, name) is None:
+            open_dock(self._theme.viewer, _DOCKS[name])
+        show_control(window, name)
 
     @property
     def notes(self) -> tuple[tuple[str, str], ...]:
@@ -189,7 +235,7 @@ def on_screen(text: str) -> str:
     """
     for script, shown in _ON_SCREEN.items():
         text = text.replace(script, shown)
-    return text
+    return _MASKED.sub(r" ('\1', over \2 px)", text)
 
 
 def show_control(window: QWidget, name: str) -> None:
@@ -203,11 +249,17 @@ def show_control(window: QWidget, name: str) -> None:
         Object name of the control.
     """
     control = window.findChild(QWidget, name)
+    if control is not None and control.isHidden() and name in _BEFORE:
+        control = window.findChild(QWidget, _BEFORE[name])
     if control is None:
         return
     for parent in _parents(control):
         if isinstance(parent, QCollapsible) and not parent.isExpanded():
             parent.expand(animate=False)
+        if isinstance(parent, QTabWidget):
+            for page in range(parent.count()):
+                if (shown := parent.widget(page)) is not None and shown.isAncestorOf(control):
+                    parent.setCurrentIndex(page)
         if isinstance(parent, QDockWidget):
             parent.show()
             parent.raise_()
