@@ -177,6 +177,15 @@ def test_intervals_hold_a_fresh_repeat(way, low, high):
     assert low - 0.02 <= inside.mean() <= high + 0.02
 
 
+@pytest.mark.parametrize("way", ["noise2noise", "thinning"])
+def test_noisy_targets_are_no_wrong_pair(way):
+    clean = 3 * np.asarray(btn.samples.edx(seed=0, size=(96, 192)).clean)[0]
+    repeats = np.random.default_rng(0).poisson(np.stack([clean] * 2)).astype(np.float32)
+    given, axes = (repeats, "TYX") if way == "noise2noise" else (repeats[0], "YX")
+    report = tiny(way).fit(given, axes=axes, executor=Inline()).report
+    assert not any("as noisy as" in note.text for note in report.warnings)
+
+
 def test_the_interval_of_the_clean_signal_is_assisted_by_a_model_and_says_so():
     made = fitted("noise2noise").predict(image(), "CYX")
     inner = made.signal_interval()

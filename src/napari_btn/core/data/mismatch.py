@@ -74,12 +74,14 @@ class Match:
     aligned: bool
 
 
-def mismatch_notes(scenes: Scenes) -> tuple[Note, ...]:
+def mismatch_notes(scenes: Scenes, *, clean: bool = True) -> tuple[Note, ...]:
     """Return red notes on a clean image that can't be the target of the noisy one.
 
     Parameters
     ----------
     scenes : Scenes
+    clean : bool
+        False where targets are noisy by intention: then only another field is noted.
     """
     match = match_of(scenes)
     if match is None:
@@ -89,6 +91,8 @@ def mismatch_notes(scenes: Scenes) -> tuple[Note, ...]:
             f"Noisy and clean are no more alike than chance (correlation {match.correlation:.2f} after smoothing): "
             "they show different fields, or one of them holds noise only. Pick two images of one field."
         )
+    elif not clean:
+        return ()
     elif match.noise > _SWAPPED and match.own > _OWN:
         text = (
             f"Clean is noisier than noisy (about {match.noise:.2g} times its noise variance): the two seem to be "

@@ -88,6 +88,7 @@ class Noise2Noise(PairSupervision):
     shown: Literal["median", "mean"] = "mean"
     because = "Noisy images of one field teach each other; their noise must be independent."
     rank, alone, windows = 1, True, False
+    _clean_targets = False
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return repeats and their partners; raise ``ValueError`` if there is only one image."""

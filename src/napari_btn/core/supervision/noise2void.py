@@ -252,6 +252,7 @@ class Noise2Void(PairSupervision):
         "One noisy image teaches by its masked pixels; its noise must be independent from pixel to pixel."
     )
     rank, alone, windows, blind = 3, True, False, True
+    _clean_targets = False
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return the noisy image as its own target; raise ``ValueError`` if a clean one came too."""

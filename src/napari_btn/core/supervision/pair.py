@@ -48,6 +48,7 @@ class PairSupervision:
     shown: Literal["median", "mean"] = "median"
     because = "A clean image is the best target."
     rank, alone, windows, blind = 0, False, True, False
+    _clean_targets = True
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return noisy and clean; raise ``ValueError`` if clean is missing or does not fit."""
@@ -78,7 +79,7 @@ class PairSupervision:
         from napari_btn.core.data.mismatch import mismatch_notes
 
         parts = split(scenes, rf_px, settings, seed=seed, regions=regions)
-        return replace(parts, notes=(*mismatch_notes(scenes), *parts.notes))
+        return replace(parts, notes=(*mismatch_notes(scenes, clean=self._clean_targets), *parts.notes))
 
     def lesson_steps(
         self,

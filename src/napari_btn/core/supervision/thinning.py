@@ -100,6 +100,7 @@ class Thinning(PairSupervision):
     shown: Literal["median", "mean"] = "mean"
     because = "The values are plain counts, whose random halves are independent."
     rank, alone, windows = 2, True, False
+    _clean_targets = False
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return the two halves of the counts; raise ``ValueError`` if a clean image came too."""
@@ -197,7 +198,8 @@ class Thinning(PairSupervision):
         text = (
             "Calibrated on thinned counts: intervals cover twice the counts of a repeat at half the dose, and "
             "usually cover the clean signal more often than stated. A prediction averages several thinnings, and "
-            "calibration uses one, so intervals are usually a little too wide. Of few counts they are less exact."
+            "calibration uses one, so intervals are usually a little too wide in this field. Of few counts they are "
+            "less exact, and other fields differ."
         )
         return "thinned counts", (Note("amber", text),)
 
