@@ -162,7 +162,7 @@ def _by_value(report: Report) -> str:
         lines.append(f"<tr>{row}</tr>")
     text = (
         "Share inside, the value from which a bin starts, and the number of blocks that its pixels are worth. By "
-        "true value this is a description, not a promise: the stated coverage holds on average over all pixels, and "
+        "true value this is a description, not a promise: the stated coverage is aimed at over all pixels, and "
         "no method can hold it for pixels chosen by their true value."
     )
     return f"<h2>Inside, by value</h2><p>{text}</p><table><tr>{head}</tr>{''.join(lines)}</table>"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["DOSE_LEVEL", "dose_notes"]
 
 DOSE_LEVEL = 0.01
-"""Share of windows that get a note though dose and gain are right, if they are like the held-out blocks."""
+"""Share of windows like the held-out blocks that may get a note though dose and gain are right, for normal figures."""
 
 _FEWEST_COUNTS = 50.0  # fewer are not normal, and can't move much
 _HALF = 0.5  # counts that are added, so that none has a finite logarithm
@@ -171,7 +171,7 @@ def _limits(blocks: _Sums, figures: NDArray[np.float64], window: _Sums, level: f
 
 def _note(figure: str, name: str, window: _Sums, limits: tuple[float, float], found: float) -> Note:
     """Return the note on a figure beyond its limits."""
-    sure = f"{100 * (1 - DOSE_LEVEL):g} of 100 windows like the held-out blocks"
+    sure = f"about {100 * (1 - DOSE_LEVEL):g} of 100 windows like the held-out blocks"
     if figure == "off":
         wanted, error = max(float(window.wanted[0]), 0), float(window.error()[0])
         low, high = (max((wanted + _HALF) * float(np.exp(limit * error)) - _HALF, 0) for limit in limits)
