@@ -148,8 +148,8 @@ def note_on_values(
     if not short:
         return ()
     text = (
-        f"Some values are covered far less than {100 * (1 - alpha):.4g} %: {'; '.join(short)}. The coverage is aimed at "
-        "on average over all pixels; by true value no method can promise it. A training part with more of these values "
-        "and more steps may help; measure such places again. Calibrating tokens apart hardly helps."
+        f"Some values are covered far less than {100 * (1 - alpha):.4g} %: {'; '.join(short)}. The coverage is "
+        "aimed at on average over all pixels; by true value no method can promise it. A training part with more of "
+        "these values and more steps may help; measure such places again. Calibrating tokens apart hardly helps."
     )
     return (Note("amber", text),)
