@@ -59,6 +59,17 @@ def test_a_description_opens_both_images(
     assert dock.view.pair.channels.text() == "Si, Fe"
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders(
+    dock: DenoiseWidget, viewer: ViewerModel, tmp_path: Path, qtbot: QtBot
+) -> None:
+    for folder, picker in (("raw", dock.view.pair.noisy), ("gt", dock.view.pair.clean)):
+        (tmp_path / folder).mkdir()
+        np.save(tmp_path / folder / "cells.npy", np.random.default_rng(0).random((40, 50)))
+        open_image(viewer, picker, tmp_path / folder / "cells.npy", dock.lifetime)
+        qtbot.waitUntil(lambda picker=picker: bool(picker.layers))  # type: ignore[misc]
+    assert [layer.name for layer in viewer.layers] == ["cells", "cells (gt)"]
+
+
 def test_a_picture_opens_as_napari_opens_it_and_is_refused_with_a_sentence(
     dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
 ) -> None:

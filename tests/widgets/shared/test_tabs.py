@@ -98,3 +98,16 @@ def test_a_short_message_is_not_cut_and_none_takes_no_room(window: Any, qtbot: A
     assert area.isVisible()
     assert not area.verticalScrollBar().isVisible()
     assert area.viewport().height() >= message.heightForWidth(area.viewport().width())
+
+
+def test_a_part_that_is_unfolded_is_brought_into_sight(window: Any, qtbot: Any) -> None:
+    open_dock(window, "Re-measure")
+    qtbot.wait(200)
+    dock = next(iter(window.window.dock_widgets.values()))
+    window.window.resize(1000, 560)
+    qtbot.wait(200)
+    dock.view.loop.folded.expand(animate=False)
+    inside = dock.findChild(QWidget, "put")
+    qtbot.waitUntil(lambda: in_sight(inside), timeout=5000)
+    pick = dock.findChild(QAbstractButton, "measured_open")
+    assert pick.width() >= pick.fontMetrics().horizontalAdvance(pick.text()) + 20

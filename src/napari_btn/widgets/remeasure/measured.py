@@ -176,7 +176,7 @@ class MeasuredPanel(QWidget):
         self.measured = LayerPicker(
             "measured", "What was measured again: a patch of a window's size, or the whole field.", theme
         )
-        self.measured.open.setText("Load re-measured…")
+        self.measured.say_open("Load re-measured…")
         self.measured.open.setToolTip("Read what was measured again from a file, as a layer.")
         self.put = push_button("put", "Put into window", _PUT_HELP)
         self.noisy = LayerPicker("trained_noisy", "Noisy image that the networks were trained on.", theme)

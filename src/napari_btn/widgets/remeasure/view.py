@@ -37,8 +37,9 @@ __all__ = ["EXPORT_HELP", "PROPOSE_HELP", "UNMEASURED_HELP", "RemeasureView"]
 
 _SCORES = {
     "ambiguity": (
-        "undecided at the threshold, 4p(1 - p)",
-        "How open it is whether the signal exceeds the threshold: 1 where it is even, 0 where it is settled.",
+        "undecided at the threshold",
+        "How open it is whether the signal exceeds the threshold, 4 p (1 - p): 1 where the probability p of exceeding "
+        "it is one half, 0 where it is settled.",
     ),
     "width": (
         "width",

@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, QSize, Qt
+from qtpy.QtCore import QEvent, QObject, QPoint, QSize, Qt, QTimer
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -34,6 +34,9 @@ __all__ = [
     "fold",
     "push_button",
 ]
+
+
+_SETTLE_MS = 50  # until an unfolded part has its place
 
 
 def push_button(name: str, text: str, help_text: str) -> QPushButton:
@@ -100,7 +103,25 @@ def fold(name: str, title: str, help_text: str, inside: QWidget) -> QCollapsible
     folded.toggleButton().setAccessibleName(title)
     folded.layout().setContentsMargins(0, 0, 0, 0)
     folded.addWidget(inside)
+    # what was unfolded gets its place later; the timer goes with the fold
+    later = QTimer(folded)
+    later.setSingleShot(True)
+    later.timeout.connect(lambda: _scroll_to(folded))
+    folded.toggled.connect(lambda shown: later.start(_SETTLE_MS) if shown else later.stop())
     return folded
+
+
+def _scroll_to(folded: QCollapsible) -> None:
+    """Scroll to an unfolded part: to all of it, or to its head if it is higher than what is in sight."""
+    parent = folded.parentWidget()
+    while parent is not None and not isinstance(parent, QScrollArea):
+        parent = parent.parentWidget()
+    if not isinstance(parent, QScrollArea) or parent.widget() is None or parent.viewport() is None:
+        return
+    if folded.height() <= parent.viewport().height():
+        parent.ensureWidgetVisible(folded, 0, 0)
+    else:
+        parent.verticalScrollBar().setValue(folded.mapTo(parent.widget(), QPoint(0, 0)).y())
 
 
 class ScrollColumn(QScrollArea):

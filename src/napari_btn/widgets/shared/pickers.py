@@ -94,14 +94,13 @@ class LayerPicker(QWidget):
         )
         self.many.setAccessibleName(f"Stack several layers as {role}")
         self.open = QToolButton()
-        self.open.setText("Open file…")
         self.open.setObjectName(f"{role}_open")
         self.open.setToolTip(
             f"Read an image: {', '.join(SUFFIXES)}. Several files are stacked as different fields; a description of a "
             "data set (.yaml, .json) opens both images. The arrow opens a folder, such as a zarr store."
         )
         self.open.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
-        self.open.setMinimumWidth(self.open.fontMetrics().horizontalAdvance("Open file…") + _ARROW_PX)
+        self.say_open("Open file…")
         menu = QMenu(self.open)
         for text, wanted in (("Open files…", self.file_wanted), ("Open folder (.zarr)…", self.folder_wanted)):
             action = menu.addAction(text)
@@ -128,6 +127,17 @@ class LayerPicker(QWidget):
         self.list.itemChanged.connect(lambda _: self.changed.emit())
         self.stack_as.currentIndexChanged.connect(lambda _: self.changed.emit())
         self.open.clicked.connect(lambda: self.file_wanted.emit())
+
+    def say_open(self, text: str) -> None:
+        """Set the text of the button for files, with room for it and for the arrow.
+
+        Parameters
+        ----------
+        text : str
+            Text on the button.
+        """
+        self.open.setText(text)
+        self.open.setMinimumWidth(self.open.fontMetrics().horizontalAdvance(text) + _ARROW_PX)
 
     def _arrange(self) -> None:
         """Lay the parts out."""
@@ -400,6 +410,9 @@ def open_image(
     def read(image: Any) -> None:
         """Add the layers, and pick them."""
         if not isinstance(image, list):
+            if image.name in viewer.layers:
+                # noisy and clean often have one name in two folders
+                image = replace(image, name=f"{image.name} ({Path(path).resolve().parent.name})")
             picker.pick(add_image(viewer, image))
         elif others:
             layers = [add_image(viewer, one) for one in image]

@@ -87,8 +87,11 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> None:
             viewer.layers.move(viewer.layers.index(right), viewer.layers.index(left) + 1)
     rows, columns = layers[0].data.shape[-2:]
     n = len(layers)
-    # Wide images are larger one above the other.
-    grid.stride, grid.shape, grid.enabled = 1, (n, 1) if columns > 1.2 * rows else (1, n), True
+    grid.stride, grid.shape, grid.enabled = (
+        1,
+        (n, 1) if _larger_in_column(viewer, n, rows, columns) else (1, n),
+        True,
+    )
     if grid.position(viewer.layers.index(layers[0]), len(viewer.layers) if _old(grid) else viewer.layers) != (
         0,
         0,
@@ -98,6 +101,12 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> None:
     if QApplication.instance() is not None:
         # places of the row get their size when they are first drawn
         QTimer.singleShot(0, partial(_fit_again, window, [ref(layer) for layer in layers]))
+
+
+def _larger_in_column(viewer: Any, n: int, rows: int, columns: int) -> bool:
+    """Return True if images are larger one above the other than side by side."""
+    height, width = viewer.canvas.size if "canvas" in type(viewer).model_fields else (3, 4)
+    return min(width / columns, height / n / rows) > min(width / n / columns, height / rows)
 
 
 def _fit(viewer: Any, layers: list[Layer]) -> None:
