@@ -192,7 +192,7 @@ def trust(viewer: napari.Viewer, source: str, pixel: tuple[int, int]) -> None:
     part("draw").click()
     wait_until(lambda: f"{source} draw" in viewer.layers, 300)
     part("measure").click()
-    wait_until(lambda: "interval" in part("draws_note").text(), 600)
+    wait_until(lambda: "draws" in part("draws_note").text(), 600)
     show(viewer, f"{source} median", f"{source} draw")
     viewer.canvas.grid.enabled = True
     viewer.reset_view()
