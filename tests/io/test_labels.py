@@ -9,6 +9,7 @@ import pytest
 import tifffile
 
 from napari_btn.io.labels import read_labels, write_labels, write_outlines
+from napari_btn.io.tables import read_table
 
 LABELS = np.zeros((20, 30), int)
 LABELS[2:8, 3:12], LABELS[10:18, 5:25], LABELS[12:14, 8:10] = 1, 2, 0
@@ -97,3 +98,25 @@ def test_outlines_are_annotations_as_qupath_documents_them(tmp_path):
 def test_outlines_need_a_plane(tmp_path):
     with pytest.raises(ValueError, match="Give one plane"):
         write_outlines(np.zeros((2, 3, 4), int), TABLE, tmp_path / "a.geojson")
+
+
+@pytest.mark.parametrize(
+    ("axes", "size", "unit", "column", "one"),
+    [
+        ("YX", (0.5, 0.25), "um", "area (um^2)", 0.125),
+        ("ZYX", (2.0, 0.5, 0.5), "nm", "volume (nm^3)", 0.5),
+        ("YX", None, None, None, 0),
+        ("YX", (1.0, 1.0), "px", None, 0),
+    ],
+)
+def test_the_table_names_the_unit_of_areas_and_volumes(tmp_path, axes, size, unit, column, one):
+    labels = np.zeros((4,) * len(axes), int)
+    labels[0] = 1
+    features = {"index": [1], "pixels": [int(labels.sum())]}
+    _, table, _ = write_labels(
+        labels, features, tmp_path / "a.ome.tif", axes=axes, pixel_size=size, unit=unit
+    )
+    columns = read_table(table)
+    assert set(columns) == {"index", "pixels", *([column] if column else [])}
+    if column:
+        assert columns[column] == [features["pixels"][0] * one]

@@ -221,6 +221,17 @@ def write_outlines(
     return path
 
 
+def _sizes(
+    features: Mapping[str, Any], axes: str, pixel_size: Sequence[float] | None, unit: str | None
+) -> dict[str, NDArray[np.float64]]:
+    """Return the areas or volumes of the labels as a column with its unit; none where pixels have no size."""
+    space = [a for a in axes.upper() if a in "ZYX"]
+    if "pixels" not in features or pixel_size is None or not unit or unit in ("px", "pixel"):
+        return {}
+    what = "volume" if len(space) == 3 else "area"
+    return {f"{what} ({unit}^{len(space)})": np.asarray(features["pixels"]) * float(np.prod(pixel_size))}
+
+
 def write_labels(
     labels: ArrayLike,
     features: Mapping[str, Sequence[Any] | NDArray[Any]],
@@ -239,7 +250,8 @@ def write_labels(
     labels : array_like of int, (*axes)
         0 for nothing; stored in the smallest unsigned type.
     features : mapping of str to sequence
-        One row per label, with the column "index".
+        One row per label, with the column "index". Where pixels have a size, the table gets the area or volume of
+        the column "pixels" as well, with its unit.
     path : str or Path
         Ends in .ome.tif (also used if no suffix of an image is given) or .ome.zarr; the other two
         take its name with .csv and .json.
@@ -280,7 +292,7 @@ def write_labels(
         {"tokens": small}, image, axes=axes, pixel_size=pixel_size, unit=unit, provenance=provenance,
         overwrite=overwrite,
     )  # fmt: skip
-    write_table(features, table, overwrite=overwrite)
+    write_table({**features, **_sizes(features, axes, pixel_size, unit)}, table, overwrite=overwrite)
     with written_whole(record, overwrite=overwrite) as temporary:
         temporary.write_text(metadata.to_json(dict(provenance or {})), encoding="utf-8")
     return files

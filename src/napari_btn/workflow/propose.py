@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from napari_btn.core.data.image import shown_unit
+from napari_btn.core.data.image import shown_amount, shown_unit
 from napari_btn.core.progress import Progress
 from napari_btn.core.remeasure.expected import Decision, share_dwell, wrong_after, wrong_now
 from napari_btn.core.remeasure.regions import propose_regions, rescore
@@ -154,11 +154,12 @@ class Expected:
         exactly = "" if self.dwells else " if they are measured without error"
         text = (
             "Expected wrongly decided area, on average over fields like the calibration data: "
-            f"now {size * self.now:.4g} {name}, after these windows {size * self.after:.4g} {name}{exactly}."
+            f"now {shown_amount(size * self.now)} {name}, after these windows {shown_amount(size * self.after)} "
+            f"{name}{exactly}."
         )
         if until is None:
             return text
-        wanted = f"{size * until:.4g} {name}"
+        wanted = f"{shown_amount(size * until)} {name}"
         if self.more is None:
             return f"{text} No number of windows of this size reaches {wanted}."
         if self.more == 0:

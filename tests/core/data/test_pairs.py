@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from napari_btn.core.data.image import View, canonical_axes, shown_names
+from napari_btn.core.data.image import View, canonical_axes, shown_amount, shown_names
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.splits import split
 from napari_btn.core.settings import CalibrationSettings
@@ -113,7 +113,7 @@ def test_shapes_that_do_not_match():
         "Noisy has axes CYX (3, 238, 60), clean has CYX (3, 240, 60); they must match. "
         "Crop one, or align them first."
     )
-    refuse("must match", image(0, 3, 20, 20), image(1, 2, 20, 20), "CYX")
+    refuse("each channel of noisy", image(0, 3, 20, 20), image(1, 2, 20, 20), "CYX")
     refuse("must match", image(0, 3, 20, 20), image(1, 2, 20, 20), "SYX")
     refuse("same without S and T", image(0, 3, 20, 20), image(1, 20, 20), "CYX")
     refuse("Clean is missing", image(0, 20, 20), None)
@@ -385,3 +385,16 @@ def test_a_large_pair_is_checked_in_pieces():
 )
 def test_channels_without_a_name_are_called_channels(names: tuple[str, ...], shown: tuple[str, ...]) -> None:
     assert shown_names(names) == shown
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(27264.3, "27,264"), (999.94, "999.9"), (999.96, "1,000"), (1234567, "1,234,567"), (0.01234, "0.01234")],
+)
+def test_amounts_are_shown_without_exponents(value: float, shown: str) -> None:
+    assert shown_amount(value) == shown
+
+
+def test_a_missing_channel_is_called_a_channel() -> None:
+    with pytest.raises(ValueError, match="Noisy has 3 channels, clean has 2; each channel of noisy"):
+        _ = Pair(image(0, 3, 9, 9), image(1, 2, 9, 9), "CYX").scenes

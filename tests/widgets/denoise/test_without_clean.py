@@ -50,7 +50,8 @@ def test_only_what_the_image_permits_is_offered_and_the_best_is_picked(
     qtbot.waitUntil(lambda: picked(dock) == best)
     assert offered(dock) == [best, *also]
     qtbot.waitUntil(lambda: dock.view.train.isEnabled())
-    assert dock.view.form.reason.text().endswith(".") or not also
+    assert not dock.view.form.reason.isHidden(), "without a clean image it says how it learns"
+    assert dock.view.form.reason.text().endswith(".")
     if also:
         dock.view.form.supervision.setCurrentIndex(1)
         qtbot.waitUntil(lambda: dock.view.pair.inputs is not None)
@@ -109,3 +110,14 @@ def test_noisy_targets_show_the_mean_first(viewer: ViewerModel, first: str) -> N
         np.testing.assert_array_equal(shown["mean"].data, made.mean)
         assert shown["mean"].contrast_limits == shown["median"].contrast_limits
     assert len(viewer.layers) <= 4
+
+
+def test_networks_of_a_pair_are_not_calibrated_on_a_noisy_image_alone(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    viewer.layers.clear()
+    viewer.add_image(counts() + 0.25, name="noisy", axis_labels=("y", "x"))
+    qtbot.waitUntil(lambda: ready.view.train.isEnabled())
+    assert ready.view.calibrate_on.isHidden()

@@ -26,6 +26,7 @@ from napari_btn.io.labels import read_labels
 from napari_btn.io.tables import read_table
 from napari_btn.session import session_of
 from napari_btn.widgets.shared import engine
+from napari_btn.widgets.tokens.editor import channels_of
 
 NAMES = ("Si", "Al", "Fe")
 SHAPE = (40, 56)
@@ -554,3 +555,12 @@ def test_a_walk_with_real_networks(make_napari_viewer, qtbot, tmp_path, monkeypa
     pixels = viewer.screenshot(canvas_only=True, flash=False)
     assert pixels[..., :3].std() > 1
     assert dock.sizeHint().height() < 640
+
+
+def test_a_single_channel_is_called_image(found):
+    one = replace(found, channel_names=("0",), median=found.median[:1], width=None, inside=None)
+    assert one.shown_channels == ("image",)
+    assert channels_of(one) == ["image"]
+    assert "image median" in one.table
+    two = replace(found, channel_names=(), median=found.median[:2], width=None, inside=None)
+    assert channels_of(two) == ["channel 0", "channel 1"]

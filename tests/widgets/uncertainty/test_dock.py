@@ -437,9 +437,13 @@ def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock
     np.testing.assert_allclose(
         dock.view.line_chart.curves["median"], prediction.median[2, 7, 3:51], atol=1e-6
     )
+    assert "truth" in dock.view.line_chart.legend.text()
+    assert "threshold" not in dock.view.line_chart.legend.text()
     part(dock, "truth").setCurrentIndex(0)
     drawn(dock, qtbot)
     assert "truth" not in dock.view.line_chart.curves
+    assert "truth" not in dock.view.line_chart.legend.text()
+    assert "observed" in dock.view.line_chart.legend.text()
     viewer.layers.remove(layer)
     drawn(dock, qtbot)
     assert dock.view.line_chart.isHidden()
@@ -931,3 +935,13 @@ def test_line_mark_filter_and_draw_leave_with_the_dock_and_come_back(
     np.testing.assert_allclose(viewer.layers["soil pixel"].data, [[20, 30]])
     part(dock, "filter").click()
     assert "soil filter" not in viewer.layers
+
+
+def test_the_clean_layer_of_the_training_is_the_truth_whatever_its_name(make_dock, model, viewer):
+    from napari_btn.widgets.shared.contrast import keep_contrast
+
+    fill(viewer, make_prediction(), model)
+    viewer.layers["soil clean"].name = "seven hours"
+    keep_contrast(viewer, "soil", {"median": viewer.layers["soil median"]}, viewer.layers["seven hours"])
+    dock = make_dock()
+    assert part(dock, "truth").currentText() == "seven hours"

@@ -239,13 +239,17 @@ def _share_notes(outside: NDArray[np.float64], far: float, names: Sequence[str])
     beyond = [(share, name) for share, name in zip(outside, names, strict=True) if share >= SHARE_AMBER]
     if beyond:
         single = len(names) == 1
-        shown = ", ".join(f"{share:.0%}" if single else f"{share:.0%} of {name}" for share, name in beyond)
+        shown = ", ".join(
+            f"{100 * share:.0f} %" if single else f"{100 * share:.0f} % of {name}" for share, name in beyond
+        )
         what = f"{shown} of the pixels" if single else f"Of the pixels, {shown}"
         found.append(
             (max(beyond)[0], f"{what} are outside the range of 99.8 % of those of the calibrated image")
         )
     if far >= SHARE_AMBER:
-        found.append((far, f"{far:.0%} of the pixels are farther from their token than the calibrated ones"))
+        found.append(
+            (far, f"{100 * far:.0f} % of the pixels are farther from their token than the calibrated ones")
+        )
     advice = "The coverage may not hold there: calibrate on images like this one."
     return tuple(Note("red" if share >= SHARE_RED else "amber", f"{what}. {advice}") for share, what in found)
 
@@ -307,7 +311,7 @@ def parts_notes(scenes: Scenes, split: Split, layout: str) -> tuple[Note, ...]:
         for name, ratio in zip(scenes.channel_names, found.noise_ratio, strict=True)
         if not np.isnan(ratio) and not PARTS_LOW <= ratio <= PARTS_HIGH
     ] + [
-        f"{share:.0%} of the pixels of {name} are outside the range of 99.8 % of those trained on"
+        f"{100 * share:.0f} % of the pixels of {name} are outside the range of 99.8 % of those trained on"
         for name, share in zip(scenes.channel_names, found.outside, strict=True)
         if share >= SHARE_AMBER
     ]

@@ -27,6 +27,7 @@ __all__ = [
     "canonical_axes",
     "channel_number",
     "middle_of_space",
+    "shown_amount",
     "shown_names",
     "shown_unit",
     "values_at",
@@ -35,6 +36,7 @@ __all__ = [
 
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
+_WHOLE_FROM = 999.95  # shown with four digits, it is 1000
 _MIDDLE = {2: 512, 3: 96}  # side in pixels of the part of a large image that is analysed
 
 
@@ -293,6 +295,17 @@ def shown_unit(unit: str) -> str:
     """
     base, _, power = unit.partition("^")
     return _SHOWN_UNITS.get(base, base) + {"": "", "2": "²", "3": "³"}.get(power, f"^{power}")
+
+
+def shown_amount(value: float) -> str:
+    """Return an area or a count as people read it: 27,264 for 27264.3, and four digits below a thousand.
+
+    Parameters
+    ----------
+    value : float
+        In any unit.
+    """
+    return f"{value:,.0f}" if abs(value) >= _WHOLE_FROM else f"{value:.4g}"
 
 
 def shown_names(names: Sequence[str]) -> tuple[str, ...]:

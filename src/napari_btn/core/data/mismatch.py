@@ -105,8 +105,9 @@ def mismatch_notes(scenes: Scenes, *, clean: bool = True) -> tuple[Note, ...]:
         )
     elif _CONTAINED[0] < match.shared < _CONTAINED[1] and match.coarser < _WHITE:
         text = (
-            f"Clean holds {match.shared:.0%} of the noise of noisy, as the mean of about {1 / match.shared:.0f} "
-            "repeats that contains this one does: intervals would be too narrow. Leave this repeat out of the mean."
+            f"Clean holds {100 * match.shared:.0f} % of the noise of noisy, as the mean of about "
+            f"{1 / match.shared:.0f} repeats that contains this one does: intervals would be too narrow. Leave this "
+            "repeat out of the mean."
         )
     else:
         return ()

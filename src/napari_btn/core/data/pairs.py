@@ -106,6 +106,11 @@ class Pair:
                 "clean needs the same axes, or the same without S and T."
             )
         clean = View(self.clean, self.clean_axes, "clean")
+        if noisy.space == clean.space and noisy.n_channels != clean.n_channels:
+            raise ValueError(
+                f"Noisy has {noisy.n_channels} channel{'s' * (noisy.n_channels > 1)}, clean has {clean.n_channels}; "
+                "each channel of noisy needs its clean one. Leave out the channels that one of them lacks."
+            )
         if (noisy.space, noisy.n_channels) != (clean.space, clean.n_channels) or clean.n_scenes not in (
             1,
             noisy.n_scenes,

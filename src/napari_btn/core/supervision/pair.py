@@ -123,9 +123,9 @@ class PairSupervision:
         if noise[worst] <= _NOISY:
             return "long exposure", ()
         text = (
-            f"The target is noisy itself (in {channel_names[worst]} its noise makes {noise[worst]:.0%} of the residual "
-            "variance): intervals cover another long exposure, and usually cover the clean signal more often than "
-            "stated."
+            f"The target is noisy itself (in {channel_names[worst]} its noise makes {100 * noise[worst]:.0f} % of the "
+            "residual variance): intervals cover another long exposure, and usually cover the clean signal more often "
+            "than stated."
         )
         return "long exposure", (Note("amber", text),)
 

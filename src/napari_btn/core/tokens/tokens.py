@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from napari_btn.core.data.image import shown_names
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -229,7 +231,7 @@ class Tokens:
             "share": counts / max(int(counts.sum()), 1),
         }
         for c, (edges, codes) in enumerate(self._binned):
-            name = self._name(c)
+            name = self.shown_channels[c]
             levels = (0.5, *_LEVELS)
             found = _quantiles(self._joint(codes, len(edges)), edges, levels)
             table[f"{name} median"] = found[:, 0]
@@ -237,13 +239,13 @@ class Tokens:
                 table[f"{name} q{100 * level:02.0f}"] = column
         if self.width is not None:
             for c, mean in enumerate(self.mean(self.width).T):
-                table[f"{self._name(c)} width"] = mean
+                table[f"{self.shown_channels[c]} width"] = mean
         if self.inside is not None:
             table["known pixels"] = np.bincount(
                 self.labels[np.isfinite(self.inside[0])], minlength=self.k + 1
             )[1:]
             for c, mean in enumerate(self.mean(self.inside).T):
-                table[f"{self._name(c)} coverage"] = mean
+                table[f"{self.shown_channels[c]} coverage"] = mean
         table["colour"] = np.array(
             ["#{:02x}{:02x}{:02x}".format(*(round(255 * v) for v in rgba[:3])) for rgba in self.colours[1:]]
         )
@@ -335,9 +337,13 @@ class Tokens:
         joint = np.bincount(self.labels.ravel() * bins + codes, minlength=(self.k + 1) * bins)
         return joint.reshape(self.k + 1, bins)[1:]
 
-    def _name(self, channel: int) -> str:
-        """Return the name of a channel, or its number."""
-        return self.channel_names[channel] if channel < len(self.channel_names) else str(channel)
+    @property
+    def shown_channels(self) -> tuple[str, ...]:
+        """Names of the channels as people read them, which columns of the table begin with."""
+        maps = [m for m in (self.median, self.width, self.inside) if m is not None]
+        n = max((len(m) for m in maps), default=len(self.channel_names))
+        known = self.channel_names
+        return shown_names([known[c] if c < len(known) else str(c) for c in range(n)])
 
 
 def _quantiles(

@@ -184,10 +184,10 @@ def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
     worst = int(beyond.argmax())
     if beyond[worst] >= _UNKNOWN:
         text = (
-            f"{beyond[worst]:.0%} of the held-out pixels of {scenes.channel_names[worst]} are clean values that the "
-            f"training part lacks ({low[worst, 0]:.3g} to {high[worst, 0]:.3g} there); networks don't know them, and "
-            "intervals will be too wide everywhere else. Let some of them train: by a checkerboard, painted parts, "
-            "or another scene."
+            f"{100 * beyond[worst]:.0f} % of the held-out pixels of {scenes.channel_names[worst]} are clean values "
+            f"that the training part lacks ({low[worst, 0]:.3g} to {high[worst, 0]:.3g} there); networks don't know "
+            "them, and intervals will be too wide everywhere else. Let some of them train: by a checkerboard, painted "
+            "parts, or another scene."
         )
         notes.append(Note("amber", text))
     return tuple(notes)

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import QFileDialog
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import PRESETS, AdaptSettings, EnsembleSettings
+from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.widgets.denoise.batch_panel import Batcher
 from napari_btn.widgets.denoise.compare_panel import Comparer
 from napari_btn.widgets.denoise.noise_panel import NoiseInspector
@@ -226,7 +227,8 @@ class DenoiseWidget(Dock):
         )
         inputs, training = self.view.pair.inputs, self.session.training
         new = inputs is not None and (training is None or arrays_of(training.pair) != arrays_of(inputs.pair))
-        self.view.calibrate_on.setVisible(model is not None and not busy and not reason and new)
+        fits = model is not None and (not alone or supervision_of(model.settings.supervision).alone)
+        self.view.calibrate_on.setVisible(fits and not busy and not reason and new)
 
     def _wanted(self, model: Model) -> EnsembleSettings:
         """Return a model's settings with the form's miscoverage and calibration; the split stays as it is."""
@@ -333,7 +335,8 @@ class DenoiseWidget(Dock):
             f"Done: {self._shown()} and width of '{source.name}' are layers now; lower and upper are in Uncertainty."
         )
         if self.session.model is not None:
-            self.view.message.say(*differences(source, self.session.model), *self._drift())
+            found = (*differences(source, self.session.model), *self._drift())
+            self.view.message.say(*sorted(found, key=lambda note: note[0] != "red"))
         self.view.show_report()
         self._refresh()
 

@@ -175,7 +175,7 @@ class PairForm(QWidget):
         self.shape.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         self.channels = QLineEdit()
         self.channels.setObjectName("channel_names")
-        self.channels.setPlaceholderText("0, 1, 2, …")
+        self.channels.setPlaceholderText("names, such as Si, Al, Fe")
         self.channels.setToolTip("Names of the channels in order, with commas: Si, Al, Fe.")
         self.channels.setAccessibleName("Channel names")
         self.valid = MaskPicker("valid", _VALID_HELP, ("everywhere", "where finite"), ("Labels", "Image"))

@@ -78,7 +78,7 @@ def _length(train: TrainSettings) -> str:
     )
 
 
-_STARTS = {"pretrained networks": "pretrained", "random weights": "scratch"}
+_STARTS = {"pretrained, if there are any": "pretrained", "random weights": "scratch"}
 _HELP = {
     "supervision": "What the networks learn from.",
     "preset": "How long each member trains: "
@@ -87,8 +87,8 @@ _HELP = {
     "members": "Networks in the ensemble; their quantiles are averaged. More are steadier and take longer.",
     "coverage": "Share of pixels whose clean value the interval from lower to upper shall hold, on average.",
     "device": "Where the networks train and denoise; auto takes the first NVIDIA card, else the CPU.",
-    "start": "Pretrained networks, which know made-up images, go on learning from yours, if there are some for these "
-    "networks and channels; or random weights.",
+    "start": "Pretrained networks, which know made-up images, go on learning from yours, if there are some for this "
+    "family and these channels, else random weights do; or random weights. The estimate below says which.",
     "patch_px": "Side of a training patch in pixels, at most 32 in a volume; the lowest value chooses it by the image.",
     "network_channels": "Channels that each node adds. More see more, and take longer.",
     "split": "What is held out of one field: one end of it along an axis; squares in turn with those for training "
@@ -212,7 +212,7 @@ class TrainingForm(QWidget):
         self.form.setRowVisible(self.supervision, self.supervision.count() > 1)
         why = next((offer.because for offer in possible if offer.name == wanted), "")
         self.reason.setText(why)
-        self.reason.setVisible(bool(why) and len(names) > 1)
+        self.reason.setVisible(bool(why) and (len(names) > 1 or wanted != "pair"))
         if wanted != before:
             # after the reading that found the offers
             QTimer.singleShot(0, self.changed.emit)

@@ -9,7 +9,7 @@ from qtpy.QtGui import QColor
 from qtpy.QtWidgets import QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
 __all__ = ["Chart", "faded"]
 
@@ -60,6 +60,7 @@ class Chart(QWidget):
         layout.setSpacing(0)
         layout.addWidget(self._plot, 1)
         self._marks = tuple(legend)
+        self._shown = frozenset(text for _, text, _ in self._marks)
         self.legend = QLabel()
         self.legend.setTextFormat(Qt.TextFormat.RichText)
         self.legend.setAlignment(Qt.AlignmentFlag.AlignHCenter)
@@ -83,12 +84,24 @@ class Chart(QWidget):
             axis.setPen(colours["text"])
             axis.setTextPen(colours["text"])
         self._colours = colours
+        self.show_marks(self._shown)
+        self._paint(colours["text"], colours["accent"])
+
+    def show_marks(self, meanings: Collection[str]) -> None:
+        """Explain only the marks that are drawn.
+
+        Parameters
+        ----------
+        meanings : collection of str
+            Those of the legend.
+        """
+        self._shown = frozenset(meanings)
         marks = (
-            f"<span style='color:{colours[role].name()}'>{sign}</span> {text}"
+            f"<span style='color:{self._colours[role].name()}'>{sign}</span> {text}"
             for sign, text, role in self._marks
+            if text in self._shown
         )
         self.legend.setText("&nbsp;&nbsp; ".join(marks))
-        self._paint(colours["text"], colours["accent"])
 
     def _paint(self, text: QColor, accent: QColor) -> None:
         """Draw what lies inside of the axes; each chart has its own."""

@@ -404,6 +404,4 @@ def channels_of(tokens: Tokens) -> list[str]:
     list of str
         In the order of the maps; none where the tokens have no maps.
     """
-    n = 0 if tokens.median is None else len(tokens.median)
-    names = tokens.channel_names
-    return [names[c] if c < len(names) else str(c) for c in range(n)]
+    return [] if tokens.median is None else list(tokens.shown_channels[: len(tokens.median)])

@@ -9,7 +9,6 @@ from qtpy.QtCore import QSize, Qt
 from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
-from napari_btn.core.data.image import shown_names
 from napari_btn.core.tokens.naming import VIEWPOINTS
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class TokenTable(QTableWidget):
         self.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft)
         self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.horizontalHeader().setSortIndicator(0, Qt.SortOrder.AscendingOrder)
-        self.setMinimumHeight(110)
+        self.setMinimumHeight(64)
         self._titles: tuple[str, ...] = ()
 
     def sizeHint(self) -> QSize:  # Qt's name
@@ -98,7 +97,6 @@ class TokenTable(QTableWidget):
             By number.
         """
         picked = self.picked()
-        titles_of = dict(zip(channels, shown_names(channels), strict=True)) if channels else {}
         columns = [("#", "Number of the token, and its colour in the image.", "index")]
         columns += [("name", "Your name for the token; double-click to change it.", "name")]
         columns += [("share", "Share of the image's pixels.", "share")]
@@ -107,14 +105,14 @@ class TokenTable(QTableWidget):
             (v, f"Group by {v}; Group puts the picked tokens into one.", v) for v in VIEWPOINTS if v in table
         ]
         columns += [
-            (titles_of[c], f"Median of {titles_of[c]} over the token's pixels.", f"{c} median")
+            (c, f"Median of {c} over the token's pixels.", f"{c} median")
             for c in channels
             if f"{c} median" in table
         ]
         columns += [
             (
-                f"{titles_of[c]} width",
-                f"Mean width of the interval of {titles_of[c]} over the token's pixels.",
+                f"{c} width",
+                f"Mean width of the interval of {c} over the token's pixels.",
                 f"{c} width",
             )
             for c in channels

@@ -80,6 +80,7 @@ class LineChart(Chart):
         *,
         unit: str,
         threshold: float | None,
+        channel: str = "",
     ) -> None:
         """Draw curves instead of the last ones.
 
@@ -93,6 +94,8 @@ class LineChart(Chart):
             Of the distance.
         threshold : float, optional
             Drawn across.
+        channel : str
+            What the values are of, beside their axis.
         """
         self.curves = dict(curves)
         for name, item in (
@@ -104,6 +107,9 @@ class LineChart(Chart):
         ):
             item.setData(distance, curves[name]) if name in curves else item.setData([], [])
         self._plot.setLabel("bottom", f"distance ({shown_unit(unit)})")
+        self._plot.setLabel("left", channel)
+        drawn = {"interval" if name == "lower" else name for name in curves}
+        self.show_marks(drawn | ({"threshold"} if threshold is not None else set()))
         low, high = _range_of(curves)
         self._plot.setYRange(low, high, padding=0.05)
         self._threshold.setVisible(threshold is not None)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import shown_names, shown_unit
+from napari_btn.core.data.image import shown_amount, shown_names, shown_unit
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.overlays import map_layer
 from napari_btn.widgets.shared.results import record_of
@@ -204,12 +204,14 @@ class DrawsTab:
             """Show the interval."""
             share = f"{100 * (1 - found.alpha):.4g} %"
             above = "" if found.name == "mean" else f" (t = {asked.value:.4g})"
+            median, lower, upper = (shown_amount(v) for v in (found.median, found.lower, found.upper))
+            unit = f" {shown_unit(found.unit)}" if found.unit else ""
             text = (
-                f"{title}{above}, {channel}, {name}: {found.median:.4g} {shown_unit(found.unit)}, "
-                f"{found.lower:.4g} to {found.upper:.4g} in {share} of {len(found.values)} draws. Of true values fewer "
-                "lie inside where whole grains are wrong together."
+                f"{title}{above}, {channel}, {name}: {median}{unit}, {lower} to {upper}{unit} in {share} of "
+                f"{len(found.values)} draws. Where whole grains are wrong together, the true value lies outside more "
+                "often."
             )
-            self._view.draws_note.say(("info", " ".join(text.replace(", ,", ",").split()).replace(" ,", ",")))
+            self._view.draws_note.say(("info", text))
 
         self._lifetime.drop("statistic")
         self._lifetime.start(

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.evaluation.line import along, points_between, to_scale
+from napari_btn.widgets.shared.contrast import clean_of
 from napari_btn.widgets.shared.layers import read_layer
 from napari_btn.widgets.shared.overlays import line_layer, our_layer, placement_of, plane_of, truths
 
@@ -150,7 +152,8 @@ class LineCut:
         curves = {name: along(plane, points) for name, plane in planes.items()}
         threshold = self._focus.asked.value if self._view.toggles["exceedance"].isChecked() else None
         unit = prediction.unit if prediction.pixel_size else "px"
-        self._view.line_chart.show_curves(distance, curves, unit=unit, threshold=threshold)
+        channel = shown_names(prediction.channel_names)[self._focus.asked.channel]
+        self._view.line_chart.show_curves(distance, curves, unit=unit, threshold=threshold, channel=channel)
         if "truth" in curves:
             known = np.isfinite(curves["truth"]) & np.isfinite(curves["median"])
             inside = (curves["lower"] <= curves["truth"]) & (curves["truth"] <= curves["upper"])
@@ -223,7 +226,9 @@ class LineCut:
         self._view.truth.blockSignals(True)
         self._view.truth.clear()
         self._view.truth.addItems(["none", *names])
-        likely = [n for n in names if any(word in n.lower() for word in _TRUTH_NAMES)]
+        clean = clean_of(self._focus.viewer, source)
+        likely = [clean.name] if clean is not None and clean.name in names else []
+        likely += [n for n in names if any(word in n.lower() for word in _TRUTH_NAMES)]
         pick = before if before in names else (likely[0] if likely else "none")
         self._view.truth.setCurrentText(pick)
         self._view.truth.blockSignals(False)

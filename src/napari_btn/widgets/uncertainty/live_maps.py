@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import shown_unit
+from napari_btn.core.data.image import shown_amount, shown_unit
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared.overlays import KINDS, layer_name, map_layer, our_layer
 
@@ -115,8 +115,8 @@ class LiveMaps:
         pixels = float(np.nansum(layer.data[self._where(key)], dtype=np.float64))
         unit = shown_unit(self.prediction.unit)
         if size is None or unit == "px":
-            return f"{pixels:.4g} pixels"
-        return f"{pixels * float(np.prod(size[-2:])):.4g} {unit}²"
+            return f"{shown_amount(pixels)} pixels"
+        return f"{shown_amount(pixels * float(np.prod(size[-2:])))} {unit}²"
 
     # ---------------------------------------------------------------- layers
 
