@@ -9,11 +9,15 @@ from napari_btn.core.supervision.registry import SUPERVISIONS
 from napari_btn.workflow.inputs import scenes_of, sound_pair
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import EnsembleSettings, SupervisionSettings
 
-__all__ = ["Offer", "offers_steps"]
+__all__ = ["Offer", "offers_steps", "simulation_offers"]
+
+_NEEDS_NOISY = "It learns from a noisy image; pick one."
 
 
 @dataclass(frozen=True)
@@ -68,4 +72,27 @@ def offers_steps(pair: Pair, settings: EnsembleSettings, *, values: bool = True)
         except ValueError as error:
             refused = str(error)
         found.append(Offer(way.name, way.title, way.because, refused, doubts, wanted))
+    return tuple(sorted(found, key=lambda offer: bool(offer.refused)))
+
+
+def simulation_offers(
+    settings: SupervisionSettings, offers: Sequence[Offer] | None, *, permitted: bool
+) -> tuple[Offer, ...]:
+    """Return the ways to learn, those that simulate noise among them where clean images are there.
+
+    Parameters
+    ----------
+    settings : SupervisionSettings
+    offers : sequence of Offer, optional
+        Those of a noisy and a clean image, or None if there is no noisy one.
+    permitted : bool
+        True if noise may be simulated: there are clean images and a noise model, or clean images alone.
+    """
+    ways = sorted(SUPERVISIONS.values(), key=lambda w: w.rank)
+    if offers is None:
+        offers = [Offer(way.name, way.title, way.because, _NEEDS_NOISY, (), settings) for way in ways]
+    simulated = {way.name for way in ways if way.simulated}
+    found = [
+        replace(offer, refused="") if permitted and offer.name in simulated else offer for offer in offers
+    ]
     return tuple(sorted(found, key=lambda offer: bool(offer.refused)))

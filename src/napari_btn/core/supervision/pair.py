@@ -47,7 +47,7 @@ class PairSupervision:
     help = "A noisy and a clean image of the same scene."
     shown: Literal["median", "mean"] = "median"
     because = "A clean image is the best target."
-    rank, alone, windows, blind = 0, False, True, False
+    rank, alone, windows, blind, simulated = 0, False, True, False, False
     _clean_targets = True
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:

@@ -60,6 +60,10 @@ class Supervision(Protocol):
         """True if noisy images alone may do."""
 
     @property
+    def simulated(self) -> bool:
+        """True if noisy images are drawn from a noise model on clean ones, so that none is given."""
+
+    @property
     def blind(self) -> bool:
         """True if the prediction of a pixel never depends on its own noisy value."""
 

@@ -47,7 +47,7 @@ class _Simulation(PairSupervision):
     help = "Clean images or simulations, and a noise model that makes noisy ones of them."
     shown: Literal["median", "mean"] = "median"
     because = "A noise model makes noisy images of clean ones."
-    rank, alone, windows = 4, False, False
+    rank, alone, windows, simulated = 4, False, False, True
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:
         """Return simulated noisy images and the clean ones; raise ``ValueError`` if one of both is missing."""
@@ -70,6 +70,12 @@ class _Simulation(PairSupervision):
             raise ValueError(
                 f"The noise model has {pair.noise_model.n_channels} channels, clean has {clean.n_channels} (axes "
                 f"{clean.axes}); give a model of the same channels."
+            )
+        measured = pair.noise_model.correlation.shape[1]
+        if pair.noise_model.correlation_px.any() and measured != clean.ndim:
+            raise ValueError(
+                f"The noise model has correlated noise of {measured}D images, clean is {clean.ndim}D (axes "
+                f"{clean.axes}); give a model that was measured in {clean.ndim}D."
             )
         noisy = _Simulated(clean, pair.noise_model, seed)
         made = replace(pair, noisy=noisy.array, noise_model=None).views

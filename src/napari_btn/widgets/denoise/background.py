@@ -44,7 +44,7 @@ class Background(QObject):
     def __init__(self, window: QWidget, session: Session, run: Run[Any], started: PairInputs) -> None:
         super().__init__(window)
         self._session, self.run, self.started = session, run, started
-        self._bar: Any = activity(total=_STEPS, desc=f"Training on {started.noisy.name}")
+        self._bar: Any = activity(total=_STEPS, desc=f"Training on {started.image.name}")
         run.redirect(self._take, self._fail, self._tell, self._keep)
         window.installEventFilter(self)
         session.background = self
@@ -64,11 +64,11 @@ class Background(QObject):
         """Give the model to the session."""
         self._end()
         session = self._session
-        session.unfinished, session.report_of = None, self.started.noisy.name
+        session.unfinished, session.report_of = None, self.started.image.name
         session.model = model
         session.training = self.started.training()
         show_info(
-            f"Trained on '{self.started.noisy.name}'. Open Denoise for the report, and click Apply there."
+            f"Trained on '{self.started.image.name}'. Open Denoise for the report, and click Apply there."
         )
 
     def _fail(self, error: Exception) -> None:

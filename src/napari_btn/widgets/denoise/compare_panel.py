@@ -158,7 +158,10 @@ class Comparer:
         source, inputs = self._view.pair.noisy_image(), self._view.pair.inputs
         if source is None or self._work.run is not None:
             return
-        pair = Pair(source.data, None, source.axes, source.channel_names) if inputs is None else inputs.pair
+        if inputs is None or inputs.noisy is None:
+            pair = Pair(source.data, None, source.axes, source.channel_names)
+        else:
+            pair = inputs.pair
         model = self._session.model
         channels = dict(zip(source.axes, source.shape, strict=True)).get("C", 1)
         self._view.compare.note.say()

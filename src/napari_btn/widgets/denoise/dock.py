@@ -55,6 +55,10 @@ __all__ = ["DenoiseWidget"]
 
 _OVER = object()
 _BUNDLES = "Trained networks (*.btn);;All files (*)"
+_NEEDS_PAIR = (
+    "Networks are compared by their error on a clean image; pick a noisy and a clean one of the same field."
+)
+_TRAINED_ON_SIMULATED = "Trained on simulated noise. Pick a real noisy image as Apply to, and click Apply."
 _BUSY = "Busy; stop first, or wait."
 
 
@@ -160,11 +164,11 @@ class DenoiseWidget(Dock):
         """Show how long training will take."""
         text, inputs = "", self.view.pair.inputs
         if inputs is not None:
-            noisy, wanted = inputs.noisy, inputs.settings
+            image, wanted = inputs.image, inputs.settings
             try:
                 device = device_for(self.session.device)
                 estimate = engine.estimate_training(
-                    noisy.shape, noisy.axes, wanted.network, wanted.train, wanted.members, device=device
+                    image.shape, image.axes, wanted.network, wanted.train, wanted.members, device=device
                 )
                 self._estimated = (estimate.seconds, device)
                 text = self._pace.corrected(estimate, device).note
@@ -193,8 +197,8 @@ class DenoiseWidget(Dock):
             _BUSY if busy else "Train first, or load trained networks." if model is None else ""
         )
         inputs = self.view.pair.inputs
-        alone = inputs is not None and inputs.clean is None
-        why = reason or ("Networks are compared by their error on a clean image; pick one." if alone else "")
+        alone = inputs is not None and (inputs.clean is None or inputs.noisy is None)
+        why = reason or (_NEEDS_PAIR if alone else "")
         self.view.scan.set_busy(_BUSY if busy else why)
         self.view.train.setText("Continue" if not busy and self.trainer.checkpoint() else "Train")
         for part in (self.view.stop, self.view.pause):
@@ -227,7 +231,14 @@ class DenoiseWidget(Dock):
         )
         inputs, training = self.view.pair.inputs, self.session.training
         new = inputs is not None and (training is None or arrays_of(training.pair) != arrays_of(inputs.pair))
-        fits = model is not None and (not alone or supervision_of(model.settings.supervision).alone)
+        # a real pair doesn't calibrate simulated noise, nor the other way round
+        way = None if model is None else supervision_of(model.settings.supervision)
+        fits = (
+            way is not None
+            and inputs is not None
+            and (inputs.clean is not None or way.alone)
+            and (inputs.noisy is None) == way.simulated
+        )
         self.view.calibrate_on.setVisible(fits and not busy and not reason and new)
 
     def _wanted(self, model: Model) -> EnsembleSettings:
@@ -284,11 +295,18 @@ class DenoiseWidget(Dock):
             self._pace.learn(estimated, time.monotonic() - began, device)
         started = self.trainer.started
         self._scored = None if started is None else started.pair
-        self.session.report_of = "" if started is None else started.noisy.name
+        self.session.report_of = "" if started is None else started.image.name
         self.session.model = model
         if started is not None:
             self.session.training = started.training()
-            self._denoise(started.noisy, started.noisy.axes)
+            if started.noisy is not None:
+                self._denoise(started.noisy, started.noisy.axes)
+            elif started.applied is not None:
+                real = started.applied
+                self._denoise(real, None if real.axes_guessed else real.axes)
+            else:
+                self.view.progress.finish(_TRAINED_ON_SIMULATED)
+                self.view.show_report()
 
     def _denoise(self, source: LayerImage, axes: str | None) -> None:
         """Predict an image and show it."""
@@ -313,7 +331,7 @@ class DenoiseWidget(Dock):
         self.session.prediction = prediction
         self.trainer.end_previews()
         started = self.trainer.started
-        trained_on = started is not None and source.name == started.noisy.name
+        trained_on = started is not None and started.noisy is not None and source.name == started.noisy.name
         clean = self.trainer.clean_layer() if trained_on else None
         left = former is not None and former.name != source.name
         self._showing = chain(
@@ -402,7 +420,7 @@ class DenoiseWidget(Dock):
         def calibrated(model: Model) -> None:
             """Keep the origin of the scores, and show the new intervals."""
             self._scored = inputs.pair
-            self.session.report_of = inputs.noisy.name
+            self.session.report_of = inputs.image.name
             self._take_calibrated(model)
 
         self._calibrate(model, self._wanted(model), inputs.pair, calibrated)

@@ -10,6 +10,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
 
 from napari_btn.widgets.denoise.charts import CorrelationChart, TransferChart
+from napari_btn.widgets.denoise.noise_source import simulating_way
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.notes import NoteLabel
@@ -30,6 +31,11 @@ _HELP = (
     "Takes seconds and trains nothing."
 )
 _DEFECT_HELP = "Add a layer that marks the dead (1), hot (2) and saturated (3) pixels."
+_USE_HELP = "Learn from clean images, or simulations, of similar samples: this noise is drawn on them."
+_PICK_CLEAN = (
+    "The noise model is ready. Pick clean images, or simulations, of similar samples as Clean: the networks learn on "
+    "them with this noise, and then denoise the noisy image."
+)
 _NAMES = {"noise2noise": "Noise2Noise", "thinning": "Thinning", "noise2void": "Noise2Void"}
 _COLOURS = {None: "transparent", 0: "transparent", 1: "#0072b2", 2: "#d55e00", 3: "#f0e442"}
 
@@ -47,6 +53,8 @@ class NoisePanel(QWidget):
     """Emitted when the user asks to measure the noise."""
     defects_wanted = Signal()
     """Emitted when the user asks for the layer of defects."""
+    simulation_wanted = Signal()
+    """Emitted when the user asks to draw the measured noise on clean images."""
 
     def __init__(self, theme: Theme) -> None:
         super().__init__()
@@ -55,6 +63,7 @@ class NoisePanel(QWidget):
         self.source: LayerImage | None = None
         self.inspect = push_button("noise_inspect", "Inspect noise", _HELP)
         self.defects = push_button("noise_defects", "Show defects", _DEFECT_HELP)
+        self.use = push_button("noise_use", "Use for simulation", _USE_HELP)
         self.channel = QComboBox()
         self.channel.setObjectName("noise_channel")
         self.channel.setAccessibleName("Channel whose noise is shown")
@@ -76,11 +85,12 @@ class NoisePanel(QWidget):
         layout.setContentsMargins(0, 4, 0, 0)
         layout.setSpacing(4)
         layout.addLayout(row)
-        for part in (self.sentence, self.numbers, self.transfer, self.correlation, self.notes):
+        for part in (self.sentence, self.numbers, self.transfer, self.correlation, self.notes, self.use):
             layout.addWidget(part)
         self._layout = layout
         self.inspect.clicked.connect(self.asked.emit)
         self.defects.clicked.connect(self.defects_wanted.emit)
+        self.use.clicked.connect(self.simulation_wanted.emit)
         self.channel.currentIndexChanged.connect(self._show_channel)
         self.clear()
 
@@ -108,7 +118,14 @@ class NoisePanel(QWidget):
         self.findings = self.source = None
         self.sentence.say()
         self.notes.say()
-        for part in (self.numbers, self.transfer, self.correlation, self.channel, self.defects):
+        for part in (
+            self.numbers,
+            self.transfer,
+            self.correlation,
+            self.channel,
+            self.defects,
+            self.use,
+        ):
             part.hide()
 
     def set_busy(self, reason: str) -> None:
@@ -146,7 +163,7 @@ class NoisePanel(QWidget):
             if not one.allowed
         ]
         self.notes.say(*(("info", note) for note in findings.notes), *refused)
-        for part in (self.numbers, self.transfer, self.correlation):
+        for part in (self.numbers, self.transfer, self.correlation, self.use):
             part.show()
         self.defects.setVisible(bool(findings.defects.kinds.any()))
         self._show_channel()
@@ -193,6 +210,7 @@ class NoiseInspector:
         self._viewer, self._view, self._work = viewer, view, work
         view.noise.asked.connect(self._on_user_inspects)
         view.noise.defects_wanted.connect(self._on_user_wants_defects)
+        view.noise.simulation_wanted.connect(self._on_user_wants_simulation)
 
     def _on_user_inspects(self) -> None:
         """Measure the noise of the picked noisy image."""
@@ -216,6 +234,16 @@ class NoiseInspector:
         panel = self._view.noise
         if panel.findings is not None and panel.source is not None:
             _show_defects(self._viewer, panel.findings, panel.source)
+
+    def _on_user_wants_simulation(self) -> None:
+        """Draw the measured noise on clean images, as soon as some are picked."""
+        panel, pair = self._view.noise, self._view.pair
+        if panel.findings is None or panel.source is None:
+            return
+        self._view.form.choose_way(simulating_way())
+        pair.noise_model.offer(f"measured on {panel.source.name}", panel.findings.model)
+        if not pair.clean.layers:
+            self._view.message.say(("info", _PICK_CLEAN))
 
 
 def _show_defects(viewer: Any, findings: NoiseFindings[Any], source: LayerImage) -> Any:

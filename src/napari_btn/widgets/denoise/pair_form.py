@@ -24,7 +24,9 @@ from qtpy.QtWidgets import (
 
 from napari_btn.core.data.image import shown_unit
 from napari_btn.core.progress import Progress, drain
+from napari_btn.core.settings import SupervisionSettings
 from napari_btn.core.supervision.registry import supervision_of
+from napari_btn.widgets.denoise.noise_source import NoiseModelPicker
 from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_of, unlike_pixels
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.masks import MaskPicker, mask_over
@@ -69,6 +71,13 @@ _REPAIR_HELP = (
     "Before training, subtract the dark frame, divide the flat field out, and fill broken pixels from their "
     "neighbours; these don't count in training. The trained networks repair every image that they are applied to in "
     "the same way."
+)
+_NO_NOISY = (
+    "No noisy image is picked. Pick a layer, or open a file; or give a noise model to draw on clean images."
+)
+_NO_MODEL = (
+    "No noise model is given. Open a file of one, or measure it: unfold Noise, and click Inspect noise, then Use for "
+    "simulation."
 )
 _ALONG = {
     "horizontal": "along x",
@@ -128,8 +137,11 @@ class PairForm(QWidget):
         self._offers: tuple[tuple[Any, ...], tuple[Offer, ...]] | None = None
         self._asked: PairInputs | None = None
         self._masked: tuple[tuple[Any, ...], dict[str, NDArray[Any]]] | None = None
+        self._drawn = False
+        """True if noise is drawn on the clean image, whose axes are then those that are typed."""
         self.inputs: PairInputs | None = None
         """The pair and settings as last read; None where they won't do."""
+        self.noise_model = NoiseModelPicker(theme, lifetime)
         self._build(theme)
         self._check_later = lifetime.timer(_CHECK_AFTER_MS, self._start_check)
         self._offer_later = lifetime.timer(_CHECK_AFTER_MS, self._start_offers)
@@ -140,6 +152,7 @@ class PairForm(QWidget):
             let_open(picker, self, viewer, lifetime)
         for mask in (self.valid, self.regions, self.dark, self.flat):
             mask.changed.connect(self.changed)
+        self.noise_model.changed.connect(self.changed)
         self.repair.toggled.connect(lambda _: self.changed.emit())
         self.axes.textChanged.connect(lambda _: self.changed.emit())
         self.channels.textChanged.connect(lambda _: self.changed.emit())
@@ -212,6 +225,8 @@ class PairForm(QWidget):
         form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         form.addRow("Noisy", self.noisy)
         form.addRow("Clean", self.clean)
+        form.addRow("Noise model", self.noise_model)
+        form.setRowVisible(self.noise_model, False)
         axes = QHBoxLayout()
         axes.addWidget(self.axes)
         axes.addWidget(self.guessed)
@@ -267,6 +282,7 @@ class PairForm(QWidget):
             },
             "axes": self.axes.text(),
             "channels": self.channels.text(),
+            "noise_model": self.noise_model.state(),
         }
 
     def show_picked(self, picked: dict[str, Any]) -> None:
@@ -287,6 +303,7 @@ class PairForm(QWidget):
             else:
                 picker.pick(layers[0])
             picker.by_user = True
+        self.noise_model.restore(picked["noise_model"])
         self.axes.setText(picked["axes"])
         self.channels.setText(picked["channels"])
 
@@ -308,15 +325,25 @@ class PairForm(QWidget):
             button.hide()
         self.note.say()
         noisy, clean = self.noisy.try_read(), self.clean.try_read()
-        if noisy is not None:
-            noisy = self._with_axes(noisy)
+        simulates = self._simulates(settings)
+        alone = not self.noisy.layers and clean is not None
+        known = self.noise_model.model is not None
+        self.form.setRowVisible(self.noise_model, alone or simulates or known)
+        self._drawn = drawn = clean is not None and (alone or simulates)
+        if drawn and clean is not None:
+            clean = self._with_axes(clean, self.clean)
+        elif noisy is not None:
+            noisy = self._with_axes(noisy, self.noisy)
         else:
             self.shape.clear()
-        self.form.setRowVisible(self.channels, noisy is not None and "C" in noisy.axes)
-        self.guessed.setVisible(noisy is not None and noisy.axes_guessed)
+        seen = clean if drawn else noisy
+        self.form.setRowVisible(self.channels, seen is not None and "C" in seen.axes)
+        self.guessed.setVisible(seen is not None and seen.axes_guessed)
         for picker in (self.noisy, self.clean):
             if picker.note.notes:
                 return picker.note.notes[0][1]
+        if drawn and clean is not None:
+            return self._read_simulated(noisy, clean, settings)
         if noisy is not None and clean is None:
             said = self._read_alone(noisy, settings)
             if said is not None:
@@ -331,9 +358,12 @@ class PairForm(QWidget):
             inputs = self._checked(noisy, clean, settings())
         except ValueError as error:
             self.note.say(("red", str(error)))
+            if known:
+                # the clean image is of another field, as simulation has it
+                self.offered.emit(engine.simulation_offers(SupervisionSettings(), None, permitted=True))
             return str(error)
         self.inputs = inputs
-        self.offered.emit(drain(engine.offers_steps(inputs.pair, inputs.settings, values=False)))
+        self.offered.emit(_ways_of(inputs, simulate=known))
         return self._known_or_later(inputs)
 
     @property
@@ -345,7 +375,46 @@ class PairForm(QWidget):
     def noisy_image(self) -> LayerImage | None:
         """Return the picked noisy image with the axes that are typed; None if none is picked or can be read."""
         noisy = self.noisy.try_read()
-        return None if noisy is None else self._with_axes(noisy)
+        return noisy if noisy is None or self._drawn else self._with_axes(noisy, self.noisy)
+
+    def _simulates(self, settings: Callable[[], EnsembleSettings]) -> bool:
+        """Return True if the way to learn that is set draws the noise of clean images."""
+        try:
+            return supervision_of(settings().supervision).simulated
+        except ValueError:
+            return False
+
+    def _read_simulated(
+        self, noisy: LayerImage | None, clean: LayerImage, settings: Callable[[], EnsembleSettings]
+    ) -> str:
+        """Read clean images on which noise is drawn, and return why they can't be trained on, if so."""
+        layer, model = self.clean.layer, self.noise_model.model
+        try:
+            wanted = settings()
+            self.offered.emit(_ways_of(PairInputs(noisy, clean, wanted), simulate=True))
+            if model is None:
+                text = _NO_MODEL if noisy is not None else _NO_NOISY
+                self.note.say(("info", text))
+                return text
+            inputs = PairInputs(
+                None,
+                clean,
+                wanted,
+                None if layer is None else ref(layer),
+                *self._masks(clean),
+                self._detector(),
+                model,
+                noisy,
+            )
+            inputs.check(values=False)
+        except ValueError as error:
+            self.note.say(("red", str(error)))
+            return str(error)
+        if supervision_of(wanted.supervision).simulated:
+            # else the offer has just changed it, and all is read again
+            self.inputs = inputs
+            return self._known_or_later(inputs)
+        return _NO_NOISY
 
     def _read_alone(self, noisy: LayerImage, settings: Callable[[], EnsembleSettings]) -> str | None:
         """Read a noisy image without a clean one; return None if the way to learn needs a clean one."""
@@ -440,9 +509,9 @@ class PairForm(QWidget):
         dark, flat = (None if p.layer is None else p.layer.data for p in (self.dark, self.flat))
         return Detector(dark, flat)
 
-    def _with_axes(self, noisy: LayerImage) -> LayerImage:
-        """Return noisy with the typed axes and channel names, which are reset for another layer."""
-        picked = (tuple(id(layer) for layer in self.noisy.layers), noisy.axes, noisy.shape)
+    def _with_axes(self, noisy: LayerImage, picker: LayerPicker) -> LayerImage:
+        """Return an image with the typed axes and channel names, which are reset for another layer."""
+        picked = (tuple(id(layer) for layer in picker.layers), noisy.axes, noisy.shape)
         if picked != self._axes_for:
             self._axes_for = picked
             for line, start in (
@@ -528,7 +597,8 @@ class PairForm(QWidget):
 
         def found(plan: Outlook) -> None:
             """Keep the findings."""
-            own = () if inputs.clean is None else unlike_pixels(inputs.noisy, inputs.clean)
+            both = inputs.noisy, inputs.clean
+            own = () if both[0] is None or both[1] is None else unlike_pixels(both[0], both[1])
             said = (
                 *((note.level, note.text) for note in plan.notes),
                 plan.forecast.note(inputs.settings.alpha),
@@ -574,8 +644,18 @@ class PairForm(QWidget):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for note in (self.noisy.note, self.clean.note, self.note):
+        for note in (self.noisy.note, self.clean.note, self.noise_model.note, self.note):
             note.redraw()
+
+
+def _ways_of(inputs: PairInputs, *, simulate: bool) -> tuple[Offer, ...]:
+    """Return the ways to learn from a noisy and a clean image, or from a clean one alone, by their shapes."""
+    how, offers = inputs.settings.supervision_settings, None
+    if inputs.noisy is not None and inputs.clean is not None:
+        inputs = replace(inputs, clean=in_order_of(inputs.noisy.axes, inputs.clean))
+        offers = drain(engine.offers_steps(inputs.pair, inputs.settings, values=False))
+    made: tuple[Offer, ...] = engine.simulation_offers(how, offers, permitted=simulate)
+    return made
 
 
 def _is_frame(name: str) -> bool:
@@ -588,7 +668,7 @@ def _offers_key(inputs: PairInputs) -> tuple[Any, ...]:
     """Return a key of all that the ways to learn depend on."""
     return (
         arrays_of(inputs.pair),
-        inputs.noisy.axes,
+        inputs.image.axes,
         repr(inputs.settings.supervision_settings),
         inputs.masks_key,
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.data.detector import Detector
+    from napari_btn.core.data.noise_models import NoiseModel
     from napari_btn.core.settings import EnsembleSettings
     from napari_btn.model import Model
     from napari_btn.widgets.shared.layers import LayerImage
@@ -33,7 +34,8 @@ class PairInputs:
 
     Parameters
     ----------
-    noisy : LayerImage
+    noisy : LayerImage, optional
+        None if noise is simulated on the clean image.
     clean : LayerImage, optional
         None if the networks learn from noisy images alone.
     settings : EnsembleSettings
@@ -48,9 +50,13 @@ class PairInputs:
         Identifies the masks and the frames of the detector.
     detector : Detector, optional
         Frames by which the noisy image is repaired first.
+    noise_model : NoiseModel, optional
+        Noise to simulate on the clean image.
+    applied : LayerImage, optional
+        Noisy image to denoise after a training on simulated noise.
     """
 
-    noisy: LayerImage
+    noisy: LayerImage | None
     clean: LayerImage | None
     settings: EnsembleSettings
     clean_layer: ReferenceType[ImageLayer] | None = None
@@ -58,27 +64,37 @@ class PairInputs:
     regions: NDArray[Any] | None = None
     masks_key: tuple[Any, ...] = ()
     detector: Detector | None = None
+    noise_model: NoiseModel | None = None
+    applied: LayerImage | None = None
+
+    @property
+    def image(self) -> LayerImage:
+        """The noisy image, or the clean one that noise is simulated on: its axes and channels count."""
+        image = self.noisy or self.clean
+        assert image is not None, "a training has an image"
+        return image
 
     @property
     def quick_to_read(self) -> bool:
         """True if both images are small and in memory."""
-        images = [self.noisy] if self.clean is None else [self.noisy, self.clean]
+        images = [image for image in (self.noisy, self.clean) if image is not None]
         return sum(i.nbytes for i in images) <= _READ_AT_ONCE and all(i.in_memory for i in images)
 
     @cached_property
     def pair(self) -> Pair:
         """Pair of the images, which steps take."""
-        clean = self.clean
-        names = self.noisy.channel_names or (None if clean is None else clean.channel_names)
+        clean, image = self.clean, self.image
+        names = image.channel_names or (None if clean is None else clean.channel_names)
         return Pair(
-            self.noisy.data,
+            None if self.noisy is None else self.noisy.data,
             None if clean is None else clean.data,
-            self.noisy.axes,
-            names if "C" in self.noisy.axes else None,
-            self.noisy.pixel_size,
-            self.noisy.unit,
+            image.axes,
+            names if "C" in image.axes else None,
+            image.pixel_size,
+            image.unit,
             self.valid,
-            self.noisy.name,
+            image.name,
+            noise_model=self.noise_model,
             detector=self.detector,
         )
 
@@ -91,8 +107,9 @@ class PairInputs:
         settings = replace(self.settings, members=1, alpha=0.5)
         return (
             arrays_of(self.pair),
-            self.noisy.axes,
-            self.noisy.channel_names,
+            id(self.noise_model),
+            self.image.axes,
+            self.image.channel_names,
             repr(settings),
             self.masks_key,
         )
@@ -110,8 +127,8 @@ class PairInputs:
         ValueError
             With what came, what is needed and what to do.
         """
-        canonical_axes(self.noisy.axes, len(self.noisy.shape), "noisy")
-        if values and self.clean is not None:
+        canonical_axes(self.image.axes, len(self.image.shape), "clean" if self.noisy is None else "noisy")
+        if values and self.noisy is not None and self.clean is not None:
             _ = self.pair.scenes
 
 

@@ -177,7 +177,7 @@ class Trainer:
         preview = (
             None
             if self.started is None
-            else our_layer(self._viewer, layer_name(self.started.noisy.name, "preview"), "preview")
+            else our_layer(self._viewer, layer_name(self.started.image.name, "preview"), "preview")
         )
         if preview is not None:
             self._viewer.layers.remove(preview)
@@ -193,7 +193,7 @@ class Trainer:
         """Show the median so far, unless the user removed it."""
         if self._lifetime.ended or not self._previews or self.started is None or self._work.run is None:
             return
-        show_preview(self._viewer, preview, self.started.noisy, clean=self.clean_layer())
+        show_preview(self._viewer, preview, self.started.image, clean=self.clean_layer())
 
     def clean_layer(self) -> ImageLayer | None:
         """Return the clean layer of the training, if it still exists."""

@@ -217,6 +217,19 @@ class TrainingForm(QWidget):
             # after the reading that found the offers
             QTimer.singleShot(0, self.changed.emit)
 
+    def choose_way(self, name: str) -> None:
+        """Pick a way to learn, as the user does: where images don't permit it yet, once they do.
+
+        Parameters
+        ----------
+        name : str
+            As in `SUPERVISIONS`.
+        """
+        self._chosen = name
+        row = self.supervision.findData(name)
+        if row >= 0:
+            self.supervision.setCurrentIndex(row)
+
     def _on_user_way(self, row: int) -> None:
         """Keep the way that the user picked."""
         self._chosen = self.supervision.itemData(row)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_btn.workflow.fuse import fuse_steps
     from napari_btn.workflow.inputs import axes_seen, image_for
     from napari_btn.workflow.now import first_look_steps
-    from napari_btn.workflow.offers import offers_steps
+    from napari_btn.workflow.offers import offers_steps, simulation_offers
     from napari_btn.workflow.predict import predict_steps
     from napari_btn.workflow.refine import refine_steps
     from napari_btn.workflow.scan import grid_of, scan_steps
@@ -62,6 +62,7 @@ __all__ = [
     "refine_steps",
     "save_model",
     "scan_steps",
+    "simulation_offers",
     "statistic_steps",
     "tokens_steps",
 ]
@@ -93,6 +94,7 @@ _HOME = {
     "refine_steps": "workflow.refine",
     "save_model": "model",
     "scan_steps": "workflow.scan",
+    "simulation_offers": "workflow.offers",
     "statistic_steps": "core.calibration.drawn",
     "tokens_steps": "workflow.tokens",
 }
