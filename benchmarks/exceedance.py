@@ -39,7 +39,8 @@ def measure() -> dict[str, float]:
     quantiles = planes.reshape(len(LEVELS), 1, -1)[:, :, :100_000]
     target = rng.normal(size=(1, 100_000)).astype(np.float32)
     held_out = HeldOut(quantiles, target, np.arange(100_000) // 1000, LEVELS)
-    fitted, locked = exceedance_from(held_out), lock_threshold(held_out, 0.3)
+    fitted = exceedance_from(held_out)
+    locked = lock_threshold(fitted, held_out, 0.3)
     megapixels = SIDE * SIDE / 1e6
     actions: dict[str, Callable[[], object]] = {
         "threshold slider": lambda: fitted.probability(planes, 0.3),

@@ -602,7 +602,7 @@ def middle(denoiser, channel):
 def test_a_locked_map_comes_from_the_held_out_scores(denoiser):
     made = denoiser.predict(PAIR.noisy, executor=Inline())
     t = middle(denoiser, 2)
-    wanted = lock_threshold(denoiser.held_out, t, channel=2, rule=made.distribution.rule)
+    wanted = lock_threshold(made.distribution, denoiser.held_out, t, channel=2)
     locked = made.exceedance(t, "Fe", locked=True)
     np.testing.assert_array_equal(locked, wanted.probability(made.planes({"C": 2})))
     assert not np.array_equal(locked, made.exceedance(t, "Fe"))

@@ -114,7 +114,7 @@ def test_a_locked_threshold_is_calibrated_where_the_place_alone_is_not():
 
     known, fresh = skewed(40_000, 0), skewed(100_000, 1)
     truth = fresh.target[0] > 0.7
-    locked = lock_threshold(known, 0.7).probability(fresh.quantiles[:, 0])
+    locked = lock_threshold(exceedance_from(known), known, 0.7).probability(fresh.quantiles[:, 0])
     moving = exceedance_from(known).probability(fresh.quantiles[:, 0], 0.7)
     assert calibration_error(locked, truth) <= 0.015
     assert calibration_error(locked, truth) < calibration_error(moving, truth)
@@ -165,7 +165,7 @@ def test_the_sum_of_a_map_is_the_area_also_of_a_rare_phase():
     assert max(lowest) < 0.25 / 151
     known, fresh = fields(3000, 99), fields(3000, 98)
     for t in thresholds:
-        locked = lock_threshold(known, t).probability(fresh.quantiles[:, 0])
+        locked = lock_threshold(exceedance_from(known), known, t).probability(fresh.quantiles[:, 0])
         assert locked.sum() / np.sum(fresh.target > t) == pytest.approx(1, abs=0.1)
 
 
@@ -174,19 +174,32 @@ def test_a_locked_threshold_has_the_better_brier_score():
     for threshold in (0.2, 0.4, 0.7):
         truth = fresh.target[0] > threshold
         moving = exceedance_from(known).probability(fresh.quantiles[:, 0], threshold)
-        locked = lock_threshold(known, threshold).probability(fresh.quantiles[:, 0])
+        locked = lock_threshold(exceedance_from(known), known, threshold).probability(fresh.quantiles[:, 0])
         assert np.mean((locked - truth) ** 2) <= np.mean((moving - truth) ** 2) + 2e-4
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.8, 1.5])
+def test_locking_a_map_that_is_right_does_not_raise_its_brier_score(threshold):
+    worse = []
+    for seed in range(30):
+        known, fresh = draw(1500, 2 * seed, blocks=15), draw(20_000, 2 * seed + 1)
+        truth, quantiles = fresh.target[0] > threshold, fresh.quantiles[:, 0]
+        fitted = exceedance_from(known)
+        locked = lock_threshold(fitted, known, threshold).probability(quantiles)
+        moving = fitted.probability(quantiles, threshold)
+        worse.append(np.mean((locked - truth) ** 2) - np.mean((moving - truth) ** 2))
+    assert np.mean(worse) <= 3e-4
 
 
 def test_a_threshold_with_too_few_blocks_on_a_side_is_not_locked():
     known = draw(2000, 0)
     highest = np.sort([known.target[0, known.block == b].max() for b in range(100)])
-    lock_threshold(known, float(np.nextafter(highest[-5], -9)))
+    lock_threshold(exceedance_from(known), known, float(np.nextafter(highest[-5], -9)))
     for threshold, found in ((highest[-5], 4), (99.0, 0), (-99.0, 0)):
         with pytest.raises(
             ValueError, match=f"Only {found} held-out blocks have targets above .* unlocked map"
         ):
-            lock_threshold(known, float(threshold))
+            lock_threshold(exceedance_from(known), known, float(threshold))
 
 
 @pytest.mark.parametrize("masked", [0.0, 0.1, 0.3])
@@ -203,7 +216,7 @@ def test_masked_pixels_are_never_claimed_and_do_not_change_the_claims(masked):
 
 def test_claims_hold_for_fields_whose_blocks_share_their_errors():
     wrong, power = [], []
-    for seed in range(60):
+    for seed in range(30):
         known, fresh = fields(120, 2 * seed), fields(120, 2 * seed + 1)
         chosen = select(known, fresh.quantiles[:, 0], 0.4).mask
         above = fresh.target[0] > 0.4

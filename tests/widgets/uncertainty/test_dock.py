@@ -213,12 +213,12 @@ def test_claims_are_the_pixels_whose_bound_lies_above(make_dock, model, viewer, 
     part(dock, "threshold").setValue(0.2)
     part(dock, "confidence").setValue(0.8)
     drawn(dock, qtbot)
-    mask = viewer.layers["soil sure > t"].data
+    mask = viewer.layers["soil flagged > t"].data
     c = dock.focus.asked.channel
     np.testing.assert_array_equal(mask[c] > 0, prediction.lower_bound(0.8, c) > 0.2)
     assert part(dock, "caption").text().startswith(f"{int(mask[c].sum())} pixels outlined.")
     assert "about half are right" in part(dock, "caption").text()
-    features = viewer.layers["soil sure > t"].features
+    features = viewer.layers["soil flagged > t"].features
     assert list(features["index"]) == [0, 1]
 
 
@@ -230,7 +230,7 @@ def test_a_selected_set_says_its_false_discovery_level(make_dock, model, viewer,
     drawn(dock, qtbot)
     c = dock.focus.asked.channel
     wanted = prediction.select(0.2, c, level=0.1)
-    np.testing.assert_array_equal(viewer.layers["soil sure > t"].data[c] > 0, wanted.mask)
+    np.testing.assert_array_equal(viewer.layers["soil flagged > t"].data[c] > 0, wanted.mask)
     assert part(dock, "caption").text() == wanted.caption
     assert not part(dock, "confidence").isEnabled()
 

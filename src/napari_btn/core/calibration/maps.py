@@ -96,7 +96,7 @@ MAP_KINDS = (
     ),
     MapKind(
         "claim",
-        "sure > t",
+        "flagged > t",
         "outline",
         "none",
         "Outline of the pixels that are claimed to exceed the threshold.",

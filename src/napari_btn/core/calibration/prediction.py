@@ -272,8 +272,8 @@ class Prediction:
         """
         number = self.channel_number(channel)
         _need_number(threshold)
-        rule = self._known().rule
-        return lock_threshold(self._scores("a locked threshold"), threshold, channel=number, rule=rule)
+        scores = self._scores("a locked threshold")
+        return lock_threshold(self._known(), scores, threshold, channel=number)
 
     def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
         """Return a one-sided bound: on average over all pixels, a share `confidence` of signals lies above.

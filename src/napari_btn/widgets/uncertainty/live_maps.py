@@ -30,7 +30,7 @@ _KEPT_VALUES = 60_000_000  # 240 MB of float32 quantiles of the planes last in s
 
 
 class LiveMaps:
-    """Layers ``<source> P(> t)`` and ``<source> sure > t`` of a prediction.
+    """Layers ``<source> P(> t)`` and ``<source> flagged > t`` of a prediction.
 
     Parameters
     ----------
