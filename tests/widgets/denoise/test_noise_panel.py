@@ -80,5 +80,39 @@ def test_repair_and_saturation_go_into_the_training(
     assert np.asarray(pair.inputs.pair.detector.dark).max() == 100
     # counts again, without the offset: thinning is offered
     qtbot.waitUntil(lambda: form.supervision.findData("thinning") >= 0)
+    # a given mask instead of the broken pixels that are found
+    mask = np.zeros(seen.shape, np.uint8)
+    mask[5, 7] = 3
+    viewer.add_labels(mask, name="broken")
+    pair.defects.setCurrentText("broken")
+    qtbot.waitUntil(
+        lambda: pair.inputs is not None and pair.inputs.pair.detector.defects is not None  # type: ignore[union-attr]
+    )
+    given = pair.inputs.pair.detector.defects
+    assert np.argwhere(given).tolist() == [[5, 7]]
     viewer.layers["dark"].data = np.full((5, 6), 100.0)
     qtbot.waitUntil(lambda: any("dark has shape (5, 6)" in text for _, text in pair.note.notes))
+
+
+def test_the_defects_that_are_shown_can_be_edited_and_given(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    seen = np.random.default_rng(0).poisson(np.linspace(2, 12, 90), (90, 80, 90)).astype(np.float32)[0]
+    seen[20, 30] = 4095
+    viewer.add_image(seen.T, name="noisy", axis_labels=("x", "y"))
+    _inspect(dock, qtbot)
+    dock.view.noise.defects.click()
+    layer, pair = viewer.layers["noisy defects"], dock.view.pair
+    kinds = layer.data.copy()
+    kinds[3, 4], kinds[5, 6] = 1, 3
+    layer.data = kinds
+    pair.repair.click()
+    pair.defects.setCurrentText("noisy defects")
+    qtbot.waitUntil(lambda: pair.inputs is not None)
+    assert pair.inputs is not None
+    assert pair.inputs.pair.detector is not None
+    given = np.argwhere(np.asarray(pair.inputs.pair.detector.defects)).tolist()
+    assert given == [[3, 4], [30, 20]], "in the axes of the image, without the saturated pixel"
+    viewer.add_labels(np.zeros((7, 8), np.uint8), name="other")
+    pair.defects.setCurrentText("other")
+    qtbot.waitUntil(lambda: any("'other' has 7 x 8 pixels" in text for _, text in pair.note.notes))

@@ -94,24 +94,29 @@ class NoisePanel(QWidget):
         self.channel.currentIndexChanged.connect(self._show_channel)
         self.clear()
 
-    def add_repair(self, repair: QWidget, dark: QWidget, flat: QWidget, saturation: QWidget) -> None:
+    def add_repair(
+        self, repair: QWidget, dark: QWidget, flat: QWidget, defects: QWidget, saturation: QWidget
+    ) -> None:
         """Add the controls that say what the detector does to a training, below the findings.
 
         Parameters
         ----------
         repair, dark, flat : QWidget
             Repair or not, and the frames that are divided out.
+        defects : QWidget
+            Mask of broken pixels.
         saturation : QWidget
             Largest value of the detector.
         """
         row = QHBoxLayout()
         for part, stretch in ((repair, 0), (dark, 1), (flat, 1)):
             row.addWidget(part, stretch)
-        below = QHBoxLayout()
-        below.addWidget(QLabel("Targets saturate at"))
-        below.addWidget(saturation, 1)
         self._layout.addLayout(row)
-        self._layout.addLayout(below)
+        for label, part in (("Broken pixels", defects), ("Targets saturate at", saturation)):
+            below = QHBoxLayout()
+            below.addWidget(QLabel(label))
+            below.addWidget(part, 1)
+            self._layout.addLayout(below)
 
     def clear(self) -> None:
         """Forget the findings."""

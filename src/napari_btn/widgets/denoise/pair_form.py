@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QFormLayout,
@@ -22,6 +23,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_btn.core.data.defects import SATURATED
 from napari_btn.core.data.image import shown_unit
 from napari_btn.core.progress import Progress, drain
 from napari_btn.core.settings import SupervisionSettings
@@ -29,6 +31,7 @@ from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.widgets.denoise.noise_source import NoiseModelPicker
 from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_of, unlike_pixels
 from napari_btn.widgets.shared import engine
+from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.masks import MaskPicker, mask_over
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.panels import push_button
@@ -71,6 +74,10 @@ _REPAIR_HELP = (
     "Before training, subtract the dark frame, divide the flat field out, and fill broken pixels from their "
     "neighbours; these don't count in training. The trained networks repair every image that they are applied to in "
     "the same way."
+)
+_DEFECTS_HELP = (
+    "Labels layer that isn't zero where a pixel is broken, instead of those that are found; in the layer of Show "
+    "defects, saturated pixels (3) don't count as broken."
 )
 _NO_NOISY = (
     "No noisy image is picked. Pick a layer, or open a file; or give a noise model to draw on clean images."
@@ -145,12 +152,12 @@ class PairForm(QWidget):
         self._build(theme)
         self._check_later = lifetime.timer(_CHECK_AFTER_MS, self._start_check)
         self._offer_later = lifetime.timer(_CHECK_AFTER_MS, self._start_offers)
-        for part in (self.noisy, self.clean, self.valid, self.regions, self.dark, self.flat):
+        for part in (self.noisy, self.clean, self.valid, self.regions, self.dark, self.flat, self.defects):
             lifetime.at_end(part.leave)
         for picker in (self.noisy, self.clean):
             picker.changed.connect(self.changed)
             let_open(picker, self, viewer, lifetime)
-        for mask in (self.valid, self.regions, self.dark, self.flat):
+        for mask in (self.valid, self.regions, self.dark, self.flat, self.defects):
             mask.changed.connect(self.changed)
         self.noise_model.changed.connect(self.changed)
         self.repair.toggled.connect(lambda _: self.changed.emit())
@@ -201,6 +208,7 @@ class PairForm(QWidget):
         self.flat = MaskPicker(
             "flat", "Frame of even light, which is divided out.", ("no flat field",), ("Image",)
         )
+        self.defects = MaskPicker("defects", _DEFECTS_HELP, ("as found",), ("Labels",), ("defects",))
         self.note = NoteLabel(theme, "pair_note")
         self.align = QPushButton("Align")
         self.align.setObjectName("align")
@@ -262,7 +270,7 @@ class PairForm(QWidget):
         """
         for picker in (self.noisy, self.clean):
             picker.refresh(list(layers))
-        for mask in (self.valid, self.regions, self.dark, self.flat):
+        for mask in (self.valid, self.regions, self.dark, self.flat, self.defects):
             mask.refresh(list(self._viewer.layers))
         own = [layer for layer in layers if not is_ours(layer) and not _is_frame(layer.name)]
         for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
@@ -402,7 +410,7 @@ class PairForm(QWidget):
                 wanted,
                 None if layer is None else ref(layer),
                 *self._masks(clean),
-                self._detector(),
+                self._detector(clean),
                 model,
                 noisy,
             )
@@ -479,7 +487,7 @@ class PairForm(QWidget):
             settings,
             None if layer is None else ref(layer),
             *self._masks(noisy),
-            self._detector(),
+            self._detector(noisy),
         )
         known = self._found is not None and self._found.key == inputs.key()
         inputs.check(values=not known and inputs.quick_to_read)
@@ -487,7 +495,7 @@ class PairForm(QWidget):
 
     def _masks(self, noisy: LayerImage) -> tuple[Any, NDArray[Any] | None, tuple[Any, ...]]:
         """Return the masks of valid and painted pixels, and a key that identifies them."""
-        frames = (self.dark, self.flat) if self.repair.isChecked() else ()
+        frames = (self.dark, self.flat, self.defects) if self.repair.isChecked() else ()
         key: list[Any] = [(p.choice, id(p.layer), p.version) for p in (self.valid, self.regions, *frames)]
         known = (*key, noisy.axes, noisy.shape)
         if self._masked is None or self._masked[0] != known:
@@ -500,14 +508,24 @@ class PairForm(QWidget):
         valid = painted["valid"] != 0 if "valid" in painted else "finite" if self.valid.choice > 0 else None
         return valid, painted.get("regions"), tuple(key)
 
-    def _detector(self) -> Detector | None:
-        """Return the frames by which noisy is repaired; None if it is taken as it is."""
+    def _detector(self, noisy: LayerImage) -> Detector | None:
+        """Return the frames and the mask by which noisy is repaired; None if it is taken as it is."""
         if not self.repair.isChecked():
             return None
         from napari_btn.core.data.detector import Detector
 
         dark, flat = (None if p.layer is None else p.layer.data for p in (self.dark, self.flat))
-        return Detector(dark, flat)
+        return Detector(dark, flat, self._broken(noisy))
+
+    def _broken(self, noisy: LayerImage) -> NDArray[np.bool_] | None:
+        """Return the given mask of broken pixels in the order of the image's axes; None if they are found."""
+        layer = self.defects.layer
+        if layer is None:
+            return None
+        marked, space = mask_over(layer, noisy.axes, noisy.shape), [a for a in "ZYX" if a in noisy.axes]
+        # saturated pixels of the inspector's layer are not broken
+        broken = (marked != 0) & ((marked != SATURATED) | (KEY not in layer.metadata))
+        return np.asarray(broken.transpose([space.index(a) for a in noisy.axes if a in space]), bool)
 
     def _with_axes(self, noisy: LayerImage, picker: LayerPicker) -> LayerImage:
         """Return an image with the typed axes and channel names, which are reset for another layer."""

@@ -78,7 +78,9 @@ class DenoiseView(QWidget):
             "What the noise of the noisy image is, and which training without a clean image it permits.",
             self.noise,
         )
-        self.noise.add_repair(self.pair.repair, self.pair.dark, self.pair.flat, self.form.saturation)
+        self.noise.add_repair(
+            self.pair.repair, self.pair.dark, self.pair.flat, self.pair.defects, self.form.saturation
+        )
         self.compare = ComparePanel(self._theme)
         self.compare_fold = fold(
             "compare_fold",

@@ -39,14 +39,23 @@ class MaskPicker(QComboBox):
         Entries that are no layers; the first is what holds when nothing is picked.
     kinds : sequence of str
         Kinds of layers that are offered: "Labels", "Image", "Shapes".
+    maps : sequence of str
+        Kinds of results that are offered, too.
     """
 
     changed = Signal()
     """Emitted when another entry is picked, or its layer is painted."""
 
-    def __init__(self, name: str, help_text: str, choices: Sequence[str], kinds: Sequence[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        help_text: str,
+        choices: Sequence[str],
+        kinds: Sequence[str],
+        maps: Sequence[str] = (),
+    ) -> None:
         super().__init__()
-        self._choices, self._kinds = tuple(choices), tuple(kinds)
+        self._choices, self._kinds, self._maps = tuple(choices), tuple(kinds), tuple(maps)
         self._layers: list[ReferenceType[Layer]] = []
         self._watched: Layer | None = None
         self.version = 0
@@ -76,12 +85,13 @@ class MaskPicker(QComboBox):
         Parameters
         ----------
         layers : sequence of napari.layers.Layer
-            Of any kind; results are left out.
+            Of any kind; results are left out, but for those of ``maps``.
         """
         from napari import layers as known
 
         kinds = tuple(getattr(known, kind) for kind in self._kinds)
-        own = [a for a in layers if isinstance(a, kinds) and KEY not in a.metadata]
+        own = [a for a in layers if isinstance(a, kinds)]
+        own = [a for a in own if KEY not in a.metadata or a.metadata[KEY].get("map") in self._maps]
         own = [a for a in own if not getattr(a, "rgb", False)]
         before, choice = self.layer, max(self.choice, 0)
         self._layers = [ref(a) for a in own]
