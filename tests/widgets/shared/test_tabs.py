@@ -98,6 +98,15 @@ def test_a_short_message_is_not_cut_and_none_takes_no_room(window: Any, qtbot: A
     assert area.isVisible()
     assert not area.verticalScrollBar().isVisible()
     assert area.viewport().height() >= message.heightForWidth(area.viewport().width())
+    assert message.height() <= area.viewport().height()
+    for theme in ("light", "dark"):
+        window.theme = theme
+        qtbot.wait(100)
+        assert not area.verticalScrollBar().isVisible()
+    for sentences in (1, 30, 2, 1):
+        message.say(("amber", "A sentence of some length, which takes a line of the dock. " * sentences))
+        qtbot.wait(100)
+        assert area.verticalScrollBar().isVisible() == (sentences == 30)
 
 
 def test_a_part_that_is_unfolded_is_brought_into_sight(window: Any, qtbot: Any) -> None:

@@ -942,6 +942,12 @@ def test_the_clean_layer_of_the_training_is_the_truth_whatever_its_name(make_doc
 
     fill(viewer, make_prediction(), model)
     viewer.layers["soil clean"].name = "seven hours"
-    keep_contrast(viewer, "soil", {"median": viewer.layers["soil median"]}, viewer.layers["seven hours"])
     dock = make_dock()
+    assert part(dock, "truth").currentText() == "none"
+    # known only when the result has been shown
+    keep_contrast(viewer, "soil", {"median": viewer.layers["soil median"]}, viewer.layers["seven hours"])
+    part(dock, "line_cut").click()
     assert part(dock, "truth").currentText() == "seven hours"
+    part(dock, "truth").setCurrentText("none")
+    part(dock, "line_cut").click()
+    assert part(dock, "truth").currentText() == "none"

@@ -303,6 +303,11 @@ class LowScroll(QScrollArea):
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        # a label is at least as high as it would be in a narrow column, unless it may shrink
+        policy = QSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Preferred)
+        policy.setHeightForWidth(True)
+        label.setSizePolicy(policy)
+        label.setAlignment(Qt.AlignmentFlag.AlignTop | Qt.AlignmentFlag.AlignLeft)
         self.setWidget(label)
         label.installEventFilter(self)
         label.setVisible(bool(label.notes))  # which the area has shown
@@ -324,5 +329,6 @@ class LowScroll(QScrollArea):
     def _fit(self) -> None:
         """Be as high as the sentences, up to the limit."""
         wanted = self._label.heightForWidth(max(self.viewport().width(), 200))
-        frame = min(max(self.height() - self.viewport().height(), 0), _FRAME_PX)
-        self.setFixedHeight(min(max(wanted, self._label.minimumSizeHint().height(), 16) + frame, self._most))
+        height = min(max(wanted, 16) + min(2 * self.viewport().y(), _FRAME_PX), self._most)
+        if height != self.height() or height != self.minimumHeight():
+            self.setFixedHeight(height)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["NAME_COLUMN", "TokenTable"]
 
 NAME_COLUMN = 1
-_HEIGHT = 160
+_HEIGHT = 90  # pixels; it grows where there is more room
 _COVERAGE_HELP = (
     "Share of the token's held-out pixels that lie inside their intervals, mean over the channels. The pixels of "
     "few blocks may be far from it by chance."
@@ -75,7 +75,7 @@ class TokenTable(QTableWidget):
         self.horizontalHeader().setDefaultAlignment(Qt.AlignmentFlag.AlignLeft)
         self.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Interactive)
         self.horizontalHeader().setSortIndicator(0, Qt.SortOrder.AscendingOrder)
-        self.setMinimumHeight(64)
+        self.setMinimumHeight(80)
         self._titles: tuple[str, ...] = ()
 
     def sizeHint(self) -> QSize:  # Qt's name

@@ -46,6 +46,7 @@ class LineCut:
         self, view: UncertaintyView, focus: Focus, lifetime: Lifetime, changed: Callable[[], None]
     ) -> None:
         self._view, self._focus, self._changed = view, focus, changed
+        self._offered: tuple[list[str], str] = ([], "")
         self._scale: tuple[object, tuple[float, float]] | None = None
         self._line: Any = None
         self._kept: tuple[str, NDArray[np.float64]] | None = None  # source and line, behind another dock
@@ -58,6 +59,7 @@ class LineCut:
         prediction, source = self._focus.prediction, self._focus.source
         if prediction is None or source is None:
             return
+        self.offer_truths()
         size = dict(zip(prediction.axes, prediction.median.shape, strict=True))
         place = placement_of(self._focus.viewer, source.name, "YX")
         layer = line_layer(self._focus.viewer, f"{source.name} line cut", (size["Y"], size["X"]), place)
@@ -109,6 +111,7 @@ class LineCut:
             self.watch()
         if in_front:
             self._kept = None
+            self.offer_truths()
             self._changed()
 
     def _on_viewer_line(self, event: Any) -> None:
@@ -221,14 +224,16 @@ class LineCut:
         )
         source = self._focus.name
         names = [layer.name for layer in found if layer.name != source]
-        if names == [self._view.truth.itemText(i) for i in range(1, self._view.truth.count())]:
+        clean = clean_of(self._focus.viewer, source)
+        first = clean.name if clean is not None and clean.name in names else ""
+        if (names, first) == self._offered:
             return
+        known, self._offered = self._offered[1] == first, (names, first)
         self._view.truth.blockSignals(True)
         self._view.truth.clear()
         self._view.truth.addItems(["none", *names])
-        clean = clean_of(self._focus.viewer, source)
-        likely = [clean.name] if clean is not None and clean.name in names else []
+        likely = [first] if first else []
         likely += [n for n in names if any(word in n.lower() for word in _TRUTH_NAMES)]
-        pick = before if before in names else (likely[0] if likely else "none")
+        pick = before if before in names and known else (likely[0] if likely else "none")
         self._view.truth.setCurrentText(pick)
         self._view.truth.blockSignals(False)
