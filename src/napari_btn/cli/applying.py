@@ -215,9 +215,8 @@ def predicted(
 @gathered(model=Model, files=PairFiles)
 def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, force: bool) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
-    from napari_btn.core.data.fingerprint import fingerprint_steps
     from napari_btn.core.evaluation.report import evaluate as measure
-    from napari_btn.workflow.calibrate import copies_in_steps
+    from napari_btn.workflow.unseen import as_repaired, copies_in_steps, was_trained_on_steps
 
     if html is not None:
         ready(html, force, model.bundle, *files.inputs)
@@ -231,9 +230,10 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
     report = measure(prediction, pair.clean, valid=pair.valid)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
     report = replace(report, warnings=(*report.warnings, *drift))
-    if set(drain(fingerprint_steps(pair.views.noisy)).values()) & set(denoiser.provenance["images"].values()):
+    repaired = as_repaired(denoiser.model, pair)
+    if drain(was_trained_on_steps(denoiser.model, pair.views, repaired)):
         say("Note: the networks were trained on a part of this image, which flatters them; see info.")
-    elif copies := drain(copies_in_steps(denoiser.model, pair.views)):
+    elif copies := drain(copies_in_steps(denoiser.model, pair.views, also=repaired)):
         say(f"Note: {copies} That flatters them.")
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))

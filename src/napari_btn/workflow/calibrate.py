@@ -14,8 +14,6 @@ from napari_btn.core.calibration.conformal import calibrate, cross_fitted
 from napari_btn.core.calibration.drift import profile_of
 from napari_btn.core.calibration.groups import calibrate_groups, cross_fitted_groups
 from napari_btn.core.calibration.held_out import held_out_steps, noise_share, target_noise
-from napari_btn.core.data.copies import copied_steps
-from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import CALIBRATE, REPORT, spread_boxes
 from napari_btn.core.evaluation.report import Judged, report_on
 from napari_btn.core.progress import Note, Progress
@@ -23,6 +21,7 @@ from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.model import Calibrated, Scores, distribution_of
 from napari_btn.workflow.inputs import axes_seen, image_for, need_same, over_space, scenes_for, seen_by
 from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
+from napari_btn.workflow.unseen import as_given, need_unseen_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,8 +44,6 @@ __all__ = [
     "calibrated_steps",
     "group_labels_steps",
     "held_out_intervals",
-    "need_no_copies_steps",
-    "need_unseen_steps",
     "scores_steps",
 ]
 
@@ -93,7 +90,7 @@ def calibrate_steps(
         view = seen_by(model, image_for(model, pair.noisy, pair.axes))
         if pair.clean is not None or groups is None:
             _need_groups(scores, groups)
-            learned, scores = yield from _scores_on(model, scenes_for(model, pair), settings, compute)
+            learned, scores = yield from _scores_on(model, pair, settings, compute)
         else:
             need_same(view, scores.held_out)
     tokens = model.tokens
@@ -190,87 +187,17 @@ def _measured_steps(
 
 
 def _scores_on(
-    model: Model, scenes: Scenes, settings: EnsembleSettings, compute: Compute
+    model: Model, pair: Pair, settings: EnsembleSettings, compute: Compute
 ) -> Step[tuple[Learned, Scores]]:
     """Return the scores of other images, of which all pixels calibrate together; a step."""
+    scenes = scenes_for(model, pair)
     yield from scenes.check_steps()
     way = supervision_of(settings.supervision)
     doubts = yield from way.check_steps(scenes, settings.supervision_settings)
-    yield from need_unseen_steps(model, scenes)
+    yield from need_unseen_steps(model, scenes, as_given(model, pair))
     kind: Kind = "block" if scenes.one_field else "field"
     scores = yield from _measured_steps(model.learned, scenes, scenes.whole(), settings, compute, kind=kind)
     return replace(model.learned, notes=doubts, profile=profile_of(scenes.noisy)), scores
-
-
-def need_unseen_steps(model: Model, scenes: Scenes) -> Step[None]:
-    """Check that no member was trained on these images, noisy or clean, or on copies of parts of them; a step.
-
-    Parameters
-    ----------
-    model : Model
-    scenes : Scenes
-        Images, compared by their fingerprints, and by patches with crops, flips and quarter turns.
-
-    Raises
-    ------
-    ValueError
-        If a fingerprint is that of a training image, or patches of one are found.
-    """
-    for name, image in (("images", scenes.noisy), ("targets", scenes.clean)):
-        prints = yield from fingerprint_steps(image)
-        if not set(prints.values()) & set(model.learned.provenance.get(name, {}).values()):
-            continue
-        raise ValueError(
-            "The members were trained on these images; coverage measured on them would be too good. "
-            "Give other images, or call calibrate(alpha=...) to use the held-out part."
-        )
-    yield from need_no_copies_steps(model, scenes)
-
-
-def need_no_copies_steps(model: Model, scenes: Scenes, boxes: Sequence[Box] | None = None) -> Step[None]:
-    """Check that images hold no crops, flips or quarter turns of pixels that were trained on; a step.
-
-    Parameters
-    ----------
-    model : Model
-    scenes : Scenes
-    boxes : sequence of Box, optional
-        Part of the images; all of them by default.
-
-    Raises
-    ------
-    ValueError
-        If such pixels are found.
-    """
-    if found := (yield from copies_in_steps(model, scenes, boxes)):
-        raise ValueError(
-            f"{found} Coverage measured there would be too good. Give images of other fields, or only parts that were "
-            "held out."
-        )
-
-
-def copies_in_steps(model: Model, scenes: Scenes, boxes: Sequence[Box] | None = None) -> Step[str]:
-    """Return a sentence on copies of training pixels in images; empty if there are none; a step.
-
-    Parameters
-    ----------
-    model : Model
-        Models of earlier versions remember no patches; nothing is found then.
-    scenes : Scenes
-    boxes : sequence of Box, optional
-        Part of the images; all of them by default.
-    """
-    for record in model.learned.provenance.get("remembered", ()):
-        for name, image in (("noisy", scenes.noisy), ("clean", scenes.clean)):
-            if name not in record:
-                continue
-            found, known = yield from copied_steps(image, record[name], boxes)
-            if found:
-                return (
-                    f"These images hold pixels that the members were trained on: {found} of {known} patches of the "
-                    f"{name} training images, cropped, flipped or turned."
-                )
-    return ""
 
 
 def calibrated_steps(

@@ -26,9 +26,9 @@ from napari_btn.core.evaluation.comparison import ENSEMBLE, NOISY, CompareRow, C
 from napari_btn.core.evaluation.metrics import correlation, coverage, psnr, ssim
 from napari_btn.core.progress import Progress, with_progress
 from napari_btn.core.settings import CalibrationSettings
-from napari_btn.workflow.calibrate import need_unseen_steps
 from napari_btn.workflow.inputs import image_for, is_same
 from napari_btn.workflow.predict import predict_steps
+from napari_btn.workflow.unseen import as_repaired, need_unseen_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -277,9 +277,13 @@ def _trial_steps(pair: Pair, model: Model | None) -> Step[_Trial]:
     """Return the parts of a pair to tune and to judge on; a step."""
     scenes = (pair if pair.valid is not None else replace(pair, valid="finite")).views
     yield from scenes.check_steps()
-    seen = model is not None and is_same(scenes.noisy, model.scores.held_out)
-    if model is not None and not seen:
-        yield from need_unseen_steps(model, scenes)
+    seen = False
+    if model is not None:
+        also = as_repaired(model, pair)
+        looks = [scenes.noisy] if also is None else [scenes.noisy, also]
+        seen = any(is_same(look, model.scores.held_out) for look in looks)
+        if not seen:
+            yield from need_unseen_steps(model, scenes, also)
     settings = CalibrationSettings() if model is None else model.settings.calibration
     reach = _REACH if model is None else model.blueprint.receptive_field
     parts = split(scenes, reach, settings, seed=0 if model is None else model.settings.seed)

@@ -9,8 +9,9 @@ import numpy as np
 from napari_btn.core.data.image import channel_number
 from napari_btn.core.evaluation.diagnostics import coverage_curve, inside_map, miscoverage_map
 from napari_btn.core.settings import need
-from napari_btn.workflow.calibrate import held_out_intervals, need_unseen_steps
+from napari_btn.workflow.calibrate import held_out_intervals
 from napari_btn.workflow.inputs import axes_seen, is_same, need_same, scenes_for, seen_by
+from napari_btn.workflow.unseen import as_given, need_unseen_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -180,7 +181,7 @@ def gain_of_members_steps(
 
     scenes = scenes_for(model, pair)
     yield from scenes.check_steps()
-    yield from need_unseen_steps(model, scenes)
+    yield from need_unseen_steps(model, scenes, as_given(model, pair))
     settings = model.settings
     return (
         yield from gain_steps(

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from napari_btn.core.calibration.drift import parts_notes, profile_of
 from napari_btn.core.calibration.forecast import Forecast, forecast_blocks
-from napari_btn.core.data.copies import remembered_steps
-from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.splits import TRAIN, split
 from napari_btn.core.networks.family import Networks
 from napari_btn.core.progress import Note, Progress, drain
@@ -21,6 +19,7 @@ from napari_btn.workflow.inputs import scenes_of, sound_pair
 from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 from napari_btn.workflow.refine import split_record
 from napari_btn.workflow.start import origin_of, warm_steps
+from napari_btn.workflow.unseen import marks_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_btn.core.compute.pool import Compute
+    from napari_btn.core.data.image import View
     from napari_btn.core.data.pairs import Pair, Scenes
     from napari_btn.core.data.splits import Split
     from napari_btn.core.networks.family import Blueprint, Member
@@ -152,6 +152,7 @@ def fit_steps(
     yield Progress(0, steps, "Checking the images")
     pair, detector = sound_pair(pair)
     scenes = scenes_of(pair, settings)
+    before = None if detector is None else scenes_of(replace(given, detector=None), settings).noisy
     yield from scenes.check_steps()
     doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     yield Progress(0, steps, "Planning the training")
@@ -194,7 +195,7 @@ def fit_steps(
             preview_every=preview_every,
         )
     total = settings.members * train.steps
-    provenance = yield from _provenance(scenes, plan, settings)
+    provenance = yield from _provenance(scenes, plan, settings, before)
     provenance |= {"patches": {"count": count, "sides_px": list(sides)}, "start": warmth.record}
     if pair.noise_model is not None:
         provenance["noise_model"] = pair.noise_model.to_dict()
@@ -335,23 +336,21 @@ def train_members_steps(
     )
 
 
-def _provenance(scenes: Scenes, plan: Plan, settings: EnsembleSettings) -> Step[dict[str, Any]]:
+def _provenance(
+    scenes: Scenes, plan: Plan, settings: EnsembleSettings, before: View | None
+) -> Step[dict[str, Any]]:
     """Return version, settings and fingerprints, JSON-ready; a step."""
     import torch
 
     from napari_btn import __version__
 
-    prints = yield from fingerprint_steps(scenes.noisy)
-    targets = yield from fingerprint_steps(scenes.clean)
-    remembered = yield from remembered_steps(scenes, plan.split)
+    marks = yield from marks_steps(scenes, plan.split, before)
     return {
         "napari_btn": __version__,
         "torch": torch.__version__,
         "settings": settings.to_dict(),
         "receptive_field_px": plan.blueprint.receptive_field,
         "gap_px": plan.split.gap_px,
-        "images": prints,
-        "targets": targets,
-        "splits": [split_record(plan.split, list(prints.values()))],
-        "remembered": [remembered],
+        "splits": [split_record(plan.split, list(marks["images"].values()))],
+        **marks,
     }

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.drift import parts_notes, profile_of
-from napari_btn.core.data.copies import patches_steps, remembered_steps
+from napari_btn.core.data.copies import patches_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.image import Box
 from napari_btn.core.data.splits import CALIBRATE, TRAIN
@@ -30,9 +30,10 @@ from napari_btn.core.data.windows import (
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.patches import patches_for
 from napari_btn.core.supervision.registry import supervision_of
-from napari_btn.workflow.calibrate import calibrated_steps, need_no_copies_steps, scores_steps
+from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
 from napari_btn.workflow.inputs import scenes_for, sound_image
 from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
+from napari_btn.workflow.unseen import as_given, marks_steps, need_no_copies_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -224,7 +225,10 @@ def refine_steps(
     wanted = patches_for(wanted, model.blueprint, parts.train)
     seen = scenes.noisy if image is None else sound_image(model, image).view
     places = windows_of(windows, seen, model.channel_names)
-    plan = yield from _plan_steps(model, scenes, parts, places, seen, patch_px=wanted.patches[1])
+    before_repair = as_given(model, pair)
+    plan = yield from _plan_steps(
+        model, scenes, parts, places, seen, before_repair, patch_px=wanted.patches[1]
+    )
     train, lesson = yield from way.lesson_steps(
         plan.learnt, plan.boxes, wanted, (), settings.supervision_settings
     )
@@ -273,6 +277,7 @@ def _plan_steps(
     split: Split,
     windows: Sequence[Window],
     image: View,
+    given: View | None,
     *,
     patch_px: int,
 ) -> Step[_Plan]:
@@ -287,9 +292,12 @@ def _plan_steps(
     earlier, splits = provenance.get("refined", []), provenance.get("splits", [])
     _need_same_split(record, splits, earlier, provenance)
     remembered = list(provenance.get("remembered", []))
+    before_repair = set(provenance.get("given_images", ()))
     if record not in splits:
-        yield from need_no_copies_steps(model, scenes, split.held_out)
-        remembered.append((yield from remembered_steps(scenes, split)))
+        yield from need_no_copies_steps(model, scenes, split.held_out, also=given)
+        marks = yield from marks_steps(scenes, split, given)
+        remembered.extend(marks["remembered"])
+        before_repair |= set(marks.get("given_images", ()))
     now: dict[str, Any] = {"image": None, "windows": [], "near": {}}
     if windows:
         (now["image"],) = (yield from fingerprint_steps(image)).values()
@@ -326,6 +334,7 @@ def _plan_steps(
             "images": images,
             "splits": splits if record in splits else [*splits, record],
             "remembered": remembered,
+            **({"given_images": sorted(before_repair)} if before_repair else {}),
             "refined": [*earlier, now],
         },
         _DRAWS * (1 + len(earlier)),

@@ -30,8 +30,8 @@ def camera(seed=0, shape=(40, 88)):
     return seen.astype(np.float32), even, dark, dark + 200 * field
 
 
-def tiny():
-    return btn.Denoiser(members=1, seed=1, network=NETWORK, train=TRAIN, supervision="noise2void", device="cpu",
+def tiny(supervision="noise2void"):
+    return btn.Denoiser(members=1, seed=1, network=NETWORK, train=TRAIN, supervision=supervision, device="cpu",
                         calibration=btn.CalibrationSettings(block_px=8),
                         supervision_settings=btn.SupervisionSettings(masked_pixel_percentage=25))  # fmt: skip
 
@@ -94,3 +94,31 @@ def test_frames_without_a_noisy_image_are_refused():
     clean = camera()[1]
     with pytest.raises(ValueError, match="without a noisy image"):
         tiny().fit(None, clean, axes="YX", noise_model=btn.NoiseModel(gain=1.0), detector=btn.Detector(clean))
+
+
+def test_a_training_image_is_recognised_as_it_was_given_and_as_it_is_repaired(tmp_path):
+    from click.testing import CliRunner
+
+    from napari_btn.cli import main
+
+    seen, even, dark, flat = camera()
+    detector = btn.Detector(dark, flat)
+    denoiser = tiny("pair").fit(seen, even, axes="YX", detector=detector, executor=Inline())
+    other = even + np.random.default_rng(9).normal(0, 1, even.shape)  # not the target of the training
+    repaired = btn.repair(seen, "YX", dark=dark, flat=flat).image
+    for image in (seen, repaired):
+        with pytest.raises(ValueError, match="trained on these images"):
+            denoiser.calibrate(image, other)
+    with pytest.raises(ValueError, match="hold pixels that the members were trained on"):
+        denoiser.calibrate(repaired[:, ::-1], other)
+    saved(denoiser, tmp_path / "a.btn")
+    np.save(tmp_path / "seen.npy", seen)
+    np.save(tmp_path / "other.npy", other.astype(np.float32))
+    files = [str(tmp_path / name) for name in ("a.btn", "seen.npy", "other.npy")]
+    said = CliRunner().invoke(main, ["evaluate", *files, "--axes", "YX"])
+    assert said.exit_code == 0, said.output
+    assert "were trained on a part of this image" in said.stderr
+    # a comparison judges on the held-out part of the training image, and refuses copies of its other part
+    assert btn.compare(seen, even, denoiser=denoiser, filters=["gaussian"]).rows
+    with pytest.raises(ValueError, match="hold pixels that the members were trained on"):
+        btn.compare(seen[:, ::-1], other, denoiser=denoiser, filters=["gaussian"])
