@@ -294,7 +294,7 @@ def test_frames_are_split_in_space_or_in_time_and_the_report_says_which(tmp_path
     )
     assert time.report.scope == "this series"
     assert set(time.held_out.position[:, 0]) == set(range(12, 20))
-    assert any("not for other fields" in note.text for note in time.report.warnings)
+    assert any("not of other fields" in note.text for note in time.report.warnings)
     time.save(tmp_path / "time.btn")
     again = btn.load(tmp_path / "time.btn")
     assert again.report.blocks == time.report.blocks

@@ -97,7 +97,7 @@ def test_a_split_in_time_has_a_gap_of_frames_and_says_what_it_promises():
     assert (train, held) == (list(range(16)), list(range(19, 30)))
     assert parts.kind == "run"
     assert [n.level for n in parts.notes] == ["amber"]
-    assert "this series, not for other fields" in parts.notes[0].text
+    assert "this series, not of other fields" in parts.notes[0].text
 
 
 def test_what_can_not_be_split_in_time_is_refused():
