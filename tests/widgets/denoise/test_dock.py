@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
+import napari_btn as btn
+from napari_btn.core.compute.pool import Inline
 from napari_btn.core.progress import Progress
 from napari_btn.model import save_model
 from napari_btn.widgets.shared import engine
@@ -276,6 +278,38 @@ def test_save_and_load(
     qtbot.waitUntil(lambda: not ready.busy)
     assert "damaged" in ready.view.message.notes[0][1]
     assert ready.session.model is loaded
+
+
+def test_a_recipe_is_saved_and_repeated_on_the_layers(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    pair = btn.samples.edx(seed=3, size=(64, 130))
+    denoiser = btn.Denoiser("quick", members=2, train=btn.TrainSettings(steps=3), device="cpu")
+    denoiser.fit(pair.noisy, pair.clean, axes="CYX", channel_names=pair.channel_names, executor=Inline())
+    ready.session.model = denoiser.model
+    ready.save_to(tmp_path / "soil.json")
+    assert "soil.json" in ready.view.message.notes[0][1]
+    ready.session.model = None
+    ready.load_from(tmp_path / "soil.json")
+    qtbot.waitUntil(lambda: not ready.busy)
+    level, text = ready.view.message.notes[0]
+    assert level == "red"
+    assert "needs noisy (3 x 64 x 130 float32), and no open layer holds exactly these values" in text
+    for name, data in (("fast", pair.noisy), ("slow", pair.clean)):
+        viewer.add_image(np.asarray(data), name=name)
+    ready.load_from(tmp_path / "soil.json")
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert "all are the same" in ready.view.message.notes[0][1]
+    again = ready.session.model
+    assert again is not None
+    for before, after in zip(denoiser.model.networks.members, again.networks.members, strict=True):
+        for name, weights in before.weights.items():
+            np.testing.assert_array_equal(weights, after.weights[name])
+    (tmp_path / "list.json").write_text("[1, 2]")
+    ready.load_from(tmp_path / "list.json")
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert "no recipe" in ready.view.message.notes[0][1]
+    assert ready.session.model is again
 
 
 def test_a_dock_is_rebuilt_from_the_session(

@@ -50,11 +50,12 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
     from napari_btn.workflow.now import FirstLook
+    from napari_btn.workflow.repeat import Repeated
 
 __all__ = ["DenoiseWidget"]
 
 _OVER = object()
-_BUNDLES = "Trained networks (*.btn);;All files (*)"
+_BUNDLES = "Trained networks (*.btn);;Recipe (*.json);;All files (*)"
 _NEEDS_PAIR = (
     "Networks are compared by their error on a clean image; pick a noisy and a clean one of the same field."
 )
@@ -447,9 +448,10 @@ class DenoiseWidget(Dock):
 
     def _on_user_save(self) -> None:
         """Ask where to save."""
-        path, _ = QFileDialog.getSaveFileName(self, "Save trained networks", "trained.btn", _BUNDLES)
+        path, kind = QFileDialog.getSaveFileName(self, "Save trained networks", "trained.btn", _BUNDLES)
         if path:
-            self.save_to(path)
+            recipe = kind.startswith("Recipe") and not Path(path).suffix
+            self.save_to(Path(path).with_suffix(".json") if recipe else path)
 
     def save_to(self, path: str | Path) -> None:
         """Save the trained model.
@@ -457,13 +459,15 @@ class DenoiseWidget(Dock):
         Parameters
         ----------
         path : str or Path
-            Where to; ``.btn`` is added where a suffix is missing.
+            Where to; ``.btn`` is added where a suffix is missing. With ``.json``, the recipe is saved: the steps
+            with settings and hashes, which `load_from` and ``napari-btn run`` repeat.
         """
         if self.session.model is None:
             return
         target = Path(path) if Path(path).suffix else Path(path).with_suffix(".btn")
+        save = engine.save_recipe_of if target.suffix == ".json" else engine.save_model
         try:
-            engine.save_model(self.session.model, target)
+            save(self.session.model, target)
         except (OSError, ValueError) as error:
             self.view.message.say(("red", f"Nothing was saved. {sentence_of(error)}"))
             return
@@ -476,13 +480,16 @@ class DenoiseWidget(Dock):
             self.load_from(path)
 
     def load_from(self, path: str | Path) -> None:
-        """Load a trained model.
+        """Load a trained model, or repeat a recipe.
 
         Parameters
         ----------
         path : str or Path
-            A bundle.
+            A bundle, or a recipe (``.json``), whose images are looked for among the layers, then in its files.
         """
+        if Path(path).suffix.lower() == ".json":
+            self._repeat(Path(path))
+            return
 
         def step() -> Step[Model]:
             """Load the file; a step."""
@@ -491,13 +498,35 @@ class DenoiseWidget(Dock):
 
         def loaded(model: Model) -> None:
             """Use the loaded model."""
-            self.trainer.forget()
-            self._scored = None
-            self.session.report_of = Path(path).name
-            self.session.model, self.session.training = model, None
+            self._take_loaded(model, Path(path).name)
             self.view.progress.finish(f"Loaded {Path(path).name}.")
 
         self.work.launch("Loading", step, loaded)
+
+    def _take_loaded(self, model: Model, name: str) -> None:
+        """Use a model that was not trained on the picked layers."""
+        self.trainer.forget()
+        self._scored = None
+        self.session.report_of = name
+        self.session.model, self.session.training = model, None
+
+    def _repeat(self, path: Path) -> None:
+        """Repeat a recipe on the images of the layers, and say if every recorded bit is the same."""
+        from napari.layers import Image
+
+        arrays = [
+            layer.data for layer in self.viewer.layers if isinstance(layer, Image) and not layer.multiscale
+        ]
+
+        def repeated(made: Repeated) -> None:
+            """Use the model, and say what differs."""
+            self._take_loaded(made.model, path.name)
+            self.view.progress.finish(f"Repeated {path.name}. Apply denoises an image with it.")
+            differ = [("amber", text) for text in made.differences]
+            same = ("info", f"Recorded hashes: {made.compared}; all are the same.")
+            self.view.message.say(*(differ or [same]))
+
+        self.work.launch("Repeating", lambda: engine.layers_recipe_steps(path, arrays), repeated)
 
     def _on_viewer_layers(self, event: Any = None) -> None:
         """Offer the layers, and pick the obvious ones."""

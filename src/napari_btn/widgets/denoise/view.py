@@ -118,8 +118,16 @@ class DenoiseView(QWidget):
         self.stop = push_button("stop", "Stop", "End the work. Members that are finished are kept.")
         self.apply = push_button("apply", "Apply", "Denoise the picked layer with the trained networks.")
         self.adapt = push_button("adapt", "Adapt to this image", ADAPT_HELP)
-        self.save = push_button("save", "Save…", "Save networks, calibration and report as one file.")
-        self.load = push_button("load", "Load…", "Load networks that were saved before.")
+        self.save = push_button(
+            "save",
+            "Save…",
+            "Save networks, calibration and report as one file, or the recipe that repeats them (.json).",
+        )
+        self.load = push_button(
+            "load",
+            "Load…",
+            "Load networks that were saved before, or repeat a recipe (.json) on the open images.",
+        )
         self.recalibrate = push_button("recalibrate", "Recalibrate", "")
         self.recalibrate.hide()
         self.calibrate_on = push_button("calibrate_on", "Calibrate on this pair", _CALIBRATE_HELP)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from napari_btn.workflow.now import first_look_steps
     from napari_btn.workflow.offers import offers_steps, simulation_offers
     from napari_btn.workflow.predict import predict_steps
+    from napari_btn.workflow.recipe_files import layers_recipe_steps, save_recipe_of
     from napari_btn.workflow.refine import refine_steps
     from napari_btn.workflow.scan import grid_of, scan_steps
     from napari_btn.workflow.tokens import tokens_steps
@@ -53,6 +54,7 @@ __all__ = [
     "fuse_steps",
     "grid_of",
     "image_for",
+    "layers_recipe_steps",
     "load_model",
     "missed_share",
     "offers_steps",
@@ -61,6 +63,7 @@ __all__ = [
     "prepare",
     "refine_steps",
     "save_model",
+    "save_recipe_of",
     "scan_steps",
     "simulation_offers",
     "statistic_steps",
@@ -85,6 +88,7 @@ _HOME = {
     "fuse_steps": "workflow.fuse",
     "grid_of": "workflow.scan",
     "image_for": "workflow.inputs",
+    "layers_recipe_steps": "workflow.recipe_files",
     "load_model": "model",
     "missed_share": "workflow.evaluate",
     "offers_steps": "workflow.offers",
@@ -93,6 +97,7 @@ _HOME = {
     "prepare": "workflow.fit",
     "refine_steps": "workflow.refine",
     "save_model": "model",
+    "save_recipe_of": "workflow.recipe_files",
     "scan_steps": "workflow.scan",
     "simulation_offers": "workflow.offers",
     "statistic_steps": "core.calibration.drawn",
