@@ -119,6 +119,7 @@ def test_explain_prints_a_methods_paragraph(denoiser, tmp_path):
     denoiser.save(tmp_path / "a.btn")
     text = call("run", tmp_path / "a.btn", "--explain").stdout
     assert "ensemble of 2 random networks of the family sms (depth 2, seed 3)" in text
+    assert "Intervals of the clean signal were calibrated to a miscoverage of 0.2 by split" in text
     assert "Intervals were calibrated again to a miscoverage of 0.2, from the same held-out scores." in text
     assert f"Si {denoiser.report.coverage[0]:.3f}" in text
     assert denoiser.recipe["steps"][0]["inputs"]["noisy"]["sha256"][:12] in text
@@ -180,7 +181,11 @@ def test_an_adaptation_is_repeated_bit_by_bit(denoiser, tmp_path):
     assert (told["same"], told["compared"], told["makes"]) == (True, 3, step["makes"])
     assert told["makes"] != denoiser.recipe["steps"][-1]["makes"]
     made.save(tmp_path / "adapted.btn")
-    assert "were tuned, on image (3 x 40 x 150" in call("run", tmp_path / "adapted.btn", "--explain").stdout
+    text = call("run", tmp_path / "adapted.btn", "--explain").stdout
+    assert "were tuned, on image (3 x 40 x 150" in text
+    assert text.endswith(
+        "The tuned networks were not calibrated, so their intervals are infinite and promise nothing.\n"
+    )
 
 
 @pytest.mark.parametrize("own_image", [False, True])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.calibration.conformal import NOT_CALIBRATED, covered
 from napari_btn.core.data.fingerprint import array_digest_steps
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import (
@@ -136,7 +137,12 @@ class Recipe:
 
     def explain(self) -> str:
         """Return the recipe as a methods paragraph for a paper."""
-        return " ".join(sentence for step in self.steps for sentence in _sentences(step, self.about))
+        made = [sentence for step in self.steps for sentence in _sentences(step, self.about)]
+        if self.about.get("covers") == NOT_CALIBRATED:
+            made.append(
+                "The tuned networks were not calibrated, so their intervals are infinite and promise nothing."
+            )
+        return " ".join(made)
 
 
 def _need_whole(step: Mapping[str, Any]) -> None:
@@ -312,9 +318,12 @@ def _of_the_training(step: Mapping[str, Any], inputs: str, about: Mapping[str, A
     ]
     blocks = about.get("n_blocks")
     rule = f" (rule: {about['rule']})" if "rule" in about else ""
+    covers = about.get("covers")
+    of = f" of {covered(covers)}" if isinstance(covers, str) and covers != NOT_CALIBRATED else ""
+    alpha = about.get("alpha", settings["alpha"])
     made.append(
-        f"Intervals were calibrated to a miscoverage of {about.get('alpha', settings['alpha']):g} by split conformal "
-        f"prediction{rule} on {'the' if blocks is None else blocks} held-out blocks, which no network was trained on; "
+        f"Intervals{of} were calibrated to a miscoverage of {alpha:g} by split conformal prediction{rule} "
+        f"on {'the' if blocks is None else blocks} held-out blocks, which no network was trained on; "
         "this says nothing of single pixels."
     )
     coverage = [c for c in about.get("coverage", ()) if c is not None and c == c]
