@@ -170,7 +170,7 @@ scheduler_option = click.option(
 groups_option = click.option(
     "--groups",
     type=click.IntRange(0, 40),
-    help="Tokens that are calibrated apart: each is covered on average, a rare phase in it hardly better; 0 for none.",
+    help="Tokens that are calibrated apart, aiming at the coverage of each; rare phases gain little; 0 for none.",
 )
 SPLITS = (*get_args(SplitAxis), *(name for name in get_args(Split) if name != "auto"))
 

@@ -75,6 +75,30 @@ def test_a_right_prediction_leaves_own_values_out_and_a_useless_one_takes_them()
         assert abs(weight - wanted) < 0.04
 
 
+@pytest.mark.parametrize(
+    ("error", "variance_said", "wide"),
+    [(1.0, 9.5, False), (1.0, 8.0, True), (9.0, 4.0, False), (9.0, 16.0, True)],
+)
+def test_an_interval_is_too_narrow_by_too_much_noise_at_small_weights_and_by_too_little_at_large_ones(
+    error, variance_said, wide
+):
+    # with the sum T of both variances, b T that of the noise, and a T what is said of it, the variance that is
+    # said of the mean minus the true one is T (1 - 2a) (a - b)
+    rng = np.random.default_rng(8)
+    middle = rng.normal(50, 10, size=(256, 256))
+    clean = middle + rng.normal(size=middle.shape) * error
+    noisy = clean + rng.normal(size=middle.shape) * NOISE_SD
+    sd = np.hypot(error, NOISE_SD)
+    quantiles = np.stack([middle + norm.ppf(level) * sd for level in LEVELS]).astype(np.float32)
+    maps = {name: np.empty(middle.shape, np.float32) for name in ("mean", "signal_sd")} | {
+        "quantiles": quantiles
+    }
+    noise = NoiseModel(gain=[0.0], read_sd=[variance_said**0.5])
+    drain(add_own_pixels_steps(View(noisy.astype(np.float32), "YX"), noise, maps, LEVELS))
+    inside = np.mean(np.abs(maps["mean"] - clean) <= norm.ppf(0.95) * maps["signal_sd"])
+    assert inside > 0.93 if wide else inside < 0.85
+
+
 def test_unknown_pixels_stay_unknown_and_others_do_not_see_them():
     _, view, maps, _ = blind((64, 80), "YX", seed=3)
     maps["quantiles"][:, 10:20] = np.nan

@@ -37,9 +37,10 @@ def add_own_pixels_steps(
     """Replace the mean by that of the clean signal, given the surroundings and the pixel's own value; a step.
 
     With blind mean ``m``, own value ``x`` and variance ``n`` of the noise, ``(x - m)**2 - n`` is an unbiased estimate
-    of the squared error of ``m``, because ``m`` does not depend on the noise in ``x``. It is fitted to the predicted
-    variance over ``n`` by isotonic regression over the whole image, which gives the variance ``s`` of the signal
-    around ``m``. The mean is then ``m + s / (s + n) * (x - m)``, and the variance ``s * n / (s + n)``.
+    of the squared error of ``m`` if ``n`` is right and ``m`` does not depend on the noise in ``x``: noise independent
+    from pixel to pixel, and members that have not learned that of their training part by heart. It is fitted to the
+    predicted variance over ``n`` by isotonic regression over the whole image, which gives the variance ``s`` of the
+    signal around ``m``. The mean is then ``m + s / (s + n) * (x - m)``, and the variance ``s * n / (s + n)``.
 
     Parameters
     ----------

@@ -158,7 +158,7 @@ class Prediction:
         the mean are multiplied by ``sqrt(1 - noise variance / residual variance)`` of each channel, both measured on
         the held-out pixels. This assumes that errors and noise have the same shape everywhere: no calibration on
         clean pixels checks it. Where the mean uses each pixel's own value, the interval is normal, with the standard
-        deviation ``signal_sd``.
+        deviation ``signal_sd``; a wrong variance of the noise, too large or too small, can make it too narrow.
 
         Raises
         ------

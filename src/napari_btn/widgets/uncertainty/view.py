@@ -160,8 +160,8 @@ class UncertaintyView(QWidget):
             sure,
             "confidence",
             "How sure a claim must be: pixels are outlined where the one-sided bound of the signal lies above the "
-            "threshold. It holds on average over all pixels of images like the calibration data, not over the outlined "
-            "ones: of those, more than the rest may be wrong. For a share of wrong claims, claim a set.",
+            "threshold. It is aimed at on average over all pixels of images like the calibration data, not over the "
+            "outlined ones: of those, more than the rest may be wrong. For a share of wrong claims, claim a set.",
         )
         self.confidence.set_range(*_SURE)
         self.select = QCheckBox("Claim a set, wrong claims about")
