@@ -537,3 +537,18 @@ def test_demo_without_a_window_writes_layers_and_pictures(tmp_path, monkeypatch)
 def test_demo_leaves_a_folder_of_other_files_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     assert "--force" in refused(call("demo", "--headless", "--out", tmp_path))
+
+
+def test_a_progress_bar_names_no_time_left_before_it_knows_it(capsys):
+    from napari_btn.cli.terminal import drain
+    from napari_btn.core.progress import Progress
+
+    def step():
+        for done in range(3):
+            yield Progress(done, 3, "Working")
+        return "made"
+
+    assert drain(step()) == "made"
+    said = capsys.readouterr().err
+    assert "gone" in said
+    assert "?" not in said

@@ -203,7 +203,7 @@ def drain(
     """Run a step to its end with a progress bar on stderr, and return its result."""
     from tqdm import tqdm
 
-    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone, {remaining} left"
+    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone"
     quiet = 0.2 if sys.stderr.isatty() else 10.0  # a log file needs no line per tile
     checkpoint: Any = None
     bar: Any = None
@@ -218,6 +218,8 @@ def drain(
                 watch(progress)
             if losses is not None:
                 losses.extend(progress.losses)
+            if progress.done > bar.initial:
+                bar.bar_format = f"{form}, {{remaining}} left"
             bar.total = progress.total
             bar.set_description_str(progress.note, refresh=False)
             bar.update(progress.done - bar.n)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import shown_unit
+from napari_btn.core.data.image import shown_names, shown_unit
 from napari_btn.core.progress import Progress, with_progress
 from napari_btn.io.datasets import is_description, read_dataset
 from napari_btn.io.images import (
@@ -241,7 +241,7 @@ def _covered_less(coverage: NDArray[np.floating[Any]] | None, model: Model) -> l
         return []
     low = [
         f"{name} {100 * share:.0f} %"
-        for name, share in zip(model.channel_names, coverage, strict=True)
+        for name, share in zip(shown_names(model.channel_names), coverage, strict=True)
         if share < asked - _FAR
     ]
     if not low:
@@ -296,7 +296,7 @@ def batch_table(rows: Sequence[BatchRow], channel_names: Sequence[str]) -> dict[
     for what in ("width", "coverage"):
         values = [getattr(row, what) for row in rows]
         if any(v is not None for v in values):
-            for c, name in enumerate(channel_names):
+            for c, name in enumerate(shown_names(channel_names)):
                 table[f"{name} {what}"] = [None if v is None else float(v[c]) for v in values]
     table["notes"] = [" ".join(row.notes) or None for row in rows]
     table["error"] = [row.error or None for row in rows]

@@ -178,8 +178,9 @@ class TokensWidget(Dock):
         if not found:
             return ()
         value, number, channel = min(found)
+        where = f" in {channel}" if len(channels_of(shown.view)) > 1 else ""
         text = (
-            f"Token {number} is covered to {100 * value:.0f} % in {channel}, not {100 * aim:.4g} %. Calibrate tokens "
+            f"Token {number} is covered to {100 * value:.0f} %{where}, not {100 * aim:.4g} %. Calibrate tokens "
             "apart in the Denoise dock, then Recalibrate, which helps tokens that are worth enough held-out blocks; or "
             "hold out more of it."
         )
