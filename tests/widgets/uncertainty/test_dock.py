@@ -951,3 +951,16 @@ def test_the_clean_layer_of_the_training_is_the_truth_whatever_its_name(make_doc
     part(dock, "truth").setCurrentText("none")
     part(dock, "line_cut").click()
     assert part(dock, "truth").currentText() == "none"
+
+
+def test_a_line_that_is_drawn_at_once_stays(make_napari_viewer, qtbot, model):
+    viewer = make_napari_viewer(show=True)
+    fill(viewer, make_prediction(), model)
+    open_dock(viewer, "Denoise")
+    qtbot.wait(200)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
+    part(dock, "line_cut").click()
+    layer = viewer.layers["soil line cut"]
+    qtbot.wait(400)
+    assert layer in viewer.layers
+    assert dock.in_front

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Dock", "may_click"]
 
+_LOOK_AFTER_MS = 50
+
 
 def _no_window() -> None:
     """Return no window: the dock was never shown."""
@@ -43,6 +45,7 @@ class Dock(QWidget):
         self.theme = Theme(self.viewer)
         self.lifetime = Lifetime(self)
         self._tabbed = False
+        self._look_later = self.lifetime.timer(_LOOK_AFTER_MS, self._look)
         self.in_front = True
         """False while another dock lies over this one."""
         self._window: Callable[[], QWidget | None] = _no_window
@@ -111,9 +114,13 @@ class Dock(QWidget):
         """Leave, since the dock was closed while the window stays; a dock may let work go on."""
         self.leave()
 
-    def _on_window_tab(self, in_front: bool) -> None:
+    def _look(self) -> None:
         """Pass on that this dock came to the front of its tabs, or went behind another one."""
-        if not self.lifetime.ended and in_front != self.in_front:
+        if self.lifetime.ended or not self.window().isVisible():
+            return
+        # while tabs are made, the window says that a dock is hidden and not always that it is back
+        in_front = self.isVisible() and not self.visibleRegion().isEmpty()
+        if in_front != self.in_front:
             self.in_front = in_front
             self.turn(in_front)
 
@@ -151,7 +158,7 @@ class Dock(QWidget):
                 tab_with_others(self, self.viewer)
                 frame = frame_of(self)
                 if frame is not None:
-                    frame.visibilityChanged.connect(self._on_window_tab)
+                    frame.visibilityChanged.connect(lambda _: self._look_later.start())
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
