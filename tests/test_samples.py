@@ -195,6 +195,27 @@ def test_samples_without_a_clean_image_have_the_noise_that_they_state(name: str)
         assert (rest**2 / law).mean() == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_stripes_run_along_the_angles_and_the_inspector_says_which_mask_hides_them(seed: int) -> None:
+    from napari_btn.core.data.noise_findings import noise_findings
+
+    pair = samples.stripes(seed=seed)
+    np.testing.assert_array_equal(pair.noisy, samples.stripes(seed=seed).noisy)
+    assert pair.clean.max() == pytest.approx(300)
+    error = pair.noisy - pair.clean
+    assert (error**2 / (pair.clean + (0.08**2) * (pair.clean**2 + pair.clean))).mean() == pytest.approx(
+        1, abs=0.06
+    )
+    ratio = error / pair.clean
+    assert np.corrcoef(ratio[1:].ravel(), ratio[:-1].ravel())[0, 1] > 0.3
+    assert abs(np.corrcoef(ratio[:, 1:].ravel(), ratio[:, :-1].ravel())[0, 1]) < 0.03
+    found = noise_findings(pair.noisy, "YX")
+    assert set(found.mask_spans) == {"Y"}
+    assert "Noise2Void with a mask along y is allowed" in found.sentence
+    with pytest.raises(ValueError, match="size"):
+        samples.stripes(size=(16, 64))
+
+
 def test_more_repeats_never_change_the_earlier_ones() -> None:
     few, many = samples.repeats(n=2, size=(40, 50)), samples.repeats(n=4, size=(40, 50))
     np.testing.assert_array_equal(few.noisy, many.noisy[:2])

@@ -3,8 +3,8 @@
 `blobs` has a known noise law in every pixel, `edx` looks like element maps of a soil, `xct`
 like a tomogram of one, `lattice` like atomic columns in an electron microscope. `counts`, `repeats`,
 `movie` and `defects` are what microscopes give without a clean image: one image of counts, repeats of one
-field, a series, and one frame of a camera with broken pixels. The truth of all is free of noise, so coverage
-on them is coverage of the clean signal.
+field, a series, and one frame of a camera with broken pixels; `stripes` is a sinogram with stripes. The
+truth of all is free of noise, so coverage on them is coverage of the clean signal.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from napari_btn.core.data import noise
 from napari_btn.core.data.pairs import Pair
 from napari_btn.samples._cells import counts, defects, movie, repeats
+from napari_btn.samples._sinogram import stripes
 from napari_btn.samples._soil import EDX_PHASES, XCT_PHASES, field, need_size, soil_section, soil_volume
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ __all__ = [
     "lattice",
     "movie",
     "repeats",
+    "stripes",
     "xct",
     "xct_phases",
 ]

@@ -121,3 +121,41 @@ def test_networks_of_a_pair_are_not_calibrated_on_a_noisy_image_alone(
     viewer.add_image(counts() + 0.25, name="noisy", axis_labels=("y", "x"))
     qtbot.waitUntil(lambda: ready.view.train.isEnabled())
     assert ready.view.calibrate_on.isHidden()
+
+
+@pytest.mark.parametrize(
+    ("sample", "best"), [("counts", "thinning"), ("repeats", "noise2noise"), ("stripes", "noise2void")]
+)
+def test_samples_without_a_clean_image_are_learned_without_their_truth(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, sample: str, best: str
+) -> None:
+    from napari_btn.widgets.shared import samples
+
+    for data, arguments, _ in getattr(samples, f"sample_{sample}")():
+        viewer.add_image(data, **arguments)
+    qtbot.waitUntil(lambda: picked(dock) == best and dock.view.train.isEnabled(), timeout=30_000)
+    assert dock.view.pair.inputs is not None
+    assert dock.view.pair.inputs.clean is None
+    assert [layer.name for layer in viewer.layers if layer.visible] == [f"{sample} noisy"]
+    if sample == "stripes":
+        qtbot.waitUntil(lambda: not dock.view.pair.mask_along.isHidden(), timeout=30_000)
+        assert dock.view.pair.mask_along.text() == "Mask along y"
+    # the truth may be picked by hand
+    dock.view.pair.clean.pick(viewer.layers[f"{sample} truth"])
+    qtbot.waitUntil(lambda: picked(dock) == "pair")
+
+
+def test_clean_can_be_set_to_none_and_stays_so(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    viewer.add_image(counts(), name="noisy", axis_labels=("y", "x"))
+    viewer.add_image(FIELD.astype(np.float32), name="clean", axis_labels=("y", "x"))
+    qtbot.waitUntil(lambda: picked(dock) == "pair")
+    combo = dock.view.pair.clean.combo
+    combo.setCurrentText("none")
+    combo.activated.emit(combo.currentIndex())
+    qtbot.waitUntil(lambda: picked(dock) == "thinning" and dock.view.train.isEnabled())
+    viewer.add_image(FIELD.astype(np.float32), name="another clean", axis_labels=("y", "x"))
+    assert combo.currentText() == "none"
+    assert dock.view.pair.inputs is not None
+    assert dock.view.pair.inputs.clean is None

@@ -31,7 +31,7 @@ from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.widgets.denoise.noise_source import NoiseModelPicker
 from napari_btn.widgets.denoise.pairing import PairInputs, arrays_of, in_order_of, unlike_pixels
 from napari_btn.widgets.shared import engine
-from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.layers import KEY, TRUTH
 from napari_btn.widgets.shared.masks import MaskPicker, mask_over
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.panels import push_button
@@ -175,6 +175,7 @@ class PairForm(QWidget):
             "clean",
             "The slow, clean acquisition of the same field; may be empty. A second noisy one does, too.",
             theme,
+            optional=True,
         )
         self.axes = QLineEdit()
         self.axes.setObjectName("axes")
@@ -272,7 +273,7 @@ class PairForm(QWidget):
             picker.refresh(list(layers))
         for mask in (self.valid, self.regions, self.dark, self.flat, self.defects):
             mask.refresh(list(self._viewer.layers))
-        own = [layer for layer in layers if not is_ours(layer) and not _is_frame(layer.name)]
+        own = [layer for layer in layers if not is_ours(layer) and not _is_apart(layer)]
         for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
             if not choose or picker.layers or picker.by_user:
                 continue
@@ -676,10 +677,12 @@ def _ways_of(inputs: PairInputs, *, simulate: bool) -> tuple[Offer, ...]:
     return made
 
 
-def _is_frame(name: str) -> bool:
-    """Return True if the name of a layer says that it is a dark frame or a flat field."""
-    name = name.lower()
-    return name.startswith(("dark", "flat")) and not any(n in name for n in _NOISY_NAMES)
+def _is_apart(layer: ImageLayer) -> bool:
+    """Return True for the truth of a sample, and where the name says dark frame or flat field."""
+    name = layer.name.lower()
+    return TRUTH in layer.metadata or (
+        name.startswith(("dark", "flat")) and not any(n in name for n in _NOISY_NAMES)
+    )
 
 
 def _offers_key(inputs: PairInputs) -> tuple[Any, ...]:

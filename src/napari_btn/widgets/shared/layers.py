@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KEY",
+    "TRUTH",
     "LayerImage",
     "add_image",
     "limits_of",
@@ -35,6 +36,8 @@ __all__ = [
 
 KEY = "napari_btn"
 """Key of our entries in a layer's metadata."""
+TRUTH = "napari_btn_truth"
+"""Key in the metadata of a layer that is the truth of a sample, for checks: no dock picks it by itself."""
 
 _LETTER_OF = {
     "s": "S", "scene": "S", "scenes": "S", "position": "S", "p": "S", "repeat": "S",

@@ -61,6 +61,8 @@ class LayerPicker(QWidget):
         Colours of its note.
     parent : QWidget, optional
         Parent.
+    optional : bool
+        True to offer "none" as well.
     """
 
     changed = Signal()
@@ -70,8 +72,17 @@ class LayerPicker(QWidget):
     folder_wanted = Signal()
     """Emitted when the user wants to open a folder."""
 
-    def __init__(self, role: str, help_text: str, theme: Theme, parent: QWidget | None = None) -> None:
+    def __init__(
+        self,
+        role: str,
+        help_text: str,
+        theme: Theme,
+        parent: QWidget | None = None,
+        *,
+        optional: bool = False,
+    ) -> None:
         super().__init__(parent)
+        self._optional, self._emptied = optional, False
         self._layers: list[ReferenceType[ImageLayer]] = []
         self._chosen: ReferenceType[ImageLayer] | None = None
         self._watched: list[ImageLayer] = []
@@ -254,6 +265,8 @@ class LayerPicker(QWidget):
             widget.blockSignals(True)
         self.combo.clear()
         self.combo.addItems(names)
+        if self._optional and layers:
+            self.combo.addItem("none")
         self.list.clear()
         for layer, name in zip(layers, names, strict=True):
             item = QListWidgetItem(name)
@@ -262,9 +275,10 @@ class LayerPicker(QWidget):
             self.list.addItem(item)
         row = next((i for i, layer in enumerate(layers) if layer is chosen), -1)
         self._chosen = self._layers[row] if row >= 0 else None
-        if row < 0:
+        self._emptied = self._emptied and row < 0 and bool(layers)
+        if row < 0 and not self._emptied:
             self.by_user = False
-        self.combo.setCurrentIndex(row)
+        self.combo.setCurrentIndex(len(layers) if self._emptied else row)
         for widget in (self.combo, self.list):
             widget.blockSignals(False)
         self.list.setFixedHeight(
@@ -306,8 +320,8 @@ class LayerPicker(QWidget):
 
     def _on_user_activated(self, row: int) -> None:
         """Remember that the user picked."""
-        del row
         self.by_user = True
+        self._emptied = row == len(self._layers)
 
     def _on_user_index(self, row: int) -> None:
         """Follow the picked layer, whoever picked it."""
