@@ -5,7 +5,7 @@ import pytest
 
 from napari_btn import samples
 from napari_btn.core.data import noise
-from napari_btn.core.data.mismatch import match_of, mismatch_notes
+from napari_btn.core.data.mismatch import match_of, mismatch_notes, same_field_notes
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.settings import CalibrationSettings
 from napari_btn.core.supervision.pair import PAIR
@@ -83,3 +83,35 @@ def test_plan_says_it_first():
     pair = samples.blobs(seed=0, n=12)
     parts = PAIR.split(Pair(pair.clean, pair.noisy, "SYX").views, 8, CalibrationSettings(), seed=0)
     assert "swapped" in parts.notes[0].text
+
+
+def _several(make, count=5):
+    """Return noisy and clean scenes of different fields."""
+    pairs = [make(20 + k) for k in range(count)]
+    return np.stack([p.noisy for p in pairs]), np.stack([p.clean for p in pairs])
+
+
+@pytest.mark.parametrize(
+    ("make", "axes"),
+    [
+        (lambda seed: samples.edx(seed=seed, size=(97, 130)), "SCYX"),
+        (lambda seed: samples.lattice(seed=seed, size=(96, 128)), "SYX"),
+        (lambda seed: samples.xct(seed=seed, size=(9, 65, 70)), "SZYX"),
+    ],
+)
+def test_different_fields_get_no_note_and_neighbouring_frames_called_scenes_do(make, axes):
+    noisy, clean = _several(make)
+    assert same_field_notes(Pair(noisy, clean, axes).views) == ()
+    # a field that moves by 2 px from scene to scene
+    drifting = np.stack([np.roll(clean[0], 2 * k, -1) for k in range(5)])
+    drawn = drifting + np.random.default_rng(1).normal(0, 0.2, drifting.shape).astype(np.float32)
+    (note,) = same_field_notes(Pair(drawn, drifting, axes).views)
+    assert note.level == "amber"
+    assert "call their axis T" in note.text
+    assert same_field_notes(Pair(drawn, drifting, axes.replace("S", "T")).views) == ()
+
+
+def test_a_training_on_frames_called_scenes_says_so():
+    movie = samples.movie(0, 6, (64, 96))
+    parts = PAIR.split(Pair(movie.noisy, movie.clean, "SYX").views, 4, CalibrationSettings(), seed=0)
+    assert any("look like one field" in note.text for note in parts.notes)

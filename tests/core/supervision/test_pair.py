@@ -29,7 +29,7 @@ def test_the_targets_own_noise_says_what_is_covered(shares, word, warned):
     assert covers == word
     assert [note.level for note in notes] == ["amber"] * warned
     if warned:
-        assert "in Fe its noise makes 36% of the residual variance" in notes[0].text
+        assert "in Fe its noise makes 36 % of the residual variance" in notes[0].text
 
 
 def scenes_of(*shape):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]
     ]  # noisy, clean, pixels that count
 
-__all__ = ["Match", "match_of", "mismatch_notes"]
+__all__ = ["Match", "match_of", "mismatch_notes", "same_field_notes"]
 
 _SCENES, _CHANNELS, _PLANES = 8, 4, 16  # most that are compared
 _COMPARED = 1_000_000  # pixels of each image, about
@@ -40,6 +40,7 @@ _SWAPPED, _AS_NOISY = 2.0, 0.5  # noise variance of clean relative to that of no
 _OWN = 0.3  # least share of the finest detail of clean that noisy lacks, if it is noise
 _ALL_OWN = 0.8  # the same where a shift by parts of a pixel may hide common detail
 _CONTAINED = (0.045, 0.6)  # share of the noise of noisy in clean: a mean of 2 to about 22 frames
+_ONE_FIELD = 0.6  # correlation of neighbouring scenes that show one field
 _WHITE = 2.0  # most variance at twice the distance, relative to that of neighbours, of detail that is noise
 
 
@@ -112,6 +113,45 @@ def mismatch_notes(scenes: Scenes, *, clean: bool = True) -> tuple[Note, ...]:
     else:
         return ()
     return (Note("red", text),)
+
+
+def same_field_notes(scenes: Scenes) -> tuple[Note, ...]:
+    """Return an amber note if neighbouring scenes show one field, as the frames of a series do.
+
+    At most 8 pairs of neighbours, one channel, and the middle of large images are compared, within shifts of 24 px.
+
+    Parameters
+    ----------
+    scenes : Scenes
+        Of several fields, as they were given.
+    """
+    count = scenes.clean.n_scenes
+    if (
+        scenes.one_field
+        or count < 3
+        or scenes.noisy.n_frames > 1
+        or min(scenes.clean.space[-2:]) < 2 * _BLOCK_PX
+    ):
+        return ()
+    box = middle_of_space(scenes.clean.space)
+    alike = []
+    for scene in _some(count - 1, _SCENES):
+        first, second = (scenes.read_clean(s, box)[0] for s in (scene, scene + 1))
+        bands = [_band(image, np.isfinite(image)) for image in (first, second)]
+        power = float(np.sqrt(np.prod([np.square(band).sum() for band in bands])))
+        if power == 0:
+            return ()
+        near, far, _ = _peak([(bands[0], bands[1])])
+        alike.append(near / power if near > _ABOVE_CHANCE * far else 0.0)
+    middle = float(np.median(alike))
+    if middle < _ONE_FIELD:
+        return ()
+    text = (
+        f"Neighbouring scenes look like one field (correlation {middle:.2f} after smoothing), as frames of a series "
+        "do. They count as independent fields, so that the reported coverage looks surer than it is, and other fields "
+        "may be covered less. If they are frames of one field, call their axis T."
+    )
+    return (Note("amber", text),)
 
 
 def match_of(scenes: Scenes) -> Match | None:

@@ -75,11 +75,12 @@ class PairSupervision:
         seed: int,
         regions: NDArray[Any] | None = None,
     ) -> Split:
-        """Split by scene, or one field with a guard gap, by `data.splits.split`; with notes on a wrong pair."""
-        from napari_btn.core.data.mismatch import mismatch_notes
+        """Split by scene, or one field with a guard gap, by `data.splits.split`; with notes on wrong images."""
+        from napari_btn.core.data.mismatch import mismatch_notes, same_field_notes
 
         parts = split(scenes, rf_px, settings, seed=seed, regions=regions)
-        return replace(parts, notes=(*mismatch_notes(scenes, clean=self._clean_targets), *parts.notes))
+        wrong = mismatch_notes(scenes, clean=self._clean_targets)
+        return replace(parts, notes=(*wrong, *same_field_notes(scenes), *parts.notes))
 
     def lesson_steps(
         self,
