@@ -9,6 +9,7 @@ import pytest
 
 import napari_btn as btn
 from napari_btn.core.compute.pool import Compute, Inline
+from napari_btn.core.data.image import View
 from napari_btn.core.networks.family import Blueprint, Extent, graph_of
 from napari_btn.core.networks.prior import Prior
 from napari_btn.core.networks.sms.family import FAMILY
@@ -22,6 +23,8 @@ from napari_btn.workflow.start import origin_of
 
 PAIR = btn.samples.blobs(seed=3, n=20, size=64)
 SHORT = TrainSettings(steps=6, batch_size=2, patch_px=64)
+
+IMAGE = View(np.zeros((32, 32), np.float32), "YX")
 
 
 def blueprint(channels=1, ndim=2, **network):
@@ -179,15 +182,15 @@ def test_members_of_a_file_are_taken_or_refused(tmp_path):
     for name, value in state.weights.items():
         # stored in half precision, which has eleven bits
         np.testing.assert_allclose(loaded.members[0].weights[name], value, rtol=2**-10, atol=1e-6)
-    assert origin_of(TrainSettings(start=str(path)), small).priors[0].name == "own"
+    assert origin_of(TrainSettings(start=str(path)), small, IMAGE).priors[0].name == "own"
     with pytest.raises(ValueError, match="have other network settings than these networks"):
-        origin_of(TrainSettings(start=str(path)), blueprint())
+        origin_of(TrainSettings(start=str(path)), blueprint(), IMAGE)
     with pytest.raises(ValueError, match="have other channels"):
-        origin_of(TrainSettings(start=str(path)), replace(small, n_in=2, n_out=2))
+        origin_of(TrainSettings(start=str(path)), replace(small, n_in=2, n_out=2), IMAGE)
     bundle = tmp_path / "trained.btn"
     btn.Denoiser.of(fitted(replace(SHORT, steps=1)), device="cpu").save(bundle)
     with pytest.raises(ValueError, match="holds no members to start from"):
-        origin_of(TrainSettings(start=str(bundle)), blueprint())
+        origin_of(TrainSettings(start=str(bundle)), blueprint(), IMAGE)
 
 
 @pytest.mark.parametrize(("channels", "ndim"), [(1, 2), (3, 2)])
@@ -202,3 +205,16 @@ def test_the_stored_members_are_what_the_command_makes(channels, ndim):
         _, losses = go_on_prior(prior.blueprint, train, state, corpus.of_member(0).batch, 8)
         # processors round differently, and steps multiply the differences
         np.testing.assert_allclose(losses, made["first_losses"][:8], atol=0.02)
+
+
+def test_a_lattice_starts_from_random_weights_and_says_why():
+    train = replace(PRESETS["quick"], steps=4)
+    origins = []
+    for pair in (btn.samples.lattice(seed=4, size=(130, 190)), btn.samples.blobs(seed=4, n=8)):
+        denoiser = btn.Denoiser("quick", members=1, train=train, device="cpu")
+        denoiser.fit(pair.noisy, pair.clean, axes=pair.axes, executor=Inline())
+        origins.append(denoiser.provenance["start"])
+    lattice, blobs = origins
+    assert lattice["from"] == "scratch"
+    assert "the image repeats itself every" in lattice["why"]
+    assert blobs["from"].startswith("2d-1c-")

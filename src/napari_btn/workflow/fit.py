@@ -74,7 +74,7 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     drain(scenes.check_steps())
     doubts = drain(way.check_steps(scenes, settings.supervision_settings))
     plan = _plan(scenes, settings, regions, doubts)
-    origin = origin_of(settings.train, plan.blueprint)
+    origin = origin_of(settings.train, plan.blueprint, scenes.noisy)
     other = None if regions is not None else _checkerboard(scenes, settings.calibration, plan)
     forecast = forecast_blocks(scenes, plan.split, settings.calibration, other)
     known = {**vars(plan), "start": origin.sentence(settings.members), "forecast": forecast}
@@ -160,7 +160,7 @@ def fit_steps(
         # early, so that processes start while the training is planned
         prepare(compute)
     plan = _plan(scenes, settings, regions, doubts)
-    origin = origin_of(settings.train, plan.blueprint)
+    origin = origin_of(settings.train, plan.blueprint, scenes.noisy)
     blueprint = origin.wired(plan.blueprint)
     every, instant = origin.members >= settings.members, settings.train.warm_share == 0
     wanted = settings.train.warm if every or (instant and origin.priors) else settings.train

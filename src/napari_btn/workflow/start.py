@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import middle_of_space
+from napari_btn.core.data.repetition import repetition_of
 from napari_btn.core.progress import Progress
 from napari_btn.io.priors import load_prior, shipped_priors
 
 if TYPE_CHECKING:
+    from napari_btn.core.data.image import View
     from napari_btn.core.networks.family import Blueprint, Member
     from napari_btn.core.networks.prior import Prior
     from napari_btn.core.progress import Step
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Origin", "Warmth", "origin_of", "warm_steps"]
 
 _PIXELS = 32_768  # of the training part, on which pretrained members are matched
+_PERIOD_PX, _REPEATS = 40, 3  # longest period of a texture, and how often it must be seen
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,17 @@ class Warmth:
     record: dict[str, Any]
 
 
-def origin_of(train: TrainSettings, blueprint: Blueprint) -> Origin:
-    """Return what members may start from, by the settings and the networks; weights are read only where they fit.
+def origin_of(train: TrainSettings, blueprint: Blueprint, noisy: View) -> Origin:
+    """Return what members may start from, by settings, networks and image; weights are read only where they fit.
+
+    Images that repeat themselves every few pixels, such as a crystal lattice, are learned sooner from random weights.
 
     Parameters
     ----------
     train : TrainSettings
     blueprint : Blueprint
+    noisy : View
+        The noisy image.
 
     Raises
     ------
@@ -102,12 +110,24 @@ def origin_of(train: TrainSettings, blueprint: Blueprint) -> Origin:
         return Origin((prior,), f"pretrained members of {train.start}")
     priors = shipped_priors(blueprint)
     if priors:
+        if period := _period_of(noisy):
+            return Origin(
+                (), f"random weights: the image repeats itself every {period} px, which these learn sooner"
+            )
         wired = tuple(p for p in priors if p.blueprint.seed == priors[0].blueprint.seed)
         return Origin(wired, "pretrained members")
     channels = "1 channel" if blueprint.n_in == 1 else f"{blueprint.n_in} channels"
     return Origin(
         (), f"random weights: no pretrained members for these networks and {channels} in {blueprint.ndim}D"
     )
+
+
+def _period_of(noisy: View) -> int:
+    """Return the period of a texture in pixels, if it has many repeats; else 0."""
+    found = repetition_of(noisy.read(0, middle_of_space(noisy.space)))
+    if found is None or found.period_px > _PERIOD_PX or found.reach_px < _REPEATS * found.period_px:
+        return 0
+    return found.period_px
 
 
 def warm_steps(
