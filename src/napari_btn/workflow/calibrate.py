@@ -87,7 +87,10 @@ def calibrate_steps(
     learned, scores, view = model.learned, model.scores, None
     if pair is not None:
         yield Progress(0, 1, "Checking the images")
-        view = seen_by(model, image_for(model, pair.noisy, pair.axes))
+        if pair.noisy is None:
+            view = scenes_for(model, pair).noisy  # simulated
+        else:
+            view = seen_by(model, image_for(model, pair.noisy, pair.axes))
         if pair.clean is not None or groups is None:
             _need_groups(scores, groups)
             learned, scores = yield from _scores_on(model, pair, settings, compute)
@@ -113,6 +116,7 @@ def calibrate_steps(
         groups=None if groups is None or mask else int(groups),
         axes=None if pair is None else pair.axes,
         valid=pair.valid if pair is not None and isinstance(pair.valid, str) else None,
+        noise_model=None if pair is None or pair.noise_model is None else pair.noise_model.to_dict(),
     )
     yield Progress(1, 1, "Calibrated")
     made = replace(

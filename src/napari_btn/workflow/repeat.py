@@ -154,11 +154,10 @@ def _repeat_steps(
     if step["do"] == "calibrate":
         how = CalibrationSettings.from_dict(step["calibration"])
         settings = replace(model.settings, alpha=step["alpha"], calibration=how)
-        pair = (
-            pair_for(model, given["noisy"], given.get("clean"), step["axes"], valid)
-            if "noisy" in given
-            else None
-        )
+        pair, noise = None, _noise_model(step)
+        if "noisy" in given or noise is not None:
+            pair = pair_for(model, given.get("noisy"), given.get("clean"), step["axes"], valid)
+            pair = replace(pair, noise_model=noise)
         groups = given.get("groups", step.get("groups"))
         return Repeated((yield from calibrate_steps(model, compute, settings, pair=pair, groups=groups)))
     if step["do"] == "refine":

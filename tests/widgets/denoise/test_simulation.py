@@ -38,11 +38,13 @@ def real(dock: DenoiseWidget, monkeypatch: pytest.MonkeyPatch) -> DenoiseWidget:
     """A dock whose steps compute, with the smallest networks."""
     from napari_btn.core.compute.pool import Compute, Inline
     from napari_btn.widgets.shared import engine
+    from napari_btn.workflow.calibrate import calibrate_steps
     from napari_btn.workflow.fit import fit_steps, plan_of
     from napari_btn.workflow.predict import predict_steps
 
-    for step in (fit_steps, plan_of, predict_steps):
+    for step in (calibrate_steps, fit_steps, plan_of, predict_steps):
         monkeypatch.setattr(engine, step.__name__, step)
+    monkeypatch.setattr("napari_btn.widgets.denoise.trainer._PREVIEW_EVERY", 1e-9)
     monkeypatch.setattr(engine, "compute_on", lambda device, settings: Compute(executor=Inline()))
     form = dock.view.form
     form.preset.setCurrentText("quick")
@@ -103,6 +105,19 @@ def test_clean_images_and_a_file_train_apply_save_and_repeat(
     assert "click Apply" in view.progress.line.text()
     assert view.calibrate_on.isHidden()
 
+    # other clean images calibrate with the same noise; a real pair does not
+    viewer.layers["clean"].data = FIELDS[1]
+    qtbot.waitUntil(lambda: not view.calibrate_on.isHidden() and view.train.isEnabled())
+    view.calibrate_on.click()
+    qtbot.waitUntil(lambda: not dock.busy)
+    assert dock.session.model is not model, view.message.notes
+    model = dock.session.model
+    view.form.groups.setValue(2)
+    view.recalibrate.click()
+    assert any("set Calibrate tokens, and train again" in text for _, text in view.message.notes)
+    view.form.groups.setValue(0)
+    viewer.layers["clean"].data = CLEAN
+
     noisy = viewer.add_image(REAL, name="real", axis_labels=LABELS)
     view.apply_to.pick(noisy)
     view.apply.click()
@@ -115,7 +130,7 @@ def test_clean_images_and_a_file_train_apply_save_and_repeat(
     assert dock.session.model is not None
 
     def opened(name: str, known: Any) -> np.ndarray:
-        return CLEAN
+        return FIELDS[1] if name == "clean2" else CLEAN
 
     recipe = Recipe.of(dock.session.model.learned.provenance)
     again = drain(run_recipe_steps(recipe, opened, Compute(executor=Inline())))
@@ -136,8 +151,12 @@ def test_noise_measured_on_a_layer_is_drawn_on_clean_images_of_another_field(
     viewer.add_image(CLEAN, name="clean", axis_labels=LABELS)
     qtbot.waitUntil(lambda: picked(dock) == "simulation" and view.train.isEnabled())
     assert view.pair.noise_model.combo.currentText() == "measured on noisy"
+    added: list[str] = []
+    viewer.layers.events.inserted.connect(lambda event: added.append(event.value.name))
     view.train.click()
     qtbot.waitUntil(lambda: not dock.busy)
+    assert "clean preview" in added
+    assert "clean preview" not in viewer.layers
     assert "noisy median" in viewer.layers, view.message.notes
     assert viewer.layers["noisy median"].data.shape == REAL.shape
     assert dock.session.report_of == "clean"

@@ -60,6 +60,9 @@ _NEEDS_PAIR = (
     "Networks are compared by their error on a clean image; pick a noisy and a clean one of the same field."
 )
 _TRAINED_ON_SIMULATED = "Trained on simulated noise. Pick a real noisy image as Apply to, and click Apply."
+_NO_TOKENS = (
+    "Simulated noise is not kept, so tokens can't calibrate it now; set Calibrate tokens, and train again."
+)
 _BUSY = "Busy; stop first, or wait."
 
 
@@ -300,6 +303,9 @@ class DenoiseWidget(Dock):
         self.session.model = model
         if started is not None:
             self.session.training = started.training()
+            if started.noisy is None:
+                # it shows simulated noise, and no result takes its place
+                self.trainer.drop_preview()
             if started.noisy is not None:
                 self._denoise(started.noisy, started.noisy.axes)
             elif started.applied is not None:
@@ -408,6 +414,9 @@ class DenoiseWidget(Dock):
             return
         pair, wanted = None, self._wanted(model)
         if wanted.calibration.groups and not model.settings.calibration.groups and self._scored is not None:
+            if self._scored.noisy is None:
+                self.view.message.say(("red", _NO_TOKENS))
+                return
             # Tokens are a function of the image, which the stored scores don't hold.
             pair = replace(self._scored, clean=None, valid=None)
         self._calibrate(model, wanted, pair, self._take_calibrated)

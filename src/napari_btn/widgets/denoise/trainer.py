@@ -117,7 +117,7 @@ class Trainer:
             return
         run = self._work.hand_over()
         if run is not None:
-            self._remove_preview()
+            self.drop_preview()
             Background(window, self._session, run, self.started)
             self._run = None
 
@@ -136,7 +136,7 @@ class Trainer:
         if run is not None and left is not None and run.checkpoint:
             self._session.unfinished = Unfinished(left.key, left.settings, run.checkpoint)
         if run is not None:
-            self._remove_preview()
+            self.drop_preview()
 
     def _finish(self, model: Model) -> None:
         """Forget the members of earlier trainings, and pass the model on."""
@@ -163,7 +163,7 @@ class Trainer:
 
     def _keep_members(self, run: Run[Any]) -> str:
         """Keep the finished members of a training that ended early; return a sentence about them."""
-        self._remove_preview()
+        self.drop_preview()
         if self.started is None or not run.checkpoint:
             return ""
         self._kept = (self.started.key(), run.checkpoint)
@@ -171,7 +171,7 @@ class Trainer:
         n, wanted = len(run.checkpoint), self.started.settings.members
         return f" {n} of {wanted} members are finished and kept; Continue goes on from them."
 
-    def _remove_preview(self) -> None:
+    def drop_preview(self) -> None:
         """Remove the preview: without its training it shows nothing that counts."""
         self._previews = False
         preview = (
