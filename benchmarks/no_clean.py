@@ -191,6 +191,27 @@ def rows(tiny: bool) -> Result:
     return result
 
 
+def stripes(tiny: bool) -> Result:
+    """Compare a plain mask with one along the stripes of a sinogram whose columns have errors of gain."""
+    result = Result("Sinogram with stripes (sample `stripes`): plain and structured masks, one image")
+    pair = btn.samples.stripes(size=(64, 96) if tiny else (192, 256))
+    noisy, clean = np.asarray(pair.noisy), np.asarray(pair.clean)
+    best, found = filters(noisy, clean), {}
+    for name, span in (("plain", 0), ("along y, 13 px", 13)):
+        how = btn.SupervisionSettings(struct_n2v_axes="vertical", struct_n2v_span=span) if span else None
+        model = denoiser("noise2void", tiny=tiny, supervision_settings=how or btn.SupervisionSettings())
+        with spent() as cost:
+            model.fit(noisy, axes="YX")
+        found[name] = psnr(clean, model.predict(noisy, axes="YX").mean, 300.0)
+        result.add({"method": name, "dB": found[name], "CPU-s": cost.cpu})
+    for name, error in {**best, "the noisy image": float(np.mean((noisy - clean) ** 2))}.items():
+        result.add({"method": name, "dB": 10 * np.log10(300.0**2 / error)})
+    result.bars.append(
+        Bar("mask along y above the plain one, dB", found["along y, 13 px"] - found["plain"], 2.0)
+    )
+    return result
+
+
 def sweeps(tiny: bool) -> Result | None:
     """Judge Noise2Noise and thinning on sweeps that they did not see (real STEM-EDS counts)."""
     folder = data_folder()
@@ -414,6 +435,7 @@ PARTS = {
     "blobs": blobs,
     "counts": counts,
     "rows": rows,
+    "stripes": stripes,
     "sweeps": sweeps,
     "fluorescence": fluorescence,
     "photographs": photographs,

@@ -1,6 +1,7 @@
-"""Drive the real window through the edx sample and write the screenshots of the documentation.
+"""Drive the real window through samples and write the screenshots of the documentation.
 
-Run it with ``make screenshots``. Without a display it starts a virtual one, of the size of a small laptop.
+Run it with ``make screenshots``, or name parts: ``python docs/screenshots.py no_clean``. Without a display it starts
+a virtual one, of the size of a small laptop.
 """
 
 from __future__ import annotations
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
 
 IMAGES = Path(__file__).parent / "images"
 WIDTH, HEIGHT = 1366, 768
-LARGEST = 400_000
+LARGEST = 250_000
 MEMBERS = 3
 FRAMES: list[tuple[str, Any]] = []  # captions and pictures of the walk
+WAYS = (
+    ("counts", "thinning"),
+    ("repeats", "noise2noise"),
+    ("movie", "noise2void"),
+    ("stripes", "noise2void"),
+    ("counts", "simulation"),
+)
 FRAME_WIDTH, FRAME_MS = 1024, 5000
 
 
@@ -69,7 +77,7 @@ def shoot(viewer: napari.Viewer, name: str) -> None:
     picture = Image.fromarray(pixels).convert("RGB")
     picture.save(path, optimize=True)
     if path.stat().st_size > LARGEST:
-        picture.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        picture.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
     print(f"{path}: {picture.width} x {picture.height}, {path.stat().st_size // 1000} kB")
 
 
@@ -348,12 +356,73 @@ def main() -> None:
     walk()
 
 
+def without_clean() -> None:
+    """Learn without a clean image, in each way on its sample, and take a picture of each result."""
+    for sample, way in WAYS:
+        learn(sample, way)
+
+
+def learn(sample: str, way: str) -> None:
+    """Open a sample in a new window, train in one way, and take a picture of the result."""
+    import napari
+    from qtpy.QtWidgets import QWidget
+
+    viewer = napari.Viewer()
+    viewer.window.resize(WIDTH, HEIGHT)
+    viewer.open_sample("napari-btn", sample)
+    source = f"{sample} noisy"
+    _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
+
+    def part(name: str) -> QWidget:
+        """Return a control by its object name."""
+        return dock.findChild(QWidget, name)
+
+    part("preset").setCurrentText("quick")
+    part("members").setValue(2)
+    if way == "simulation":
+        simulate(viewer, dock)
+    ways = part("supervision")
+    wait_until(lambda: ways.findData(way) >= 0 and part("train").isEnabled(), 120)
+    ways.setCurrentIndex(ways.findData(way))
+    wait_until(lambda: dock.view.pair.inputs is not None and bool(dock.view.pair.note.notes), 120)
+    if not part("mask_along").isHidden():
+        shoot(viewer, f"no_clean_{sample}_before")
+        part("mask_along").click()
+        wait_until(lambda: part("mask_along").isHidden() and part("train").isEnabled(), 120)
+    if sample == "movie":
+        dock.view.form.learning.frames.setValue(5)
+        wait_until(part("train").isEnabled, 60)
+    part("train").click()
+    wait_until(lambda: not dock.busy and f"{source} width" in viewer.layers, 1200)
+    pause(1)
+    shoot(viewer, f"no_clean_{sample}_{way}")
+    viewer.close()
+
+
+def simulate(viewer: napari.Viewer, dock: Any) -> None:
+    """Measure the noise of the noisy image, and draw it on clean images of another field."""
+    from napari_btn import samples
+
+    dock.view.noise_fold.expand(animate=False)
+    dock.view.noise.inspect.click()
+    wait_until(lambda: not dock.busy and not dock.view.noise.use.isHidden(), 120)
+    pause(0.5)
+    dock.view._settings.ensureWidgetVisible(dock.view.noise.use)
+    shoot(viewer, "no_clean_noise")
+    dock.view.noise.use.click()
+    dock.view.noise_fold.collapse(animate=False)
+    place = {"scale": (0.2, 0.2), "units": ("um", "um"), "axis_labels": ("y", "x")}
+    viewer.add_image(samples.counts(seed=5).clean, name="simulated clean", visible=False, **place)
+
+
+PARTS = {"which_data": which_data, "walk": main, "no_clean": without_clean}
+
 if __name__ == "__main__":
     virtual = start_screen()
     try:
         IMAGES.mkdir(exist_ok=True)
-        which_data()
-        main()
+        for name in sys.argv[1:] or PARTS:
+            PARTS[name]()
     finally:
         if virtual is not None:
             virtual.terminate()
