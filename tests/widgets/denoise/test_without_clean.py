@@ -159,3 +159,8 @@ def test_clean_can_be_set_to_none_and_stays_so(
     assert combo.currentText() == "none"
     assert dock.view.pair.inputs is not None
     assert dock.view.pair.inputs.clean is None
+    dock.leave()
+    again = type(dock)(viewer)
+    qtbot.addWidget(again)
+    assert again.view.pair.clean.combo.currentText() == "none"
+    again.leave()

@@ -291,6 +291,7 @@ class PairForm(QWidget):
             },
             "axes": self.axes.text(),
             "channels": self.channels.text(),
+            "no_clean": self.clean.emptied,
             "noise_model": self.noise_model.state(),
         }
 
@@ -312,6 +313,8 @@ class PairForm(QWidget):
             else:
                 picker.pick(layers[0])
             picker.by_user = True
+        if picked["no_clean"]:
+            self.clean.leave_empty()
         self.noise_model.restore(picked["noise_model"])
         self.axes.setText(picked["axes"])
         self.channels.setText(picked["channels"])

@@ -231,6 +231,16 @@ class LayerPicker(QWidget):
         rows = [row for row, known in enumerate(self._layers) if layer is not None and known() is layer]
         self.combo.setCurrentIndex(rows[0] if rows else -1)
 
+    @property
+    def emptied(self) -> bool:
+        """True if the user picked "none"."""
+        return self._emptied
+
+    def leave_empty(self) -> None:
+        """Pick "none", as the user does."""
+        self.combo.setCurrentIndex(len(self._layers))
+        self._on_user_activated(len(self._layers))
+
     def pick_many(self, layers: Sequence[ImageLayer], stack_as: str) -> None:
         """Pick several layers of the list, as a stack.
 
