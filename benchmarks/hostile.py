@@ -187,7 +187,7 @@ def _recipe(folder: Path) -> Path:
 
 
 def _read_recipe(path: Path) -> None:
-    from napari_btn.cli.recipes import read_recipe
+    from napari_btn.workflow.recipe_files import read_recipe
 
     read_recipe(path)
 

@@ -107,7 +107,7 @@ def test_different_fields_get_no_note_and_neighbouring_frames_called_scenes_do(m
     drawn = drifting + np.random.default_rng(1).normal(0, 0.2, drifting.shape).astype(np.float32)
     (note,) = same_field_notes(Pair(drawn, drifting, axes).views)
     assert note.level == "amber"
-    assert "call their axis T" in note.text
+    assert "name its axes with T" in note.text
     assert same_field_notes(Pair(drawn, drifting, axes.replace("S", "T")).views) == ()
 
 

@@ -149,7 +149,7 @@ def same_field_notes(scenes: Scenes) -> tuple[Note, ...]:
     text = (
         f"Neighbouring scenes look like one field (correlation {middle:.2f} after smoothing), as frames of a series "
         "do. They count as independent fields, so that the reported coverage looks surer than it is, and other fields "
-        "may be covered less. If they are frames of one field, call their axis T."
+        "may be covered less. If they are frames of one field, name its axes with T instead of S."
     )
     return (Note("amber", text),)
 
