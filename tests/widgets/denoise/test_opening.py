@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
 
 from napari_btn.io.images import write_images
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
-from napari_btn.widgets.shared.pickers import open_image
+from napari_btn.widgets.shared.opening import open_image
 
 if TYPE_CHECKING:
     from pathlib import Path

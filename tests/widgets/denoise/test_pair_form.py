@@ -11,7 +11,7 @@ from qtpy.QtWidgets import QWidget
 from napari_btn.core.calibration.forecast import Forecast
 from napari_btn.core.progress import Note
 from napari_btn.widgets.shared import engine
-from napari_btn.widgets.shared.pickers import open_image
+from napari_btn.widgets.shared.opening import open_image
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -24,8 +24,8 @@ from qtpy.QtWidgets import (
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel
+from napari_btn.widgets.shared.opening import FILES
 from napari_btn.widgets.shared.panels import push_button
-from napari_btn.widgets.shared.pickers import FILES
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from napari_btn.widgets.denoise.work import Work
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.layers import KEY, LayerImage
-from napari_btn.widgets.shared.pickers import let_open
+from napari_btn.widgets.shared.opening import let_open
 from napari_btn.widgets.shared.results import (
     is_ours,
     leave_source_steps,

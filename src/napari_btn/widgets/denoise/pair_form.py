@@ -34,8 +34,9 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import KEY, TRUTH
 from napari_btn.widgets.shared.masks import MaskPicker, mask_over
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.opening import let_open
 from napari_btn.widgets.shared.panels import push_button
-from napari_btn.widgets.shared.pickers import LayerPicker, let_open
+from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.results import is_ours
 from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 

@@ -13,8 +13,9 @@ from napari_btn.core.data.pairs import Pair
 from napari_btn.session import Training
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.opening import let_open
 from napari_btn.widgets.shared.panels import fold, push_button
-from napari_btn.widgets.shared.pickers import LayerPicker, let_open
+from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.worker import load_ahead
 
 if TYPE_CHECKING:
