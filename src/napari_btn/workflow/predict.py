@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.data.detector import Detector
     from napari_btn.core.data.image import Image, View
+    from napari_btn.core.data.noise_models import NoiseModel
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
 
@@ -97,26 +98,27 @@ def predict_steps(
     drift = drift_notes(model.learned.profile, view, model.channel_names)
     locks = lock_notes(model.scores.held_out, calibrated.locks, model.channel_names)
     notes = (*calibrated.report.warnings, *group_notes, *drift, *locks)
+    own, doubts = yield from _noise_for_own_pixels_steps(model, image)
+    notes = (*notes, *doubts)
     step = yield from _recipe_steps(model, image, groups, valid, detector)
     earlier = model.learned.provenance.get("recipe", ())
     caption = {**model.caption, "recipe": [*earlier, step], "warnings": [n.to_dict() for n in notes]}
-    own = model.settings.supervision_settings.own_pixel and supervision_of(model.settings.supervision).blind
-    quantiles = quantiles or own
+    quantiles = quantiles or own is not None
     # in memory, the mean follows from quantiles that are kept
-    stored = _LATER if own else () if quantiles and out is None else ("mean",)
+    stored = _LATER if own is not None else () if quantiles and out is None else ("mean",)
     names = (*_MAPS, *stored, *(("quantiles",) if quantiles else ()))
     with _maps(model, image, view, names, caption, compute, out) as maps:
         said = yield from write_maps_steps(
             view,
             model.networks,
             calibrated.calibration,
-            {name: array for name, array in maps.items() if not own or name not in _LATER},
+            {name: array for name, array in maps.items() if own is None or name not in _LATER},
             compute,
             groups=None if group is None or calibrated.groups is None else (calibrated.groups, group),
             valid=counted,
         )
-        if own:
-            said = (*said, (yield from _own_pixels_steps(model, image, maps)))
+        if own is not None:
+            said = (*said, (yield from _own_pixels_steps(model, image, own, maps)))
     if out is not None:
         maps = open_maps(out.path, image.view.axes)
     else:
@@ -148,27 +150,49 @@ def predict_steps(
     )
 
 
-def _own_pixels_steps(model: Model, image: Image, maps: dict[str, Any]) -> Step[Note]:
-    """Add each pixel's own value to the mean, and return a note on it; a step."""
-    from napari_btn.core.calibration.own_pixel import add_own_pixels_steps
+def _noise_for_own_pixels_steps(
+    model: Model, image: Image
+) -> Step[tuple[NoiseModel | None, tuple[Note, ...]]]:
+    """Return the noise by which the mean uses own values, or None and notes on why it does not; a step."""
+    how = model.settings.supervision_settings
+    if not how.own_pixel or not supervision_of(model.settings.supervision).blind:
+        return None, ()
     from napari_btn.core.data.noise_frames import read_noise_frames
     from napari_btn.core.data.noise_models import NoiseModel
+    from napari_btn.core.supervision.noise2void import fitting_mask
 
-    noisy, given = sound_image(model, image).view, model.learned.provenance.get("noise_model")
-    if given is None:
-        noise = yield from NoiseModel.fit_steps((yield from read_noise_frames(noisy.array, noisy.axes)))
-    else:
+    given, noisy = model.learned.provenance.get("noise_model"), sound_image(model, image).view
+    if given is not None:
         noise = NoiseModel.from_dict(given)
+    else:
+        noise = yield from NoiseModel.fit_steps((yield from read_noise_frames(noisy.array, noisy.axes)))
+    wanted = fitting_mask(noise, how)
+    if wanted == how:
+        return noise, ()
+    text = (
+        "The noise is correlated between pixels that are not masked together, so that the mean leaves each pixel's own "
+        f'value out. Mask neighbours as well: struct_n2v_axes="{wanted.struct_n2v_axes}", '
+        f"struct_n2v_span={wanted.struct_n2v_span}."
+    )
+    return None, (Note("amber", text),)
+
+
+def _own_pixels_steps(model: Model, image: Image, noise: NoiseModel, maps: dict[str, Any]) -> Step[Note]:
+    """Add each pixel's own value to the mean, and return a note on it; a step."""
+    from napari_btn.core.calibration.own_pixel import add_own_pixels_steps
+
+    noisy = sound_image(model, image).view
     weights = yield from add_own_pixels_steps(noisy, noise, maps, model.settings.levels)
     single = len(weights) == 1
     shares = [
         f"{100 * w:.0f} %" + ("" if single else f" in {n}")
         for n, w in zip(model.channel_names, weights, strict=True)
     ]
+    source = "given" if "noise_model" in model.learned.provenance else "measured on this image"
     return Note(
         "amber",
         f"The mean gives each pixel's own noisy value {', '.join(shares)} of the weight on average, by the noise model "
-        f"{'measured on this image' if given is None else 'given'}. Intervals and median don't use it.",
+        f"{source}. Intervals and median don't use it.",
     )
 
 

@@ -180,3 +180,12 @@ def test_supervisions_that_see_the_pixel_leave_own_values_alone(noisy_and_clean)
     denoiser = btn.Denoiser("quick", members=1, supervision_settings=settings, train=train)
     made = denoiser.fit(noisy, clean, axes="YX", executor=Inline()).predict(noisy, "YX", executor=Inline())
     assert made.signal_sd is None
+
+
+def test_correlated_noise_leaves_own_values_out_and_says_so(trained, noisy_and_clean):
+    # noise of pairs of neighbours: a pixel's own value is no news beside its neighbour's
+    grain = np.repeat(np.random.default_rng(8).normal(0, 20, (96, 65)), 2, axis=1)
+    made = trained.predict((noisy_and_clean[1] + grain).astype(np.float32), "YX", executor=Inline())
+    assert made.signal_sd is None
+    assert any("leaves each pixel's own value out" in note.text for note in made.notes)
+    np.testing.assert_array_equal(made.mean, replace(made, stored_mean=None).mean)
