@@ -18,6 +18,7 @@ from scipy.special import ndtr
 
 from napari_btn.core.calibration.marginals import Marginal, ScoredTargets
 from napari_btn.core.data.image import Box, View
+from napari_btn.core.data.white_noise import white_noise
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import need
 
@@ -37,8 +38,6 @@ _REACH = {2: 48, 3: 14}
 # Side of the parts of the held-out field that lags are counted in, and of the tiles of a draw.
 _PART = {2: 512, 3: 96}
 _TILE = {2: 384, 3: 64}
-# Side of the cells of white noise: a draw of any box takes the noise of its cells, whatever the tiles.
-_CELL = {2: 64, 3: 20}
 _SHAPE_PIXELS = 4000  # held-out pixels that the shape of the distributions is taken from
 _PAIRS = 3000  # pairs of pixels at which a lag counts as much as the mean over lags of its length
 _ENERGY = 1e-3  # share of a kernel's energy that is cut off with its rim
@@ -215,7 +214,8 @@ class Sampler:
         halo, kernel = self.field.halo, self.field.kernel
         rows = kernel if channel is None else kernel[channel : channel + 1]
         wide = [slice(s.start - h, s.stop + h) for s, h in zip(box.slices, halo, strict=True)]
-        noise = self._noise(number, box.scene, wide)
+        # a draw of any box takes the noise of its place, whatever the tiles
+        noise = white_noise(self.seed, (number, box.scene), len(kernel), wide)
         shape = [fft.next_fast_len(n, real=True) for n in noise.shape[1:]]
         axes = tuple(range(1, noise.ndim))
         waves = fft.rfftn(noise, shape, axes=axes)
@@ -224,24 +224,6 @@ class Sampler:
         for i, row in enumerate(rows):
             mixed = (fft.rfftn(row, shape, axes=axes) * waves).sum(0)
             out[i] = fft.irfftn(mixed, shape)[inside]
-        return out
-
-    def _noise(self, number: int, scene: int, box: Sequence[slice]) -> NDArray[np.float32]:
-        """Return white noise (C, *space) of a box, which may reach beyond the image."""
-        cell, n = _CELL[len(box)], len(self.field.kernel)
-        out = np.empty((n, *(s.stop - s.start for s in box)), np.float32)
-        ranges = [range(s.start // cell, (s.stop - 1) // cell + 1) for s in box]
-        for at in itertools.product(*ranges):
-            # spawn keys can't be negative, and cells left of the image are
-            key = (number, scene, *(i + 1024 for i in at))
-            rng = np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
-            values = rng.standard_normal((n, *(cell,) * len(box)), np.float32)
-            from_, to = [], []
-            for i, s in zip(at, box, strict=True):
-                first, stop = max(i * cell, s.start), min((i + 1) * cell, s.stop)
-                from_.append(slice(first - i * cell, stop - i * cell))
-                to.append(slice(first - s.start, stop - s.start))
-            out[(slice(None), *to)] = values[(slice(None), *from_)]
         return out
 
 
