@@ -23,9 +23,11 @@ if TYPE_CHECKING:
         SupervisionSettings,
         TileSettings,
         TrainSettings,
+        VariationalSettings,
     )
     from napari_btn.denoiser import Denoiser, compare, load
     from napari_btn.io.noise import NoiseModel
+    from napari_btn.variational import Variational
 
 __version__ = "0.1.0"
 
@@ -40,6 +42,8 @@ __all__ = [
     "SupervisionSettings",
     "TileSettings",
     "TrainSettings",
+    "Variational",
+    "VariationalSettings",
     "__version__",
     "compare",
     "evaluate",
@@ -60,6 +64,8 @@ _HOME = {
     "SupervisionSettings": "core.settings",
     "TileSettings": "core.settings",
     "TrainSettings": "core.settings",
+    "Variational": "variational",
+    "VariationalSettings": "core.settings",
     "compare": "denoiser",
     "evaluate": "denoiser",
     "load": "denoiser",

@@ -285,6 +285,8 @@ def load_model(path: str | Path) -> Model:
         If the file is damaged, newer, not a bundle, or of an interrupted training.
     """
     bundle = read_bundle(path)
+    if bundle.values.get("kind") == "variational":
+        raise ValueError(f"{path} holds a variational model; open it with napari_btn.Variational.load.")
     if bundle.values.get("kind") != "trained":
         raise ValueError(f"{path} is an interrupted training; go on with it (--resume) before using it.")
     with reading(Path(path), _LACKS.format(advice="Save it again.")):

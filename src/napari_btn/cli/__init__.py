@@ -21,6 +21,7 @@ from napari_btn.cli.comparing import compare
 from napari_btn.cli.datasets import dataset
 from napari_btn.cli.noise import noise, repair
 from napari_btn.cli.options import bundle_argument, force_option, json_option
+from napari_btn.cli.plausible import plausible
 from napari_btn.cli.pretrained import now, pretrain
 from napari_btn.cli.recipes import run
 from napari_btn.cli.regions import regions
@@ -117,6 +118,7 @@ for command in (
     predict,
     evaluate,
     compare,
+    plausible,
     tokens,
     regions,
     noise,

@@ -35,6 +35,7 @@ __all__ = [
     "TokenMethod",
     "TokenSettings",
     "TrainSettings",
+    "VariationalSettings",
     "need",
 ]
 
@@ -456,6 +457,50 @@ class AdaptSettings(_Settings):
         need(self.steps >= 1, "steps", self.steps, "1 or more")
         need(self.learning_rate > 0, "learning_rate", self.learning_rate, "over 0")
         need(0 < self.mask_share <= 0.5, "mask_share", self.mask_share, "over 0 and at most 0.5")
+
+
+@dataclass(frozen=True)
+class VariationalSettings(_Settings):
+    """A variational model and its training on noisy images alone.
+
+    Attributes
+    ----------
+    steps : int
+        Training steps.
+    levels : int
+        Resolutions with latent variables: 1/2, 1/4, 1/8 and so on.
+    width : int
+        Features of each layer.
+    latent : int
+        Latent variables of each cell of a level.
+    learning_rate : float
+        Largest step size; it rises at the beginning and falls towards the end.
+    batch_size : int
+        Patches of each step.
+    patch_px : int
+        Side of a patch in pixels.
+    warm_up : float
+        Share of the steps in which the divergence of the latent variables from their prior gains its full weight.
+        Without it, a model may stop using them: then all draws are alike.
+    """
+
+    steps: int = 2000
+    levels: int = 3
+    width: int = 24
+    latent: int = 6
+    learning_rate: float = 0.002
+    batch_size: int = 8
+    patch_px: int = 64
+    warm_up: float = 0.3
+
+    def __post_init__(self) -> None:
+        _need_numbers(self)
+        for name in ("steps", "width", "latent", "batch_size"):
+            need(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        need(1 <= self.levels <= 6, "levels", self.levels, "1 to 6")
+        need(self.learning_rate > 0, "learning_rate", self.learning_rate, "over 0")
+        need(self.patch_px >= 16, "patch_px", self.patch_px, "16 or more")
+        need(0 <= self.warm_up < 1, "warm_up", self.warm_up, "at least 0 and under 1")
 
 
 @dataclass(frozen=True)

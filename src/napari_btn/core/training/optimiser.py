@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from napari_btn.core.settings import TrainSettings
+    from napari_btn.core.settings import TrainSettings, VariationalSettings
 
 __all__ = ["GroupOptimiser", "Optimiser", "bias_correction", "one_cycle"]
 
 _DECAY = 0.1  # decoupled weight decay (Loshchilov & Hutter, arXiv 1711.05101)
 
 
-def one_cycle(step: int, settings: TrainSettings) -> float:
+def one_cycle(step: int, settings: TrainSettings | VariationalSettings) -> float:
     """Return the learning rate: a cosine rise over the first 15 % of the steps, a cosine fall over the rest.
 
     Parameters
     ----------
     step : int
         Step, counted from 0.
-    settings : TrainSettings
+    settings : TrainSettings or VariationalSettings
 
     References
     ----------
