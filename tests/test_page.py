@@ -59,7 +59,10 @@ def test_page_and_terminal_say_what_the_rule_aims_at():
 
     report = measured()[2]
     for rule, words in (
-        ("block", "90 % of the pixels of the clean signal on average over images like the calibration data"),
+        (
+            "block",
+            "the clean signal inside the interval in 90 % of the pixels on average over images",
+        ),
         ("pixel", "like the calibration data, without a finite-sample guarantee"),
         (
             "image",

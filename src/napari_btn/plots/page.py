@@ -134,7 +134,7 @@ def _summary(report: Report) -> str:
     lines = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row) + "</tr>" for row in rows)
     table = lines.replace("<td>nan</td>", "<td>-</td>")
     return (
-        f"<p>Aimed at: {escape(aim)}, inside the interval; of a single pixel it says nothing. Measured on {blocks} "
+        f"<p>Aimed at: {escape(aim)}; of a single pixel it says nothing. Measured on {blocks} "
         f"{escape(report.blocks)}; the 95 % interval is that of {report.scope}{report.beyond}.</p>"
         f"<table><tr>{head}</tr>{table}</table>"
     )

@@ -69,7 +69,7 @@ def covered(covers: str) -> str:
         "clean": "the clean signal",
         "replicate": "a repeat",
         NOT_CALIBRATED: NOT_CALIBRATED,
-        "thinned counts": "a count at half the dose, doubled",
+        "thinned counts": "twice a count at half the dose",
         "simulation": "the clean signal of simulated images",
     }
     return words.get(covers, f"a {covers}")

@@ -210,10 +210,11 @@ def aim_of(rule: str, alpha: float, covers: str) -> str:
     covers : str
         What is covered, in words.
     """
-    pixels, alike = f"{100 * (1 - alpha):.4g} % of the pixels of {covers}", "images like the calibration data"
+    share, alike = f"{100 * (1 - alpha):.4g} % of the pixels", "images like the calibration data"
     if rule == "image":
-        return f"at least {pixels} in each of most {alike} (each of most blocks, if that was one field)"
-    average = f"{pixels} on average over {alike}"
+        most = f"each of most {alike} (each of most blocks, if that was one field)"
+        return f"{covers} inside the interval in at least {share}, in {most}"
+    average = f"{covers} inside the interval in {share} on average over {alike}"
     return average + {
         "risk": " (over blocks, if that was one field), with a stated probability",
         "pixel": ", without a finite-sample guarantee",
