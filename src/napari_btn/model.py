@@ -286,7 +286,10 @@ def load_model(path: str | Path) -> Model:
     """
     bundle = read_bundle(path)
     if bundle.values.get("kind") == "variational":
-        raise ValueError(f"{path} holds a variational model; open it with napari_btn.Variational.load.")
+        raise ValueError(
+            f"{path} holds a variational model; open it with "
+            "napari_btn.Variational.load, or draw from it by napari-btn plausible --model."
+        )
     if bundle.values.get("kind") != "trained":
         raise ValueError(f"{path} is an interrupted training; go on with it (--resume) before using it.")
     with reading(Path(path), _LACKS.format(advice="Save it again.")):
