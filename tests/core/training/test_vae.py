@@ -70,6 +70,20 @@ def test_the_same_seed_gives_the_same_bits():
         np.testing.assert_array_equal(value, same.weights[name])
 
 
+def test_the_number_of_threads_does_not_matter():
+    settings = VariationalSettings(steps=3, levels=2, width=16, latent=2, batch_size=8, patch_px=32)
+    view, model, before = View(image(), "YX"), NoiseModel(gain=1.0), torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            found.append(drain(train_ladder_steps(view, model, settings)).weights)
+    finally:
+        torch.set_num_threads(before)
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(value, found[1][name])
+
+
 def test_training_can_be_stopped_and_says_how_far_it_is():
     step = train_ladder_steps(View(image(), "YX"), NoiseModel(gain=1.0), TINY)
     first = next(step)
