@@ -2,11 +2,13 @@
 
 Members train on blobs, 100 scenes of 64 x 64, and draw 50 fresh scenes; each is cut into four windows. Beside the
 draws stands what per-pixel independence would say: the same calibrated values in each pixel, without correlation.
-The same areas on the built-in element maps, trained on one field, show where draws fall short.
+The same areas on the built-in element maps, trained on one field, show where draws fall short. Draws of a variational
+model of the noisy images alone stand beside those of members that knew clean ones (`--part sources`).
 """
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,8 @@ import napari_btn as btn
 from benchmarks.table import Bar, Result, main
 from napari_btn.core.calibration.drawn import MatchedArea
 from napari_btn.core.calibration.draws import Field, sampler_steps
+from napari_btn.core.compute.pool import Inline
+from napari_btn.core.data import noise
 from napari_btn.core.data.image import Box
 from napari_btn.core.progress import drain
 
@@ -94,6 +98,111 @@ def element_maps(tiny: bool) -> Result:
     return result
 
 
+def energy_score(draws: NDArray[np.float32], truth: NDArray[np.float32]) -> float:
+    """Return the energy score of draws (n, cases, ...) of each case (cases, ...), averaged over cases.
+
+    References
+    ----------
+    Gneiting and Raftery, J. Am. Stat. Assoc. 102 (2007) 359, section 4.3; pairs of one draw with itself are left out.
+    """
+    flat = draws.reshape(*draws.shape[:2], -1).astype(np.float64)
+    n = len(flat)
+    own = np.linalg.norm(flat - truth.reshape(len(truth), -1), axis=-1).mean(0)
+    apart = sum(np.linalg.norm(flat[k + 1 :] - flat[k], axis=-1).sum(0) for k in range(n - 1))
+    return float((own - apart / (n * (n - 1))).mean())
+
+
+def in_windows(images: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    """Return images (..., S, Y, X) as windows (..., windows, side, side)."""
+    *lead, scenes, rows, columns = images.shape
+    cut = images.reshape(*lead, scenes, rows // side, side, columns // side, side)
+    return np.moveaxis(cut, -2, -3).reshape(*lead, -1, side, side)
+
+
+def judged(
+    sample: str, source: str, seconds: float, draws: NDArray[np.float32], clean: NDArray[np.float32]
+) -> dict[str, Any]:
+    """Return a row on draws (n, S, Y, X) of clean images (S, Y, X)."""
+    rank = int((len(draws) + 1) * 0.05)
+    ordered, mean = np.sort(draws, 0), draws.mean(0)
+    lower, upper = ordered[rank - 1], ordered[-rank]
+    inside = (clean >= lower) & (clean <= upper)
+    bright = clean > 0.1 * clean.max()
+    ratios = [variogram(draws[:20] - mean, lag) / variogram(clean - mean, lag) for lag in (1, 3, 8, 20)]
+    return {
+        "sample": sample,
+        "draws of": source,
+        "CPU-s": seconds,
+        "RMSE of the mean": float(np.sqrt(np.mean(np.square(mean - clean)))),
+        "coverage at 90 %": float(inside.mean()),
+        "of brighter pixels": float(inside[bright].mean()),
+        "mean width": float((upper - lower).mean()),
+        "energy score": energy_score(in_windows(draws, SIDE), in_windows(clean, SIDE)),
+        **{f"variogram, lag {lag} px": ratio for lag, ratio in zip((1, 3, 8, 20), ratios, strict=True)},
+    }
+
+
+def sources(tiny: bool) -> Result:
+    """Compare draws of calibrated members, which knew clean images, with those of a model that did not."""
+    draws, fresh, scenes = (19, 2, 12) if tiny else (59, 20, 100)
+    size, field = ((64, 96), (64, 96)) if tiny else ((256, 512), (192, 256))
+    settings = btn.VariationalSettings(steps=20) if tiny else btn.VariationalSettings(steps=1600)
+    train = btn.TrainSettings(steps=20) if tiny else None
+    blobs, test = btn.samples.blobs(seed=0, n=scenes), btn.samples.blobs(seed=1000, n=fresh)
+    static = btn.samples.blobs(seed=500, n=1, size=128).clean[0]
+    frames = np.stack([noise.skewed(static, rng=np.random.default_rng(k)) for k in range(100)])
+    skewed = btn.NoiseModel.fit(frames, axes="TYX", kind="mixture")
+    maps, other = btn.samples.edx(seed=0, size=size), btn.samples.edx(seed=100, size=field)
+    # counts of silicon; two of them are a rate of one
+    silicon = (np.asarray(maps.noisy)[0], np.asarray(maps.clean)[0] * 2)
+    fresh_silicon = (np.asarray(other.noisy)[0], np.asarray(other.clean)[0] * 2)
+    counts = btn.NoiseModel(gain=1.0)
+    cases = (
+        (
+            "blobs",
+            (blobs.noisy, blobs.clean),
+            (np.asarray(test.noisy), np.asarray(test.clean)),
+            "SYX",
+            skewed,
+        ),
+        ("edx, Si", silicon, fresh_silicon, "YX", counts),
+    )
+    result = Result(
+        "Draws of calibrated members (trained on pairs) and of a variational model (of noisy images)"
+    )
+    for name, (noisy, clean), (seen, truth), axes, noise_model in cases:
+        shape = (-1, *truth.shape[-2:])
+        began = time.process_time()
+        denoiser = btn.Denoiser("quick", members=2, seed=0, device="cpu", train=train)
+        denoiser.fit(noisy, clean, axes=axes, executor=Inline())
+        prediction = denoiser.predict(seen, axes=axes, executor=Inline())
+        made = prediction.draws(draws, seed=0)
+        seconds = time.process_time() - began
+        result.add(
+            judged(
+                name,
+                "members",
+                seconds,
+                made.reshape(draws, *truth.reshape(shape).shape),
+                truth.reshape(shape),
+            )
+        )
+        began = time.process_time()
+        model = btn.Variational.fit(noisy, axes, noise_model=noise_model, settings=settings, device="cpu")
+        made = model.draws(seen, draws, device="cpu")
+        seconds = time.process_time() - began
+        result.add(
+            judged(
+                name, "vae", seconds, made.reshape(draws, *truth.reshape(shape).shape), truth.reshape(shape)
+            )
+        )
+    result.notes.append(
+        f"{draws} draws; members: 2, quick; vae: {settings.steps} steps; one thread; energy score of windows of {SIDE} "
+        "px; variogram of draws minus their mean, relative to that of the errors of the mean"
+    )
+    return result
+
+
 def run(tiny: bool) -> list[Result]:
     """Measure draws on blobs."""
     scenes, fresh, draws = (20, 6, 19) if tiny else (100, 50, 199)
@@ -149,8 +258,8 @@ def run(tiny: bool) -> list[Result]:
         ratios.add({"lag / px": lag, "draws / errors": variogram(errors, lag) / variogram(own, lag)})
     worst = max(abs(row["draws / errors"] - 1) for row in ratios.rows)
     ratios.bars.append(Bar("largest deviation of the variogram", worst, 0.15, above=False))
-    return [areas, ratios, element_maps(tiny)]
+    return [areas, ratios, element_maps(tiny), sources(tiny)]
 
 
 if __name__ == "__main__":
-    main("draws", run)
+    main("draws", run, {"sources": sources})

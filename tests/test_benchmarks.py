@@ -70,3 +70,21 @@ def test_two_materials_differ_in_texture_alone():
     bank = materials.filter_bank(pair.noisy)
     assert bank.shape == (7, 256, 256)
     assert np.isfinite(bank).all()
+
+
+def test_the_energy_score_of_draws_is_that_of_scoringrules():
+    scoringrules = pytest.importorskip("scoringrules")
+    draws = importlib.import_module("benchmarks.draws")
+    rng = np.random.default_rng(0)
+    made, truth = rng.normal(0, 1, (7, 4, 5, 6)), rng.normal(0, 1, (4, 5, 6))
+    flat = made.reshape(7, 4, -1).transpose(1, 0, 2)
+    want = scoringrules.es_ensemble(truth.reshape(4, -1), flat, estimator="fair").mean()
+    np.testing.assert_allclose(draws.energy_score(made, truth), want, rtol=1e-10)
+
+
+def test_windows_hold_the_pixels_that_lie_together():
+    draws = importlib.import_module("benchmarks.draws")
+    images = np.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
+    cut = draws.in_windows(images, 2)
+    assert cut.shape == (2, 3 * 2 * 3, 2, 2)
+    np.testing.assert_array_equal(cut[1, 6 + 3 + 1], images[1, 1, 2:4, 2:4])
