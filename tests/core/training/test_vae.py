@@ -132,7 +132,7 @@ def toy_images(n, seed):
 def toy():
     """Return a training on the toy, and draws of the first channel of fresh images with their cells and flags."""
     settings = VariationalSettings(
-        steps=400, width=12, latent=3, batch_size=32, patch_px=16, learning_rate=0.01
+        steps=700, width=12, latent=3, batch_size=32, patch_px=16, learning_rate=0.01
     )
     noise_model = NoiseModel(gain=[0, 0], read_sd=[SD, FLAG_SD])
     trained = drain(train_ladder_steps(View(toy_images(2000, 0)[0], "SCYX"), noise_model, settings))

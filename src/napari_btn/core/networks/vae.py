@@ -100,8 +100,8 @@ class Ladder(nn.Module):
     def reach(self) -> int:
         """Pixels to each side that a pixel of the signal depends on, at most."""
         coarse = sum(1 << (k + 1) for k in range(self.levels))
-        # a convolution each at the image's resolution to read, two to write, two of each level down and up
-        return 3 + 4 * coarse + 2 * (self.alignment - 1)
+        # convolutions: one to read, two to write, two of each level down and up; interpolation sees one cell further
+        return 3 + 5 * coarse + 2 * (self.alignment - 1)
 
     @property
     def multiplications(self) -> float:
@@ -199,7 +199,8 @@ class Ladder(nn.Module):
             apart = torch.log(sd / own_sd) + (own_sd.square() + change.square()) / (2 * sd.square()) - 0.5
             kl.insert(0, apart.flatten(1).sum(1))
             state = self.up[k](z if state is None else torch.cat([z, state], 1))
-            state = F.interpolate(state, scale_factor=2, mode="nearest")
+            # repeated cells would leave their grid in the draws
+            state = F.interpolate(state, scale_factor=2, mode=("bilinear", "trilinear")[self.ndim - 2])
         made = self.write(self.smooth(state))
         scale = self._column(self.scale)
         signal = torch.where(
