@@ -96,6 +96,16 @@ def test_the_decoder_sees_the_image_through_the_latent_variables_alone():
     assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_draws_show_little_of_the_grid_of_cells(seed):
+    made = ladder(levels=1, width=16, latent=6, seed=seed)
+    x = torch.full((1, 1, 256, 256), 3.0)
+    drawn = made(x, white(made, (256, 256), seed=seed)).signal[0, 0].detach().numpy()
+    # differences of pixels of one cell, and of neighbouring cells; repeated cells would give about 6
+    steps = np.square(np.diff(drawn, axis=0)).mean(1)
+    assert steps[1::2].mean() < 4 * steps[::2].mean()
+
+
 def test_light_is_never_negative_where_noise_grows_with_it():
     x = torch.full((1, 1, 16, 16), -50.0)
     assert ladder(grows=True)(x, white(ladder(), (16, 16))).signal.min() >= 1.0
