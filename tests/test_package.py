@@ -28,6 +28,7 @@ TORCH = {
     "core.inference.jacobian",
     "core.inference.latents",
     "core.inference.run",
+    "core.inference.vae",
     "core.networks.convolutional.trunk",
     "core.networks.heads",
     "core.networks.pinball",
@@ -36,6 +37,7 @@ TORCH = {
     "core.networks.sms.one_member",
     "core.networks.sms.trunk",
     "core.networks.trunk",
+    "core.networks.vae",
     "core.training.card",
     "core.training.optimiser",
     "core.training.preview",
@@ -44,6 +46,7 @@ TORCH = {
     "core.training.tasks",
     "core.training.warm",
     "core.training.tuning",
+    "core.training.vae",
 }
 
 BLOCK = """
