@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -33,3 +35,49 @@ def test_a_larger_layer_that_is_hidden_does_not_make_a_row_small(viewer: Any) ->
     viewer.layers.remove("large")
     side_by_side(viewer, row)
     assert camera.zoom == pytest.approx(zoom)
+
+
+WINDOW = """
+import sys, time
+import napari, numpy as np
+from qtpy.QtWidgets import QApplication
+from napari_btn.widgets.shared.side_by_side import as_before, side_by_side
+
+def wait(seconds):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        QApplication.processEvents()
+
+viewer = napari.Viewer()
+image = np.random.default_rng(0).random((3, 96, 160)).astype(np.float32)
+layers = [viewer.add_image(image, name=name) for name in "abcd"]
+side_by_side(viewer, layers[:3])
+wait(0.5)
+as_before(viewer)
+wait(0.5)
+drawn = viewer.add_image(image, name="draw")
+wait(0.5)
+grid = viewer.canvas.grid if hasattr(viewer, "canvas") else viewer.grid
+grid.enabled = True
+for layer in viewer.layers:
+    layer.visible = layer.name in ("b", "draw")
+wait(0.5)
+grid.enabled = False
+wait(0.5)
+viewer.layers.remove(drawn)
+wait(1)
+viewer.add_labels((10 * image[0]).astype(int), name="labels")
+wait(1)
+print("alive", flush=True)
+import os
+os._exit(0)
+"""
+
+
+def test_the_window_lives_on_when_a_layer_goes_after_a_row_and_another_grid():
+    # napari 0.9.2 ends by a segmentation fault here if names of layers were made invisible again
+    done = subprocess.run(
+        [sys.executable, "-c", WINDOW], check=False, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    assert "alive" in done.stdout

@@ -71,7 +71,7 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> None:
     _ROWS[viewer] = {
         "visible": {layer.name: layer.visible for layer in viewer.layers},
         "grid": {"stride": grid.stride, "shape": tuple(grid.shape), "enabled": grid.enabled},
-        "named": [(ref(layer), layer.name_overlay.visible) for layer in named],
+        "named": [(ref(layer), _shown(layer.name_overlay)) for layer in named],
         "added": added,
         "row": [ref(layer) for layer in layers],
         "order": [ref(layer) for layer in viewer.layers],
@@ -79,7 +79,7 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> None:
     }
     viewer.layers.events.inserted.connect(added)
     for layer in named:
-        layer.name_overlay.visible = True
+        layer.name_overlay.visible, layer.name_overlay.opacity = True, 1.0
     for layer in viewer.layers:
         layer.visible = layer in layers
     for left, right in pairwise(layers):
@@ -233,14 +233,20 @@ def as_before(viewer: Any) -> None:
         order = [layer for one in before["order"] if (layer := one()) is not None and layer in viewer.layers]
         _reorder(viewer, [*order, *(layer for layer in viewer.layers if layer not in order)])
     for weak, visible in before["named"]:
-        if (layer := weak()) is not None:
-            layer.name_overlay.visible = visible
+        if (layer := weak()) is not None and not visible:
+            # if it were made invisible, napari 0.9.2 would crash when a layer is removed after another grid
+            layer.name_overlay.opacity = 0.0
     grid = _grid(viewer)
     for name, value in before["grid"].items():
         setattr(grid, name, value)
     for layer in viewer.layers:
         layer.visible = before["visible"].get(layer.name, layer.visible)
     viewer.reset_view()
+
+
+def _shown(overlay: Any) -> bool:
+    """Return True if an overlay can be seen."""
+    return bool(overlay.visible and overlay.opacity > 0)
 
 
 def _grid(viewer: Any) -> Any:
