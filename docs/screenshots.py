@@ -177,15 +177,18 @@ def trust(viewer: napari.Viewer, source: str, pixel: tuple[int, int]) -> None:
     """Question one pixel: its interval and filter, plausible images, and an area with its interval."""
     from qtpy.QtWidgets import QWidget
 
+    from napari_btn.widgets.shared.side_by_side import as_before
+
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
 
     def part(name: str) -> QWidget:
         """Return a control by its object name."""
         return dock.findChild(QWidget, name)
 
-    viewer.canvas.grid.enabled = False
+    as_before(viewer)
     part("channel").setCurrentIndex(part("channel").findText("Fe"))
     part("threshold").setValue(0.25)
+    part("closer").setCurrentIndex(1)
     pause(1)
     dock.pixel.show_pixel(*pixel)
     part("filter").click()
@@ -206,7 +209,6 @@ def trust(viewer: napari.Viewer, source: str, pixel: tuple[int, int]) -> None:
     viewer.reset_view()
     both_themes(viewer, "trust_draws")
     viewer.canvas.grid.enabled = False
-    viewer.window.remove_dock_widget(dock)
 
 
 def both_themes(viewer: napari.Viewer, name: str) -> None:
@@ -350,6 +352,7 @@ def main() -> None:
     step(viewer, "Noisy, denoised, and how sure: the report says how much the intervals hold.")
     both_themes(viewer, "denoise")
     uncertainty(viewer)
+    trust(viewer, "edx noisy", (104, 45))
     tokens(viewer)
     remeasure(viewer)
     viewer.close()
