@@ -81,7 +81,7 @@ class Variational:
         "clean images as a model of the noisy ones finds them plausible: not calibrated, and only as right as the "
         "noise model and the network"
     )
-    """What draws are draws of."""
+    """What the draws show."""
 
     settings: VariationalSettings
     seed: int

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import SPACE, Image, View, canonical_axes
+from napari_btn.core.data.image import SPACE, Image, View, canonical_axes, shown_names
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.series import Series, series_axes
 from napari_btn.core.supervision.registry import supervision_of
@@ -322,9 +322,10 @@ def seen_by(model: Model, image: Image) -> View:
 def _need_fit(view: View, model: Model) -> None:
     """Raise ``ValueError`` if an image has other channels or space axes than the training images."""
     if view.n_channels != model.blueprint.n_out:
+        names = ", ".join(shown_names(model.channel_names))
         raise ValueError(
             f"The image has {view.n_channels} channels (axes {view.axes}, shape {tuple(view.array.shape)}); these "
-            f"networks were trained on {model.blueprint.n_out}: {', '.join(model.channel_names)}. Give those."
+            f"networks were trained on {model.blueprint.n_out}: {names}. Give those."
         )
     if view.ndim != model.blueprint.ndim:
         raise ValueError(
