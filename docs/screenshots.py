@@ -336,7 +336,7 @@ def main() -> None:
     part("members").setValue(MEMBERS)
     viewer.dims.set_point(0, 0)
     wait_until(part("train").isEnabled, 60)
-    wait_until(lambda: bool(dock.view.pair.note.notes), 120)
+    wait_until(lambda: bool(dock.view.pair.check.note.notes), 120)
     step(viewer, "Open a noisy and a clean image. The dock checks them, and says what it may promise.")
     viewer.canvas.grid.enabled = True
     part("train").click()
@@ -387,7 +387,7 @@ def learn(sample: str, way: str) -> None:
     ways = part("supervision")
     wait_until(lambda: ways.findData(way) >= 0 and part("train").isEnabled(), 120)
     ways.setCurrentIndex(ways.findData(way))
-    wait_until(lambda: dock.view.pair.inputs is not None and bool(dock.view.pair.note.notes), 120)
+    wait_until(lambda: dock.view.pair.inputs is not None and bool(dock.view.pair.check.note.notes), 120)
     if not part("mask_along").isHidden():
         shoot(viewer, f"no_clean_{sample}_before")
         part("mask_along").click()

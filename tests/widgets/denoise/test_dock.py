@@ -58,11 +58,11 @@ def test_every_control_has_a_tooltip_and_an_accessible_name(ready: DenoiseWidget
 def test_obvious_layers_are_picked(ready: DenoiseWidget) -> None:
     assert ready.view.pair.noisy.combo.currentText() == "soil noisy"
     assert ready.view.pair.clean.combo.currentText() == "soil clean"
-    assert ready.view.pair.axes.text() == "CYX"
-    assert ready.view.pair.guessed.isHidden()
+    assert ready.view.pair.axes.letters.text() == "CYX"
+    assert ready.view.pair.axes.guessed.isHidden()
     assert ready.view.train.isEnabled()
-    assert ready.view.pair.channels.text() == "Si, Al, Fe"
-    assert "0.5" in ready.view.pair.shape.text()
+    assert ready.view.pair.axes.channels.text() == "Si, Al, Fe"
+    assert "0.5" in ready.view.pair.axes.shape.text()
 
 
 def test_an_empty_viewer_says_what_is_missing(dock: DenoiseWidget) -> None:
@@ -346,8 +346,8 @@ def test_a_dock_that_is_opened_again_has_picked_the_same_layers(
     more = [viewer.add_image(rng.random((3, 32, 32)), name=name) for name in ("a", "b", "c", "d")]
     ready.view.pair.noisy.pick(more[0])
     ready.view.pair.clean.pick(more[3])
-    ready.view.pair.axes.setText("CYX")
-    ready.view.pair.channels.setText("Si, Al, Fe")
+    ready.view.pair.axes.letters.setText("CYX")
+    ready.view.pair.axes.channels.setText("Si, Al, Fe")
     ready.leave()
     again = DenoiseWidget(viewer)
     qtbot.addWidget(again)

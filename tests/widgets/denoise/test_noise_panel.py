@@ -71,8 +71,8 @@ def test_repair_and_saturation_go_into_the_training(
     assert pair.inputs.detector is None
     assert pair.inputs.settings.train.saturation is None
     before = pair.inputs.key()
-    pair.repair.click()
-    pair.dark.setCurrentText("dark")
+    pair.masks.repair.click()
+    pair.masks.dark.setCurrentText("dark")
     form.saturation.setValue(150)
     qtbot.waitUntil(lambda: pair.inputs is not None and pair.inputs.settings.train.saturation == 150)
     assert pair.inputs.key() != before
@@ -84,14 +84,14 @@ def test_repair_and_saturation_go_into_the_training(
     mask = np.zeros(seen.shape, np.uint8)
     mask[5, 7] = 3
     viewer.add_labels(mask, name="broken")
-    pair.defects.setCurrentText("broken")
+    pair.masks.defects.setCurrentText("broken")
     qtbot.waitUntil(
         lambda: pair.inputs is not None and pair.inputs.pair.detector.defects is not None  # type: ignore[union-attr]
     )
     given = pair.inputs.pair.detector.defects
     assert np.argwhere(given).tolist() == [[5, 7]]
     viewer.layers["dark"].data = np.full((5, 6), 100.0)
-    qtbot.waitUntil(lambda: any("dark has shape (5, 6)" in text for _, text in pair.note.notes))
+    qtbot.waitUntil(lambda: any("dark has shape (5, 6)" in text for _, text in pair.check.note.notes))
 
 
 def test_the_defects_that_are_shown_can_be_edited_and_given(
@@ -106,13 +106,13 @@ def test_the_defects_that_are_shown_can_be_edited_and_given(
     kinds = layer.data.copy()
     kinds[3, 4], kinds[5, 6] = 1, 3
     layer.data = kinds
-    pair.repair.click()
-    pair.defects.setCurrentText("noisy defects")
+    pair.masks.repair.click()
+    pair.masks.defects.setCurrentText("noisy defects")
     qtbot.waitUntil(lambda: pair.inputs is not None)
     assert pair.inputs is not None
     assert pair.inputs.pair.detector is not None
     given = np.argwhere(np.asarray(pair.inputs.pair.detector.defects)).tolist()
     assert given == [[3, 4], [30, 20]], "in the axes of the image, without the saturated pixel"
     viewer.add_labels(np.zeros((7, 8), np.uint8), name="other")
-    pair.defects.setCurrentText("other")
-    qtbot.waitUntil(lambda: any("'other' has 7 x 8 pixels" in text for _, text in pair.note.notes))
+    pair.masks.defects.setCurrentText("other")
+    qtbot.waitUntil(lambda: any("'other' has 7 x 8 pixels" in text for _, text in pair.check.note.notes))

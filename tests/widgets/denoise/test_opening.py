@@ -56,7 +56,7 @@ def test_a_description_opens_both_images(
     qtbot.waitUntil(lambda: len(viewer.layers) == 2)
     assert dock.view.pair.noisy.layer.name == "soil noisy"
     assert dock.view.pair.clean.layer.name == "soil clean"
-    assert dock.view.pair.channels.text() == "Si, Fe"
+    assert dock.view.pair.axes.channels.text() == "Si, Fe"
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(

@@ -41,7 +41,7 @@ def test_an_rgb_layer_is_refused_beside_its_picker(ready: DenoiseWidget, viewer:
 def test_noisy_as_its_own_clean_is_refused(ready: DenoiseWidget, viewer: ViewerModel) -> None:
     ready.view.pair.clean.pick(viewer.layers["soil noisy"])
     assert "same image" in refused(ready)
-    assert "same image" in ready.view.pair.note.notes[0][1]
+    assert "same image" in ready.view.pair.check.note.notes[0][1]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -66,24 +66,24 @@ def test_shapes_that_differ_are_refused(ready: DenoiseWidget, viewer: ViewerMode
 
 @pytest.mark.parametrize("axes", ["", "YX", "CQX", "YYX", "SCYX"])
 def test_wrong_axes_are_refused_and_right_ones_train(ready: DenoiseWidget, axes: str) -> None:
-    ready.view.pair.axes.setText(axes)
+    ready.view.pair.axes.letters.setText(axes)
     assert refused(ready)
-    assert ready.view.pair.note.notes
-    ready.view.pair.axes.setText("cyx")
+    assert ready.view.pair.check.note.notes
+    ready.view.pair.axes.letters.setText("cyx")
     assert ready.view.train.isEnabled()
 
 
 def test_channels_can_be_named(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
 ) -> None:
-    ready.view.pair.channels.setText("Ca, Ti")
+    ready.view.pair.axes.channels.setText("Ca, Ti")
     assert "2 channel names came" in refused(ready)
-    ready.view.pair.channels.setText("Ca, Ti , Mn")
+    ready.view.pair.axes.channels.setText("Ca, Ti , Mn")
     assert ready.view.train.isEnabled()
     train(ready)
     assert viewer.layers["soil noisy median"].metadata["napari_btn"]["channel_names"] == ["Ca", "Ti", "Mn"]
-    ready.view.pair.axes.setText("ZYX")
-    assert ready.view.pair.channels.isHidden()
+    ready.view.pair.axes.letters.setText("ZYX")
+    assert ready.view.pair.axes.channels.isHidden()
     assert ready.view.train.isEnabled()
 
 
@@ -102,10 +102,10 @@ def test_a_shift_is_noted_and_align_adds_a_moved_layer(
     steps.notes = (Note("amber", "Clean lies Y -3.1 px from noisy."),)
     steps.shift = (-3.1, 1.4)
     ready.view.form.seed.setValue(3)
-    qtbot.waitUntil(lambda: bool(ready.view.pair.note.notes))
+    qtbot.waitUntil(lambda: bool(ready.view.pair.check.note.notes))
     assert ready.view.train.isEnabled()
-    assert not ready.view.pair.align.isHidden()
-    ready.view.pair.align.click()
+    assert not ready.view.pair.check.align.isHidden()
+    ready.view.pair.check.align.click()
     assert ready.view.pair.clean.combo.currentText() == "soil clean aligned"
     np.testing.assert_allclose(viewer.layers["soil clean aligned"].scale, (1, 0.5, 0.5))
 
@@ -115,10 +115,10 @@ def test_axes_are_guessed_with_a_badge_where_a_layer_says_nothing(
 ) -> None:
     viewer.add_image(pair[0], name="raw")
     viewer.add_image(pair[1], name="truth")
-    assert dock.view.pair.axes.text() == "CYX"
-    assert not dock.view.pair.guessed.isHidden()
-    dock.view.pair.axes.setText("ZYX")
-    assert dock.view.pair.guessed.isHidden()
+    assert dock.view.pair.axes.letters.text() == "CYX"
+    assert not dock.view.pair.axes.guessed.isHidden()
+    dock.view.pair.axes.letters.setText("ZYX")
+    assert dock.view.pair.axes.guessed.isHidden()
     assert dock.view.train.isEnabled()
 
 
@@ -139,7 +139,7 @@ def test_layers_are_stacked_as_channels(
         for row in range(picker.list.count()):
             item = picker.list.item(row)
             item.setCheckState(Qt.CheckState.Checked if word in item.text() else Qt.CheckState.Unchecked)
-    assert dock.view.pair.axes.text() == "CYX"
+    assert dock.view.pair.axes.letters.text() == "CYX"
     assert dock.view.train.isEnabled(), dock.view.train.toolTip()
     train(dock)
     [median] = [layer for layer in viewer.layers if layer.name.endswith(" median")]
@@ -147,7 +147,7 @@ def test_layers_are_stacked_as_channels(
     np.testing.assert_allclose(median.scale, (1, 0.5, 0.5))
     assert median.metadata["napari_btn"]["channel_names"] == ["Si fast", "Al fast", "Fe fast"]
     dock.view.pair.noisy.stack_as.setCurrentText("repeats")
-    assert dock.view.pair.axes.text() == "SYX"
+    assert dock.view.pair.axes.letters.text() == "SYX"
 
 
 def test_repeats_train_against_one_clean_layer(
@@ -159,7 +159,7 @@ def test_repeats_train_against_one_clean_layer(
 ) -> None:
     viewer.add_image(np.stack([pair[0], pair[0] + 1]), name="noisy", axis_labels=("s", "c", "y", "x"))
     viewer.add_image(pair[1], name="clean", axis_labels=("c", "y", "x"))
-    assert dock.view.pair.axes.text() == "SCYX"
+    assert dock.view.pair.axes.letters.text() == "SCYX"
     assert dock.view.train.isEnabled(), dock.view.train.toolTip()
     train(dock)
     assert viewer.layers["noisy median"].data.shape == (2, 3, 40, 50)
@@ -203,11 +203,12 @@ def test_workers_are_started_once_before_training(
     ready.view.form.seed.setValue(3)
     qtbot.waitUntil(
         lambda: (
-            ready.view.pair._found is not None and ready.view.pair._found.key == ready.view.pair.inputs.key()
+            ready.view.pair.check._found is not None
+            and ready.view.pair.check._found.key == ready.view.pair.inputs.key()
         )
     )
     assert steps.prepared == 1
-    ready.view.pair._prepared -= 100
+    ready.view.pair.check._prepared -= 100
     at_check: list[int] = []
 
     def checked(*args: Any) -> Any:
@@ -218,7 +219,7 @@ def test_workers_are_started_once_before_training(
     ready.view.form.seed.setValue(4)
     qtbot.waitUntil(lambda: bool(at_check) and not ready.lifetime.runs)
     assert at_check == [2]  # before the check that a person doesn't wait for
-    ready.view.pair._prepared -= 100
+    ready.view.pair.check._prepared -= 100
     ready.view.form.members.setValue(4)
     qtbot.waitUntil(lambda: steps.prepared == 3 and not ready.lifetime.runs)
 
@@ -309,7 +310,7 @@ def test_a_forecast_of_few_blocks_offers_another_split_and_more_scenes(
     steps.forecast = Forecast(3, 40, "blocks of 40 px", checkerboard=12)
     ready.view.form.seed.setValue(7)
     qtbot.waitUntil(lambda: not split.isHidden())
-    assert "about 3 blocks of 40 px" in ready.view.pair.note.text()
+    assert "about 3 blocks of 40 px" in ready.view.pair.check.note.text()
     assert "about 12 blocks" in split.text()
     split.click()
     assert ready.view.form.settings().calibration.split == "checkerboard"

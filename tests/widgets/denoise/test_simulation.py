@@ -206,7 +206,7 @@ def test_a_noise_model_that_does_not_fit_is_refused_in_one_sentence(
     open_model(path)
 
     def shown() -> list[str]:
-        return [text for _, text in (*view.pair.note.notes, *view.pair.noise_model.note.notes)]
+        return [text for _, text in (*view.pair.check.note.notes, *view.pair.noise_model.note.notes)]
 
     qtbot.waitUntil(lambda: any(says in text for text in shown()))
     assert not view.train.isEnabled()

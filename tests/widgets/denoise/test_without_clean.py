@@ -72,11 +72,11 @@ def test_correlated_noise_gets_a_button_that_sets_the_mask(
     flat = np.full((128, 144), 10.0)
     rows = correlated(flat, rng=np.random.default_rng(0), sd=1.0, length_px=(0, 1.5))
     viewer.add_image(rows, name="noisy", axis_labels=("y", "x"))
-    qtbot.waitUntil(lambda: not dock.view.pair.mask_along.isHidden())
-    assert dock.view.pair.mask_along.text() == "Mask along x"
-    dock.view.pair.mask_along.click()
+    qtbot.waitUntil(lambda: not dock.view.pair.check.mask_along.isHidden())
+    assert dock.view.pair.check.mask_along.text() == "Mask along x"
+    dock.view.pair.check.mask_along.click()
     assert dock.view.form.learning.struct_axes.currentText() == "horizontal"
-    qtbot.waitUntil(lambda: dock.view.pair.mask_along.isHidden() and dock.view.train.isEnabled())
+    qtbot.waitUntil(lambda: dock.view.pair.check.mask_along.isHidden() and dock.view.train.isEnabled())
 
 
 @pytest.mark.parametrize("first", ["mean", "median"])
@@ -138,8 +138,8 @@ def test_samples_without_a_clean_image_are_learned_without_their_truth(
     assert dock.view.pair.inputs.clean is None
     assert [layer.name for layer in viewer.layers if layer.visible] == [f"{sample} noisy"]
     if sample == "stripes":
-        qtbot.waitUntil(lambda: not dock.view.pair.mask_along.isHidden(), timeout=30_000)
-        assert dock.view.pair.mask_along.text() == "Mask along y"
+        qtbot.waitUntil(lambda: not dock.view.pair.check.mask_along.isHidden(), timeout=30_000)
+        assert dock.view.pair.check.mask_along.text() == "Mask along y"
     # the truth may be picked by hand
     dock.view.pair.clean.pick(viewer.layers[f"{sample} truth"])
     qtbot.waitUntil(lambda: picked(dock) == "pair")

@@ -178,7 +178,7 @@ class DenoiseWidget(Dock):
                 text = self._pace.corrected(estimate, device).note
             except ValueError:
                 text = ""
-        text = ". ".join(part for part in (text, self.view.pair.start) if part)
+        text = ". ".join(part for part in (text, self.view.pair.check.start) if part)
         self.view.estimate.setText(text)
         self.view.estimate.setVisible(bool(text))
 

@@ -67,8 +67,8 @@ class DenoiseView(QWidget):
         shown = {name: name if name == "cpu" else f"{name}: {text}" for name, text in here.found}
         # with a GPU its name is enough; without one, the reason is shown
         self.form = TrainingForm({"auto": "auto", **shown}, f"No GPU: {here.reason}" if here.reason else "")
-        self.form.add_advanced("Pixels that count", self.pair.valid)
-        self.form.add_advanced("Painted areas", self.pair.regions)
+        self.form.add_advanced("Pixels that count", self.pair.masks.valid)
+        self.form.add_advanced("Painted areas", self.pair.masks.regions)
         self.scan = ScanPanel(self._theme)
         self.form.add_below(self.scan)
         self.noise = NoisePanel(self._theme)
@@ -78,9 +78,8 @@ class DenoiseView(QWidget):
             "What the noise of the noisy image is, and which training without a clean image it permits.",
             self.noise,
         )
-        self.noise.add_repair(
-            self.pair.repair, self.pair.dark, self.pair.flat, self.pair.defects, self.form.saturation
-        )
+        masks = self.pair.masks
+        self.noise.add_repair(masks.repair, masks.dark, masks.flat, masks.defects, self.form.saturation)
         self.compare = ComparePanel(self._theme)
         self.compare_fold = fold(
             "compare_fold",
