@@ -258,14 +258,14 @@ def test_save_and_load(
     ready.view.form.coverage.setValue(0.8)
     train(ready)
     before = ready.session.model
-    ready.save_to(tmp_path / "soil")
+    ready.keeper.save_to(tmp_path / "soil")
     assert (tmp_path / "soil.btn").exists()
-    ready.save_to(tmp_path / "nowhere" / "soil.btn")
+    ready.keeper.save_to(tmp_path / "nowhere" / "soil.btn")
     assert ready.view.message.notes[0][0] == "red"
     ready.view.form.preset.setCurrentText("standard")
     ready.view.form.members.setValue(10)
     ready.view.form.coverage.setValue(0.9)
-    ready.load_from(tmp_path / "soil.btn")
+    ready.keeper.load_from(tmp_path / "soil.btn")
     qtbot.waitUntil(lambda: not ready.busy)
     assert ready.session.model is not before
     assert ready.session.training is None
@@ -274,7 +274,7 @@ def test_save_and_load(
     assert ready.view.form.coverage.value() == pytest.approx(0.8)
     loaded = ready.session.model
     (tmp_path / "damaged.btn").write_bytes((tmp_path / "soil.btn").read_bytes()[:-100])
-    ready.load_from(tmp_path / "damaged.btn")
+    ready.keeper.load_from(tmp_path / "damaged.btn")
     qtbot.waitUntil(lambda: not ready.busy)
     assert "damaged" in ready.view.message.notes[0][1]
     assert ready.session.model is loaded
@@ -287,17 +287,17 @@ def test_a_recipe_is_saved_and_repeated_on_the_layers(
     denoiser = btn.Denoiser("quick", members=2, train=btn.TrainSettings(steps=3), device="cpu")
     denoiser.fit(pair.noisy, pair.clean, axes="CYX", channel_names=pair.channel_names, executor=Inline())
     ready.session.model = denoiser.model
-    ready.save_to(tmp_path / "soil.json")
+    ready.keeper.save_to(tmp_path / "soil.json")
     assert "soil.json" in ready.view.message.notes[0][1]
     ready.session.model = None
-    ready.load_from(tmp_path / "soil.json")
+    ready.keeper.load_from(tmp_path / "soil.json")
     qtbot.waitUntil(lambda: not ready.busy)
     level, text = ready.view.message.notes[0]
     assert level == "red"
     assert "needs noisy (3 x 64 x 130 float32), and no open layer holds exactly these values" in text
     for name, data in (("fast", pair.noisy), ("slow", pair.clean)):
         viewer.add_image(np.asarray(data), name=name)
-    ready.load_from(tmp_path / "soil.json")
+    ready.keeper.load_from(tmp_path / "soil.json")
     qtbot.waitUntil(lambda: not ready.busy)
     assert "all are the same" in ready.view.message.notes[0][1]
     again = ready.session.model
@@ -306,7 +306,7 @@ def test_a_recipe_is_saved_and_repeated_on_the_layers(
         for name, weights in before.weights.items():
             np.testing.assert_array_equal(weights, after.weights[name])
     (tmp_path / "list.json").write_text("[1, 2]")
-    ready.load_from(tmp_path / "list.json")
+    ready.keeper.load_from(tmp_path / "list.json")
     qtbot.waitUntil(lambda: not ready.busy)
     assert "no recipe" in ready.view.message.notes[0][1]
     assert ready.session.model is again
@@ -443,7 +443,7 @@ def test_another_pair_calibrates_trained_networks(
     tmp_path: Path,
 ) -> None:
     save_model(tiny_model, tmp_path / "a.btn")
-    ready.load_from(tmp_path / "a.btn")
+    ready.keeper.load_from(tmp_path / "a.btn")
     qtbot.waitUntil(lambda: not ready.busy)
     assert not ready.view.calibrate_on.isHidden()
     ready.view.calibrate_on.click()

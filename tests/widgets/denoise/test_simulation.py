@@ -124,8 +124,8 @@ def test_clean_images_and_a_file_train_apply_save_and_repeat(
     qtbot.waitUntil(lambda: not dock.busy and "real median" in viewer.layers)
     assert dock.session.prediction is not None
     assert dock.session.prediction.covers == "simulation"
-    dock.save_to(tmp_path / "sim.btn")
-    dock.load_from(tmp_path / "sim.btn")
+    dock.keeper.save_to(tmp_path / "sim.btn")
+    dock.keeper.load_from(tmp_path / "sim.btn")
     qtbot.waitUntil(lambda: not dock.busy and dock.session.model is not model)
     assert dock.session.model is not None
 
