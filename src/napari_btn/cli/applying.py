@@ -216,7 +216,8 @@ def predicted(
 def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, force: bool) -> None:
     """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
     from napari_btn.core.evaluation.report import evaluate as measure
-    from napari_btn.workflow.unseen import as_repaired, copies_in_steps, was_trained_on_steps
+    from napari_btn.workflow.inputs import sound_view
+    from napari_btn.workflow.unseen import copies_in_steps, was_trained_on_steps
 
     if html is not None:
         ready(html, force, model.bundle, *files.inputs)
@@ -230,7 +231,8 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
     report = measure(prediction, pair.clean, valid=pair.valid)
     drift = tuple(note for note in prediction.notes if note not in denoiser.notes)
     report = replace(report, warnings=(*report.warnings, *drift))
-    repaired = as_repaired(denoiser.model, pair)
+    detector = denoiser.model.learned.detector
+    repaired = None if detector is None else sound_view(denoiser.model, pair.views.noisy)
     if drain(was_trained_on_steps(denoiser.model, pair.views, repaired)):
         say("Note: the networks were trained on a part of this image, which flatters them; see info.")
     elif copies := drain(copies_in_steps(denoiser.model, pair.views, also=repaired)):

@@ -11,7 +11,7 @@ from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.progress import Note
 from napari_btn.model import NOT_CALIBRATED, Calibrated
-from napari_btn.workflow.inputs import sound_image
+from napari_btn.workflow.inputs import sound_view
 from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def adapt_steps(
 
     tuned = yield from tune_steps(
         model.networks,
-        sound_image(model, image).view,
+        sound_view(model, image.view),
         settings,
         _signal(model.scores.held_out),
         noise_model=noise_model,

@@ -26,9 +26,9 @@ from napari_btn.core.evaluation.comparison import ENSEMBLE, NOISY, CompareRow, C
 from napari_btn.core.evaluation.metrics import correlation, coverage, psnr, ssim
 from napari_btn.core.progress import Progress, with_progress
 from napari_btn.core.settings import CalibrationSettings
-from napari_btn.workflow.inputs import image_for, is_same
+from napari_btn.workflow.inputs import image_for, is_same, sound_view
 from napari_btn.workflow.predict import predict_steps
-from napari_btn.workflow.unseen import as_repaired, need_unseen_steps
+from napari_btn.workflow.unseen import need_unseen_steps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -279,7 +279,7 @@ def _trial_steps(pair: Pair, model: Model | None) -> Step[_Trial]:
     yield from scenes.check_steps()
     seen = False
     if model is not None:
-        also = as_repaired(model, pair)
+        also = None if model.learned.detector is None else sound_view(model, scenes.noisy)
         looks = [scenes.noisy] if also is None else [scenes.noisy, also]
         seen = any(is_same(look, model.scores.held_out) for look in looks)
         if not seen:

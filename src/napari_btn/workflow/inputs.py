@@ -39,8 +39,8 @@ __all__ = [
     "scenes_for",
     "scenes_of",
     "seen_by",
-    "sound_image",
     "sound_pair",
+    "sound_view",
     "unmasked",
 ]
 
@@ -210,13 +210,14 @@ def sound_pair(pair: Pair) -> tuple[Pair, Detector | None]:
     return (pair, None) if pair.detector is None else pair.detector.repaired_pair(pair)
 
 
-def sound_image(model: Model, image: Image) -> Image:
-    """Return an image repaired as those of the training were; unchanged without a detector.
+def sound_view(model: Model, view: View) -> View:
+    """Return an image repaired as those of the training were; the same view without a detector.
 
     Parameters
     ----------
     model : Model
-    image : Image
+    view : View
+        The image as it was given.
 
     Raises
     ------
@@ -224,9 +225,7 @@ def sound_image(model: Model, image: Image) -> Image:
         If the frames of the detector don't fit the image.
     """
     detector = model.learned.detector
-    if detector is None:
-        return image
-    return replace(image, data=detector.repaired(image.data, image.view.axes).image)
+    return view if detector is None else View(detector.repaired(view.array, view.axes).image, view.axes)
 
 
 def scenes_of(pair: Pair, settings: EnsembleSettings) -> Scenes:
@@ -311,11 +310,10 @@ def seen_by(model: Model, image: Image) -> View:
     image : Image
     """
     settings, how = model.settings, model.settings.supervision_settings
-    image = sound_image(model, image)
-    way = supervision_of(settings.supervision)
+    view, way = sound_view(model, image.view), supervision_of(settings.supervision)
     if how.frames == 1:
-        return way.seen(image.view, how, seed=settings.seed)
-    view = View(image.data, axes_seen(image.view.axes, settings), "image")
+        return way.seen(view, how, seed=settings.seed)
+    view = View(view.array, axes_seen(view.axes, settings))
     return _see_neighbours(way.seen(view, how, seed=settings.seed), how)
 
 

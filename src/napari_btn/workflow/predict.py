@@ -13,7 +13,7 @@ from napari_btn.core.progress import Note
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.io.maps import open_maps, zarr_maps
 from napari_btn.workflow.calibrate import group_labels_steps
-from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by, sound_image
+from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by, sound_view
 from napari_btn.workflow.recipe import inputs_steps, maps_digest_steps, model_digest, recipe_step
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def _noise_for_own_pixels_steps(
     from napari_btn.core.data.noise_models import NoiseModel
     from napari_btn.core.supervision.noise2void import fitting_mask
 
-    given, noisy = model.learned.provenance.get("noise_model"), sound_image(model, image).view
+    given, noisy = model.learned.provenance.get("noise_model"), sound_view(model, image.view)
     if given is not None:
         noise = NoiseModel.from_dict(given)
     else:
@@ -181,7 +181,7 @@ def _own_pixels_steps(model: Model, image: Image, noise: NoiseModel, maps: dict[
     """Add each pixel's own value to the mean, and return a note on it; a step."""
     from napari_btn.core.calibration.own_pixel import add_own_pixels_steps
 
-    noisy = sound_image(model, image).view
+    noisy = sound_view(model, image.view)
     weights = yield from add_own_pixels_steps(noisy, noise, maps, model.settings.levels)
     single = len(weights) == 1
     shares = [

@@ -31,7 +31,7 @@ from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.patches import patches_for
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
-from napari_btn.workflow.inputs import scenes_for, sound_image
+from napari_btn.workflow.inputs import scenes_for, sound_view
 from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
 from napari_btn.workflow.unseen import as_given, marks_steps, need_no_copies_steps
 
@@ -223,7 +223,7 @@ def refine_steps(
     doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     parts = way.split(scenes, reach, settings.calibration, seed=settings.seed, regions=regions)
     wanted = patches_for(wanted, model.blueprint, parts.train)
-    seen = scenes.noisy if image is None else sound_image(model, image).view
+    seen = scenes.noisy if image is None else sound_view(model, image.view)
     places = windows_of(windows, seen, model.channel_names)
     before_repair = as_given(model, pair)
     plan = yield from _plan_steps(

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from napari_btn.core.data.copies import copied_steps, patches_steps, remembered_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
-from napari_btn.core.data.image import View, canonical_axes
 from napari_btn.core.data.splits import TRAIN
 from napari_btn.workflow.inputs import scenes_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from napari_btn.core.data.image import Box
+    from napari_btn.core.data.image import Box, View
     from napari_btn.core.data.pairs import Pair, Scenes
     from napari_btn.core.data.splits import Split
     from napari_btn.core.progress import Step
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "as_given",
-    "as_repaired",
     "copies_in_steps",
     "marks_steps",
     "need_no_copies_steps",
@@ -44,26 +42,6 @@ def as_given(model: Model, pair: Pair) -> View | None:
     if (pair.detector or model.learned.detector) is None:
         return None
     return scenes_of(replace(pair, detector=None), model.settings).noisy
-
-
-def as_repaired(model: Model, pair: Pair) -> View | None:
-    """Return the noisy image of a pair as the detector of a model repairs it; None if it has none.
-
-    Parameters
-    ----------
-    model : Model
-    pair : Pair
-
-    Raises
-    ------
-    ValueError
-        If the frames of the detector don't fit the image.
-    """
-    detector = model.learned.detector
-    if detector is None:
-        return None
-    axes = canonical_axes(pair.axes, len(pair.noisy.shape), "noisy")
-    return View(detector.repaired(pair.noisy, axes).image, axes, "noisy")
 
 
 def marks_steps(scenes: Scenes, split: Split, given: View | None) -> Step[dict[str, Any]]:
