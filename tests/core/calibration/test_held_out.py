@@ -226,6 +226,18 @@ def test_blocks_of_a_series_hold_all_frames_and_runs_hold_whole_frames(random_me
     np.testing.assert_array_equal(made.block, made.position[:, 0] - 5)
 
 
+def test_a_block_of_a_series_is_no_smaller_than_the_way_of_its_content():
+    rough = ndimage.gaussian_filter(noise(0, 64, 238), 1.5)
+    for step, least in ((2, 38), (0, 16)):
+        clean = np.stack([rough[:, step * t : step * t + 200] / rough.std() for t in range(20)])
+        scenes = Pair(clean + noise(1, 20, 64, 200), clean, "TYX").scenes
+        errors, limit = [noise(s, 1, 64, 200) for s in range(20)], np.full((1, 64, 200), 1.6, np.float32)
+        side, block = block_numbers(errors, [-limit] * 20, [limit] * 20, scenes, None)
+        # errors of one pixel would be 16 px; content that moves 38 px is in no more than two blocks of 38 px
+        assert abs(side - least) <= 1
+        assert (block == block[0]).all()
+
+
 def test_runs_are_as_long_as_errors_last(random_members):
     blueprint, members = random_members(1)
     clean = ndimage.gaussian_filter(noise(1, 120, 24, 24), (3, 0, 0)) * 20
