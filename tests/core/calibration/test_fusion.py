@@ -146,6 +146,8 @@ def test_fused_intervals_cover_as_they_promise(stretch, dose):
         assert abs(p.mean() - truth.mean()) < 0.015
         assert wrong <= ((prediction.exceedance(t) > 0.5) != truth).mean()
         if stretch == 1:
+            # a right prediction and the scan together decide better than the scan, too
+            assert wrong < ((counts / dose > t) != truth).mean()
             assert abs(np.minimum(p, 1 - p).mean() / wrong - 1) < 0.1
 
 

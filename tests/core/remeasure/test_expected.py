@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import gamma
@@ -152,3 +154,8 @@ def test_shared_dwell_decides_more_than_the_same_for_all(field):
     now = [wrong_now(prediction, QUESTION)[w.slices].sum() for w in WINDOWS]
     assert made.after <= made.now - np.sum(now) + 1.01 * even.sum()  # the grids of signals differ
     assert sum(made.dwells) <= 15.0 + 1e-9
+    # a window with a tenth of its pixels decides less, and leaves its dwell to the others
+    few = replace(WINDOWS[0], mask=np.arange(600).reshape(20, 30) < 60)
+    unlike = expected_wrong(prediction, [QUESTION], [few, *WINDOWS[1:]], dose=dose, dwell=5.0)
+    assert unlike.dwells[0] < 5.0 < max(unlike.dwells)
+    assert sum(unlike.dwells) <= 15.0 + 1e-9
