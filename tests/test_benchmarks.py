@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from napari_btn.core.remeasure.regions import Region
+
 ROOT = Path(__file__).resolve().parents[1]
 
 if not (ROOT / "benchmarks").is_dir():
@@ -70,6 +72,22 @@ def test_two_materials_differ_in_texture_alone():
     bank = materials.filter_bank(pair.noisy)
     assert bank.shape == (7, 256, 256)
     assert np.isfinite(bank).all()
+
+
+def test_windows_are_judged_by_the_wrong_area_of_the_whole_field_once_they_are_replaced():
+    loop, rng = importlib.import_module("benchmarks.loop"), np.random.default_rng(0)
+    before, again = rng.random((2, 60, 90)) < [[[0.3]], [[0.1]]]
+    windows = [Region(0, 0, 20, 30), Region(30, 50, 20, 30)]
+    after = before.copy()
+    for window in windows:
+        after[window.slices] = again[window.slices]
+    gain = before.astype(float) - again
+    share = loop.removed(gain, windows, float(before.sum()))
+    assert share == pytest.approx(1 - after.sum() / before.sum())
+    # of windows at random, the mean
+    sizes = loop.Sizes((60, 90), 20, 15, 1, None)
+    even = np.full((60, 90), 1 / 4200)
+    assert loop.layouts(even, sizes, 1.0, 0) == pytest.approx(loop.COUNT * 15**2 / 4200)
 
 
 def test_the_energy_score_of_draws_is_that_of_scoringrules():

@@ -10,10 +10,12 @@ from click.testing import CliRunner
 
 import napari_btn as btn
 from napari_btn.cli import main
+from napari_btn.cli.regions import Measure
 from napari_btn.core.remeasure.expected import Decision, wrong_now
 from napari_btn.io.images import read_image, write_images
 from napari_btn.io.regions import read_regions
 from napari_btn.io.tables import read_table
+from napari_btn.workflow.propose import Choice
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +147,22 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
     best = read_regions(folder / "r.csv")
     from_script = btn.propose_regions(4 * p * (1 - p), window=(16, 16), count=5)
     assert [(r.y, r.x) for r in best] == [(r.y, r.x) for r in from_script]
+
+
+@pytest.mark.parametrize(
+    ("asked", "kind"),
+    [
+        ({}, "width"),
+        ({"threshold": 0.3}, "ambiguity"),
+        ({"relative": True}, "relative width"),
+        ({"spread": "plain"}, "spread"),
+    ],
+)
+def test_windows_lie_where_the_threshold_is_undecided_else_where_intervals_are_wide(folder, asked, kind):
+    nothing = dict.fromkeys(("channel", "threshold", "dwell", "spread", "until", "scene"))
+    measure = Measure(**{**nothing, "channel": "Fe", "relative": False, **asked})
+    prediction = btn.load(folder / "edx.btn").predict(np.load(folder / "other.npy"))
+    assert measure.choice(prediction) == Choice(kind, (2,), (0.3,) if kind == "ambiguity" else ())
 
 
 def test_regions_stay_inside_an_area_and_leave_out_what_was_measured(folder):
