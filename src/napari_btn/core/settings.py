@@ -376,7 +376,7 @@ class CalibrationSettings(_Settings):
     delta : float
         Share of new images that may be covered less ("image"), or probability of a lower coverage ("risk").
     groups : int
-        Number of tokens that are calibrated separately: the coverage then holds on average within each token.
+        Number of tokens that are calibrated separately: the coverage is then aimed at within each token.
         A rare phase that is only a part of its tokens is hardly covered better. 0 calibrates all pixels together.
     """
 
