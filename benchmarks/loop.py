@@ -15,7 +15,9 @@ import napari_btn as btn
 from benchmarks.measure import spent
 from benchmarks.table import Bar, Result, main
 from napari_btn.core.calibration.dose import Dose
+from napari_btn.core.calibration.neighbours import Errors
 from napari_btn.core.compute.pool import Inline
+from napari_btn.core.progress import drain
 from napari_btn.core.remeasure.expected import Decision, decided, wrong_now
 from napari_btn.core.remeasure.scores import combine_channels, score_map
 from napari_btn.core.settings import TrainSettings
@@ -108,6 +110,8 @@ def one_seed(
     before, clean = trained(seed, sizes)
     rng = np.random.default_rng(1000 + seed)
     once = Dose(DOSE, (1.0,) * 3)
+    assert before.held_out is not None
+    errors = drain(Errors.of_steps(before.held_out))
     whole = (slice(0, sizes.size[0]), slice(sizes.known, sizes.size[1]))
     scan, fused = {}, {}
     for dwell in DWELLS:
@@ -140,7 +144,7 @@ def one_seed(
         known = float(wrong_now(before, decision[0])[:, : sizes.known].sum())
         for dwell in (*DWELLS, np.inf):
             dose = once if np.isfinite(dwell) else None
-            expected = expected_wrong(before, decision, regions, dose=dose, dwell=dwell)
+            expected = expected_wrong(before, decision, regions, dose=dose, dwell=dwell, errors=errors)
             even = np.where(inside, wrong.get(f"fused {dwell:g}", False), locked)[:, sizes.known :]
             areas.append({"row": name, "dwell": dwell, "expected now": expected.now - known,
                           "true now": float(locked[:, sizes.known :].sum()),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.dose import Dose, dose_of
-from napari_btn.core.calibration.fusion import fuse
+from napari_btn.core.calibration.fusion import fuse_steps as one_steps
 from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -63,6 +63,6 @@ def fuse_steps(
         came = np.asarray(values)
         came = came if "C" in left else came[0]
         placed = came.transpose([order.index(a) for a in left])
-        prediction = fuse(prediction, region, placed, dose, scene=scene)
+        prediction = yield from one_steps(prediction, region, placed, dose, scene=scene)
         yield Progress(done + 1, len(windows), "Fusing windows")
     return prediction

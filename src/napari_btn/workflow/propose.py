@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from napari_btn.core.calibration.neighbours import Errors
 from napari_btn.core.data.image import shown_amount, shown_unit
 from napari_btn.core.progress import Progress
 from napari_btn.core.remeasure.expected import Decision, share_dwell, wrong_after, wrong_now
@@ -289,15 +290,19 @@ def propose_steps(
     if search is None:
         return Proposal(score)
     yield Progress(n, n + 1, "Searching windows")
-    regions, more = _search(prediction, score, search, search.count), None
+    regions, more, errors = _search(prediction, score, search, search.count), None, None
+    if search.dose is not None and choice.decisions and prediction.held_out is not None:
+        errors = yield from Errors.of_steps(prediction.held_out)
     if search.until is not None and choice.decisions:
-        regions, more = yield from _until_steps(prediction, choice, search, score, regions)
+        regions, more = yield from _until_steps(prediction, choice, search, score, regions, errors)
     if search.travel:
         regions = travel_order(regions, stage=search.stage)
     if not choice.decisions:
         return Proposal(score, tuple(regions))
     yield Progress(n, n + 1, "Estimating the wrongly decided area")
-    expected = expected_wrong(prediction, choice.decisions, regions, dose=search.dose, dwell=search.dwell)
+    expected = expected_wrong(
+        prediction, choice.decisions, regions, dose=search.dose, dwell=search.dwell, errors=errors
+    )
     if expected.dwells:
         regions = [replace(r, dwell=d) for r, d in zip(regions, expected.dwells, strict=True)]
     return Proposal(score, tuple(regions), replace(expected, more=more))
@@ -310,6 +315,7 @@ def expected_wrong(
     *,
     dose: Dose | None = None,
     dwell: float = 1.0,
+    errors: Errors | None = None,
 ) -> Expected:
     """Return the expected wrong area of a scene: now, and after some windows were measured again.
 
@@ -325,11 +331,13 @@ def expected_wrong(
         Dose of the noisy image. Without it, a window counts as decided.
     dwell : float
         Mean dwell of the windows, in dwells of the noisy image; shared out where it decides most.
+    errors : Errors, optional
+        How errors of the prediction go together, as a fusion takes them; each pixel for itself by default.
     """
     maps = [wrong_now(prediction, one) for one in decisions]
     now = float(sum(m.sum(dtype=np.float64) for m in maps))
     inside = [sum(_sum(m, r) for m in maps) for r in regions]
-    left, dwells = _left(prediction, decisions, regions, dose, dwell)
+    left, dwells = _left(prediction, decisions, regions, dose, dwell, errors)
     return Expected(now, now - float(np.sum(inside)) + float(left.sum()), None, dwells)
 
 
@@ -339,19 +347,25 @@ def _left(
     regions: Sequence[Region],
     dose: Dose | None,
     dwell: float,
+    errors: Errors | None,
 ) -> tuple[NDArray[np.float64], tuple[float, ...]]:
     """Return the expected wrong area of each window after its measurement, and the dwell of each."""
     if dose is None or not regions:
         return np.zeros(len(regions)), ()
-    return _shared(_after(prediction, decisions, regions, dose, dwell), dwell)
+    return _shared(_after(prediction, decisions, regions, dose, dwell, errors), dwell)
 
 
 def _after(
-    prediction: Prediction, decisions: Sequence[Decision], regions: Sequence[Region], dose: Dose, dwell: float
+    prediction: Prediction,
+    decisions: Sequence[Decision],
+    regions: Sequence[Region],
+    dose: Dose,
+    dwell: float,
+    errors: Errors | None,
 ) -> NDArray[np.float64]:
     """Return the expected wrong area of each window (windows, shares) after each dwell that it may get."""
     doses = [dose.times(dwell * share) for share in _SHARES]
-    after = np.sum([wrong_after(prediction, one, regions, doses) for one in decisions], axis=0)
+    after = np.sum([wrong_after(prediction, one, regions, doses, errors) for one in decisions], axis=0)
     return np.asarray(np.minimum.accumulate(after, axis=1))
 
 
@@ -369,6 +383,7 @@ def _until_steps(
     search: Search,
     score: NDArray[np.float32],
     regions: list[Region],
+    errors: Errors | None,
 ) -> Step[tuple[list[Region], int | None]]:
     """Return the windows that are enough, and how many more are needed; None if all would not do; a step."""
     assert search.until is not None
@@ -380,7 +395,7 @@ def _until_steps(
         inside = [sum(_sum(m, r) for m in maps) for r in tried]
         after = np.zeros((len(tried), len(_SHARES)))
         if search.dose is not None:
-            after = _after(prediction, choice.decisions, tried, search.dose, search.dwell)
+            after = _after(prediction, choice.decisions, tried, search.dose, search.dwell, errors)
         least = np.concatenate([[now], now - np.cumsum(inside) + np.cumsum(after[:, -1])])
         # fewer windows share less dwell, so each number that may do is judged with its own
         for enough in np.flatnonzero(least <= search.until).tolist():

@@ -14,8 +14,10 @@ from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.conformal import calibrate, covered
 from napari_btn.core.calibration.dose import Dose, dose_of
 from napari_btn.core.calibration.exceedance import exceedance_from
-from napari_btn.core.calibration.fusion import fuse, measured_again, posterior
+from napari_btn.core.calibration.fusion import fuse_steps, measured_again_steps
+from napari_btn.core.calibration.posterior import posterior
 from napari_btn.core.calibration.prediction import Prediction
+from napari_btn.core.progress import drain
 from napari_btn.core.settings import CalibrationSettings
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -261,7 +263,9 @@ def test_what_doesnt_fit_is_refused():
     with pytest.raises(ValueError, match="Predict the image again"):
         replace(prediction, calibration=None).fuse((slice(0, 5), slice(0, 5)), np.zeros((5, 5)))
     with pytest.raises(ValueError, match="each of 1 channels"):
-        fuse(prediction, (slice(0, 5), slice(0, 5)), np.zeros((5, 5)), Dose((1.0, 1.0), (1.0, 1.0)))
+        drain(
+            fuse_steps(prediction, (slice(0, 5), slice(0, 5)), np.zeros((5, 5)), Dose((1.0, 1.0), (1.0, 1.0)))
+        )
 
 
 # ---------------------------------------------------------------- the dose
@@ -292,6 +296,8 @@ def test_a_longer_dwell_has_more_counts():
 def test_simulated_measurements_of_held_out_pixels_are_the_same_each_time():
     known = held_out(2000)
     dose = Dose((10.0,), (1.0,))
-    one, two = measured_again(known, dose), measured_again(known, dose)
+    one, two = (drain(measured_again_steps(known, dose)) for _ in range(2))
     np.testing.assert_array_equal(one.quantiles, two.quantiles)
-    np.testing.assert_array_equal(measured_again(known, dose.times(0)).quantiles, known.quantiles)
+    np.testing.assert_array_equal(
+        drain(measured_again_steps(known, dose.times(0))).quantiles, known.quantiles
+    )

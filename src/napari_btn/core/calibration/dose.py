@@ -110,6 +110,13 @@ class Dose:
         counts = np.maximum(value / self.gain[channel], 0)
         return counts / self.dose[channel], np.sqrt(counts + 1) / self.dose[channel]
 
+    def variance(self, signal: NDArray[np.floating[Any]], channel: int) -> NDArray[np.float64]:
+        """Return the variance of a measurement at each signal, in the square of the signal's unit."""
+        dose = max(self.dose[channel], 1e-300)
+        if self.sd is not None:
+            return np.full(signal.shape, (self.sd[channel] / (self.gain[channel] * dose)) ** 2)
+        return np.asarray(np.maximum(dose * signal.astype(np.float64), _DARK) / dose**2)
+
     def log_likelihood(
         self, signal: NDArray[np.float64], value: NDArray[np.float64], channel: int
     ) -> NDArray[np.float64]:

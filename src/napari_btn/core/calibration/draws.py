@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
 
-__all__ = ["Field", "Sampler", "draws_steps", "sampler_steps", "tiles_of"]
+__all__ = ["Field", "Sampler", "draws_steps", "field_steps", "sampler_steps", "tiles_of"]
 
 # Beyond these lags errors count as independent, in pixels.
 _REACH = {2: 48, 3: 14}
@@ -97,7 +97,7 @@ class Field:
         return cls(np.asarray(kernel / np.maximum(size, 1e-30), np.float32))
 
 
-def _field_of_steps(held_out: HeldOut, marginals: Sequence[Marginal]) -> Step[Field]:
+def field_steps(held_out: HeldOut, marginals: Sequence[Marginal]) -> Step[Field]:
     """Estimate how errors go together over space and channels, from held-out pixels; a step.
 
     The correlation at a lag is the mean product of two errors over the mean product of their calibrated standard
@@ -284,7 +284,7 @@ def sampler_steps(prediction: Prediction, *, seed: int = 0) -> Step[Sampler]:
     """
     _, scores = prediction.needed_for("a draw")
     targets = tuple(ScoredTargets.of(scores, c) for c in range(len(scores.target)))
-    field = yield from _field_of_steps(scores, [target.calibrated() for target in targets])
+    field = yield from field_steps(scores, [target.calibrated() for target in targets])
     return Sampler(prediction, targets, field, seed)
 
 

@@ -6,12 +6,13 @@ Long because maps, claims and locked thresholds recalibrate the same distributio
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from napari_btn.core.calibration.areas import Area
 from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.calibration.distribution import cdf, ppf
 from napari_btn.core.progress import Note
@@ -42,10 +43,6 @@ ODDS = np.linspace(logit(LEAST), logit(1 - LEAST), 512)  # where the curve of a 
 LOCK_FOLDS = 5
 PRIOR_SD = 3.0  # of intercept and slope of a locked threshold
 LOCK_BLOCKS = 5  # held-out blocks on each side of a threshold that recalibrate it
-# Steps of a map: finer, since the sum of many small probabilities is an area.
-AREA_STEPS = 8192
-TAIL_KNOTS = np.array([0.1, 0.25, 0.5])
-AREA_TARGETS, AREA_PIXELS, AREA_VALUES = 16384, 30_000, 96
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,80 +205,6 @@ class Exceedance:
 
 
 @dataclass(frozen=True, eq=False)
-class Area:
-    """Probabilities of one channel whose sum estimates the area above a threshold, whatever the threshold.
-
-    Predicted probabilities are made right at the levels, on average over the held-out pixels, and the
-    threshold is replaced by the one at which their mean equals the true share there. Both maps are monotone,
-    so the probability of each pixel still falls with the threshold.
-
-    Parameters
-    ----------
-    table : ndarray of float32, shape (T + 1,)
-        Exceedance by place k / T in the predicted distribution.
-    targets : ndarray of float32, shape (n,)
-        Held-out targets of equal weight, rising.
-    predicted : ndarray of float64, shape (G,)
-        Mean predicted exceedance of the held-out pixels at each value, falling.
-    values : ndarray of float64, shape (G,)
-        Thresholds of ``predicted``, rising.
-    """
-
-    table: NDArray[np.float32]
-    targets: NDArray[np.float32]
-    predicted: NDArray[np.float64]
-    values: NDArray[np.float64]
-
-    def matched(self, threshold: float) -> float:
-        """Return the threshold at which the predicted share of the held-out pixels is the true one.
-
-        Parameters
-        ----------
-        threshold : float
-            In the target's unit.
-        """
-        low, high = float(self.targets[0]), float(self.targets[-1])
-        if threshold < low:
-            return self.matched(low) - (low - threshold)
-        if threshold >= high:
-            return float(self.values[-1]) + (threshold - high)
-        above = self.targets.size - np.searchsorted(self.targets, threshold, side="right")
-        return float(np.interp(above / self.targets.size, self.predicted[::-1], self.values[::-1]))
-
-    @classmethod
-    def of(cls, held_out: HeldOut, channel: int, weight: NDArray[np.float64]) -> Self:
-        """Return the areas of one channel.
-
-        Parameters
-        ----------
-        held_out : HeldOut
-        channel : int
-        weight : ndarray of float64, shape (n,)
-            Of each pixel; all of them together weigh one.
-        """
-        levels, target = held_out.levels, held_out.target[channel]
-        place = cdf(held_out.quantiles[:, channel], levels, target)
-        # knots in the tails, too: targets beyond the outermost levels may be more than predicted
-        low, high = levels[0] * TAIL_KNOTS, 1 - (1 - levels[-1]) * TAIL_KNOTS[::-1]
-        knots = np.concatenate([low, levels, high])
-        known = [float(weight[place <= knot].sum()) for knot in knots]
-        middle = (np.arange(AREA_STEPS + 1) + 0.5) / AREA_STEPS
-        table = 1 - np.interp(middle, [0.0, *knots, 1.0], [0.0, *np.maximum.accumulate(known), 1.0])
-        # evenly spaced ranks stand for the targets, evenly spaced pixels for the predictions
-        order = np.argsort(target, kind="stable")
-        ranks = np.searchsorted(np.cumsum(weight[order]), (np.arange(AREA_TARGETS) + 0.5) / AREA_TARGETS)
-        targets = target[order[np.minimum(ranks, target.size - 1)]]
-        few = np.unique(np.linspace(0, target.size - 1, min(target.size, AREA_PIXELS)).astype(int))
-        quantiles, share = held_out.quantiles[:, channel, few], weight[few] / weight[few].sum()
-        tail = np.geomspace(1e-4, 0.5, AREA_VALUES // 2)
-        wanted = np.concatenate([tail, 1 - tail[-2::-1]])
-        values = np.unique(np.quantile(np.concatenate([target, quantiles[[0, -1]].ravel()]), wanted))
-        as_map = table.astype(np.float32)
-        predicted = [float(share @ cdf(quantiles, levels, float(v), table=as_map)) for v in values]
-        return cls(as_map, targets, np.minimum.accumulate(predicted), values.astype(np.float64))
-
-
-@dataclass(frozen=True, eq=False)
 class LockedExceedance:
     """Exceedance of one threshold in one channel, recalibrated for that threshold alone.
 
@@ -316,7 +239,7 @@ def _log_odds(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(logit(np.clip(probability.astype(np.float64), LEAST, 1 - LEAST)))
 
 
-def exceedance_from(held_out: HeldOut, rule: str = "block") -> Exceedance:
+def exceedance_from(held_out: HeldOut, rule: str = "block", *, careful: bool = False) -> Exceedance:
     """Recalibrate from the places of held-out targets in their predicted distributions.
 
     Parameters
@@ -325,6 +248,8 @@ def exceedance_from(held_out: HeldOut, rule: str = "block") -> Exceedance:
         Predictions and targets on blocks that never trained.
     rule : str
         Rule of the calibration: "pixel" pools pixels; with any other, every block counts once.
+    careful : bool
+        True to move thresholds only where that clearly helps in the held-out blocks, as `Area.of` has it.
 
     Returns
     -------
@@ -345,7 +270,7 @@ def exceedance_from(held_out: HeldOut, rule: str = "block") -> Exceedance:
     return Exceedance(
         levels=tuple(float(level) for level in held_out.levels),
         shares=np.asarray(shares, dtype=np.float32),
-        areas=tuple(Area.of(held_out, c, weight) for c in range(len(shares))),
+        areas=tuple(Area.of(held_out, c, weight, careful=careful) for c in range(len(shares))),
         n_blocks=held_out.n_blocks,
         rule="pixel" if rule == "pixel" else "block",
     )

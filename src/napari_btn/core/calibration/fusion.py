@@ -1,8 +1,8 @@
 """Fusion of predicted distributions with a new measurement of the same pixels, by Bayes' rule.
 
-A measurement is evidence, not truth: a short one says less than the prediction does, a long one more. The
-posterior of the held-out pixels, with measurements simulated from their targets, calibrates the result.
-Long because likelihoods, posterior and calibration are only right together.
+A measurement is evidence, not truth: a short one says less than the prediction does, a long one more. It also
+speaks for the pixels around it, since a prediction errs over patches. The posterior of the held-out pixels, with
+measurements simulated from their targets, calibrates the result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from napari_btn.core.calibration.conformal import covered, with_offsets
 from napari_btn.core.calibration.distribution import mean, variance
 from napari_btn.core.calibration.dose_check import dose_notes
 from napari_btn.core.calibration.exceedance import exceedance_from
-from napari_btn.core.progress import Note
+from napari_btn.core.calibration.neighbours import Errors
+from napari_btn.core.calibration.posterior import posterior
+from napari_btn.core.progress import Note, Progress
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
@@ -28,16 +30,12 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.dose import Dose
     from napari_btn.core.calibration.exceedance import Exceedance
     from napari_btn.core.calibration.prediction import Prediction
+    from napari_btn.core.progress import Step
 
-__all__ = ["Fused", "Place", "fuse", "measured_again", "posterior"]
+__all__ = ["Fused", "Place", "fuse_steps", "measured_again_steps"]
 
-_CHUNK = 8192  # pixels at a time, so that the grids of a chunk stay in the cache
-_PARTS = 4  # cells of the grid between two levels
-_TAIL = np.array([0.3, 0.7, 1.2, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0])  # edges of cells in a tail, in its scales
-# Edges of cells around the measured value, in its standard deviations. Those far off keep a wide cell from
-# being judged by its likelihood at one end.
-_REACH = np.concatenate([[-300, -60, -15, -8], np.linspace(-6, 6, 37), [8, 15, 60, 300]])
-_NARROW = 1e-6  # least distance of two quantiles, relative to their size
+_MOST_PIXELS = 100_000  # held-out pixels that a fusion is calibrated on, in whole blocks
+_SIDE = {2: 96, 3: 32}  # of the parts that neighbours are looked for in
 
 
 class Place(Protocol):
@@ -52,56 +50,15 @@ class Place(Protocol):
         """Its pixels in the bounding box; None for all."""
 
 
-def posterior(
-    quantiles: NDArray[np.floating[Any]],
-    levels: Sequence[float],
-    values: ArrayLike,
-    dose: Dose,
-    *,
-    channel: int = 0,
-) -> NDArray[np.float32]:
-    """Return the quantiles of the signal after a measurement: prediction times likelihood.
-
-    Parameters
-    ----------
-    quantiles : ndarray of float, shape (L, *space)
-        Predicted quantiles of one channel, ascending: straight between the levels, exponential tails.
-    levels : sequence of float
-        The L levels, ascending, at least two.
-    values : array_like, shape (*space)
-        Measured values; NaN where there is none.
-    dose : Dose
-        Of the measurement.
-    channel : int
-        Index of the channel in the dose.
-
-    Returns
-    -------
-    ndarray of float32, shape (L, *space)
-        Quantiles at the same levels, never crossing; those that came where there is no evidence.
-    """
-    came = np.asarray(quantiles, np.float32)
-    flat, measured = came.reshape(len(levels), -1), np.asarray(values, np.float64).ravel()
-    out = flat.copy()
-    known = np.isfinite(measured) & np.isfinite(flat).all(0)
-    if not known.any() or dose.dose[channel] == 0:
-        return out.reshape(came.shape)
-    at = np.flatnonzero(known)
-    for start in range(0, at.size, _CHUNK):
-        part = at[start : start + _CHUNK]
-        out[:, part] = _posterior_chunk(flat[:, part].T, np.asarray(levels), measured[part], dose, channel).T
-    return out.reshape(came.shape)
-
-
-def fuse(
+def fuse_steps(
     prediction: Prediction,
     region: Place | tuple[slice, ...],
     counts: ArrayLike,
     dose: Dose,
     *,
     scene: int = 0,
-) -> Prediction:
-    """Return the prediction with a window replaced by the fusion with its new measurement.
+) -> Step[Prediction]:
+    """Replace a window of a prediction by the fusion with its new measurement; a step.
 
     Parameters
     ----------
@@ -135,8 +92,11 @@ def fuse(
     window = _Window.of(prediction, region, scene)
     predicted = np.stack([window.read(plane) for plane in prediction.quantiles], 0).astype(np.float32)
     values = window.values(counts, predicted.shape[1:])
-    fused = _posterior_of_channels(predicted, held_out.levels, values, dose)
-    again = measured_again(held_out, dose)
+    same = [one for one in prediction.fused if one.scores is held_out]
+    errors = same[0].errors if same else (yield from Errors.of_steps(held_out))
+    fused = _posterior_of_channels(predicted, held_out.levels, values, dose, errors)
+    found = [one.again for one in same if one.dose == dose]
+    again = found[0] if found else (yield from measured_again_steps(held_out, dose, errors))
     lower, median, upper = with_offsets(calibration, again).interval(fused)
     known = np.isfinite(values)
     names = prediction.channel_names or ("The channel",) * len(values)
@@ -154,7 +114,15 @@ def fuse(
         **_own_pixels(prediction, window, fused, known),
         fused=(
             *prediction.fused,
-            Fused(window.place, window.axes_order(known), exceedance_from(again, before.rule)),
+            Fused(
+                window.place,
+                window.axes_order(known),
+                exceedance_from(again, before.rule, careful=True),
+                dose,
+                again,
+                held_out,
+                errors,
+            ),
         ),
         provenance={
             **prediction.provenance,
@@ -190,11 +158,23 @@ class Fused:
         Pixels that were measured, in the axes of the maps without S and T.
     distribution : Exceedance
         Of the fused quantiles.
+    dose : Dose
+        Of the measurement.
+    again : HeldOut
+        Held-out scores after such a measurement.
+    scores : HeldOut
+        Those before.
+    errors : Errors, optional
+        How errors of the prediction go together.
     """
 
     place: dict[str, Any]
     known: NDArray[np.bool_]
     distribution: Exceedance
+    dose: Dose
+    again: HeldOut
+    scores: HeldOut
+    errors: Errors | None = None
 
     def drawn(
         self,
@@ -237,8 +217,8 @@ class Fused:
         return made
 
 
-def measured_again(held_out: HeldOut, dose: Dose) -> HeldOut:
-    """Return held-out scores after a fusion with measurements that are simulated from the targets.
+def measured_again_steps(held_out: HeldOut, dose: Dose, errors: Errors | None = None) -> Step[HeldOut]:
+    """Fuse the held-out pixels with measurements that are simulated from their targets; a step.
 
     Parameters
     ----------
@@ -246,25 +226,66 @@ def measured_again(held_out: HeldOut, dose: Dose) -> HeldOut:
         Predictions and targets on blocks that never trained.
     dose : Dose
         Of the measurements.
+    errors : Errors, optional
+        How errors go together; without it, no pixel speaks for another.
 
     Returns
     -------
     HeldOut
-        The same pixels and targets, with the fused quantiles; the same for the same input.
+        The same pixels and targets, of some blocks where there are many, with the fused quantiles; the same for the
+        same input.
     """
-    values = dose.simulated(held_out.target)
-    return replace(
-        held_out, quantiles=_posterior_of_channels(held_out.quantiles, held_out.levels, values, dose)
-    )
+    kept = _some_blocks(held_out)
+    values = dose.simulated(kept.target)
+    if errors is None or kept.position is None:
+        return replace(kept, quantiles=_posterior_of_channels(kept.quantiles, kept.levels, values, dose))
+    made = np.empty_like(kept.quantiles)
+    side = _SIDE[kept.position.shape[1] - 1]
+    cell = np.column_stack([kept.position[:, :1], kept.position[:, 1:] // side])
+    _, number = np.unique(cell, axis=0, return_inverse=True)
+    order = np.argsort(number.ravel(), kind="stable")
+    parts = np.split(order, np.cumsum(np.bincount(number.ravel()))[:-1])
+    for done, rows in enumerate(parts):
+        yield Progress(done, len(parts), "Fusing: simulated measurements of held-out pixels")
+        place = kept.position[rows, 1:] - kept.position[rows, 1:].min(0)
+        at = (slice(None), *place.T)
+        grid = np.full((len(values), *place.max(0) + 1), np.nan)
+        grid[at] = values[:, rows]
+        quantiles = np.zeros((len(kept.levels), *grid.shape), np.float32)
+        quantiles[(slice(None), *at)] = kept.quantiles[:, :, rows]
+        fused = _posterior_of_channels(quantiles, kept.levels, grid, dose, errors)
+        made[:, :, rows] = fused[(slice(None), *at)]
+    return replace(kept, quantiles=made)
+
+
+def _some_blocks(held_out: HeldOut) -> HeldOut:
+    """Return the pixels of evenly chosen blocks, as many as fit."""
+    size = np.bincount(held_out.block)
+    if held_out.block.size <= _MOST_PIXELS:
+        return held_out
+    number = np.flatnonzero(size)
+    some = max(int(number.size * _MOST_PIXELS / held_out.block.size), min(number.size, 20))
+    chosen = number[np.unique(np.linspace(0, number.size - 1, some).round().astype(int))]
+    return held_out.take(np.isin(held_out.block, chosen))
 
 
 def _posterior_of_channels(
-    quantiles: NDArray[np.float32], levels: Sequence[float], values: NDArray[np.float64], dose: Dose
+    quantiles: NDArray[np.float32],
+    levels: Sequence[float],
+    values: NDArray[np.float64],
+    dose: Dose,
+    errors: Errors | None = None,
 ) -> NDArray[np.float32]:
     """Return the posterior quantiles (L, C, *space) of values (C, *space)."""
     need(len(dose.dose) == len(values), "dose", dose.dose, f"one number for each of {len(values)} channels")
-    channels = enumerate(values)
-    return np.stack([posterior(quantiles[:, c], levels, v, dose, channel=c) for c, v in channels], 1)
+    belief = None
+    if errors is not None and any(dose.dose):
+        quantiles = errors.calibrated(quantiles, levels)
+        belief = errors.neighbours.beliefs(quantiles, levels, values, dose)
+    return np.stack(
+        [posterior(quantiles[:, c], levels, v, dose, channel=c, belief=belief) for c, v in enumerate(values)],
+        1,
+    )
 
 
 def _noted(prediction: Prediction, *more: Note) -> tuple[Note, ...]:
@@ -358,104 +379,3 @@ class _Window:
         """Return values of the window as (C, *space)."""
         moved = values.transpose(self.order)
         return moved if self.channels else moved[None]
-
-
-def _posterior_chunk(
-    quantiles: NDArray[np.float32],
-    levels: NDArray[np.float64],
-    values: NDArray[np.float64],
-    dose: Dose,
-    channel: int,
-) -> NDArray[np.float32]:
-    """Return the posterior quantiles (n, L) of pixels (n, L)."""
-    q = _ascending(quantiles.astype(np.float64))
-    tails = _tails(q, levels)
-    edges = _edges(q, tails, dose.centre(values, channel))
-    mass = _log_mass(q, levels, tails, edges) + _log_mean_likelihood(edges, values[:, None], dose, channel)
-    mass = np.exp(mass - mass.max(1, keepdims=True))
-    below = np.concatenate([np.zeros((len(q), 1)), np.cumsum(mass, 1)], 1)
-    return _inverse(edges, below / below[:, -1:], levels)
-
-
-def _ascending(q: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return quantiles with a least distance, which turns a jump of the distribution into a narrow step."""
-    gap = _NARROW * np.maximum(np.abs(q).max(1), q[:, -1] - q[:, 0])[:, None] + 1e-12
-    ramp = gap * np.arange(q.shape[1])
-    return np.asarray(np.maximum.accumulate(q - ramp, axis=1) + ramp)
-
-
-def _tails(
-    q: NDArray[np.float64], levels: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the scales (n, 1) of the exponential tails, as `distribution.ppf` has them."""
-    lower = (q[:, 1:2] - q[:, :1]) * levels[0] / (levels[1] - levels[0])
-    upper = (q[:, -1:] - q[:, -2:-1]) * (1 - levels[-1]) / (levels[-1] - levels[-2])
-    return lower, upper
-
-
-def _edges(
-    q: NDArray[np.float64],
-    tails: tuple[NDArray[np.float64], NDArray[np.float64]],
-    measured: tuple[NDArray[np.float64], NDArray[np.float64]],
-) -> NDArray[np.float64]:
-    """Return edges of cells (n, K + 1), fine where the prediction and where the measurement lie."""
-    between = q[:, :-1, None] + np.diff(q, axis=1)[:, :, None] * np.arange(_PARTS) / _PARTS
-    centre, sd = measured
-    parts = [
-        between.reshape(len(q), -1),
-        q[:, -1:],
-        q[:, :1] - tails[0] * _TAIL,
-        q[:, -1:] + tails[1] * _TAIL,
-        centre[:, None] + sd[:, None] * _REACH,
-    ]
-    return np.sort(np.concatenate(parts, 1), 1)
-
-
-def _log_mass(
-    q: NDArray[np.float64],
-    levels: NDArray[np.float64],
-    tails: tuple[NDArray[np.float64], NDArray[np.float64]],
-    edges: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Return the log probability of each cell (n, K), exact in the far tails too."""
-    low, high = edges[:, :-1], edges[:, 1:]
-    size = high - low
-    segment = ((low + high)[:, :, None] / 2 > q[:, None, :]).sum(2)
-    slope = np.diff(levels) / np.diff(q, axis=1)
-    inner = np.take_along_axis(slope, np.clip(segment - 1, 0, slope.shape[1] - 1), 1)
-    with np.errstate(divide="ignore"):
-        mass = np.log(inner * size)
-        sides = (
-            (segment == 0, levels[0], (q[:, :1] - high) / tails[0], size / tails[0]),
-            (segment == len(levels), 1 - levels[-1], (low - q[:, -1:]) / tails[1], size / tails[1]),
-        )
-        for where, share, distance, length in sides:
-            tail = np.log(share) - np.maximum(distance, 0) + np.log(-np.expm1(-length))
-            mass = np.where(where, tail, mass)
-    return np.asarray(mass)
-
-
-def _log_mean_likelihood(
-    edges: NDArray[np.float64], values: NDArray[np.float64], dose: Dose, channel: int
-) -> NDArray[np.float64]:
-    """Return the log of the mean likelihood in each cell, by Simpson's rule."""
-    ends = dose.log_likelihood(edges, values, channel)
-    low, high = ends[:, :-1], ends[:, 1:]
-    middle = dose.log_likelihood((edges[:, :-1] + edges[:, 1:]) / 2, values, channel)
-    top = np.maximum(np.maximum(low, high), middle)
-    return np.asarray(top + np.log((np.exp(low - top) + 4 * np.exp(middle - top) + np.exp(high - top)) / 6))
-
-
-def _inverse(
-    edges: NDArray[np.float64], below: NDArray[np.float64], levels: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    """Return the places (n, L) where the cumulated probability (n, K + 1) reaches each level."""
-    out = np.empty((len(edges), len(levels)), np.float32)
-    rows = np.arange(len(edges))
-    for i, level in enumerate(levels):
-        k = np.clip((below <= level).sum(1), 1, edges.shape[1] - 1)
-        start, stop = below[rows, k - 1], below[rows, k]
-        share = (level - start) / np.maximum(stop - start, 1e-300)
-        low, high = edges[rows, k - 1], edges[rows, k]
-        out[:, i] = low + np.clip(share, 0, 1) * (high - low)
-    return np.asarray(np.maximum.accumulate(out, axis=1))

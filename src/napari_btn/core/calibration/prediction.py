@@ -499,9 +499,10 @@ class Prediction:
         """Return the prediction with a window that was measured again: its evidence times the prediction.
 
         Measured values are taken as ``gain * Poisson(dose * signal)``, or with ``sd`` as
-        ``Normal(gain * dose * signal, sd)``, with the signal in the units of the maps. The posterior of each
-        pixel is calibrated again with measurements that are simulated for the held-out pixels. Sum up all
-        measurements of a place and fuse once. `select` still judges fused pixels by the scores of unfused ones.
+        ``Normal(gain * dose * signal, sd)``, with the signal in the units of the maps. Values of neighbours and of
+        other channels count as far as errors of held-out pixels go together. The posterior of each pixel is
+        calibrated again with measurements that are simulated for the held-out pixels. Sum up all measurements of a
+        place and fuse once. `select` still judges fused pixels by the scores of unfused ones.
 
         Parameters
         ----------
@@ -533,10 +534,11 @@ class Prediction:
             If the prediction lacks quantiles, held-out scores or calibration, or the values don't fit.
         """
         from napari_btn.core.calibration.dose import Dose
-        from napari_btn.core.calibration.fusion import fuse
+        from napari_btn.core.calibration.fusion import fuse_steps
 
         many = max(len(self.channel_names), 1)
-        return fuse(self, region, counts, Dose.of(many, dose=dose, gain=gain, sd=sd), scene=scene)
+        steps = fuse_steps(self, region, counts, Dose.of(many, dose=dose, gain=gain, sd=sd), scene=scene)
+        return drain(steps)
 
     def _known(self) -> Exceedance:
         """Return the calibrated distribution, or raise if there is none."""

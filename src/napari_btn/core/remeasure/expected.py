@@ -11,6 +11,7 @@ from scipy.special import ndtr, pdtr
 
 from napari_btn.core.calibration.distribution import ppf
 from napari_btn.core.calibration.exceedance import can_lock
+from napari_btn.core.data.image import View
 from napari_btn.core.remeasure.scores import one_scene
 from napari_btn.core.settings import need
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from napari_btn.core.calibration.dose import Dose
+    from napari_btn.core.calibration.neighbours import Errors
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.remeasure.regions import Region
 
@@ -96,7 +98,11 @@ def decided(prediction: Prediction, decision: Decision) -> NDArray[np.float32]:
 
 
 def wrong_after(
-    prediction: Prediction, decision: Decision, regions: Sequence[Region], doses: Sequence[Dose | None]
+    prediction: Prediction,
+    decision: Decision,
+    regions: Sequence[Region],
+    doses: Sequence[Dose | None],
+    errors: Errors | None = None,
 ) -> NDArray[np.float64]:
     """Return the expected wrong area in each region after a measurement at each dose.
 
@@ -113,6 +119,9 @@ def wrong_after(
         Disjoint.
     doses : sequence of Dose or None
         Doses to compare; None measures the truth.
+    errors : Errors, optional
+        How errors of the prediction go together, so that neighbours count, as they do in a fusion: the measurement of
+        a pixel is as good as one of a higher dose.
 
     Returns
     -------
@@ -143,11 +152,26 @@ def wrong_after(
     for k, dose in enumerate(doses):
         if dose is None:
             continue
-        below = _below_cuts(signal, decision, dose)
-        wrong = np.where(positive[:, None], below, 1 - below)
-        best = np.minimum((mass.T @ wrong).min(1), fixed) if below.size else fixed
-        out[:, k] = [best[a:b].sum() * s for (a, b), s in zip(parts, scale, strict=True)]
+        for i, ((a, b), region) in enumerate(zip(parts, regions, strict=True)):
+            gain = 1.0 if errors is None else _gain(prediction, decision, region, dose, errors)
+            below = _below_cuts(signal, decision, dose.times(gain))
+            wrong = np.where(positive[:, None], below, 1 - below)
+            best = np.minimum((mass[:, a:b].T @ wrong).min(1), fixed[a:b]) if below.size else fixed[a:b]
+            out[i, k] = best.sum() * scale[i]
     return out
+
+
+def _gain(prediction: Prediction, decision: Decision, region: Region, dose: Dose, errors: Errors) -> float:
+    """Return how many times the dose the measurement of a pixel is worth, with that of its neighbours."""
+    planes = [
+        View(prediction.quantiles, prediction.axes, first=(i,)).read(decision.scene, region.slices)
+        for i in range(len(prediction.levels))
+    ]
+    quantiles = np.stack(planes)
+    pixels = quantiles.reshape(*quantiles.shape[:2], -1)
+    if region.mask is not None:
+        pixels = pixels[..., region.mask.ravel()]
+    return float(errors.gain(pixels, prediction.levels, dose)[decision.channel])
 
 
 def share_dwell(
