@@ -47,8 +47,8 @@ def data_dir() -> Path:
 
 @pytest.fixture
 def qtbot(qtbot: QtBot) -> QtBot:
-    """Wait up to four minutes for anything: a busy machine is no failure."""
-    qtbot.waitUntil = partial(qtbot.waitUntil, timeout=240_000)  # type: ignore[method-assign]
+    """Wait up to ten minutes for anything: a busy machine is no failure."""
+    qtbot.waitUntil = partial(qtbot.waitUntil, timeout=600_000)  # type: ignore[method-assign]
     return qtbot
 
 

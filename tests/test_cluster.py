@@ -89,7 +89,7 @@ def test_a_worker_that_is_killed_is_not_missed(cluster, here):
             except StopIteration as end:
                 denoiser = end.value
         cluster.scale(2)
-        client.wait_for_workers(2, timeout=60)
+        client.wait_for_workers(2, timeout=600)
     expected = tiny(steps=60, members=3).fit(PAIR.noisy, PAIR.clean, axes="CYX", executor=Inline())
     np.testing.assert_array_equal(denoiser.predict(PAIR.noisy).median, expected.predict(PAIR.noisy).median)
 
@@ -148,11 +148,11 @@ def test_workers_that_are_all_gone_are_missed_within_seconds(caplog, monkeypatch
         LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as started,
         connected(started.scheduler_address) as executor,
     ):
-        assert executor.submit(abs, -3).result(timeout=30) == 3
+        assert executor.submit(abs, -3).result(timeout=600) == 3
         started.scale(0)
         waiting = executor.submit(time.sleep, 60)
         with pytest.raises(WorkerDiedError, match=r"have been gone for 3 s; start one with `dask scheduler`"):
-            waiting.result(timeout=30)
+            waiting.result(timeout=600)
     assert "All workers of the dask scheduler at" in caplog.text
 
 
@@ -162,7 +162,7 @@ def test_a_stop_leaves_nothing_to_do(cluster):
         while next(steps).done < 4:
             pass
         steps.close()
-        executor.submit(int).result(timeout=60)
+        executor.submit(int).result(timeout=600)
 
 
 def test_the_command_line_takes_a_scheduler(cluster, tmp_path):

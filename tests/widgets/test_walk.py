@@ -52,29 +52,29 @@ def test_the_whole_workflow_in_a_window(
     train.view.form.depth.setValue(4)
     assert train.view.train.isEnabled(), train.view.train.toolTip()
     train.view.train.click()
-    qtbot.waitUntil(lambda: not train.busy, timeout=240_000)
+    qtbot.waitUntil(lambda: not train.busy)
     session = train.session
     assert session.training is not None
     train.view.apply_to.pick(wide)
     train.view.apply.click()
-    qtbot.waitUntil(lambda: not train.busy and "wide width" in viewer.layers, timeout=120_000)
+    qtbot.waitUntil(lambda: not train.busy and "wide width" in viewer.layers)
     train.view.form.coverage.setValue(0.8)
     assert not train.view.recalibrate.isHidden()
     train.view.recalibrate.click()
-    qtbot.waitUntil(lambda: not train.busy, timeout=120_000)
+    qtbot.waitUntil(lambda: not train.busy)
 
     # tokens: pick, name, paint, export
     tokens = dock_of(viewer, "Tokens")
     tokens.view.n_tokens.setValue(6)
     tokens.view.find.click()
-    qtbot.waitUntil(lambda: tokens.editor.shown is not None and not tokens.busy, timeout=240_000)
+    qtbot.waitUntil(lambda: tokens.editor.shown is not None and not tokens.busy)
     layer = tokens.editor.shown.layer
     tokens.view.table.selectRow(0)
     assert tokens.view.table.picked()
     layer.data[:8, :8] = tokens.view.table.picked()[0]
     layer.refresh()
     tokens.export_to(tmp_path / "tokens.ome.tif")
-    qtbot.waitUntil(lambda: (tmp_path / "tokens.json").exists(), timeout=60_000)
+    qtbot.waitUntil(lambda: (tmp_path / "tokens.json").exists())
 
     # propose, measure again, go on
     again = dock_of(viewer, "Re-measure")
@@ -83,7 +83,7 @@ def test_the_whole_workflow_in_a_window(
         box.setValue(24)
     again.view.count.setValue(3)
     again.view.propose.click()
-    qtbot.waitUntil(lambda: len(session.regions or ()) == 3, timeout=60_000)
+    qtbot.waitUntil(lambda: len(session.regions or ()) == 3)
     # both images and the wide one, three maps, tokens and regions
     assert len(viewer.layers) <= 8, [layer.name for layer in viewer.layers]
     again.export_to(tmp_path / "regions.geojson")
@@ -94,9 +94,7 @@ def test_the_whole_workflow_in_a_window(
     before, old = session.model, np.array(viewer.layers["wide median"].data)
     assert again.view.loop.go.isEnabled(), again.view.loop.go.toolTip()
     again.view.loop.go.click()
-    qtbot.waitUntil(
-        lambda: bool(again.view.loop.gain.notes) or bool(again.view.message.notes), timeout=240_000
-    )
+    qtbot.waitUntil(lambda: bool(again.view.loop.gain.notes) or bool(again.view.message.notes))
     assert len(again.view.loop.gain.notes) == 4, again.view.message.notes
     assert session.model is not before
     new = np.array(viewer.layers["wide median"].data)

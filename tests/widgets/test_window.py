@@ -46,7 +46,7 @@ def test_a_walk_with_real_networks_from_a_dask_and_a_multiscale_layer(
     dock.view.form.steps.setValue(8)
     dock.view.form.depth.setValue(4)
     dock.view.train.click()
-    qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
+    qtbot.waitUntil(lambda: not dock.busy)
     assert not dock.view.message.notes or dock.view.message.notes[0][0] != "red", dock.view.message.notes
     median = viewer.layers["edx noisy median"]
     assert median.data.shape == (3, 96, 160)
@@ -73,10 +73,10 @@ def test_a_walk_with_a_volume(make_napari_viewer: Callable[..., Any], qtbot: QtB
     dock.view.form.steps.setValue(60)
     dock.view.form.depth.setValue(3)
     dock.view.train.click()
-    qtbot.waitUntil(lambda: "xct noisy preview" in viewer.layers or not dock.busy, timeout=60_000)
+    qtbot.waitUntil(lambda: "xct noisy preview" in viewer.layers or not dock.busy)
     preview = viewer.layers["xct noisy preview"]
     assert preview.data.shape == (18, 28, 64)
-    qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
+    qtbot.waitUntil(lambda: not dock.busy)
     assert not dock.view.message.notes or dock.view.message.notes[0][0] != "red", dock.view.message.notes
     noisy, median = viewer.layers["xct noisy"], viewer.layers["xct noisy median"]
     assert median.data.shape == (18, 28, 64)

@@ -59,7 +59,7 @@ def test_a_worker_that_keeps_memory_is_not_replaced():
     """Without `_keep_worker` loky replaces it in the middle of the work, and the last number differs."""
     pool = ProcessPoolExecutor(1, initializer=_keep_worker)
     try:
-        assert len({pool.submit(_hold, megabytes).result(timeout=60) for megabytes in (1, 400, 1, 1)}) == 1
+        assert len({pool.submit(_hold, megabytes).result(timeout=600) for megabytes in (1, 400, 1, 1)}) == 1
     finally:
         pool.shutdown(kill_workers=True)
 
@@ -69,7 +69,7 @@ def test_a_sign_travels_and_shows_itself_to_its_own_work_only():
     there = process_pool().submit(_looks_until_stopped, sign)
     process_pool().submit(other.look).result()
     sign.show()
-    assert there.result(timeout=60) == "stopped"
+    assert there.result(timeout=600) == "stopped"
     other.look()
 
 

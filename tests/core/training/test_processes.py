@@ -209,7 +209,7 @@ def test_a_stop_leaves_the_pool_free():
     while next(steps).done == 0:
         pass
     steps.close()
-    assert process_pool().submit(int).result(timeout=60) == 0
+    assert process_pool().submit(int).result(timeout=600) == 0
 
 
 class Stuck(Executor):

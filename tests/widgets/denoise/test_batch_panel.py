@@ -44,7 +44,7 @@ def added(dock: DenoiseWidget, qtbot: QtBot, *paths: Path) -> None:
 def applied(dock: DenoiseWidget, qtbot: QtBot) -> None:
     assert dock.view.batch.start.isEnabled()
     dock.view.batch.start.click()
-    qtbot.waitUntil(lambda: dock.work.run is None, timeout=30_000)
+    qtbot.waitUntil(lambda: dock.work.run is None)
 
 
 def cell(dock: DenoiseWidget, row: int, column: int) -> str:

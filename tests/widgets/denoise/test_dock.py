@@ -462,7 +462,7 @@ def test_a_first_look_needs_no_clean_image_and_promises_no_interval(
     assert not dock.view.train.isEnabled()
     assert dock.view.now.isEnabled()
     dock.view.now.click()
-    qtbot.waitUntil(lambda: not dock.busy, timeout=30_000)
+    qtbot.waitUntil(lambda: not dock.busy)
     layer = viewer.layers["soil noisy median"]
     assert layer.data.shape == pair[0].shape
     np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))

@@ -133,12 +133,12 @@ def test_samples_without_a_clean_image_are_learned_without_their_truth(
 
     for data, arguments, _ in getattr(samples, f"sample_{sample}")():
         viewer.add_image(data, **arguments)
-    qtbot.waitUntil(lambda: picked(dock) == best and dock.view.train.isEnabled(), timeout=30_000)
+    qtbot.waitUntil(lambda: picked(dock) == best and dock.view.train.isEnabled())
     assert dock.view.pair.inputs is not None
     assert dock.view.pair.inputs.clean is None
     assert [layer.name for layer in viewer.layers if layer.visible] == [f"{sample} noisy"]
     if sample == "stripes":
-        qtbot.waitUntil(lambda: not dock.view.pair.check.mask_along.isHidden(), timeout=30_000)
+        qtbot.waitUntil(lambda: not dock.view.pair.check.mask_along.isHidden())
         assert dock.view.pair.check.mask_along.text() == "Mask along y"
     # the truth may be picked by hand
     dock.view.pair.clean.pick(viewer.layers[f"{sample} truth"])

@@ -534,7 +534,7 @@ def test_a_walk_with_real_networks(make_napari_viewer, qtbot, tmp_path, monkeypa
         patch.setattr("napari_btn.core.tokens.learn._CLUSTER_PIXELS", 2500)
         patch.setattr("napari_btn.core.tokens.clustering._RESTARTS", 2)
         part(dock, "find").click()
-        qtbot.waitUntil(lambda: not dock.busy, timeout=120_000)
+        qtbot.waitUntil(lambda: not dock.busy)
     assert not dock.view.status.notes, dock.view.status.notes
     assert session.model.tokens.palette is session.tokens.palette
     assert session.model.learned is denoiser.model.learned
