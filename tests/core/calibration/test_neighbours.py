@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -204,3 +205,58 @@ def test_the_expected_area_after_a_measurement_counts_the_neighbours(noise):
     )
     assert together == pytest.approx(np.mean(wrong), rel=0.25)
     assert alone > 1.15 * np.mean(wrong)
+
+
+def test_a_window_of_one_pixel_has_no_neighbours():
+    for cross in (0.0, 0.6):
+        alone = Neighbours(field(1.5, cross))
+        values = np.array([[[1.0]], [[np.nan]]])
+        quantiles, levels = normal_quantiles(np.zeros((2, 1, 1)), 1.0)
+        found = alone.beliefs(quantiles, levels, values, Dose((1.0,) * 2, (1.0,) * 2, (0.5,) * 2))
+        assert found.mean[0, 0, 0] == pytest.approx(0, abs=0.02)
+        assert found.variance[0, 0, 0] == pytest.approx(1, abs=0.02)
+        # the other channel was not measured there, and learns from the first
+        assert found.variance[1, 0, 0] == pytest.approx(1 - cross**2 / (1 + 0.25), abs=0.1)
+
+
+def test_the_gain_is_that_of_the_window_rather_than_of_an_endless_field():
+    made = Neighbours(field(1.6))
+    precision = np.full(2, 0.5)
+    gains = [made.gain(precision, np.ones((side, side), bool))[0] for side in (1, 3, 9, 60)]
+    assert gains[0] == pytest.approx(1, abs=0.02)
+    assert (np.diff(gains) > 0).all()
+    assert gains[-1] == pytest.approx(made.gain(precision)[0], rel=0.1)
+    holes = np.zeros((9, 9), bool)
+    holes[::4, ::4] = True
+    assert made.gain(precision, holes)[0] < 0.5 * gains[2]
+
+
+def test_little_evidence_adds_up_where_errors_go_together_beyond_the_nearest_lags():
+    lags = np.meshgrid(*(np.arange(-40, 41),) * 2, indexing="ij")
+    far = Field.of(np.exp(-np.sum(np.square(lags), 0) / (2 * 6.0**2))[None, None])
+    gain = Neighbours(far).gain(np.array([1e-4]))[0]
+    squared = float(np.square(far.correlation()).sum())
+    assert 0.7 * squared < gain < 1.1 * squared
+
+
+def test_a_pixel_that_is_surely_dark_does_not_hide_what_neighbours_say():
+    prediction, _ = predicted()
+    errors = drain(Errors.of_steps(prediction.held_out))
+    planes = prediction.quantiles.reshape(7, 1, -1).copy()
+    few = errors.gain(planes, LEVELS, Dose((1.0,), (1.0,)))[0]
+    planes[:, :, 0] -= 10.0
+    assert errors.gain(planes, LEVELS, Dose((1.0,), (1.0,)))[0] == pytest.approx(few, rel=0.05)
+    # nothing was measured, and nothing warns
+    assert np.isfinite(errors.gain(planes, LEVELS, Dose((0.0,), (1.0,)))).all()
+
+
+def test_the_memory_of_a_large_window_is_that_of_a_few_images():
+    shape = (2, 160, 160)
+    quantiles = (np.zeros(shape) + norm.ppf(LEVELS).reshape(-1, 1, 1, 1)).astype(np.float32)
+    dose = Dose((1.0,) * 2, (1.0,) * 2, (0.5,) * 2)
+    made = Neighbours(field(1.5))
+    tracemalloc.start()
+    made.beliefs(quantiles, LEVELS, np.zeros(shape), dose)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 800 * np.prod(shape)

@@ -112,7 +112,7 @@ class Dose:
 
     def variance(self, signal: NDArray[np.floating[Any]], channel: int) -> NDArray[np.float64]:
         """Return the variance of a measurement at each signal, in the square of the signal's unit."""
-        dose = max(self.dose[channel], 1e-300)
+        dose = max(self.dose[channel], 1e-150)
         if self.sd is not None:
             return np.full(signal.shape, (self.sd[channel] / (self.gain[channel] * dose)) ** 2)
         return np.asarray(np.maximum(dose * signal.astype(np.float64), _DARK) / dose**2)

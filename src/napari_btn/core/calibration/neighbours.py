@@ -40,6 +40,7 @@ _SHARES = np.array(
 )  # of the mean precision, at which the variance is computed
 _LAGS = 12  # lags that the variance of a pixel is computed from, in pixels
 _NARROWEST = 0.01  # least variance of a belief
+_CHUNK = 8192  # pixels at a time, so that the scores of a chunk stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,11 +76,14 @@ class Neighbours:
         shape = near.shape[2:]
         lags = np.moveaxis(_waves(near, shape), (0, 1), (-2, -1))
         values, vectors = np.linalg.eigh((lags + np.conj(np.swapaxes(lags, -1, -2))) / 2)
-        self._lags = np.einsum("...ik,...k,...jk->...ij", vectors, np.clip(values, 0, None), vectors.conj())
+        made = np.einsum("...ik,...k,...jk->...ij", vectors, np.clip(values, 0, None), vectors.conj())
         # a frequency of the half spectrum stands for its mirror image, too
         twice = np.full(shape[-1] // 2 + 1, 2.0)
         twice[0] = 1
-        self._weights = np.broadcast_to(twice / np.prod(shape), self._lags.shape[:-2])
+        self._weights = np.broadcast_to(twice / np.prod(shape), made.shape[:-2])
+        # without the negative parts the field varies more than by one
+        size = np.sqrt(self._mean(np.diagonal(made, axis1=-2, axis2=-1).real))
+        self._lags = made / (size[:, None] * size)
 
     def beliefs(
         self,
@@ -108,34 +112,36 @@ class Neighbours:
         evenly, with the precision that the surroundings of a pixel have.
         """
         evidence = np.stack([_evidence(quantiles[:, c], levels, v, dose, c) for c, v in enumerate(values)])
-        score = _SCORES.reshape(-1, *(1,) * len(self._axes))
         precision, pull, centre = np.zeros((3, *values.shape))
         belief = Belief(np.zeros(values.shape), np.ones(values.shape))
         operator = self.on(values.shape[1:])
         for _ in range(_ROUNDS):
-            weight = evidence - np.square(score - belief.mean[:, None]) / (2 * belief.variance[:, None])
-            weight = np.exp(weight - weight.max(1, keepdims=True))
-            weight /= weight.sum(1, keepdims=True)
-            found = (weight * score).sum(1)
-            spread = np.maximum(
-                (weight * np.square(score)).sum(1) - found**2, (_SCORES[1] - _SCORES[0]) ** 2 / 12
-            )
+            found, spread = _moments(evidence, belief)
             precision = np.clip(1 / spread - 1 / belief.variance, 0, _SHARPEST)
             pull = found * (precision + 1 / belief.variance) - belief.mean / belief.variance
             centre = operator.solved(precision, pull)
             belief = self._without_own(operator, precision, pull, centre)
         return belief
 
-    def gain(self, precision: NDArray[np.float64]) -> NDArray[np.float64]:
+    def gain(
+        self, precision: NDArray[np.float64], measured: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float64]:
         """Return how many times as precise a pixel's score is measured by all together as by its own pixel, (C,).
 
         Parameters
         ----------
         precision : ndarray of float64, shape (C,)
             Of one pixel's own measurement of its normal score.
+        measured : ndarray of bool, shape (*space), optional
+            Pixels that are measured, whose mean is returned; without it, an endless field.
         """
         known = np.maximum(precision, 1e-12)
-        return np.maximum((1 / self._variance(known) - 1) / known, 1)
+        if measured is None:
+            around = np.ones((len(known), 1))
+        else:
+            even = known.reshape(-1, *(1,) * measured.ndim) * measured
+            around = self.on(measured.shape).around(even, known)[:, measured]
+        return np.asarray(1 + (1 / self._alone(known, around) - 1).mean(1) / known)
 
     def _without_own(
         self,
@@ -148,13 +154,15 @@ class Neighbours:
         measured = np.array([p[p > 0].mean() if (p > 0).any() else 0.0 for p in precision])
         if not measured.any():
             return Belief(np.zeros(precision.shape), np.ones(precision.shape))
-        own = measured * _SHARES[:, None]
-        alone = 1 / np.maximum(1 / np.stack([self._variance(t) for t in own]) - own, 1)
-        around = operator.around(precision) / np.maximum(measured, 1e-12).reshape(-1, *(1,) * len(self._axes))
-        variance = np.stack([np.interp(a, _SHARES, alone[:, c]) for c, a in enumerate(around)])
-        variance = np.clip(variance, _NARROWEST, 1)
+        variance = np.maximum(self._alone(measured, operator.around(precision, measured)), _NARROWEST)
         whole = 1 / (1 / variance + precision)
         return Belief(variance * (centre / whole - pull), variance)
+
+    def _alone(self, precision: NDArray[np.float64], around: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the variance of pixels without their own evidence, where the surroundings have shares of (C,)."""
+        own = precision * _SHARES[:, None]
+        alone = 1 / np.maximum(1 / np.stack([self._variance(t) for t in own]) - own, 1)
+        return np.stack([np.interp(a, _SHARES, alone[:, c]) for c, a in enumerate(around)])
 
     def _variance(self, precision: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the variance of a pixel if all pixels are measured with a precision (C,)."""
@@ -163,7 +171,11 @@ class Neighbours:
         inner = np.linalg.solve(np.eye(len(root)) + scaled * root, scaled)
         left = self._lags - np.einsum("...ji,...jk->...ik", scaled.conj(), inner)
         own = np.diagonal(left, axis1=-2, axis2=-1).real
-        return np.asarray(np.tensordot(self._weights, own, self._weights.ndim))
+        return self._mean(own)
+
+    def _mean(self, spectrum: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the mean over all frequencies of values (*half spectrum, C)."""
+        return np.asarray(np.tensordot(self._weights, spectrum, self._weights.ndim))
 
     def on(self, space: tuple[int, ...]) -> _Operator:
         """Return the correlation as an operator on images (C, *space)."""
@@ -174,9 +186,13 @@ class Neighbours:
         )
         near = self._correlation[(slice(None), slice(None), *inside)]
         shape = [fft.next_fast_len(n + r, real=True) for n, r in zip(space, reach, strict=True)]
-        own = np.stack([np.square(near[c, c]) for c in range(len(near))])
-        own /= own.sum(axis=tuple(range(1, own.ndim)), keepdims=True)
-        return _Operator(space, _waves(near, shape), _waves(own, shape), shape)
+        # what others say grows with the square of their correlation, also of those outside of the image
+        squares = np.square(near)
+        own = [np.square(self._correlation[c, c].max()) for c in range(len(near))]
+        total = np.square(self._correlation).sum(self._axes) - np.diag(own)
+        for c in range(len(near)):
+            squares[(c, c, *reach)] = 0
+        return _Operator(space, _waves(near, shape), _waves(squares, shape), total, shape)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +228,11 @@ class Errors:
         return np.stack(made, 1)
 
     def gain(
-        self, quantiles: NDArray[np.float32], levels: Sequence[float], dose: Dose
+        self,
+        quantiles: NDArray[np.float32],
+        levels: Sequence[float],
+        dose: Dose,
+        measured: NDArray[np.bool_] | None = None,
     ) -> NDArray[np.float64]:
         """Return how many times the dose a pixel's own measurement would need to say as much as all together, (C,).
 
@@ -224,31 +244,37 @@ class Errors:
             The L levels.
         dose : Dose
             Of the measurement.
+        measured : ndarray of bool, shape (*space), optional
+            Where they are; without it, in an endless field.
         """
         precision = []
         for c, one in enumerate(np.moveaxis(self.calibrated(quantiles, levels), 1, 0)):
             known = one[:, np.isfinite(one).all(0)]
             noise = dose.variance(mean(known, levels), c)
-            precision.append(float(np.mean(variance(known, levels) / noise)) if known.size else 0.0)
-        return self.neighbours.gain(np.asarray(precision))
+            each = np.minimum(variance(known, levels) / noise, _SHARPEST)
+            precision.append(float(each.mean()) if known.size else 0.0)
+        return self.neighbours.gain(np.asarray(precision), measured)
 
 
 @dataclass(frozen=True, eq=False)
 class _Operator:
-    """Convolution of images (C, *space) with the correlation, and with the squares of each channel's own."""
+    """Convolution of images (C, *space) with the correlation, and with its squares (sums (C, C)) but at the pixel."""
 
     space: tuple[int, ...]
     waves: NDArray[np.complex128]
     squares: NDArray[np.complex128]
+    total: NDArray[np.float64]
     shape: Sequence[int]
 
     def correlated(self, image: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the correlation times an image."""
         return self._back(np.einsum("ij...,j...->i...", self.waves, self._forth(image)))
 
-    def around(self, image: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the mean around each pixel, weighted by the squared correlation; 0 counts outside."""
-        return self._back(self.squares * self._forth(image))
+    def around(self, precision: NDArray[np.float64], even: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return how much more than others of an even precision (C,) those around each pixel say; 0 for nothing."""
+        summed = self._back(np.einsum("ij...,j...->i...", self.squares, self._forth(precision)))
+        whole = np.maximum(self.total @ even, 1e-12 * even.max())
+        return np.asarray(summed / whole.reshape(-1, *(1,) * len(self.space)))
 
     def solved(self, precision: NDArray[np.float64], pull: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean of the field after evidence of a precision and a pull (precision times place).
@@ -298,11 +324,34 @@ def _evidence(
     values: NDArray[np.float64],
     dose: Dose,
     channel: int,
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """Return the log likelihood of each value (*space) at each normal score of its pixel, (K, *space)."""
-    if dose.dose[channel] == 0:
-        return np.zeros((_SCORES.size, *values.shape))
-    known = np.isfinite(values) & np.isfinite(quantiles).all(0)
-    signal = np.stack([ppf(quantiles, levels, float(chance)) for chance in ndtr(_SCORES)]).astype(np.float64)
-    found = dose.log_likelihood(np.where(known, signal, 0), np.where(known, values, 0), channel)
-    return np.where(known, found - found.max(0), 0)
+    made = np.zeros((_SCORES.size, values.size), np.float32)
+    flat, measured = quantiles.reshape(len(levels), -1), values.ravel()
+    for start in range(0, values.size if dose.dose[channel] > 0 else 0, _CHUNK):
+        part = slice(start, start + _CHUNK)
+        q, value = flat[:, part], measured[part]
+        known = np.isfinite(value) & np.isfinite(q).all(0)
+        signal = np.stack([ppf(q, levels, float(chance)) for chance in ndtr(_SCORES)]).astype(np.float64)
+        found = dose.log_likelihood(np.where(known, signal, 0), np.where(known, value, 0), channel)
+        made[:, part] = np.where(known, found - found.max(0), 0)
+    return made.reshape(-1, *values.shape)
+
+
+def _moments(
+    evidence: NDArray[np.float32], belief: Belief
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return mean and variance of each pixel's score (C, *space) by its belief and its evidence (C, K, *space)."""
+    flat = evidence.reshape(*evidence.shape[:2], -1)
+    mean, variance = (m.reshape(len(flat), 1, -1) for m in (belief.mean, belief.variance))
+    score = _SCORES[:, None]
+    found, spread = np.empty((2, len(flat), flat.shape[2]))
+    for start in range(0, flat.shape[2], _CHUNK):
+        part = (..., slice(start, start + _CHUNK))
+        weight = flat[part] - np.square(score - mean[part]) / (2 * variance[part])
+        weight = np.exp(weight - weight.max(1, keepdims=True))
+        weight /= weight.sum(1, keepdims=True)
+        found[part] = (weight * score).sum(1)
+        spread[part] = (weight * np.square(score)).sum(1) - found[part] ** 2
+    least = (_SCORES[1] - _SCORES[0]) ** 2 / 12
+    return found.reshape(belief.mean.shape), np.maximum(spread, least).reshape(belief.mean.shape)

@@ -168,10 +168,8 @@ def _gain(prediction: Prediction, decision: Decision, region: Region, dose: Dose
         for i in range(len(prediction.levels))
     ]
     quantiles = np.stack(planes)
-    pixels = quantiles.reshape(*quantiles.shape[:2], -1)
-    if region.mask is not None:
-        pixels = pixels[..., region.mask.ravel()]
-    return float(errors.gain(pixels, prediction.levels, dose)[decision.channel])
+    measured = np.ones(quantiles.shape[2:], bool) if region.mask is None else region.mask
+    return float(errors.gain(quantiles[..., measured], prediction.levels, dose, measured)[decision.channel])
 
 
 def share_dwell(
