@@ -236,6 +236,24 @@ def test_measured_windows_keep_the_threshold():
     assert area.median == pytest.approx(truth[:, *region].sum(), rel=0.02)
 
 
+@pytest.mark.parametrize("stretch", [0.6, 1.6])
+def test_draws_of_a_fused_window_are_as_wide_as_its_errors(stretch):
+    quantiles, truth = world((2, 96, 90), stretch=stretch)
+    prediction = prediction_of(quantiles, truth)
+    box = (slice(None), slice(10, 80), slice(12, 70))
+    for noise in (5.0, 0.5):
+        values = truth[box] + np.random.default_rng(3).normal(0, noise, truth[box].shape)
+        fused = prediction.fuse(box[1:], values, sd=noise)
+        draws = fused.draws(6, seed=1)
+        drawn, error = ((one - fused.median)[(..., *box)].std() for one in (draws, truth))
+        assert drawn == pytest.approx(error, rel=0.15)
+        outside = np.ones(truth.shape, bool)
+        outside[box] = False
+        np.testing.assert_array_equal(draws[:, outside], prediction.draws(6, seed=1)[:, outside])
+        one = drain(sampler_steps(fused, seed=1)).box(0, Box(0, (slice(5, 60), slice(3, 50))), 1)
+        np.testing.assert_allclose(one[0], draws[0, 1, 5:60, 3:50], atol=1e-4)
+
+
 def test_statistics_are_those_of_the_draws():
     prediction = replace(prediction_of(*world((2, 60, 47))), pixel_size=(0.5, 2.0), unit="um")
     mask = np.zeros((60, 47), bool)

@@ -8,8 +8,9 @@ whole grains reach beyond it.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as member
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -40,6 +41,7 @@ _PART = {2: 512, 3: 96}
 _TILE = {2: 384, 3: 64}
 _SHAPE_PIXELS = 4000  # held-out pixels that the shape of the distributions is taken from
 _PAIRS = 3000  # pairs of pixels at which a lag counts as much as the mean over lags of its length
+_FARTHEST = 6.0  # most that a value in a fused window is off, in normal scores
 _ENERGY = 1e-3  # share of a kernel's energy that is cut off with its rim
 
 
@@ -160,14 +162,17 @@ class Sampler:
         Correlation of the errors.
     seed : int
         Seed of all draws.
+    windows : tuple of tuple of ScoredTargets
+        Targets of each channel after a measurement such as that of each fused window.
     """
 
     prediction: Prediction
     targets: tuple[ScoredTargets, ...]
     field: Field
     seed: int = 0
+    windows: tuple[tuple[ScoredTargets, ...], ...] = ()
     # of the latest draw: its tiles follow each other
-    _made: dict[int, tuple[Marginal, ...]] = member(default_factory=dict, repr=False)
+    _made: dict[int, dict[int, tuple[Marginal, ...]]] = member(default_factory=dict, repr=False)
 
     def box(self, number: int, box: Box, channel: int | None = None) -> NDArray[np.float32]:
         """Return a box of one draw, (C, *space), in the units of the maps; NaN where the maps are.
@@ -188,20 +193,40 @@ class Sampler:
         ]
         q = np.stack([plane.read(box.scene, box.slices)[wanted] for plane in planes])
         chance = ndtr(self.gaussian(number, box, channel))
-        marginals = self.marginals(number)[wanted]
-        made = np.stack([m.values(q[:, c], chance[c]) for c, m in enumerate(marginals)])
+        made = _values(self.marginals(number)[wanted], q, chance)
+        if self.windows:
+            window = self._window.read(box.scene, box.slices)[wanted]
+            for k in np.unique(window[window > 0]):
+                again = _values(self.marginals(number, int(k))[wanted], q, chance)
+                made = np.where(window == k, again, made)
         calibration = prediction.calibration
         if calibration is not None and calibration.minimum is not None:
             np.maximum(made, np.float32(calibration.minimum), out=made)
         return made
 
-    def marginals(self, number: int) -> tuple[Marginal, ...]:
-        """Return the calibrated distributions of one draw, of each channel."""
+    @cached_property
+    def _window(self) -> View:
+        """Number of the fused window that each pixel was measured in, from 1; 0 outside."""
+        median = self.prediction.median
+        number = np.zeros(median.shape, np.float32)
+        for k, one in enumerate(self.prediction.fused, 1):
+            at = tuple(one.place.values())
+            number[at] = np.where(one.known, k, number[at])
+        return View(number, self.prediction.axes)
+
+    def marginals(self, number: int, window: int = 0) -> tuple[Marginal, ...]:
+        """Return the calibrated distributions of one draw, of each channel; in a fused window, from 1, its own."""
         if number not in self._made:
-            weight = self.weight(number)
             self._made.clear()
-            self._made[number] = tuple(target.calibrated(weight) for target in self.targets)
-        return self._made[number]
+            self._made[number] = {}
+        made = self._made[number]
+        if window not in made:
+            weight, targets = self.weight(number), self.windows[window - 1] if window else self.targets
+            found = tuple(target.calibrated(weight) for target in targets)
+            # widths after a measurement are very different, so a score of a narrow one says nothing of a wide one
+            near = tuple(replace(m, scores=np.clip(m.scores, -_FARTHEST, _FARTHEST)) for m in found)
+            made[window] = near if window else found
+        return made[window]
 
     def weight(self, number: int) -> NDArray[np.int64]:
         """Return how often each held-out block counts in one draw, (n_blocks,)."""
@@ -285,7 +310,9 @@ def sampler_steps(prediction: Prediction, *, seed: int = 0) -> Step[Sampler]:
     _, scores = prediction.needed_for("a draw")
     targets = tuple(ScoredTargets.of(scores, c) for c in range(len(scores.target)))
     field = yield from field_steps(scores, [target.calibrated() for target in targets])
-    return Sampler(prediction, targets, field, seed)
+    kinds = {id(one.again): one.again for one in prediction.fused}
+    scored = {k: tuple(ScoredTargets.of(one, c) for c in range(len(targets))) for k, one in kinds.items()}
+    return Sampler(prediction, targets, field, seed, tuple(scored[id(one.again)] for one in prediction.fused))
 
 
 def tiles_of(prediction: Prediction, scene: int = 0, part: Sequence[slice] | None = None) -> Iterator[Box]:
@@ -303,6 +330,13 @@ def tiles_of(prediction: Prediction, scene: int = 0, part: Sequence[slice] | Non
     ends = [(0, n) for n in space] if part is None else [(s.start, s.stop) for s in part]
     for at in itertools.product(*(range(first, stop, side) for first, stop in ends)):
         yield Box(scene, tuple(slice(a, min(a + side, stop)) for a, (_, stop) in zip(at, ends, strict=True)))
+
+
+def _values(
+    marginals: Sequence[Marginal], quantiles: NDArray[np.float32], chance: NDArray[np.floating[Any]]
+) -> NDArray[np.float32]:
+    """Return the value of each pixel (C, *space) at a chance, from quantiles (L, C, *space)."""
+    return np.stack([m.values(quantiles[:, c], chance[c]) for c, m in enumerate(marginals)])
 
 
 def _parts(position: NDArray[np.int64], low: NDArray[np.int64], side: int) -> Iterator[NDArray[np.int64]]:

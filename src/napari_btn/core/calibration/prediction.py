@@ -392,8 +392,9 @@ class Prediction:
         """Return whole plausible images: each pixel's calibrated distribution, errors correlated as on held-out pixels.
 
         They show how a statistic of a region, such as an area above a threshold, may vary; see `statistic` for what
-        its range is worth. Scenes and frames are drawn independently of each other. In a fused window, draws come from
-        the fused quantiles, recalibrated as everywhere else.
+        its range is worth. Scenes and frames are drawn independently of each other. In a fused window, draws have the
+        fused distributions, calibrated as these are. Their errors go together as everywhere else: a measurement that
+        leaves shorter patches doesn't show.
 
         Parameters
         ----------
