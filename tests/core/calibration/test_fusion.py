@@ -199,7 +199,25 @@ def test_fused_windows_of_replicates_are_said_to_cover_the_clean_signal():
     assert f"the clean signal, no longer of {covered('replicate')}; outside they are unchanged" in note.text
     assert once.covers == "replicate"
     assert once.provenance["fused"][0]["covers"] == "clean"
-    assert once.fuse(box, counts, dose=20.0).notes == (note,)
+    assert once.fuse(box, counts, dose=20.0).notes[0] == note
+    assert [n.text for n in once.fuse(box, counts, dose=20.0).notes].count(note.text) == 1
+
+
+@pytest.mark.parametrize(("axes", "shape"), [("YX", (40, 50)), ("XSYC", (50, 2, 40, 2))])
+def test_pixels_that_were_fused_before_are_noted(axes, shape):
+    prediction, _ = predicted(axes, shape)
+    left = tuple({"X": 10, "Y": 10, "C": 2}[a] for a in axes if a != "S")
+    nothing = np.zeros(left)
+    once = prediction.fuse((slice(0, 10), slice(0, 10)), nothing, dose=0.0)
+    beside = once.fuse((slice(0, 10), slice(10, 20)), nothing, dose=0.0)
+    assert not beside.notes
+    if "S" in axes:
+        assert not once.fuse((slice(0, 10), slice(0, 10)), nothing, dose=0.0, scene=1).notes
+    (note,) = beside.fuse((slice(0, 10), slice(5, 15)), nothing, dose=0.0).notes
+    assert note.level == "amber"
+    assert "100 % of the pixels of this window were fused before" in note.text
+    (note,) = once.fuse((slice(5, 15), slice(0, 10)), nothing, dose=0.0).notes
+    assert "50 % of the pixels" in note.text
 
 
 def test_counts_far_from_the_dose_are_noted():

@@ -128,7 +128,11 @@ def fuse_steps(
             **prediction.provenance,
             "fused": [*prediction.provenance.get("fused", []), record],
         },
-        notes=_noted(prediction, *dose_notes(held_out, dose, predicted, values, names, clean=clean)),
+        notes=_noted(
+            prediction,
+            *_fused_before(prediction, window, known),
+            *dose_notes(held_out, dose, predicted, values, names, clean=clean),
+        ),
     )
 
 
@@ -285,6 +289,24 @@ def _posterior_of_channels(
     return np.stack(
         [posterior(quantiles[:, c], levels, v, dose, channel=c, belief=belief) for c, v in enumerate(values)],
         1,
+    )
+
+
+def _fused_before(prediction: Prediction, window: _Window, known: NDArray[np.bool_]) -> tuple[Note, ...]:
+    """Return a note if pixels of a window, known (C, *space), were fused before."""
+    before = np.zeros(prediction.median.shape, bool)
+    for one in prediction.fused:
+        before[tuple(one.place.values())] |= one.known
+    share = float((window.read(before) & known).sum() / max(known.sum(), 1))
+    if not share:
+        return ()
+    return (
+        Note(
+            "amber",
+            f"{100 * share:.3g} % of the pixels of this window were fused before. The calibration is that of one "
+            "fusion, so intervals and probabilities there may hold far less than they promise. Sum up all measurements "
+            "of a place, predict again, and fuse once.",
+        ),
     )
 
 

@@ -232,7 +232,8 @@ class Prediction:
         -------
         ndarray of float32
             0 to 1, in the axes of the maps without C. The sum is matched to the area in the held-out blocks; in a
-            single field it is less exact, above all for a rare phase. A probability is not right for each pixel.
+            single field it is less exact, above all for a rare phase. In fused windows it is matched only where that
+            clearly lowers the error in the blocks. A probability is not right for each pixel.
 
         Raises
         ------
@@ -499,11 +500,12 @@ class Prediction:
     ) -> Prediction:
         """Return the prediction with a window that was measured again: its evidence times the prediction.
 
-        Measured values are taken as ``gain * Poisson(dose * signal)``, or with ``sd`` as
-        ``Normal(gain * dose * signal, sd)``, with the signal in the units of the maps. Values of neighbours and of
-        other channels count as far as errors of held-out pixels go together. The posterior of each pixel is
-        calibrated again with measurements that are simulated for the held-out pixels. Sum up all measurements of a
-        place and fuse once. `select` still judges fused pixels by the scores of unfused ones.
+        Measured values are taken as ``gain * Poisson(dose * signal)``, or with ``sd`` as ``Normal(gain * dose *
+        signal, sd)``, with the signal in the units of the maps. Values of neighbours and of other channels
+        count as far as errors of held-out pixels go together. The posterior of each pixel is calibrated again
+        with measurements that are simulated for the held-out pixels. Sum up all measurements of a place and
+        fuse once: a second fusion is not calibrated, and gets a note. `select` still judges fused pixels by the
+        scores of unfused ones.
 
         Parameters
         ----------
