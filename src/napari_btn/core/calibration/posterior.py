@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.dose import Dose
     from napari_btn.core.calibration.neighbours import Belief
 
-__all__ = ["posterior"]
+__all__ = ["ALONE", "posterior"]
+
+ALONE = 0.3
+"""Chance that a pixel goes its own way, whatever its neighbours say."""
 
 _CHUNK = 8192  # pixels at a time, so that the grids of a chunk stay in the cache
 _PARTS = 4  # cells of the grid between two levels
@@ -24,7 +27,6 @@ _TAIL = np.array([0.3, 0.7, 1.2, 2.0, 3.0, 4.5, 6.5, 10.0, 16.0])  # edges of ce
 # being judged by its likelihood at one end.
 _REACH = np.concatenate([[-300, -60, -15, -8], np.linspace(-6, 6, 37), [8, 15, 60, 300]])
 
-_ALONE = 0.3  # chance that a pixel goes its own way, whatever its neighbours say
 _FARTHEST = 8.0  # normal score beyond which the neighbours say no more
 _NARROW = 1e-6  # least distance of two quantiles, relative to their size
 
@@ -97,7 +99,7 @@ def _chunk(
     if around is not None:
         score = _scores(q, levels, tails, (edges[:, :-1] + edges[:, 1:]) / 2)
         belief = np.square(score) / 2 - np.square(score - around[0]) / (2 * around[1]) - np.log(around[1]) / 2
-        mass += np.logaddexp(np.log1p(-_ALONE) + belief, np.log(_ALONE))
+        mass += np.logaddexp(np.log1p(-ALONE) + belief, np.log(ALONE))
     mass = np.exp(mass - mass.max(1, keepdims=True))
     below = np.concatenate([np.zeros((len(q), 1)), np.cumsum(mass, 1)], 1)
     return _inverse(edges, below / below[:, -1:], levels)

@@ -11,6 +11,7 @@ from scipy.special import ndtr, pdtr
 
 from napari_btn.core.calibration.distribution import ppf
 from napari_btn.core.calibration.exceedance import can_lock
+from napari_btn.core.calibration.posterior import ALONE
 from napari_btn.core.data.image import View
 from napari_btn.core.remeasure.scores import one_scene
 from napari_btn.core.settings import need
@@ -121,7 +122,7 @@ def wrong_after(
         Doses to compare; None measures the truth.
     errors : Errors, optional
         How errors of the prediction go together, so that neighbours count, as they do in a fusion: the measurement of
-        a pixel is as good as one of a higher dose.
+        a pixel is as good as one of a higher dose, but for the chance that it goes its own way.
 
     Returns
     -------
@@ -154,10 +155,11 @@ def wrong_after(
             continue
         for i, ((a, b), region) in enumerate(zip(parts, regions, strict=True)):
             gain = 1.0 if errors is None else _gain(prediction, decision, region, dose, errors)
-            below = _below_cuts(signal, decision, dose.times(gain))
-            wrong = np.where(positive[:, None], below, 1 - below)
-            best = np.minimum((mass[:, a:b].T @ wrong).min(1), fixed[a:b]) if below.size else fixed[a:b]
-            out[i, k] = best.sum() * scale[i]
+            for share, one in ((1 - ALONE, dose.times(gain)), (ALONE, dose)):
+                below = _below_cuts(signal, decision, one)
+                wrong = np.where(positive[:, None], below, 1 - below)
+                best = np.minimum((mass[:, a:b].T @ wrong).min(1), fixed[a:b]) if below.size else fixed[a:b]
+                out[i, k] += share * best.sum() * scale[i]
     return out
 
 
