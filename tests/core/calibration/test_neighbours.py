@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 from scipy.stats import norm
 
 from napari_btn.core.calibration.cases import HeldOut
@@ -260,3 +260,22 @@ def test_the_memory_of_a_large_window_is_that_of_a_few_images():
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert most < 800 * np.prod(shape)
+
+
+def test_a_channel_that_is_nearly_known_does_not_lead_the_others_astray():
+    made, rng = field(1.5, 0.6), np.random.default_rng(0)
+    kernel = made.kernel.astype(float)
+    white = rng.normal(size=(2, 40, 40))
+    score = np.stack(
+        [sum(convolve(w, k, mode="wrap") for w, k in zip(white, row, strict=True)) for row in kernel]
+    )
+    centre = 3 + gaussian_filter(rng.normal(size=(2, 40, 40)), (0, 6, 6))
+    quantiles, levels = normal_quantiles(centre, 0.3)
+    dose = Dose((1e7, 0.01), (1.0,) * 2)
+    values = np.stack([dose.simulate(s, c, rng) for c, s in enumerate(centre + 0.3 * score)])
+    found = Neighbours(made).beliefs(quantiles, levels, values, dose)
+    error = np.sqrt(np.square(found.mean - score).mean((1, 2)))
+    # the first channel tells what it shares with the second
+    assert error[0] < 0.6
+    assert error[1] < 0.9
+    assert (error < 1.5 * np.sqrt(found.variance.mean((1, 2)))).all()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Fused", "Place", "fuse_steps", "measured_again_steps"]
 
-_MOST_PIXELS = 100_000  # held-out pixels that a fusion is calibrated on, in whole blocks
+_MOST_PIXELS = 50_000  # held-out pixels that a fusion is calibrated on, in whole blocks
 _SIDE = {2: 96, 3: 32}  # of the parts that neighbours are looked for in
 
 

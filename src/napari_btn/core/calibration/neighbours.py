@@ -33,8 +33,11 @@ __all__ = ["Belief", "Errors", "Neighbours"]
 
 _SCORES = np.linspace(-6, 6, 49)  # normal scores at which the evidence of each pixel is looked at
 _ROUNDS = 3  # of expectation propagation; a fourth moves no score by a hundredth
+_FAINT = 1e-6  # least root of a precision that counts
 _STEPS, _ENOUGH = 60, 1e-3  # most steps of the solver, and the share of the residual that may be left
-_SHARPEST = 100.0  # precision that the evidence of one pixel may have for its neighbours
+# Precision that the evidence of one pixel may have for others. What is known of a pixel without its own evidence is a
+# difference, which sharper evidence would leave to rounding.
+_SHARPEST = 20.0
 _SHARES = np.array(
     [0, 0.1, 0.25, 0.5, 1, 2, 4, 8]
 )  # of the mean precision, at which the variance is computed
@@ -117,8 +120,12 @@ class Neighbours:
         operator = self.on(values.shape[1:])
         for _ in range(_ROUNDS):
             found, spread = _moments(evidence, belief)
-            precision = np.clip(1 / spread - 1 / belief.variance, 0, _SHARPEST)
+            precision = np.maximum(1 / spread - 1 / belief.variance, 0)
             pull = found * (precision + 1 / belief.variance) - belief.mean / belief.variance
+            # evidence that is made less sharp stays where it is
+            share = _SHARPEST / np.maximum(precision, _SHARPEST)
+            # what is less than nothing is left out
+            precision, pull = precision * share, np.where(precision > 0, pull * share, 0)
             centre = operator.solved(precision, pull)
             belief = self._without_own(operator, precision, pull, centre)
         return belief
@@ -279,12 +286,11 @@ class _Operator:
     def solved(self, precision: NDArray[np.float64], pull: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the mean of the field after evidence of a precision and a pull (precision times place).
 
-        Conjugate gradients solve for ``B x = r K pull`` with ``B = 1 + r K r`` and r the root of the precision,
-        which is well conditioned where there is little evidence (Rasmussen and Williams, equation 3.27).
+        Conjugate gradients solve ``(1 + r K r) x = r place`` with r the root of the precision; the mean is ``K r x``.
+        No large values are subtracted, however far errors go together.
         """
         root = np.sqrt(precision)
-        start = self.correlated(pull)
-        left = root * start
+        left = pull / np.maximum(root, _FAINT)
         found, along, size = np.zeros_like(left), left.copy(), float(np.vdot(left, left))
         enough = _ENOUGH**2 * size
         for _ in range(_STEPS):
@@ -296,7 +302,7 @@ class _Operator:
             left -= step * turned
             before, size = size, float(np.vdot(left, left))
             along = left + size / before * along
-        return start - self.correlated(root * found)
+        return self.correlated(root * found)
 
     def _forth(self, image: NDArray[np.float64]) -> NDArray[np.complex128]:
         axes = tuple(range(1, image.ndim))
