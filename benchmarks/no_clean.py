@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.ndimage import gaussian_filter
 from scipy.signal import lfilter
 
 import napari_btn as btn
@@ -358,6 +359,14 @@ def photographs(tiny: bool) -> Result | None:
     return result
 
 
+def drift_of(first: Image, second: Image) -> tuple[int, int]:
+    """Return the shift in whole pixels that makes the second image most like the first, after smoothing."""
+    smooth = [gaussian_filter(image, 1.5) for image in (first, second)]
+    shifts = list(itertools.product(range(-4, 5), repeat=2))
+    unlike = [np.mean((np.roll(smooth[1], s, (0, 1)) - smooth[0])[8:-8, 8:-8] ** 2) for s in shifts]
+    return shifts[int(np.argmin(unlike))]
+
+
 def nanosims(tiny: bool) -> Result | None:
     """Learn from two drifting frames of real ion counts, aligned first."""
     folder = data_folder()
@@ -370,22 +379,21 @@ def nanosims(tiny: bool) -> Result | None:
     with np.load(found[0]) as stored:
         stack, names = stored["counts"], [str(n) for n in stored["species"]]
     first, second = np.asarray(stack[:, 0], np.float32), np.asarray(stack[:, 1], np.float32)
-    # whole pixels keep counts as they are; noise of the brightest species is small against the drift
-    shifts = list(itertools.product(range(-4, 5), repeat=2))
-    unlike = [np.mean((np.roll(second[0], s, (0, 1)) - first[0])[8:-8, 8:-8] ** 2) for s in shifts]
-    shift = shifts[int(np.argmin(unlike))]
-    moved = np.roll(second, shift, (1, 2))
+    # whole pixels keep counts as they are; species are scanned one after another, so each has a drift of its own
+    drifts = [drift_of(a, b) for a, b in zip(first, second, strict=True)]
+    moved = np.stack([np.roll(b, drift, (0, 1)) for b, drift in zip(second, drifts, strict=True)])
     inner = (slice(None), slice(8, -8), slice(8, -8))
     a, b = first[inner], moved[inner]
     model = denoiser("noise2noise", tiny=tiny)
     model.fit(a, b, axes="CYX")
     made, report = model.predict(a, "CYX"), model.report
     assert report is not None
+    print("    notes:", *(note.text for note in report.notes), flush=True)
     for c in range(len(a)):
         result.add(
             {
                 "species": names[c],
-                "drift px": str(shift),
+                "drift px": str(drifts[c]),
                 "held-out coverage": float(report.coverage[c]),
                 "whole frame": inside_of(made, c, b[c]),
             }

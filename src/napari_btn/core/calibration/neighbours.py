@@ -32,15 +32,14 @@ if TYPE_CHECKING:
 __all__ = ["Belief", "Errors", "Neighbours"]
 
 _SCORES = np.linspace(-6, 6, 49)  # normal scores at which the evidence of each pixel is looked at
-_ROUNDS = 3  # of expectation propagation; a fourth moves no score by a hundredth
+_ROUNDS = 3  # of expectation propagation
 _FAINT = 1e-6  # least root of a precision that counts
 _STEPS, _ENOUGH = 60, 1e-3  # most steps of the solver, and the share of the residual that may be left
 # Precision that the evidence of one pixel may have for others. What is known of a pixel without its own evidence is a
 # difference, which sharper evidence would leave to rounding.
 _SHARPEST = 20.0
-_SHARES = np.array(
-    [0, 0.1, 0.25, 0.5, 1, 2, 4, 8]
-)  # of the mean precision, at which the variance is computed
+# Of the mean precision, at which the variance is computed.
+_SHARES = np.array([0, 0.1, 0.25, 0.5, 1, 2, 4, 8])
 _LAGS = 12  # lags that the variance of a pixel is computed from, in pixels
 _NARROWEST = 0.01  # least variance of a belief
 _CHUNK = 8192  # pixels at a time, so that the scores of a chunk stay in the cache
