@@ -108,9 +108,10 @@ def trained(trial: Trial, network: NetworkSettings, train: TrainSettings) -> tup
 
 
 def steps_for(trial: Trial, network: NetworkSettings, train: TrainSettings, seconds: float) -> int:
-    """Return the steps that a member trains in some CPU-seconds, from two short runs."""
-    few, more = (trained(trial, network, replace(train, steps=n))[1] for n in (PROBE, 4 * PROBE))
-    return int(np.clip(seconds / max((more - few) / (3 * PROBE), 1e-4), 2 * PROBE, 3000))
+    """Return the steps that a member trains in some CPU-seconds, from two short runs after a first one."""
+    # the first run of a family loads and plans what later ones find ready
+    _, few, more = (trained(trial, network, replace(train, steps=n))[1] for n in (PROBE, PROBE, 8 * PROBE))
+    return int(np.clip(seconds / max((more - few) / (7 * PROBE), 1e-4), 2 * PROBE, 3000))
 
 
 def table(tiny: bool) -> Result:
