@@ -305,7 +305,7 @@ def _fused_before(prediction: Prediction, window: _Window, known: NDArray[np.boo
             "amber",
             f"{100 * share:.3g} % of the pixels of this window were fused before. The calibration is that of one "
             "fusion, so intervals and probabilities there may hold far less than they promise. Sum up all measurements "
-            "of a place, predict again, and fuse once.",
+            "of a place, predict the image again, and fuse once.",
         ),
     )
 

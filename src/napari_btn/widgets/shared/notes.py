@@ -65,6 +65,7 @@ _CONTROLS = {
     "along an axis": "split",
     "split in time": "split",
     "calibrate fewer": "groups",
+    "predict the image again": "apply",
     "reorder them": "channel_names",
 }
 """Object names of the controls that remove what a note complains of, by the words that name them."""
