@@ -337,22 +337,10 @@ def expected_wrong(
     maps = [wrong_now(prediction, one) for one in decisions]
     now = float(sum(m.sum(dtype=np.float64) for m in maps))
     inside = [sum(_sum(m, r) for m in maps) for r in regions]
-    left, dwells = _left(prediction, decisions, regions, dose, dwell, errors)
+    left, dwells = np.zeros(len(regions)), tuple[float, ...]()
+    if dose is not None and regions:
+        left, dwells = _shared(_after(prediction, decisions, regions, dose, dwell, errors), dwell)
     return Expected(now, now - float(np.sum(inside)) + float(left.sum()), None, dwells)
-
-
-def _left(
-    prediction: Prediction,
-    decisions: Sequence[Decision],
-    regions: Sequence[Region],
-    dose: Dose | None,
-    dwell: float,
-    errors: Errors | None,
-) -> tuple[NDArray[np.float64], tuple[float, ...]]:
-    """Return the expected wrong area of each window after its measurement, and the dwell of each."""
-    if dose is None or not regions:
-        return np.zeros(len(regions)), ()
-    return _shared(_after(prediction, decisions, regions, dose, dwell, errors), dwell)
 
 
 def _after(
