@@ -1,4 +1,4 @@
-"""What neighbours' measurements say about a pixel: exact posteriors of normal fields, and laws of evidence."""
+"""Estimates of a pixel from its neighbours: exact posteriors of normal fields, and laws of evidence."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What measurements of the neighbours say about a pixel, where errors of a prediction go together.
+"""Estimate of each pixel from the measurements of its neighbours, where errors of a prediction are correlated.
 
-A prediction is wrong over whole patches rather than pixel by pixel, so a count of a neighbour is evidence, too.
+A prediction is wrong over whole patches rather than pixel by pixel, so the count of a neighbour is evidence, too.
 The normal scores of the signal in its predicted distributions are a Gaussian field; expectation propagation gives
-the belief of each pixel from all others.
+the belief about each pixel from all others.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _CHUNK = 8192  # pixels at a time, so that the scores of a chunk stay in the cac
 
 @dataclass(frozen=True, eq=False)
 class Belief:
-    """What is known of each pixel's normal score before its own measurement.
+    """Mean and variance of each pixel's normal score before its own measurement.
 
     Parameters
     ----------
