@@ -388,7 +388,6 @@ def nanosims(tiny: bool) -> Result | None:
     model.fit(a, b, axes="CYX")
     made, report = model.predict(a, "CYX"), model.report
     assert report is not None
-    print("    notes:", *(note.text for note in report.notes), flush=True)
     for c in range(len(a)):
         result.add(
             {
