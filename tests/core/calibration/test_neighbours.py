@@ -160,6 +160,33 @@ def test_neighbours_make_a_fusion_better_and_its_intervals_still_cover(noise):
     assert error[True] < 0.6 * alone
 
 
+@pytest.mark.parametrize("share", [0.4, 0.1])
+def test_intervals_of_a_window_are_as_wide_if_a_random_part_of_the_held_out_pixels_is_kept(share):
+    box, noise = (slice(8, 88), slice(5, 85)), 1.0
+    prediction, signal = predicted()
+    values = signal[box] + np.random.default_rng(3).normal(0, noise, (80, 80))
+    known = prediction.held_out
+    some = known.take(
+        np.sort(np.random.default_rng(4).permutation(known.block.size)[: int(share * known.block.size)])
+    )
+    calibration = calibrate(some, settings=CalibrationSettings(unit="pixel"))
+    thinned = replace(
+        prediction, held_out=some, calibration=calibration, distribution=exceedance_from(some, "pixel")
+    )
+    width = [
+        float((one.upper - one.lower)[box].mean())
+        for one in (made.fuse(box, values, sd=noise) for made in (prediction, thinned))
+    ]
+    # 2,000 pixels of 81 blocks fix a quantile to some percent
+    assert width[1] == pytest.approx(width[0], rel=0.08)
+
+
+def test_how_errors_go_together_is_estimated_once_for_the_same_held_out_pixels():
+    known = predicted()[0].held_out
+    assert drain(Errors.of_steps(known)) is drain(Errors.of_steps(known))
+    assert drain(Errors.of_steps(replace(known))) is not drain(Errors.of_steps(known))
+
+
 def test_counts_win_where_the_prediction_missed_a_grain():
     miss = (slice(40, 52), slice(40, 50))
     prediction, signal = predicted(miss=miss)

@@ -36,6 +36,8 @@ __all__ = ["Fused", "Place", "fuse_steps", "measured_again_steps"]
 
 _MOST_PIXELS = 50_000  # held-out pixels that a fusion is calibrated on, in whole blocks
 _SIDE = {2: 96, 3: 32}  # of the parts that neighbours are looked for in
+# Share of pixels with a held-out one beside them from which on none was left out, and the least that counts.
+_WHOLE, _THINNEST = 0.85, 0.02
 
 
 class Place(Protocol):
@@ -92,10 +94,9 @@ def fuse_steps(
     window = _Window.of(prediction, region, scene)
     predicted = np.stack([window.read(plane) for plane in prediction.quantiles], 0).astype(np.float32)
     values = window.values(counts, predicted.shape[1:])
-    same = [one for one in prediction.fused if one.scores is held_out]
-    errors = same[0].errors if same else (yield from Errors.of_steps(held_out))
+    errors = yield from Errors.of_steps(held_out)
     fused = _posterior_of_channels(predicted, held_out.levels, values, dose, errors)
-    found = [one.again for one in same if one.dose == dose]
+    found = [one.again for one in prediction.fused if one.scores is held_out and one.dose == dose]
     again = found[0] if found else (yield from measured_again_steps(held_out, dose, errors))
     lower, median, upper = with_offsets(calibration, again).interval(fused)
     known = np.isfinite(values)
@@ -121,7 +122,6 @@ def fuse_steps(
                 dose,
                 again,
                 held_out,
-                errors,
             ),
         ),
         provenance={
@@ -168,8 +168,6 @@ class Fused:
         Held-out scores after such a measurement.
     scores : HeldOut
         Those before.
-    errors : Errors, optional
-        How errors of the prediction go together.
     """
 
     place: dict[str, Any]
@@ -178,7 +176,6 @@ class Fused:
     dose: Dose
     again: HeldOut
     scores: HeldOut
-    errors: Errors | None = None
 
     def drawn(
         self,
@@ -237,13 +234,16 @@ def measured_again_steps(held_out: HeldOut, dose: Dose, errors: Errors | None = 
     -------
     HeldOut
         The same pixels and targets, of some blocks where there are many, with the fused quantiles; the same for the
-        same input.
+        same input. Where a bundle keeps a random part of the held-out pixels, each of them speaks for those that are
+        missing, with a dose as many times larger.
     """
     kept = _some_blocks(held_out)
     values = dose.simulated(kept.target)
     if errors is None or kept.position is None:
         return replace(kept, quantiles=_posterior_of_channels(kept.quantiles, kept.levels, values, dose))
     made = np.empty_like(kept.quantiles)
+    longer = dose.times(1 / _density(kept.position))
+    around = longer.simulated(kept.target)
     side = _SIDE[kept.position.shape[1] - 1]
     cell = np.column_stack([kept.position[:, :1], kept.position[:, 1:] // side])
     _, number = np.unique(cell, axis=0, return_inverse=True)
@@ -253,13 +253,20 @@ def measured_again_steps(held_out: HeldOut, dose: Dose, errors: Errors | None = 
         yield Progress(done, len(parts), "Fusing: simulated measurements of held-out pixels")
         place = kept.position[rows, 1:] - kept.position[rows, 1:].min(0)
         at = (slice(None), *place.T)
-        grid = np.full((len(values), *place.max(0) + 1), np.nan)
-        grid[at] = values[:, rows]
+        grid, others = np.full((2, len(values), *place.max(0) + 1), np.nan)
+        grid[at], others[at] = values[:, rows], around[:, rows]
         quantiles = np.zeros((len(kept.levels), *grid.shape), np.float32)
         quantiles[(slice(None), *at)] = kept.quantiles[:, :, rows]
-        fused = _posterior_of_channels(quantiles, kept.levels, grid, dose, errors)
+        fused = _posterior_of_channels(quantiles, kept.levels, grid, dose, errors, (others, longer))
         made[:, :, rows] = fused[(slice(None), *at)]
     return replace(kept, quantiles=made)
+
+
+def _density(position: NDArray[np.int64]) -> float:
+    """Return the share of the held-out pixels (n, 1 + ndim) that are kept, if some were left out at random; or 1."""
+    index = np.ravel_multi_index(tuple(position.T), tuple(position.max(0) + 2))
+    beside = float(np.isin(index + 1, index).mean())
+    return 1.0 if beside > _WHOLE else max(beside, _THINNEST)
 
 
 def _some_blocks(held_out: HeldOut) -> HeldOut:
@@ -279,13 +286,17 @@ def _posterior_of_channels(
     values: NDArray[np.float64],
     dose: Dose,
     errors: Errors | None = None,
+    around: tuple[NDArray[np.float64], Dose] | None = None,
 ) -> NDArray[np.float32]:
-    """Return the posterior quantiles (L, C, *space) of values (C, *space)."""
+    """Return the posterior quantiles (L, C, *space) of values (C, *space).
+
+    Neighbours speak by their values and dose in ``around``, if that is given.
+    """
     need(len(dose.dose) == len(values), "dose", dose.dose, f"one number for each of {len(values)} channels")
     belief = None
     if errors is not None and any(dose.dose):
         quantiles = errors.calibrated(quantiles, levels)
-        belief = errors.neighbours.beliefs(quantiles, levels, values, dose)
+        belief = errors.neighbours.beliefs(quantiles, levels, *(around or (values, dose)))
     return np.stack(
         [posterior(quantiles[:, c], levels, v, dose, channel=c, belief=belief) for c, v in enumerate(values)],
         1,

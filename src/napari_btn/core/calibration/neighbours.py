@@ -8,7 +8,8 @@ the belief about each pixel from all others.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy import fft
@@ -216,13 +217,18 @@ class Errors:
     neighbours: Neighbours
 
     @classmethod
-    def of_steps(cls, held_out: HeldOut) -> Step[Self | None]:
-        """Estimate how errors of held-out pixels go together; None where these have no positions; a step."""
+    def of_steps(cls, held_out: HeldOut) -> Step[Errors | None]:
+        """Estimate how errors of held-out pixels go together; None where these have no positions; a step.
+
+        The estimate takes seconds, so it is kept as long as the held-out pixels are.
+        """
         if held_out.position is None:
             return None
-        marginals = tuple(ScoredTargets.of(held_out, c).calibrated() for c in range(len(held_out.target)))
-        field = yield from field_steps(held_out, marginals)
-        return cls(marginals, Neighbours(field))
+        if held_out not in _ESTIMATED:
+            marginals = tuple(ScoredTargets.of(held_out, c).calibrated() for c in range(len(held_out.target)))
+            field = yield from field_steps(held_out, marginals)
+            _ESTIMATED[held_out] = cls(marginals, Neighbours(field))
+        return _ESTIMATED[held_out]
 
     def calibrated(self, quantiles: NDArray[np.float32], levels: Sequence[float]) -> NDArray[np.float32]:
         """Return the calibrated quantiles (L, C, *space) of predicted ones, at the same levels."""
@@ -260,6 +266,9 @@ class Errors:
             each = np.minimum(variance(known, levels) / noise, _SHARPEST)
             precision.append(float(each.mean()) if known.size else 0.0)
         return self.neighbours.gain(np.asarray(precision), measured)
+
+
+_ESTIMATED: WeakKeyDictionary[HeldOut, Errors] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
