@@ -30,8 +30,9 @@ class CompareRow:
         Without clean: mean squared difference to the noisy image at pixels that were hidden, in its unit squared
         and after the best straight line.
     coverage, width : float
-        Of a split-conformal interval on the same pixels as PSNR: all methods have the coverage that was asked for,
-        and the narrower interval is better. Without clean, the ensemble's own mean width.
+        Of a split-conformal interval, calibrated on the same pixels as PSNR: there, all methods have the coverage
+        that was asked for by construction, and the narrower interval is better. Without clean, the ensemble's own mean
+        width.
     seconds, tuning_seconds : float
         CPU-seconds for the whole image, and to find the parameters. The ensemble's training is not in them.
     parameters : dict

@@ -46,7 +46,7 @@ _HEADS = {
     "SSIM": "Structural similarity to the clean image on the held-out part: higher is better.",
     "correlation": "Correlation with the clean image on the held-out part.",
     "loss": "Mean squared difference to the noisy image at pixels that were hidden: lower is better.",
-    "coverage": "Share of the pixels inside of the interval: alike for all methods.",
+    "coverage": "Share of the pixels inside of the interval, which was calibrated on them: alike for all methods.",
     "width": "Mean width of a split-conformal interval of that coverage: narrower is better.",
     "CPU-s": "CPU-seconds for the image, without the training of the networks.",
     "CPU-s to tune": "CPU-seconds to find the parameters of the filter.",
