@@ -95,7 +95,7 @@ class Denoiser:
     members : int
         Networks in the ensemble, 1 or more.
     alpha : float
-        Miscoverage, in (0, 1): intervals hold the signal with coverage ``1 - alpha``.
+        Miscoverage, in (0, 1): intervals aim at the coverage ``1 - alpha``, on average.
     levels : tuple of float
         Quantile levels to learn, rising, with 0.5 among them.
     supervision : str
@@ -615,8 +615,8 @@ class Denoiser:
             What is calibrated apart: so many tokens; or the group of each pixel from 1, 0 for none, over the
             space axes or all axes but C. 0 calibrates all pixels together. The settings' by default.
 
-            The coverage then holds on average within each group; a rare phase that is only a part of its
-            groups is hardly covered better. Groups must not be drawn by what is known of the target.
+            The coverage is then aimed at within each group that has enough held-out blocks; a rare phase that is
+            only a part of its groups is hardly covered better. Groups must not be drawn by what is known of the target.
         settings : CalibrationSettings, optional
             Unit, score, minimum, folds, certainty and groups instead of the present ones; how the field was
             split stays as it is.

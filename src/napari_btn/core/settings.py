@@ -155,8 +155,8 @@ class NetworkSettings(_Settings):
         Hidden units of the quantile heads, shared by all levels.
     bias_free : bool
         No additive constants: an image twice as bright and noisy gives a median and quantiles twice as high,
-        so that members work at noise levels that they were not trained on; so do intervals with the score
-        "scaled". Zero must mean no signal.
+        and so do intervals with the score "scaled". At noise levels that members were not trained on, this
+        was better on blobs and worse on photographs. Zero must mean no signal.
     """
 
     family: str = "sms"
@@ -553,7 +553,7 @@ class EnsembleSettings:
     members : int
         Number of networks in the ensemble, 1 to 1000.
     alpha : float
-        Miscoverage, in (0, 1): intervals hold the signal with coverage ``1 - alpha``.
+        Miscoverage, in (0, 1): intervals aim at the coverage ``1 - alpha``, on average.
     levels : tuple of float
         Quantile levels to learn, increasing, with 0.5 among them.
     supervision : str

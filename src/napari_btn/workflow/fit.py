@@ -283,8 +283,8 @@ def _some_random(origin: Origin, warm: int, members: int) -> str:
         why = f"only {held} pretrained {'is' if held == 1 else 'are'} at hand"
     faster = f" For a shorter training, ask for {_count(warm)}." if warm else ""
     return (
-        f"{members - warm} of {_count(members)} took all steps from random weights, because {why}; coverage doesn't "
-        f"depend on it.{faster}"
+        f"{members - warm} of {_count(members)} took all steps from random weights, because {why}; the "
+        f"coverage aimed at doesn't depend on it.{faster}"
     )
 
 

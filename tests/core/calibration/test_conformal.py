@@ -115,11 +115,11 @@ class TestCaption:
     def test_says_what_is_covered_by_which_rule_and_what_is_wrong(self):
         text = calibrate(held_out(500, n_blocks=60)).caption()
         assert text == (
-            "Covers the clean signal: 90 % of pixels on average over images like the calibration data; "
+            "Aims to cover the clean signal: 90 % of pixels on average over images like the calibration data; "
             "measured on blocks of one field; not per pixel. Held-out blocks: 60."
         )
         text = calibrate(held_out(500, n_blocks=5)).caption("long exposure")
-        assert text.startswith("Covers a long exposure: ")
+        assert text.startswith("Aims to cover a long exposure: ")
         assert "without a finite-sample guarantee" in text
         assert text.endswith("Held-out blocks: 5. Warnings: 1 red, 1 amber.")
 

@@ -220,6 +220,13 @@ def test_pixels_that_were_fused_before_are_noted(axes, shape):
     assert "50 % of the pixels" in note.text
 
 
+def test_a_set_says_that_fused_pixels_are_judged_by_the_scores_of_unfused_ones():
+    prediction, signal = predicted()
+    fused = prediction.fuse((slice(0, 10), slice(0, 10)), signal[:10, :10], dose=1.0)
+    assert "fused" not in prediction.select(0.6, level=0.4).caption
+    assert "this share is not theirs" in fused.select(0.6, level=0.4).caption
+
+
 def test_counts_far_from_the_dose_are_noted():
     prediction, signal = predicted()
     counts = np.random.default_rng(2).poisson(20.0 * signal)

@@ -194,7 +194,7 @@ class Calibration:
         return np.maximum(lower, low, out=lower), np.maximum(q_median, low), np.maximum(upper, low, out=upper)
 
     def caption(self, covers: str = "clean") -> str:
-        """Return the promise of the interval, as a line to print under every map.
+        """Return what the interval aims at, as a line to print under every map.
 
         Parameters
         ----------
@@ -212,7 +212,7 @@ class Calibration:
         promise = promise_of(self.rule, self.alpha, self.delta, field)
         levels = [note.level for note in self.notes]
         warned = [f"{levels.count(level)} {level}" for level in ("red", "amber") if level in levels]
-        text = f"Covers {covered(covers)}: {promise}; not per pixel. Held-out blocks: {self.n_blocks}."
+        text = f"Aims to cover {covered(covers)}: {promise}; not per pixel. Held-out blocks: {self.n_blocks}."
         return f"{text} Warnings: {', '.join(warned)}." if warned else text
 
     def to_dict(self) -> dict[str, Any]:
@@ -239,7 +239,7 @@ class Calibration:
 def calibrate(
     held_out: HeldOut, *, alpha: float = 0.1, settings: CalibrationSettings | None = None
 ) -> Calibration:
-    """Calibrate: find offsets per channel that make the interval cover ``1 - alpha``.
+    """Calibrate: find offsets per channel with which the interval aims to cover ``1 - alpha``.
 
     All held-out blocks are used.
 

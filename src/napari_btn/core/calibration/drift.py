@@ -227,8 +227,8 @@ def _noise_notes(ratio: NDArray[np.float64], names: Sequence[str]) -> tuple[Note
         return ()
     text = (
         f"Noise at equal brightness, relative to the calibrated image: {', '.join(off)}; it should be "
-        f"{NOISE_LOW} to {NOISE_HIGH}. The coverage may not hold here: check it on a second frame, or "
-        "calibrate on images like this one."
+        f"{NOISE_LOW} to {NOISE_HIGH}. The coverage may not hold here: check it on a second frame that "
+        "was taken as the targets were, or calibrate on images like this one."
     )
     return (Note("amber", text),)
 

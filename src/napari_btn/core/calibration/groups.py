@@ -128,7 +128,7 @@ def calibrate_groups(
     settings: CalibrationSettings | None = None,
     name: str = "token",
 ) -> GroupCalibration:
-    """Calibrate by group: find offsets that cover ``1 - alpha`` within each.
+    """Calibrate by group: find offsets that aim to cover ``1 - alpha`` within each.
 
     Parameters
     ----------

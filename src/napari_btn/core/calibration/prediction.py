@@ -5,7 +5,7 @@ Long because it is the object that users hold: more than half are docstrings.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -73,7 +73,7 @@ class Prediction:
         One per space axis, in ``unit``.
     unit : str
     alpha : float
-        Miscoverage: the interval covers ``1 - alpha`` on average.
+        Miscoverage: the interval aims to cover ``1 - alpha`` on average.
     covers : str
         What is covered: "clean", "long exposure", "replicate", "masked pixel", "thinned counts" or "simulation".
     provenance : dict
@@ -387,15 +387,19 @@ class Prediction:
         number = self.channel_number(channel)
         self._known()
         scores = self._scores("a selection")
-        return select(scores, self.planes({"C": number}), threshold, level=level, channel=number)
+        chosen = select(scores, self.planes({"C": number}), threshold, level=level, channel=number)
+        if not self.fused:
+            return chosen
+        text = "Pixels of fused windows are judged by the scores of unfused ones; this share is not theirs."
+        return replace(chosen, caption=f"{chosen.caption} {text}")
 
     def draws(self, n: int = 20, *, seed: int = 0, out: Any = None) -> Any:
-        """Return whole plausible images: each pixel's calibrated distribution, errors correlated as on held-out pixels.
+        """Return whole plausible images: calibrated distributions, errors correlated about as on held-out pixels.
 
         They show how a statistic of a region, such as an area above a threshold, may vary; see `statistic` for what
-        its range is worth. Scenes and frames are drawn independently of each other. In a fused window, draws have the
-        fused distributions, calibrated as these are. Their errors go together as everywhere else: a measurement that
-        leaves shorter patches doesn't show.
+        its range is worth. Errors of whole grains go together less than on held-out pixels. Scenes and frames are
+        drawn independently of each other. In a fused window, draws have the fused distributions, calibrated as these
+        are. Their errors go together as everywhere else: a measurement that leaves shorter patches doesn't show.
 
         Parameters
         ----------
