@@ -117,7 +117,8 @@ class _Simulation(PairSupervision):
         del noise, channel_names
         text = (
             "Calibrated on simulated noise: the coverage is that of images and noise like the simulated ones, on "
-            "average, and unknown for real ones. Check it on a repeat of a real image."
+            "average, and unknown for real ones. Check it on a slow scan of a real field; a "
+            "noisy repeat lies inside less often, even where the intervals are right."
         )
         return "simulation", (Note("amber", text),)
 

@@ -46,7 +46,7 @@ _CONTROLS = {
     "calibrate on a noisy image": "calibrate_on",
     "calibrate again": "calibrate_on",
     "check it on a second frame": "check_second",
-    "check it on a repeat": "check_second",
+    "check it on a slow scan": "check_second",
     "pick two images": "noisy",
     "pick the fast, noisy image": "noisy",
     "give a slower image": "clean",
