@@ -17,9 +17,10 @@ from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.data.image import Box, Image
+from napari_btn.core.data.pairs import Pair
 from napari_btn.core.inference.jacobian import EquivalentFilter
 from napari_btn.core.progress import Note, Progress
-from napari_btn.session import Threshold, session_of
+from napari_btn.session import Threshold, Training, session_of
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.side_by_side import _caption, _grid
 from napari_btn.widgets.shared.tabs import open_dock
@@ -628,6 +629,22 @@ def test_a_second_frame_is_checked_with_one_click(make_dock, model, viewer, qtbo
     assert "50.0 % of" in said
     assert "100.0 % of" in said
     assert "aimed at" in said
+    assert "Of a noisier image fewer lie inside" in said
+    assert "flatters" not in said
+
+
+def test_a_check_on_the_field_of_the_training_says_that_it_flatters(make_dock, model, viewer, qtbot):
+    prediction = replace(make_prediction(), covers="replicate")
+    dock = make_dock(prediction, model)
+    dock.session.training = Training(Pair(prediction.median, prediction.median, "CYX", NAMES, name="soil"))
+    dock.view.tabs.setCurrentIndex(2)
+    drawn(dock, qtbot)
+    part(dock, "second_frame").setCurrentText("soil clean")
+    part(dock, "check_second").click()
+    drawn(dock, qtbot)
+    said = part(dock, "second_note").text()
+    assert "trained on a part of this field, which flatters them" in said
+    assert "noisier" not in said
 
 
 def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, model, viewer, qtbot):
@@ -649,6 +666,7 @@ def test_the_equivalent_filter_becomes_a_layer_in_its_place(make_dock, model, vi
     note = part(dock, "filter_note")
     assert "2 = 1.75 from the noisy pixels" in note.text()
     assert "With twice the noise: net bias 0.5, effective width 1.13 px" in note.text()
+    assert "from constants of the networks (net bias)" in note.text()
     (own,), (noisier,) = dock.view.filter_chart.rows
     np.testing.assert_array_equal(own.plane, 2 * noisier.plane)
     assert own.plane[3, 3] == 0.5

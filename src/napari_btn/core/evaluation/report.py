@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
 
-__all__ = ["Report", "evaluate", "report_on"]
+__all__ = ["NOISY_TARGETS", "Report", "evaluate", "report_on"]
 
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
 FEW_INDEPENDENT = 225

@@ -72,7 +72,7 @@ class Calibrator:
         same = model is None or abs(model.settings.alpha - view.form.alpha) < 1e-6
         view.recalibrate.setText("Recalibrate as set" if same else f"Recalibrate to {share}")
         view.recalibrate.setToolTip(
-            f"Make the intervals hold {share} of the pixels, as set in Advanced, from the stored held-out scores; "
+            f"Make the intervals aim at {share} of the pixels, as set in Advanced, from the stored held-out scores; "
             "trains nothing."
         )
         inputs, training = view.pair.inputs, self._session.training

@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.data.image import shown_names
+from napari_btn.core.evaluation.report import NOISY_TARGETS
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import read_layer
@@ -121,6 +122,8 @@ class CoverageTab:
         if prediction is None or name not in layers or "second" in self._lifetime.runs:
             return
         data = read_layer(layers[name]).data
+        training, source = self._session.training, self._focus.source
+        trained = training is not None and source is not None and training.pair.name == source.name
 
         def step() -> Step[Any]:
             """Compare the image with the intervals; a step."""
@@ -137,6 +140,10 @@ class CoverageTab:
                 f"Inside the intervals lie of '{name}': {shares}. {100 * (1 - prediction.alpha):.3g} % of "
                 f"{covered(prediction.covers)} are aimed at, on average."
             )
+            if prediction.covers not in NOISY_TARGETS:
+                text = f"{text} Of a noisier image fewer lie inside, even where the intervals are right."
+            if trained:
+                text = f"{text} The networks were trained on a part of this field, which flatters them."
             self._view.second_note.say(("info", text))
 
         def failed(error: Exception) -> None:

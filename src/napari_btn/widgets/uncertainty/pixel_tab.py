@@ -340,8 +340,8 @@ class PixelTab:
         shown = shown_names(known)[0] if len(known) < 2 else channel
         text = (
             f"{shown}: median {made.value:.4g} = {made.value - made.net_bias:.4g} from the noisy pixels (red adds, "
-            f"blue takes away) {'-' if made.net_bias < 0 else '+'} {abs(made.net_bias):.4g} that the networks add "
-            f"whatever they see (net bias). Weights add up to {made.total:.3g}; effective width "
+            f"blue takes away) {'-' if made.net_bias < 0 else '+'} {abs(made.net_bias):.4g} from constants of the "
+            f"networks (net bias). Weights add up to {made.total:.3g}; effective width "
             f"{made.effective_width:.3g} px. With twice the noise: net bias {noisier.net_bias:.4g}, effective width "
             f"{noisier.effective_width:.3g} px."
         )

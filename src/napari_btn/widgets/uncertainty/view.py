@@ -232,7 +232,8 @@ class UncertaintyView(QWidget):
         self.check_second = push_button(
             "check_second",
             "Check on it",
-            "Measure how many pixels of the picked image lie inside the intervals: the only check without a truth.",
+            "Measure how many pixels of the picked image lie inside the intervals. It must be of the kind that they "
+            "cover: a noisy repeat only after training on noisy images, else a clean image.",
         )
         self.second_note = NoteLabel(self._theme, "second_note")
         self.missed = push_button(
@@ -257,7 +258,7 @@ class UncertaintyView(QWidget):
             "draw",
             "Draw images",
             "Draw whole images that the noisy one may come from: each pixel has its calibrated distribution, and "
-            "errors go together as on held-out pixels. What comes and goes is unknown; what stays can be wrong.",
+            "errors go together about as on held-out pixels. What comes and goes is unknown; what stays can be wrong.",
         )
         self.draw_slider = QSlider(Qt.Orientation.Horizontal)
         self.draw_slider.setObjectName("draw_slider")
