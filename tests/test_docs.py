@@ -83,6 +83,15 @@ TOO_MUCH = (
     r"is about right on average",
     r"variance of the noise is taken for too small",  # own pixels: too large is worse where their weight is small
     r"each is covered on average",  # tokens with few blocks are not
+    r"whatever they see",  # which constants add up to a net bias depends on the image
+    r"errors (go together|as correlated) as (they do )?on held-out",  # on silicon, variograms of draws are too low
+    r"coverage doesn't depend on it",  # that of a rare phase did
+    r"only test without assumptions",  # one field says little of others
+    r"check it on a repeat of a real",  # intervals of the clean signal hold fewer noisy values, though they are right
+    r"picks the best one",  # the first in the table
+    r"intervals hold the signal with coverage",  # they aim at it
+    r"make the intervals (hold|cover)",
+    r"it decides as much as possible",  # dwell is shared out step by step
 )
 
 
