@@ -9,10 +9,11 @@ import numpy as np
 
 from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.data.fingerprint import fingerprint_steps
+from napari_btn.core.data.record import inputs_steps, recipe_step
 from napari_btn.core.progress import Note
 from napari_btn.model import NOT_CALIBRATED, Calibrated
 from napari_btn.workflow.inputs import sound_view
-from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
+from napari_btn.workflow.recipe import recorded
 
 if TYPE_CHECKING:
     from napari_btn.core.calibration.cases import HeldOut

@@ -14,13 +14,14 @@ from napari_btn.core.calibration.conformal import calibrate, cross_fitted
 from napari_btn.core.calibration.drift import profile_of
 from napari_btn.core.calibration.groups import calibrate_groups, cross_fitted_groups
 from napari_btn.core.calibration.held_out import held_out_steps, noise_share, target_noise
+from napari_btn.core.data.record import inputs_steps, recipe_step
 from napari_btn.core.data.splits import CALIBRATE, REPORT, spread_boxes
 from napari_btn.core.evaluation.report import Judged, report_on
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.model import Calibrated, Scores, distribution_of
 from napari_btn.workflow.inputs import axes_seen, image_for, need_same, over_space, scenes_for, seen_by
-from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
+from napari_btn.workflow.recipe import recorded
 from napari_btn.workflow.unseen import as_given, need_unseen_steps
 
 if TYPE_CHECKING:

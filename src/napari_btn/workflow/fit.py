@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_btn.core.calibration.drift import parts_notes, profile_of
 from napari_btn.core.calibration.forecast import Forecast, forecast_blocks
+from napari_btn.core.data.record import inputs_steps, recipe_step
 from napari_btn.core.data.splits import TRAIN, split
 from napari_btn.core.networks.family import Networks
 from napari_btn.core.progress import Note, Progress, drain
@@ -16,7 +17,7 @@ from napari_btn.core.training.plan import Plan, plan_training, validation_part
 from napari_btn.model import Learned, Model
 from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
 from napari_btn.workflow.inputs import scenes_of, sound_pair
-from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
+from napari_btn.workflow.recipe import recorded
 from napari_btn.workflow.refine import split_record
 from napari_btn.workflow.start import origin_of, warm_steps
 from napari_btn.workflow.unseen import marks_steps

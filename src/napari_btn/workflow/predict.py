@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.drift import drift_notes
+from napari_btn.core.data.record import inputs_steps, maps_digest_steps, recipe_step
 from napari_btn.core.progress import Note
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.io.maps import open_maps, zarr_maps
 from napari_btn.workflow.calibrate import group_labels_steps
 from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by, sound_view
-from napari_btn.workflow.recipe import inputs_steps, maps_digest_steps, model_digest, recipe_step
+from napari_btn.workflow.recipe import model_digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import platform
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_btn.core.calibration.conformal import NOT_CALIBRATED, covered
-from napari_btn.core.data.fingerprint import array_digest_steps
-from napari_btn.core.progress import Progress
 from napari_btn.core.settings import (
     AdaptSettings,
     CalibrationSettings,
@@ -28,20 +25,9 @@ from napari_btn.core.settings import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from numpy.typing import NDArray
-
-    from napari_btn.core.progress import Step
     from napari_btn.model import Model
 
-__all__ = [
-    "Recipe",
-    "inputs_steps",
-    "maps_digest_steps",
-    "model_digest",
-    "recipe_step",
-    "recorded",
-    "with_files",
-]
+__all__ = ["Recipe", "model_digest", "recorded", "with_files"]
 
 RECIPE_VERSION = 1
 _MARK = "napari_btn_recipe"
@@ -170,50 +156,6 @@ def _need_whole(step: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------- what steps record
 
 
-def inputs_steps(arrays: Mapping[str, Any]) -> Step[dict[str, dict[str, Any]]]:
-    """Return shape, type and hash of each array, without those that are None; a step.
-
-    Parameters
-    ----------
-    arrays : mapping of str to array
-        By the name of the argument.
-    """
-    made = {}
-    for name, array in arrays.items():
-        if array is None or isinstance(array, str):
-            continue
-        values = array if hasattr(array, "shape") else np.asarray(array)
-        digest = yield from array_digest_steps(values)
-        made[name] = {"shape": [int(n) for n in values.shape], "dtype": str(values.dtype), "sha256": digest}
-    return made
-
-
-def recipe_step(do: str, inputs: Mapping[str, Any], **values: Any) -> dict[str, Any]:
-    """Return a step for a recipe.
-
-    Parameters
-    ----------
-    do : str
-        What was done, as the workflow names it.
-    inputs : mapping
-        Result of `inputs_steps`.
-    **values
-        Settings, JSON-ready; None is left out.
-    """
-    import torch
-
-    from napari_btn import __version__
-
-    versions = {
-        "napari-btn": __version__,
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "python": platform.python_version(),
-    }
-    known = {k: v for k, v in values.items() if v is not None}
-    return {"do": do, **known, "inputs": dict(inputs), "versions": versions}
-
-
 def recorded(model: Model, step: Mapping[str, Any]) -> Model:
     """Return a model whose recipe has one more step, with the hash of the model that it made.
 
@@ -258,22 +200,6 @@ def model_digest(model: Model) -> str:
     groups = None if model.calibrated.groups is None else model.calibrated.groups.to_dict()
     kept = {k: known[k] for k in ("alpha", "rule", "score", "offset_lower", "offset_upper")}
     digest.update(json.dumps([kept, groups], sort_keys=True).encode())
-    return digest.hexdigest()
-
-
-def maps_digest_steps(maps: Mapping[str, NDArray[np.float32]]) -> Step[str]:
-    """Return the SHA-256 of the maps of a prediction; a step.
-
-    Parameters
-    ----------
-    maps : mapping of str to ndarray
-        Lower, median and upper among them.
-    """
-    digest = hashlib.sha256()
-    for name in ("lower", "median", "upper"):
-        part = yield from array_digest_steps(maps[name])
-        digest.update(part.encode())
-    yield Progress(1, 1, "Recording")
     return digest.hexdigest()
 
 

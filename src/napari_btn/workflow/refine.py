@@ -17,6 +17,7 @@ from napari_btn.core.calibration.drift import parts_notes, profile_of
 from napari_btn.core.data.copies import patches_steps
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.image import Box
+from napari_btn.core.data.record import inputs_steps, recipe_step
 from napari_btn.core.data.splits import CALIBRATE, TRAIN
 from napari_btn.core.data.windows import (
     boxes_of,
@@ -32,7 +33,7 @@ from napari_btn.core.supervision.patches import patches_for
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.workflow.calibrate import calibrated_steps, scores_steps
 from napari_btn.workflow.inputs import scenes_for, sound_view
-from napari_btn.workflow.recipe import inputs_steps, recipe_step, recorded
+from napari_btn.workflow.recipe import recorded
 from napari_btn.workflow.unseen import as_given, marks_steps, need_no_copies_steps
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from napari_btn.core.data.detector import Detector
 from napari_btn.core.data.noise_models import NoiseModel
+from napari_btn.core.data.record import inputs_steps
 from napari_btn.core.settings import (
     AdaptSettings,
     CalibrationSettings,
@@ -19,7 +20,6 @@ from napari_btn.workflow.calibrate import calibrate_steps
 from napari_btn.workflow.fit import fit_steps
 from napari_btn.workflow.inputs import image_for, pair_for, pair_of
 from napari_btn.workflow.predict import predict_steps
-from napari_btn.workflow.recipe import inputs_steps
 from napari_btn.workflow.refine import refine_steps
 from napari_btn.workflow.tokens import tokens_steps
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from napari_btn.core.data.fingerprint import array_digest_steps
 from napari_btn.core.data.image import View, channel_number
+from napari_btn.core.data.record import inputs_steps, recipe_step
 from napari_btn.core.settings import need
 from napari_btn.workflow.evaluate import held_out_inside
 from napari_btn.workflow.inputs import over_scenes, seen_by
 from napari_btn.workflow.predict import predict_steps
-from napari_btn.workflow.recipe import inputs_steps, recipe_step
 
 if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
