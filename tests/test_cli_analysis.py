@@ -15,7 +15,7 @@ from napari_btn.core.remeasure.expected import Decision, wrong_now
 from napari_btn.io.images import read_image, write_images
 from napari_btn.io.regions import read_regions
 from napari_btn.io.tables import read_table
-from napari_btn.workflow.propose import Choice
+from napari_btn.workflow.search import Choice
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,13 @@ import napari_btn as btn
 from napari_btn import samples
 from napari_btn.cli import main
 from napari_btn.core.compute.pool import Inline
+from napari_btn.core.data.record import packed
+from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.settings import AdaptSettings
+from napari_btn.io.images import write_prediction
+from napari_btn.io.regions import read_regions
 from napari_btn.workflow.recipe import Recipe
+from napari_btn.workflow.recipe_files import read_recipe
 
 PAIR = samples.edx(seed=3, size=(40, 150))
 CALL = "samples.edx(seed=3, size=(40, 150))"
@@ -138,6 +143,8 @@ def test_explain_prints_a_methods_paragraph(denoiser, tmp_path):
         '{"napari_btn_recipe": 1, "steps": [{"do": "adapt"}]}',
         '{"napari_btn_recipe": 1, "steps": [{"do": "fit"}]}',
         '{"napari_btn_recipe": 1, "steps": [{"do": "fit", "settings": 4, "inputs": {"noisy": 3}}]}',
+        '{"napari_btn_recipe": 1, "steps": [{"do": "regions", "choice": {"kind": 4}, "search": []}]}',
+        '{"napari_btn_recipe": 1, "steps": [{"do": "fuse", "dose": [1], "gain": [0], "inputs": {}}]}',
     ],
 )
 def test_a_file_that_is_no_recipe_is_refused_in_one_sentence(tmp_path, values):
@@ -196,7 +203,8 @@ def test_a_refinement_with_windows_is_repeated_bit_by_bit(denoiser, tmp_path, ow
     made.refine(PAIR.noisy, PAIR.clean, windows=[(place, window)], image=image)
     step = made.recipe["steps"][-1]
     assert (step["do"], step["windows"]) == ("refine", [list(place)])
-    files = {"window1": window} | ({"image": image} if own_image else {})
+    # the file may hold the window, or the whole field that it is cut from
+    files = {"window1": window, "image": image} if own_image else {"window1": PAIR.clean}
     told = repeated(made.recipe, tmp_path, **files)
     assert (told["same"], told["compared"], told["makes"]) == (True, 3, step["makes"])
 
@@ -221,6 +229,114 @@ def test_a_training_on_simulated_noise_is_repeated_bit_by_bit(tmp_path):
     made.fit(None, PAIR.clean, axes="CYX", noise_model=noise, executor=Inline())
     told = repeated(made.recipe, tmp_path, clean=PAIR.clean)
     assert (told["same"], told["compared"]) == (True, 1)
+
+
+@pytest.fixture(scope="module")
+def regions_file(denoiser, tmp_path_factory):
+    """Windows that the command line proposed inside an area, with the image beside them."""
+    folder = tmp_path_factory.mktemp("regions")
+    np.save(folder / "noisy.npy", PAIR.noisy)
+    area = np.zeros((40, 150), np.uint8)
+    area[5:, 20:130] = 1
+    np.save(folder / "area.npy", area)
+    result = call("regions", saved(denoiser, folder), folder / "noisy.npy", "--axes", "CYX", "--channel", "Fe",
+                  "--threshold", 0.2, "--window", 10, 12, "--count", 3, "--within", folder / "area.npy",
+                  "-o", folder / "r.geojson", "--device", "cpu")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    return folder / "r.geojson"
+
+
+def test_proposed_regions_are_repeated_from_their_file_bit_by_bit(regions_file, tmp_path):
+    # the area is in the recipe itself
+    (regions_file.parent / "area.npy").unlink()
+    result = call("run", regions_file, "--json", "-o", tmp_path / "again.geojson")
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert (told["same"], told["compared"]) == (True, 5)
+    found = read_regions(regions_file)
+    assert len(found) == 3
+    assert read_regions(tmp_path / "again.geojson") == found
+    recipe = read_recipe(regions_file).to_dict()
+    assert read_recipe(tmp_path / "again.geojson").steps[-1] == recipe["steps"][-1]
+    recipe["steps"][-1]["search"]["count"] = 2
+    (tmp_path / "r.json").write_text(json.dumps(recipe))
+    result = call("run", tmp_path / "r.json")
+    assert "Step 4 (regions) gives other regions than recorded" in result.stderr
+    recipe["steps"][-1]["search"]["area"] = packed(np.ones((3, 3), bool))
+    (tmp_path / "r.json").write_text(json.dumps(recipe))
+    result = call("run", tmp_path / "r.json")
+    assert result.exit_code == 2
+    assert "a mask that is damaged or of another image" in result.stderr.splitlines()[-1]
+    refused = call("run", regions_file, "-o", tmp_path / "a.ome.tif")
+    assert "The recipe makes regions" in refused.stderr.splitlines()[-1]
+
+
+def test_explain_says_how_windows_were_chosen_and_fused(regions_file, denoiser, tmp_path):
+    text = call("run", regions_file, "--explain").stdout
+    assert (
+        "At most 3 windows of 10 x 12 pixels were proposed to be measured again, by how undecided it is whether "
+        "Fe > 0.2, inside an area." in text
+    )
+    write_prediction(fused(denoiser), tmp_path / "f.npz")
+    text = call("run", tmp_path / "f.npz", "--explain").stdout
+    assert "The prediction in rows 3 to 12, columns 30 to 41 was fused with a new measurement" in text
+    assert "(counts (3 x 10 x 12, SHA-256 " in text
+    assert "Poisson noise, dose 5, 5, 5, gain 1, 1, 1) by Bayes' rule" in text
+
+
+PLACE = np.s_[:, 3:13, 30:42]
+COUNTS = np.random.default_rng(0).poisson(5 * PAIR.clean).astype(np.int32)
+
+
+def fused(denoiser):
+    """A prediction that was fused with a part of a window, then with all of another."""
+    mask = np.ones((10, 12), bool)
+    mask[:4] = False
+    part = Region(3, 30, 10, 12, mask=mask)
+    once = denoiser.predict(PAIR.noisy).fuse(part, COUNTS[PLACE], dose=5.0)
+    return once.fuse(np.s_[20:30, 60:90], COUNTS[:, 20:30, 60:90] / 5, 0.2, dose=5.0)
+
+
+def test_a_fusion_is_repeated_bit_by_bit(denoiser, tmp_path):
+    made = fused(denoiser)
+    recipe = Recipe.of(made.provenance).to_dict()
+    assert [s["do"] for s in recipe["steps"]] == ["fit", "calibrate", "predict", "fuse", "fuse"]
+    files = {"counts": COUNTS[PLACE], "counts2": COUNTS / 5}
+    told = repeated(recipe, tmp_path, **files)
+    assert (told["same"], told["compared"]) == (True, 6)
+    assert told["maps"] == recipe["steps"][-1]["maps"] != recipe["steps"][2]["maps"]
+    given = [text for name in files for text in ("--input", f"{name}={tmp_path / name}.npy")]
+    result = call("run", tmp_path / "r.json", *given, "-o", tmp_path / "again.npz")
+    assert result.exit_code == 0, result.output
+    with np.load(tmp_path / "again.npz") as again:
+        for name in ("lower", "median", "upper"):
+            np.testing.assert_array_equal(again[name], getattr(made, name))
+
+
+def test_a_fusion_with_other_counts_is_refused_in_one_sentence(denoiser, tmp_path):
+    recipe = tmp_path / "r.json"
+    recipe.write_text(json.dumps(Recipe.of(fused(denoiser).provenance).to_dict()))
+    result = call("run", recipe)
+    assert result.exit_code == 2
+    assert (
+        "needs counts (3 x 10 x 12 int32), and its file is not recorded; give --input counts=FILE."
+        in (result.stderr.splitlines()[-1])
+    )
+    np.save(tmp_path / "other.npy", COUNTS[PLACE] + 1)
+    result = call("run", recipe, "--input", f"counts={tmp_path / 'other.npy'}")
+    assert result.exit_code == 2
+    assert "The input counts has shape (3, 10, 12), type int32" in result.stderr.splitlines()[-1]
+    assert "Give the same image." in result.stderr.splitlines()[-1]
+
+
+def test_a_fusion_without_a_prediction_is_refused(denoiser, tmp_path):
+    values = Recipe.of(fused(denoiser).provenance).to_dict()
+    del values["steps"][2:4]
+    np.save(tmp_path / "counts.npy", COUNTS / 5)
+    (tmp_path / "r.json").write_text(json.dumps(values))
+    result = call("run", tmp_path / "r.json", "--input", f"counts={tmp_path / 'counts.npy'}")
+    assert result.exit_code == 2
+    assert "has fuse without a prediction before it" in result.stderr.splitlines()[-1]
 
 
 def test_what_can_not_be_repeated_is_refused(denoiser, tmp_path):

@@ -19,14 +19,8 @@ from napari_btn.core.remeasure.expected import Decision, wrong_now
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.remeasure.scores import combine_channels, score_map
 from napari_btn.workflow.fuse import fuse_steps
-from napari_btn.workflow.propose import (
-    Choice,
-    Expected,
-    Search,
-    dwell_sentence,
-    expected_wrong,
-    propose_steps,
-)
+from napari_btn.workflow.propose import Expected, dwell_sentence, expected_wrong, propose_steps
+from napari_btn.workflow.search import Choice, Search
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 RAMP = np.array([-1.6, -0.7, 0.0, 0.7, 1.6])

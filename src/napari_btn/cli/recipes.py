@@ -34,7 +34,7 @@ def _places(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ..
 @click.option("--input", "given", multiple=True, metavar="NAME=FILE", callback=_places,
               help="Where an input lies now, such as noisy=fast.tif; default: where it was.")  # fmt: skip
 @click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="File for the result: .btn, or an image."
+    "-o", "--output", type=click.Path(path_type=Path), help="File for the result: .btn, an image, or regions."
 )
 @click.option("--explain", is_flag=True, help="Print a methods paragraph instead of running.")
 @click.option(
@@ -53,12 +53,12 @@ def run(
 ) -> None:
     """Repeat a recorded analysis on the CPU, and compare each result with the record, bit by bit.
 
-    RECIPE.json may also be a bundle, or an image that predict wrote: each holds its recipe.
+    RECIPE.json may also be a bundle, an image that predict wrote, or regions (.geojson): each holds its recipe.
     """
     from napari_btn.core.compute.pool import compute_for
     from napari_btn.io.damage import reading
     from napari_btn.workflow.recipe_files import RecipeFiles, read_recipe, save_recipe
-    from napari_btn.workflow.repeat import run_recipe_steps
+    from napari_btn.workflow.repeat import HASHED, run_recipe_steps
 
     found = read_recipe(recipe)
     if export is not None:
@@ -80,7 +80,7 @@ def run(
     for sentence in made.differences:
         say(f"Warning: {sentence}")
     if as_json:
-        hashes = {k: made.last[k] for k in ("makes", "maps", "labels") if k in made.last}
+        hashes = {k: made.last[k] for k in HASHED if k in made.last}
         same = not made.differences
         click.echo(
             json.dumps({"same": same, "compared": made.compared, "differences": made.differences, **hashes})
@@ -94,10 +94,17 @@ def run(
 def _need_fit(output: Path, found: Recipe, target: Target, recipe: Path) -> None:
     """Raise unless the last result of a recipe may be written to a file."""
     from napari_btn.io.images import output_format
+    from napari_btn.io.regions import REGION_ENDINGS
 
-    if found.steps[-1]["do"] == "predict" and output.suffix.lower() != ".btn":
+    last, ending = found.steps[-1]["do"], output.suffix.lower()
+    if last in ("predict", "fuse") and ending != ".btn":
         output_format(output)
-    elif output.suffix.lower() != ".btn":
+    elif last == "regions" and ending not in (".btn", *REGION_ENDINGS):
+        raise ValueError(
+            f"The recipe makes regions, and {output.name} is no file of them; end it in one of "
+            f"{', '.join(REGION_ENDINGS)}."
+        )
+    elif last != "regions" and ending != ".btn":
         raise ValueError(f"The recipe makes a bundle, and {output.name} is none; end it in .btn.")
     target.ready(recipe)
 
@@ -105,9 +112,13 @@ def _need_fit(output: Path, found: Recipe, target: Target, recipe: Path) -> None
 def _write(made: Repeated, output: Path, force: bool) -> None:
     """Write the result of a recipe."""
     from napari_btn.io.images import write_prediction
+    from napari_btn.io.regions import write_regions
     from napari_btn.model import save_model
 
     if output.suffix.lower() == ".btn" or made.prediction is None:
         save_model(made.model, output)
+    elif made.regions is not None and made.last["do"] == "regions":
+        known = made.prediction.provenance
+        write_regions(made.regions, output, provenance=known, overwrite=force)
     else:
         write_prediction(made.prediction, output, overwrite=force)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.denoiser import Denoiser
-    from napari_btn.workflow.propose import Choice, Search
+    from napari_btn.workflow.search import Choice, Search
 
 __all__ = ["Measure", "Windows", "regions"]
 
@@ -74,7 +74,7 @@ class Measure:
 
     def choice(self, prediction: Prediction) -> Choice:
         """Return the score of each pixel: undecided at the threshold where there is one, else by width."""
-        from napari_btn.workflow.propose import Choice
+        from napari_btn.workflow.search import Choice
 
         number = None if self.channel is None else prediction.channel_number(channel_of(self.channel))
         channels = tuple(range(len(prediction.channel_names))) if number is None else (number,)
@@ -125,7 +125,8 @@ class Windows:
     def search(self, prediction: Prediction, until: float | None, measure: Measure) -> Search:
         """Return what to look for; ``until`` is in pixels."""
         from napari_btn.core.calibration.dose import dose_of
-        from napari_btn.workflow.propose import Search, sizes_of
+        from napari_btn.workflow.propose import sizes_of
+        from napari_btn.workflow.search import Search
 
         sizes = sizes_of(prediction)
         depth = sizes.get("Z")
@@ -205,12 +206,13 @@ def regions(
 ) -> None:
     """Write fields of view of IMAGE to measure again, best first.
 
-    OUT ends with .csv, .geojson (QuPath) or .zip (ImageJ). Without --threshold, --spread and --relative,
-    where the interval is wide. With --threshold, the expected wrongly decided area is printed: now, and after
-    the windows (as if decided without error, unless --dwell is given).
+    OUT ends with .csv, .geojson (QuPath; holds the recipe, too) or .zip (ImageJ). Without --threshold, --spread and
+    --relative, where the interval is wide. With --threshold, the expected wrongly decided area is printed: now, and
+    after the windows (as if decided without error, unless --dwell is given).
     """
     from napari_btn.io.regions import REGION_ENDINGS, STAGE_ENDINGS, read_stage, write_regions
     from napari_btn.workflow.propose import dwell_sentence, pixel_size_of, propose_steps, sizes_of
+    from napari_btn.workflow.recipe import with_files
 
     output = target.output
     if output.suffix.lower() not in REGION_ENDINGS:
@@ -229,14 +231,15 @@ def regions(
     opened = source.open()
     prediction = predicted(denoiser, opened, quantiles=measure.threshold is not None)
     known, unit = scale_of(opened, prediction)
-    prediction = replace(prediction, pixel_size=known, unit=unit)
+    caption = with_files(prediction.provenance, source.named)
+    prediction = replace(prediction, pixel_size=known, unit=unit, provenance=caption)
     size, unit = pixel_size_of(prediction)
     registered = None if stage is None else read_stage(stage, size[-2:])
     until = None if measure.until is None else measure.until / math.prod(size)
     search = windows.search(prediction, until, measure)
     made = drain(propose_steps(prediction, measure.choice(prediction), search))
     found, expected = list(made.regions), made.expected
-    write_regions(found, output, stage=registered, provenance=prediction.provenance, overwrite=target.force)
+    write_regions(found, output, stage=registered, provenance=made.provenance, overwrite=target.force)
     if registered is not None and registered.residual:
         say(f"The places agree on the stage to {registered.residual:.3g} of its unit (root mean square).")
     if not found and not (expected and expected.more == 0):

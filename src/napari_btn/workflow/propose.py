@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from napari_btn.core.calibration.neighbours import Errors
 from napari_btn.core.data.image import shown_amount, shown_unit
+from napari_btn.core.data.record import recipe_step, with_step
 from napari_btn.core.progress import Progress
-from napari_btn.core.remeasure.expected import Decision, share_dwell, wrong_after, wrong_now
+from napari_btn.core.remeasure.expected import share_dwell, wrong_after, wrong_now
 from napari_btn.core.remeasure.regions import propose_regions, rescore
 from napari_btn.core.remeasure.scores import combine_channels, score_map
 from napari_btn.core.remeasure.stage import travel_order
@@ -23,14 +26,13 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.dose import Dose
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
+    from napari_btn.core.remeasure.expected import Decision
     from napari_btn.core.remeasure.regions import Region
-    from napari_btn.core.remeasure.stage import StageAffine
+    from napari_btn.workflow.search import Choice, Search
 
 __all__ = [
-    "Choice",
     "Expected",
     "Proposal",
-    "Search",
     "dwell_sentence",
     "expected_wrong",
     "pixel_size_of",
@@ -42,76 +44,6 @@ __all__ = [
 _SPREADS: dict[str, Literal["plain", "relative"]] = {"spread": "plain", "relative spread": "relative"}
 _RANKED = ("ambiguity", "relative width")
 _SHARES = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0)  # dwells of a window, of the mean dwell
-
-
-@dataclass(frozen=True)
-class Choice:
-    """The score that makes a pixel worth another measurement.
-
-    Parameters
-    ----------
-    kind : str
-        "ambiguity", "width", "relative width", "spread" or "relative spread".
-    channels : tuple of int
-        From 0; several are combined by their ranks, widths and spreads in units of their mean.
-    thresholds : tuple of float
-        One per channel of `channels`, for the ambiguity.
-    scene : int
-        Which of the scenes.
-    """
-
-    kind: str
-    channels: tuple[int, ...]
-    thresholds: tuple[float, ...] = ()
-    scene: int = 0
-
-    @property
-    def decisions(self) -> tuple[Decision, ...]:
-        """Questions that the windows shall settle; none without thresholds."""
-        if self.kind != "ambiguity":
-            return ()
-        pairs = zip(self.channels, self.thresholds, strict=True)
-        return tuple(Decision(channel, threshold, self.scene) for channel, threshold in pairs)
-
-
-@dataclass(frozen=True)
-class Search:
-    """Windows to look for.
-
-    Parameters
-    ----------
-    window : tuple of int
-        Size in pixels along (Z,) Y, X.
-    count : int
-        How many windows at most.
-    margin : int
-        Pixels kept free along the border, and between windows unless ``spacing`` is given.
-    spacing : int, optional
-        Pixels kept free between windows.
-    area : ndarray of bool, optional
-        (Y, X) or (Z, Y, X); only the score where it is True counts. A window may reach over its edge.
-    travel : bool
-        True for an order of short travel, from the best window on.
-    stage : StageAffine, optional
-        Measures the travel on the stage.
-    until : float, optional
-        Expected wrong area in pixels at which fewer windows are enough; only with thresholds.
-    dose : Dose, optional
-        Dose of the noisy image. Without it, a window counts as decided once it is measured.
-    dwell : float
-        Mean dwell of the windows, in dwells of the noisy image; it is shared out where it decides most.
-    """
-
-    window: tuple[int, ...]
-    count: int
-    margin: int = 0
-    spacing: int | None = field(default=None, kw_only=True)
-    area: NDArray[np.bool_] | None = field(default=None, kw_only=True, compare=False, repr=False)
-    travel: bool = field(default=False, kw_only=True)
-    stage: StageAffine | None = field(default=None, kw_only=True)
-    until: float | None = field(default=None, kw_only=True)
-    dose: Dose | None = field(default=None, kw_only=True)
-    dwell: float = field(default=1.0, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -180,11 +112,14 @@ class Proposal:
         Best first, or in an order of travel.
     expected : Expected, optional
         Expected wrong area, where thresholds are set.
+    provenance : dict
+        That of the prediction, whose recipe has the search as one more step.
     """
 
     score: NDArray[np.float32]
     regions: tuple[Region, ...] = ()
     expected: Expected | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def dwell_sentence(regions: Sequence[Region], shape: Sequence[int]) -> str:
@@ -255,6 +190,9 @@ def propose_steps(
 ) -> Step[Proposal]:
     """Score the image, then search it; a step.
 
+    The recipe of the proposal has the choice and the search, with the area that was painted or drawn. Regions that
+    a hand draws or moves have no step: they are kept as they are, in files of regions and with what is fused.
+
     Parameters
     ----------
     prediction : Prediction
@@ -288,7 +226,7 @@ def propose_steps(
         made = stack[0] if n == 1 else combine_channels(np.where(finite, stack, 0), mask=finite, by=by)
         score = np.where(finite, made, 0).astype(np.float32)
     if search is None:
-        return Proposal(score)
+        return Proposal(score, provenance=prediction.provenance)
     yield Progress(n, n + 1, "Searching windows")
     regions, more, errors = _search(prediction, score, search, search.count), None, None
     if search.dose is not None and choice.decisions and prediction.held_out is not None:
@@ -298,14 +236,26 @@ def propose_steps(
     if search.travel:
         regions = travel_order(regions, stage=search.stage)
     if not choice.decisions:
-        return Proposal(score, tuple(regions))
+        return _recorded(Proposal(score, tuple(regions)), prediction, choice, search)
     yield Progress(n, n + 1, "Estimating the wrongly decided area")
     expected = expected_wrong(
         prediction, choice.decisions, regions, dose=search.dose, dwell=search.dwell, errors=errors
     )
     if expected.dwells:
         regions = [replace(r, dwell=d) for r, d in zip(regions, expected.dwells, strict=True)]
-    return Proposal(score, tuple(regions), replace(expected, more=more))
+    made = Proposal(score, tuple(regions), replace(expected, more=more))
+    return _recorded(made, prediction, choice, search)
+
+
+def _recorded(proposal: Proposal, prediction: Prediction, choice: Choice, search: Search) -> Proposal:
+    """Return a proposal with the provenance of the prediction, and the search in its recipe if it has one."""
+    known = prediction.provenance
+    if known.get("recipe"):
+        places = [[[int(n) for n in (*r.start, *r.size)], float(r.score), r.dwell] for r in proposal.regions]
+        digest = hashlib.sha256(json.dumps(places).encode()).hexdigest()
+        step = recipe_step("regions", {}, choice=choice.to_dict(), search=search.to_dict(), regions=digest)
+        known = with_step(known, step)
+    return replace(proposal, provenance=known)
 
 
 def expected_wrong(

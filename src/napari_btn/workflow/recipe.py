@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.conformal import NOT_CALIBRATED, covered
+from napari_btn.core.calibration.dose import Dose
 from napari_btn.core.settings import (
     AdaptSettings,
     CalibrationSettings,
@@ -21,6 +22,7 @@ from napari_btn.core.settings import (
     TokenSettings,
     TrainSettings,
 )
+from napari_btn.workflow.search import Choice, Search
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -137,6 +139,7 @@ def _need_whole(step: Mapping[str, Any]) -> None:
         if not isinstance(known["sha256"], str) or not isinstance(known["dtype"], str):
             raise TypeError("the record of an input is wrong")
         [int(n) for n in known["shape"]]
+        [(int(first), int(stop)) for first, stop in known.get("window", ())]
     if step["do"] == "fit":
         EnsembleSettings.from_dict(step["settings"])
     elif step["do"] == "calibrate":
@@ -149,6 +152,13 @@ def _need_whole(step: Mapping[str, Any]) -> None:
     elif step["do"] == "refine":
         TrainSettings.from_dict(step["train"])
         [int(n) for place in step.get("windows", ()) for n in place]
+    elif step["do"] == "regions":
+        Choice.from_dict(step["choice"])
+        Search.from_dict({**step["search"], "area": None}, ())
+    elif step["do"] == "fuse":
+        Dose.from_dict(step)
+        int(step["scene"])
+        len(step["inputs"]["counts"]["window"])
     if step["do"] in ("fit", "refine", "adapt", "predict", "tokens") and not isinstance(step["axes"], str):
         raise TypeError("axes are wrong")
 
@@ -225,10 +235,48 @@ def _sentences(step: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
         ]
     if step["do"] == "predict":
         return [f"The intervals of {inputs} were predicted with this ensemble."]
+    if step["do"] == "regions":
+        return [_of_the_windows(step, about)]
+    if step["do"] == "fuse":
+        return [_of_the_fusion(step, inputs)]
     others = {"refine": "The networks were trained further", "adapt": "The gains of the networks were tuned"}
     return [
         others.get(step["do"], f"The step {step['do']} followed") + (f", on {inputs}." if inputs else ".")
     ]
+
+
+def _of_the_windows(step: Mapping[str, Any], about: Mapping[str, Any]) -> str:
+    """Return the sentence on windows that were proposed."""
+    choice, search = Choice.from_dict(step["choice"]), step["search"]
+    names = dict(enumerate(about.get("channel_names", ())))
+    channels = [str(names.get(c, f"channel {c}")) for c in choice.channels]
+    if choice.decisions:
+        asked = zip(channels, choice.thresholds, strict=True)
+        score = f"how undecided it is whether {', '.join(f'{name} > {t:g}' for name, t in asked)}"
+    else:
+        score = (
+            f"the {choice.kind}{' of the interval' * choice.kind.endswith('width')} ({', '.join(channels)})"
+        )
+    more = ", inside an area" if search["area"] is not None else ""
+    if search["dose"] is not None:
+        more += f", for a mean dwell of {search['dwell']:g} x that of the image"
+    if search["until"] is not None:
+        more += f", until {search['until']:g} pixels were expected to be decided wrongly"
+    size = " x ".join(str(n) for n in search["window"])
+    return f"At most {search['count']} windows of {size} pixels were proposed to be measured again, by {score}{more}."
+
+
+def _of_the_fusion(step: Mapping[str, Any], inputs: str) -> str:
+    """Return the sentence on a window that was fused with its new measurement."""
+    sides = step["inputs"]["counts"]["window"]
+    named = zip(("planes", "rows", "columns")[-len(sides) :], sides, strict=True)
+    place = ", ".join(f"{name} {first} to {stop - 1}" for name, (first, stop) in named)
+    dose, gain = (", ".join(f"{v:.4g}" for v in step[k]) for k in ("dose", "gain"))
+    noise = "Poisson noise" if step.get("sd") is None else "normal noise"
+    return (
+        f"The prediction in {place} was fused with a new measurement ({inputs}; {noise}, dose {dose}, gain {gain}) by "
+        "Bayes' rule, and calibrated again on simulated measurements of the held-out pixels."
+    )
 
 
 def _of_the_training(step: Mapping[str, Any], inputs: str, about: Mapping[str, Any]) -> list[str]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_btn import samples
 from napari_btn.core.compute.pool import compute_for
 from napari_btn.core.data.fingerprint import array_digest_steps
@@ -64,12 +66,26 @@ class RecipeFiles:
         places = [] if not isinstance(source, str) else [Path(source), self.folder / source]
         for place in places:
             if split_key(place)[0].exists():
-                return read_image(place).data
+                return _part(read_image(place).data, known)
         shape = " x ".join(str(n) for n in known["shape"])
         where = f"it is not at {source}" if source else "its file is not recorded"
         raise ValueError(
             f"The recipe needs {name} ({shape} {known['dtype']}), and {where}; give --input {name}=FILE."
         )
+
+
+def _part(array: Any, known: Mapping[str, Any]) -> Any:
+    """Return what was measured in a window, also of an array of the whole field; the array if it is no window."""
+    if "window" not in known:
+        return array
+    sides, size = [slice(int(a), int(b)) for a, b in known["window"]], math.prod(known["shape"])
+    if math.prod(array.shape) != size:
+        if len(array.shape) < len(sides):
+            return array
+        array = array[(..., *sides)]
+    # docks read images as float32, and a volume may have a window of one plane
+    made = np.asarray(array, np.float32 if known["dtype"] == "float32" else None)
+    return made.reshape(known["shape"]) if made.size == size else made
 
 
 def _sample(name: str, call: str, part: str) -> Any:
@@ -106,7 +122,8 @@ class RecipeLayers:
 
     def __call__(self, name: str, known: Mapping[str, Any], /) -> Any:
         """Return the array of an input."""
-        for array in self.arrays:
+        for layer in self.arrays:
+            array = _part(layer, known)
             alike = list(array.shape) == list(known["shape"]) and str(array.dtype) == known["dtype"]
             if alike and drain(array_digest_steps(array)) == known["sha256"]:
                 return array
@@ -121,7 +138,7 @@ class RecipeLayers:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Return the recipe of a JSON file, a bundle or an image.
+    """Return the recipe of a JSON file, a bundle, an image or regions (``.geojson``).
 
     Parameters
     ----------
@@ -137,6 +154,10 @@ def read_recipe(path: Path) -> Recipe:
     if path.suffix.lower() == ".json":
         with reading(path, "{file} is no recipe that can be run: {why}."):
             return Recipe.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    if path.suffix.lower() == ".geojson":
+        with reading(path, "{file} holds no recipe that can be run: {why}."):
+            known = json.loads(path.read_text(encoding="utf-8"))["napari_btn"]
+            return Recipe.from_dict(Recipe.of(known).to_dict())
     if path.suffix.lower() in SUFFIXES:
         return Recipe.of(read_provenance(path))
     values = read_bundle(path).values

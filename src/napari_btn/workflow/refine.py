@@ -259,6 +259,9 @@ def refine_steps(
     given = {"noisy": pair.noisy, "clean": pair.clean, "valid": pair.valid, "regions": regions}
     measured = {f"window{k}": values for k, (_, values) in enumerate(windows, 1)}
     inputs = yield from inputs_steps({**given, **measured, "image": None if image is None else image.data})
+    for k, place in enumerate(places, 1):
+        # what was measured may lie in a file of the whole field
+        inputs[f"window{k}"]["window"] = [[side.start, side.stop] for side in place.box]
     step = recipe_step(
         "refine",
         inputs,

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
+from napari_btn.core.calibration.dose import Dose
+from napari_btn.core.calibration.fusion import fuse_steps
 from napari_btn.core.data.detector import Detector
 from napari_btn.core.data.noise_models import NoiseModel
-from napari_btn.core.data.record import inputs_steps
+from napari_btn.core.data.record import inputs_steps, unpacked
 from napari_btn.core.settings import (
     AdaptSettings,
     CalibrationSettings,
@@ -20,7 +24,9 @@ from napari_btn.workflow.calibrate import calibrate_steps
 from napari_btn.workflow.fit import fit_steps
 from napari_btn.workflow.inputs import image_for, pair_for, pair_of
 from napari_btn.workflow.predict import predict_steps
+from napari_btn.workflow.propose import propose_steps, sizes_of
 from napari_btn.workflow.refine import refine_steps
+from napari_btn.workflow.search import Choice, Search
 from napari_btn.workflow.tokens import tokens_steps
 
 if TYPE_CHECKING:
@@ -29,14 +35,16 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.compute.pool import Compute
     from napari_btn.core.progress import Step
+    from napari_btn.core.remeasure.regions import Region
     from napari_btn.core.tokens.tokens import Tokens
     from napari_btn.model import Model
     from napari_btn.workflow.recipe import Recipe
 
-__all__ = ["Opener", "Repeated", "run_recipe_steps"]
+__all__ = ["HASHED", "Opener", "Repeated", "run_recipe_steps"]
 
-_REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "predict")
-_HASHED = {"makes": "weights and offsets", "maps": "maps", "labels": "labels"}
+_REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "predict", "regions", "fuse")
+HASHED = {"makes": "weights and offsets", "maps": "maps", "labels": "labels", "regions": "regions"}
+"""What the hashes of a step are of."""
 
 
 class Opener(Protocol):
@@ -55,9 +63,13 @@ class Repeated:
     model : Model
         The model after all steps.
     prediction : Prediction, optional
-        The prediction, if the last step makes one.
+        The prediction, if there is one of the model, with what was fused.
     tokens : Tokens, optional
         The tokens, if the last step makes them.
+    regions : tuple of Region, optional
+        Windows that were proposed on the prediction.
+    image : array, optional
+        What was predicted, as it was opened.
     differences : tuple of str
         Sentences on hashes that differ from the recorded ones; empty if every bit is the same.
     compared : int
@@ -67,6 +79,8 @@ class Repeated:
     model: Model
     prediction: Prediction | None = None
     tokens: Tokens | None = None
+    regions: tuple[Region, ...] | None = None
+    image: Any = None
     differences: tuple[str, ...] = ()
     compared: int = 0
 
@@ -105,9 +119,9 @@ def run_recipe_steps(recipe: Recipe, opened: Opener, compute: Compute) -> Step[R
     differences, compared = [], 0
     for number, step in enumerate(recipe.steps, 1):
         given = {name: arrays[known["sha256"]] for name, known in step.get("inputs", {}).items()}
-        made = yield from _repeat_steps(None if made is None else made.model, step, given, compute)
+        made = yield from _repeat_steps(made, step, given, compute)
         last = made.last
-        for what, name in _HASHED.items():
+        for what, name in HASHED.items():
             if what in step and what in last:
                 compared += 1
                 if step[what] != last[what]:
@@ -144,13 +158,16 @@ def _detector_of(step: Mapping[str, Any], given: Mapping[str, Any]) -> Detector 
 
 
 def _repeat_steps(
-    model: Model | None, step: Mapping[str, Any], given: Mapping[str, Any], compute: Compute
+    before: Repeated | None, step: Mapping[str, Any], given: Mapping[str, Any], compute: Compute
 ) -> Step[Repeated]:
     """Repeat one step."""
     valid = given.get("valid", step.get("valid"))
     if step["do"] == "fit":
         return Repeated((yield from _fit_steps(step, given, valid, compute)))
-    assert model is not None, "the first step is fit"
+    assert before is not None, "the first step is fit"
+    if step["do"] in ("regions", "fuse"):
+        return (yield from _measure_again_steps(before, step, given))
+    model = before.model
     if step["do"] == "calibrate":
         how = CalibrationSettings.from_dict(step["calibration"])
         settings = replace(model.settings, alpha=step["alpha"], calibration=how)
@@ -177,7 +194,28 @@ def _repeat_steps(
     prediction = yield from predict_steps(
         model, image, compute, groups=given.get("groups"), valid=valid, detector=_detector_of(step, given)
     )
-    return Repeated(model, prediction)
+    return Repeated(model, prediction, image=given["image"])
+
+
+def _measure_again_steps(
+    before: Repeated, step: Mapping[str, Any], given: Mapping[str, Any]
+) -> Step[Repeated]:
+    """Repeat the choice of windows, or the fusion with what was measured in one."""
+    prediction = before.prediction
+    if prediction is None:
+        raise ValueError(f"The recipe has {step['do']} without a prediction before it. Export it again.")
+    if step["do"] == "regions":
+        sizes = sizes_of(prediction)
+        search = Search.from_dict(step["search"], [sizes[a] for a in "ZYX" if a in sizes])
+        proposal = yield from propose_steps(prediction, Choice.from_dict(step["choice"]), search)
+        known = replace(prediction, provenance=proposal.provenance)
+        return replace(before, prediction=known, regions=proposal.regions)
+    window = tuple(slice(int(a), int(b)) for a, b in step["inputs"]["counts"]["window"])
+    counts, mask = given["counts"], step.get("mask")
+    if mask is not None:
+        counts = np.where(unpacked(mask, counts.shape), counts, np.nan)
+    fused = yield from fuse_steps(prediction, window, counts, Dose.from_dict(step), scene=int(step["scene"]))
+    return replace(before, prediction=fused)
 
 
 def _noise_model(step: Mapping[str, Any]) -> NoiseModel | None:

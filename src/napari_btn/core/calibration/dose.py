@@ -10,7 +10,7 @@ import numpy as np
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -84,6 +84,16 @@ class Dose:
         """Return the dose as a JSON-ready dict."""
         sd = None if self.sd is None else list(self.sd)
         return {"dose": list(self.dose), "gain": list(self.gain), "sd": sd}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Dose:
+        """Return the dose of a dict that `to_dict` made."""
+        sd = values.get("sd")
+        return cls(
+            tuple(map(float, values["dose"])),
+            tuple(map(float, values["gain"])),
+            None if sd is None else tuple(map(float, sd)),
+        )
 
     def simulate(
         self, signal: NDArray[np.floating[Any]], channel: int, rng: np.random.Generator

@@ -18,6 +18,7 @@ from napari_btn.core.calibration.dose_check import dose_notes
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.neighbours import Errors
 from napari_btn.core.calibration.posterior import posterior
+from napari_btn.core.data.record import inputs_steps, maps_digest_steps, packed, recipe_step, with_step
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.settings import need
 
@@ -105,7 +106,7 @@ def fuse_steps(
     # counts are evidence of the clean signal, whatever the maps cover
     record = window.record | dose.to_dict() | {"covers": "clean"}
     planes = zip(prediction.quantiles, fused, strict=True)
-    return replace(
+    made = replace(
         prediction,
         lower=window.written(prediction.lower, lower, known),
         median=window.written(prediction.median, median, known),
@@ -134,6 +135,22 @@ def fuse_steps(
             *dose_notes(held_out, dose, predicted, values, names, clean=clean),
         ),
     )
+    return (yield from _recorded_steps(made, window, counts, known, dose))
+
+
+def _recorded_steps(
+    made: Prediction, window: _Window, counts: ArrayLike, known: NDArray[np.bool_], dose: Dose
+) -> Step[Prediction]:
+    """Return a prediction with the fusion in its recipe, if it has one; a step."""
+    if not made.provenance.get("recipe"):
+        return made
+    inputs = yield from inputs_steps({"counts": counts})
+    # what was measured may lie in a file of the whole field
+    inputs["counts"]["window"] = window.record["window"]
+    maps = yield from maps_digest_steps({"lower": made.lower, "median": made.median, "upper": made.upper})
+    mask = None if window.mask is None else packed(window.axes_order(known))
+    step = recipe_step("fuse", inputs, scene=window.record["scene"], mask=mask, **dose.to_dict(), maps=maps)
+    return replace(made, provenance=with_step(made.provenance, step))
 
 
 def _own_pixels(
@@ -374,7 +391,7 @@ class _Window:
         left = [a for a in axes if a not in many]
         order = tuple(left.index(a) for a in "CZYX" if a in left)
         mask = None if isinstance(region, tuple) else region.mask
-        record = {"window": [list(b) for b in box], "scene": scene}
+        record = {"window": [[int(n) for n in b] for b in box], "scene": int(scene)}
         place = {a: index[a] for a in axes}
         return cls(place, tuple(place.values()), order, "C" in axes, mask, record)
 

@@ -532,8 +532,9 @@ class Prediction:
         Returns
         -------
         Prediction
-            Of the whole image; outside the window it is unchanged. ``provenance["fused"]`` lists the windows.
-            A note says if the counts are far from what the dose leads to expect.
+            Of the whole image; outside the window it is unchanged. ``provenance["fused"]`` lists the windows,
+            and the recipe gets one more step. A note says if the counts are far from what the dose leads to
+            expect.
 
         Raises
         ------

@@ -1,9 +1,12 @@
-"""Records of steps for recipes: inputs as shapes and hashes, and versions of the software."""
+"""Records of steps for recipes: inputs as shapes and hashes, versions of the software, masks as text."""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import math
 import platform
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,13 +15,13 @@ from napari_btn.core.data.fingerprint import array_digest_steps
 from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from napari_btn.core.progress import Step
 
-__all__ = ["inputs_steps", "maps_digest_steps", "recipe_step"]
+__all__ = ["inputs_steps", "maps_digest_steps", "packed", "recipe_step", "unpacked", "with_step"]
 
 
 def inputs_steps(arrays: Mapping[str, Any]) -> Step[dict[str, dict[str, Any]]]:
@@ -65,6 +68,19 @@ def recipe_step(do: str, inputs: Mapping[str, Any], **values: Any) -> dict[str, 
     return {"do": do, **known, "inputs": dict(inputs), "versions": versions}
 
 
+def with_step(provenance: Mapping[str, Any], step: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a provenance whose recipe has one more step.
+
+    Parameters
+    ----------
+    provenance : mapping
+        With a recipe.
+    step : mapping
+        Result of `recipe_step`.
+    """
+    return {**provenance, "recipe": [*provenance["recipe"], dict(step)]}
+
+
 def maps_digest_steps(maps: Mapping[str, NDArray[np.float32]]) -> Step[str]:
     """Return the SHA-256 of the maps of a prediction; a step.
 
@@ -79,3 +95,41 @@ def maps_digest_steps(maps: Mapping[str, NDArray[np.float32]]) -> Step[str]:
         digest.update(part.encode())
     yield Progress(1, 1, "Recording")
     return digest.hexdigest()
+
+
+def packed(mask: NDArray[np.bool_]) -> str:
+    """Return a mask as text, its bits compressed.
+
+    Parameters
+    ----------
+    mask : ndarray of bool
+        Of any shape, which the text doesn't tell.
+    """
+    return base64.b64encode(zlib.compress(np.packbits(mask).tobytes())).decode("ascii")
+
+
+def unpacked(text: str, shape: Sequence[int]) -> NDArray[np.bool_]:
+    """Return the mask of a text that `packed` made.
+
+    Parameters
+    ----------
+    text : str
+        Result of `packed`.
+    shape : sequence of int
+        Of the mask; no more than its bits are read.
+
+    Raises
+    ------
+    ValueError
+        If the text is damaged, or of a mask of another size.
+    """
+    size = math.prod(shape)
+    try:
+        found = zlib.decompressobj().decompress(base64.b64decode(text), max(-(-size // 8), 1))
+    except (TypeError, ValueError, zlib.error):
+        found = b""
+    if len(found) != -(-size // 8):
+        raise ValueError(
+            "The recipe holds a mask that is damaged or of another image. Export the recipe again."
+        )
+    return np.unpackbits(np.frombuffer(found, np.uint8), count=size).astype(bool).reshape(shape)

@@ -110,7 +110,8 @@ def propose_regions(
     the total grows. A second search starts from the best tiles of the regular grid, and the better
     result is returned, so that it is never worse than those tiles. Large images are searched
     on a coarser set of places (with exact sums), and refined to the pixel at the end. The same
-    input gives the same output.
+    input gives the same output. No recipe records it, since a score says nothing of the prediction that it
+    was made of; `propose_steps` of the workflow takes the prediction, and records it.
 
     Parameters
     ----------

@@ -20,7 +20,8 @@ from napari_btn.widgets.remeasure.stage_fit import StageFit
 from napari_btn.widgets.remeasure.view import EXPORT_HELP, PROPOSE_HELP, UNMEASURED_HELP, RemeasureView
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.worker import sentence_of
-from napari_btn.workflow.propose import Search, propose_steps
+from napari_btn.workflow.propose import propose_steps
+from napari_btn.workflow.search import Search
 
 if TYPE_CHECKING:
     from collections.abc import Callable

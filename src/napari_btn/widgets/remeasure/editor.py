@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from napari_btn.widgets.remeasure.request import Request
     from napari_btn.widgets.remeasure.view import RemeasureView
     from napari_btn.widgets.shared.dock import Dock
-    from napari_btn.workflow.propose import Choice
+    from napari_btn.workflow.search import Choice
 
 __all__ = ["RegionEditor", "Scored"]
 

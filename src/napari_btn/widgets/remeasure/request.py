@@ -10,7 +10,7 @@ from napari_btn.core.calibration.dose import dose_of
 from napari_btn.core.data.image import shown_unit
 from napari_btn.session import Threshold
 from napari_btn.widgets.shared.thresholds import first_threshold, has_levels
-from napari_btn.workflow.propose import Choice
+from napari_btn.workflow.search import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
