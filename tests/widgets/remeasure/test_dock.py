@@ -5,6 +5,7 @@ Long because all tests share one dock with a made-up prediction, made by the fun
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +22,7 @@ from scipy.stats import norm
 from superqt import QCollapsible
 
 from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.conformal import calibrate
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.data.image import Image
@@ -737,6 +739,37 @@ def test_windows_are_fused_with_the_prediction_before_training_goes_on(ready, vi
     assert "2 windows are fused" in dock.view.message.notes[0][1]
     assert places(session.regions) == places(regions)
     np.testing.assert_array_equal(viewer.layers["soil median"].data, before.median + 1)
+
+
+def test_what_is_proposed_and_fused_is_in_the_recipe_unless_moved_by_hand(ready, viewer, qtbot, tmp_path):
+    dock, session = ready
+    steps = [{"do": "predict", "inputs": {}}]
+    prediction = replace(session.prediction, provenance={"seed": 0, "recipe": steps})
+    held = counted(prediction).held_out
+    session.prediction = replace(prediction, held_out=held, calibration=calibrate(held))
+    propose_two(dock)
+    whole = viewer.add_image(np.ones((3, 40, 56), np.float32), name="slow field")
+    dock.view.loop.measured.pick(whole)
+    dock.view.table.clearSelection()
+    part(dock, "put").click()
+    dock.export_to(tmp_path / "r.geojson")
+    known = json.loads((tmp_path / "r.geojson").read_text())["napari_btn"]
+    assert [s["do"] for s in known["recipe"]] == ["predict", "regions"]
+    assert (known["map"], known["recipe"][-1]["search"]["count"]) == ("regions", 2)
+    part(dock, "dwell").setValue(20)
+    part(dock, "fuse").click()
+    settled(dock, qtbot)
+    recipe = session.prediction.provenance["recipe"]
+    assert [s["do"] for s in recipe] == ["predict", "regions", "fuse", "fuse"]
+    first = session.regions[0]
+    assert recipe[2]["inputs"]["counts"]["window"] == [[s.start, s.stop] for s in first.slices]
+    layer = dock.editor.layer
+    layer.data = [np.array(d) + 1 for d in layer.data]
+    settled(dock, qtbot)
+    session.prediction = replace(session.prediction, provenance={"recipe": steps})
+    dock.export_to(tmp_path / "moved.geojson")
+    known = json.loads((tmp_path / "moved.geojson").read_text())["napari_btn"]
+    assert [s["do"] for s in known["recipe"]] == ["predict"]
 
 
 def counted(prediction):

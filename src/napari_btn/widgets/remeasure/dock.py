@@ -156,7 +156,7 @@ class RemeasureWidget(Dock):
         def done(proposal: Proposal) -> None:
             """Show the windows."""
             self.editor.keep_score(choice, proposal.score, area)
-            self.editor.show_regions(proposal.regions)
+            self.editor.show_regions(proposal.regions, proposal.provenance)
             self.view.loop.plan(dwell=any(r.dwell is not None for r in proposal.regions))
             self._say_found(proposal, search)
 
@@ -304,17 +304,19 @@ class RemeasureWidget(Dock):
         ----------
         path : str or Path
             ``.csv``, ``.geojson``, or ``.zip`` or ``.roi`` for ImageJ; ``.csv`` is added where a suffix is missing.
+            GeoJSON holds the recipe, which ``napari-btn run`` repeats.
         """
         self.editor.read()
         if not self.editor.regions:
             return
         target = Path(path) if Path(path).suffix else Path(path).with_suffix(".csv")
+        record = self.editor.record(self.editor.regions)
         try:
             write_regions(
                 self.editor.regions,
                 target,
                 stage=self.stage.affine,
-                provenance=self.editor.record(self.editor.regions),
+                provenance={**record.pop("provenance"), **record},
                 overwrite=True,
             )
         except (OSError, ValueError) as error:

@@ -16,10 +16,11 @@ from napari_btn.widgets.shared.results import record_of
 from napari_btn.workflow.propose import dwell_sentence, scored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.remeasure.regions import Region
     from napari_btn.session import Session
     from napari_btn.widgets.remeasure.field import Field
@@ -162,7 +163,7 @@ class RegionEditor:
         assert self._field is not None
         choice = self._request.choice()
         return {
-            **record_of(self._field.prediction),
+            **record_of(self.proposed_on(regions)),
             "map": "regions",
             "axes": self._field.frame.axes,
             "proposed": [[list(r.start), list(r.size)] for r in regions],
@@ -171,8 +172,34 @@ class RegionEditor:
             "thresholds": list(choice.thresholds),
         }
 
-    def show_regions(self, regions: Sequence[Region]) -> None:
-        """Show regions in the layer; edited ones are kept in a hidden layer."""
+    def proposed_on(self, regions: Sequence[Region]) -> Prediction:
+        """Return the prediction, with the search in its recipe if all regions come from one.
+
+        Parameters
+        ----------
+        regions : sequence of Region
+            Those that were drawn or moved by hand come from none.
+        """
+        assert self._field is not None
+        prediction = self._field.prediction
+        known = {} if self.layer is None else self.layer.metadata.get(KEY, {})
+        made, steps = known.get("provenance", {}).get("recipe", []), prediction.provenance.get("recipe", [])
+        searched = len(made) > len(steps) and made[: len(steps)] == steps
+        proposed = known.get("proposed", [])
+        if not searched or any([list(r.start), list(r.size)] not in proposed for r in regions):
+            return prediction
+        return replace(prediction, provenance=known["provenance"])
+
+    def show_regions(self, regions: Sequence[Region], provenance: Mapping[str, Any] | None = None) -> None:
+        """Show regions in the layer; edited ones are kept in a hidden layer.
+
+        Parameters
+        ----------
+        regions : sequence of Region
+            Those to show.
+        provenance : mapping, optional
+            Of their proposal; that of the prediction by default.
+        """
         field, layer = self._field, self.layer
         if field is None or (layer is None and not regions):
             return
@@ -180,6 +207,7 @@ class RegionEditor:
         at = field.at()
         corners = [field.frame.corners(r, at) for r in regions]
         record, name = self.record(regions), f"{field.source.name} regions"
+        record["provenance"] = field.prediction.provenance if provenance is None else dict(provenance)
         active = self._viewer.layers.selection.active
         self._own = True
         try:

@@ -135,6 +135,7 @@ class RegionLoop:
             return
         scene = field.frame.scene_of(np.asarray(layer.data[0])) if layer is not None else 0
         dwell = self._panel.dwell.value() or None
+        before = self._editor.proposed_on([region for region, _ in windows])
         self._view.message.say()
 
         def done(prediction: Prediction) -> None:
@@ -160,7 +161,7 @@ class RegionLoop:
         self._view.progress.start("Fusing")
         self._lifetime.start(
             "fuse",
-            lambda: engine.fuse_steps(field.prediction, windows, dwell, scene),
+            lambda: engine.fuse_steps(before, windows, dwell, scene),
             done,
             failed,
             title="fusing",
