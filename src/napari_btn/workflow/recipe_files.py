@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from napari_btn.core.progress import Step
-    from napari_btn.model import Model
     from napari_btn.workflow.repeat import Repeated
 
 __all__ = [
@@ -178,20 +177,20 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
         rough.write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
 
 
-def save_recipe_of(model: Model, path: Path) -> None:
-    """Write the recipe of a model as JSON; see `save_recipe`.
+def save_recipe_of(provenance: Mapping[str, Any], path: Path) -> None:
+    """Write the recipe in the provenance of a result as JSON; see `save_recipe`.
 
     Parameters
     ----------
-    model : Model
+    provenance : mapping
     path : Path
 
     Raises
     ------
     ValueError
-        If the model has no recipe.
+        If there is none.
     """
-    save_recipe(Recipe.of(model.caption), path)
+    save_recipe(Recipe.of(provenance), path)
 
 
 def layers_recipe_steps(path: Path, arrays: Sequence[Any]) -> Step[Repeated]:

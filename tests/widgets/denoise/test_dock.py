@@ -11,7 +11,9 @@ from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
 import napari_btn as btn
 from napari_btn.core.compute.pool import Inline
+from napari_btn.core.data.image import Image
 from napari_btn.core.progress import Progress
+from napari_btn.core.remeasure.regions import Region
 from napari_btn.model import save_model
 from napari_btn.widgets.shared import engine
 
@@ -305,6 +307,21 @@ def test_a_recipe_is_saved_and_repeated_on_the_layers(
     for before, after in zip(denoiser.model.networks.members, again.networks.members, strict=True):
         for name, weights in before.weights.items():
             np.testing.assert_array_equal(weights, after.weights[name])
+    # the recipe of maps in sight shows them again, fused with counts that another layer holds
+    region, noisy = Region(4, 10, 16, 20), np.asarray(pair.noisy)
+    counts = np.random.default_rng(0).poisson(9 * pair.clean).astype(np.uint16)
+    window = (slice(None), *region.slices)
+    fused = denoiser.predict(noisy).fuse(region, counts[window].astype(np.float32), dose=9.0)
+    ready.session.source = Image(noisy, "CYX", name="fast")
+    ready.session.prediction = fused
+    ready.keeper.save_to(tmp_path / "fused.json")
+    viewer.add_image(counts, name="counts")
+    ready.keeper.load_from(tmp_path / "fused.json")
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert "all are the same" in ready.view.message.notes[0][1]
+    assert ready.session.prediction is not fused
+    np.testing.assert_array_equal(viewer.layers["fast median"].data, fused.median)
+    again = ready.session.model
     (tmp_path / "list.json").write_text("[1, 2]")
     ready.keeper.load_from(tmp_path / "list.json")
     qtbot.waitUntil(lambda: not ready.busy)

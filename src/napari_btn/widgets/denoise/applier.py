@@ -20,7 +20,7 @@ from napari_btn.widgets.shared.results import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.model import Model
@@ -136,11 +136,21 @@ class Applier:
                 engine.compute_on(device, model.settings),
                 valid="finite",
             ),
-            partial(self._show_predicted, source),
+            partial(self.show, source),
         )
 
-    def _show_predicted(self, source: LayerImage, prediction: Prediction) -> None:
-        """Show a prediction as layers."""
+    def show(self, source: LayerImage, prediction: Prediction, notes: Sequence[tuple[str, str]] = ()) -> None:
+        """Show a prediction as layers.
+
+        Parameters
+        ----------
+        source : LayerImage
+            What was predicted.
+        prediction : Prediction
+            Of the source, by the session's model.
+        notes : sequence of tuple of str
+            Level and text of what else is to be said.
+        """
         former = self._session.source
         self._session.source = source
         self._session.prediction = prediction
@@ -153,14 +163,14 @@ class Applier:
             leave_source_steps(self._viewer, former.name) if former is not None and left else (),
             show_prediction_steps(self._viewer, prediction, source, clean=clean),
         )
-        QTimer.singleShot(0, partial(self._show_next, source))
+        QTimer.singleShot(0, partial(self._show_next, source, notes))
 
-    def _show_next(self, source: LayerImage) -> None:
+    def _show_next(self, source: LayerImage, notes: Sequence[tuple[str, str]]) -> None:
         """Add the next layer; the window handles events between two."""
         if self._lifetime.ended or self._showing is None:
             return
         if next(self._showing, _OVER) is not _OVER:
-            QTimer.singleShot(0, partial(self._show_next, source))
+            QTimer.singleShot(0, partial(self._show_next, source, notes))
             return
         self._showing = None
         present_result(self._viewer, source.name)
@@ -169,7 +179,7 @@ class Applier:
         )
         if self._session.model is not None:
             found = (*differences(source, self._session.model), *self._drift())
-            self._view.message.say(*sorted(found, key=lambda note: note[0] != "red"))
+            self._view.message.say(*notes, *sorted(found, key=lambda note: note[0] != "red"))
         self._view.show_report()
         self._refresh()
 

@@ -62,7 +62,9 @@ class DenoiseWidget(Dock):
             self.viewer, self.view, self.work, self.session, self.lifetime, self.trainer, self._refresh
         )
         self.calibrator = Calibrator(self.view, self.work, self.session, self.applier.denoise)
-        self.keeper = Keeper(self.viewer, self.view, self.work, self.session, self._take_loaded)
+        self.keeper = Keeper(
+            self.viewer, self.view, self.work, self.session, self._take_loaded, self.applier.show
+        )
         self._pace = Pace()
         self._estimated = (0.0, "cpu")
         self._began: tuple[float, float, str] | None = None

@@ -9,16 +9,19 @@ from qtpy.QtWidgets import QFileDialog
 
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
+from napari_btn.widgets.shared.layers import read_layer
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
     from napari_btn.session import Session
     from napari_btn.widgets.denoise.view import DenoiseView
     from napari_btn.widgets.denoise.work import Work
+    from napari_btn.widgets.shared.layers import LayerImage
     from napari_btn.workflow.repeat import Repeated
 
 __all__ = ["Keeper"]
@@ -41,6 +44,8 @@ class Keeper:
         Gives the networks.
     loaded : callable
         Called with networks that were not trained on the picked layers, and the name of their file.
+    show : callable
+        Called with an image, its repeated prediction, and notes on it.
     """
 
     def __init__(
@@ -50,9 +55,10 @@ class Keeper:
         work: Work,
         session: Session,
         loaded: Callable[[Model, str], None],
+        show: Callable[[LayerImage, Prediction, list[tuple[str, str]]], None],
     ) -> None:
         self._viewer, self._view, self._work = viewer, view, work
-        self._session, self._loaded = session, loaded
+        self._session, self._loaded, self._show = session, loaded, show
         view.save.clicked.connect(self._on_user_save)
         view.load.clicked.connect(self._on_user_load)
 
@@ -83,15 +89,19 @@ class Keeper:
         Parameters
         ----------
         path : str or Path
-            Where to; ``.btn`` is added where a suffix is missing. With ``.json``, the recipe is saved: the steps
-            with settings and hashes, which `load_from` and ``napari-btn run`` repeat.
+            Where to; ``.btn`` is added where a suffix is missing. With ``.json``, the recipe of the maps in sight
+            is saved, or without them that of the networks: the steps with settings and hashes, which `load_from`
+            and ``napari-btn run`` repeat.
         """
-        if self._session.model is None:
+        model, maps = self._session.model, self._session.prediction
+        if model is None:
             return
         target = Path(path) if Path(path).suffix else Path(path).with_suffix(".btn")
-        save = engine.save_recipe_of if target.suffix == ".json" else engine.save_model
         try:
-            save(self._session.model, target)
+            if target.suffix == ".json":
+                engine.save_recipe_of(model.caption if maps is None else maps.provenance, target)
+            else:
+                engine.save_model(model, target)
         except (OSError, ValueError) as error:
             self._view.message.say(("red", f"Nothing was saved. {sentence_of(error)}"))
             return
@@ -131,16 +141,20 @@ class Keeper:
         """Repeat a recipe on the images of the layers, and say if every recorded bit is the same."""
         from napari.layers import Image
 
-        arrays = [
-            layer.data for layer in self._viewer.layers if isinstance(layer, Image) and not layer.multiscale
-        ]
+        layers = [layer for layer in self._viewer.layers if isinstance(layer, Image) and not layer.multiscale]
+        arrays = [layer.data for layer in layers]
 
         def repeated(made: Repeated) -> None:
-            """Use the model, and say what differs."""
+            """Use the model, show the maps of an open image, and say what differs."""
             self._loaded(made.model, path.name)
-            self._view.progress.finish(f"Repeated {path.name}. Apply denoises an image with it.")
-            differ = [("amber", text) for text in made.differences]
             same = ("info", f"Recorded hashes: {made.compared}; all are the same.")
-            self._view.message.say(*(differ or [same]))
+            notes = [("amber", text) for text in made.differences] or [same]
+            shown = [layer for layer in layers if layer.data is made.image and layer in self._viewer.layers]
+            if made.prediction is None or not shown:
+                self._view.progress.finish(f"Repeated {path.name}. Apply denoises an image with it.")
+                self._view.message.say(*notes)
+                return
+            self._show(read_layer(shown[0]).with_axes(made.prediction.axes), made.prediction, notes)
+            self._session.regions = made.regions
 
         self._work.launch("Repeating", lambda: engine.layers_recipe_steps(path, arrays), repeated)

@@ -120,7 +120,7 @@ class DenoiseView(QWidget):
         self.save = push_button(
             "save",
             "Save…",
-            "Save networks, calibration and report as one file, or the recipe that repeats them (.json).",
+            "Save networks, calibration and report as one file, or the recipe that repeats them and the maps (.json).",
         )
         self.load = push_button(
             "load",
