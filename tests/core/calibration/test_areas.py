@@ -8,6 +8,7 @@ from scipy.stats import norm
 
 from napari_btn.core.calibration.areas import Area
 from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.distribution import cdf
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 SD = 0.1
@@ -25,28 +26,45 @@ def phases(values, seed, shrunk=1.0, blocks=20):
     return HeldOut(q[:, None].astype(np.float32), signal[None].astype(np.float32), block, LEVELS)
 
 
-def of(held_out, careful):
+def of(held_out, clearly=0.0):
     weight = np.full(held_out.block.size, 1 / held_out.block.size)
-    return Area.of(held_out, 0, weight, careful=careful)
+    return Area.of(held_out, 0, weight, clearly=clearly)
 
 
 def test_a_phase_that_is_predicted_too_low_still_moves_its_threshold():
-    area = of(phases((0.0, 1.0), 0, shrunk=0.6), careful=True)
-    assert area.matched(0.7) < 0.5
-    assert of(phases((0.0, 1.0), 0, shrunk=0.6), careful=False).matched(0.7) < 0.5
+    for clearly in (0.0, 1.0):
+        assert of(phases((0.0, 1.0), 0, shrunk=0.6), clearly).matched(0.7) < 0.5
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_a_threshold_between_phases_is_hardly_moved_where_few_errors_ask_for_it(seed):
     held_out = phases((0.0, 1.0), seed)
-    free, careful = (abs(of(held_out, kind).matched(0.5) - 0.5) for kind in (False, True))
+    free, careful = (abs(of(held_out, clearly).matched(0.5) - 0.5) for clearly in (-1e9, 1.0))
     assert careful < 0.6 * free
 
 
 @pytest.mark.parametrize("shrunk", [0.6, 1.0])
 def test_moved_thresholds_never_cross_and_go_on_outside(shrunk):
-    area = of(phases((0.0, 1.0), 1, shrunk), careful=True)
+    area = of(phases((0.0, 1.0), 1, shrunk), 1.0)
     asked = np.linspace(-2, 3, 400)
     moved = [area.matched(float(t)) for t in asked]
     assert (np.diff(moved) >= -1e-9).all()
     assert area.matched(10.0) - area.matched(9.0) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_threshold_stays_where_moving_it_would_make_held_out_probabilities_worse(seed):
+    held_out = phases((0.0, 1.0), seed)
+    quantiles, target = held_out.quantiles[:, 0], held_out.target[0]
+    area, always = of(held_out), of(held_out, -1e9)
+
+    def error(threshold, moved):
+        p = cdf(quantiles, LEVELS, moved, table=area.table)
+        return np.mean(np.square(p - (target > threshold)))
+
+    asked = [t for t in area.asked if error(t, t) > 1e-9]
+    stay = np.array([error(t, t) for t in asked])
+    made, free = (np.array([error(t, one.matched(t)) for t in asked]) for one in (area, always))
+    # halfway where the two rising curves cross
+    assert (made / stay).max() < 0.5 * (free / stay).max()
+    assert made.mean() < stay.mean()

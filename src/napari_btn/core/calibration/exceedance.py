@@ -239,7 +239,7 @@ def _log_odds(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     return np.asarray(logit(np.clip(probability.astype(np.float64), LEAST, 1 - LEAST)))
 
 
-def exceedance_from(held_out: HeldOut, rule: str = "block", *, careful: bool = False) -> Exceedance:
+def exceedance_from(held_out: HeldOut, rule: str = "block", *, clearly: float = 0.0) -> Exceedance:
     """Recalibrate from the places of held-out targets in their predicted distributions.
 
     Parameters
@@ -248,8 +248,8 @@ def exceedance_from(held_out: HeldOut, rule: str = "block", *, careful: bool = F
         Predictions and targets on blocks that never trained.
     rule : str
         Rule of the calibration: "pixel" pools pixels; with any other, every block counts once.
-    careful : bool
-        True to move thresholds only where that clearly helps in the held-out blocks, as `Area.of` has it.
+    clearly : float
+        Standard errors by which the held-out error must fall for a threshold to be moved, as `Area.of` has it.
 
     Returns
     -------
@@ -270,7 +270,7 @@ def exceedance_from(held_out: HeldOut, rule: str = "block", *, careful: bool = F
     return Exceedance(
         levels=tuple(float(level) for level in held_out.levels),
         shares=np.asarray(shares, dtype=np.float32),
-        areas=tuple(Area.of(held_out, c, weight, careful=careful) for c in range(len(shares))),
+        areas=tuple(Area.of(held_out, c, weight, clearly=clearly) for c in range(len(shares))),
         n_blocks=held_out.n_blocks,
         rule="pixel" if rule == "pixel" else "block",
     )

@@ -119,7 +119,7 @@ def fuse_steps(
             Fused(
                 window.place,
                 window.axes_order(known),
-                exceedance_from(again, before.rule, careful=True),
+                exceedance_from(again, before.rule, clearly=1.0),
                 dose,
                 again,
                 held_out,
