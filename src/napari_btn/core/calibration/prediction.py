@@ -441,8 +441,8 @@ class Prediction:
 
         For areas and grains, the threshold of each draw is moved so that draws of the held-out blocks would have
         the true area there. The range has no stated coverage: where whole grains are wrong together, fewer true
-        values lie inside than draws (on the built-in element maps 49 to 80 % of true areas of windows, where 90 % of
-        the draws did).
+        values lie inside than draws (on the built-in element maps 49 to 80 % of true areas of windows, and 50 to 83 %
+        of numbers of grains of whole fields, where 90 % of the draws did).
 
         Parameters
         ----------
@@ -509,7 +509,9 @@ class Prediction:
         count as far as errors of held-out pixels go together. The posterior of each pixel is calibrated again
         with measurements that are simulated for the held-out pixels. Sum up all measurements of a place and
         fuse once: a second fusion is not calibrated, and gets a note. `select` still judges fused pixels by the
-        scores of unfused ones.
+        scores of unfused ones. In fresh fields, fused intervals of a rare phase held 4 to 6 points less than those
+        of the prediction. After learning from noisy targets, the predicted distributions are those of noisy values,
+        and a short measurement can make the result worse.
 
         Parameters
         ----------
