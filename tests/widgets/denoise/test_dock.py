@@ -301,7 +301,7 @@ def test_a_recipe_is_saved_and_repeated_on_the_layers(
         viewer.add_image(np.asarray(data), name=name)
     ready.keeper.load_from(tmp_path / "soil.json")
     qtbot.waitUntil(lambda: not ready.busy)
-    assert "all are the same" in ready.view.message.notes[0][1]
+    assert "equals the record bit by bit" in ready.view.message.notes[0][1]
     again = ready.session.model
     assert again is not None
     for before, after in zip(denoiser.model.networks.members, again.networks.members, strict=True):
@@ -440,7 +440,7 @@ def test_other_promises_use_the_stored_scores(
     ready.view.form.delta.setValue(0.05)
     ready.view.form.score.setCurrentText("scaled by the width")
     ready.view.form.groups.setValue(4)
-    assert ready.view.recalibrate.text() == "Recalibrate as set"
+    assert ready.view.recalibrate.text() == "Recalibrate"
     ready.view.recalibrate.click()
     qtbot.waitUntil(lambda: not ready.busy)
     settings = ready.session.model.settings.calibration

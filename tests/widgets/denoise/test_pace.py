@@ -21,7 +21,7 @@ def test_an_estimate_follows_what_trainings_took(tmp_path: Path) -> None:
     pace.learn(20.0, 100.0, "cpu")
     assert pace.corrected(ESTIMATE, "cpu").seconds == pytest.approx(100)
     assert pace.corrected(ESTIMATE, "cpu").note == (
-        "About 2 min, going by earlier trainings here, and 1.0 GB on 2 CPU cores"
+        "About 2 min, judging by earlier trainings on this machine, and 1.0 GB on 2 CPU cores"
     )
     pace.learn(20.0, 25.0, "cpu")
     # the geometric mean of 5 and 1.25

@@ -52,7 +52,7 @@ def test_networks_are_compared_and_the_best_is_taken(
     assert [text.endswith("best") for text in texts] == [False, False, True, False]
     assert table.currentRow() == 2
     assert len(ready.view.scan.chart.lines) == 2
-    assert "unet, depth 10, 4 channels, dilation to 4" in ready.view.progress.line.text()
+    assert "unet, depth 10, channels 4, largest dilation 4" in ready.view.progress.line.text()
     ready.view.scan.take.click()
     network = ready.view.form.settings().network
     assert (network.depth, network.channels, network.max_dilation) == (10, 4, 4)

@@ -114,7 +114,7 @@ def test_clean_images_and_a_file_train_apply_save_and_repeat(
     model = dock.session.model
     view.form.groups.setValue(2)
     view.recalibrate.click()
-    assert any("set Calibrate tokens, and train again" in text for _, text in view.message.notes)
+    assert any("Set 'Calibrate tokens', and train again" in text for _, text in view.message.notes)
     view.form.groups.setValue(0)
     viewer.layers["clean"].data = CLEAN
 

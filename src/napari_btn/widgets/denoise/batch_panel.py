@@ -43,15 +43,15 @@ if TYPE_CHECKING:
 __all__ = ["BatchPanel", "Batcher"]
 
 _START_HELP = (
-    "Denoise all files of the table with the trained networks: the maps of each go to one .ome.tif in the folder, "
-    "and widths, coverage and notes to table.csv beside them."
+    "Denoise all files of the table with the trained networks. The folder gets one .ome.tif with the maps of "
+    "each file, and table.csv with widths, coverage and notes."
 )
 _HEADS = {
-    "file": "Image file; a tooltip shows where it is.",
+    "file": "Image file; its tooltip shows the folder.",
     "maps": "File with the maps once it is written, or what is wrong.",
     "width": "Mean width of the intervals, channel by channel.",
     "coverage": "Share of the clean image inside the intervals, where a clean image belongs to the file.",
-    "notes": "Where the image differs from the calibrated one; the intervals may hold less there.",
+    "notes": "How the image differs from the calibrated one; the coverage may be lower there.",
 }
 _ROWS_SHOWN = 6
 
@@ -85,9 +85,10 @@ class BatchPanel(QWidget):
         self.add_folder = push_button(
             "batch_folder",
             "Add folder…",
-            "Add the images of a folder. Where names tell noisy from clean images, the clean ones measure coverage.",
+            "Add the images of a folder. If the names say which images are noisy and which are clean, "
+            "coverage is measured on the clean ones.",
         )
-        self.clear = push_button("batch_clear", "Clear", "Take all files out of the table.")
+        self.clear = push_button("batch_clear", "Clear", "Remove all files from the table.")
         self.table = QTableWidget(0, len(_HEADS))
         self.table.setObjectName("batch_table")
         self.table.setAccessibleName("Files to denoise")
@@ -104,14 +105,14 @@ class BatchPanel(QWidget):
         self.output = QLineEdit()
         self.output.setObjectName("batch_output")
         self.output.setPlaceholderText("folder for the maps")
-        self.output.setToolTip("Folder for the maps and the table; it is made if it is missing.")
+        self.output.setToolTip("Folder for the maps and the table; it is created if it doesn't exist.")
         self.output.setAccessibleName("Folder for the maps")
         self.choose = push_button("batch_output_choose", "…", "Choose the folder for the maps.")
         self.choose.setAccessibleName("Choose the folder for the maps")
         self.choose.setMaximumWidth(32)
         self.replace = QCheckBox("replace")
         self.replace.setObjectName("batch_replace")
-        self.replace.setToolTip("Replace maps and table that are in the folder already.")
+        self.replace.setToolTip("Replace maps and table that already exist in the folder.")
         self.replace.setAccessibleName("Replace existing maps")
         self.start = push_button("batch_start", "Apply to all files", _START_HELP)
         self.note = NoteLabel(theme, "batch_note")
@@ -213,7 +214,8 @@ class BatchPanel(QWidget):
         notes = [
             (
                 "info",
-                f"{done} of {n} {'file has' if n == 1 else 'files have'} maps now, in {self.output.text()}.",
+                f"{done} of {n} {'file is' if n == 1 else 'files are'} denoised; the maps are in "
+                f"{self.output.text()}.",
             )
         ]
         if failed:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Calibrator"]
 
 _NO_TOKENS = (
-    "Simulated noise is not kept, so tokens can't calibrate it now; set Calibrate tokens, and train again."
+    "The simulated noisy image is not stored, so tokens can't be calibrated now. Set 'Calibrate tokens', "
+    "and train again."
 )
 
 
@@ -70,10 +71,10 @@ class Calibrator:
         view.recalibrate.setVisible(other and not busy)
         share = f"{100 * (1 - view.form.alpha):.4g} %"
         same = model is None or abs(model.settings.alpha - view.form.alpha) < 1e-6
-        view.recalibrate.setText("Recalibrate as set" if same else f"Recalibrate to {share}")
+        view.recalibrate.setText("Recalibrate" if same else f"Recalibrate to {share}")
         view.recalibrate.setToolTip(
-            f"Make the intervals aim at {share} of the pixels, as set in Advanced, from the stored held-out scores; "
-            "trains nothing."
+            f"Calibrate the intervals again, with the settings of this dock, so that they aim at {share} of the "
+            "pixels. Uses the stored results of the held-out part; nothing is trained."
         )
         inputs, training = view.pair.inputs, self._session.training
         new = inputs is not None and (training is None or arrays_of(training.pair) != arrays_of(inputs.pair))

@@ -32,7 +32,8 @@ class LossChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Training loss",
-            "Training loss (pinball, relative): each member faint, their running mean strong.",
+            "Training loss (pinball loss, relative; lower is better): each member is a thin line, their "
+            "running mean the thick one.",
             legend=(("━", "running mean", "accent"), ("─", "members", "text")),
         )
         self._plot.setLabel("bottom", "step")
@@ -127,12 +128,13 @@ class ScanChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Networks compared",
-            "Error (CRPS over the target's SD) against the weights of a member: a line for each largest dilation "
-            "and number of channels, a point for each depth.",
+            "Error (CRPS divided by the SD of the target; lower is better) against the number of weights of "
+            "a network. One line for each largest dilation and number of channels; each point is a depth, "
+            "which is written beside it.",
             height=190,
         )
         self._plot.setLogMode(x=True, y=False)
-        self._plot.setLabel("bottom", "weights of a member")
+        self._plot.setLabel("bottom", "weights per member")
         self._plot.setLabel("left", "error")
         # room for the depths beside the points
         self._plot.getViewBox().setDefaultPadding(0.12)
@@ -175,7 +177,7 @@ class ScanChart(Chart):
                 [row.parameters for row in mine],
                 [row.crps for row in mine],
                 symbol=_SYMBOLS[k % len(_SYMBOLS)],
-                name=f"dilation to {kind[0]}, {kind[1]} channels",
+                name=f"largest dilation {kind[0]}, channels {kind[1]}",
             )
             self.lines.append(line)
             for row in mine:
@@ -198,12 +200,13 @@ class TransferChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Variance against mean",
-            "Photon transfer: variance of the noise against the mean, one point for each range of brightness, and "
-            "the fit. Its slope is the gain.",
-            height=150,
+            "Photon transfer: variance of the noise against the mean signal, with one point for each range "
+            "of brightness, and the fit. The slope of the fit is the gain.",
+            height=165,
+            legend=(("●", "measured", "text"), ("━", "fit", "accent")),
         )
-        self._plot.setLabel("bottom", "mean")
-        self._plot.setLabel("left", "variance")
+        self._plot.setLabel("bottom", "mean signal")
+        self._plot.setLabel("left", "noise variance")
         self.points = self._plot.plot(pen=None, symbol="o", symbolSize=5)
         self.fit = self._plot.plot()
         self.set_colours(colours)
@@ -246,10 +249,11 @@ class CorrelationChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Autocorrelation of the noise",
-            "Autocorrelation of the noise along each axis; independent noise falls to 0 at 1 px.",
+            "Autocorrelation of the noise along each axis. Noise that is independent from pixel to pixel "
+            "falls to 0 at 1 px.",
             height=135,
         )
-        self._plot.setLabel("bottom", "lag (px)")
+        self._plot.setLabel("bottom", "distance (px)")
         self._plot.setLabel("left", "correlation")
         self._plot.setYRange(-0.1, 1.0)
         self._legend = self._plot.addLegend(offset=(-5, 5))

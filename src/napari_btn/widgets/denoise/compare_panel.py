@@ -36,20 +36,21 @@ if TYPE_CHECKING:
 __all__ = ["ComparePanel", "Comparer"]
 
 _HELP = (
-    "Denoise the noisy image with classical filters, each with its best parameters, and with the trained networks if "
-    "they fit; add all as layers side by side."
+    "Denoise the noisy image with classical filters, each with its best parameters, and with the trained "
+    "networks if they know these channels. All results become layers, side by side."
 )
 _HEADS = {
     "method": "Filter; 'ensemble' is the median of the trained networks.",
     "channel": "Channel of the image.",
     "PSNR": "Peak signal-to-noise ratio against the clean image on the held-out part, in dB: higher is better.",
     "SSIM": "Structural similarity to the clean image on the held-out part: higher is better.",
-    "correlation": "Correlation with the clean image on the held-out part.",
+    "correlation": "Correlation with the clean image on the held-out part: higher is better.",
     "loss": "Mean squared difference to the noisy image at pixels that were hidden: lower is better.",
-    "coverage": "Share of the pixels inside of the interval, which was calibrated on them: alike for all methods.",
-    "width": "Mean width of a split-conformal interval of that coverage: narrower is better.",
-    "CPU-s": "CPU-seconds for the image, without the training of the networks.",
-    "CPU-s to tune": "CPU-seconds to find the parameters of the filter.",
+    "coverage": "Share of the pixels inside the interval, which was calibrated on them; the same for all methods.",
+    "width": "Mean width of the interval with that coverage, calibrated in the same way (split conformal) for all "
+    "methods: narrower is better.",
+    "CPU-s": "CPU time for the image in seconds, without the training of the networks.",
+    "CPU-s to tune": "CPU time in seconds to find the best parameters of the filter.",
 }
 
 
@@ -171,7 +172,7 @@ class Comparer:
         ):
             model = None
             self._view.compare.note.say(
-                ("info", "The trained networks are for other channels; they are left out.")
+                ("info", "The trained networks were trained on other channels, so they are left out.")
             )
         device = self._session.device
         settings = EnsembleSettings() if model is None else model.settings
@@ -194,7 +195,9 @@ class Comparer:
             layer.contrast_limits = (low, high)
         noisy = [layer for layer in self._viewer.layers if layer.name == source.name]
         side_by_side(self._viewer, [*noisy, *shown])
-        self._view.progress.finish(f"Compared {len(shown)} methods on '{source.name}'; they are layers now.")
+        self._view.progress.finish(
+            f"Compared {len(shown)} methods on '{source.name}'; the results are layers now."
+        )
 
     def _layer(self, source: LayerImage, comparison: Comparison, name: str) -> Any:
         """Add the image of a method, or update its layer."""

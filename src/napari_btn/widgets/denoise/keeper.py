@@ -147,11 +147,11 @@ class Keeper:
         def repeated(made: Repeated) -> None:
             """Use the model, show the maps of an open image, and say what differs."""
             self._loaded(made.model, path.name)
-            same = ("info", f"Recorded hashes: {made.compared}; all are the same.")
+            same = ("info", f"The result equals the record bit by bit (checksums compared: {made.compared}).")
             notes = [("amber", text) for text in made.differences] or [same]
             shown = [layer for layer in layers if layer.data is made.image and layer in self._viewer.layers]
             if made.prediction is None or not shown:
-                self._view.progress.finish(f"Repeated {path.name}. Apply denoises an image with it.")
+                self._view.progress.finish(f"Repeated {path.name}. Click Apply to denoise an image with it.")
                 self._view.message.say(*notes)
                 return
             self._show(read_layer(shown[0]).with_axes(made.prediction.axes), made.prediction, notes)

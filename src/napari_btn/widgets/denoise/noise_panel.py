@@ -31,10 +31,10 @@ _HELP = (
     "Takes seconds and trains nothing."
 )
 _DEFECT_HELP = "Add a layer that marks the dead (1), hot (2) and saturated (3) pixels."
-_USE_HELP = "Learn from clean images, or simulations, of similar samples: this noise is drawn on them."
+_USE_HELP = "Learn from clean images, or simulations, of similar samples, with this noise added to them."
 _PICK_CLEAN = (
-    "The noise model is ready. Pick clean images, or simulations, of similar samples as Clean: the networks learn on "
-    "them with this noise, and then denoise the noisy image."
+    "The noise model is ready. Under Clean, pick clean images, or simulations, of similar samples. The "
+    "networks learn from them with this noise added, and can then denoise the noisy image."
 )
 _NAMES = {"noise2noise": "Noise2Noise", "thinning": "Thinning", "noise2void": "Noise2Void"}
 _COLOURS = {None: "transparent", 0: "transparent", 1: "#0072b2", 2: "#d55e00", 3: "#f0e442"}
@@ -73,7 +73,11 @@ class NoisePanel(QWidget):
         self.numbers.setObjectName("noise_numbers")
         self.numbers.setWordWrap(True)
         self.numbers.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-        self.numbers.setToolTip("Fit of variance against mean: gain is the value per count.")
+        self.numbers.setToolTip(
+            "Fit of the noise variance against the mean. Gain: value per count. Offset: value without light. "
+            "Read-out noise: standard deviation without light. Fano factor: variance divided by mean, in "
+            "counts; 1 for plain counts."
+        )
         self.transfer = TransferChart(theme.colours())
         self.correlation = CorrelationChart(theme.colours())
         self.notes = NoteLabel(theme, "noise_notes")

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["NoiseModelPicker", "simulating_way"]
 
 _HELP = (
-    "Noise that is drawn on clean images: a file that 'napari-btn noise' or the noise inspector made, a recorded model "
-    "of CAREamics or n2v (.npz), or what 'Use for simulation' in Noise measured on a noisy layer."
+    "Noise to add to clean images: a file from 'napari-btn noise', a recorded noise model of CAREamics or "
+    "n2v (.npz), or the noise of a noisy layer, as measured with 'Use for simulation' below Noise."
 )
 _FILES = "Noise models (*.json *.npz *.npy);;All files (*)"
 _NONE = "none"

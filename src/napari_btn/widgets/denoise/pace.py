@@ -63,7 +63,9 @@ class Pace:
         seconds = factor * estimate.seconds
         minutes = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
         rest = estimate.note.partition(" and ")[2]
-        note = f"About {minutes}, going by earlier trainings here{f', and {rest}' if rest else ''}"
+        note = (
+            f"About {minutes}, judging by earlier trainings on this machine{f', and {rest}' if rest else ''}"
+        )
         return replace(estimate, seconds=seconds, note=note)
 
     def learn(self, estimated_s: float, took_s: float, device: str) -> None:

@@ -27,14 +27,15 @@ class PairAxes:
         self.letters.setObjectName("axes")
         self.letters.setMaximumWidth(64)
         self.letters.setToolTip(
-            "One letter per dimension of noisy: S scene or repeat, T time, C channel, Z Y X space. "
-            "Clean has the same, or lacks S and T."
+            "One letter for each dimension of the noisy image: S scene or repeat, T time, C channel, Z Y X "
+            "space. The clean image has the same ones, or lacks S and T."
         )
         self.letters.setAccessibleName("Axes")
         self.guessed = QLabel("guessed")
         self.guessed.setObjectName("axes_guessed")
         self.guessed.setToolTip(
-            "The layer doesn't name its axes; these are guessed from its shape. Correct them here."
+            "The layer doesn't name its axes, so they were guessed from its shape. Correct them here if "
+            "they are wrong."
         )
         self.shape = QLabel()
         self.shape.setObjectName("shape")
@@ -43,7 +44,7 @@ class PairAxes:
         self.channels = QLineEdit()
         self.channels.setObjectName("channel_names")
         self.channels.setPlaceholderText("names, such as Si, Al, Fe")
-        self.channels.setToolTip("Names of the channels in order, with commas: Si, Al, Fe.")
+        self.channels.setToolTip("Names of the channels in order, separated by commas: Si, Al, Fe.")
         self.channels.setAccessibleName("Channel names")
         self._typed_for: object = None
 

@@ -105,16 +105,17 @@ class PairCheck:
         """Make the buttons, hidden until a check asks for them."""
         self.align = QPushButton("Align")
         self.align.setObjectName("align")
-        self.align.setToolTip("Add a copy of clean, moved onto noisy, and use that.")
+        self.align.setToolTip("Add a copy of the clean layer that is moved onto the noisy one, and use it.")
         self.align.setAccessibleName("Align clean with noisy")
         self.mask_along = QPushButton("Mask along x")
         self.mask_along.setObjectName("mask_along")
-        self.mask_along.setToolTip("Mask the neighbours over which the noise is correlated, too.")
+        self.mask_along.setToolTip("Also mask the neighbours with which the noise is correlated.")
         self.mask_along.setAccessibleName("Mask along the correlated noise")
         self.use_checkerboard = push_button(
             "use_checkerboard",
             "Checkerboard split",
-            "Hold out squares all over the field instead of one end of it: more blocks, of more of its structures.",
+            "Hold out squares all over the field instead of one end of it. This gives more blocks, with "
+            "more of its structures.",
         )
         self.add_scenes = push_button("add_scenes", "Add scenes", SCENES_HELP)
         self._hide_buttons()

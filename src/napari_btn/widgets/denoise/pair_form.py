@@ -40,7 +40,8 @@ __all__ = ["PairForm"]
 _NOISY_NAMES = ("noisy", "raw", "fast", "short", "low")
 _CLEAN_NAMES = ("clean", "target", "slow", "long", "truth", "high")
 _NO_NOISY = (
-    "No noisy image is picked. Pick a layer, or open a file; or give a noise model to draw on clean images."
+    "No noisy image is picked. Pick a layer, or open a file; or give a noise model, whose noise is added "
+    "to clean images."
 )
 _NO_MODEL = (
     "No noise model is given. Open a file of one, or measure it: unfold Noise, and click Inspect noise, then Use for "
@@ -112,7 +113,8 @@ class PairForm(QWidget):
         self.noisy = LayerPicker("noisy", "The fast, noisy acquisition.", theme)
         self.clean = LayerPicker(
             "clean",
-            "The slow, clean acquisition of the same field; may be empty. A second noisy one does, too.",
+            "The slow, clean acquisition of the same field. It may be empty; a second noisy image of the "
+            "field is possible, too.",
             theme,
             optional=True,
         )

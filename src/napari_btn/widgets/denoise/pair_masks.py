@@ -20,20 +20,22 @@ if TYPE_CHECKING:
 __all__ = ["PairMasks"]
 
 _VALID_HELP = (
-    "Where pixels count: everywhere; where no value is NaN or infinite; or where a layer isn't zero."
+    "Which pixels are used: all of them; those without NaN or infinite values; or those where a layer "
+    "isn't zero."
 )
 _REGIONS_HELP = (
-    "Labels layer painted over noisy, instead of the split: 1 trains, 2 calibrates, 3 (where there is any) is what "
-    "the report is measured on; the rest is left out. Between 1 and the others must lie a strip, as the note says."
+    "Labels layer that is painted over the noisy image, and used instead of the split: 1 for training, 2 for "
+    "calibration, 3 (optional) for the report. The rest is not used. Leave a strip between 1 and the others; "
+    "a note says how wide."
 )
 _REPAIR_HELP = (
-    "Before training, subtract the dark frame, divide the flat field out, and fill broken pixels from their "
-    "neighbours; these don't count in training. The trained networks repair every image that they are applied to in "
-    "the same way."
+    "Before training, subtract the dark frame, divide by the flat field, and fill broken pixels from their "
+    "neighbours; broken pixels are not used in training. Every image that the trained networks are applied "
+    "to is repaired in the same way."
 )
 _DEFECTS_HELP = (
-    "Labels layer that isn't zero where a pixel is broken, instead of those that are found; in the layer of Show "
-    "defects, saturated pixels (3) don't count as broken."
+    "Labels layer that is not zero where a pixel is broken, used instead of the broken pixels that are found "
+    "automatically. In the layer of 'Show defects', saturated pixels (3) don't count as broken."
 )
 
 
@@ -49,7 +51,7 @@ class PairMasks:
             "dark", "Frame without light, which is subtracted.", ("no dark frame",), ("Image",)
         )
         self.flat = MaskPicker(
-            "flat", "Frame of even light, which is divided out.", ("no flat field",), ("Image",)
+            "flat", "Frame of even light, by which images are divided.", ("no flat field",), ("Image",)
         )
         self.defects = MaskPicker("defects", _DEFECTS_HELP, ("as found",), ("Labels",), ("defects",))
         self._painted: tuple[tuple[Any, ...], dict[str, NDArray[Any]]] | None = None

@@ -187,7 +187,8 @@ def unlike_pixels(noisy: LayerImage, clean: LayerImage) -> tuple[tuple[str, str]
         return ()
     text = (
         f"Noisy has pixels of {noisy.pixel_size[-1]:.4g} {shown_unit(noisy.unit)}, clean of "
-        f"{clean.pixel_size[-1]:.4g}: another field, or one was resampled? Results take those of noisy."
+        f"{clean.pixel_size[-1]:.4g} {shown_unit(clean.unit)}. Is it another field, or was one resampled? "
+        "Results have the pixel size of noisy."
     )
     return (("amber", text),)
 
@@ -218,8 +219,9 @@ def differences(source: LayerImage, model: Model) -> list[tuple[str, str]]:
         ratio = [a / b for a, b in zip(source.pixel_size, trained.pixel_size, strict=False)]
         if any(abs(r - 1) > _SAME_PIXELS for r in ratio):
             text = (
-                f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {shown_unit(source.unit)}, the networks "
-                f"were trained at {trained.pixel_size[-1]:.4g}. Resample it, or don't rely on the coverage."
+                f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {shown_unit(source.unit)}, the "
+                f"networks were trained at {trained.pixel_size[-1]:.4g} {shown_unit(trained.unit)}. Resample "
+                "it, or don't rely on the coverage."
             )
             notes.append(("amber", text))
     return notes

@@ -37,24 +37,41 @@ __all__ = ["ScanPanel", "Scanner"]
 
 _COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("family", "Kind of networks.", lambda row: row.family),
-    ("depth", "Nodes per network.", lambda row: str(row.depth)),
-    ("channels", "Channels of a chunk.", lambda row: str(row.channels)),
-    ("dilation", "Largest dilation.", lambda row: str(row.max_dilation)),
-    ("error", "Continuous ranked probability score over the target's SD: lower is better.",
+    ("depth", "Convolutions (nodes) per network.", lambda row: str(row.depth)),
+    ("channels", "Feature channels that each node adds.", lambda row: str(row.channels)),
+    ("dilation", "Largest dilation: distance in pixels between the pixels that a convolution combines.",
+     lambda row: str(row.max_dilation)),
+    ("error", "Continuous ranked probability score (CRPS), divided by the SD of the target: lower is better.",
      lambda row: f"{row.crps:.4f}"),
-    ("sees px", "How far a pixel of the result looks to each side.", lambda row: str(row.receptive_field)),
-    ("weights", "Weights of a member.", lambda row: f"{row.parameters:,}"),
-    ("correlation", "Of the median with the target.", lambda row: f"{row.correlation:.4f}"),
-    ("coverage", "Cross-fitted coverage of the calibrated intervals.", lambda row: f"{row.coverage:.3f}"),
-    ("width", "Mean width of the intervals over the target's SD.", lambda row: f"{row.width:.3f}"),
+    ("sees (px)", "How many pixels to each side a pixel of the result depends on.",
+     lambda row: str(row.receptive_field)),
+    ("weights", "Number of weights of a network.", lambda row: f"{row.parameters:,}"),
+    ("correlation", "Correlation of the median with the target: higher is better.",
+     lambda row: f"{row.correlation:.4f}"),
+    ("coverage", "Coverage of the calibrated intervals, each time on held-out blocks that were left out of the "
+        "calibration.", lambda row: f"{row.coverage:.3f}"),
+    ("width", "Mean width of the intervals, divided by the SD of the target.", lambda row: f"{row.width:.3f}"),
     ("s", "Seconds of training and calibration.", lambda row: f"{row.seconds:.0f}"),
 )  # fmt: skip
 _ERROR = 4
 _FIELDS = {
-    "scan_families": ("Families", "sms", "Kinds of networks to compare, with commas between."),
-    "scan_depths": ("Depths", "5, 10, 20", "Nodes per network to compare, with commas between."),
-    "scan_channels": ("Channels", "4", "Channels of a chunk to compare, with commas between."),
-    "scan_dilations": ("Dilations", "4, 8", "Largest dilations to compare, with commas between."),
+    "scan_families": ("Families", "sms", "Kinds of networks to compare, separated by commas."),
+    "scan_depths": (
+        "Depths",
+        "5, 10, 20",
+        "Numbers of convolutions (nodes) per network to compare, separated by commas.",
+    ),
+    "scan_channels": (
+        "Channels",
+        "4",
+        "Numbers of feature channels per node to compare, separated by commas.",
+    ),
+    "scan_dilations": (
+        "Dilations",
+        "4, 8",
+        "Largest dilations (distances in pixels between the pixels of a convolution) to compare, separated "
+        "by commas.",
+    ),
 }
 
 
@@ -90,7 +107,7 @@ class ScanPanel(QWidget):
         self.start = push_button("scan", "Compare networks", "")
         self.take = push_button(
             "scan_take",
-            "Take this kind",
+            "Use this kind",
             "Set family, depth, channels and dilation to those of the selected row.",
         )
         self.note = NoteLabel(theme, "scan_note")
@@ -118,7 +135,7 @@ class ScanPanel(QWidget):
         made = QTableWidget(0, len(_COLUMNS))
         made.setObjectName("scan_table")
         made.setAccessibleName("Networks compared")
-        made.setToolTip("One row per kind of network; the best, by its error, is selected at first.")
+        made.setToolTip("One row for each kind of network; the one with the lowest error is selected first.")
         made.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         made.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         made.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
@@ -252,7 +269,11 @@ class Scanner:
         """Show the result of the comparison."""
         self._view.scan.show_scan(scan)
         best = scan.best
-        kind = f"{best.family}, depth {best.depth}, {best.channels} channels, dilation to {best.max_dilation}"
+        kind = (
+            f"{best.family}, depth {best.depth}, channels {best.channels}, largest dilation "
+            f"{best.max_dilation}"
+        )
         self._view.progress.finish(
-            f"Compared {len(scan.rows)} kinds of networks; {kind} has the lowest error."
+            f"Compared {len(scan.rows)} {'kind' if len(scan.rows) == 1 else 'kinds'} of networks; {kind} "
+            "has the lowest error."
         )

@@ -169,7 +169,7 @@ class Trainer:
         self._kept = (self.started.key(), run.checkpoint)
         self._session.unfinished = Unfinished(self.started.key(), self.started.settings, run.checkpoint)
         n, wanted = len(run.checkpoint), self.started.settings.members
-        return f" {n} of {wanted} members are finished and kept; Continue goes on from them."
+        return f" Finished and kept: {n} of {wanted} members. Click Continue to go on from them."
 
     def drop_preview(self) -> None:
         """Remove the preview: without its training it shows nothing that counts."""

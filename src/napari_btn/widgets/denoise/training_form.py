@@ -74,31 +74,36 @@ def _length(train: TrainSettings) -> str:
     if train.warm_share == 1:
         return f"up to {train.steps} steps"
     return (
-        f"{round(train.warm_share * train.steps)} steps of pretrained networks, up to {train.steps} of others"
+        f"{round(train.warm_share * train.steps)} steps for pretrained networks, up to {train.steps} for "
+        "others"
     )
 
 
 _STARTS = {"pretrained, if there are any": "pretrained", "random weights": "scratch"}
 _HELP = {
     "supervision": "What the networks learn from.",
-    "preset": "How long each member trains: "
+    "preset": "How long each network (member) trains: "
     + "; ".join(f"{name}: {_PRESET_HELP[name]} ({_length(PRESETS[name])})" for name in _PRESET_HELP)
     + ".",
-    "members": "Networks in the ensemble; their quantiles are averaged. More are steadier and take longer.",
-    "coverage": "Share of pixels whose clean value the interval from lower to upper shall hold, on average.",
-    "device": "Where the networks train and denoise; auto takes the first NVIDIA card, else the CPU.",
-    "start": "Pretrained networks, which know made-up images, go on learning from yours, if there are some for this "
-    "family and these channels, else random weights do; or random weights. The estimate below says which.",
-    "patch_px": "Side of a training patch in pixels, at most 32 in a volume; the lowest value chooses it by the image.",
-    "network_channels": "Channels that each node adds. More see more, and take longer.",
-    "split": "What is held out of one field: one end of it along an axis; squares in turn with those for training "
-    "(checkerboard); or late frames of a series (in time, which says nothing of other fields).",
-    "unit": "What the coverage aims at. On average: each held-out block counts once where there are enough, else all "
-    "pixels together. Of most new images: each one has the coverage, but for a share. With a stated probability: the "
-    "average is at least this, but for some calibrations. With only one field, blocks of it stand for images.",
+    "members": "Number of networks (members); their predictions are averaged. More give a steadier result and take "
+    "longer.",
+    "coverage": "Share of pixels whose clean value should lie in the interval from lower to upper, on average.",
+    "device": "Where the networks train and denoise; auto uses the first NVIDIA card, else the CPU.",
+    "start": "Start from networks that were pretrained on made-up images, if there are some for this family and "
+    "number of channels; or from random weights. The estimate below says which of them is used.",
+    "patch_px": "Side of a training patch in pixels, at most 32 in a volume. The lowest value chooses it from the "
+    "image.",
+    "network_channels": "Feature channels that each convolution (node) adds. More can represent more, and take longer.",
+    "split": "Which part of a field is held out: one end of it along an axis; squares that alternate with those for "
+    "training (checkerboard); or the late frames of a series (in time, which says nothing about other "
+    "fields).",
+    "unit": "What the coverage is aimed at. On average: each held-out block counts once if there are enough blocks, "
+    "else all pixels are pooled. Of most new images: each image has the coverage, except for a share of "
+    "them. With a stated probability: the average is at least this, except for a share of calibrations. "
+    "'Except for' sets these shares. With only one field, its blocks are used as images.",
     "delta": "Share of new images that may be covered less, or probability of a lower coverage.",
-    "score": "How intervals are widened to the coverage: alike on both sides, each side for itself, or in proportion "
-    "to the predicted width.",
+    "score": "How intervals are widened to reach the coverage: equally on both sides (symmetric), each side on its "
+    "own (asymmetric), or in proportion to the predicted width (scaled).",
     "seed": "The same seed, data and settings give the same pixels on the CPU.",
 }
 
@@ -248,7 +253,9 @@ class TrainingForm(QWidget):
         calibration = field_help(CalibrationSettings)
         self.seed = self._named(QSpinBox(), "seed", _HELP["seed"])
         self.seed.setRange(0, 2**31 - 1)
-        self.steps = self._named(QSpinBox(), "steps", f"{train['steps']} 0 takes the preset's.")
+        self.steps = self._named(
+            QSpinBox(), "steps", f"{train['steps']} The lowest value takes the number of the preset."
+        )
         self.steps.setRange(0, 1_000_000)
         self.steps.setSpecialValueText("from the preset")
         self.start = self._named(QComboBox(), "start", _HELP["start"])
@@ -313,10 +320,10 @@ class TrainingForm(QWidget):
             ("Family", self.family),
             ("Depth", self.depth),
             ("Channels", self.channels),
-            ("Dilation to", self.max_dilation),
+            ("Largest dilation", self.max_dilation),
             ("Bias-free", self.bias_free),
             ("Early stopping", self.early_stopping),
-            ("Trained on", self.train_fraction),
+            ("Training part", self.train_fraction),
             ("Split", self.split),
             ("Coverage holds", self.unit),
             ("Except for", self.delta),

@@ -33,18 +33,18 @@ __all__ = ["NOW_HELP", "TRAIN_HELP", "DenoiseView"]
 
 TRAIN_HELP = "Train on the two images, calibrate, and add median and width of the interval as layers."
 NOW_HELP = (
-    "Denoise the noisy image at once with pretrained networks, which know only made-up images. No training and no "
-    "clean image, so no interval is promised."
+    "Denoise the noisy image at once with pretrained networks, which know only made-up images. There is no "
+    "training and no clean image, so no interval is promised."
 )
 _CALIBRATE_HELP = (
-    "Calibrate the trained networks on the pair that is picked above, which they never saw, instead of the held-out "
-    "part of the field that they were trained on. Trains nothing."
+    "Calibrate the trained networks on the pair that is picked above, which they never saw, instead of the "
+    "held-out part of the field that they were trained on. Nothing is trained."
 )
 
 ADAPT_HELP = (
-    "Tune one factor per channel and layer on the picked layer, without a clean image, then denoise it: for noise or "
-    "samples unlike those of the training. The calibration no longer holds then; calibrate again on a pair. Noise "
-    "must be independent from pixel to pixel."
+    "For noise or samples unlike those of the training: tune the networks (one factor for each of their "
+    "channels) on the picked image, without a clean one, then denoise it. The calibration no longer holds "
+    "then; calibrate again on a pair. Noise must be independent from pixel to pixel."
 )
 """Tooltip of the button that adapts the networks."""
 
@@ -75,7 +75,7 @@ class DenoiseView(QWidget):
         self.noise_fold = fold(
             "noise_fold",
             "Noise",
-            "What the noise of the noisy image is, and which training without a clean image it permits.",
+            "Measure the noise of the noisy image, and see which training without a clean image it permits.",
             self.noise,
         )
         masks = self.pair.masks
@@ -84,7 +84,7 @@ class DenoiseView(QWidget):
         self.compare_fold = fold(
             "compare_fold",
             "Compare",
-            "Classical filters beside the trained networks: what the networks buy, or that they buy nothing.",
+            "Compare the trained networks with classical filters, and see if the networks are better.",
             self.compare,
         )
         self.batch = BatchPanel(self._theme)
@@ -98,14 +98,16 @@ class DenoiseView(QWidget):
         self.estimate.setObjectName("estimate")
         self.estimate.setWordWrap(True)
         self.estimate.setToolTip(
-            "Time and memory that training will take on this machine, to a factor of two."
+            "Time and memory that training will take on this machine, within a factor of two."
         )
         self.progress = ProgressPanel()
         self.message = NoteLabel(self._theme, "message")
         self.chart = LossChart(self._theme.colours())
         self.chart.hide()
         self.report = ReportPanel(self._theme)
-        self.apply_to = LayerPicker("apply_to", "Another image of the same channels to denoise.", self._theme)
+        self.apply_to = LayerPicker(
+            "apply_to", "Another image with the same channels, to denoise.", self._theme
+        )
         self._buttons()
         self._arrange()
 
@@ -113,8 +115,8 @@ class DenoiseView(QWidget):
         """Make the buttons."""
         self.train = push_button("train", "Train", TRAIN_HELP)
         self.now = push_button("denoise_now", "Denoise now", NOW_HELP)
-        self.pause = push_button("pause", "Pause", "Hold the work; go on with the same button.")
-        self.stop = push_button("stop", "Stop", "End the work. Members that are finished are kept.")
+        self.pause = push_button("pause", "Pause", "Pause the work; the same button resumes it.")
+        self.stop = push_button("stop", "Stop", "Stop the work. Networks that are finished are kept.")
         self.apply = push_button("apply", "Apply", "Denoise the picked layer with the trained networks.")
         self.adapt = push_button("adapt", "Adapt to this image", ADAPT_HELP)
         self.save = push_button(
