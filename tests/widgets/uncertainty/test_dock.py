@@ -432,7 +432,7 @@ def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock
     np.testing.assert_allclose(curves["median"], prediction.median[0, 7, 3:51], atol=1e-6)
     np.testing.assert_allclose(curves["truth"], prediction.median[0, 7, 3:51] + 0.1, atol=1e-6)
     assert np.std(curves["observed"]) == pytest.approx(np.std(curves["median"]), rel=0.3)
-    assert "% of the truth along the line is inside" in dock.view.line_note.notes[0][1]
+    assert "% of the truth along the line lies inside the interval" in dock.view.line_note.notes[0][1]
     viewer.dims.set_current_step(0, 2)
     drawn(dock, qtbot)
     np.testing.assert_allclose(
@@ -607,7 +607,7 @@ def test_coverage_is_shown_and_missed_blocks_painted(make_dock, model, viewer, q
     layer = viewer.layers["soil miscoverage"]
     assert layer.data.shape == (3, 40, 56)
     np.testing.assert_allclose(layer.scale, (1, 0.5, 0.5))
-    assert "right on average" in part(dock, "missed_note").text()
+    assert "are aimed at, on average" in part(dock, "missed_note").text()
     assert "Covered least" in part(dock, "worst").text()
 
 

@@ -37,8 +37,8 @@ class LineChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Line cut",
-            "Along the line: observed values brought to the target's scale (points), median (line), interval "
-            "(band), truth where one is picked (dashes), threshold (dots).",
+            "Along the line: observed values, brought to the scale of the target (points); median (line); "
+            "interval (band); truth, if one is picked (dashed); threshold (dotted).",
             height=190,
             grows=True,
             legend=(
@@ -129,8 +129,8 @@ class DensityChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Distribution of the pixel",
-            "The pixel's distribution as its quantiles predict it (before calibration), its calibrated interval "
-            "(band), its median (line) and the threshold (dots).",
+            "Distribution of the pixel's signal as the networks predict it (before calibration), the "
+            "calibrated interval (band), the median (line) and the threshold (dotted).",
             height=160,
             legend=(
                 ("▟", "distribution", "text"),
@@ -149,7 +149,7 @@ class DensityChart(Chart):
             self._plot.addItem(item, ignoreBounds=item is self._threshold)
         self._plot.getAxis("left").setTicks([])
         self._plot.setLabel("left", "density")
-        self._plot.setLabel("bottom", "value, in units of the median")
+        self._plot.setLabel("bottom", "value (in the unit of the median)")
         self.set_colours(colours)
 
     def _paint(self, text: QColor, accent: QColor) -> None:
@@ -223,10 +223,10 @@ class FilterChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Filter of the pixel",
-            "Weight of each noisy pixel around the clicked one (cross) in its median: red adds, blue takes away. One "
-            "picture for the image as it is, one with twice the noise, each in its own contrast: where noise is "
-            "stronger, networks average over more pixels. Of networks that see neighbouring frames, one for each "
-            "frame; the circle is the centre of its weights.",
+            "Weight of each noisy pixel around the clicked one (cross) in its median: red adds, blue "
+            "subtracts. One picture for the image as it is, and one with twice the noise, each with its own "
+            "contrast: where noise is stronger, networks average over more pixels. Networks that see "
+            "neighbouring frames have one picture for each frame; the circle is the centre of its weights.",
             height=170,
         )
         self._plot.setAspectLocked(True)
@@ -338,8 +338,9 @@ class CoverageChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Reliability",
-            "Coverage of the calibrated intervals as measured on held-out blocks, against the coverage asked for; on "
-            "the dashes where they hold what they say. The bar is the 95 % interval at the coverage in use.",
+            "Coverage of the calibrated intervals, measured on held-out blocks, against the coverage asked "
+            "for. On the dashed line both are equal. The bar is the 95 % interval of the measurement at the "
+            "coverage in use.",
             height=185,
             legend=(
                 ("●", "measured", "accent"),
@@ -353,7 +354,7 @@ class CoverageChart(Chart):
         self._plot.addItem(self._bar)
         self._curve = self._plot.plot(symbol="o", symbolSize=7)
         self._plot.setLabel("bottom", "coverage asked for")
-        self._plot.setLabel("left", "measured")
+        self._plot.setLabel("left", "measured coverage")
         self.set_colours(colours)
 
     def _paint(self, text: QColor, accent: QColor) -> None:

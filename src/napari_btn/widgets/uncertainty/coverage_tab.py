@@ -137,13 +137,13 @@ class CoverageTab:
                 for channel, share in zip(shown_names(report.channel_names), report.coverage, strict=True)
             )
             text = (
-                f"Inside the intervals lie of '{name}': {shares}. {100 * (1 - prediction.alpha):.3g} % of "
-                f"{covered(prediction.covers)} are aimed at, on average."
+                f"Pixels of '{name}' inside the intervals: {shares}. Aimed at: "
+                f"{100 * (1 - prediction.alpha):.3g} % of {covered(prediction.covers)}, on average."
             )
             if prediction.covers not in NOISY_TARGETS:
                 text = f"{text} Of a noisier image fewer lie inside, even where the intervals are right."
             if trained:
-                text = f"{text} The networks were trained on a part of this field, which flatters them."
+                text = f"{text} The networks were trained on a part of this field, so more lie inside than in a new one."
             self._view.second_note.say(("info", text))
 
         def failed(error: Exception) -> None:
@@ -178,8 +178,9 @@ class CoverageTab:
             map_layer(self._focus.viewer, "miscoverage", source.name, painted, record)
             top = missed_top(prediction.alpha)
             text = (
-                f"Blocks of the field that was calibrated on: dark where few pixels are missed, "
-                f"bright from {100 * top:.3g} %; {100 * prediction.alpha:.3g} % is right on average."
+                "Held-out blocks of the field that was calibrated on: dark where few pixels lie outside "
+                f"their intervals, brightest from {100 * top:.3g} % on. {100 * prediction.alpha:.3g} % are "
+                "aimed at, on average."
             )
             self._view.missed_note.say(("info", text))
 

@@ -207,9 +207,9 @@ class DrawsTab:
             median, lower, upper = (shown_amount(v) for v in (found.median, found.lower, found.upper))
             unit = f" {shown_unit(found.unit)}" if found.unit else ""
             text = (
-                f"{title}{above}, {channel}, {name}: {median}{unit}, {lower} to {upper}{unit} in {share} of "
-                f"{len(found.values)} draws. Where whole grains are wrong together, the true value lies outside more "
-                "often."
+                f"{title}{above}, {channel}, {name}: median {median}{unit}, and {lower} to {upper}{unit} in "
+                f"{share} of {len(found.values)} draws. If whole grains are wrong together, the true value "
+                "lies outside more often."
             )
             self._view.draws_note.say(("info", text))
 

@@ -163,7 +163,8 @@ class LineCut:
             share = float(np.mean(inside[known])) if known.any() else float("nan")
             aim = 100 * (1 - prediction.alpha)
             text = (
-                f"{100 * share:.0f} % of the truth along the line is inside; {aim:.4g} % is right on average."
+                f"{100 * share:.0f} % of the truth along the line lies inside the interval; {aim:.4g} % "
+                "is aimed at, on average."
             )
             notes.append(("info", text))
         self._view.line_note.say(*notes)

@@ -195,7 +195,7 @@ class PixelTab:
             q = np.asarray(prediction.quantiles[(slice(None), *index)], dtype=np.float32)
             shown = float(self._focus.live.probability(at, threshold))
             least = float(prediction.probability(at, threshold, side="conservative"))
-            text = f"{shown:.2f} ({max(least, 0):.2f} with an unseen block against it)"
+            text = f"{shown:.2f} (conservative: {max(least, 0):.2f})"
             rows.append((f"P(> {threshold:.4g})", text))
             self._view.density.show_pixel(*density(q, prediction.levels), (lower, median, upper), threshold)
         rows += self._more_of_pixel(at)
@@ -340,7 +340,7 @@ class PixelTab:
         shown = shown_names(known)[0] if len(known) < 2 else channel
         text = (
             f"{shown}: median {made.value:.4g} = {made.value - made.net_bias:.4g} from the noisy pixels (red adds, "
-            f"blue takes away) {'-' if made.net_bias < 0 else '+'} {abs(made.net_bias):.4g} from constants of the "
+            f"blue subtracts) {'-' if made.net_bias < 0 else '+'} {abs(made.net_bias):.4g} from constants of the "
             f"networks (net bias). Weights add up to {made.total:.3g}; effective width "
             f"{made.effective_width:.3g} px. With twice the noise: net bias {noisier.net_bias:.4g}, effective width "
             f"{noisier.effective_width:.3g} px."
@@ -374,7 +374,7 @@ def _pictures(made: EquivalentFilter, title_of: Callable[[int], str]) -> tuple[W
 def _motion(made: EquivalentFilter) -> str:
     """Return how far the weights of neighbouring frames are displaced, as a sentence; empty for single frames."""
     moved = [
-        f"{number - made.box.scene:+d}: {', '.join(f'{v:+.1f}' for v in by)} px"
+        f"{number - made.box.scene:+d}: {', '.join(f'{round(v, 1) + 0.0:+.1f}' for v in by)} px"
         for number, by in sorted(made.displacements.items())
     ]
     letters = ", ".join("zyx"[-len(made.at) :])

@@ -125,7 +125,9 @@ class UncertaintyView(QWidget):
         """Make the controls that are always in sight."""
         self.hint = NoteLabel(self._theme, "hint")
         self.drift = NoteLabel(self._theme, "drift")
-        self.channel = combo_box("channel", "Channel that is looked at; follows the viewer's slider.")
+        self.channel = combo_box(
+            "channel", "Channel that this dock shows; it follows the slider of the viewer."
+        )
         self.toggles: dict[str, QPushButton] = {}
         for kind in MAP_KINDS:
             if kind.added == "button":
@@ -142,13 +144,14 @@ class UncertaintyView(QWidget):
         value = QDoubleSpinBox()
         value.setRange(-1e12, 1e12)
         self.threshold = _SlidingBox(
-            value, "threshold", "What the signal must exceed, in the units of the median."
+            value, "threshold", "Value that the signal must exceed, in the unit of the median."
         )
         self.lock = push_button(
             "lock",
             "Lock",
-            "Recalibrate the map at this threshold alone. This can make it sharper, or for a rare phase worse; the "
-            "slider rests meanwhile. The lock is saved with the networks.",
+            "Calibrate the probability map for this threshold alone. This can make it sharper, or worse for "
+            "a rare phase. The slider can't be moved while the threshold is locked. The lock is saved with "
+            "the networks.",
         )
         self.lock.setCheckable(True)
         self.lock.setAccessibleName("Lock the threshold")
@@ -159,26 +162,29 @@ class UncertaintyView(QWidget):
         self.confidence = _SlidingBox(
             sure,
             "confidence",
-            "How sure a claim must be: pixels are outlined where the one-sided bound of the signal lies above the "
-            "threshold. It is aimed at on average over all pixels of images like the calibration data, not over the "
-            "outlined ones: of those, more than the rest may be wrong. For a share of wrong claims, claim a set.",
+            "How sure it must be that the signal exceeds the threshold: pixels are outlined where the lower "
+            "bound of the signal, at this confidence, lies above the threshold. The confidence is aimed at "
+            "on average over all pixels of images like the calibration data, not over the outlined ones, of "
+            "which a larger share may be wrong. To aim at a share of wrong claims, select a set.",
         )
         self.confidence.set_range(*_SURE)
-        self.select = QCheckBox("Claim a set, wrong claims about")
+        self.select = QCheckBox("Select a set with wrong claims of about")
         self.select.setObjectName("select")
         self.select.setToolTip(
-            "Outline a set of pixels instead of judging each pixel for itself, aiming at this share of wrong claims in "
-            "fields like the calibration data. In other fields more may be wrong, and with few held-out blocks that "
-            "hold claims often more than asked for. With too few, nothing is claimed."
+            "Outline a set of pixels that is claimed to exceed the threshold, instead of judging each pixel "
+            "on its own. The set aims at this share of wrong claims in fields like the calibration data. In "
+            "other fields more may be wrong; with few held-out blocks that have claims, often more than "
+            "asked for. With too few of them, nothing is claimed."
         )
-        self.select.setAccessibleName("Claim a set, aiming at a share of wrong claims")
+        self.select.setAccessibleName("Select a set, aiming at a share of wrong claims")
         self.level = PercentBox()
         self.level.setObjectName("false_discovery")
         self.level.setRange(0.001, 0.5)
         self.level.setValue(0.1)
         self.level.setFixedWidth(64)
         self.level.setToolTip(
-            "Share of wrong claims to aim at in fields like the calibration data, with held-out blocks as cases."
+            "Share of wrong claims to aim at, in fields like the calibration data. It is measured on the "
+            "held-out blocks."
         )
         self.level.setAccessibleName("Share of wrong claims to aim at")
         self.caption = QLabel()
@@ -193,16 +199,21 @@ class UncertaintyView(QWidget):
         self.line_cut = push_button(
             "line_cut",
             "Draw a line",
-            "Add a line to the viewer; drag its ends, or draw another. Values along it appear here.",
+            "Add a line to the viewer; drag its ends, or draw another one. The values along it appear here.",
         )
         self.truth = combo_box(
-            "truth", "Layer that holds the truth of this field, where there is one: drawn dashed."
+            "truth",
+            "Layer with the true signal of this field, if there is one; it is drawn as a dashed line.",
         )
         self.line_chart = LineChart(colours)
         self.line_chart.hide()
         self.line_note = NoteLabel(self._theme, "line_note")
         self.pixel = QLabel("Click a pixel in the viewer.")
         self.pixel.setObjectName("pixel")
+        self.pixel.setToolTip(
+            "P(> t) is the probability that the signal exceeds the threshold. The conservative value counts one more "
+            "held-out block against it, and decides if a pixel is outlined at a confidence."
+        )
         self.pixel.setWordWrap(True)
         self.pixel.setTextFormat(Qt.TextFormat.RichText)
         self.pixel.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
@@ -212,8 +223,9 @@ class UncertaintyView(QWidget):
         self.filter = push_button(
             "filter",
             "Show its filter",
-            "Show the weight of every noisy pixel in the median of the clicked one: its equivalent filter, as a layer "
-            "and as pictures. While this is on, it follows the pixel: click another one, or hold Shift and drag.",
+            "Show the weight of every noisy pixel in the median of the clicked one (its equivalent filter), "
+            "as a layer and as pictures. While this is on, it follows the pixel: click another one, or hold "
+            "Shift and drag.",
         )
         self.filter.setCheckable(True)
         self.filter.hide()
@@ -227,19 +239,20 @@ class UncertaintyView(QWidget):
         self.reliability = CoverageChart(colours)
         self.reliability.hide()
         self.second_frame = combo_box(
-            "second_frame", "Another image of the same field: a second noisy frame, or a truth."
+            "second_frame", "Another image of the same field: a second noisy frame, or the true signal."
         )
         self.check_second = push_button(
             "check_second",
-            "Check on it",
-            "Measure how many pixels of the picked image lie inside the intervals. It must be of the kind that they "
-            "cover: a noisy repeat only after training on noisy images, else a clean image.",
+            "Check coverage",
+            "Measure the share of pixels of the picked image that lie inside the intervals. It must be of the kind "
+            "that they cover: a noisy repeat only after training on noisy images, else a clean image.",
         )
         self.second_note = NoteLabel(self._theme, "second_note")
         self.missed = push_button(
             "miscoverage",
             "Show missed blocks",
-            "Add a layer with the share of missed pixels of each held-out block; for the image that was calibrated on.",
+            "Add a layer with the share of pixels of each held-out block that lie outside their "
+            "intervals. Only for the image that was calibrated on.",
         )
         self._build_draws()
         self.tabs = QTabWidget()
@@ -253,33 +266,35 @@ class UncertaintyView(QWidget):
         self.draws_count.setAccessibleName("Number of draws")
         self.draws_count.setRange(1, 200)
         self.draws_count.setValue(20)
-        self.draws_count.setToolTip("Number of whole plausible images.")
+        self.draws_count.setToolTip("Number of plausible images to draw.")
         self.draw = push_button(
             "draw",
             "Draw images",
-            "Draw whole images that the noisy one may come from: each pixel has its calibrated distribution, and "
-            "errors go together about as on held-out pixels. What comes and goes is unknown; what stays can be wrong.",
+            "Draw plausible images of the signal: each pixel has its calibrated distribution, and errors are "
+            "correlated about as on held-out pixels. What changes from draw to draw is uncertain; what stays can "
+            "still be wrong.",
         )
         self.draw_slider = QSlider(Qt.Orientation.Horizontal)
         self.draw_slider.setObjectName("draw_slider")
-        self.draw_slider.setAccessibleName("Draw in sight")
-        self.draw_slider.setToolTip("Which draw the layer shows.")
+        self.draw_slider.setAccessibleName("Draw that is shown")
+        self.draw_slider.setToolTip("Draw that the layer shows.")
         self.play = push_button("play", "Play", "Show one draw after another, as a movie.")
         self.play.setCheckable(True)
         self.statistic = combo_box(
             "statistic",
-            "What is measured in each draw; its range over draws cannot be had pixel by pixel.",
+            "What is measured in each draw; t is the threshold. The range over the draws can't be "
+            "computed from single pixels.",
         )
         self.statistic.addItems(["Area above t", "Grains above t", "Mean"])
         self.region = combo_box(
             "region",
-            "Where it is measured: the whole field, or what is painted in a labels layer of its shape.",
+            "Where it is measured: in the whole field, or where a Labels layer of the same shape is painted.",
         )
         self.region.addItems(["whole field"])
         self.measure = push_button(
             "measure",
             "Measure",
-            "Measure in 99 draws, in the channel and at the threshold that are chosen above.",
+            "Measure it in 99 draws, for the channel and the threshold that are chosen above.",
         )
         self.draws_note = NoteLabel(self._theme, "draws_note")
 
