@@ -41,7 +41,7 @@ _CONTROLS = {
     "name its axes": "axes",
     "pixels that count": "valid",
     "recalibrate": "recalibrate",
-    "calibrate tokens apart": "groups",
+    "calibrate tokens separately": "groups",
     "calibrate on images like this one": "calibrate_on",
     "calibrate on a noisy image": "calibrate_on",
     "calibrate again": "calibrate_on",

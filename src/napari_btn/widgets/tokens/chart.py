@@ -31,10 +31,10 @@ class TokenChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Values in each token",
-            "One shape per token, by its number: how the channel's median is spread over the token's pixels. The bar "
-            "is the token's own median. Picked tokens are drawn strong.",
+            "One shape for each token, by its number: the distribution of the channel's median over the "
+            "pixels of the token. The bar is the median of the token. Picked tokens are highlighted.",
             height=160,
-            legend=(("━", "median of the token", "text"), ("◆", "its pixels", "text")),
+            legend=(("━", "median of the token", "text"), ("◆", "distribution over its pixels", "text")),
         )
         self.violins: dict[int, Any] = {}
         self._medians: dict[int, Any] = {}

@@ -31,7 +31,7 @@ _NOTHING_YET = (
     "Nothing is denoised yet. Train in the Denoise dock, or apply loaded networks to a layer there."
 )
 _KNOWN_PIXELS, _FAR_BELOW = 100, 0.15  # held-out pixels of a token that count, and a coverage that is bad
-_GONE = "The layer with the tokens was removed; Find tokens makes it again."
+_GONE = "The layer with the tokens was removed. Click Find tokens to make it again."
 
 
 class TokensWidget(Dock):
@@ -130,7 +130,7 @@ class TokensWidget(Dock):
         self.view.assign.setEnabled(there and bool(picked))
         what = "" if self.editor.shown is None else self.editor.shown.undoable
         self.view.undo.setEnabled(there and bool(what))
-        self.view.undo.setToolTip(f"Take back {what}." if what else "Nothing to take back yet.")
+        self.view.undo.setToolTip(f"Undo {what}." if what else "There is nothing to undo yet.")
         self._show_stability()
 
     def _show_stability(self) -> None:
@@ -146,14 +146,16 @@ class TokensWidget(Dock):
         self.view.suggest.setVisible(True)
         self.view.suggest.setEnabled(tokens.k != best and not self.busy)
         if not np.isfinite(value):
-            self.view.stability.say(("info", "How well seeds agree is unknown for this palette."))
+            self.view.stability.say(
+                ("info", "It is unknown how well repeated clustering agrees on these tokens.")
+            )
             return
-        text = f"Seeds agree to {value:.2f} on {tokens.k} tokens (1 is best). "
+        text = f"Repeated clustering agrees to {value:.2f} on {tokens.k} tokens (1 is best). "
         if value >= 0.8:
             more = "That is stable." if tokens.k >= best else f"Stable up to {best}."
         else:
             more = (
-                f"More a palette than classes; stable up to {best}."
+                f"Use them as colours rather than as classes; stable up to {best}."
                 if tokens.k > best
                 else f"Suggested: {best}."
             )
@@ -178,11 +180,12 @@ class TokensWidget(Dock):
         if not found:
             return ()
         value, number, channel = min(found)
-        where = f" in {channel}" if len(channels_of(shown.view)) > 1 else ""
+        where = f" of {channel}" if len(channels_of(shown.view)) > 1 else ""
         text = (
-            f"Token {number} is covered to {100 * value:.0f} %{where}, not {100 * aim:.4g} %. Calibrate tokens "
-            "apart in the Denoise dock, then Recalibrate, which helps tokens that are worth enough held-out blocks; or "
-            "hold out more of it."
+            f"In token {number}, {100 * value:.0f} % of the held-out pixels{where} lie inside their "
+            f"intervals, not {100 * aim:.4g} %. Calibrate tokens separately in the Denoise dock, then "
+            "Recalibrate, which helps tokens that are worth enough held-out blocks; or hold out more of this "
+            "token."
         )
         return (("amber", text),)
 
@@ -207,7 +210,7 @@ class TokensWidget(Dock):
                 valid="finite",
                 prediction=prediction,
             )
-            yield Progress(1, 1, "Summing up")
+            yield Progress(1, 1, "Computing the table")
             _ = found.table
             return made, found
 

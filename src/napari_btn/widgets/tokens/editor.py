@@ -258,7 +258,9 @@ class TokenEditor:
         self._view.status.say(
             (
                 "info",
-                f"By {viewpoint}, {numbers}: {name}." if name else f"By {viewpoint}, {numbers}: no group.",
+                f"By {viewpoint}, the group of {numbers} is '{name}'."
+                if name
+                else f"By {viewpoint}, the group of {numbers} was removed.",
             )
         )
 
@@ -285,7 +287,7 @@ class TokenEditor:
         self._session.tokens = self.shown.tokens
         self.describe()
         self.offer_groups()
-        self._view.status.say(("info", f"Took back {what}." if what else ""))
+        self._view.status.say(("info", f"Undone: {what}." if what else ""))
 
     def show(self, tokens: Tokens | None, source: str) -> None:
         """Show other tokens, or none.
@@ -345,7 +347,7 @@ class TokenEditor:
         # numbers stay with their tokens; a token that isn't there any more has no row
         self._view.table.pick([n for n in self._view.table.picked() if n <= k])
         if edited:
-            text = "The palette was cut again. Undo brings merged and painted labels back."
+            text = "The number of tokens was changed. Undo restores merged and painted labels."
             self._view.status.say(("info", text))
         self._describe_later.start()
 

@@ -243,7 +243,7 @@ class TokenLayer:
             self.tokens, self.names, self.groups, self.edited = tokens, names, groups, True
             self.layer.data = kept.astype(tokens.labels.dtype)
 
-        self._push(f"the new cut of {tokens.k} edited tokens", back)
+        self._push("the new number of tokens", back)
 
     def merge(self, numbers: Iterable[int]) -> int:
         """Merge tokens into the largest of them, and return its number."""
@@ -252,7 +252,7 @@ class TokenLayer:
         counts = np.bincount(labels.ravel())
         chosen = sorted({n for n in numbers if 0 < n < len(counts)}, key=lambda n: -counts[n])
         if layer is None or len(chosen) < 2:
-            raise ValueError(f"{len(chosen)} token came to be merged; pick two or more in the table.")
+            raise ValueError("To merge tokens, pick two or more of them in the table.")
         target, *others = chosen
         gone = np.zeros(len(counts), dtype=bool)
         gone[others] = True

@@ -21,8 +21,8 @@ __all__ = ["NAME_COLUMN", "TokenTable"]
 NAME_COLUMN = 1
 _HEIGHT = 90  # pixels; it grows where there is more room
 _COVERAGE_HELP = (
-    "Share of the token's held-out pixels that lie inside their intervals, mean over the channels. The pixels of "
-    "few blocks may be far from it by chance."
+    "Share of the token's held-out pixels that lie inside their intervals, as a mean over the channels. If "
+    "they come from few blocks, the share may be far off by chance."
 )
 _NO_TRUTH = (
     "Unknown: coverage is counted on held-out pixels, and this image is not the one that the intervals were "
@@ -58,8 +58,8 @@ class TokenTable(QTableWidget):
         self.setObjectName("table")
         self.setAccessibleName("Tokens")
         self.setToolTip(
-            "One row per token. Pick rows to highlight them in the image; click a head to sort; "
-            "double-click a name to change it."
+            "One row for each token. Pick rows to highlight them in the image; click a column heading to "
+            "sort; double-click a name to change it."
         )
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
@@ -102,7 +102,9 @@ class TokenTable(QTableWidget):
         columns += [("share", "Share of the image's pixels.", "share")]
         columns += [("coverage", _COVERAGE_HELP, "coverage")]
         columns += [
-            (v, f"Group by {v}; Group puts the picked tokens into one.", v) for v in VIEWPOINTS if v in table
+            (v, f"Groups by {v}. The button Group puts the picked tokens into one.", v)
+            for v in VIEWPOINTS
+            if v in table
         ]
         columns += [
             (c, f"Median of {c} over the token's pixels.", f"{c} median")
@@ -205,7 +207,7 @@ def _cell(key: str, value: Any, table: Mapping[str, NDArray[Any]], row: int) -> 
     low, high = (table.get(key.replace(" median", f" {q}")) for q in ("q05", "q95"))
     spread = ""
     if low is not None and high is not None and key.endswith(" median"):
-        spread = f"Nine tenths of the pixels lie between {low[row]:.3g} and {high[row]:.3g}."
+        spread = f"90 % of the pixels lie between {low[row]:.3g} and {high[row]:.3g}."
     return _Cell(f"{value:.3g}", float(value), spread)
 
 

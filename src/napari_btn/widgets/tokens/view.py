@@ -53,21 +53,24 @@ class TokensView(QWidget):
         """Make the controls that find and cut tokens."""
         self.hint = NoteLabel(self._theme, "hint")
         self.find = push_button(
-            "find", "Find tokens", "Group the pixels of the denoised image by what the networks see in them."
+            "find",
+            "Find tokens",
+            "Group the pixels of the denoised image into tokens: clusters of pixels that look alike to "
+            "the networks.",
         )
         self.stop = push_button("stop", "Stop", "Stop the search; nothing is changed.")
         self.refit = QCheckBox("Learn again")
         self.refit.setObjectName("refit")
-        self.refit.setAccessibleName("Learn the palette again")
+        self.refit.setAccessibleName("Learn the tokens again")
         self.refit.setToolTip(
-            "Learn a new palette from this image. Otherwise the palette that the networks carry is used, so that "
-            "a token means the same in every image."
+            "Learn new tokens from this image. Otherwise the tokens that are stored with the networks (their "
+            "palette) are used, so that a token means the same in every image."
         )
         self.method = combo_box(
             "method",
-            "How alike pixels are made tokens. k-means: round clusters of alike size, the first choice. Gaussian "
-            "mixture: clusters may be long, small or wide. HDBSCAN: dense ones of any shape, as many as there are, "
-            "often few. Another way than the palette's learns a new one.",
+            "How similar pixels become tokens. k-means: round clusters of similar size; the first choice. "
+            "Gaussian mixture: clusters may be long, small or wide. HDBSCAN: dense clusters of any shape, as "
+            "many as there are, often few. Another method than that of the stored tokens learns new ones.",
         )
         self.method.setAccessibleName("How pixels are clustered")
         for text, method in _METHODS:
@@ -83,9 +86,11 @@ class TokensView(QWidget):
             part.setRange(2, _MOST)
             part.setValue(20)
             part.setAccessibleName("Number of tokens")
-            part.setToolTip("How many tokens; follows at once. Numbers and names stay with their tokens.")
+            part.setToolTip(
+                "Number of tokens; the image changes at once. Tokens keep their numbers and names."
+            )
         self.suggest = push_button(
-            "suggest", "Use 5", "Take the largest number of tokens on which repeated learning agrees."
+            "suggest", "Use 5", "Use the largest number of tokens on which repeated clustering agrees."
         )
         self.suggest.hide()
         self.stability = NoteLabel(self._theme, "stability")
@@ -94,37 +99,40 @@ class TokensView(QWidget):
         """Make the controls that show and edit tokens."""
         self.table = TokenTable()
         self.merge = push_button(
-            "merge", "Merge", "Make the picked tokens one; the largest keeps its number."
+            "merge", "Merge", "Merge the picked tokens into one; it gets the number of the largest."
         )
         self.rename = push_button("rename", "Rename", "Type a name for the picked token.")
-        self.undo = push_button("undo", "Undo", "Nothing to take back yet.")
+        self.undo = push_button("undo", "Undo", "There is nothing to undo yet.")
         self.export = push_button(
             "export",
             "Export…",
-            "Write the labels as OME-TIFF, with a table (CSV) and their provenance (JSON) beside them.",
+            "Save the labels as OME-TIFF, with a table (CSV) and a record of how they were made (JSON) "
+            "beside them.",
         )
         self.viewpoint = combo_box(
-            "viewpoint", "Point of view to group tokens from. Each has groups of its own, and one column."
+            "viewpoint",
+            "Point of view by which tokens are grouped. Each has its own groups, and its own column in "
+            "the table.",
         )
         self.viewpoint.addItems(VIEWPOINTS)
         self.viewpoint.setAccessibleName("Point of view")
         self.group_name = combo_box(
             "group_name",
-            "Name of the group: type a new one, or choose one that is there. Empty for no group.",
+            "Name of the group: type a new one, or choose an existing one. Empty for no group.",
         )
         self.group_name.setEditable(True)
         self.group_name.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
         self.group_name.setAccessibleName("Name of the group")
         self.assign = push_button(
-            "assign", "Group", "Put the picked tokens into this group, in this cut and all others."
+            "assign", "Group", "Put the picked tokens into this group, whatever the number of tokens."
         )
         self.alone = QCheckBox("Picked only")
         self.alone.setObjectName("alone")
         self.alone.setAccessibleName("Show the picked tokens only")
-        self.alone.setToolTip("Hide all tokens but the picked ones, instead of showing the others faintly.")
+        self.alone.setToolTip("Hide all other tokens, instead of showing them faintly.")
         self.colour_by = combo_box("colour_by", "Colour the labels by token, or by the median of a channel.")
         self.colour_by.setAccessibleName("Colour by")
-        self.channel = combo_box("channel", "Channel whose values are drawn below, token by token.")
+        self.channel = combo_box("channel", "Channel whose values the chart below shows for each token.")
         self.values_of = QLabel("Values of")
         self.chart = TokenChart(self._theme.colours())
         self.chart.hide()
