@@ -207,7 +207,7 @@ def test_regions_say_what_they_are_expected_to_decide(folder):
     planned = [r.dwell for r in read_regions(folder / "r.csv")]
     assert sum(planned) <= 50 + 1e-6
     assert f"dwell of {min(planned):.3g}" in dwell.stdout
-    assert "x its beam time" in dwell.stdout
+    assert "times its beam time" in dwell.stdout
     told = call(*base, "--json")
     assert len(json.loads(told.stdout)) == 5
     assert "Expected wrongly decided area" in told.stderr

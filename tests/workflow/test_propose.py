@@ -165,7 +165,7 @@ def test_values_in_the_units_of_the_maps_are_fused_as_counts_of_their_dwell(pred
 def test_the_shared_dwell_is_told_with_its_beam_time():
     regions = [Region(0, 0, 10, 10, dwell=d) for d in (2.0, 6.0)]
     text = dwell_sentence(regions, (20, 20))
-    assert text == "All have a dwell of 2 to 6 x that of the image; together 2 x its beam time."
+    assert text == "All have a dwell of 2 to 6 times that of the image; together 2 times its beam time."
     assert dwell_sentence([*regions, Region(0, 0, 5, 5)], (20, 20)).startswith("2 of 3 windows have a dwell")
     assert dwell_sentence([Region(0, 0, 5, 5)], (20, 20)) == ""
 
@@ -186,10 +186,11 @@ def test_areas_are_told_in_the_unit_of_the_image():
     )
     assert replace(made, dwells=(10.0,)).sentence(None, "px").endswith("after these windows 200 px.")
     assert made.sentence((0.5, 0.5), "um", 100.0).endswith(
-        "now 200 µm², after these windows 50 µm² if they are measured without error. 25 µm² needs 3 more."
+        "now 200 µm², after these windows 50 µm² if they are measured without error. To reach 25 µm², 3 more "
+        "windows are needed."
     )
     assert "is reached" in replace(made, more=0).sentence(None, "px", 300.0)
-    assert "No number of windows" in replace(made, more=None).sentence((1.0, 1.0, 2.0), "nm", 1.0)
+    assert "however many" in replace(made, more=None).sentence((1.0, 1.0, 2.0), "nm", 1.0)
 
 
 def test_a_window_with_a_mask_counts_its_own_pixels(prediction):

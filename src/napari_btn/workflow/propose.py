@@ -94,10 +94,13 @@ class Expected:
             return text
         wanted = f"{shown_amount(size * until)} {name}"
         if self.more is None:
-            return f"{text} No number of windows of this size reaches {wanted}."
+            return f"{text} Windows of this size, however many, don't reach {wanted}."
         if self.more == 0:
             return f"{text} {wanted} is reached."
-        return f"{text} {wanted} needs {self.more} more."
+        return (
+            f"{text} To reach {wanted}, {self.more} more {'window is' if self.more == 1 else 'windows are'} "
+            "needed."
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +143,7 @@ def dwell_sentence(regions: Sequence[Region], shape: Sequence[int]) -> str:
     who = "All have" if len(planned) == len(regions) else f"{len(planned)} of {len(regions)} windows have"
     least, most = min(dwells), max(dwells)
     each = f"{least:.3g}" if least == most else f"{least:.3g} to {most:.3g}"
-    return f"{who} a dwell of {each} x that of the image; together {time:.3g} x its beam time."
+    return f"{who} a dwell of {each} times that of the image; together {time:.3g} times its beam time."
 
 
 def sizes_of(prediction: Prediction) -> dict[str, int]:

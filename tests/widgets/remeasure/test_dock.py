@@ -441,7 +441,7 @@ def test_places_without_a_fit_are_reported(make_dock, viewer, rows, sentence):
 def test_positions_come_from_a_points_layer(make_dock, viewer):
     dock = make_dock(make_prediction())
     part(dock, "stage_take").click()
-    assert "no layer with points" in dock.view.stage.fit.notes[0][1]
+    assert "no Points layer" in dock.view.stage.fit.notes[0][1]
     viewer.add_points([[1.0, 2.0], [15.0, 2.5], [1.0, 25.0]], name="marks")
     type_places(dock, [("", "", 7, 8)])
     part(dock, "stage_take").click()
@@ -564,7 +564,7 @@ def test_the_expected_wrong_area_is_told_and_stops_the_proposals(make_dock, view
     part(dock, "until").setValue(0.1)
     part(dock, "propose").click()
     assert places(session_of(viewer).regions) == [(r.y, r.x, 8, 10) for r in session_of(viewer).regions]
-    assert "more" in dock.view.message.notes[0][1] or "No number" in dock.view.message.notes[0][1]
+    assert "more" in dock.view.message.notes[0][1] or "however many" in dock.view.message.notes[0][1]
     part(dock, "score").setCurrentIndex(part(dock, "score").findData("width"))
     assert not part(dock, "until").isVisibleTo(dock)
 
@@ -716,7 +716,7 @@ def test_training_continues_with_the_windows_and_reports_the_gain(ready, continu
     said = [text for _, text in dock.view.loop.gain.notes]
     assert len(said) == 4
     assert said[1].startswith("Si: ")
-    assert "2 → 1 (-50.0%), 90.0%" in said[1]
+    assert "2 → 1 (-50.0 %), 90.0 %" in said[1]
     assert column(dock, "✓") == ["✓", "✓"]
 
 

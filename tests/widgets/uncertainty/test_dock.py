@@ -630,7 +630,7 @@ def test_a_second_frame_is_checked_with_one_click(make_dock, model, viewer, qtbo
     assert "100.0 % of" in said
     assert "aimed at" in said
     assert "Of a noisier image fewer lie inside" in said
-    assert "flatters" not in said
+    assert "so more lie inside" not in said
 
 
 def test_a_check_on_the_field_of_the_training_says_that_it_flatters(make_dock, model, viewer, qtbot):
@@ -643,7 +643,7 @@ def test_a_check_on_the_field_of_the_training_says_that_it_flatters(make_dock, m
     part(dock, "check_second").click()
     drawn(dock, qtbot)
     said = part(dock, "second_note").text()
-    assert "trained on a part of this field, which flatters them" in said
+    assert "trained on a part of this field, so more lie inside" in said
     assert "noisier" not in said
 
 

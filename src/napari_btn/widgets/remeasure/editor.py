@@ -333,7 +333,7 @@ class RegionEditor:
     def _say_outside(self, numbers: list[int]) -> None:
         """Report which rectangles reach over the border."""
         kept = tuple(n for n in self._view.message.notes if "image's border" not in n[1])
-        text = f"Rectangle {', '.join(map(str, numbers))}: what lies over the image's border doesn't count."
+        text = f"Rectangle {', '.join(map(str, numbers))}: the part beyond the image's border doesn't count."
         self._view.message.say(*kept, *((("amber", text),) if numbers else ()))
 
     def show_table(self, regions: Sequence[Region], blank: Sequence[bool]) -> None:

@@ -90,14 +90,14 @@ class Field:
             area = self._marked(layer)
             if not area.any():
                 raise ValueError(
-                    f"Nothing in layer '{layer.name}' lies on the image; paint or draw the area, or choose "
-                    "'whole image'."
+                    f"Layer '{layer.name}' has nothing on the image. Paint or draw the area, or choose 'whole "
+                    "image'."
                 )
         for start, size in measured:
             area[tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))] = False
         if not area.any():
             raise ValueError(
-                "All of the area was measured again; clear 'not measured yet', or choose another area."
+                "All of the area was measured again. Untick 'not measured yet', or choose another area."
             )
         return area
 
@@ -108,5 +108,5 @@ class Field:
             return np.asarray(mask_over(layer, axes, shape) != 0)
         anchor = self.anchor()
         if anchor is None:
-            raise ValueError(f"The layer '{self.source.name}' is gone; denoise the image again.")
+            raise ValueError(f"The layer '{self.source.name}' was removed. Open and denoise the image again.")
         return drawn_over(layer, anchor, axes, shape)

@@ -126,7 +126,9 @@ class RegionLoop:
         self._editor.show_table(self._editor.regions, self._editor.blank)
         self._changed()
         n = len(found)
-        self._view.message.say(("info", f"'{image.name}' is in {n} {'window' if n == 1 else 'windows'}."))
+        self._view.message.say(
+            ("info", f"'{image.name}' was put into {n} {'window' if n == 1 else 'windows'}.")
+        )
 
     def _on_user_fuse(self) -> None:
         """Combine the measured windows with the prediction."""
@@ -192,12 +194,12 @@ class RegionLoop:
 
         def failed(error: Exception) -> None:
             """Show the error."""
-            self._view.message.say(("red", f"Training did not go on. {sentence_of(error)}"))
+            self._view.message.say(("red", f"Training was not continued. {sentence_of(error)}"))
             over()
 
         def stopped() -> None:
             """Show that nothing changed."""
-            self._view.message.say(("info", "Stopped; the networks are as they were."))
+            self._view.message.say(("info", "Stopped. The networks were not changed."))
             over()
 
         def over() -> None:
@@ -252,7 +254,7 @@ def _gained(made: Round, before: Prediction, regions: list[Region], scene: int) 
     """Return sentences on the gain of a round."""
     old, new = (width_outside(p, regions, scene) for p in (before, made.prediction))
     gain = made.gain
-    lines = [("info", "Mean width outside the windows, and on held-out pixels with their coverage:")]
+    lines = [("info", "Mean width outside the windows; then mean width and coverage on held-out pixels:")]
     rows = zip(
         shown_names(gain.after.channel_names),
         old,
@@ -263,6 +265,14 @@ def _gained(made: Round, before: Prediction, regions: list[Region], scene: int) 
         strict=True,
     )
     for name, a, b, c, d, inside in rows:
-        text = f"{name}: {a:.3g} → {b:.3g} ({b / a - 1:+.1%});  {c:.3g} → {d:.3g} ({d / c - 1:+.1%}), {inside:.1%}"
+        text = (
+            f"{name}: {a:.3g} → {b:.3g} ({_percent(b / a)});  {c:.3g} → {d:.3g} ({_percent(d / c)}), "
+            f"{100 * inside:.1f} %"
+        )
         lines.append(("info", text))
     return lines
+
+
+def _percent(ratio: float) -> str:
+    """Return the change that a ratio means, in percent, without a negative zero."""
+    return f"{round(100 * (ratio - 1), 1) + 0.0:+.1f} %"

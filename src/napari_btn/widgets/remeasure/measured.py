@@ -38,18 +38,19 @@ __all__ = ["MeasuredPanel", "Round", "continue_steps", "measured_in"]
 
 _DWELL = 10.0
 _PUT_HELP = (
-    "Take the picked image as what was measured in the selected windows: a patch of a window's size, or an image of "
-    "the whole field, which is cut."
+    "Use the picked image as the new measurement of the selected windows: a patch with the size of a window, "
+    "or an image of the whole field, from which the windows are cut."
 )
 _GO_HELP = (
-    "Go on training with the windows that were measured again, calibrate again on held-out pixels, and denoise the "
-    "image again."
+    "Continue the training with the windows that were measured again, calibrate again on held-out pixels, "
+    "and denoise the image again."
 )
 
 
 _FUSE_HELP = (
-    "Combine what was measured in the windows with the prediction: each is evidence, and neither alone is the answer. "
-    "The maps in the windows become those of both, calibrated on simulated measurements of this dose."
+    "Combine the new measurements with the prediction, because both together say more than each alone. In "
+    "the windows, the maps become those of the combination, calibrated on simulated measurements of this "
+    "dose."
 )
 
 
@@ -105,12 +106,12 @@ def measured_in(
     size = " x ".join(str(n) for n in patch.shape[1:])
     if found:
         raise ValueError(
-            f"{len(found)} windows have {size} px; select the row of the one that it belongs to."
+            f"{len(found)} windows have {size} px. Select the row of the window that the image belongs to."
         )
     sizes = {" x ".join(str(n) for n in region.size) for region in regions}
     raise ValueError(
-        f"The image has {size} px, the windows {', '.join(sorted(sizes)) or 'are none'}; crop or bin it to the pixels "
-        "of the window."
+        f"The image has {size} px, the windows have {', '.join(sorted(sizes)) or 'none'}. Crop or bin the "
+        "image to the pixels of its window."
     )
 
 
@@ -175,10 +176,10 @@ class MeasuredPanel(QWidget):
         super().__init__()
         self._session = session
         self.measured = LayerPicker(
-            "measured", "What was measured again: a patch of a window's size, or the whole field.", theme
+            "measured", "The new measurement: a patch with the size of a window, or the whole field.", theme
         )
         self.measured.say_open("Load re-measured…")
-        self.measured.open.setToolTip("Read what was measured again from a file, as a layer.")
+        self.measured.open.setToolTip("Open a file with the new measurement as a layer.")
         self.put = push_button("put", "Put into window", _PUT_HELP)
         self.noisy = LayerPicker("trained_noisy", "Noisy image that the networks were trained on.", theme)
         self.clean = LayerPicker("trained_clean", "Clean image that the networks were trained on.", theme)
@@ -188,10 +189,10 @@ class MeasuredPanel(QWidget):
         self.dwell.setRange(0, 1e6)
         self.dwell.setSpecialValueText("dwell as planned")
         self.dwell.setValue(_DWELL)
-        self.dwell.setSuffix(" x the dwell")
+        self.dwell.setSuffix(" x the image's dwell")
         self.dwell.setToolTip(
-            "Dwell of the new measurement, in dwells of the noisy image; 0 takes the planned dwell of each window from "
-            "the table."
+            "Dwell time per pixel of the new measurement, as a multiple of that of the noisy image. 0 takes "
+            "the planned dwell of each window from the table."
         )
         self.dwell.setAccessibleName("Dwell of the new measurement")
         self.fuse = push_button("fuse", "Fuse", _FUSE_HELP)
@@ -227,7 +228,10 @@ class MeasuredPanel(QWidget):
         column.addWidget(self._pair)
         column.addLayout(buttons)
         column.addLayout(fusion)
-        help_text = "Load what was measured in the windows, and train on with it."
+        help_text = (
+            "Load what was measured in the windows, then continue the training with it, or combine it with "
+            "the prediction (Fuse)."
+        )
         self.folded = fold("measured_again", "Measured again", help_text, inside)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)

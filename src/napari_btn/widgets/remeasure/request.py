@@ -184,8 +184,8 @@ class Request:
         held_out = self._field.prediction.held_out
         if held_out is None:
             raise ValueError(
-                'These maps come without held-out scores, so a dwell says nothing. Set Dwell to "without error", or '
-                "denoise the image again."
+                "These maps have no held-out scores, so the effect of a dwell is unknown. Set Dwell to "
+                '"without error", or denoise the image again.'
             )
         return dose_of(held_out)
 

@@ -87,7 +87,7 @@ class StageFit:
         active = self._viewer.layers.selection.active
         if not layers:
             self._panel.say_fit(
-                None, 0, "There is no layer with points. Add a Points layer, and click three places in it."
+                None, 0, "There is no Points layer. Add one, and click three places of the image in it."
             )
             return
         anchor = None if self._field is None else self._field.anchor()

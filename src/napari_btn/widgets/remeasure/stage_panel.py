@@ -35,8 +35,8 @@ _HEADS = (
     ("stage 2", "Second coordinate of the same place on the stage."),
 )
 _TABLE_HELP = (
-    "Places that you find in the image and on the stage: three that span a triangle, or more. Type into the cells, "
-    "or take the positions from a Points layer."
+    "Places that are known in the image and on the stage: three that span a triangle, or more. Type into the "
+    "cells, or take the positions from a Points layer."
 )
 
 
@@ -75,10 +75,10 @@ class StagePanel(QWidget):
             "stage_take", "From points", "Take the positions from the selected Points layer, or the last one."
         )
         self.more = push_button(
-            "stage_more", "Add row", "One more place: the fit then says how well all agree."
+            "stage_more", "Add row", "Add one more place. From four places on, you see how well they agree."
         )
         self.clear = push_button(
-            "stage_clear", "Clear", "Forget all places; exports are without the stage again."
+            "stage_clear", "Clear", "Remove all places. Exports then have no stage coordinates."
         )
         self.fit = NoteLabel(theme, "stage_fit")
         self.table.itemChanged.connect(lambda _: self.changed.emit())
@@ -100,7 +100,7 @@ class StagePanel(QWidget):
             buttons.addWidget(button)
         column.addLayout(buttons)
         column.addWidget(self.fit)
-        help_text = "Tell where the image lies on the stage, so that exports hold stage coordinates."
+        help_text = "Say where the image lies on the stage, so that exports contain stage coordinates."
         self.folded = fold("stage", "Stage", help_text, inside)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -142,7 +142,8 @@ class StagePanel(QWidget):
             y, x, first, second = (float(text.replace(",", ".")) for text in texts)
         except ValueError as error:
             raise ValueError(
-                f"Place {row + 1} holds {', '.join(map(repr, texts))}; numbers are needed, as 120.5. Type them again."
+                f"Place {row + 1} holds {', '.join(map(repr, texts))}; numbers are needed, such as 120.5. "
+                "Type them again."
             ) from error
         return y, x, first, second
 
@@ -189,14 +190,14 @@ class StagePanel(QWidget):
             self.fit.say(("red", problem))
         elif affine is None:
             left = f"{count} of {_LEAST} places are complete. " if count else ""
-            self.fit.say(("info", f"{left}With three, exports hold stage coordinates."))
+            self.fit.say(("info", f"{left}With three places, exports contain stage coordinates."))
         elif count == _LEAST:
             self.fit.say(
-                ("info", "Three places fit exactly, whatever they are; a fourth tells how well they agree.")
+                ("info", "Three places always fit exactly. Add a fourth to see how well they agree.")
             )
         else:
             text = f"{count} places agree to {affine.residual:.3g} (root mean square, in the stage's unit)."
-            self.fit.say(("info", f"{text} Exports hold stage coordinates."))
+            self.fit.say(("info", f"{text} Exports contain stage coordinates."))
 
     def _on_user_clear(self) -> None:
         """Forget all places."""

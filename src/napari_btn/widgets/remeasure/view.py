@@ -38,28 +38,30 @@ __all__ = ["EXPORT_HELP", "PROPOSE_HELP", "UNMEASURED_HELP", "RemeasureView"]
 _SCORES = {
     "ambiguity": (
         "undecided at the threshold",
-        "How open it is whether the signal exceeds the threshold, 4 p (1 - p): 1 where the probability p of exceeding "
-        "it is one half, 0 where it is settled.",
+        "How undecided it is whether the signal exceeds the threshold: 4 p (1 - p), which is 1 where the "
+        "probability p of exceeding it is one half, and 0 where it is certain.",
     ),
     "width": (
         "width",
-        "Width of the interval: what another measurement narrows.",
+        "Width of the interval, which another measurement makes smaller.",
     ),
     "relative width": (
         "relative width",
-        "Width of the interval over the signal; faint background counts as the brighter tenth of the image does.",
+        "Width of the interval divided by the signal. Pixels darker than the brightest tenth of the "
+        "image are divided by the lower limit of that tenth, so that empty background doesn't win.",
     ),
     "spread": (
         "spread between members",
-        "How far the networks disagree: what more data may settle, while noise alone keeps all of them unsure.",
+        "How far the networks disagree. More data may settle that; where there is only noise, all of "
+        "them are unsure alike.",
     ),
     "relative spread": (
         "spread / width",
-        "The share of the interval's width that the networks' disagreement makes.",
+        "Disagreement of the networks, divided by the width of the interval.",
     ),
 }
-PROPOSE_HELP = "Find the windows that collect the most score, and add them as rectangles that can be edited."
-UNMEASURED_HELP = "Leave out the windows that were measured again: their pixels have no score."
+PROPOSE_HELP = "Find the windows with the highest total score, and add them as rectangles that can be edited."
+UNMEASURED_HELP = "Leave out the windows that were measured again; their pixels then have no score."
 _AREA_HELP = (
     "Where windows are proposed: only the score inside the area counts. Paint it in a new Labels layer, or draw it "
     "in a new Shapes layer, and pick that here. A window may reach over the edge of the area."
@@ -96,7 +98,8 @@ class RemeasureView(QWidget):
             self.score.setItemData(self.score.count() - 1, help_text, Qt.ItemDataRole.ToolTipRole)
         self.channel = combo_box(
             "channel",
-            "Channel that is scored; all are combined by their ranks, widths and spreads in units of each one's mean.",
+            "Channel that is scored. To combine all channels, each score is replaced by its rank; widths "
+            "and spreads are divided by the mean of their channel.",
         )
         self.threshold = QDoubleSpinBox()
         self.threshold.setRange(-1e12, 1e12)
@@ -104,29 +107,31 @@ class RemeasureView(QWidget):
         self.threshold.setAccessibleName("Threshold")
         self.threshold.setKeyboardTracking(False)
         self.threshold.setToolTip(
-            "What the signal must exceed, in the units of the median; the same as in the Uncertainty dock."
+            "Value that the signal must exceed, in the unit of the median; the same as in the "
+            "Uncertainty dock."
         )
         self.thresholds = QLabel()
         self.thresholds.setObjectName("thresholds")
         self.thresholds.setWordWrap(True)
         self.thresholds.setToolTip(
-            "Threshold of each channel; set them in the Uncertainty dock, or here one by one."
+            "Threshold of each channel. Set them in the Uncertainty dock, or here after picking a single "
+            "channel."
         )
         self.thresholds.setAccessibleName("Thresholds of all channels")
 
     def _build_window(self) -> None:
         """Make the controls of the windows."""
         self.window_height = self._number(
-            "window_height", "Height of a window: the field of view, from above to below."
+            "window_height", "Height of a window (field of view), from top to bottom."
         )
         self.window_width = self._number(
-            "window_width", "Width of a window: the field of view, from left to right."
+            "window_width", "Width of a window (field of view), from left to right."
         )
         self.window_depth = QSpinBox()
         self.window_depth.setObjectName("window_depth")
         self.window_depth.setRange(1, 1_000_000)
         self.window_depth.setSuffix(" planes")
-        self.window_depth.setToolTip("Planes of a window; 1 measures single planes again.")
+        self.window_depth.setToolTip("Number of planes in a window; 1 proposes single planes.")
         self.window_depth.setAccessibleName("Window depth in planes")
         self.window_unit = combo_box("window_unit", "Unit of the window's size.")
         self.window_unit.setMinimumContentsLength(2)
@@ -149,25 +154,27 @@ class RemeasureView(QWidget):
         self.until.setSpecialValueText("all windows")
         self.until.setKeyboardTracking(False)
         self.until.setToolTip(
-            "Propose windows until the expected wrongly decided area of the image is at most this."
+            "Propose windows until the area of the image that is expected to be on the wrong side of the "
+            "threshold is at most this."
         )
-        self.until.setAccessibleName("Wrongly decided area that is small enough")
+        self.until.setAccessibleName("Wrong area that is small enough")
         self.mean_dwell = QDoubleSpinBox()
         self.mean_dwell.setObjectName("mean_dwell")
         self.mean_dwell.setRange(0, 1e6)
         self.mean_dwell.setDecimals(1)
-        self.mean_dwell.setSuffix(" x the image's")
+        self.mean_dwell.setSuffix(" x the image's dwell")
         self.mean_dwell.setSpecialValueText("without error")
         self.mean_dwell.setKeyboardTracking(False)
         self.mean_dwell.setToolTip(
-            "Mean dwell of the windows, in dwells of the noisy image, whose counts decide; shared out between the "
-            "windows where it decides most. Without one, windows count as decided."
+            "Mean dwell time per pixel of the windows, as a multiple of that of the noisy image. It is "
+            "divided between the windows so that it decides the most; their noise is taken into account. "
+            "'without error': windows count as decided."
         )
         self.mean_dwell.setAccessibleName("Mean dwell of the windows")
         self.travel = QCheckBox("travel order")
         self.travel.setObjectName("travel_order")
         self.travel.setToolTip(
-            "List proposed windows in an order of short travel, rather than the best first."
+            "List proposed windows in an order with short ways of the stage, rather than the best first."
         )
         self.travel.setAccessibleName("Travel order")
         self.area = MaskPicker("area", _AREA_HELP, ("whole image",), ("Labels", "Shapes"))
@@ -189,7 +196,7 @@ class RemeasureView(QWidget):
         self.table.setObjectName("regions")
         self.table.setAccessibleName("Regions to measure again")
         self.table.setToolTip(
-            "Select a row to go to its rectangle; the numbers follow when you edit rectangles."
+            "Select a row to go to its rectangle. The values change when you edit rectangles."
         )
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.setSelectionMode(QAbstractItemView.SelectionMode.ExtendedSelection)
@@ -230,7 +237,7 @@ class RemeasureView(QWidget):
         self.form.addRow("", self.pixels)
         self.form.addRow("Depth", self.window_depth)
         self.form.addRow("How many", self._row(self.count, self.travel))
-        self.form.addRow("Until wrong", self.until)
+        self.form.addRow("Wrong area up to", self.until)
         self.form.addRow("Dwell", self.mean_dwell)
         self.form.addRow("Margin", self.margin)
         self.form.addRow("Inside", self._row(self.area, self.unmeasured))
@@ -278,21 +285,25 @@ class RemeasureView(QWidget):
         volume = bool(regions) and regions[0].z is not None
         heads = ["#", "score", "mean", f"size / {unit}", f"centre y, x / {unit}"]
         helps = [
-            "Rank, or place on the way, when proposed; it is the number in the viewer.",
-            "Score summed over the window, as it lies now.",
-            "Mean score of its pixels.",
-            "Height x width of the window.",
-            "Centre, from the outer corner of the first pixel.",
+            "Rank, or place in the travel order, when it was proposed; the viewer shows the same number.",
+            "Sum of the score over the window, at its present place.",
+            "Mean score of the pixels of the window.",
+            "Height and width of the window.",
+            "Centre of the window, measured from the outer corner of the first pixel.",
         ]
         if volume:
             heads.insert(3, "planes")
-            helps.insert(3, "First and last plane, from 0.")
+            helps.insert(3, "First and last plane, counted from 0.")
         if planned := any(r.dwell is not None for r in regions):
             heads.insert(3, "dwell")
-            helps.insert(3, "Planned dwell, in dwells of the noisy image; moving a rectangle takes it away.")
+            helps.insert(
+                3,
+                "Planned dwell time, as a multiple of that of the noisy image. Moving the rectangle removes "
+                "it.",
+            )
         if any(measured):
             heads.insert(1, "✓")
-            helps.insert(1, "Whether what was measured again is there; moving a rectangle takes it away.")
+            helps.insert(1, "Marks windows that have a new measurement. Moving the rectangle removes it.")
         table.setColumnCount(len(heads))
         table.setRowCount(len(regions))
         for k, (head, text) in enumerate(zip(heads, helps, strict=True)):

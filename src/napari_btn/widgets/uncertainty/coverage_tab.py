@@ -143,7 +143,7 @@ class CoverageTab:
             if prediction.covers not in NOISY_TARGETS:
                 text = f"{text} Of a noisier image fewer lie inside, even where the intervals are right."
             if trained:
-                text = f"{text} The networks were trained on a part of this field, so more lie inside than in a new one."
+                text = f"{text} The networks were trained on a part of this field, so more lie inside than in others."
             self._view.second_note.say(("info", text))
 
         def failed(error: Exception) -> None:
