@@ -63,7 +63,7 @@ def test_page_and_terminal_say_what_the_rule_aims_at():
             "block",
             "the clean signal inside the interval in 90 % of the pixels on average over images",
         ),
-        ("pixel", "like the calibration data, without a finite-sample guarantee"),
+        ("pixel", "like the calibration data, without a guarantee"),
         (
             "image",
             "in each of most images like the calibration data (each of most blocks, if that was one field)",

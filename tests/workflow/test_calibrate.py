@@ -216,7 +216,7 @@ def test_other_promises_need_no_training(apart, bundle, tmp_path):
     assert (calibration.rule, calibration.delta, calibration.score) == ("image", 0.2, "asymmetric")
     # one field holds no images, so its blocks are the cases, and the caption says so
     assert "90 % of the pixels of 80 % of new blocks of 8 px of this field" in calibration.caption()
-    assert any("nothing of most new images" in note.text for note in calibration.notes)
+    assert any("nothing about new images" in note.text for note in calibration.notes)
 
 
 # ---------------------------------------------------------------- copies of what trained

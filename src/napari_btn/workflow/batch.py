@@ -143,7 +143,8 @@ def outputs_of(images: Sequence[str], folder: Path, suffix: str = ".ome.tif") ->
         path = folder / f"{name}{suffix}"
         if path in made:
             raise ValueError(
-                f"{made[path]} and {image} would both be written to {path.name}; rename one, or write them apart."
+                f"{made[path]} and {image} would both be written to {path.name}; rename one, or write "
+                "them to different folders."
             )
         made[path] = image
     return tuple(made)
@@ -188,7 +189,7 @@ def batch_steps(
         output_format(file.output)
     for path in (*([] if table is None else [table]), *(file.output for file in files)):
         if path.exists() and not overwrite:
-            raise ValueError(f"{path} exists already; replace it on purpose, or choose another folder.")
+            raise ValueError(f"{path} exists already; allow it to be replaced, or choose another folder.")
     if table is not None:
         table.parent.mkdir(exist_ok=True)
     rows: list[BatchRow] = []
@@ -247,7 +248,8 @@ def _covered_less(coverage: NDArray[np.floating[Any]] | None, model: Model) -> l
     if not low:
         return []
     return [
-        f"The intervals hold less of the clean image than the {100 * asked:g} % asked for: {', '.join(low)}."
+        f"The intervals hold less of the clean image than the {100 * asked:g} % that were asked for: "
+        f"{', '.join(low)}."
     ]
 
 

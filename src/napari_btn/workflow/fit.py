@@ -270,8 +270,8 @@ def _not_instant(origin: Origin, steps: int) -> str:
     """Return why an instant result had to wait for a training."""
     why = "they are no better than a constant here" if origin.priors else f"they start from {origin.why}"
     return (
-        f"There is no result without training: {why}. Members took up to {steps} steps from random weights; for a "
-        "better one, train longer."
+        f"A result without training is not possible: {why}. Members took up to {steps} steps from random "
+        "weights; for a better result, train longer."
     )
 
 
@@ -281,10 +281,10 @@ def _some_random(origin: Origin, warm: int, members: int) -> str:
     unfit = held - warm
     why = f"{unfit} of {held} pretrained {'is' if unfit == 1 else 'are'} no better than a constant on these images"
     if not unfit:
-        why = f"only {held} pretrained {'is' if held == 1 else 'are'} at hand"
+        why = f"only {held} pretrained {'one is' if held == 1 else 'ones are'} available"
     faster = f" For a shorter training, ask for {_count(warm)}." if warm else ""
     return (
-        f"{members - warm} of {_count(members)} took all steps from random weights, because {why}; the "
+        f"{members - warm} of {_count(members)} took all steps from random weights, because {why}. The "
         f"coverage aimed at doesn't depend on it.{faster}"
     )
 

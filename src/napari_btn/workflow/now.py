@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["NO_INTERVAL", "FirstLook", "first_look_steps"]
 
 NO_INTERVAL = (
-    "Median of networks that know only made-up images; no interval is promised, because there is no clean image to "
-    "calibrate on. They may invent or smooth away structure."
+    "Median of networks that know only made-up images; no interval is promised, because there is no clean "
+    "image to calibrate on. They may invent structure, or smooth it away."
 )
 _GRAINY = 0.3  # autocorrelation of the noise at a lag of one pixel from which it counts as correlated
 _MEASURED = 2**20  # pixels in which scale and noise are measured

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Offer", "offers_steps", "simulation_offers"]
 
-_NEEDS_NOISY = "It learns from a noisy image; pick one."
+_NEEDS_NOISY = "It learns from a noisy image. Pick one."
 
 
 @dataclass(frozen=True)

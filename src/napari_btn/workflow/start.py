@@ -112,7 +112,7 @@ def origin_of(train: TrainSettings, blueprint: Blueprint, noisy: View) -> Origin
     if priors:
         if period := _period_of(noisy):
             return Origin(
-                (), f"random weights: the image repeats itself every {period} px, which these learn sooner"
+                (), f"random weights: the image repeats itself every {period} px, which they learn faster"
             )
         wired = tuple(p for p in priors if p.blueprint.seed == priors[0].blueprint.seed)
         return Origin(wired, "pretrained members")

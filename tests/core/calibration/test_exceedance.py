@@ -275,12 +275,13 @@ def test_nothing_is_claimed_without_enough_blocks_or_evidence():
     nothing = select(known, q, 50.0)
     assert not nothing.mask.any()
     assert np.isinf(nothing.cut)
-    assert nothing.caption.startswith("No pixel is claimed > 50, at 0.1 wrong claims aimed at: ")
+    assert nothing.caption.startswith("No pixel is claimed to exceed 50 with about 10 % of wrong claims: ")
     some = select(known, q, 0.3, level=0.3)
     assert some.share <= some.upper <= 0.3
     assert some.caption == (
-        f"{some.mask.sum()} pixels claimed > 0.3. In the held-out blocks {some.share:.1%} of such claims are wrong "
-        f"({some.claimed_blocks} of 50 blocks hold claims; 0.3 asked for). The set was chosen by these blocks: in "
+        f"{some.mask.sum()} pixels are claimed to exceed 0.3. In the held-out blocks {100 * some.share:.1f} % of such "
+        f"claims are wrong (30 % asked for; {some.claimed_blocks} of 50 blocks have claims). The set was chosen by "
+        "these blocks: in "
         "other fields more may be wrong, and with few such blocks often more than asked for."
     )
     with pytest.raises(ValueError, match="share of wrong claims"):
@@ -291,16 +292,16 @@ def test_the_caption_says_what_is_true():
     fitted = exceedance_from(draw(500, 0, blocks=40))
     text = fitted.caption(0.25, channel_name="Fe", confidence=0.75, covers="long exposure")
     assert text.startswith(
-        "P(Fe > 0.25 of a long exposure): its sum is matched to the area in 40 held-out blocks, and estimates that"
+        "P(Fe > 0.25 of a long exposure): calibrated so that its sum is the area in 40 held-out blocks. In a single"
     )
     assert (
         "not over the flagged ones. Of those with a signal close to the threshold about half are right"
         in text
     )
-    assert text.endswith("to aim at a share of wrong claims, claim a set.")
+    assert text.endswith("to aim at a share of wrong claims, select a set.")
     assert "half" not in fitted.caption(0.25)
-    assert fitted.caption(0.25).endswith("a given probability need not be the share at this threshold.")
+    assert fitted.caption(0.25).endswith("another share may exceed the threshold.")
     assert fitted.caption(0.25, locked=True).endswith(
-        "its sum estimates the area (40 held-out blocks), in a single field less exactly; it is not right for each "
-        "pixel."
+        "calibrated for this threshold with 40 held-out blocks. Its sum estimates the area, in a single field less "
+        "exactly. It is not right for each pixel."
     )

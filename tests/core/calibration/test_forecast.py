@@ -67,5 +67,5 @@ def test_the_note_says_what_the_blocks_permit_and_what_helps(blocks, level):
     assert said[0] == level
     assert f"about {blocks} blocks of 20 px" in said[1]
     assert ("about 70" in said[1]) == (level != "info")
-    assert ("without a guarantee; even for others like them" in said[1]) == (level == "amber")
+    assert ("even only for others like them" in said[1]) == (level == "amber")
     assert "checkerboard" not in Forecast(blocks, 20, "blocks of 20 px", checkerboard=2).note(0.1)[1]

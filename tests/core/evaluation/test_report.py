@@ -189,7 +189,7 @@ def test_coverage_by_width_and_by_token_names_the_worst():
     assert result.bin_width.shape == result.bin_coverage.shape == (1, 10)
     assert (np.diff(result.bin_width[0]) > 0).all()
     np.testing.assert_allclose(result.bin_coverage.mean(), result.coverage[0], atol=1e-9)
-    assert result.worst[0].startswith("the narrowest tenth of the intervals: 0.7")
+    assert result.worst[0].startswith("the narrowest tenth of the intervals, 7")
     assert result.group_coverage.shape == (1, 2)
     np.testing.assert_allclose(result.group_share, [0.75, 0.125])
     inside = np.abs(target[0]) <= width.astype(np.float32)
@@ -222,5 +222,5 @@ def test_just_enough_blocks_are_said_to_be_unchecked():
     data = correlated(0, shape=(48, 48), side=16, channels=1)
     assert data.n_blocks == 9
     result = report(data, CalibrationSettings(unit="block"))
-    assert any("just as many as" in note.text for note in result.warnings)
-    assert not any("just as many as" in note.text for note in report(data).warnings)
+    assert any("exactly as many as" in note.text for note in result.warnings)
+    assert not any("exactly as many as" in note.text for note in report(data).warnings)

@@ -96,14 +96,14 @@ def test_held_out_values_that_training_lacks_are_said_with_a_way_out():
         settings = EnsembleSettings(calibration=btn.CalibrationSettings(**calibration))
         return plan_training(Pair(noisy, clean, "YX").scenes, settings, regions)
 
-    assert said(notes(), "training part lacks")
-    assert not said(notes(split="checkerboard"), "training part lacks")
-    assert not said(notes(split_axis="y"), "training part lacks")
+    assert said(notes(), "outside the range of the training part")
+    assert not said(notes(split="checkerboard"), "outside the range of the training part")
+    assert not said(notes(split_axis="y"), "outside the range of the training part")
     # the box around what is painted for training holds the bright part, the training itself doesn't
     painted = np.zeros(clean.shape, int)
     painted[:, :120] = painted[:15, 120:] = 1
     painted[60:130, 170:] = 2
-    assert said(notes(painted), "training part lacks")
+    assert said(notes(painted), "outside the range of the training part")
 
 
 def test_a_channel_without_a_signal_is_named():

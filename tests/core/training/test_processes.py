@@ -485,7 +485,7 @@ def test_a_member_that_is_lost_while_going_on_is_kept_as_it_was(reference, verdi
     made = train(2, start=Start(reference.members))
     assert same(made.members, reference.members[:2])
     assert [note.level for note in made.notes] == ["amber", "amber"]
-    assert "kept as it had been" in made.notes[0].text
+    assert "kept as it was before" in made.notes[0].text
 
 
 def test_weights_of_another_shape_are_refused(reference):

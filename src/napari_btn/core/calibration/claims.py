@@ -102,7 +102,7 @@ def select(
     "Sampling Techniques" (1977), chapter 6, on the variance of a ratio.
     """
     if not 0 < level < 1:
-        raise ValueError(f"The share of wrong claims is {level!r}; it must be between 0 and 1, as 0.1.")
+        raise ValueError(f"The share of wrong claims is {level!r}; it must be between 0 and 1, such as 0.1.")
     score = 1 - cdf(held_out.quantiles[:, channel], held_out.levels, threshold)
     wrong = held_out.target[channel] <= threshold
     last = int(held_out.block.max())
@@ -155,11 +155,12 @@ def _claim_caption(pixels: int, threshold: float, level: float, share: float, bl
             else f"in the {blocks[1]} held-out blocks more of the surest pixels are wrong, or too few are known"
         )
         return (
-            f"No pixel is claimed > {threshold:.4g}, at {level:.3g} wrong claims aimed at: {reason}. Hold out more of "
-            "the field, add scenes, or ask for less."
+            f"No pixel is claimed to exceed {threshold:.4g} with about {100 * level:.3g} % of wrong claims: "
+            f"{reason}. Hold out more of the field, add scenes, or allow more wrong claims."
         )
     return (
-        f"{pixels} pixels claimed > {threshold:.4g}. In the held-out blocks {share:.1%} of such claims are wrong "
-        f"({blocks[0]} of {blocks[1]} blocks hold claims; {level:.3g} asked for). The set was chosen by these blocks: "
-        "in other fields more may be wrong, and with few such blocks often more than asked for."
+        f"{pixels} pixels are claimed to exceed {threshold:.4g}. In the held-out blocks {100 * share:.1f} % "
+        f"of such claims are wrong ({100 * level:.3g} % asked for; {blocks[0]} of {blocks[1]} blocks have "
+        "claims). The set was chosen by these blocks: in other fields more may be wrong, and with few such "
+        "blocks often more than asked for."
     )

@@ -429,8 +429,8 @@ def _image_notes(rule: Rule, held_out: HeldOut) -> tuple[Note, ...]:
     if rule != "image" or held_out.blocks == FIELDS:
         return ()
     text = (
-        f'The unit is "image", but there is only one field: most of its {held_out.blocks} are covered, which says '
-        "nothing of most new images. Give several scenes with targets of their own for that."
+        f'The unit is "image", but there is only one field: most of its {held_out.blocks} are covered, which '
+        "says nothing about new images. For that, give several scenes, each with its own target."
     )
     return (Note("amber", text),)
 

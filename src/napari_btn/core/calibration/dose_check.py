@@ -176,9 +176,9 @@ def _note(figure: str, name: str, window: _Sums, limits: tuple[float, float], fo
         wanted, error = max(float(window.wanted[0]), 0), float(window.error()[0])
         low, high = (max((wanted + _HALF) * float(np.exp(limit * error)) - _HALF, 0) for limit in limits)
         text = (
-            f"{name} has {window.came[0]:.4g} counts in the window; at this dose {sure} have {low:.4g} to {high:.4g} "
-            "where the same is predicted. Check dose and gain: a wrong one moves the whole window. If they are right, "
-            "the prediction is wrong here."
+            f"{name} has {window.came[0]:.4g} counts in the window; at this dose {sure} have {low:.4g} to "
+            f"{high:.4g} where the same is predicted. Check dose and gain: a wrong one shifts the whole "
+            "window. If they are right, the prediction is wrong here."
         )
         return Note("amber", text)
     more = "more" if found > limits[1] else "less"

@@ -244,11 +244,18 @@ def _share_notes(outside: NDArray[np.float64], far: float, names: Sequence[str])
         )
         what = f"{shown} of the pixels" if single else f"Of the pixels, {shown}"
         found.append(
-            (max(beyond)[0], f"{what} are outside the range of 99.8 % of those of the calibrated image")
+            (
+                max(beyond)[0],
+                f"{what} are outside the range that holds 99.8 % of the pixels of the calibrated image",
+            )
         )
     if far >= SHARE_AMBER:
         found.append(
-            (far, f"{100 * far:.0f} % of the pixels are farther from their token than the calibrated ones")
+            (
+                far,
+                f"{100 * far:.0f} % of the pixels look unlike those of the calibrated image (farther from "
+                "their token)",
+            )
         )
     advice = "The coverage may not hold there: calibrate on images like this one."
     return tuple(Note("red" if share >= SHARE_RED else "amber", f"{what}. {advice}") for share, what in found)
@@ -311,7 +318,8 @@ def parts_notes(scenes: Scenes, split: Split, layout: str) -> tuple[Note, ...]:
         for name, ratio in zip(scenes.channel_names, found.noise_ratio, strict=True)
         if not np.isnan(ratio) and not PARTS_LOW <= ratio <= PARTS_HIGH
     ] + [
-        f"{100 * share:.0f} % of the pixels of {name} are outside the range of 99.8 % of those trained on"
+        f"{100 * share:.0f} % of the pixels of {name} are outside the range that holds 99.8 % of those "
+        "trained on"
         for name, share in zip(scenes.channel_names, found.outside, strict=True)
         if share >= SHARE_AMBER
     ]

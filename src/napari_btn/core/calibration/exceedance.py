@@ -141,7 +141,7 @@ class Exceedance:
             If `confidence` isn't between 0 and 1, or the number of planes differs from the levels'.
         """
         if not 0 < confidence < 1:
-            raise ValueError(f"The confidence is {confidence!r}; it must be between 0 and 1, as 0.75.")
+            raise ValueError(f"The confidence is {confidence!r}; it must be between 0 and 1, such as 0.75.")
         table = self._claim_table(channel)
         enough = np.flatnonzero(table >= np.float32(confidence))
         # Entry k holds for places up to (k + 1) / K, so the bound may lie at k / K.
@@ -182,18 +182,18 @@ class Exceedance:
         what = "" if covers == "clean" else f" of {covered(covers)}"
         claim = f"{channel_name} > {threshold:.4g} {unit}".rstrip() + what
         parts = [
-            f"P({claim}): recalibrated at this threshold; its sum estimates the area ({self.n_blocks} held-out "
-            "blocks), in a single field less exactly; it is not right for each pixel."
+            f"P({claim}): calibrated for this threshold with {self.n_blocks} held-out blocks. Its sum "
+            "estimates the area, in a single field less exactly. It is not right for each pixel."
             if locked
-            else f"P({claim}): its sum is matched to the area in {self.n_blocks} held-out blocks, and estimates that "
-            "of a single field less exactly; it is not right for each pixel, and a given probability need not be the "
-            "share at this threshold."
+            else f"P({claim}): calibrated so that its sum is the area in {self.n_blocks} held-out blocks. In a "
+            "single field the sum estimates the area less exactly. It is not right for each pixel, and of "
+            "pixels with a given probability another share may exceed the threshold."
         ]
         if confidence is not None:
             parts.append(
-                f"Flagged at {confidence:.3g}: on average over all pixels, not over the flagged ones. Of those "
-                "with a signal close to the threshold about half are right; to aim at a share of wrong claims, "
-                "claim a set."
+                f"Flagged at {100 * confidence:.3g} % confidence: on average over all pixels, not over the "
+                "flagged ones. Of those with a signal close to the threshold about half are right; to aim at "
+                "a share of wrong claims, select a set."
             )
         return " ".join(parts)
 
@@ -430,9 +430,9 @@ def lock_notes(
             continue
         found = _blocks_beside(held_out, threshold, channel)
         text = (
-            f"The locked threshold {name} > {threshold:.4g} is not used: {found} "
-            f"held-out blocks have targets above it (or below it), and {LOCK_BLOCKS} on each side are needed. Its map "
-            "is the unlocked one; unlock it, or lock another threshold."
+            f"The locked threshold {name} > {threshold:.4g} is not used: only {found} held-out blocks have "
+            f"targets above it (or below it), and {LOCK_BLOCKS} on each side are needed. The unlocked map is "
+            "shown; unlock the threshold, or lock another one."
         )
         notes.append(Note("amber", text))
     return tuple(notes)

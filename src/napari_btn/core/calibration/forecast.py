@@ -89,7 +89,10 @@ class Forecast:
         name, aim = self.name if n != 1 else self.name.replace("s", "", 1), f"{100 * (1 - alpha):.4g} %"
         held = f"Held out: about {n} {name}."
         if self.least < n:
-            held = f"Held out: about {n} {name}, or {self.least} twice as wide if errors reach farther."
+            held = (
+                f"Held out: about {n} {name}, or {self.least} twice as wide if errors are correlated over "
+                "longer distances."
+            )
         more = "Add scenes for more."
         if self.better_split:
             more = (
@@ -98,9 +101,12 @@ class Forecast:
         if level == "red":
             return level, f"{held} That is too few for {aim} (at least {least}): don't rely on it. {more}"
         if level == "amber":
-            unsure = f"without a guarantee; even for others like them, that takes {enough}"
+            unsure = f"without a guarantee; a guarantee, even only for others like them, needs {enough}"
             return level, f"{held} {aim} is aimed at on average, {unsure}. {more}"
-        return level, f"{held} Enough for {aim} on average over others like them ({enough} needed)."
+        return (
+            level,
+            f"{held} That is enough for {aim} on average over others like them ({enough} are needed).",
+        )
 
 
 def _needed(alpha: float) -> tuple[int, int]:

@@ -291,8 +291,8 @@ def _fallback_notes(made: GroupCalibration, least: int, name: str) -> tuple[Note
             continue
         who = f"{name.capitalize()}{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
         text = (
-            f"{who}: worth fewer than {least} held-out blocks, so calibrated together with {with_what}; the coverage "
-            f"there may differ. Hold out more, or calibrate fewer {name}s apart."
+            f"{who}: worth fewer than {least} held-out blocks, so calibrated together with {with_what}; the "
+            f"coverage there may differ. Hold out more, or calibrate fewer {name}s separately."
         )
         notes.append(Note("amber", text))
     return tuple(notes)

@@ -192,7 +192,7 @@ def promise_of(rule: Rule, alpha: float, delta: float, blocks: str) -> str:
     independent = ", if its blocks were independent" if blocks else ""
     return {
         "block": f"{share} of pixels on average over {alike}{measured}",
-        "pixel": f"{share} of pixels on average over {alike}, without a finite-sample guarantee{measured}",
+        "pixel": f"{share} of pixels on average over {alike}, without a guarantee{measured}",
         "image": f"at least {share} of the pixels of {most} of {cases}",
         "risk": f"{share} of pixels on average over {over}, with a probability of {most}{independent}",
     }[rule]
@@ -217,7 +217,7 @@ def aim_of(rule: str, alpha: float, covers: str) -> str:
     average = f"{covers} inside the interval in {share} on average over {alike}"
     return average + {
         "risk": " (over blocks, if that was one field), with a stated probability",
-        "pixel": ", without a finite-sample guarantee",
+        "pixel": ", without a guarantee",
     }.get(rule, "")
 
 
@@ -249,9 +249,10 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
         notes.append(
             Note(
                 "amber",
-                f"Only {n_blocks} held-out block{'' if n_blocks == 1 else 's'}: coverage {100 * (1 - alpha):.4g} % is "
-                f"aimed at on average over images like the calibration data, without a guarantee; even for blocks like "
-                f"these, that takes {enough}. Hold out more, or add scenes.",
+                f"Only {n_blocks} held-out block{'' if n_blocks == 1 else 's'}: coverage "
+                f"{100 * (1 - alpha):.4g} % is aimed at on average over images like the calibration data, "
+                f"without a guarantee; a guarantee, even only for blocks like these, needs {enough}. Hold out "
+                "more, or add scenes.",
             )
         )
     least = needed_blocks(alpha, settings.score, rule, settings.delta)
@@ -267,8 +268,9 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
         )
     elif n_blocks == least > 1 and rule != "pixel":
         text = (
-            f"Held-out blocks: {n_blocks}, just as many as coverage {1 - alpha:.3g} needs. Its check leaves one out "
-            "and has too few: it reports a coverage of 1 and infinite widths. Hold out more to have it checked."
+            f"There are {n_blocks} held-out blocks, exactly as many as coverage {100 * (1 - alpha):.4g} % "
+            "needs. The check leaves one out and then has too few, so it reports a coverage of 100 % and "
+            "infinite widths. Hold out more to have the coverage checked."
         )
         notes.append(Note("amber", text))
     return rule, tuple(notes)
@@ -277,7 +279,7 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
 def need_alpha(alpha: float) -> None:
     """Raise ``ValueError`` unless alpha is a miscoverage."""
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha is {alpha!r}; it must be between 0 and 1, as 0.1 for 90 % coverage.")
+        raise ValueError(f"alpha is {alpha!r}; it must be between 0 and 1, such as 0.1 for 90 % coverage.")
 
 
 def _block_quantile(scores: NDArray[np.float64], block: NDArray[np.integer[Any]], share: float) -> float:

@@ -94,8 +94,8 @@ class NoiseFindings(Generic[Model]):
             axes = _listed([a.lower() for a in spans])
             return Permit(
                 False,
-                f"The noise is correlated {self._along()}, so neighbours give the masked pixel away; "
-                f"mask along {axes} as well ({_pixels(max(spans.values()))}).",
+                f"The noise is correlated {self._along()}, so neighbours reveal the masked pixel; mask along "
+                f"{axes} as well ({_pixels(max(spans.values()))}).",
             )
         return Permit(True, "The noise is independent between pixels.")
 
@@ -154,7 +154,8 @@ class NoiseFindings(Generic[Model]):
             notes.append(f"The frames drift by {way}; they were aligned by whole pixels for this.")
         if self.frames.source == "image":
             notes.append(
-                "Measured on single images, where fine texture counts as noise; two frames say more."
+                "Measured on single images, where fine texture is taken for noise; two frames of the "
+                "field give a better measurement."
             )
         return tuple(notes)
 

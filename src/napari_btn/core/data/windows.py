@@ -224,7 +224,8 @@ def shifted(scenes: Sequence[Scenes]) -> tuple[Note, ...]:
             f"{a} {round(s, 1) + 0.0:+.1f}" for a, s in zip(one.noisy.space_axes, shift, strict=True)
         )
         text = (
-            f"Window {number} must move by {size} px to lie on the image; the networks would learn the shift."
+            f"Window {number} must be moved by {size} px to lie on the image; the networks would learn "
+            "the shift."
         )
         notes.append(Note("amber", f"{text} Give its true place."))
     return tuple(notes)

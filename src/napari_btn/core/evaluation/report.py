@@ -371,7 +371,7 @@ def _worst(bins: NDArray[np.float64], groups: Sequence[float] | NDArray[np.float
     if not known:
         return "unknown"
     value, name = min(known)
-    return f"{name}: {value:.3f}"
+    return f"{name}, {100 * value:.1f} %"
 
 
 def _nth(i: int, n: int) -> str:

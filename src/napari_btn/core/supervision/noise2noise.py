@@ -147,7 +147,10 @@ class Noise2Noise(PairSupervision):
         if np.abs(farthest).max() > _DRIFT_PX:
             axes = scenes.noisy.space_axes
             size = ", ".join(f"{a} {round(s, 1) + 0.0:+.1f}" for a, s in zip(axes, farthest, strict=True))
-            text = f"The repeats drift: one must move by {size} px to lie on the first. Align them before training."
+            text = (
+                f"The repeats drift: one must be moved by {size} px to lie on the first. Align them before "
+                "training."
+            )
             return (Note("amber", text),)
         if changed > _CHANGED:
             text = (

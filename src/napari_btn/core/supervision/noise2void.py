@@ -281,8 +281,9 @@ class Noise2Void(PairSupervision):
             f"{n} px along {a}" for a, n in zip(scenes.noisy.space_axes, length, strict=True) if n > 0
         )
         text = (
-            f"The noise is correlated over {along}: Noise2Void takes what is correlated for signal. Mask neighbours as "
-            f'well: struct_n2v_axes="{wanted.struct_n2v_axes}", struct_n2v_span={wanted.struct_n2v_span}.'
+            f"The noise is correlated over {along}: Noise2Void would take correlated noise for signal. Mask "
+            f'neighbours as well: struct_n2v_axes="{wanted.struct_n2v_axes}", '
+            f"struct_n2v_span={wanted.struct_n2v_span}."
         )
         return (Note("amber", text),)
 

@@ -44,9 +44,9 @@ class _Simulation(PairSupervision):
 
     name = "simulation"
     title = "Clean images and a noise model"
-    help = "Clean images or simulations, and a noise model that makes noisy ones of them."
+    help = "Clean images or simulations, and a noise model that adds noise to them."
     shown: Literal["median", "mean"] = "median"
-    because = "A noise model makes noisy images of clean ones."
+    because = "A noise model turns clean images into noisy ones."
     rank, alone, windows, simulated = 4, False, False, True
 
     def scenes(self, pair: Pair, settings: SupervisionSettings = DEFAULT, *, seed: int = 0) -> Scenes:

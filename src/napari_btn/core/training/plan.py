@@ -111,8 +111,8 @@ def plan_training(scenes: Scenes, settings: EnsembleSettings, regions: NDArray[A
         notes.append(
             Note(
                 "amber",
-                f"{scenes.names[0]} must move by {size} px to lie on {scenes.names[1]}; the networks would learn the "
-                "shift. Align them first.",
+                f"{scenes.names[0]} must be moved by {size} px to lie on {scenes.names[1]}; the networks "
+                "would learn the shift. Align them first.",
             )
         )
     field = _field_of_repeats(scenes.noisy) if network.field_of_view == "repeats" else None
@@ -147,9 +147,9 @@ def _axes_notes(noisy: View) -> list[Note]:
     """Return a note on axes that are probably wrong: very many channels, or very few planes."""
     shape = " x ".join(str(n) for n in noisy.array.shape)
     if noisy.n_channels > min(_MANY_CHANNELS, *noisy.space):
-        text = f"Axes {noisy.axes} make {noisy.n_channels} channels of an image of {shape}"
+        text = f"With the axes {noisy.axes}, the image of {shape} has {noisy.n_channels} channels"
     elif noisy.ndim == 3 and noisy.space[0] < _FEW_PLANES:
-        text = f"Axes {noisy.axes} make a volume of {noisy.space[0]} planes of an image of {shape}"
+        text = f"With the axes {noisy.axes}, the image of {shape} is a volume of {noisy.space[0]} planes"
     else:
         return []
     return [
@@ -177,17 +177,20 @@ def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
     flat = np.nanmax(train, 1) == np.nanmin(train, 1)
     if flat.any():
         names = ", ".join(n for n, f in zip(scenes.channel_names, flat, strict=True) if f)
-        text = f"Clean is constant in {names} where members train; there is nothing to learn. Leave it out."
+        text = (
+            f"Clean is constant in {names} in the training part, so there is nothing to learn. Leave this "
+            "channel out."
+        )
         notes.append(Note("amber", text))
     margin = 0.1 * (high - low)
     beyond = ((held_out > high + margin) | (held_out < low - margin)).sum(1) / known
     worst = int(beyond.argmax())
     if beyond[worst] >= _UNKNOWN:
         text = (
-            f"{100 * beyond[worst]:.0f} % of the held-out pixels of {scenes.channel_names[worst]} are clean values "
-            f"that the training part lacks ({low[worst, 0]:.3g} to {high[worst, 0]:.3g} there); networks don't know "
-            "them, and intervals will be too wide everywhere else. Let some of them train: by a checkerboard, painted "
-            "parts, or another scene."
+            f"{100 * beyond[worst]:.0f} % of the held-out clean values of {scenes.channel_names[worst]} are "
+            f"outside the range of the training part ({low[worst, 0]:.3g} to {high[worst, 0]:.3g}). Networks "
+            "don't know them, and intervals will be too wide everywhere else. Bring some of them into the "
+            "training part: by a checkerboard, painted parts, or another scene."
         )
         notes.append(Note("amber", text))
     return tuple(notes)

@@ -269,20 +269,26 @@ class Trainer:
         names = ", ".join(self.lesson.scenes.channel_names[c] for c in bad)
         if run.member in self.start:
             if end:
-                text = f"Member {run.member + 1} lost {names} while training went on; it was kept as it had been."
+                text = (
+                    f"Member {run.member + 1} lost what it knew about {names} while training continued, so it "
+                    "was kept as it was before."
+                )
                 self._warn(text, run)
                 run.state = replace(run.state, weights=self.start[run.member].weights)
             return end
         if run.attempt + 1 >= _MAX_ATTEMPTS:
             if end:
                 self._warn(
-                    f"Member {run.member + 1} learned next to nothing about {names} in {_MAX_ATTEMPTS} attempts; it "
-                    "was kept. Train longer, or check that noisy and clean show the same field.",
+                    f"Member {run.member + 1} learned almost nothing about {names} in {_MAX_ATTEMPTS} "
+                    "attempts; it was kept all the same. Train longer, or check that noisy and clean show "
+                    "the same field.",
                     run,
                 )
             return end
         self._warn(
-            f"Member {run.member + 1} had collapsed in {names} and was trained again from a new seed.", run
+            f"Member {run.member + 1} learned almost nothing about {names} (it collapsed), and was trained "
+            "again from a new seed.",
+            run,
         )
         self.losses[run.member], run.settings = [], self.settings
         run.attempt, run.state, run.ready, run.best, run.worse = run.attempt + 1, None, [], None, 0
