@@ -136,16 +136,17 @@ class NetworkSettings(_Settings):
         convolutions), "cdae" (autoencoder with a bottleneck), or one of an installed package. Members of
         several kinds take turns, such as "sms+unet".
     depth : int
-        Nodes, which are convolutions, per member; the one setting that usually needs tuning. In "unet" and
-        "cdae" each halving of the resolution takes four.
+        Convolutions (nodes) per member; the one setting that usually needs tuning. In "unet" and "cdae" each
+        halving of the resolution takes four.
     channels : int
-        Channels in a chunk; a node outputs ``inputs * channels`` of them (more at lower resolutions).
+        Feature channels in a chunk; a node outputs ``inputs * channels`` of them (more at lower resolutions).
     inputs : int
         Earlier chunks that a node reads, in "sms"; elsewhere a factor of ``channels``.
     dilations : tuple of int, optional
         Dilation of each node; None draws a schedule from the image size.
     max_dilation : int
-        Largest dilation of a drawn schedule (at most 4 in 3D).
+        Largest dilation that is drawn for a convolution: the distance in pixels between the pixels that it
+        combines (at most 4 in 3D).
     field_of_view : str
         "fixed" (follows from depth and dilations), or "repeats": if the image repeats itself, as a
         lattice does, networks see two and a half repeats ("dncnn" ignores it).
@@ -201,7 +202,7 @@ class TrainSettings(_Settings):
     Attributes
     ----------
     steps : int
-        Optimiser steps per member.
+        Training steps per member.
     passes : float
         Times that a training pixel may be seen with its own noise. In a small image, noise is drawn again
         from similar pixels, for at most twice as many passes; further steps are cut.
@@ -224,8 +225,8 @@ class TrainSettings(_Settings):
     warm_rate : float
         Peak learning rate of pretrained members.
     saturation : float, optional
-        Largest value of the detector, where the target is saturated: the signal there may be higher, and members
-        are free to say so. None: targets are never saturated.
+        Largest value that the detector can give. Where the target has this value, the signal may be higher, and
+        so may predictions. Without one, targets are never saturated.
     """
 
     steps: int = 1000
@@ -286,8 +287,8 @@ class SupervisionSettings(_Settings):
     Attributes
     ----------
     masked_pixel_percentage : float
-        Noise2Void: share of the pixels that are masked at a time, in per cent. An image is predicted in
-        100 / share passes, so that each pixel is predicted while it is masked.
+        Noise2Void: percentage of the pixels that are masked at a time. An image is predicted in
+        100 / percentage passes, so that each pixel is predicted while it is masked.
     roi_size : int
         Noise2Void: side in pixels of the neighbourhood that replaces a masked pixel, odd.
     strategy : str
@@ -301,9 +302,9 @@ class SupervisionSettings(_Settings):
         Noise2Void: the mean also uses each pixel's own noisy value, as far as the noise permits. The noise model is
         the given one, or is measured on the image; noise must be independent from pixel to pixel.
     thinnings : int
-        Thinning: random halves of the counts that are predicted and averaged.
+        Thinning: how often the counts are split into random halves. The predictions from them are averaged.
     repeats : str
-        Noise2Noise: axis along which the repeats lie, "s" or "t"; "auto" takes the one that there is.
+        Noise2Noise: axis of the repeats, "s" (scenes) or "t" (time); "auto" takes the one that the image has.
     frames : int
         Frames of a series, or slices of a stack, that members see at a time: 1, 3, 5 or 7. The one in the middle
         is denoised; the others help where noise is strong and content moves little.
@@ -325,7 +326,7 @@ class SupervisionSettings(_Settings):
     def __post_init__(self) -> None:
         _need_numbers(self)
         share = self.masked_pixel_percentage
-        need(1 <= share <= 25, "masked_pixel_percentage", share, "1 to 25 per cent")
+        need(1 <= share <= 25, "masked_pixel_percentage", share, "1 to 25 (percent)")
         for name, value, most in (
             ("roi_size", self.roi_size, 25),
             ("struct_n2v_span", self.struct_n2v_span, 49),
@@ -361,7 +362,7 @@ class CalibrationSettings(_Settings):
     score : str
         "symmetric" (one offset for both sides), "asymmetric", or "scaled" (by the predicted width).
     train_fraction : float
-        Share of the field, without the gap, for training; the rest is held out.
+        Share of the field that is used for training, not counting the gap; the rest is held out.
     split : str
         Split of one field: "auto" (in two, along an axis), "checkerboard" (training and held-out
         macro-blocks in turn) or "time" (early and late frames of a series; says nothing of other fields).
@@ -376,8 +377,9 @@ class CalibrationSettings(_Settings):
     delta : float
         Share of new images that may be covered less ("image"), or probability of a lower coverage ("risk").
     groups : int
-        Number of tokens that are calibrated separately: the coverage is then aimed at within each token.
-        A rare phase that is only a part of its tokens is hardly covered better. 0 calibrates all pixels together.
+        Number of tokens (groups of similar pixels) that are calibrated separately: the coverage is then aimed at
+        within each token. A rare phase that is only a part of its tokens is hardly covered better. 0 calibrates all
+        pixels together.
     """
 
     unit: Unit = "auto"
