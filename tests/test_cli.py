@@ -145,7 +145,7 @@ def test_draws_of_the_command_line_are_those_of_the_python_call(folder, bundle, 
 
 def test_draws_go_with_one_image(folder, bundle, tmp_path):
     two = (folder / "noisy.npy", f"{folder / 'both.npz'}:noisy")
-    assert "--draws go with one image" in refused(
+    assert "--draws work with one image only" in refused(
         call("predict", bundle, *two, "-o", tmp_path / "m", "--draws", 2)
     )
 
@@ -225,8 +225,8 @@ def test_a_coverage_is_one_minus_alpha(bundle, tmp_path, coverage):
     result = call("calibrate", bundle, "-o", tmp_path / "other.btn", "--coverage", coverage)
     assert result.exit_code == 0, result.output
     assert load(tmp_path / "other.btn").alpha == 0.2
-    for wrong, words in ((("--alpha", "0.2"), "Give one"), ((), "no share"), ((), "between 0 and 1")):
-        given = {"Give one": coverage, "no share": "much", "between 0 and 1": "0"}[words]
+    for wrong, words in ((("--alpha", "0.2"), "Give one"), ((), "not a share"), ((), "between 0 and 1")):
+        given = {"Give one": coverage, "not a share": "much", "between 0 and 1": "0"}[words]
         refused = call("calibrate", bundle, "-o", tmp_path / "x.btn", "--coverage", given, *wrong)
         assert refused.exit_code == 2
         assert words in refused.stderr
@@ -531,7 +531,7 @@ def test_demo_without_a_window_writes_layers_and_pictures(tmp_path, monkeypatch)
     # on any machine, without a file: the recipe names the sample
     result = call("run", tmp_path / "demo" / "edx.btn")
     assert result.exit_code == 0, result.output
-    assert result.stdout == "Recorded hashes: 1; all are the same.\n"
+    assert result.stdout == "The result equals the record bit by bit (checksums compared: 1).\n"
 
 
 def test_demo_leaves_a_folder_of_other_files_alone(tmp_path):

@@ -133,4 +133,4 @@ def test_frames_of_the_detector_are_kept_for_predictions_and_repeated_by_the_rec
     assert np.load(out)["median"].mean() < 100
     repeated = call("run", again)
     assert repeated.exit_code == 0, repeated.output
-    assert "all are the same" in repeated.stdout
+    assert "equals the record bit by bit" in repeated.stdout

@@ -113,7 +113,7 @@ def test_members_that_can_not_be_kept_are_said_once_and_kept_elsewhere(folder, t
     (tmp_path / "elsewhere").mkdir()
     result = CliRunner().invoke(main, arguments(folder, out))
     assert result.exit_code == 130, result.output
-    assert result.stderr.count("can't be kept while training goes on") == 1
+    assert result.stderr.count("can't be stored during the training") == 1
     kept = list((tmp_path / "elsewhere").glob("*/edx.btn.partial"))
     assert f"{len(load_partial(kept[0])[1])} members of 3 kept in {kept[0]}" in result.stderr
 

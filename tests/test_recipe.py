@@ -93,7 +93,7 @@ def test_files_of_the_command_line_are_found_again(tmp_path):
     assert call("predict", bundle, files[0], "--axes", "CYX", "-o", maps).exit_code == 0
     result = call("run", maps, "-o", tmp_path / "again.npz")
     assert result.exit_code == 0, result.output
-    assert result.stdout == "Recorded hashes: 3; all are the same.\n"
+    assert result.stdout == "The result equals the record bit by bit (checksums compared: 3).\n"
     with np.load(maps) as one, np.load(tmp_path / "again.npz") as other:
         for name in ("lower", "median", "upper", "width", "spread"):
             np.testing.assert_array_equal(one[name], other[name])

@@ -79,7 +79,9 @@ def info(bundle: Path, as_json: bool) -> None:
 @click.command("demo")
 @click.option("--headless", is_flag=True, envvar="HEADLESS", help="Write files instead of opening napari.")
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for files; default: demo, without a window."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the files; default: the folder demo, if no window is opened.",
 )
 @click.option("--members", type=click.IntRange(1), default=4, show_default=True, help="Networks to train.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")

@@ -36,12 +36,13 @@ __all__ = ["adapt"]
     type=click.Choice(get_args(AdaptLoss)),
     default="blind_spot",
     show_default=True,
-    help="blind_spot for noise that is independent from pixel to pixel; sure and resample take --noise.",
+    help="What the networks are tuned by: blind_spot needs noise that is independent from pixel to pixel; "
+    "sure and resample need --noise.",
 )
 @click.option(
     "--noise", type=click.Path(path_type=Path), help="Noise model of IMAGE, for the losses sure and resample."
 )
-@click.option("--steps", type=click.IntRange(1), help="Steps of each member; default: 100.")
+@click.option("--steps", type=click.IntRange(1), help="Training steps of each member; default: 100.")
 @device_option
 @force_option
 @gathered(model=Model, source=ImageFile, target=Target)

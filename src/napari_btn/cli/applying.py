@@ -86,7 +86,7 @@ class OneImage:
     "--draws",
     type=click.IntRange(0),
     default=0,
-    help="Whole plausible images to write beside the maps, as draw_1, draw_2 and so on.",
+    help="Number of plausible images to write beside the maps, as draw_1, draw_2 and so on.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the draws.")
 @device_option
@@ -107,8 +107,8 @@ def predict(model: Model, batch: Batch, one: OneImage) -> None:
     if batch.many:
         if one.given:
             raise ValueError(
-                "--mask, --valid, --dark, --flat, --defects, --scheduler and --draws go with one image; predict each "
-                "image alone."
+                "--mask, --valid, --dark, --flat, --defects, --scheduler and --draws work with one image "
+                "only; predict each image alone."
             )
         batch.run(model)
         return
@@ -207,14 +207,16 @@ def predicted(
 @click.argument("clean", required=False)
 @axes_option
 @json_option
-@click.option("--html", type=click.Path(path_type=Path), help="HTML file: one page with figures.")
+@click.option(
+    "--html", type=click.Path(path_type=Path), help="HTML file for the report: one page with figures."
+)
 @mask_option
 @valid_option
 @device_option
 @force_option
 @gathered(model=Model, files=PairFiles)
 def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, force: bool) -> None:
-    """Print how well MODEL.btn's intervals on NOISY hold CLEAN."""
+    """Print how often CLEAN lies in MODEL.btn's intervals on NOISY."""
     from napari_btn.core.evaluation.report import evaluate as measure
     from napari_btn.workflow.inputs import sound_view
     from napari_btn.workflow.unseen import copies_in_steps, was_trained_on_steps
@@ -234,9 +236,12 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
     detector = denoiser.model.learned.detector
     repaired = None if detector is None else sound_view(denoiser.model, pair.views.noisy)
     if drain(was_trained_on_steps(denoiser.model, pair.views, repaired)):
-        say("Note: the networks were trained on a part of this image, which flatters them; see info.")
+        say(
+            "Note: the networks were trained on a part of this image, so the figures are better than on a "
+            "new image; see napari-btn info."
+        )
     elif copies := drain(copies_in_steps(denoiser.model, pair.views, also=repaired)):
-        say(f"Note: {copies} That flatters them.")
+        say(f"Note: {copies} So the figures are better than on a new image.")
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))
     if html is not None:
@@ -280,17 +285,23 @@ class Clustering:
 @to_file
 @axes_option
 @click.option(
-    "-n", "--n-tokens", type=click.IntRange(1, 120), default=20, show_default=True, help="How many."
+    "-n", "--n-tokens", type=click.IntRange(1, 120), default=20, show_default=True, help="Number of tokens."
 )
-@click.option("--table", "rows", type=click.Path(path_type=Path), help="CSV file: one row per token.")
-@click.option("--order-by", help="Channel whose median numbers the tokens; default: the first.")
+@click.option(
+    "--table", "rows", type=click.Path(path_type=Path), help="CSV file with one row for each token."
+)
+@click.option(
+    "--order-by",
+    help="Channel by whose median the tokens are numbered; default: numbers that tokens keep when -n changes.",
+)
 @click.option(
     "--method",
     type=click.Choice(TOKEN_METHODS),
-    help="How latents are clustered; default: as the palette in MODEL.btn was, or kmeans. Another is learned again.",
+    help="How pixels are clustered; default: as for the tokens stored in MODEL.btn, else kmeans. Another "
+    "method learns new tokens.",
 )
-@click.option("--refit", is_flag=True, help="Learn the palette again from this image.")
-@click.option("--keep", is_flag=True, help="Store a palette that was learned in MODEL.btn.")
+@click.option("--refit", is_flag=True, help="Learn new tokens from this image, even if MODEL.btn holds some.")
+@click.option("--keep", is_flag=True, help="Store newly learned tokens (their palette) in MODEL.btn.")
 @valid_option
 @device_option
 @force_option
@@ -298,9 +309,9 @@ class Clustering:
 def tokens(
     model: Model, source: ImageFile, target: Target, how: Clustering, rows: Path | None, keep: bool
 ) -> None:
-    """Write IMAGE as tokens: labels of what the networks see in each pixel, none of them drawn by hand.
+    """Write IMAGE as tokens: clusters of pixels that look alike to the networks, found without annotation.
 
-    A bundle that holds a palette gives the same token the same number in every image.
+    A bundle that holds tokens gives the same token the same number in every image.
     """
     from napari_btn.io.images import write_images
     from napari_btn.io.tables import write_table
@@ -322,10 +333,12 @@ def tokens(
         write_table(found.table, rows, overwrite=target.force)
     if keep:
         save_bundle(denoiser, model.bundle)
-    agreed = f"seeds agree on them to {found.stability:.2f}"
+    agreed = f"repeated clustering agrees on them to {found.stability:.2f}"
     if math.isnan(found.stability):
-        agreed = "other seeds find fewer"
-    click.echo(f"{target.output}: {found.k} tokens; {agreed}, to 0.8 on up to {found.suggested}")
+        agreed = "repeated clustering finds fewer"
+    click.echo(
+        f"{target.output}: {found.k} tokens; {agreed}, and to 0.8 on up to {found.suggested} (1 is best)"
+    )
 
 
 def channel_of(channel: str | None) -> Any:

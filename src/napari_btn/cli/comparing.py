@@ -23,10 +23,16 @@ __all__ = ["compare"]
 @click.command()
 @click.argument("noisy")
 @click.argument("clean", required=False)
-@click.option("--model", type=click.Path(path_type=Path), help="Bundle to compare with.")
+@click.option(
+    "--model", type=click.Path(path_type=Path), help="Trained networks (MODEL.btn) to compare with."
+)
 @axes_option
 @channels_option
-@click.option("--noise", type=click.Path(path_type=Path), help="Noise model, for variance-stabilised values.")
+@click.option(
+    "--noise",
+    type=click.Path(path_type=Path),
+    help="Noise model, with which filters work on values of equal noise variance.",
+)
 @coverage_options(None)
 @device_option
 @json_option

@@ -37,11 +37,16 @@ def described_pair(
 
 @click.command()
 @click.argument("source", metavar="FOLDER", type=click.Path(path_type=Path))
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Description to write: .yaml or .json.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="File for the description: .yaml or .json."
+)
 @axes_option
 @channels_option
 @click.option(
-    "--pixel-size", type=float, multiple=True, help="One per space axis: --pixel-size 0.5 --pixel-size 0.5."
+    "--pixel-size",
+    type=float,
+    multiple=True,
+    help="Size of a pixel, once for each space axis: --pixel-size 0.5 --pixel-size 0.5.",
 )
 @click.option("--unit", help="Unit of the pixel size, such as um.")
 @force_option
@@ -72,7 +77,10 @@ def dataset(
     click.echo(made.table())
     noisy, clean = made.matched()
     files = f", as {made.files}" if made.files else ""
-    say(f"{len(noisy)} noisy and {len(clean)} clean{files}. Nothing is trained yet.")
+    say(
+        f"{len(noisy)} noisy and {len(clean)} clean {'image' if len(clean) == 1 else 'images'}{files}. "
+        "Nothing is trained yet."
+    )
     if output is None:
         return
     ready(output, force)
@@ -84,7 +92,7 @@ def dataset(
             clean=tuple(str(near / c) for c in made.clean),
         )
     write_dataset(made, output, overwrite=force)
-    click.echo(f"{output}: look through it, then train on it.")
+    click.echo(f"{output}: check it, then train with it.")
 
 
 @dataclass(frozen=True)
@@ -121,7 +129,7 @@ class Batch:
                 f"Maps of several images can't go to one file, {self.output.name}; give a folder: -o FOLDER."
             )
         if not self.output.parent.is_dir():
-            raise ValueError(f"The folder {self.output.parent} doesn't exist; make it first.")
+            raise ValueError(f"The folder {self.output.parent} doesn't exist; create it first.")
         files = batch_files(self.images, self.output)
         listed = self.output / TABLE
         if listed.exists() and not self.force:
@@ -141,6 +149,6 @@ class Batch:
             for note in row.notes:
                 say(f"  {note}")
         failed = sum(bool(row.error) for row in rows)
-        click.echo(f"{listed}: {len(rows) - failed} of {len(rows)} files")
+        click.echo(f"{listed}: {len(rows) - failed} of {len(rows)} files were denoised")
         if failed:
             raise ValueError(f"{failed} of {len(rows)} files have no maps; {listed.name} says why.")

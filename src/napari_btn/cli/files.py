@@ -77,7 +77,7 @@ def ready(path: Path, force: bool, *inputs: str | Path | None) -> None:
         raise ValueError(f"{path} exists; give --force to replace it, or another name.")
     folder = path.parent
     if not folder.is_dir():
-        raise ValueError(f"The folder {folder} of {path.name} doesn't exist; make it first.")
+        raise ValueError(f"The folder {folder} of {path.name} doesn't exist; create it first.")
     if not os.access(folder, os.W_OK):
         raise ValueError(f"The folder {folder} can't be written to; choose another for {path.name}.")
 
@@ -333,7 +333,7 @@ def _compare(noisy: Image, clean: Image, channels: tuple[str, ...] | None) -> No
         if any(abs(r - 1) > 0.01 for r in ratio):
             say(
                 f"Warning: noisy has pixels of {noisy.pixel_size} {shown_unit(noisy.unit or 'px')}, clean of "
-                f"{clean.pixel_size}: another field, or one was resampled?"
+                f"{clean.pixel_size}. Is it another field, or was one resampled?"
             )
 
 

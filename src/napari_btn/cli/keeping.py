@@ -75,7 +75,7 @@ class Keeper:
         except OSError as error:
             if not self._warned:
                 self._warned = True
-                say(f"Warning: finished members can't be kept while training goes on: {sentence(error)}")
+                say(f"Warning: finished members can't be stored during the training: {sentence(error)}")
 
     def keep(self) -> str:
         """Save the members where there is room, and return the sentence on where they are."""

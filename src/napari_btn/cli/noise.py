@@ -31,9 +31,9 @@ __all__ = ["noise", "repair"]
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True)
 @axes_option
 @channels_option
-@click.option("--offset", type=float, help="Value without light, of a dark frame; default: fitted.")
+@click.option("--offset", type=float, help="Value without light, from a dark frame; default: fitted.")
 @click.option("--together", is_flag=True, help="The images are repeats of one field.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="File for the noise model: JSON.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="JSON file for the noise model.")
 @valid_option
 @json_option
 @force_option
@@ -51,7 +51,9 @@ def noise(
     """Print gain, offset and correlation of the noise of IMAGE, and the trainings that it permits."""
     if output is not None:
         if len(images) > 1 and not together:
-            raise ValueError("One noise model is written of one image; give one, or --together for repeats.")
+            raise ValueError(
+                "One noise model is written for one image. Give one image, or --together for repeats."
+            )
         ready(output, force, *images, valid)
     opened = [ImageFile(path, axes, valid=valid).open() for path in images]
     if together and len(opened) > 1:
@@ -140,10 +142,12 @@ def _text(name: str, found: NoiseFindings[NoiseModel]) -> str:
 @to_file
 @axes_option
 @click.option("--dark", help="Frame without light, which is subtracted first.")
-@click.option("--flat", help="Frame of even light, which is divided out.")
+@click.option("--flat", help="Frame of even light, by which the image is divided.")
 @click.option("--defects", help="Image that is not zero where a pixel is broken; default: they are found.")
 @click.option(
-    "--valid-to", type=click.Path(path_type=Path), help="File for the mask of sound pixels, for --valid."
+    "--valid-to",
+    type=click.Path(path_type=Path),
+    help="File for a mask of the pixels that are not broken, to use with --valid.",
 )
 @force_option
 @gathered(source=ImageFile, target=Target)

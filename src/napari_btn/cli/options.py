@@ -82,7 +82,7 @@ def _split_names(_ctx: click.Context, _option: click.Parameter, value: str | Non
         return None
     names = tuple(name.strip() for name in value.split(","))
     if not all(names) or len(set(names)) != len(names):
-        raise click.BadParameter(f"{value!r} must be different names with commas between, such as Si,Al,Fe.")
+        raise click.BadParameter(f"{value!r} must be different names, separated by commas, such as Si,Al,Fe.")
     return names
 
 
@@ -95,7 +95,9 @@ def to_file(command: Command) -> Command:
 axes_option = click.option(
     "--axes", help="Axes of the image: letters of S T C Z Y X; default: what the file says."
 )
-channels_option = click.option("--channels", callback=_split_names, help="Names of the channels: Si,Al,Fe.")
+channels_option = click.option(
+    "--channels", callback=_split_names, help="Names of the channels, such as Si,Al,Fe."
+)
 
 
 def _keep_coverage(ctx: click.Context, _option: click.Parameter, value: str | None) -> None:
@@ -105,7 +107,7 @@ def _keep_coverage(ctx: click.Context, _option: click.Parameter, value: str | No
     try:
         share = float(value.strip().removesuffix("%"))
     except ValueError:
-        raise click.BadParameter(f"{value!r} is no share; give 0.9, 90 or 90%.") from None
+        raise click.BadParameter(f"{value!r} is not a share; give 0.9, 90 or 90%.") from None
     share = share / 100 if value.strip().endswith("%") or share > 1 else share
     if not 0 < share < 1:
         raise click.BadParameter(f"{value!r} must lie between 0 and 1, or 0 and 100 %.")
@@ -143,11 +145,11 @@ def coverage_options(default: float | None) -> Callable[[Command], Command]:
         for option in (
             click.option(
                 "--alpha", type=ALPHA, default=default, callback=_or_coverage,
-                help="One minus the coverage: 0.1 is 90 %.",
+                help="Another way to give it: one minus the coverage, so 0.1 is 90 %.",
             ),
             click.option(
                 "--coverage", metavar="SHARE", is_eager=True, expose_value=False, callback=_keep_coverage,
-                help=f"Share of pixels that intervals shall hold, such as 90 or 0.9; {known}.",
+                help=f"Share of pixels that intervals should hold, such as 90 or 0.9; {known}.",
             ),
         ):  # fmt: skip
             command = option(command)
@@ -158,9 +160,9 @@ def coverage_options(default: float | None) -> Callable[[Command], Command]:
 
 ALPHA = click.FloatRange(0, 1, min_open=True, max_open=True)
 force_option = click.option("--force", is_flag=True, help="Replace existing files.")
-json_option = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 device_option = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1 or mps."
+    "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda, cuda:1 or mps."
 )
 scheduler_option = click.option(
     "--scheduler",
@@ -170,7 +172,8 @@ scheduler_option = click.option(
 groups_option = click.option(
     "--groups",
     type=click.IntRange(0, 40),
-    help="Tokens that are calibrated apart, aiming at the coverage of each; rare phases gain little; 0 for none.",
+    help="Number of tokens (groups of similar pixels) that are calibrated separately, aiming at the coverage "
+    "of each; rare phases gain little; 0 for none.",
 )
 SPLITS = (*get_args(SplitAxis), *(name for name in get_args(Split) if name != "auto"))
 
@@ -178,13 +181,22 @@ SPLITS = (*get_args(SplitAxis), *(name for name in get_args(Split) if name != "a
 def promise_options(command: Command) -> Command:
     """Add the options of what the coverage promises to a command."""
     for option in (
-        click.option("--delta", type=ALPHA, help="What --unit image or risk leaves out; default: 0.1."),
-        click.option("--score", type=click.Choice(get_args(Score)), help="One offset, two, or by the width."),
+        click.option(
+            "--delta",
+            type=ALPHA,
+            help="Share of images (--unit image), or probability (risk), that may be covered less; default: 0.1.",
+        ),
+        click.option(
+            "--score",
+            type=click.Choice(get_args(Score)),
+            help="How intervals are widened: equally on both sides, each side on its own, or in proportion to the "
+            "predicted width.",
+        ),
         click.option(
             "--unit",
             type=click.Choice(get_args(Unit)),
-            help="Whose coverage: on average, by block or pixel; of most new images (image); on average with a stated "
-            "probability (risk). With one field, of its blocks.",
+            help="What the coverage is aimed at: the average (auto, block, pixel); most new images (image); or "
+            "the average, with a stated probability (risk). With one field, its blocks are used as images.",
         ),
     ):
         command = option(command)
@@ -195,9 +207,14 @@ def supervision_options(command: Command) -> Command:
     """Add the options of learning without clean images to a command."""
     known = SupervisionSettings()
     helps = (
-        ("--masked-pixel-percentage", float, "noise2void: share of pixels masked at a time, in per cent."),
-        ("--roi-size", int, "noise2void: side in pixels of what replaces a masked pixel."),
-        ("--strategy", click.Choice(["median", "uniform"]), "noise2void: what replaces a masked pixel."),
+        ("--masked-pixel-percentage", float, "noise2void: percentage of pixels masked at a time."),
+        ("--roi-size", int, "noise2void: side in pixels of the neighbourhood that replaces a masked pixel."),
+        (
+            "--strategy",
+            click.Choice(["median", "uniform"]),
+            "noise2void: what replaces a masked pixel, the median of its neighbourhood or a random pixel of "
+            "it (uniform).",
+        ),
         (
             "--struct-n2v-axes",
             click.Choice(get_args(StructAxes)),
@@ -209,7 +226,7 @@ def supervision_options(command: Command) -> Command:
             bool,
             "noise2void: the mean also uses each pixel's own value, by the noise model.",
         ),
-        ("--thinnings", int, "thinning: random halves that a prediction averages."),
+        ("--thinnings", int, "thinning: number of random splits of the counts that a prediction averages."),
         ("--repeats", click.Choice(get_args(Repeats)), "noise2noise: axis of the repeats."),
         ("--frames", int, "Frames of a series that networks see at a time: 1, 3, 5 or 7."),
         ("--frames-along", click.Choice(get_args(FramesAlong)), "Axis of these frames: t, or z for slices."),
@@ -226,16 +243,20 @@ def detector_options(command: Command) -> Command:
         click.option(
             "--defects", help="Image that is not zero where a pixel is broken; default: they are found."
         ),
-        click.option("--flat", help="Frame of even light, which is divided out of the noisy image."),
+        click.option("--flat", help="Frame of even light, by which the noisy image is divided."),
         click.option("--dark", help="Frame without light, which is subtracted from the noisy image."),
     ):
         command = option(command)
     return command
 
 
-valid_option = click.option("--valid", help="Image that is not zero where a pixel counts; or: finite.")
+valid_option = click.option(
+    "--valid",
+    help="Image that is not zero where a pixel is used; or the word finite, which leaves out NaN and infinite "
+    "values.",
+)
 mask_option = click.option(
-    "--mask", help="Image of groups calibrated apart, painted from 1; 0 belongs to none."
+    "--mask", help="Image of groups that are calibrated separately, painted from 1; 0 belongs to none."
 )
 bundle_argument = click.argument("bundle", metavar="MODEL.btn", type=click.Path(path_type=Path))
 

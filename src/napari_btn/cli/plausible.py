@@ -77,12 +77,16 @@ class _Source:
 @to_file
 @axes_option
 @channels_option
-@click.option("-n", "--draws", type=click.IntRange(1), default=20, show_default=True, help="Images to draw.")
+@click.option(
+    "-n", "--draws", type=click.IntRange(1), default=20, show_default=True, help="Number of images to draw."
+)
 @click.option("--noise", type=click.Path(path_type=Path), help="Noise model; default: measured on IMAGE.")
 @click.option("--steps", type=click.IntRange(1), help="Training steps; default: 2000.")
 @click.option("--keep", type=click.Path(path_type=Path), help="File for the trained model.")
 @click.option(
-    "--model", type=click.Path(path_type=Path), help="A model of --keep, which is not trained again."
+    "--model",
+    type=click.Path(path_type=Path),
+    help="A model that was saved with --keep, to draw from without training.",
 )
 @click.option(
     "--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of training and draws."

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from napari_btn.cli.files import ImageFile, Target, ready
-from napari_btn.cli.options import axes_option, device_option, force_option, gathered, to_file
+from napari_btn.cli.options import (
+    axes_option,
+    device_option,
+    force_option,
+    gathered,
+    members_text,
+    to_file,
+)
 from napari_btn.cli.terminal import Interrupted, drain, say
 
 if TYPE_CHECKING:
@@ -88,7 +95,7 @@ class Pretraining:
     help="white, correlated or mixed: noise of all levels; or a file of `napari-btn noise`, in the units of CLEAN.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same networks.")
-@click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
+@click.option("--resume", is_flag=True, help="Continue from the members that an interrupted run kept.")
 @force_option
 @gathered(target=Target, chosen=Pretraining)
 def pretrain(clean: tuple[str, ...], target: Target, chosen: Pretraining, resume: bool) -> None:
@@ -123,8 +130,12 @@ def pretrain(clean: tuple[str, ...], target: Target, chosen: Pretraining, resume
         if not error.checkpoint:
             raise
         save_prior(prior_of(corpus, error.checkpoint, **how), partial)
-        kept = f"Interrupted; {len(error.checkpoint)} members are kept in {partial}. Give --resume to go on."
+        kept = (
+            f"Interrupted; {members_text(len(error.checkpoint))} kept in {partial}. Give --resume to go on."
+        )
         raise Interrupted(kept) from None
     save_prior(prior, target.output)
     partial.unlink(missing_ok=True)
-    click.echo(f"{target.output}: {len(prior.members)} members, {corpus.channels} channels in {corpus.ndim}D")
+    click.echo(
+        f"{target.output}: {members_text(len(prior.members))}, channels: {corpus.channels}, in {corpus.ndim}D"
+    )

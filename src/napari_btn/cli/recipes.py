@@ -32,13 +32,15 @@ def _places(_ctx: click.Context, _option: click.Parameter, values: tuple[str, ..
 @click.command("run")
 @click.argument("recipe", metavar="RECIPE.json", type=click.Path(path_type=Path))
 @click.option("--input", "given", multiple=True, metavar="NAME=FILE", callback=_places,
-              help="Where an input lies now, such as noisy=fast.tif; default: where it was.")  # fmt: skip
+              help="Where an input is now, such as noisy=fast.tif; default: where it was.")  # fmt: skip
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path), help="File for the result: .btn, an image, or regions."
 )
-@click.option("--explain", is_flag=True, help="Print a methods paragraph instead of running.")
+@click.option("--explain", is_flag=True, help="Print a paragraph for a methods section instead of running.")
 @click.option(
-    "--export", type=click.Path(path_type=Path), help="JSON file: write the recipe instead of running."
+    "--export",
+    type=click.Path(path_type=Path),
+    help="JSON file for the recipe, which is written instead of running it.",
 )
 @json_option
 @force_option
@@ -88,7 +90,7 @@ def run(
     elif made.differences:
         click.echo("The result differs from the record.")
     else:
-        click.echo(f"Recorded hashes: {made.compared}; all are the same.")
+        click.echo(f"The result equals the record bit by bit (checksums compared: {made.compared}).")
 
 
 def _need_fit(output: Path, found: Recipe, target: Target, recipe: Path) -> None:
@@ -101,11 +103,11 @@ def _need_fit(output: Path, found: Recipe, target: Target, recipe: Path) -> None
         output_format(output)
     elif last == "regions" and ending not in (".btn", *REGION_ENDINGS):
         raise ValueError(
-            f"The recipe makes regions, and {output.name} is no file of them; end it in one of "
+            f"The recipe makes regions, and {output.name} is not a file of them; end its name in one of "
             f"{', '.join(REGION_ENDINGS)}."
         )
     elif last != "regions" and ending != ".btn":
-        raise ValueError(f"The recipe makes a bundle, and {output.name} is none; end it in .btn.")
+        raise ValueError(f"The recipe makes a bundle, and {output.name} is not one; end its name in .btn.")
     target.ready(recipe)
 
 

@@ -61,7 +61,7 @@ class Measure:
         if self.channel is not None:
             channel_number(channel_of(self.channel), denoiser.channel_names)
         if self.dwell is not None and not self.dwell > 0:
-            raise ValueError(f"--dwell is {self.dwell:g}; give how many times the dwell, above 0.")
+            raise ValueError(f"--dwell is {self.dwell:g}; give a multiple of the image's dwell, above 0.")
         if self.until is not None and not self.until >= 0:
             raise ValueError(f"--until is {self.until:g}; give an area, 0 or more.")
         scores = {"--threshold": self.threshold, "--spread": self.spread, "--relative": self.relative or None}
@@ -152,40 +152,58 @@ class Windows:
 @to_file
 @axes_option
 @click.option("--channel", help="Channel that is scored; default: all together.")
-@click.option("--threshold", type=float, help="Where it is undecided whether the channel exceeds this.")
+@click.option(
+    "--threshold", type=float, help="Measure where it is undecided whether the channel exceeds this value."
+)
 @click.option(
     "--dwell",
     type=float,
-    help="Mean dwell of the windows, in dwells of IMAGE, whose counts decide; default: windows decide everything.",
+    help="Mean dwell time per pixel of the windows, as a multiple of that of IMAGE; default: windows count as "
+    "decided without error.",
 )
 @click.option(
     "--until",
     type=float,
-    help="Expected wrongly decided area that is small enough, in the image's unit (else pixels): stops there.",
+    help="Stop when the expected wrongly decided area is at most this, in the image's unit (else in pixels).",
 )
 @click.option(
     "--spread",
     type=click.Choice(["plain", "relative"]),
-    help="Where the members disagree, plainly or as a share of the interval's width.",
+    help="Measure where the members disagree, plainly or as a share of the interval's width.",
 )
-@click.option("--relative", is_flag=True, help="Where the interval is wide for the signal.")
+@click.option("--relative", is_flag=True, help="Measure where the interval is wide relative to the signal.")
 @click.option(
-    "--window", type=click.IntRange(1), nargs=2, default=(64, 64), show_default=True, help="Rows, columns."
+    "--window",
+    type=click.IntRange(1),
+    nargs=2,
+    default=(64, 64),
+    show_default=True,
+    help="Size of a window in pixels: rows, columns.",
 )
 @click.option("--planes", type=click.IntRange(1), help="Planes of the window in a volume; default: all.")
-@click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="How many at most.")
-@click.option("--margin", type=click.IntRange(0), default=0, help="Pixels kept free along the border.")
+@click.option(
+    "--count", type=click.IntRange(1), default=5, show_default=True, help="Largest number of windows."
+)
+@click.option(
+    "--margin",
+    type=click.IntRange(0),
+    default=0,
+    help="Pixels kept free along the border, and between windows.",
+)
 @click.option(
     "--within",
     metavar="AREA",
-    help="Where windows are proposed: an image, not zero inside, or regions (.csv, .geojson, .zip). Default: all.",
+    help="Area where windows are proposed: an image that is not zero inside, or regions (.csv, .geojson, "
+    ".zip). Default: all.",
 )
 @click.option(
     "--measured",
     type=click.Path(path_type=Path),
     help="Regions that were measured already (.csv, .geojson, .zip); their pixels don't count.",
 )
-@click.option("--scene", type=click.IntRange(0), help="Which scene, where the image has several.")
+@click.option(
+    "--scene", type=click.IntRange(0), help="Number of the scene, from 0, if the image has several."
+)
 @click.option(
     "--stage",
     type=click.Path(path_type=Path),
@@ -243,7 +261,7 @@ def regions(
     if registered is not None and registered.residual:
         say(f"The places agree on the stage to {registered.residual:.3g} of its unit (root mean square).")
     if not found and not (expected and expected.more == 0):
-        say("Note: no pixel has a score; there is nothing to measure again by this measure.")
+        say("Note: no pixel has a score, so by this measure there is nothing to measure again.")
     if as_json:
         keys = ("y", "x", "height", "width", "z", "depth", "score", "centre", "unit", "dwell")
         click.echo(json.dumps([{k: getattr(r, k) for k in keys} for r in found]))

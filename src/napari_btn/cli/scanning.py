@@ -41,7 +41,7 @@ def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple
         numbers = ()
     if not numbers or min(numbers) < 1:
         raise click.BadParameter(
-            f"{value!r} must be whole numbers above 0 with commas between, such as 5,10,20."
+            f"{value!r} must be whole numbers above 0, separated by commas, such as 5,10,20."
         )
     return numbers
 
@@ -86,21 +86,45 @@ class Kinds:
     default="sms",
     show_default=True,
     callback=_names,
-    help="Kinds of networks: sms, unet, dncnn, cdae.",
+    help="Kinds of networks to compare: sms, unet, dncnn, cdae.",
 )
-@click.option("--depths", default="5,10,20", show_default=True, callback=_numbers, help="Nodes per network.")
-@click.option("--widths", default="4", show_default=True, callback=_numbers, help="Channels of a chunk.")
-@click.option("--dilations", default="4,8", show_default=True, callback=_numbers, help="Largest dilations.")
 @click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="quick", show_default=True, help="How long."
+    "--depths",
+    default="5,10,20",
+    show_default=True,
+    callback=_numbers,
+    help="Depths to compare: convolutions (nodes) per network.",
+)
+@click.option(
+    "--widths",
+    default="4",
+    show_default=True,
+    callback=_numbers,
+    help="Feature channels that each node adds, to compare.",
+)
+@click.option(
+    "--dilations",
+    default="4,8",
+    show_default=True,
+    callback=_numbers,
+    help="Largest dilations to compare, in pixels.",
+)
+@click.option(
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="quick",
+    show_default=True,
+    help="How long to train.",
 )
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
 @click.option(
-    "--members", type=click.IntRange(1), default=1, show_default=True, help="Networks of each kind."
+    "--members", type=click.IntRange(1), default=1, show_default=True, help="Number of networks of each kind."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 @click.option(
-    "--plot", type=click.Path(path_type=Path), help="Picture of score against size: .png, .svg, .pdf."
+    "--plot",
+    type=click.Path(path_type=Path),
+    help="File for a picture of error against size: .png, .svg or .pdf.",
 )
 @device_option
 @json_option

@@ -252,7 +252,7 @@ def table(report: Report) -> str:
         ("width", _numbers(report.width, ".4g")),
         ("vs noisy", _numbers(report.width_ratio, ".3f")),
         ("correlation", _numbers(report.correlation, ".3f")),
-        ("PSNR", _numbers(report.psnr, ".1f")),
+        ("PSNR (dB)", _numbers(report.psnr, ".1f")),
     ]
     cells = [[title, *values] for title, values in columns]
     known = [column for column in cells if set(column[1:]) != {"-"}]
@@ -262,7 +262,7 @@ def table(report: Report) -> str:
     if (least := report.by_true.least()) is not None:
         lines.append(f"Least covered, by true value: {report.by_true.words(report.channel_names, *least)}")
     aim = aim_of(report.rule, report.alpha, covered(report.covers))
-    lines += [f"Aimed at: {aim}; of a single pixel this says nothing"]
+    lines += [f"Aimed at: {aim}; this says nothing about a single pixel"]
     lines += [f"Measured on {report.n_blocks[0]} {report.blocks}"]
     return "\n".join([*lines, f"The 95 % interval is that of {report.scope}{report.beyond}"])
 
@@ -275,7 +275,7 @@ def _group_lines(report: Report) -> list[str]:
 
     head = [report.group_name, "share", *shown_names(report.channel_names)]
     rows = [
-        [str(g + 1), f"{share:.1%}", *_numbers(report.group_coverage[:, g], ".3f")]
+        [str(g + 1), f"{100 * share:.1f} %", *_numbers(report.group_coverage[:, g], ".3f")]
         for g, share in enumerate(report.group_share)
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]

@@ -77,7 +77,7 @@ class _Promise:
     def tokens(self) -> int:
         """Number of tokens that are calibrated apart; 0 for none."""
         if self.groups == 1:
-            raise ValueError("--groups is 1; give 2 or more to calibrate tokens apart, or 0 for none.")
+            raise ValueError("--groups is 1; give 2 or more to calibrate tokens separately, or 0 for none.")
         return self.groups or 0
 
 
@@ -150,9 +150,15 @@ class Training:
 @axes_option
 @channels_option
 @click.option(
-    "--preset", type=click.Choice(list(PRESETS)), default="standard", show_default=True, help="How long."
+    "--preset",
+    type=click.Choice(list(PRESETS)),
+    default="standard",
+    show_default=True,
+    help="How long to train.",
 )
-@click.option("--members", type=click.IntRange(1), default=10, show_default=True, help="Networks to train.")
+@click.option(
+    "--members", type=click.IntRange(1), default=10, show_default=True, help="Number of networks to train."
+)
 @coverage_options(0.1)
 @click.option(
     "--supervision",
@@ -162,7 +168,10 @@ class Training:
     help="What the networks learn from; without CLEAN: noise2noise, noise2void or thinning.",
 )
 @supervision_options
-@click.option("--noise-model", help="simulation: noise of NOISY, which is clean then: JSON or .npz file.")
+@click.option(
+    "--noise-model",
+    help="simulation: noise model (JSON or .npz file) to add to NOISY, which is then a clean image.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 @device_option
 @click.option(
@@ -171,19 +180,23 @@ class Training:
     show_default=True,
     help="Kind of networks: sms, unet, dncnn, cdae; sms+unet: in turn.",
 )
-@click.option("--depth", type=click.IntRange(1), help="Nodes (convolutions) per network.")
-@click.option("--bias-free", is_flag=True, help="Networks without constants: for other noise levels too.")
+@click.option("--depth", type=click.IntRange(1), help="Convolutions (nodes) per network.")
+@click.option(
+    "--bias-free",
+    is_flag=True,
+    help="Networks without additive constants, which also work at other noise levels.",
+)
 @click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
 @click.option(
     "--start",
     default="pretrained",
     show_default=True,
-    help="pretrained, scratch, or a file of `napari-btn pretrain`: what networks start from.",
+    help="What networks start from: pretrained, scratch (random weights), or a file of `napari-btn pretrain`.",
 )
 @click.option(
     "--saturation",
     type=float,
-    help="Largest value of the detector: the signal of such targets may be higher.",
+    help="Largest value that the detector can give; where the target has it, the signal may be higher.",
 )
 @click.option(
     "--split",
@@ -191,7 +204,9 @@ class Training:
     help="How one field (or series) is split; default: its longest axis.",
 )
 @click.option(
-    "--regions", help="Image painted 1 where to train, 2 calibrate, 3 report, instead of the split."
+    "--regions",
+    help="Image painted with 1 for training, 2 for calibration and 3 for the report, used instead of the "
+    "split.",
 )
 @promise_options
 @groups_option
@@ -201,7 +216,7 @@ class Training:
     "--pair", type=(str, str), multiple=True, metavar="NOISY CLEAN", help="Another pair, of another field."
 )
 @click.option("--report", type=click.Path(path_type=Path), help="JSON file for the coverage report.")
-@click.option("--resume", is_flag=True, help="Go on from the members that an interrupted run kept.")
+@click.option("--resume", is_flag=True, help="Continue from the members that an interrupted run kept.")
 @scheduler_option
 @force_option
 @gathered(pair=PairFiles, target=Target, chosen=Training, promise=_Promise, learning=SupervisionSettings)
@@ -349,14 +364,17 @@ def calibrate(
     alpha: float | None,
     promise: _Promise,
 ) -> None:
-    """Calibrate MODEL.btn to another miscoverage, or on the pair NOISY CLEAN; nothing is trained.
+    """Calibrate MODEL.btn to another coverage, or on the pair NOISY CLEAN; nothing is trained.
 
     Networks that learned from noisy images alone are calibrated on NOISY alone.
-    With --groups, NOISY alone is the image that MODEL.btn was trained on: its tokens are calibrated apart.
+    With --groups, NOISY alone is the image that MODEL.btn was trained on: its tokens are calibrated separately.
     """
     target.ready()
     if promise.groups is not None and promise.mask is not None:
-        raise ValueError("--groups and --mask came; pixels belong to tokens or to a mask's groups. Give one.")
+        raise ValueError(
+            "--groups and --mask came together; pixels belong either to tokens or to the groups of a mask. "
+            "Give one."
+        )
     denoiser = model.load()
     asked: dict[str, Any] = {
         "alpha": denoiser.alpha if alpha is None else alpha,
