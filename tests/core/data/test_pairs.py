@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from napari_btn.core.data.image import View, canonical_axes, shown_amount, shown_names
+from napari_btn.core.data.image import View, canonical_axes, names_in_text, shown_amount, shown_names
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.splits import split
 from napari_btn.core.settings import CalibrationSettings
@@ -385,6 +385,12 @@ def test_a_large_pair_is_checked_in_pieces():
 )
 def test_channels_without_a_name_are_called_channels(names: tuple[str, ...], shown: tuple[str, ...]) -> None:
     assert shown_names(names) == shown
+
+
+def test_a_sentence_calls_the_only_channel_the_image():
+    assert names_in_text(("0",), [0]) == "the image"
+    assert names_in_text(("Si",), [0]) == "Si"
+    assert names_in_text(("0", "Fe", "Al"), [0, 2]) == "channel 0, Al"
 
 
 @pytest.mark.parametrize(

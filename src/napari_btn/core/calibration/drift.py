@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from napari_btn.core.data.image import shown_names, whole_boxes
+from napari_btn.core.data.image import names_in_text, shown_names, whole_boxes
 from napari_btn.core.data.splits import CALIBRATE, TRAIN
 from napari_btn.core.progress import Note
 
@@ -313,14 +313,15 @@ def parts_notes(scenes: Scenes, split: Split, layout: str) -> tuple[Note, ...]:
     if train is None or held_out is None:
         return ()
     found = check_drift(profile(train), held_out, channel_names=scenes.channel_names)
+    names = [names_in_text(scenes.channel_names, [c]) for c in range(len(scenes.channel_names))]
     unlike = [
         f"{name} has {ratio:.2f} times the noise at equal brightness"
-        for name, ratio in zip(scenes.channel_names, found.noise_ratio, strict=True)
+        for name, ratio in zip(names, found.noise_ratio, strict=True)
         if not np.isnan(ratio) and not PARTS_LOW <= ratio <= PARTS_HIGH
     ] + [
         f"{100 * share:.0f} % of the pixels of {name} are outside the range that holds 99.8 % of those "
         "trained on"
-        for name, share in zip(scenes.channel_names, found.outside, strict=True)
+        for name, share in zip(names, found.outside, strict=True)
         if share >= SHARE_AMBER
     ]
     if not unlike:

@@ -27,6 +27,7 @@ __all__ = [
     "canonical_axes",
     "channel_number",
     "middle_of_space",
+    "names_in_text",
     "shown_amount",
     "shown_names",
     "shown_unit",
@@ -319,6 +320,20 @@ def shown_names(names: Sequence[str]) -> tuple[str, ...]:
     if tuple(names) in ((), ("0",)):
         return ("image",)
     return tuple(f"channel {name}" if name == str(c) else name for c, name in enumerate(names))
+
+
+def names_in_text(names: Sequence[str], which: Sequence[int]) -> str:
+    """Return channels as words of a sentence: their names, or "the image" for the only one without a name.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of all channels; "0", "1", ... where they have none.
+    which : sequence of int
+        Numbers of the channels that are meant.
+    """
+    shown = shown_names(names)
+    return "the image" if shown == ("image",) else ", ".join(shown[c] for c in which)
 
 
 def whole_boxes(space: Sequence[int], n_scenes: int) -> list[Box]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.data.image import names_in_text
 from napari_btn.core.data.splits import split
 from napari_btn.core.progress import Note
 from napari_btn.core.settings import SupervisionSettings
@@ -124,9 +125,9 @@ class PairSupervision:
         if noise[worst] <= _NOISY:
             return "long exposure", ()
         text = (
-            f"The target is noisy itself (in {channel_names[worst]} its noise makes {100 * noise[worst]:.0f} % of the "
-            "residual variance): intervals cover another long exposure, and usually cover the clean signal more often "
-            "than stated."
+            f"The target is noisy itself (in {names_in_text(channel_names, [worst])} its noise makes "
+            f"{100 * noise[worst]:.0f} % of the residual variance): intervals cover another long exposure, "
+            "and usually cover the clean signal more often than stated."
         )
         return "long exposure", (Note("amber", text),)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.data.bits import pixel_bits, pixel_uniform
-from napari_btn.core.data.image import Look, View, middle_of_space
+from napari_btn.core.data.image import Look, View, middle_of_space, names_in_text
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.dither import Dither
 from napari_btn.core.supervision.pair import DEFAULT, PairSupervision
@@ -135,7 +135,7 @@ class Thinning(PairSupervision):
         fano = np.where(np.isfinite(noise.fano), noise.fano, 1.0)
         worst = int(np.argmax(np.abs(np.log(np.maximum(fano, 1e-6)))))
         slack = 3 * (noise.fano_se[worst] if np.isfinite(noise.fano_se[worst]) else 0.0)
-        name, away = scenes.channel_names[worst], abs(fano[worst] - 1)
+        name, away = names_in_text(scenes.channel_names, [worst]), abs(fano[worst] - 1)
         # of a single small image, too few flat patches are left for a judgement
         sure = noise.source != "image" or np.prod(source.space) >= _ENOUGH_PX
         if sure and away > max(_REFUSED, slack):
@@ -206,12 +206,13 @@ class Thinning(PairSupervision):
 
 def _need_counts(counts: NDArray[np.float32], names: Sequence[str]) -> None:
     """Raise ``ValueError`` unless values are plain counts."""
-    for name, values in zip(names, counts, strict=True):
+    for c, values in enumerate(counts):
+        name = names_in_text(names, [c])
         bad = (values < 0) | (values != np.round(values))
         if bad.any():
             raise ValueError(
-                f"{name} holds values such as {float(values[bad][0]):.4g}; thinning needs counts: whole numbers from 0 "
-                f"up. {_INSTEAD}"
+                f"Values of {name} such as {float(values[bad][0]):.4g} are not counts; thinning needs counts: "
+                f"whole numbers from 0 up. {_INSTEAD}"
             )
         step = int(np.gcd.reduce(values.astype(np.int64).ravel()))
         if step > 1:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import Box, View, middle_of_space
+from napari_btn.core.data.image import Box, View, middle_of_space, names_in_text
 from napari_btn.core.data.registration import shift_of
 from napari_btn.core.data.repetition import repetition_of
 from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split, split_axis
@@ -176,7 +176,7 @@ def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
     low, high = np.nanquantile(train, (0.001, 0.999), axis=1, keepdims=True)
     flat = np.nanmax(train, 1) == np.nanmin(train, 1)
     if flat.any():
-        names = ", ".join(n for n, f in zip(scenes.channel_names, flat, strict=True) if f)
+        names = names_in_text(scenes.channel_names, np.flatnonzero(flat).tolist())
         text = (
             f"Clean is constant in {names} in the training part, so there is nothing to learn. Leave this "
             "channel out."
@@ -187,10 +187,11 @@ def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
     worst = int(beyond.argmax())
     if beyond[worst] >= _UNKNOWN:
         text = (
-            f"{100 * beyond[worst]:.0f} % of the held-out clean values of {scenes.channel_names[worst]} are "
-            f"outside the range of the training part ({low[worst, 0]:.3g} to {high[worst, 0]:.3g}). Networks "
-            "don't know them, and intervals will be too wide everywhere else. Bring some of them into the "
-            "training part: by a checkerboard, painted parts, or another scene."
+            f"{100 * beyond[worst]:.0f} % of the held-out clean values of "
+            f"{names_in_text(scenes.channel_names, [worst])} are outside the range of the training part "
+            f"({low[worst, 0]:.3g} to {high[worst, 0]:.3g}). Networks don't know them, and intervals will be "
+            "too wide everywhere else. Bring some of them into the training part: by a checkerboard, painted "
+            "parts, or another scene."
         )
         notes.append(Note("amber", text))
     return tuple(notes)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.compute.pool import WorkerDiedError, process_pool
+from napari_btn.core.data.image import names_in_text
 from napari_btn.core.networks.family import Blueprint, Member, build, member_rng
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.training.collapse import Collapse
@@ -266,30 +267,23 @@ class Trainer:
         bad = self.collapse.channels(loss, sd, end=end)
         if not bad.size:
             return end
-        names = ", ".join(self.lesson.scenes.channel_names[c] for c in bad)
+        names, who = names_in_text(self.lesson.scenes.channel_names, bad.tolist()), f"Member {run.member + 1}"
         if run.member in self.start:
             if end:
-                text = (
-                    f"Member {run.member + 1} lost what it knew about {names} while training continued, so it "
-                    "was kept as it was before."
+                self._warn(
+                    f"{who} got worse in {names} during this training; it was kept as it was before.", run
                 )
-                self._warn(text, run)
                 run.state = replace(run.state, weights=self.start[run.member].weights)
             return end
         if run.attempt + 1 >= _MAX_ATTEMPTS:
             if end:
                 self._warn(
-                    f"Member {run.member + 1} learned almost nothing about {names} in {_MAX_ATTEMPTS} "
-                    "attempts; it was kept all the same. Train longer, or check that noisy and clean show "
-                    "the same field.",
+                    f"{who} learned almost nothing about {names} in {_MAX_ATTEMPTS} attempts; it was kept. Train "
+                    "longer, or check that noisy and clean show the same field.",
                     run,
                 )
             return end
-        self._warn(
-            f"Member {run.member + 1} learned almost nothing about {names} (it collapsed), and was trained "
-            "again from a new seed.",
-            run,
-        )
+        self._warn(f"{who} learned almost nothing about {names} (collapsed); a new seed was tried.", run)
         self.losses[run.member], run.settings = [], self.settings
         run.attempt, run.state, run.ready, run.best, run.worse = run.attempt + 1, None, [], None, 0
         return False
