@@ -25,7 +25,7 @@ def measured(shape=(2, 64, 80), axes="CYX"):
     centre = rng.normal(size=shape).astype(np.float32)
     clean = centre + rng.normal(size=shape).astype(np.float32)
     quantiles = centre + Z.reshape(-1, *([1] * len(shape)))
-    names = ("Si", "Fe <b>")
+    names = ("Si", "Fe <b>")[: shape[axes.index("C")]]
     spread = rng.random(shape).astype(np.float32)
     prediction = Prediction(
         quantiles[0], centre, quantiles[-1], spread, quantiles, LEVELS, axes, names, None, "px", 0.1, "clean"
@@ -45,7 +45,7 @@ def test_the_page_has_numbers_notes_and_figures_and_loads_nothing():
     assert "Overlap of &lt;x&gt;." in page
     assert "a&lt;b" in page
     assert f"{report.coverage[0]:.3f}" in page
-    assert "of a single pixel it says nothing" in page
+    assert "this says nothing about a single pixel" in page
     assert "the 95 % interval is that of this field; of others it says nothing" in page
     assert "nan" not in re.sub(r"base64,[^']*", "", page)
     assert len(re.findall(r"<img alt='[^']+' src='data:image/png;base64,", page)) == 7
@@ -73,6 +73,18 @@ def test_page_and_terminal_say_what_the_rule_aims_at():
         made = replace(report, rule=rule)
         assert words in report_page(made, title="soil")
         assert words in table(made)
+
+
+def test_the_only_channel_without_a_name_is_called_the_image():
+    from dataclasses import replace
+
+    report = replace(measured((1, 64, 80))[2], channel_names=("0",))
+    page = report_page(report, title="soil")
+    assert "<td>image</td>" in page
+    assert "<td>0</td>" not in page
+    assert plots.coverage_by_width(report).axes[0].get_title() == "image"
+    for figure in (plots.coverage_by_width(report), plots.places(report)):
+        assert figure.axes[0].get_legend() is not None
 
 
 def test_a_report_alone_makes_a_page():

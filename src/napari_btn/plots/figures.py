@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.evaluation.line import to_scale
 from napari_btn.plots._style import COLOURS, counted, empty_figure, look
 
@@ -229,7 +230,7 @@ def ensemble_gain(gain: EnsembleGain) -> Figure:
     names = ("correlation", "coverage", "width")
     at = np.arange(len(gain.sizes))
     for axes, name in zip(figure.subplots(1, 3), names, strict=True):
-        for c, channel in enumerate(gain.channel_names):
+        for c, channel in enumerate(shown_names(gain.channel_names)):
             axes.plot(at, getattr(gain, name)[:, c], label=channel, **look(c))
         axes.set_xticks(at, [str(size) for size in gain.sizes])
         axes.set(xlabel="members", title=name)
@@ -319,13 +320,13 @@ def scan(rows: Sequence[Any]) -> Figure:
             (row for row in rows if (row.max_dilation, row.channels) == kind), key=lambda row: row.parameters
         )
         x, y = [row.parameters for row in mine], [row.crps for row in mine]
-        axes.plot(x, y, label=f"dilation to {kind[0]}, {counted(kind[1], 'channel')}", **look(k))
+        axes.plot(x, y, label=f"largest dilation {kind[0]}, {counted(kind[1], 'channel')}", **look(k))
         for row in mine:
             axes.annotate(
                 str(row.depth), (row.parameters, row.crps), xytext=(4, 4), textcoords="offset points"
             )
     axes.set_xscale("log")
-    axes.set(xlabel="weights of a member", ylabel="CRPS / SD of the target", title="Numbers are depths")
+    axes.set(xlabel="weights per member", ylabel="CRPS / SD of the target", title="Numbers are depths")
     axes.legend(frameon=False)
     return figure
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.calibration.rules import aim_of
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.evaluation.by_value import BIN_NAMES
 from napari_btn.core.evaluation.diagnostics import block_shares
 from napari_btn.plots import figures, reports
@@ -49,7 +50,7 @@ _HEAD = (
     "interval score",
     "CRPS",
     "corr.",
-    "PSNR",
+    "PSNR (dB)",
 )
 
 
@@ -91,7 +92,9 @@ def report_page(
         )
     )
     if report.bin_coverage.size:
-        worst = "; ".join(f"{n}: {w}" for n, w in zip(report.channel_names, report.worst, strict=False) if w)
+        worst = "; ".join(
+            f"{n}: {w}" for n, w in zip(shown_names(report.channel_names), report.worst, strict=False) if w
+        )
         parts.append(
             _figure(
                 reports.coverage_by_width(report),
@@ -103,8 +106,8 @@ def report_page(
     if report.group_coverage.size:
         parts.append(_groups(report))
     if report.pit.size and not np.isnan(report.pit).all():
-        text = "Where the truth falls in the predicted distribution, before calibration: flat is right, a hump in "
-        text += "the middle means too wide, high ends too narrow, a slope a bias."
+        text = "Where the truth falls in the predicted distribution, before calibration. Flat is right; a hump in "
+        text += "the middle means too wide, high ends mean too narrow, and a slope means a bias."
         parts.append(_figure(reports.places(report), text))
     if prediction is not None:
         parts += _of_image(prediction, clean, report)
@@ -128,14 +131,16 @@ def _summary(report: Report) -> str:
     blocks = int(report.n_blocks[0]) if len(report.n_blocks) else 0
     rows = [
         (name, *(f"{v[c]:{form}}" for v, form in _columns(report)))
-        for c, name in enumerate(report.channel_names)
+        for c, name in enumerate(shown_names(report.channel_names))
     ]
     head = "".join(f"<th>{h}</th>" for h in _HEAD)
     lines = "".join("<tr>" + "".join(f"<td>{escape(v)}</td>" for v in row) + "</tr>" for row in rows)
     table = lines.replace("<td>nan</td>", "<td>-</td>")
     return (
-        f"<p>Aimed at: {escape(aim)}; of a single pixel it says nothing. Measured on {blocks} "
+        f"<p>Aimed at: {escape(aim)}; this says nothing about a single pixel. Measured on {blocks} "
         f"{escape(report.blocks)}; the 95 % interval is that of {report.scope}{report.beyond}.</p>"
+        "<p>Below, above: shares of the pixels under the lower and over the upper bound. Width, interval score and "
+        "CRPS are in the unit of the image; of the two scores, lower is better.</p>"
         f"<table><tr>{head}</tr>{table}</table>"
     )
 
@@ -145,7 +150,7 @@ def _by_value(report: Report) -> str:
     bins = (("predicted", report.by_predicted), ("true", report.by_true))
     columns = [
         (f"{name}, {kind}", made, c)
-        for c, name in enumerate(report.channel_names)
+        for c, name in enumerate(shown_names(report.channel_names))
         for kind, made in bins
         if made.coverage.size
     ]
@@ -171,14 +176,14 @@ def _by_value(report: Report) -> str:
 def _groups(report: Report) -> str:
     """Return the table of the groups that are calibrated separately."""
     name = report.group_name
-    head = "".join(f"<th>{escape(h)}</th>" for h in (name, "share", *report.channel_names))
+    head = "".join(f"<th>{escape(h)}</th>" for h in (name, "share", *shown_names(report.channel_names)))
     lines = []
     for g, share in enumerate(report.group_share):
         bounds = zip(
             report.group_coverage[:, g], report.group_low[:, g], report.group_high[:, g], strict=True
         )
         cells = (f"{v:.3f} ({a:.3f} to {b:.3f})" if v == v else "-" for v, a, b in bounds)
-        row = "".join(f"<td>{cell}</td>" for cell in (str(g + 1), f"{share:.1%}", *cells))
+        row = "".join(f"<td>{cell}</td>" for cell in (str(g + 1), f"{100 * share:.1f} %", *cells))
         lines.append(f"<tr>{row}</tr>")
     return f"<h2>Inside, by {name}</h2><table><tr>{head}</tr>{''.join(lines)}</table>"
 
@@ -206,7 +211,7 @@ def _columns(report: Report) -> list[tuple[Any, str]]:
 
 def _of_image(prediction: Prediction, clean: Any, report: Report) -> list[str]:
     """Return the figures of the image itself."""
-    names = prediction.channel_names
+    names = shown_names(prediction.channel_names)
     made = []
     planes = {
         key: [_plane(getattr(prediction, key), prediction.axes, c) for c in range(len(names))]
@@ -223,7 +228,7 @@ def _of_image(prediction: Prediction, clean: Any, report: Report) -> list[str]:
             name: block_shares((t < planes["lower"][c]) | (t > planes["upper"][c]), side, np.isfinite(t))
             for c, (name, t) in enumerate(zip(names, truth, strict=True))
         }
-        text = f"Share of missed pixels in squares of {side} px: red where more are missed than asked for."
+        text = f"Share of pixels outside their intervals, in squares of {side} px: red where it is larger than asked for."
         figure = reports.missed_blocks(shares, alpha=report.alpha, block_px=side)
         made.append(_figure(figure, text))
     rng = np.random.default_rng(0)

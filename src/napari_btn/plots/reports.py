@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.data.image import shown_names
 from napari_btn.plots._style import COLOURS, empty_figure, look, panel_row
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def coverage(report: Report) -> Figure:
         Left: coverage of each channel with its 95 % interval and the requested coverage.
         Right, if the report has levels: share of pixels under each quantile against its level.
     """
-    names = report.channel_names
+    names = shown_names(report.channel_names)
     aim = 1 - report.alpha
     levels = report.levels
     figure = empty_figure(9.0 if levels else 5.0, 4.0)
@@ -85,12 +86,13 @@ def coverage_by_width(report: Report) -> Figure:
         raise ValueError("The report has no coverage by width; measure it on images with a truth.")
     figure, panels = panel_row(len(report.channel_names))
     for axes, name, width, share in zip(
-        panels, report.channel_names, report.bin_width, report.bin_coverage, strict=True
+        panels, shown_names(report.channel_names), report.bin_width, report.bin_coverage, strict=True
     ):
-        axes.axhline(1 - report.alpha, color="0.4", linestyle="--", linewidth=1)
-        axes.plot(width, share, color=COLOURS[0], marker="o")
+        axes.axhline(1 - report.alpha, color="0.4", linestyle="--", linewidth=1, label="asked for")
+        axes.plot(width, share, color=COLOURS[0], marker="o", label="measured")
         axes.set(title=name, xlabel="width of the interval", ylim=(min(0.5, float(np.nanmin(share))), 1.01))
-    panels[0].set_ylabel("share inside")
+    panels[0].set_ylabel("share of pixels inside")
+    panels[0].legend(frameon=False, loc="lower left")
     return figure
 
 
@@ -118,11 +120,14 @@ def places(report: Report) -> Figure:
     figure, panels = panel_row(len(report.channel_names))
     bins = share.shape[1]
     at = (np.arange(bins) + 0.5) / bins
-    for axes, name, row in zip(panels, report.channel_names, share, strict=True):
-        axes.bar(at, row * bins, width=1 / bins, color=COLOURS[0], alpha=0.6, edgecolor="white")
-        axes.axhline(1, color="0.4", linestyle="--", linewidth=1)
+    for axes, name, row in zip(panels, shown_names(report.channel_names), share, strict=True):
+        axes.bar(
+            at, row * bins, width=1 / bins, color=COLOURS[0], alpha=0.6, edgecolor="white", label="measured"
+        )
+        axes.axhline(1, color="0.4", linestyle="--", linewidth=1, label="ideal")
         axes.set(title=name, xlabel="place in the predicted distribution", xlim=(0, 1))
     panels[0].set_ylabel("density")
+    panels[0].legend(frameon=False, loc="lower center")
     return figure
 
 

@@ -401,7 +401,7 @@ def test_a_collapsed_member_is_trained_again_from_a_child_of_its_seed(verdicts):
     )
     assert [len(repaired.losses[k]) for k in range(2)] == [8, 8]
     assert [n.text for n in repaired.notes] == [
-        "Member 1 had collapsed in 1 and was trained again from a new seed."
+        "Member 1 learned almost nothing about channel 1 (collapsed); trained again from a new seed."
     ]
     # from the end, too, and the same whoever judges when
     verdicts.update(count=0, bad=lambda n: n == 2)

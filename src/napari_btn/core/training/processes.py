@@ -283,7 +283,9 @@ class Trainer:
                     run,
                 )
             return end
-        self._warn(f"{who} learned almost nothing about {names} (collapsed); a new seed was tried.", run)
+        self._warn(
+            f"{who} learned almost nothing about {names} (collapsed); trained again from a new seed.", run
+        )
         self.losses[run.member], run.settings = [], self.settings
         run.attempt, run.state, run.ready, run.best, run.worse = run.attempt + 1, None, [], None, 0
         return False

@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel
@@ -362,4 +363,6 @@ def _by_channel(values: Any, names: Sequence[str], form: str) -> str:
     if values is None:
         return ""
     texts = [form.format(float(v)).replace("%", " %") for v in values]
-    return texts[0] if len(texts) == 1 else ", ".join(f"{n} {t}" for n, t in zip(names, texts, strict=True))
+    if len(texts) == 1:
+        return texts[0]
+    return ", ".join(f"{n} {t}" for n, t in zip(shown_names(names), texts, strict=True))
