@@ -228,7 +228,7 @@ def _of_image(prediction: Prediction, clean: Any, report: Report) -> list[str]:
             name: block_shares((t < planes["lower"][c]) | (t > planes["upper"][c]), side, np.isfinite(t))
             for c, (name, t) in enumerate(zip(names, truth, strict=True))
         }
-        text = f"Share of pixels outside their intervals, in squares of {side} px: red where it is larger than asked for."
+        text = f"Share of pixels outside their intervals, in squares of {side} px: red where larger than asked for."
         figure = reports.missed_blocks(shares, alpha=report.alpha, block_px=side)
         made.append(_figure(figure, text))
     rng = np.random.default_rng(0)

@@ -37,6 +37,7 @@ def test_counts_are_found_and_their_defects_become_a_layer(
     assert "Fano factor" in panel.numbers.text()
     assert [panel.channel.itemText(i) for i in range(2)] == ["Si", "Al"]
     assert len(panel.correlation.lines) == 2
+    assert "fit" in panel.transfer.legend.text()
     first = panel.numbers.text()
     panel.channel.setCurrentIndex(1)
     assert panel.numbers.text() != first

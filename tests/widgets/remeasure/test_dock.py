@@ -907,7 +907,7 @@ def test_an_area_of_another_size_is_refused(make_dock, viewer):
     viewer.add_labels(np.ones((9, 9), int), name="odd")
     part(dock, "area").setCurrentIndex(part(dock, "area").findText("odd"))
     propose_two(dock)
-    assert "must lie on each other" in dock.view.message.notes[0][1]
+    assert "must have the same size" in dock.view.message.notes[0][1]
 
 
 def test_drawn_shapes_are_an_area_wherever_their_layer_stands(make_dock, viewer):

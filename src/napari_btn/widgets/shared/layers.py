@@ -203,8 +203,8 @@ def stack_images(images: Sequence[LayerImage], axis: str) -> LayerImage:
     if axis in first.axes:
         what = "channels" if axis == "C" else "repeats"
         raise ValueError(
-            f"'{first.name}' has axes {first.axes}, which hold {what} already; "
-            f"layers without {axis} can be stacked as {what}. Pick one layer, or stack them otherwise."
+            f"'{first.name}' has axes {first.axes}, which hold {what} already; layers without {axis} can be "
+            f"stacked as {what}. Pick one layer, or stack them in another way."
         )
     names = tuple(image.name for image in images)
     axes = axis + first.axes

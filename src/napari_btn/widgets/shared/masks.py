@@ -166,8 +166,8 @@ def mask_over(layer: Any, axes: str, shape: Sequence[int]) -> NDArray[Any]:
     wanted = " x ".join(str(size[a]) for a in space)
     came = " x ".join(str(n) for n in data.shape)
     raise ValueError(
-        f"Layer '{layer.name}' has {came} pixels, noisy has {wanted} along {space}; they must lie on each other. "
-        "Select noisy, and add a new Labels layer."
+        f"Layer '{layer.name}' has {came} pixels, noisy has {wanted} along {space}; they must have the same "
+        "size. Select the noisy layer, and add a new Labels layer."
     )
 
 

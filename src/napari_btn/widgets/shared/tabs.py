@@ -92,7 +92,7 @@ class NextStep(QLabel):
     def __init__(self, viewer: Any) -> None:
         super().__init__()
         self.setObjectName("next_step")
-        self.setToolTip("The step that comes next; click to open it.")
+        self.setToolTip("The next step; click to open its dock.")
         self.setWordWrap(True)
         self.setContentsMargins(6, 0, 6, 4)
         self.setTextFormat(Qt.TextFormat.RichText)

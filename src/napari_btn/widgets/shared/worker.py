@@ -413,7 +413,7 @@ def sentence_of(error: Exception) -> str:
     """
     text = on_screen(str(error).strip()) or type(error).__name__
     if isinstance(error, MemoryError) or "out of memory" in text.lower():
-        return f"Out of memory ({text}). Close other programs, or take a smaller image or patch."
+        return f"Out of memory ({text}). Close other programs, or use a smaller image or patch."
     if isinstance(error, ValueError | OSError):
         return text
     cause = error.__cause__ or error
