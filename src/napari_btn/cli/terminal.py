@@ -203,7 +203,7 @@ def drain(
     """Run a step to its end with a progress bar on stderr, and return its result."""
     from tqdm import tqdm
 
-    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} gone"
+    form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} so far"
     quiet = 0.2 if sys.stderr.isatty() else 10.0  # a log file needs no line per tile
     checkpoint: Any = None
     bar: Any = None

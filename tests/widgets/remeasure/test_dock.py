@@ -898,7 +898,7 @@ def test_windows_are_proposed_inside_a_painted_area(make_dock, viewer):
     assert "inside the area" in dock.view.summary.text()
     layer.data = np.zeros_like(painted)
     part(dock, "propose").click()
-    assert "paint or draw the area" in dock.view.message.notes[0][1]
+    assert "Paint or draw the area" in dock.view.message.notes[0][1]
     assert {place_of(r) for r in session_of(viewer).regions} == {place_of(r) for r in found}
 
 

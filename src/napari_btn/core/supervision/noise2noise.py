@@ -86,7 +86,10 @@ class Noise2Noise(PairSupervision):
     title = "Noisy repeats"
     help = "Two or more noisy images of the same field: repeats along S or T, or a second image."
     shown: Literal["median", "mean"] = "mean"
-    because = "Noisy images of one field teach each other; their noise must be independent."
+    because = (
+        "The networks learn to predict one noisy image of the field from another; their noise must be "
+        "independent."
+    )
     rank, alone, windows = 1, True, False
     _clean_targets = False
 

@@ -249,7 +249,8 @@ class Noise2Void(PairSupervision):
     help = "Noisy images alone, whose noise is independent from pixel to pixel."
     shown: Literal["median", "mean"] = "mean"
     because = (
-        "One noisy image teaches by its masked pixels; its noise must be independent from pixel to pixel."
+        "The networks learn to fill masked pixels of the noisy image; its noise must be independent from "
+        "pixel to pixel."
     )
     rank, alone, windows, blind = 3, True, False, True
     _clean_targets = False

@@ -98,7 +98,10 @@ class Thinning(PairSupervision):
     title = "Counts alone"
     help = "Images of plain counts (Poisson, gain 1), whose halves are independent."
     shown: Literal["median", "mean"] = "mean"
-    because = "The values are plain counts, whose random halves are independent."
+    because = (
+        "The values are plain counts: the networks learn to predict a random half of them from the other "
+        "half."
+    )
     rank, alone, windows = 2, True, False
     _clean_targets = False
 
