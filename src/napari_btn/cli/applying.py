@@ -337,7 +337,8 @@ def tokens(
     if math.isnan(found.stability):
         agreed = "repeated clustering finds fewer"
     click.echo(
-        f"{target.output}: {found.k} tokens; {agreed}, and to 0.8 on up to {found.suggested} (1 is best)"
+        f"{target.output}: {found.k} {'token' if found.k == 1 else 'tokens'}; {agreed}, and to 0.8 on up "
+        f"to {found.suggested} (1 is best)"
     )
 
 

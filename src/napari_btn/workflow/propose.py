@@ -346,7 +346,7 @@ def _until_steps(
         if len(tried) < search.count or len(tried) >= room:
             return regions, None
         asked = min(2 * len(tried), room)
-        yield Progress(0, 1, f"Searching {asked} windows")
+        yield Progress(0, 1, "Searching windows")
         found = _search(prediction, score, search, asked)
         if len(found) <= len(tried):
             return regions, None

@@ -159,8 +159,8 @@ def _claim_caption(pixels: int, threshold: float, level: float, share: float, bl
             f"{reason}. Hold out more of the field, add scenes, or allow more wrong claims."
         )
     return (
-        f"{pixels} pixels are claimed to exceed {threshold:.4g}. In the held-out blocks {100 * share:.1f} % "
-        f"of such claims are wrong ({100 * level:.3g} % asked for; {blocks[0]} of {blocks[1]} blocks have "
-        "claims). The set was chosen by these blocks: in other fields more may be wrong, and with few such "
-        "blocks often more than asked for."
+        f"{pixels} {'pixel is' if pixels == 1 else 'pixels are'} claimed to exceed {threshold:.4g}. In the "
+        f"held-out blocks {100 * share:.1f} % of such claims are wrong ({100 * level:.3g} % asked for; "
+        f"{blocks[0]} of {blocks[1]} blocks have claims). The set was chosen by these blocks: in other fields "
+        "more may be wrong, and with few such blocks often more than asked for."
     )

@@ -435,7 +435,7 @@ def fitting(resume: Sequence[Member], blueprint: Blueprint) -> Sequence[Member]:
 def _note(running: Sequence[Run], members: int) -> str:
     """Return the note of the progress: the members in training."""
     if not running:
-        return f"Trained {members} members"
+        return f"Trained {members} member{'' if members == 1 else 's'}"
     at = ", ".join(
         f"{r.member + 1} (step {r.state.step if r.state else 0} of {r.settings.steps})" for r in running
     )
