@@ -550,5 +550,5 @@ def test_a_progress_bar_names_no_time_left_before_it_knows_it(capsys):
 
     assert drain(step()) == "made"
     said = capsys.readouterr().err
-    assert "gone" in said
+    assert "so far" in said
     assert "?" not in said

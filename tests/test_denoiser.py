@@ -651,7 +651,7 @@ def test_a_lock_of_an_older_bundle_that_cannot_be_used_is_noted(copy, tmp_path):
     made = btn.load(tmp_path / "old.btn").predict(PAIR.noisy, executor=Inline())
     (note,) = [n for n in made.notes if "locked threshold" in n.text]
     assert note.text.startswith(
-        "The locked threshold Fe > 1e+06 is not used: 0 held-out blocks have targets above"
+        "The locked threshold Fe > 1e+06 is not used: only 0 held-out blocks have targets above"
     )
     assert made.locks == locks
     assert note.text in [w["text"] for w in made.provenance["warnings"]]
@@ -783,7 +783,7 @@ def test_a_check_says_what_a_fit_would():
     pair = samples.edx(seed=5, size=(96, 256))
     found = tiny().check(np.roll(pair.noisy, 4, 2), pair.clean, axes="CYX")
     assert found.shift == pytest.approx((0, 4), abs=0.5)
-    assert any("Clean must move by Y" in n.text and "Align" in n.text for n in found.notes)
+    assert any("Clean must be moved by Y" in n.text and "Align" in n.text for n in found.notes)
 
 
 def test_checking_and_estimating_load_no_torch():

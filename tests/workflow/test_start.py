@@ -133,7 +133,7 @@ def test_members_beyond_those_of_the_package_have_its_wiring_and_random_weights(
     assert model.learned.provenance["start"]["members"] == [0]
     (note,) = (n for n in model.learned.notes if "random weights" in n.text)
     assert note.text.startswith(
-        "1 of 2 members took all steps from random weights, because only 1 pretrained is at hand"
+        "1 of 2 members took all steps from random weights, because only 1 pretrained one is available"
     )
     assert "ask for 1 member." in note.text
     assert {k: len(v) for k, v in model.learned.losses.items()} == {0: 2, 1: 4}

@@ -82,7 +82,7 @@ def test_a_shift_is_said_with_its_size_and_what_to_do():
     pair = samples.edx(seed=0, size=(96, 256))
     assert not said(plan_training(pair.scenes, EnsembleSettings()), "Align")
     made = plan_training(Pair(np.roll(pair.noisy, 5, 1), pair.clean, "CYX").scenes, EnsembleSettings())
-    assert said(made, "Clean must move by Y +4.9, X")
+    assert said(made, "Clean must be moved by Y +4.9, X")
     assert [n.level for n in made.notes if "Align" in n.text] == ["amber"]
 
 
@@ -111,16 +111,16 @@ def test_a_channel_without_a_signal_is_named():
     clean = np.stack([rng.uniform(1, 3, (160, 231)), np.full((160, 231), 2.0)])
     scenes = Pair(clean + rng.normal(size=clean.shape), clean, "CYX", ("Si", "Fe")).scenes
     made = plan_training(scenes, EnsembleSettings())
-    assert said(made, "Clean is constant in Fe where")
+    assert said(made, "Clean is constant in Fe in the training part")
     assert not said(made, "Si")
 
 
 @pytest.mark.parametrize(
     ("shape", "axes", "words"),
     [
-        ((40, 96, 128), "YXC", "make 128 channels of an image of 40 x 96 x 128"),
-        ((33, 128, 96), "CYX", "make 33 channels"),
-        ((3, 96, 128), "ZYX", "make a volume of 3 planes of an image of 3 x 96 x 128"),
+        ((40, 96, 128), "YXC", "the image of 40 x 96 x 128 has 128 channels"),
+        ((33, 128, 96), "CYX", "has 33 channels"),
+        ((3, 96, 128), "ZYX", "the image of 3 x 96 x 128 is a volume of 3 planes"),
         ((32, 128, 96), "CYX", None),
         ((3, 96, 128), "SYX", None),
         ((4, 96, 128), "ZYX", None),

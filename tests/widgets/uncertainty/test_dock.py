@@ -258,7 +258,7 @@ def test_a_locked_threshold_is_recalibrated_once_and_makes_nothing_stale(
     np.testing.assert_array_equal(layer.data[2], wanted)
     assert not part(dock, "threshold").isEnabled()
     assert not part(dock, "threshold_slider").isEnabled()
-    assert "recalibrated at this threshold; its sum estimates the area" in part(dock, "caption").text()
+    assert "calibrated for this threshold with 90 held-out blocks. Its sum estimates the area" in part(dock, "caption").text()
     assert layer.metadata["napari_btn"]["locks"] == {"Fe": 0.3}
     assert session.model.calibrated.locks == session.prediction.locks == {"Fe": 0.3}
     assert session.prediction.median is prediction.median
@@ -290,8 +290,8 @@ def test_a_lock_that_cannot_be_used_says_so_under_the_map(make_dock, model, qtbo
     part(dock, "show_exceedance").click()
     drawn(dock, qtbot)
     assert not part(dock, "lock").isChecked()
-    assert "The locked threshold Fe > 1e+06 is not used: 0 held-out blocks" in dock.view.caption.text()
-    assert "is not used" not in dock.view.caption.text().split("Its map")[1]
+    assert "The locked threshold Fe > 1e+06 is not used: only 0 held-out blocks" in dock.view.caption.text()
+    assert "is not used" not in dock.view.caption.text().split("The unlocked map")[1]
 
 
 def test_locks_of_the_model_are_shown_by_a_new_dock(make_dock, model, viewer, qtbot):
@@ -628,7 +628,7 @@ def test_a_second_frame_is_checked_with_one_click(make_dock, model, viewer, qtbo
     said = part(dock, "second_note").text()
     assert "50.0 % of" in said
     assert "100.0 % of" in said
-    assert "aimed at" in said
+    assert "Aimed at" in said
     assert "Of a noisier image fewer lie inside" in said
     assert "so more lie inside" not in said
 
