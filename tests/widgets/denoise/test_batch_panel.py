@@ -80,7 +80,7 @@ def test_a_folder_is_denoised_as_on_the_command_line(
     assert "brighter" in cell(dock, 1, 4) or "outside the range" in cell(dock, 1, 4)
     assert "hold less of the clean image" in cell(dock, 1, 4)
     said = panel.note.notes
-    assert "2 of 2 files have maps" in said[0][1]
+    assert "2 of 2 files are denoised" in said[0][1]
     assert said[1][0] == "amber"
 
 
@@ -100,7 +100,7 @@ def test_files_that_are_there_are_replaced_on_purpose_only(
     assert "exists already" in dock.view.message.notes[0][1]
     dock.view.batch.replace.setChecked(True)
     applied(dock, qtbot)
-    assert "1 of 2 files have maps" in dock.view.batch.note.notes[0][1]
+    assert "1 of 2 files are denoised" in dock.view.batch.note.notes[0][1]
     dock.view.batch.clear.click()
     assert dock.view.batch.table.rowCount() == 0
     assert dock.view.batch.start.isHidden()

@@ -147,7 +147,7 @@ def test_noise_measured_on_a_layer_is_drawn_on_clean_images_of_another_field(
     view.noise.inspect.click()
     qtbot.waitUntil(lambda: not dock.busy and not view.noise.use.isHidden())
     view.noise.use.click()
-    assert any("Pick clean images" in text for _, text in view.message.notes)
+    assert any("pick clean images" in text for _, text in view.message.notes)
     viewer.add_image(CLEAN, name="clean", axis_labels=LABELS)
     qtbot.waitUntil(lambda: picked(dock) == "simulation" and view.train.isEnabled())
     assert view.pair.noise_model.combo.currentText() == "measured on noisy"

@@ -643,7 +643,7 @@ def test_an_image_of_another_size_is_refused(make_dock, viewer):
     dock.view.loop.measured.pick(viewer.add_image(np.ones((3, 9, 10), np.float32), name="odd"))
     select(dock, 0)
     part(dock, "put").click()
-    assert "9 x 10 px, the windows 8 x 10" in dock.view.message.notes[0][1]
+    assert "9 x 10 px, the windows have 8 x 10" in dock.view.message.notes[0][1]
     assert dock.loop.windows() == []
 
 
