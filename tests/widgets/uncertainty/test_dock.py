@@ -258,7 +258,10 @@ def test_a_locked_threshold_is_recalibrated_once_and_makes_nothing_stale(
     np.testing.assert_array_equal(layer.data[2], wanted)
     assert not part(dock, "threshold").isEnabled()
     assert not part(dock, "threshold_slider").isEnabled()
-    assert "calibrated for this threshold with 90 held-out blocks. Its sum estimates the area" in part(dock, "caption").text()
+    assert (
+        "calibrated for this threshold with 90 held-out blocks. Its sum estimates the area"
+        in part(dock, "caption").text()
+    )
     assert layer.metadata["napari_btn"]["locks"] == {"Fe": 0.3}
     assert session.model.calibrated.locks == session.prediction.locks == {"Fe": 0.3}
     assert session.prediction.median is prediction.median

@@ -167,8 +167,8 @@ class RemeasureView(QWidget):
         self.mean_dwell.setKeyboardTracking(False)
         self.mean_dwell.setToolTip(
             "Mean dwell time per pixel of the windows, as a multiple of that of the noisy image. It is "
-            "divided between the windows so that it decides the most; their noise is taken into account. "
-            "'without error': windows count as decided."
+            "shared out between the windows, step by step where it decides most; their noise is taken into "
+            "account. 'without error': windows count as decided."
         )
         self.mean_dwell.setAccessibleName("Mean dwell of the windows")
         self.travel = QCheckBox("travel order")
