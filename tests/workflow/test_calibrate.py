@@ -183,14 +183,14 @@ def test_the_command_line_calibrates_and_reports_groups(bundle, tmp_path):
     masked, two = tmp_path / "masked.btn", tmp_path / "two.btn"
     done = run("calibrate", bundle, noisy, "--axes", "CYX", "--groups", "2", "-o", two)
     assert done.exit_code == 0, done.output
-    assert "token  share  Si" in done.output
+    assert "token  share   Si" in done.output
     done = run("calibrate", bundle, "--mask", tmp_path / "mask.npy", "-o", masked)
     assert done.exit_code == 0, done.output
-    assert "group  share  Si" in done.output
+    assert "group  share   Si" in done.output
     options = ("--axes", "CYX", "--mask", tmp_path / "mask.npy")
     done = run("evaluate", masked, noisy, clean, *options, "--html", tmp_path / "page.html")
     assert done.exit_code == 0, done.output
-    assert "group  share  Si" in done.output
+    assert "group  share   Si" in done.output
     assert "Inside, by group" in (tmp_path / "page.html").read_text(encoding="utf-8")
     done = run("predict", masked, noisy, *options, "-o", tmp_path / "maps.npz")
     assert done.exit_code == 0, done.output

@@ -318,7 +318,7 @@ def test_a_recipe_is_saved_and_repeated_on_the_layers(
     viewer.add_image(counts, name="counts")
     ready.keeper.load_from(tmp_path / "fused.json")
     qtbot.waitUntil(lambda: not ready.busy)
-    assert "all are the same" in ready.view.message.notes[0][1]
+    assert "equals the record bit by bit" in ready.view.message.notes[0][1]
     assert ready.session.prediction is not fused
     np.testing.assert_array_equal(viewer.layers["fast median"].data, fused.median)
     again = ready.session.model
