@@ -189,8 +189,8 @@ def test_areas_are_told_in_the_unit_of_the_image():
         "now 200 µm², after these windows 50 µm² if they are measured without error. To reach 25 µm², 3 more "
         "windows are needed."
     )
-    assert "is reached" in replace(made, more=0).sentence(None, "px", 300.0)
-    assert "however many" in replace(made, more=None).sentence((1.0, 1.0, 2.0), "nm", 1.0)
+    assert "is expected to be reached" in replace(made, more=0).sentence(None, "px", 300.0)
+    assert "No number of windows" in replace(made, more=None).sentence((1.0, 1.0, 2.0), "nm", 1.0)
 
 
 def test_a_window_with_a_mask_counts_its_own_pixels(prediction):

@@ -94,9 +94,9 @@ class Expected:
             return text
         wanted = f"{shown_amount(size * until)} {name}"
         if self.more is None:
-            return f"{text} Windows of this size, however many, don't reach {wanted}."
+            return f"{text} No number of windows of this size was found to reach {wanted}."
         if self.more == 0:
-            return f"{text} {wanted} is reached."
+            return f"{text} {wanted} is expected to be reached."
         return (
             f"{text} To reach {wanted}, {self.more} more {'window is' if self.more == 1 else 'windows are'} "
             "needed."

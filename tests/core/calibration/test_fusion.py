@@ -195,8 +195,14 @@ def test_fused_windows_of_replicates_are_said_to_cover_the_clean_signal():
     noisy = replace(prediction, covers="replicate")
     once = noisy.fuse(box, counts, dose=20.0)
     (note,) = once.notes
-    assert note.level == "amber"
-    assert f"the clean signal, no longer of {covered('replicate')}; outside they are unchanged" in note.text
+    assert note.level == "red"
+    assert (
+        f"meant for the clean signal, no longer for {covered('replicate')}; outside they are unchanged"
+        in note.text
+    )
+    assert "may be worse than without the fusion" in note.text
+    (longer,) = replace(prediction, covers="long exposure").fuse(box, counts, dose=20.0).notes
+    assert longer.level == "amber"
     assert once.covers == "replicate"
     assert once.provenance["fused"][0]["covers"] == "clean"
     assert once.fuse(box, counts, dose=20.0).notes[0] == note
@@ -326,3 +332,15 @@ def test_simulated_measurements_of_held_out_pixels_are_the_same_each_time():
     np.testing.assert_array_equal(
         drain(measured_again_steps(known, dose.times(0))).quantiles, known.quantiles
     )
+
+
+def test_enough_blocks_are_kept_for_intervals_of_each_side():
+    rng = np.random.default_rng(0)
+    n = 45 * 1500
+    signal = rng.uniform(1, 2, n)
+    q = (signal + rng.normal(0, 0.2, n) + 0.2 * norm.ppf(LEVELS)[:, None]).astype(np.float32)
+    known = HeldOut(q[:, None], signal[None].astype(np.float32), np.arange(n) // 1500, LEVELS)
+    again = drain(measured_again_steps(known, Dose((1.0,), (1.0,))))
+    assert 39 <= again.n_blocks < 45
+    how = CalibrationSettings(unit="block", score="asymmetric")
+    assert np.isfinite(calibrate(again, alpha=0.05, settings=how).interval(q[:, None, :9])).all()

@@ -560,11 +560,11 @@ def test_the_expected_wrong_area_is_told_and_stops_the_proposals(make_dock, view
     part(dock, "until").setValue(round(0.25 * expected.now * 0.99, 1))
     part(dock, "propose").click()
     assert len(session_of(viewer).regions) == 1
-    assert "is reached" in dock.view.message.notes[0][1]
+    assert "is expected to be reached" in dock.view.message.notes[0][1]
     part(dock, "until").setValue(0.1)
     part(dock, "propose").click()
     assert places(session_of(viewer).regions) == [(r.y, r.x, 8, 10) for r in session_of(viewer).regions]
-    assert "more" in dock.view.message.notes[0][1] or "however many" in dock.view.message.notes[0][1]
+    assert "more" in dock.view.message.notes[0][1] or "No number of windows" in dock.view.message.notes[0][1]
     part(dock, "score").setCurrentIndex(part(dock, "score").findData("width"))
     assert not part(dock, "until").isVisibleTo(dock)
 

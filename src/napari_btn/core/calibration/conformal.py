@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.rules import Rule
 
 __all__ = [
+    "NOISY_TARGETS",
     "NOT_CALIBRATED",
     "Calibration",
     "Interval",
@@ -45,6 +46,9 @@ __all__ = [
 
 NOT_CALIBRATED = "nothing"
 """Word for what the intervals of members cover that were changed since they were calibrated."""
+
+NOISY_TARGETS = ("replicate", "masked pixel", "thinned counts")
+"""What intervals cover where the targets have about as much noise as the inputs."""
 
 Score = Literal["symmetric", "asymmetric", "scaled"]
 

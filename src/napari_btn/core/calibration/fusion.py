@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from napari_btn.core.calibration.conformal import covered, with_offsets
+from napari_btn.core.calibration.conformal import NOISY_TARGETS, covered, with_offsets
 from napari_btn.core.calibration.distribution import mean, variance
 from napari_btn.core.calibration.dose_check import dose_notes
 from napari_btn.core.calibration.exceedance import exceedance_from
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Fused", "Place", "fuse_steps", "measured_again_steps"]
 
 _MOST_PIXELS = 50_000  # held-out pixels that a fusion is calibrated on, in whole blocks
+_FEWEST_BLOCKS = 40  # that are kept all the same: each side at a coverage of 95 % needs 39
 _SIDE = {2: 96, 3: 32}  # of the parts that neighbours are looked for in
 # Share of pixels with a held-out one beside them from which on none was left out, and the least that counts.
 _WHOLE, _THINNEST = 0.85, 0.02
@@ -292,7 +293,7 @@ def _some_blocks(held_out: HeldOut) -> HeldOut:
     if held_out.block.size <= _MOST_PIXELS:
         return held_out
     number = np.flatnonzero(size)
-    some = max(int(number.size * _MOST_PIXELS / held_out.block.size), min(number.size, 20))
+    some = max(int(number.size * _MOST_PIXELS / held_out.block.size), min(number.size, _FEWEST_BLOCKS))
     chosen = number[np.unique(np.linspace(0, number.size - 1, some).round().astype(int))]
     return held_out.take(np.isin(held_out.block, chosen))
 
@@ -343,11 +344,17 @@ def _noted(prediction: Prediction, *more: Note) -> tuple[Note, ...]:
     notes = (*prediction.notes, *more)
     if prediction.covers == "clean":
         return notes
-    changed = Note(
-        "amber",
-        "Inside fused windows the intervals and probabilities speak of the clean signal, no longer of "
-        f"{covered(prediction.covers)}; outside they are unchanged.",
+    text = (
+        "Inside fused windows the intervals and probabilities are meant for the clean signal, no longer for "
+        f"{covered(prediction.covers)}; outside they are unchanged."
     )
+    changed = Note("amber", text)
+    if prediction.covers in NOISY_TARGETS:
+        changed = Note(
+            "red",
+            f"{text} Measurements were simulated from noisy targets to calibrate this, so that maps in the windows "
+            "may be worse than without the fusion. Calibrate on a clean image first.",
+        )
     return notes if changed in notes else (*notes, changed)
 
 

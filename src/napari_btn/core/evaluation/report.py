@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from napari_btn.core.calibration.cases import FIELDS, HeldOut, name_of_blocks
+from napari_btn.core.calibration.conformal import NOISY_TARGETS
 from napari_btn.core.calibration.held_out import block_numbers
 from napari_btn.core.data.image import View, shown_names
 from napari_btn.core.data.pairs import Pair
@@ -35,14 +36,12 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
 
-__all__ = ["NOISY_TARGETS", "Report", "evaluate", "report_on"]
+__all__ = ["Report", "evaluate", "report_on"]
 
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
 FEW_INDEPENDENT = 225
 # From this many fields on, the interval of coverage is one of fields like them: METHOD.md, 1.3.
 FIELDS_FOR_INTERVAL = 9
-# What intervals cover where the targets have about as much noise as the inputs.
-NOISY_TARGETS = ("replicate", "masked pixel", "thinned counts")
 _ARRAYS = (
     *("coverage", "coverage_low", "coverage_high", "below", "above", "width", "width_median", "width_ratio"),
     *("winkler", "correlation", "psnr", "ssim", "pinball", "crps", "reliability", "n_eff"),

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.calibration.conformal import NOISY_TARGETS, covered
 from napari_btn.core.data.image import shown_names
-from napari_btn.core.evaluation.report import NOISY_TARGETS
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import read_layer
