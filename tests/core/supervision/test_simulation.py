@@ -57,4 +57,4 @@ def test_a_model_of_other_channels_is_refused():
 def test_intervals_cover_the_simulated_population():
     covers, (note,) = SIMULATION.covers(None, ("0",))
     assert covers == "simulation"
-    assert "repeat of a real image" in note.text
+    assert "slow scan of a real field" in note.text
