@@ -74,6 +74,8 @@ class Area:
             Standard errors over the blocks by which the squared error of the probability must fall for a threshold
             to be moved. An area alone can be matched by a distant threshold where few signals lie in between.
         """
+        from sklearn.isotonic import isotonic_regression
+
         levels, target = held_out.levels, held_out.target[channel]
         place = cdf(held_out.quantiles[:, channel], levels, target)
         # knots in the tails, too: targets beyond the outermost levels may be more than predicted
@@ -98,9 +100,9 @@ class Area:
         gain = np.stack([pixels.error(t, t) - pixels.error(t, m) for t, m in zip(asked, same, strict=True)])
         noise = gain.std(1, ddof=1) / np.sqrt(gain.shape[1]) if gain.shape[1] > 1 else np.zeros(len(gain))
         to = np.where(gain.mean(1) > clearly * noise, same, asked)
-        # the mean of the two rising curves around a crossing
-        rising = np.maximum.accumulate(to) + np.minimum.accumulate(to[::-1])[::-1]
-        return cls(table, asked, rising / 2)
+        # where both curves cross, the larger change of the error decides
+        weights = np.abs(gain.mean(1)) + 1e-12
+        return cls(table, asked, np.asarray(isotonic_regression(to, sample_weight=weights)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -185,7 +185,7 @@ class Exceedance:
             f"P({claim}): calibrated for this threshold with {self.n_blocks} held-out blocks. Its sum "
             "estimates the area, in a single field less exactly. It is not right for each pixel."
             if locked
-            else f"P({claim}): calibrated so that its sum is the area in {self.n_blocks} held-out blocks. In a "
+            else f"P({claim}): calibrated so that its sum is about the area in {self.n_blocks} held-out blocks. In a "
             "single field the sum estimates the area less exactly. It is not right for each pixel, and of "
             "pixels with a given probability another share may exceed the threshold."
         ]
