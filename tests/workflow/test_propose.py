@@ -184,10 +184,14 @@ def test_areas_are_told_in_the_unit_of_the_image():
         "Expected wrongly decided area, on average over fields like the calibration data: now 800 px, after these "
         "windows 200 px if they are measured without error."
     )
-    assert replace(made, dwells=(10.0,)).sentence(None, "px").endswith("after these windows 200 px.")
+    assert (
+        replace(made, dwells=(10.0,))
+        .sentence(None, "px")
+        .endswith("after these windows 200 px. After short dwells the gain is often smaller than expected.")
+    )
     assert made.sentence((0.5, 0.5), "um", 100.0).endswith(
-        "now 200 µm², after these windows 50 µm² if they are measured without error. To reach 25 µm², 3 more "
-        "windows are needed."
+        "now 200 µm², after these windows 50 µm² if they are measured without error. To reach 25 µm², about 3 "
+        "more windows are expected to be needed."
     )
     assert "is expected to be reached" in replace(made, more=0).sentence(None, "px", 300.0)
     assert "No number of windows" in replace(made, more=None).sentence((1.0, 1.0, 2.0), "nm", 1.0)

@@ -90,6 +90,8 @@ class Expected:
             f"now {shown_amount(size * self.now)} {name}, after these windows {shown_amount(size * self.after)} "
             f"{name}{exactly}."
         )
+        if self.dwells:
+            text = f"{text} After short dwells the gain is often smaller than expected."
         if until is None:
             return text
         wanted = f"{shown_amount(size * until)} {name}"
@@ -98,8 +100,8 @@ class Expected:
         if self.more == 0:
             return f"{text} {wanted} is expected to be reached."
         return (
-            f"{text} To reach {wanted}, {self.more} more {'window is' if self.more == 1 else 'windows are'} "
-            "needed."
+            f"{text} To reach {wanted}, about {self.more} more {'window is' if self.more == 1 else 'windows are'} "
+            "expected to be needed."
         )
 
 

@@ -292,7 +292,7 @@ def test_the_caption_says_what_is_true():
     fitted = exceedance_from(draw(500, 0, blocks=40))
     text = fitted.caption(0.25, channel_name="Fe", confidence=0.75, covers="long exposure")
     assert text.startswith(
-        "P(Fe > 0.25 of a long exposure): calibrated so that its sum is about the area in 40 held-out blocks. In a"
+        "P(Fe > 0.25 of a long exposure): calibrated on 40 held-out blocks, so that its sum is about their area where"
     )
     assert (
         "not over the flagged ones. Of those with a signal close to the threshold about half are right"

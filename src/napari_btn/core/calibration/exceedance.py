@@ -56,7 +56,7 @@ class Exceedance:
     shares : ndarray of float32, shape (C, K + 1)
         Share of the held-out targets whose place in the predicted distribution is at most k / K.
     areas : tuple of Area
-        For each channel, the threshold at which the predicted area is the true one.
+        For each channel, the threshold at which the predicted area is the true one, where that makes it no worse.
     n_blocks : int
         Held-out blocks behind them.
     rule : str
@@ -185,9 +185,10 @@ class Exceedance:
             f"P({claim}): calibrated for this threshold with {self.n_blocks} held-out blocks. Its sum "
             "estimates the area, in a single field less exactly. It is not right for each pixel."
             if locked
-            else f"P({claim}): calibrated so that its sum is about the area in {self.n_blocks} held-out blocks. In a "
-            "single field the sum estimates the area less exactly. It is not right for each pixel, and of "
-            "pixels with a given probability another share may exceed the threshold."
+            else f"P({claim}): calibrated on {self.n_blocks} held-out blocks, so that its sum is about their area "
+            "where that makes the probabilities no worse. In a single field the sum estimates the area less exactly. "
+            "It is not right for each pixel, and of pixels with a given probability another share may exceed the "
+            "threshold."
         ]
         if confidence is not None:
             parts.append(

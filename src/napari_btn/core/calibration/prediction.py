@@ -231,9 +231,9 @@ class Prediction:
         Returns
         -------
         ndarray of float32
-            0 to 1, in the axes of the maps without C. The sum is matched to the area in the held-out blocks; in a
-            single field it is less exact, above all for a rare phase. In fused windows it is matched only where that
-            clearly lowers the error in the blocks. A probability is not right for each pixel.
+            0 to 1, in the axes of the maps without C. The sum is matched to the area in the held-out blocks, unless
+            that raises the error there, and in fused windows only where that clearly lowers it; in a single field it
+            is less exact, above all for a rare phase. A probability is not right for each pixel.
 
         Raises
         ------
@@ -535,8 +535,8 @@ class Prediction:
         -------
         Prediction
             Of the whole image; outside the window it is unchanged. ``provenance["fused"]`` lists the windows,
-            and the recipe gets one more step. A note says if the counts are far from what the dose leads to
-            expect.
+            and the recipe gets one more step. A note says if the counts are far outside of simulated ones;
+            without a note, the dose may still be wrong.
 
         Raises
         ------

@@ -66,8 +66,8 @@ def undecided(exceedance: ArrayLike) -> NDArray[np.float32]:
 def wrong_now(prediction: Prediction, decision: Decision) -> NDArray[np.float32]:
     """Return the probability of a wrong decision of each pixel; its sum estimates the wrong area.
 
-    The exceedance is recalibrated at the threshold alone, where enough held-out blocks lie on both of its sides:
-    its sum is then closer to the true area. Fused windows have their own calibration.
+    The exceedance is recalibrated at the threshold alone, where enough held-out blocks lie on both of its sides.
+    Fused windows have their own calibration.
 
     Parameters
     ----------

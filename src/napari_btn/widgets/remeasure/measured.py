@@ -48,9 +48,9 @@ _GO_HELP = (
 
 
 _FUSE_HELP = (
-    "Combine the new measurements with the prediction, because both together say more than each alone. In "
-    "the windows, the maps become those of the combination, calibrated on simulated measurements of this "
-    "dose."
+    "Combine the new measurements with the prediction: both together mostly say more than each alone, but not "
+    "after learning from noisy images. In the windows, the maps become those of the combination, calibrated on "
+    "simulated measurements of this dose."
 )
 
 
