@@ -84,7 +84,7 @@ TOO_MUCH = (
     r"variance of the noise is taken for too small",  # own pixels: too large is worse where their weight is small
     r"each is covered on average",  # tokens with few blocks are not
     r"whatever they see",  # which constants add up to a net bias depends on the image
-    r"errors (go together|as correlated) as (they do )?on held-out",  # on silicon, variograms of draws are too low
+    r"errors (go together|(as |are )?correlated) (about )?as (they do )?on held-out",  # draws are too smooth
     r"coverage doesn't depend on it",  # that of a rare phase did
     r"only test without assumptions",  # one field says little of others
     r"check it on a repeat of a real",  # intervals of the clean signal hold fewer noisy values, though they are right

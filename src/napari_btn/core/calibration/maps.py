@@ -123,7 +123,7 @@ MAP_KINDS = (
         "draw",
         "gray",
         "signal",
-        "One whole plausible image: each pixel by its distribution, errors correlated about as on held-out pixels.",
+        "One whole plausible image: each pixel by its distribution, errors correlated as estimated, roughly.",
         "button",
     ),
     MapKind("preview", "preview", "gray", "signal", "Median so far, while the members train.", "button"),

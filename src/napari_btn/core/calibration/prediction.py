@@ -394,7 +394,7 @@ class Prediction:
         return replace(chosen, caption=f"{chosen.caption} {text}")
 
     def draws(self, n: int = 20, *, seed: int = 0, out: Any = None) -> Any:
-        """Return whole plausible images: calibrated distributions, errors correlated about as on held-out pixels.
+        """Return whole plausible images: calibrated distributions, errors correlated as estimated, roughly.
 
         They show how a statistic of a region, such as an area above a threshold, may vary; see `statistic` for what
         its range is worth. Errors of whole grains go together less than on held-out pixels. Scenes and frames are

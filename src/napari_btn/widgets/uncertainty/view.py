@@ -270,9 +270,9 @@ class UncertaintyView(QWidget):
         self.draw = push_button(
             "draw",
             "Draw images",
-            "Draw plausible images of the signal: each pixel has its calibrated distribution, and errors are "
-            "correlated about as on held-out pixels. What changes from draw to draw is uncertain; what stays can "
-            "still be wrong.",
+            "Draw plausible images of the signal: each pixel has its calibrated distribution. How errors are "
+            "correlated is estimated from held-out pixels, and only roughly right at sharp edges. What changes from "
+            "draw to draw is uncertain; what stays can still be wrong.",
         )
         self.draw_slider = QSlider(Qt.Orientation.Horizontal)
         self.draw_slider.setObjectName("draw_slider")
