@@ -44,7 +44,7 @@ __all__ = ["HASHED", "Opener", "Repeated", "run_recipe_steps"]
 
 _REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "predict", "regions", "fuse")
 HASHED = {"makes": "weights and offsets", "maps": "maps", "labels": "labels", "regions": "regions"}
-"""What the hashes of a step are of."""
+"""Names of the results of a step that have a hash, by their key in the record."""
 
 
 class Opener(Protocol):

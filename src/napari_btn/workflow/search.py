@@ -1,4 +1,4 @@
-"""What is asked for when windows are proposed: the score of a pixel, and the windows that are looked for."""
+"""Requests for windows to measure again: the score of a pixel, and the number, size and place of windows."""
 
 from __future__ import annotations
 

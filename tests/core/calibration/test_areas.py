@@ -46,7 +46,7 @@ def test_moved_thresholds_never_cross_and_go_on_outside(shrunk):
 
 
 def worse(held_out, clearly):
-    """How much moving thresholds adds to the held-out error where it adds to it, and the change on average."""
+    """Return the sum of the increases of the held-out error by moved thresholds, and its mean change."""
     area = of(held_out, clearly)
 
     def error(threshold, moved):

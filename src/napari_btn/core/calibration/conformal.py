@@ -48,7 +48,7 @@ NOT_CALIBRATED = "nothing"
 """Word for what the intervals of members cover that were changed since they were calibrated."""
 
 NOISY_TARGETS = ("replicate", "masked pixel", "thinned counts")
-"""What intervals cover where the targets have about as much noise as the inputs."""
+"""Values of `covers` for targets that have about as much noise as the inputs."""
 
 Score = Literal["symmetric", "asymmetric", "scaled"]
 
