@@ -69,3 +69,10 @@ def test_a_threshold_stays_where_moving_it_would_make_held_out_probabilities_wor
 def test_thresholds_stay_where_nothing_is_clear_enough():
     area = of(phases((0.0, 1.0), 0), 1e9)
     np.testing.assert_allclose(area.moved, area.asked, atol=1e-9)
+
+
+def test_a_single_block_is_never_clear():
+    held_out = phases((0.0, 1.0), 0, shrunk=0.6, blocks=1)
+    area = of(held_out, 1.0)
+    np.testing.assert_allclose(area.moved, area.asked, atol=1e-9)
+    assert not np.allclose(of(held_out, 0.0).moved, area.asked)

@@ -98,8 +98,11 @@ class Area:
         asked = np.unique(np.concatenate([values, np.linspace(values[0], values[-1], AREA_VALUES // 2)]))
         same = _same_area(asked, np.unique(values), target, weight, pixels)
         gain = np.stack([pixels.error(t, t) - pixels.error(t, m) for t, m in zip(asked, same, strict=True)])
-        noise = gain.std(1, ddof=1) / np.sqrt(gain.shape[1]) if gain.shape[1] > 1 else np.zeros(len(gain))
-        to = np.where(gain.mean(1) > clearly * noise, same, asked)
+        # one block says nothing of how clear a change is
+        noise = (
+            gain.std(1, ddof=1) / np.sqrt(gain.shape[1]) if gain.shape[1] > 1 else np.full(len(gain), np.inf)
+        )
+        to = np.where(gain.mean(1) > (clearly * noise if clearly else 0), same, asked)
         # where both curves cross, the larger change of the error decides
         weights = np.abs(gain.mean(1)) + 1e-12
         return cls(table, asked, np.asarray(isotonic_regression(to, sample_weight=weights)))
