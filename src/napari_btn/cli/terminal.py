@@ -263,7 +263,8 @@ def table(report: Report) -> str:
         lines.append(f"Least covered, by true value: {report.by_true.words(report.channel_names, *least)}")
     aim = aim_of(report.rule, report.alpha, covered(report.covers))
     lines += [f"Aimed at: {aim}; this says nothing about a single pixel"]
-    lines += [f"Measured on {report.n_blocks[0]} {report.blocks}"]
+    blocks = report.blocks.replace("blocks", "block", 1) if report.n_blocks[0] == 1 else report.blocks
+    lines += [f"Measured on {report.n_blocks[0]} {blocks}"]
     return "\n".join([*lines, f"The 95 % interval is that of {report.scope}{report.beyond}"])
 
 
