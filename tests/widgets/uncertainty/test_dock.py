@@ -981,7 +981,31 @@ def test_a_line_that_is_drawn_at_once_stays(make_napari_viewer, qtbot, model):
     qtbot.wait(200)
     _, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
     part(dock, "line_cut").click()
-    layer = viewer.layers["soil line cut"]
     qtbot.wait(400)
+    qtbot.waitUntil(lambda: dock.in_front and not dock.visibleRegion().isEmpty())
+    assert "soil line cut" in viewer.layers
+
+
+def test_a_dock_that_the_window_moves_for_a_moment_keeps_its_line(make_napari_viewer, qtbot, model):
+    viewer = make_napari_viewer(show=True)
+    fill(viewer, make_prediction(), model)
+    frame, dock = viewer.window.add_plugin_dock_widget("napari-btn", "Uncertainty")
+    part(dock, "line_cut").click()
+    layer = viewer.layers["soil line cut"]
+    qtbot.waitUntil(lambda: not dock.visibleRegion().isEmpty())
+    place = frame.pos()
+    # out of sight during one look of the dock, as while the window makes tabs
+    frame.move(-3000, -3000)
+    frame.visibilityChanged.emit(False)
+    dock._look()
+    frame.move(place)
+    qtbot.wait(200)
     assert layer in viewer.layers
-    assert dock.in_front
+    # out of sight for long, and back without a word of the window
+    frame.move(-3000, -3000)
+    frame.visibilityChanged.emit(False)
+    qtbot.waitUntil(lambda: not dock.in_front)
+    assert "soil line cut" not in viewer.layers
+    frame.move(place)
+    qtbot.waitUntil(lambda: dock.in_front)
+    assert "soil line cut" in viewer.layers

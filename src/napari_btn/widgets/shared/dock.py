@@ -48,6 +48,7 @@ class Dock(QWidget):
         self._look_later = self.lifetime.timer(_LOOK_AFTER_MS, self._look)
         self.in_front = True
         """False while another dock lies over this one."""
+        self._seen_behind = False
         self._window: Callable[[], QWidget | None] = _no_window
 
     def show_view(self, view: QWidget, *, scrolls: bool = False) -> None:
@@ -120,7 +121,11 @@ class Dock(QWidget):
             return
         # while tabs are made, the window says that a dock is hidden and not always that it is back
         in_front = self.isVisible() and not self.visibleRegion().isEmpty()
-        if in_front != self.in_front:
+        first, self._seen_behind = not in_front and not self._seen_behind, not in_front
+        if first and self.in_front:
+            # on a busy machine the tabs may be made during more than one look
+            self._look_later.start()
+        elif in_front != self.in_front:
             self.in_front = in_front
             self.turn(in_front)
 
@@ -149,6 +154,9 @@ class Dock(QWidget):
         if event is not None and event.type() == QEvent.Type.ParentChange:
             if self.parent() is None and not self.lifetime.ended:
                 self.put_away()
+        elif event is not None and event.type() == QEvent.Type.Paint:
+            if not self.in_front:
+                self._look_later.start()
         elif event is not None and event.type() == QEvent.Type.Show:
             self.window().installEventFilter(self)
             self._window = ref(self.window())
