@@ -20,7 +20,7 @@ from napari_btn.cli.applying import evaluate, predict, tokens
 from napari_btn.cli.comparing import compare
 from napari_btn.cli.datasets import dataset
 from napari_btn.cli.noise import noise, repair
-from napari_btn.cli.options import bundle_argument, force_option, json_option
+from napari_btn.cli.options import bundle_argument, force_option, json_option, seed_option
 from napari_btn.cli.plausible import plausible
 from napari_btn.cli.pretrained import now, pretrain
 from napari_btn.cli.recipes import run
@@ -84,7 +84,7 @@ def info(bundle: Path, as_json: bool) -> None:
     help="Folder for the files; default: the folder demo, if no window is opened.",
 )
 @click.option("--members", type=click.IntRange(1), default=4, show_default=True, help="Networks to train.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@seed_option
 @force_option
 def demo_command(headless: bool, out: Path | None, members: int, seed: int, force: bool) -> None:
     """Train, calibrate and predict on simulated maps of Si, Al and Fe; show the result.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, get_args
 import click
 
 from napari_btn.core.settings import (
+    PRESETS,
     FramesAlong,
     Repeats,
     Score,
@@ -41,8 +42,11 @@ __all__ = [
     "json_option",
     "mask_option",
     "members_text",
+    "preset_option",
     "promise_options",
     "scheduler_option",
+    "seed_option",
+    "steps_option",
     "supervision_options",
     "to_file",
     "valid_option",
@@ -164,6 +168,10 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 device_option = click.option(
     "--device", default="auto", show_default=True, help="Where to compute: auto, cpu, cuda, cuda:1 or mps."
 )
+steps_option = click.option(
+    "--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's."
+)
+seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
 scheduler_option = click.option(
     "--scheduler",
     metavar="ADDRESS",
@@ -176,6 +184,28 @@ groups_option = click.option(
     "of each; rare phases gain little; 0 for none.",
 )
 SPLITS = (*get_args(SplitAxis), *(name for name in get_args(Split) if name != "auto"))
+
+
+def preset_option(default: str) -> Callable[[Command], Command]:
+    """Return the option of how long to train.
+
+    Parameters
+    ----------
+    default : str
+        One of `PRESETS`.
+
+    Returns
+    -------
+    callable
+        Adds ``--preset`` to a command.
+    """
+    return click.option(
+        "--preset",
+        type=click.Choice(list(PRESETS)),
+        default=default,
+        show_default=True,
+        help="How long to train.",
+    )
 
 
 def promise_options(command: Command) -> Command:

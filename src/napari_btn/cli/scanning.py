@@ -17,13 +17,13 @@ from napari_btn.cli.options import (
     force_option,
     gathered,
     json_option,
+    preset_option,
+    seed_option,
+    steps_option,
 )
 from napari_btn.cli.terminal import drain
 from napari_btn.cli.training import train_settings
-from napari_btn.core.settings import (
-    PRESETS,
-    EnsembleSettings,
-)
+from napari_btn.core.settings import EnsembleSettings
 
 if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
@@ -109,18 +109,12 @@ class Kinds:
     callback=_numbers,
     help="Largest dilations to compare, in pixels.",
 )
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    default="quick",
-    show_default=True,
-    help="How long to train.",
-)
-@click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
+@preset_option("quick")
+@steps_option
 @click.option(
     "--members", type=click.IntRange(1), default=1, show_default=True, help="Number of networks of each kind."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@seed_option
 @click.option(
     "--plot",
     type=click.Path(path_type=Path),

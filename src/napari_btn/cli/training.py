@@ -24,8 +24,11 @@ from napari_btn.cli.options import (
     groups_option,
     mask_option,
     members_text,
+    preset_option,
     promise_options,
     scheduler_option,
+    seed_option,
+    steps_option,
     supervision_options,
     to_file,
     valid_option,
@@ -149,13 +152,7 @@ class Training:
 @to_file
 @axes_option
 @channels_option
-@click.option(
-    "--preset",
-    type=click.Choice(list(PRESETS)),
-    default="standard",
-    show_default=True,
-    help="How long to train.",
-)
+@preset_option("standard")
 @click.option(
     "--members", type=click.IntRange(1), default=10, show_default=True, help="Number of networks to train."
 )
@@ -172,7 +169,7 @@ class Training:
     "--noise-model",
     help="simulation: noise model (JSON or .npz file) to add to NOISY, which is then a clean image.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+@seed_option
 @device_option
 @click.option(
     "--family",
@@ -186,7 +183,7 @@ class Training:
     is_flag=True,
     help="Networks without additive constants, which also work at other noise levels.",
 )
-@click.option("--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's.")
+@steps_option
 @click.option(
     "--start",
     default="pretrained",
