@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -175,28 +176,103 @@ def _read_bundle(path: Path) -> None:
 
 
 def _recipe(folder: Path) -> Path:
-    from napari_btn.core.settings import CalibrationSettings, EnsembleSettings
+    """Write a recipe with each step that a recipe can have, and each part of a step."""
+    from napari_btn.core.calibration.dose import Dose
+    from napari_btn.core.data.record import packed, recipe_step
+    from napari_btn.core.settings import (
+        AdaptSettings,
+        CalibrationSettings,
+        EnsembleSettings,
+        TokenSettings,
+        TrainSettings,
+    )
+    from napari_btn.workflow.search import Choice, Search
 
-    known = {"shape": [3, 24, 20], "dtype": "float32", "sha256": "0" * 64, "file": "noisy.npy"}
-    fit = {"do": "fit", "settings": EnsembleSettings().to_dict(), "axes": "CYX", "inputs": {"noisy": known}}
-    again = {"do": "calibrate", "alpha": 0.2, "calibration": CalibrationSettings().to_dict(), "inputs": {}}
-    about = {"alpha": 0.2, "coverage": [0.8], "channel_names": ["Si"], "n_blocks": 9, "rule": "pixel"}
-    values = {"napari_btn_recipe": 1, "steps": [fit, again], "about": about}
+    def known(*names: str, **more: Any) -> dict[str, Any]:
+        one = {"shape": [3, 24, 20], "dtype": "float32", **more}
+        return {name: {**one, "sha256": f"{len(name):064x}", "file": f"{name}.npy"} for name in names}
+
+    noise, inside = _noise_model().to_dict(), np.tri(8, 9, dtype=bool)
+    search = Search(
+        (4, 5), 2, 1, spacing=2, area=np.tri(24, 20, dtype=bool), until=4.0, dose=Dose((9.0,), (1.0,))
+    )
+    about = {
+        "alpha": 0.2,
+        "coverage": [0.8],
+        "channel_names": ["Si"],
+        "n_blocks": 9,
+        "rule": "pixel",
+        "covers": "x",
+    }
+    of_image = {"axes": "CYX", "pixel_size": [0.5, 0.5], "unit": "um", "valid": "finite", "detector": "YX"}
+    steps = [
+        recipe_step("fit", known("noisy", "clean", "dark"), settings=EnsembleSettings().to_dict(), **of_image,
+                    channel_names=["Si", "Al", "Fe"], noise_model=noise, makes="0" * 64),
+        recipe_step("refine", known("noisy", "clean", "window1", "image"), train=TrainSettings().to_dict(),
+                    axes="CYX", windows=[[0, 2, 3]], image_axes="CYX"),
+        recipe_step("adapt", known("image"), settings=AdaptSettings().to_dict(), axes="CYX", noise_model=noise),
+        recipe_step("calibrate", known("noisy", "clean"), alpha=0.2, calibration=CalibrationSettings().to_dict(),
+                    groups=2, axes="CYX", noise_model=noise),
+        recipe_step("tokens", known("image"), tokens=TokenSettings().to_dict(), refit=True, axes="CYX",
+                    labels="0" * 64),
+        recipe_step("predict", known("image"), **of_image, maps="0" * 64),
+        recipe_step("regions", {}, choice=Choice("ambiguity", (0,), (0.5,)).to_dict(), search=search.to_dict(),
+                    regions="0" * 64),
+        recipe_step("fuse", known("counts", window=[[2, 10], [3, 12]]), scene=0, mask=packed(inside),
+                    **Dose((9.0, 9.0, 9.0), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0)).to_dict()),
+    ]  # fmt: skip
+    values = {"napari_btn_recipe": 1, "steps": steps, "about": about}
     (folder / "r.json").write_text(json.dumps(values))
     return folder / "r.json"
 
 
 def _read_recipe(path: Path) -> None:
-    from napari_btn.workflow.recipe_files import read_recipe
+    """Read a recipe, explain it, and look for what its steps need."""
+    from napari_btn.io.damage import reading
+    from napari_btn.workflow.recipe_files import RecipeFiles, read_recipe
 
-    read_recipe(path)
+    recipe = read_recipe(path)
+    with reading(path):  # as the command line does
+        recipe.explain()
+    opened = RecipeFiles(path.parent, {})
+    for name, known in recipe.inputs.items():
+        with suppress(ValueError):  # none of the files exists
+            opened(name, known)
 
 
-def _noise(folder: Path) -> Path:
+def _data_set(suffix: str) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        from napari_btn.io.datasets import DataSet, write_dataset
+
+        for name in ("scan_1.npy", "scan_2.npy", "clean.npy", "valid.npy"):
+            np.save(folder / name, PIXELS)
+        described = DataSet(
+            noisy=("scan_*.npy",), clean=("clean.npy",), files="repeats", axes="CYX",
+            channels=("Si", "Al", "Fe"), pixel_size=(0.5, 0.5), unit="um", valid="valid.npy", name="soil",
+        )  # fmt: skip
+        write_dataset(described, folder / f"d{suffix}")
+        return folder / f"d{suffix}"
+
+    return write
+
+
+def _read_data_set(path: Path) -> None:
+    from napari_btn.io.datasets import read_dataset
+
+    described = read_dataset(path)
+    described.table()
+    described.pair()
+
+
+def _noise_model() -> Any:
     from napari_btn import NoiseModel
 
     counts = np.random.default_rng(0).poisson(np.linspace(5, 90, 24)[:, None] * np.ones(20), (30, 24, 20))
-    NoiseModel.fit(counts.astype(np.float32), axes="TYX").save(folder / "n.json")
+    return NoiseModel.fit(counts.astype(np.float32), axes="TYX")
+
+
+def _noise(folder: Path) -> Path:
+    _noise_model().save(folder / "n.json")
     return folder / "n.json"
 
 
@@ -239,6 +315,8 @@ READERS: dict[str, Reader] = {
         Reader("regions, ROI", _regions(".roi"), _read_regions),
         Reader("regions, ROI zip", _regions(".zip"), _read_regions),
         Reader("recipe", _recipe, _read_recipe),
+        Reader("data set, JSON", _data_set(".json"), _read_data_set),
+        Reader("data set, YAML", _data_set(".yaml"), _read_data_set),
         Reader("noise model", _noise, _read_noise),
         Reader("pretrained members", _prior, _read_prior),
     )

@@ -20,6 +20,7 @@ import time
 import warnings
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -242,9 +243,13 @@ def main() -> int:
     context = multiprocessing.get_context("spawn")
     slowest, largest = (0.0, ""), (0.0, "")
     for name in options.readers if options.cases else ():
-        # a process each, so that its memory is its own; one that dies is an error here
+        # a process each, so that its memory is its own
         with ProcessPoolExecutor(1, mp_context=context) as pool:
-            made = pool.submit(fuzz, name, options.cases, options.seed).result()
+            try:
+                made = pool.submit(fuzz, name, options.cases, options.seed).result()
+            except BrokenProcessPool:
+                row(f"damaged file: {name}", options.cases, "the process died")
+                continue
         slowest = max(slowest, (made["slowest_s"], name))
         largest = max(largest, (made["grown_mb"], name))
         wrong = [f"{n} times {text}" for text, n in made["odd"].items()]

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from napari_btn.io.datasets import read_dataset, write_dataset
+from napari_btn.io.datasets import DataSet, read_dataset, write_dataset
 from napari_btn.io.images import read_image, write_images
 from napari_btn.io.proposals import propose
 
@@ -160,9 +161,35 @@ def test_bad_descriptions_are_refused(tmp_path, keys, words):
 def test_damaged_descriptions_are_refused(tmp_path):
     (tmp_path / "a.json").write_text("{")
     (tmp_path / "b.yaml").write_text("noisy: [")
-    for name, words in (("a.json", "no JSON"), ("b.yaml", "no YAML"), ("c.yaml", "There is no")):
+    (tmp_path / "d.yaml").write_text("noisy:\n")
+    (tmp_path / "e.json").write_text("[" * 100_000)
+    (tmp_path / "f.json").write_bytes(b"\xff\xfe\xfd")
+    (tmp_path / "g.json").write_text('{"noisy": "a.npy", "pixel_size": 1' + "0" * 400 + "}")
+    for name, words in (
+        ("a.json", "no JSON"), ("b.yaml", "no YAML"), ("c.yaml", "There is no"), ("d.yaml", "it needs `noisy:`"),
+        ("e.json", "no JSON that describes"), ("f.json", "no JSON that describes"), ("g.json", "no JSON that"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             read_dataset(tmp_path / name)
+
+
+def test_a_few_lines_that_stand_for_gigabytes_are_refused_in_a_short_sentence(tmp_path):
+    # six steps stand for a megabyte, each further one for nine times as much
+    lines = ["- &a0 [x, x]", *(f"- &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]" for k in range(1, 6))]
+    (tmp_path / "a.yaml").write_text("\n".join(["noisy:", *lines]))
+    with pytest.raises(ValueError, match=r"^a\.yaml has noisy: [^\n]{20,200}$"):
+        read_dataset(tmp_path / "a.yaml")
+
+
+def test_a_pattern_may_lie_elsewhere(tmp_path):
+    (tmp_path / "here").mkdir()
+    for k in (1, 2, 10):
+        np.save(tmp_path / f"n{k}.npy", NOISY[0])
+    for pattern in (str(tmp_path / "n*.npy"), "../n*.npy"):
+        found = DataSet(noisy=(pattern,), files="fields", folder=tmp_path / "here").matched()[0]
+        assert [Path(p).name for p in found] == ["n1.npy", "n2.npy", "n10.npy"]
+    with pytest.raises(ValueError, match="`valid:` names 3 files"):
+        DataSet(noisy=("n1.npy",), axes="YX", valid="n*.npy", folder=tmp_path).pair()
 
 
 def test_nothing_is_guessed_where_names_do_not_match(tmp_path):

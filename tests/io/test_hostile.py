@@ -24,12 +24,14 @@ from napari_btn.io.images import read_image
 from napari_btn.io.labels import read_labels
 from napari_btn.io.outlines import inside
 from napari_btn.io.regions import read_regions
+from napari_btn.workflow.recipe_files import read_recipe
+from napari_btn.workflow.repeat import REPEATED
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
     "bundle", "bundle, version 1", "TIFF, OME", "TIFF, zlib", "TIFF, LZW", "TIFF, ImageJ", "zarr", "npy", "npz",
     "tensors", "PNG", "labels", "regions, CSV", "regions, GeoJSON", "regions, ROI", "regions, ROI zip", "recipe",
-    "noise model", "pretrained members",
+    "data set, JSON", "data set, YAML", "noise model", "pretrained members",
 )  # fmt: skip
 CHANGES = st.lists(
     st.tuples(
@@ -146,6 +148,27 @@ def test_deep_json_is_damage(tmp_path):
     (tmp_path / "t.csv").write_text("index,colour\n1,#12\n")
     with pytest.raises(DamagedFileError, match="no table of labels"):
         read_labels(tmp_path / "t.tif")
+
+
+def test_a_damaged_label_of_an_hdf5_file_is_refused(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as stored:
+        for dim, letter in zip(stored.create_dataset("noisy", data=IMAGE).dims, "yx", strict=True):
+            dim.label = letter
+    data = path.read_bytes()
+    heap = data.index(b"GCOL")
+    for place in range(heap + 8, heap + 18):  # size of the heap of texts, and number of the first
+        path.write_bytes(data[:place] + b"\x7f" + data[place + 1 :])
+        with pytest.raises(DamagedFileError, match=r"a\.h5 is damaged"):
+            read_image(path)
+    path.write_bytes(data)
+    assert read_image(path).axes == "YX"
+
+
+def test_the_sample_of_a_recipe_has_every_step(hostile, tmp_path):
+    steps = read_recipe(hostile.READERS["recipe"].write(tmp_path)).steps
+    assert {step["do"] for step in steps} == set(REPEATED)
 
 
 # ---------------------------------------------------------------- bombs

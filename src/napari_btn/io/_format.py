@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import product
@@ -25,6 +26,7 @@ __all__ = [
     "Format",
     "MissingPackageError",
     "choose",
+    "need_small_chunks",
     "package",
     "slabs",
     "stored",
@@ -32,6 +34,8 @@ __all__ = [
 
 ORDER: Final = "TSCZYX"
 """Order in which TIFF and zarr files keep the axes."""
+
+_LARGEST_CHUNK: Final = 2**31  # bytes; a chunk is read whole, and one that isn't stored takes its memory too
 
 
 class MissingPackageError(ImportError, ValueError):
@@ -108,6 +112,19 @@ def choose(keys: Sequence[str], key: str | None, file: Path) -> str:
         raise ExplainedError(f"{file.name} holds several images: {', '.join(keys)}.{example}")
     came = "holds no image" if key is None else f"has no {key}; it holds {', '.join(keys) or 'no image'}"
     raise ExplainedError(f"{file.name} {came}.{example}")
+
+
+def need_small_chunks(array: Any) -> None:
+    """Raise if a chunk of an opened array is larger than what may be read at a time.
+
+    Raises
+    ------
+    ValueError
+        If it is.
+    """
+    size = math.prod(array.chunks or ()) * np.dtype(array.dtype).itemsize
+    if size > _LARGEST_CHUNK:
+        raise ValueError(f"it has chunks of {size:,} bytes; {_LARGEST_CHUNK:,} are the most")
 
 
 def stored(meta: Meta, shape: Sequence[int], name: str) -> tuple[Meta, tuple[int, ...]]:

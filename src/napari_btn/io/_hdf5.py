@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from napari_btn.io._format import Format, choose, package
+from napari_btn.io._format import Format, choose, need_small_chunks, package
 from napari_btn.io.metadata import Meta
 
 if TYPE_CHECKING:
@@ -19,10 +20,15 @@ _READ: Final = 64 * 2**20  # bytes; larger datasets are opened without being rea
 
 def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     """Read or open a dataset, with its axes and pixel size if the file has them."""
-    stored = package("h5py", file).File(file, "r")
-    data = stored[choose(_names(stored), None if key is None else key.strip("/"), file)]
-    meta = _meta(data)
-    return (np.asarray(data[()]) if data.nbytes <= _READ else data), meta
+    with ExitStack() as closed:
+        stored = closed.enter_context(package("h5py", file).File(file, "r"))
+        data = stored[choose(_names(stored), None if key is None else key.strip("/"), file)]
+        meta = _meta(data)
+        need_small_chunks(data)
+        if data.nbytes <= _READ:
+            return np.asarray(data[()]), meta
+        closed.pop_all()  # an opened dataset is read later, from a file that stays open
+        return data, meta
 
 
 def _names(group: Any, prefix: str = "") -> list[str]:
@@ -38,7 +44,9 @@ def _names(group: Any, prefix: str = "") -> list[str]:
 
 def _meta(data: Any) -> Meta:
     """Return axes from the labels of dimensions, and the pixel size of Fiji and ilastik."""
-    axes = "".join(str(dim.label) for dim in data.dims).upper() or None
+    # dims[k].label would read the same attribute, and ends the whole program if that is damaged
+    labels = data.attrs.get("DIMENSION_LABELS", ())
+    axes = "".join(t.decode() if isinstance(t, bytes) else str(t) for t in labels).upper() or None
     if axes is not None and (len(axes) != data.ndim or not set(axes) <= set("STCZYX")):
         axes = None
     size = data.attrs.get("element_size_um")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from napari_btn.io import metadata
-from napari_btn.io._format import ExplainedError, Format, choose, package, slabs, stored
+from napari_btn.io._format import ExplainedError, Format, choose, need_small_chunks, package, slabs, stored
 from napari_btn.io.metadata import Meta
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 __all__ = ["ZARR", "create_maps", "create_quantiles"]
 
 _CHUNK_PIXELS: Final = 512 * 512
-_LARGEST_CHUNK: Final = 2**31  # bytes; a chunk is read whole, and one that isn't stored takes its memory too
 
 
 def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
@@ -28,7 +27,7 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     zarr = package("zarr", file)
     node = _open(file, key)
     if isinstance(node, zarr.Array):
-        _need_small_chunks(node)
+        need_small_chunks(node)
         names = node.metadata.to_dict().get("dimension_names") or node.attrs.get("_ARRAY_DIMENSIONS") or ()
         letters = [str(name)[:1].upper() for name in names]
         known = len(set(letters)) == len(letters) == node.ndim and set(letters) <= set("STCZYX")
@@ -46,17 +45,10 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     data = node[level]
     if not isinstance(data, zarr.Array):
         raise ValueError(f"its level {level} is no array")
-    _need_small_chunks(data)
+    need_small_chunks(data)
     if tuple(note.get("shape", ())) == data.shape:
         meta = metadata.from_note(note, "")
     return data, replace(meta, name=key or "")
-
-
-def _need_small_chunks(array: Any) -> None:
-    """Raise if a chunk is larger than what may be read at a time."""
-    size = math.prod(array.chunks) * np.dtype(array.dtype).itemsize
-    if size > _LARGEST_CHUNK:
-        raise ValueError(f"it has chunks of {size:,} bytes; {_LARGEST_CHUNK:,} are the most")
 
 
 def _provenance(file: Path, key: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ what they are, and a number of noisy files that is not that of the clean ones is
 from __future__ import annotations
 
 import json
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from napari_btn.core.data.image import Image, Stacked
 from napari_btn.core.data.pairs import Pair
 from napari_btn.io._format import package
 from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.damage import ExplainedError, reading
 from napari_btn.io.images import SUFFIXES, read_image, split_key
 
 if TYPE_CHECKING:
@@ -96,7 +98,8 @@ class DataSet:
             if file.is_dir() and file.suffix.lower() not in SUFFIXES:
                 names = sorted((str(p) for p in file.iterdir() if p.suffix.lower() in SUFFIXES), key=in_order)
             elif any(sign in one for sign in "*?["):
-                names = sorted((str(p) for p in self.folder.glob(one)), key=in_order)
+                root = Path(path.anchor) if Path(one).is_absolute() else self.folder
+                names = sorted((str(p) for p in root.glob(str(path.relative_to(root)))), key=in_order)
             else:
                 names = [str(path)] if file.exists() else []
             if not names:
@@ -175,8 +178,10 @@ class DataSet:
         noisy, clean = self.images()
         valid: Any = self.valid
         if valid is not None and valid != "finite":
-            (path,) = self._found((valid,))
-            valid = read_image(path).data
+            found = self._found((valid,))
+            if len(found) != 1:
+                raise ValueError(f"`valid:` names {len(found)} files ({some_of(found)}); give one.")
+            valid = read_image(found[0]).data
         return Pair(
             noisy.data,
             None if clean is None else clean.data,
@@ -216,44 +221,45 @@ def read_dataset(path: str | Path) -> DataSet:
     path = Path(path)
     if not path.is_file():
         raise MissingInputError(f"There is no {path}; check the name and the folder.")
-    text = path.read_text(encoding="utf-8")
-    try:
-        given = json.loads(text) if path.suffix.lower() == ".json" else package("yaml", path).safe_load(text)
-    except ValueError as error:
-        if isinstance(error, ImportError):
-            raise
-        raise ValueError(f"{path.name} is no JSON ({error}); check its commas and quotes.") from error
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] != "yaml":
-            raise
-        raise ValueError(f"{path.name} is no YAML ({' '.join(str(error).split())}); check it.") from error
-    return _checked(given, path)
+    is_json = path.suffix.lower() == ".json"
+    sentence = (
+        "{file} is no " + ("JSON" if is_json else "YAML") + " that describes a data set ({why}); check it."
+    )
+    with reading(path, sentence):
+        text = path.read_text(encoding="utf-8")
+        return _checked(json.loads(text) if is_json else package("yaml", path).safe_load(text), path)
 
 
 def _checked(given: Any, path: Path) -> DataSet:
     """Return the data set of the keys of a description."""
     known = [f.name for f in fields(DataSet) if f.name != "folder"]
-    if not isinstance(given, dict) or "noisy" not in given:
-        raise ValueError(
+    if not isinstance(given, dict) or given.get("noisy") is None:
+        raise ExplainedError(
             f"{path.name} describes no data set; it needs `noisy:`, and mostly `clean:` and `axes:`."
         )
     if unknown := sorted(str(key) for key in given if key not in known):
-        raise ValueError(f"{path.name} has the unknown key {unknown[0]}; there are {', '.join(known)}.")
+        raise ExplainedError(
+            f"{path.name} has the unknown key {_brief(unknown[0])}; there are {', '.join(known)}."
+        )
     made: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     for name in ("noisy", "clean", "channels"):
         if name in made:
             made[name] = _texts(made[name], name, path)
     for name in ("files", "axes", "unit", "valid", "name"):
         if name in made and not isinstance(made[name], str):
-            raise ValueError(f"{path.name} has {name}: {made[name]!r}; a text is needed.")
+            raise ExplainedError(f"{path.name} has {name}: {_brief(made[name])}; a text is needed.")
     if made.get("files") not in (None, *_STACKS):
-        raise ValueError(f"{path.name} has files: {made['files']}; it must be {', '.join(_STACKS)}.")
+        raise ExplainedError(
+            f"{path.name} has files: {_brief(made['files'])}; it must be {', '.join(_STACKS)}."
+        )
     size = made.get("pixel_size")
     if size is not None:
         sizes = size if isinstance(size, list) else [size]
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) and v > 0 for v in sizes):
-            raise ValueError(
-                f"{path.name} has pixel_size: {size!r}; numbers above zero are needed, one per space axis."
+        if not all(
+            isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < math.inf for v in sizes
+        ):
+            raise ExplainedError(
+                f"{path.name} has pixel_size: {_brief(size)}; numbers above zero are needed, one per space axis."
             )
         made["pixel_size"] = tuple(float(v) for v in sizes)
     return DataSet(**made, folder=path.parent)
@@ -263,8 +269,17 @@ def _texts(value: Any, name: str, path: Path) -> tuple[str, ...]:
     """Return a text, or a list of them, as a tuple."""
     values = value if isinstance(value, list) else [value]
     if not values or not all(isinstance(one, str) and one for one in values):
-        raise ValueError(f"{path.name} has {name}: {value!r}; a text or a list of texts is needed.")
+        raise ExplainedError(f"{path.name} has {name}: {_brief(value)}; a text or a list of texts is needed.")
     return tuple(values)
+
+
+def _brief(value: Any) -> str:
+    """Return a value as text; short, because a few bytes of YAML can stand for gigabytes."""
+    return (
+        " ".join(str(value).split())[:80]
+        if isinstance(value, str | int | float)
+        else f"a {type(value).__name__}"
+    )
 
 
 def write_dataset(described: DataSet, path: str | Path, *, overwrite: bool = False) -> None:

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
     from napari_btn.model import Model
     from napari_btn.workflow.recipe import Recipe
 
-__all__ = ["HASHED", "Opener", "Repeated", "run_recipe_steps"]
+__all__ = ["HASHED", "REPEATED", "Opener", "Repeated", "run_recipe_steps"]
 
-_REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "predict", "regions", "fuse")
+REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "predict", "regions", "fuse")
+"""Steps that can be repeated."""
 HASHED = {"makes": "weights and offsets", "maps": "maps", "labels": "labels", "regions": "regions"}
 """Names of the results of a step that have a hash, by their key in the record."""
 
@@ -108,11 +109,11 @@ def run_recipe_steps(recipe: Recipe, opened: Opener, compute: Compute) -> Step[R
     ValueError
         If a step can't be repeated, or an input has another hash than the recorded one.
     """
-    first, unknown = recipe.steps[0]["do"], [s["do"] for s in recipe.steps if s["do"] not in _REPEATED]
+    first, unknown = recipe.steps[0]["do"], [s["do"] for s in recipe.steps if s["do"] not in REPEATED]
     if unknown or first != "fit":
         raise ValueError(
             f"The recipe has the steps {', '.join(s['do'] for s in recipe.steps)}; it must begin with fit, and what "
-            f"can be repeated is {', '.join(_REPEATED)}. Repeat the others in a script."
+            f"can be repeated is {', '.join(REPEATED)}. Repeat the others in a script."
         )
     arrays = yield from _arrays_steps(recipe, opened)
     made: Repeated | None = None
