@@ -116,19 +116,23 @@ def write(results: Sequence[Result], name: str, *, tiny: bool, out: Path = OUT) 
 
 def main(
     name: str,
-    run: Callable[[bool], list[Result]],
+    run: Callable[..., list[Result]],
     parts: Mapping[str, Callable[[bool], Result]] | None = None,
+    **counts: int,
 ) -> None:
-    """Run one benchmark from the command line, or one of its parts."""
+    """Run one benchmark from the command line, or one of its parts; counts are options of `run` with defaults."""
     parser = argparse.ArgumentParser(description=run.__doc__)
     parser.add_argument("--tiny", action="store_true", help="a few seconds: to see that it runs")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the JSON files")
     if parts:
         parser.add_argument("--part", choices=list(parts), help="this part alone")
+    for option, default in counts.items():
+        parser.add_argument(f"--{option}", type=int, default=default, help=f"{default} by default")
     arguments = parser.parse_args()
     began = time.perf_counter()
     part = getattr(arguments, "part", None)
-    results = [parts[part](arguments.tiny)] if parts and part else run(arguments.tiny)
+    given = {option: getattr(arguments, option) for option in counts}
+    results = [parts[part](arguments.tiny)] if parts and part else run(arguments.tiny, **given)
     for result in results:
         result.show()
     path = write(results, f"{name}-{part}" if part else name, tiny=arguments.tiny, out=arguments.out)

@@ -49,6 +49,25 @@ def test_results_are_written_with_the_machine_and_which_bars_are_met(tmp_path):
     assert "| a | 0.1235 |" in result.markdown()
 
 
+@pytest.mark.parametrize(("asked", "count"), [((), 40), (("--trainings", "3"), 3)])
+def test_the_number_of_trainings_is_an_option_of_a_benchmark(tmp_path, monkeypatch, asked, count):
+    table, seen = importlib.import_module("benchmarks.table"), []
+    monkeypatch.setattr("sys.argv", ["claims", "--out", str(tmp_path), *asked])
+    table.main("claims", lambda tiny, trainings: seen.append((tiny, trainings)) or [], trainings=40)
+    assert seen == [(False, count)]
+
+
+def test_the_error_of_an_area_is_that_of_trainings_not_of_fields():
+    claims, rng = importlib.import_module("benchmarks.claims"), np.random.default_rng(0)
+    areas = rng.uniform(50, 150, 600 * claims.FIELDS)
+    sums = areas * np.repeat(rng.normal(1, 0.2, 600), claims.FIELDS)  # fields of a training are wrong alike
+    sums[: claims.FIELDS] = np.nan  # no map in the first one
+    ratio, error = claims._ratio(sums, areas)
+    assert abs(ratio - 1) < 3 * error
+    # 599 trainings fix a standard deviation within 3 %, three times; areas differ by a few percent more
+    assert error == pytest.approx(0.2 / np.sqrt(599), rel=0.12)
+
+
 def test_the_peers_choose_what_is_best_on_the_training_images():
     peers = importlib.import_module("benchmarks.peers")
     samples = importlib.import_module("napari_btn.samples")
