@@ -15,6 +15,7 @@ from napari_btn.core.calibration.conformal import calibrate
 from napari_btn.core.calibration.dose import Dose
 from napari_btn.core.calibration.draws import Field
 from napari_btn.core.calibration.exceedance import exceedance_from
+from napari_btn.core.calibration.fusion import measured_again_steps
 from napari_btn.core.calibration.neighbours import Errors, Neighbours
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.progress import drain
@@ -123,11 +124,11 @@ def scene(seed, shape=(96, 90), miss=None):
     return q, signal.astype(np.float32)
 
 
-def predicted(seed=1, miss=None, position=True):
+def predicted(seed=1, miss=None, position=True, known_seed=100, known_side=144):
     """A prediction with held-out pixels of another field in blocks of 16 px."""
-    q, signal = scene(100, (144, 144))
+    q, signal = scene(known_seed, (known_side, known_side))
     place = np.argwhere(np.ones(signal.shape, bool))
-    block = (place[:, 0] // 16) * 9 + place[:, 1] // 16
+    block = (place[:, 0] // 16) * (known_side // 16) + place[:, 1] // 16
     known = HeldOut(q.reshape(7, 1, -1), signal.reshape(1, -1), block, LEVELS, signal.reshape(1, -1))
     if position:
         known = replace(known, position=np.column_stack([0 * place[:, :1], place]))
@@ -158,6 +159,39 @@ def test_neighbours_make_a_fusion_better_and_its_intervals_still_cover(noise):
     alone = np.sqrt(np.mean(np.square(values - signal[box])))
     assert error[True] < 0.8 * error[False]
     assert error[True] < 0.6 * alone
+
+
+def test_fused_intervals_cover_fresh_fields_if_few_blocks_say_how_errors_go_together():
+    coverage = []
+    for seed in range(12):
+        prediction, signal = predicted(5000 + seed, known_seed=1000 + seed, known_side=64)
+        values = signal + np.random.default_rng(seed).normal(0, 0.5, signal.shape)
+        fused = prediction.fuse((slice(0, 96), slice(0, 90)), values, sd=0.5)
+        coverage.append(((fused.lower <= signal) & (signal <= fused.upper)).mean())
+    # each pair of fields is a case of its own
+    assert np.mean(coverage) > 0.9 - 2 * np.std(coverage, ddof=1) / np.sqrt(12)
+
+
+def test_held_out_pixels_are_fused_with_what_the_other_half_says_of_errors():
+    rng = np.random.default_rng(0)
+    rough, smooth = rng.normal(size=(2, 48, 96))
+    smooth = gaussian_filter(smooth, SMOOTH, mode="wrap")
+    error = SD * np.concatenate([rough / rough.std(), smooth / smooth.std()])
+    q = (1.5 + SD * norm.ppf(LEVELS)[:, None, None] + 0 * error).astype(np.float32)
+    place = np.argwhere(np.ones(error.shape, bool))
+    block = (place[:, 0] // 16) * 6 + place[:, 1] // 16
+    target = (1.5 + error).astype(np.float32).reshape(1, -1)
+    known = HeldOut(q.reshape(7, 1, -1), target, block, LEVELS)
+    near = replace(known, position=np.column_stack([0 * place[:, :1], place]))
+    dose = Dose((1.0,), (1.0,), (SD,))
+    alone, together = (drain(measured_again_steps(one, dose)).quantiles[3, 0] for one in (known, near))
+    wrong = [
+        [np.sqrt(np.mean(np.square(median - target[0])[half])) for median in (alone, together)]
+        for half in (place[:, 0] < 48, place[:, 0] >= 48)
+    ]
+    # smooth errors are taken for rough ones, whose neighbours say nothing, and rough ones for smooth ones
+    assert wrong[1][1] == pytest.approx(wrong[1][0], rel=0.03)
+    assert wrong[0][1] > 1.1 * wrong[0][0]
 
 
 @pytest.mark.parametrize("share", [0.4, 0.1])

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
 
-__all__ = ["Field", "Sampler", "draws_steps", "field_steps", "sampler_steps", "tiles_of"]
+__all__ = ["Field", "Sampler", "draws_steps", "field_steps", "parts_of", "sampler_steps", "tiles_of"]
 
 # Beyond these lags errors count as independent, in pixels.
 _REACH = {2: 48, 3: 14}
@@ -135,7 +135,7 @@ def field_steps(held_out: HeldOut, marginals: Sequence[Marginal]) -> Step[Field]
     reach = [max(min(_REACH[ndim], int(extent) // 2), 1) for extent in high - low]
     product, expected = np.zeros((2, n, n, *(2 * r + 1 for r in reach)))
     pairs = np.zeros(product.shape[2:])
-    parts = list(_parts(held_out.position, low, _PART[ndim]))
+    parts = list(parts_of(held_out.position, _PART[ndim]))
     for done, rows in enumerate(parts):
         yield Progress(done, len(parts), "Drawing: how errors go together")
         place = held_out.position[rows, 1:]
@@ -339,9 +339,17 @@ def _values(
     return np.stack([m.values(quantiles[:, c], chance[c]) for c, m in enumerate(marginals)])
 
 
-def _parts(position: NDArray[np.int64], low: NDArray[np.int64], side: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the indices of the pixels of each scene and part of the field."""
-    cell = np.column_stack([position[:, 0], (position[:, 1:] - low) // side])
+def parts_of(position: NDArray[np.int64], side: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the indices of the pixels of each scene and part of the field, from the lowest pixel on.
+
+    Parameters
+    ----------
+    position : ndarray of int64, shape (n, 1 + ndim)
+        Scene and spatial index of each pixel.
+    side : int
+        Of the parts, in pixels.
+    """
+    cell = np.column_stack([position[:, 0], (position[:, 1:] - position[:, 1:].min(0)) // side])
     _, number = np.unique(cell, axis=0, return_inverse=True)
     order = np.argsort(number.ravel(), kind="stable")
     ends = np.cumsum(np.bincount(number.ravel()))

@@ -15,6 +15,7 @@ import numpy as np
 from napari_btn.core.calibration.conformal import NOISY_TARGETS, covered, with_offsets
 from napari_btn.core.calibration.distribution import mean, variance
 from napari_btn.core.calibration.dose_check import dose_notes
+from napari_btn.core.calibration.draws import parts_of
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.neighbours import Errors
 from napari_btn.core.calibration.posterior import posterior
@@ -37,7 +38,7 @@ __all__ = ["Fused", "Place", "fuse_steps", "measured_again_steps"]
 
 _MOST_PIXELS = 50_000  # held-out pixels that a fusion is calibrated on, in whole blocks
 _FEWEST_BLOCKS = 40  # that are kept all the same: each side at a coverage of 95 % needs 39
-_SIDE = {2: 96, 3: 32}  # of the parts that neighbours are looked for in
+_SIDE = {2: 192, 3: 32}  # of the parts that neighbours are looked for in
 # Share of pixels with a held-out one beside them from which on none was left out, and the least that counts.
 _WHOLE, _THINNEST = 0.85, 0.02
 
@@ -99,11 +100,10 @@ def fuse_steps(
     errors = yield from Errors.of_steps(held_out)
     fused = _posterior_of_channels(predicted, held_out.levels, values, dose, errors)
     found = [one.again for one in prediction.fused if one.scores is held_out and one.dose == dose]
-    again = found[0] if found else (yield from measured_again_steps(held_out, dose, errors))
+    again = found[0] if found else (yield from measured_again_steps(held_out, dose))
     lower, median, upper = with_offsets(calibration, again).interval(fused)
     known = np.isfinite(values)
     names = prediction.channel_names or ("The channel",) * len(values)
-    clean = prediction.covers == "clean"
     # counts are evidence of the clean signal, whatever the maps cover
     record = window.record | dose.to_dict() | {"covers": "clean"}
     planes = zip(prediction.quantiles, fused, strict=True)
@@ -133,7 +133,7 @@ def fuse_steps(
         notes=_noted(
             prediction,
             *_fused_before(prediction, window, known),
-            *dose_notes(held_out, dose, predicted, values, names, clean=clean),
+            *dose_notes(held_out, dose, predicted, values, names, clean=prediction.covers == "clean"),
         ),
     )
     return (yield from _recorded_steps(made, window, counts, known, dose))
@@ -236,17 +236,18 @@ class Fused:
         return made
 
 
-def measured_again_steps(held_out: HeldOut, dose: Dose, errors: Errors | None = None) -> Step[HeldOut]:
+def measured_again_steps(held_out: HeldOut, dose: Dose) -> Step[HeldOut]:
     """Fuse the held-out pixels with measurements that are simulated from their targets; a step.
+
+    How errors go together is estimated on the other half of the blocks. Estimated on the same pixels, it fits them
+    better than other fields, whose intervals would be too narrow.
 
     Parameters
     ----------
     held_out : HeldOut
-        Predictions and targets on blocks that never trained.
+        Predictions and targets on blocks that never trained; without positions, no pixel speaks for another.
     dose : Dose
         Of the measurements.
-    errors : Errors, optional
-        How errors go together; without it, no pixel speaks for another.
 
     Returns
     -------
@@ -257,27 +258,38 @@ def measured_again_steps(held_out: HeldOut, dose: Dose, errors: Errors | None = 
     """
     kept = _some_blocks(held_out)
     values = dose.simulated(kept.target)
-    if errors is None or kept.position is None:
+    if held_out.position is None or kept.position is None:
         return replace(kept, quantiles=_posterior_of_channels(kept.quantiles, kept.levels, values, dose))
     made = np.empty_like(kept.quantiles)
     longer = dose.times(1 / _density(kept.position))
     around = longer.simulated(kept.target)
-    side = _SIDE[kept.position.shape[1] - 1]
-    cell = np.column_stack([kept.position[:, :1], kept.position[:, 1:] // side])
-    _, number = np.unique(cell, axis=0, return_inverse=True)
-    order = np.argsort(number.ravel(), kind="stable")
-    parts = np.split(order, np.cumsum(np.bincount(number.ravel()))[:-1])
-    for done, rows in enumerate(parts):
-        yield Progress(done, len(parts), "Fusing: simulated measurements of held-out pixels")
-        place = kept.position[rows, 1:] - kept.position[rows, 1:].min(0)
-        at = (slice(None), *place.T)
-        grid, others = np.full((2, len(values), *place.max(0) + 1), np.nan)
-        grid[at], others[at] = values[:, rows], around[:, rows]
-        quantiles = np.zeros((len(kept.levels), *grid.shape), np.float32)
-        quantiles[(slice(None), *at)] = kept.quantiles[:, :, rows]
-        fused = _posterior_of_channels(quantiles, kept.levels, grid, dose, errors, (others, longer))
-        made[:, :, rows] = fused[(slice(None), *at)]
+    half, side = _half_of_blocks(held_out.block, held_out.position), _SIDE[kept.position.shape[1] - 1]
+    for one in np.unique(half[kept.block]):
+        inside = np.flatnonzero(half[kept.block] == one)
+        away = (half[held_out.block] != one) | (held_out.n_blocks == 1)  # but for a single block
+        errors = yield from Errors.of_steps(held_out.take(away))
+        parts = [inside[part] for part in parts_of(kept.position[inside], side)]
+        for done, rows in enumerate(parts):
+            yield Progress(done, len(parts), "Fusing: simulated measurements of held-out pixels")
+            place = kept.position[rows, 1:] - kept.position[rows, 1:].min(0)
+            at = (slice(None), *place.T)
+            grid, near = np.full((2, len(values), *place.max(0) + 1), np.nan)
+            grid[at], near[at] = values[:, rows], around[:, rows]
+            quantiles = np.zeros((len(kept.levels), *grid.shape), np.float32)
+            quantiles[(slice(None), *at)] = kept.quantiles[:, :, rows]
+            fused = _posterior_of_channels(quantiles, kept.levels, grid, dose, errors, (near, longer))
+            made[:, :, rows] = fused[(slice(None), *at)]
     return replace(kept, quantiles=made)
+
+
+def _half_of_blocks(block: NDArray[np.int64], position: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the half, 0 or 1, of each block: of several scenes the first ones, else along the longest axis."""
+    number, first = np.unique(block, return_index=True)
+    longest = 1 + int(np.argmax(np.ptp(position[:, 1:], axis=0)))
+    order = np.lexsort((position[first, longest], position[first, 0]))
+    half = np.zeros(number.max() + 1, np.int64)
+    half[number[order[number.size // 2 :]]] = 1
+    return half
 
 
 def _density(position: NDArray[np.int64]) -> float:
@@ -289,10 +301,9 @@ def _density(position: NDArray[np.int64]) -> float:
 
 def _some_blocks(held_out: HeldOut) -> HeldOut:
     """Return the pixels of evenly chosen blocks, as many as fit."""
-    size = np.bincount(held_out.block)
     if held_out.block.size <= _MOST_PIXELS:
         return held_out
-    number = np.flatnonzero(size)
+    number = np.unique(held_out.block)
     some = max(int(number.size * _MOST_PIXELS / held_out.block.size), min(number.size, _FEWEST_BLOCKS))
     chosen = number[np.unique(np.linspace(0, number.size - 1, some).round().astype(int))]
     return held_out.take(np.isin(held_out.block, chosen))
