@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -160,3 +161,26 @@ def test_closing_the_viewer_in_mid_training_ends_it(
     viewer.close()
     assert not work.running
     qtbot.wait(200)
+
+
+def test_a_dock_that_trained_and_was_closed_leaves_no_widget(
+    make_napari_viewer: Callable[..., Any], qtbot: QtBot, steps: Any
+) -> None:
+    from qtpy.QtCore import QEvent
+    from qtpy.QtWidgets import QApplication
+
+    def trained(dock: Any) -> None:
+        dock.view.train.click()
+        qtbot.waitUntil(lambda: not dock.busy)
+
+    viewer, widgets = make_napari_viewer(), []
+    for _ in range(3):
+        trained(open_dock(viewer))
+        viewer.window.remove_dock_widget("all")
+        viewer.layers.clear()
+        for _ in range(2):
+            QApplication.processEvents()
+            QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
+            gc.collect()
+        widgets.append(len(QApplication.allWidgets()))
+    assert widgets[2] <= widgets[1], widgets

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import threading
@@ -9,6 +10,7 @@ import time
 from collections.abc import Callable, Generator
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -71,6 +73,20 @@ def test_a_step_that_returns_is_heard_once(qtbot: QtBot) -> None:
     assert heard.end == [("result", "done"), ("finished", None)]
     assert heard.progress[0][0].note == "half"
     assert not run.running
+
+
+def test_a_run_that_has_finished_keeps_nobody_who_listened(qtbot: QtBot) -> None:
+    def step() -> Step:
+        yield Progress(1, 2)
+        return "done"
+
+    heard = Heard()
+    run, listener = heard.run(step), ref(heard)
+    qtbot.waitUntil(heard.over)
+    del heard
+    gc.collect()
+    assert listener() is None  # napari keeps the worker, and the worker the run
+    run.leave()
 
 
 class OutOfMemory(RuntimeError):

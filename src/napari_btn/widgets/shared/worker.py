@@ -139,6 +139,10 @@ class _Titled(partial[Any]):
         return self.title
 
 
+def _nothing(*_: Any) -> Any:
+    """Do nothing."""
+
+
 class Run(Generic[T]):
     """A step that runs in a thread.
 
@@ -318,12 +322,14 @@ class Run(Generic[T]):
 
     def _tell_finished(self) -> None:
         """Report the end of the run, and a stop if there was neither result nor error."""
-        if self._left:
-            return
-        if not self._told and self._on_stopped is not None:
-            self._on_stopped()
-        if self._on_finished is not None:
-            self._on_finished()
+        stopped = None if self._told else self._on_stopped
+        told = () if self._left else (stopped, self._on_finished)
+        # napari keeps all workers, so a run that kept its callers would keep closed docks and their images
+        self._make_step = self._on_result = self._on_error = _nothing
+        self._on_progress = self._on_stopped = self._on_finished = None
+        for tell in told:
+            if tell is not None:
+                tell()
 
 
 def run_step(
