@@ -6,21 +6,28 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from click.testing import CliRunner
 
 import napari_btn as btn
 from napari_btn import samples
 from napari_btn.cli import main
-from napari_btn.core.compute.pool import Inline, WorkerDiedError, slots
+from napari_btn.core.compute.pool import Compute, Inline, WorkerDiedError, slots
+from napari_btn.core.progress import drain
 from napari_btn.core.training import processes as training
+from napari_btn.workflow.inputs import image_for
+from napari_btn.workflow.predict import predict_steps
 
 pytest.importorskip("distributed")
-from distributed import Client, LocalCluster
+import cloudpickle
+from distributed import Client, LocalCluster, WorkerPlugin
 
 from napari_btn.cluster import connected
 
@@ -74,24 +81,73 @@ def test_workers_elsewhere_make_the_same_pixels(cluster, here):
     )
 
 
-def test_a_worker_that_is_killed_is_not_missed(cluster, here):
-    with connected(cluster.scheduler_address) as executor, Client(cluster.scheduler_address) as client:
-        pids = list(client.run(os.getpid).values())
-        steps = tiny(steps=60, members=3).fit_steps(PAIR.noisy, PAIR.clean, axes="CYX", executor=executor)
-        while next(steps).done < 4:
-            pass
-        killed = threading.Timer(0.0, os.kill, (pids[0], signal.SIGKILL))
-        killed.start()
-        denoiser = None
-        while denoiser is None:
-            try:
-                next(steps)
-            except StopIteration as end:
-                denoiser = end.value
+class Started(WorkerPlugin):
+    """Writes a line for each task that a worker starts."""
+
+    name = "started"
+
+    def __init__(self, path):
+        self.path = path
+
+    def transition(self, key, start, finish, **_):
+        if finish == "executing":
+            with Path(self.path).open("a") as file:
+                file.write(f"{key}\n")
+
+
+@contextmanager
+def killed_once(cluster, path):
+    """Yield what kills a worker at its first call; at most one task may have been started twice at the end."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    with Client(cluster.scheduler_address) as client:
+        client.register_plugin(Started(str(path)))
+        pids, dead = list(client.run(os.getpid).values()), []
+
+        def kill():
+            if not dead:
+                # a task that runs, and has not run for long
+                busy = [p for p in pids if psutil.Process(p).cpu_percent(0.05) > 20] or pids
+                os.kill(busy[0], signal.SIGKILL)
+                dead.append(busy[0])
+
+        yield kill
+        assert dead
+        client.unregister_worker_plugin("started")
         cluster.scale(2)
         client.wait_for_workers(2, timeout=600)
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    keys = Counter(path.read_text().splitlines())
+    assert keys.total() - len(keys) <= 1, [key for key, n in keys.items() if n > 1]
+
+
+def driven(steps, kill, when):
+    """Run a step to its end; kill a worker once its progress is so far."""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        if when(progress):
+            kill()
+
+
+def test_a_worker_that_is_killed_in_mid_member_costs_one_task(cluster, tmp_path):
+    with connected(cluster.scheduler_address) as executor, killed_once(cluster, tmp_path / "keys") as kill:
+        steps = tiny(steps=60, members=3).fit_steps(PAIR.noisy, PAIR.clean, axes="CYX", executor=executor)
+        denoiser = driven(steps, kill, lambda progress: progress.done >= 4)
     expected = tiny(steps=60, members=3).fit(PAIR.noisy, PAIR.clean, axes="CYX", executor=Inline())
     np.testing.assert_array_equal(denoiser.predict(PAIR.noisy).median, expected.predict(PAIR.noisy).median)
+
+
+def test_a_worker_that_is_killed_in_mid_tile_costs_one_task(cluster, here, tmp_path):
+    model, image = here[0].model, samples.edx(seed=2, size=(240, 600)).noisy
+    shown, tiles = image_for(model, image, "CYX", None, None), btn.TileSettings(tile_px=96)
+    with connected(cluster.scheduler_address) as executor, killed_once(cluster, tmp_path / "keys") as kill:
+        steps = predict_steps(model, shown, Compute(executor=executor, tiles=tiles))
+        made = driven(steps, kill, lambda progress: progress.done >= 2)
+    expected = drain(predict_steps(model, shown, Compute(executor=Inline(), tiles=tiles)))
+    for name in MAPS:
+        np.testing.assert_array_equal(getattr(made, name), getattr(expected, name))
 
 
 ALONE = """
@@ -139,6 +195,47 @@ def test_a_scheduler_that_is_killed_is_one_sentence_and_costs_no_finished_member
     assert "was lost while it worked" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.output
     assert len(load_partial(tmp_path / "a.btn.partial")[1]) >= 1
+
+    # the scheduler is started again, and the same call goes on
+    monkeypatch.setattr(Keeper, "watch", watch)
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as again:
+        options[-1] = again.scheduler_address
+        done = CliRunner().invoke(main, ["train", *pair, "-o", str(tmp_path / "a.btn"), *options, "--resume"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(main, ["train", *pair, "-o", str(tmp_path / "b.btn"), *options[:-2]])
+    assert done.exit_code == 0, done.output
+    assert (tmp_path / "a.btn").read_bytes() == (tmp_path / "b.btn").read_bytes()
+
+
+# ends itself once a member is finished and kept
+KILLED = """
+import os, signal, sys
+import numpy as np
+from napari_btn.cli import main
+from napari_btn.cli.keeping import Keeper
+from napari_btn.core.training import processes
+processes.Collapse.channels = lambda *_, **__: np.array([], int)
+whole = Keeper.watch
+def watch(self, progress):
+    whole(self, progress)
+    if progress.checkpoint:
+        os.kill(os.getpid(), signal.SIGKILL)
+Keeper.watch = watch
+main(sys.argv[1:])
+"""
+
+
+def test_a_client_that_is_killed_goes_on_with_the_same_bits(cluster, tmp_path):
+    np.savez(tmp_path / "pair.npz", noisy=PAIR.noisy, clean=PAIR.clean)
+    pair = [f"{tmp_path / 'pair.npz'}:{name}" for name in ("noisy", "clean")]
+    options = ["--axes", "CYX", "--members", "3", "--depth", "3", "--steps", "6"]
+    call = ["train", *pair, "-o", str(tmp_path / "a.btn"), *options, "--scheduler", cluster.scheduler_address]
+    run = subprocess.run([sys.executable, "-c", KILLED, *call], capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert [p.name for p in tmp_path.iterdir() if p.suffix != ".npz"] == ["a.btn.partial"]
+    assert CliRunner().invoke(main, [*call, "--resume"]).exit_code == 0
+    assert CliRunner().invoke(main, ["train", *pair, "-o", str(tmp_path / "b.btn"), *options]).exit_code == 0
+    assert (tmp_path / "a.btn").read_bytes() == (tmp_path / "b.btn").read_bytes()
 
 
 def test_workers_that_are_all_gone_are_missed_within_seconds(caplog, monkeypatch):

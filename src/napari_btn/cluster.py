@@ -81,8 +81,13 @@ class _Task(Future[Any]):
 
     def cancel(self) -> bool:
         """Cancel the task."""
-        if self.task is not None:
-            self.task.cancel()
+        from distributed.client import ClosedClientError
+
+        task = self.task
+        if task is not None:
+            # a client that lost its scheduler refuses, and has nothing to cancel any more
+            with suppress(ClosedClientError):
+                task.cancel()
         return super().cancel()
 
     def fail(self, text: str) -> None:
@@ -110,13 +115,13 @@ class _Watched(Executor):
         with self._lock:
             self._tasks.add(made)
         try:
-            made.task = self._executor.submit(fn, *args, **kwargs)
+            made.task = task = self._executor.submit(fn, *args, **kwargs)
         except (OSError, RuntimeError, ValueError) as error:
             if self._client.status == "running":
                 raise
             made.fail(f"{self._lost} ({error})")
             return made
-        made.task.add_done_callback(lambda done: self._arrive(made, done))
+        task.add_done_callback(lambda done: self._arrive(made, done))
         return made
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -135,6 +140,8 @@ class _Watched(Executor):
         """Take the result of a task over."""
         with self._lock:
             self._tasks.discard(made)
+        # dask computes again what a worker that dies had in memory, as long as somebody holds the task
+        made.task = None
         if made.done():
             return
         if done.cancelled():
