@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
+import resource
 import shutil
+import time
+import warnings
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +19,12 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["READERS", "Change", "Reader", "attempt", "changed"]
+__all__ = ["KINDS", "READERS", "Change", "Reader", "Tally", "attempt", "changed"]
 
+_MOST_ADDRESS = 4 * 2**30
 PIXELS = (np.arange(3 * 24 * 20, dtype=np.float32).reshape(3, 24, 20) % 37) / 37
 
+KINDS = ("flip", "set", "cut", "drop", "insert", "repeat")
 Change = tuple[str, float, int]
 """An operation ("flip", "set", "cut", "drop", "insert", "repeat"), its place from 0 to 1, and a number."""
 
@@ -333,3 +340,47 @@ def attempt(reader: Reader, path: Path) -> str:
             raise AssertionError(f"not one sentence: {text!r}") from error
         return "refused"
     return "read"
+
+
+class Tally:
+    """What came of damaged files: how many were read and refused, what else was raised, time and memory.
+
+    Parameters
+    ----------
+    reader : Reader
+    folder : Path
+        Gets a whole file, whose parts are damaged one at a time.
+    """
+
+    def __init__(self, reader: Reader, folder: Path) -> None:
+        # a bomb becomes a MemoryError here, and not the end of another program
+        resource.setrlimit(resource.RLIMIT_AS, (_MOST_ADDRESS, _MOST_ADDRESS))
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        self.reader, self.path = reader, reader.write(folder)
+        assert attempt(reader, self.path) == "read", f"{reader.name}: the whole file is refused"
+        found = [f for f in sorted(folder.rglob("*")) if f.is_file() and reader.uses(f, self.path)]
+        self.whole = {f: f.read_bytes() for f in found}
+        self.counts: Counter[str] = Counter()
+        self.odd: Counter[str] = Counter()
+        self.slowest = 0.0
+        self._before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    def take(self, file: Path, damaged: bytes) -> None:
+        """Read with damaged bytes in one file, which is whole again afterwards."""
+        file.write_bytes(damaged)
+        began = time.process_time()
+        try:
+            self.counts[attempt(self.reader, self.path)] += 1
+        except BaseException as error:  # noqa: BLE001  (what is counted here must not exist)
+            self.odd[f"{type(error).__name__}: {error}"[:120]] += 1
+        self.slowest = max(self.slowest, time.process_time() - began)
+        file.write_bytes(self.whole[file])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures."""
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._before) / 1024
+        cases = self.counts.total() + self.odd.total()
+        return {
+            "cases": cases, **self.counts, "odd": dict(self.odd), "slowest_s": self.slowest, "grown_mb": grown
+        }  # fmt: skip
