@@ -194,6 +194,21 @@ def test_held_out_pixels_are_fused_with_what_the_other_half_says_of_errors():
     assert wrong[0][1] > 1.1 * wrong[0][0]
 
 
+def test_thresholds_of_a_window_are_moved_by_pixels_fused_like_its_own_and_intervals_by_the_other_half():
+    prediction, signal = predicted()
+    box = (slice(30, 38), slice(30, 38))
+    (window,) = prediction.fuse(box, signal[box], sd=0.5).fused
+    errors = drain(Errors.of_steps(prediction.held_out))
+    alike, apart = (
+        drain(measured_again_steps(prediction.held_out, window.dose, given)) for given in (errors, None)
+    )
+    expected = exceedance_from(alike, prediction.distribution.rule, clearly=1.0)
+    np.testing.assert_array_equal(window.distribution.shares, expected.shares)
+    np.testing.assert_array_equal(window.distribution.areas[0].moved, expected.areas[0].moved)
+    np.testing.assert_array_equal(window.again.quantiles, apart.quantiles)
+    assert (alike.quantiles != apart.quantiles).mean() > 0.9
+
+
 @pytest.mark.parametrize("share", [0.4, 0.1])
 def test_intervals_of_a_window_are_as_wide_if_a_random_part_of_the_held_out_pixels_is_kept(share):
     box, noise = (slice(8, 88), slice(5, 85)), 1.0

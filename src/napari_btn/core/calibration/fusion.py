@@ -3,6 +3,8 @@
 A measurement is evidence, not truth: a short one says less than the prediction does, a long one more. It also
 speaks for the pixels around it, since a prediction errs over patches. The posterior of the held-out pixels, with
 measurements simulated from their targets, calibrates the result.
+
+Long because windows, what is recorded of them and their calibration are parts of one step.
 """
 
 from __future__ import annotations
@@ -99,8 +101,10 @@ def fuse_steps(
     values = window.values(counts, predicted.shape[1:])
     errors = yield from Errors.of_steps(held_out)
     fused = _posterior_of_channels(predicted, held_out.levels, values, dose, errors)
-    found = [one.again for one in prediction.fused if one.scores is held_out and one.dose == dose]
-    again = found[0] if found else (yield from measured_again_steps(held_out, dose))
+    found = [(o.distribution, o.again) for o in prediction.fused if o.scores is held_out and o.dose == dose]
+    distribution, again = (
+        found[0] if found else (yield from _recalibrated_steps(held_out, dose, errors, before.rule))
+    )
     lower, median, upper = with_offsets(calibration, again).interval(fused)
     known = np.isfinite(values)
     names = prediction.channel_names or ("The channel",) * len(values)
@@ -120,7 +124,7 @@ def fuse_steps(
             Fused(
                 window.place,
                 window.axes_order(known),
-                exceedance_from(again, before.rule, clearly=1.0),
+                distribution,
                 dose,
                 again,
                 held_out,
@@ -236,11 +240,21 @@ class Fused:
         return made
 
 
-def measured_again_steps(held_out: HeldOut, dose: Dose) -> Step[HeldOut]:
-    """Fuse the held-out pixels with measurements that are simulated from their targets; a step.
+def _recalibrated_steps(
+    held_out: HeldOut, dose: Dose, errors: Errors | None, rule: str
+) -> Step[tuple[Exceedance, HeldOut]]:
+    """Return the recalibration of probabilities, and the scores that intervals are calibrated on; a step.
 
-    How errors go together is estimated on the other half of the blocks. Estimated on the same pixels, it fits them
-    better than other fields, whose intervals would be too narrow.
+    Thresholds are moved by pixels that were fused as those of a window are: what half of the blocks say of a rare
+    phase would move them to wrong places.
+    """
+    alike = yield from measured_again_steps(held_out, dose, errors)
+    apart = alike if errors is None else (yield from measured_again_steps(held_out, dose))
+    return exceedance_from(alike, rule, clearly=1.0), apart
+
+
+def measured_again_steps(held_out: HeldOut, dose: Dose, errors: Errors | None = None) -> Step[HeldOut]:
+    """Fuse the held-out pixels with measurements that are simulated from their targets; a step.
 
     Parameters
     ----------
@@ -248,6 +262,9 @@ def measured_again_steps(held_out: HeldOut, dose: Dose) -> Step[HeldOut]:
         Predictions and targets on blocks that never trained; without positions, no pixel speaks for another.
     dose : Dose
         Of the measurements.
+    errors : Errors, optional
+        How errors go together. By default each half of the blocks says it for the other one: taken from the same
+        pixels, it fits them better than other fields, whose intervals would be too narrow.
 
     Returns
     -------
@@ -264,10 +281,12 @@ def measured_again_steps(held_out: HeldOut, dose: Dose) -> Step[HeldOut]:
     longer = dose.times(1 / _density(kept.position))
     around = longer.simulated(kept.target)
     half, side = _half_of_blocks(held_out.block, held_out.position), _SIDE[kept.position.shape[1] - 1]
+    if errors is not None:
+        half[:] = 0
     for one in np.unique(half[kept.block]):
         inside = np.flatnonzero(half[kept.block] == one)
         away = (half[held_out.block] != one) | (held_out.n_blocks == 1)  # but for a single block
-        errors = yield from Errors.of_steps(held_out.take(away))
+        fitted = errors or (yield from Errors.of_steps(held_out.take(away)))
         parts = [inside[part] for part in parts_of(kept.position[inside], side)]
         for done, rows in enumerate(parts):
             yield Progress(done, len(parts), "Fusing: simulated measurements of held-out pixels")
@@ -277,7 +296,7 @@ def measured_again_steps(held_out: HeldOut, dose: Dose) -> Step[HeldOut]:
             grid[at], near[at] = values[:, rows], around[:, rows]
             quantiles = np.zeros((len(kept.levels), *grid.shape), np.float32)
             quantiles[(slice(None), *at)] = kept.quantiles[:, :, rows]
-            fused = _posterior_of_channels(quantiles, kept.levels, grid, dose, errors, (near, longer))
+            fused = _posterior_of_channels(quantiles, kept.levels, grid, dose, fitted, (near, longer))
             made[:, :, rows] = fused[(slice(None), *at)]
     return replace(kept, quantiles=made)
 
