@@ -220,7 +220,11 @@ class TrainingForm(QWidget):
         self.reason.setVisible(bool(why) and (len(names) > 1 or wanted != "pair"))
         if wanted != before:
             # after the reading that found the offers
-            QTimer.singleShot(0, self.changed.emit)
+            QTimer.singleShot(0, self._tell_changed)
+
+    def _tell_changed(self) -> None:
+        """Say that a setting was changed; unlike the signal itself, Qt never calls this for a deleted form."""
+        self.changed.emit()
 
     def choose_way(self, name: str) -> None:
         """Pick a way to learn, as the user does: where images don't permit it yet, once they do.
