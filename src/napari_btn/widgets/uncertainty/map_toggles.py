@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari_btn.widgets.shared.layers import KEY
@@ -49,7 +48,8 @@ class MapToggles:
         self._view, self._focus, self._lifetime = view, focus, lifetime
         self._show_live, self._changed = show_live, changed
         for kind, toggle in view.toggles.items():
-            toggle.clicked.connect(partial(self._on_user_toggle, kind))
+            # PySide6 calls a partial without the argument of the signal
+            toggle.clicked.connect(lambda shown, kind=kind: self._on_user_toggle(kind, shown))
         view.grid.clicked.connect(self._on_user_grid)
         lifetime.at_end(self._leave_layers)
 
