@@ -125,16 +125,20 @@ def show_prediction_steps(
             yield shown
         values = getattr(prediction, name, None)
         if values is None:
-            viewer.layers.remove(old)
+            if old in viewer.layers:
+                viewer.layers.remove(old)
             continue
         shown[name] = placed_map(viewer, name, source.name, values, placement, record)
         yield shown
-    keep_contrast(viewer, source.name, shown, clean)
-    first = shown[names[-1]]
-    if names[-1] != "median":
-        # where targets are noisy, the mean is unbiased and the median is not
-        shown["median"].visible = False
-    viewer.layers.selection.active = first
+    # the user may have removed a layer while the next one was added
+    shown = {name: layer for name, layer in shown.items() if layer in viewer.layers}
+    if "median" in shown:
+        keep_contrast(viewer, source.name, shown, clean)
+        if names[-1] != "median" and names[-1] in shown:
+            # where targets are noisy, the mean is unbiased and the median is not
+            shown["median"].visible = False
+    if names[-1] in shown:
+        viewer.layers.selection.active = shown[names[-1]]
     yield shown
 
 
