@@ -106,6 +106,6 @@ class Background(QObject):
         """
         hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
         if hidden and self._session.background is self:
-            self._end()
             self.run.leave(wait=_CLOSE_WAIT)
+            self._keep()
         return bool(super().eventFilter(watched, event))
