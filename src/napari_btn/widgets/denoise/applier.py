@@ -183,6 +183,14 @@ class Applier:
         self._view.show_report()
         self._refresh()
 
+    def finish(self) -> None:
+        """Add the layers of a result that are still missing, since the dock is closed and the window is not."""
+        if self._showing is not None and self._session.source is not None:
+            for _ in self._showing:
+                pass
+            self._showing = None
+            present_result(self._viewer, self._session.source.name)
+
     def _drift(self) -> list[tuple[str, str]]:
         """Return what the last prediction says about its image alone: where it differs from the calibrated one."""
         model, prediction = self._session.model, self._session.prediction

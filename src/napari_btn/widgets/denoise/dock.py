@@ -112,6 +112,7 @@ class DenoiseWidget(Dock):
         if window is not None:
             self.trainer.hand_over(window)
         super().put_away()
+        self.applier.finish()
 
     @property
     def busy(self) -> bool:

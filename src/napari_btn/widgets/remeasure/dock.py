@@ -251,6 +251,7 @@ class RemeasureWidget(Dock):
             step,
             finished,
             failed,
+            title="Proposing",
             on_progress=self.view.progress.tell if searches else None,
             on_stopped=over,
         )

@@ -166,7 +166,7 @@ class RegionLoop:
             lambda: engine.fuse_steps(before, windows, dwell, scene),
             done,
             failed,
-            title="fusing",
+            title="Fusing",
             on_progress=self._view.progress.tell,
             on_stopped=over,
         )
@@ -213,7 +213,7 @@ class RegionLoop:
             lambda: continue_steps(model, training, windows, source, scene, device),
             done,
             failed,
-            title="continuing",
+            title="Continuing",
             on_progress=self._view.progress.tell,
             on_stopped=stopped,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+from napari.utils.notifications import show_info
 from qtpy.QtCore import QEvent, QObject
 from qtpy.QtWidgets import QMainWindow, QSizePolicy, QVBoxLayout, QWidget
 
@@ -12,7 +13,7 @@ from napari_btn.session import session_of
 from napari_btn.widgets.shared.lifetime import Lifetime
 from napari_btn.widgets.shared.notes import Theme
 from napari_btn.widgets.shared.panels import ScrollColumn
-from napari_btn.widgets.shared.tabs import NextStep, frame_of, tab_with_others
+from napari_btn.widgets.shared.tabs import DOCKS, NextStep, frame_of, tab_with_others
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,8 +113,17 @@ class Dock(QWidget):
         self.lifetime.end()
 
     def put_away(self) -> None:
-        """Leave, since the dock was closed while the window stays; a dock may let work go on."""
+        """Leave, since the dock was closed in an open window, and say what this stopped; a dock may let work go on."""
+        watched = [run for run in self.lifetime.runs.values() if run.watched]
         self.leave()
+        name = DOCKS.get(self.objectName(), "it")
+        for run in watched:
+            if run.has_result:
+                show_info(f"{run.title} was finished while {name} was closed.")
+            else:
+                show_info(
+                    f"{run.title} was stopped, because {name} was closed. Open {name} to start it again."
+                )
 
     def _look(self) -> None:
         """Pass on that this dock came to the front of its tabs, or went behind another one."""

@@ -200,7 +200,7 @@ class Lifetime:
         done, failed, stopped = self._ends(name, on_result, on_error, on_stopped)
         run = run_step(
             make_step,
-            title=f"napari-btn: {title or name}",
+            title=title or name,
             on_result=done,
             on_error=failed,
             on_progress=on_progress,

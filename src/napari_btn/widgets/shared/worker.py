@@ -174,6 +174,7 @@ class Run(Generic[T]):
         on_stopped: Callable[[], None] | None,
         on_finished: Callable[[], None] | None,
     ) -> None:
+        self.title = title
         self._make_step = make_step
         self._on_progress, self._on_result, self._on_error = on_progress, on_result, on_error
         self._on_stopped, self._on_finished = on_stopped, on_finished
@@ -190,7 +191,7 @@ class Run(Generic[T]):
         self.checkpoint: Any = None
         """Latest checkpoint that the step has yielded."""
         drive = _Titled(self._drive)
-        drive.title = title
+        drive.title = f"napari-btn: {title}"
         self._worker: _StepWorker = create_worker(
             drive,
             _start_thread=False,
@@ -217,6 +218,16 @@ class Run(Generic[T]):
     def paused(self) -> bool:
         """True while a pause is requested."""
         return not self._go.is_set()
+
+    @property
+    def watched(self) -> bool:
+        """True if its progress is shown, so that its end is missed."""
+        return self._on_progress is not None
+
+    @property
+    def has_result(self) -> bool:
+        """True once the step has returned its result."""
+        return self._has_result
 
     def redirect(
         self,

@@ -141,6 +141,7 @@ class DrawsTab:
             lambda: engine.draws_steps(prediction, count),
             done,
             self._say_error,
+            title="Drawing plausible images",
             on_progress=self._say,
         )
 
@@ -227,6 +228,7 @@ class DrawsTab:
             ),
             done,
             self._say_error,
+            title="The statistic of draws",
             on_progress=self._say,
         )
 
