@@ -46,7 +46,7 @@ bench: setup
 	$(BIN)/python -m benchmarks
 
 # Damaged files, killed processes and cycles: the table of docs/reliability.md. Hours at its full size;
-# `make soak SOAK="--cases 1000 --faults 1 --cycles 20"` takes minutes.
+# `make soak SOAK="--cases 1000 --faults 1 --cycles 20 --windows 5"` takes minutes.
 soak: setup
 	$(BIN)/python -m benchmarks.soak $(SOAK)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,7 +103,7 @@ class Case:
         self.folder, self.predicts, self.wrong = folder, predicts, list[str]()
         self.out = folder / ("maps.npz" if predicts else "edx.btn")
         self.whole = (folder.parent / f"whole{self.out.suffix}").read_bytes()
-        self.scratch = folder / "scratch"
+        self.scratch = folder.with_name(f"{folder.name}-scratch")
         self.scratch.mkdir()
         self.call = _predict(folder.parent, self.out) if predicts else _train(folder.parent, self.out)
 
@@ -235,20 +236,34 @@ def read_only(folder: Path, *, predicts: bool) -> list[str]:
     finally:
         folder.chmod(0o755)
     case.ended(run.returncode, 2, "", run.stderr)
-    if "read-only" not in run.stderr.splitlines()[-1]:
+    if "can't be written to; choose another" not in run.stderr:
         case.wrong.append(f"said: {run.stderr.splitlines()[-1]}")
     return case.goes_on()
 
 
 def full_disk(folder: Path, *, predicts: bool) -> list[str]:
-    """Let files grow to some kilobytes only, as on a disk that is full, after the first member or at once."""
+    """Write on a disk of a few kilobytes: a small one where it may be mounted, else by a limit for files."""
     case = Case(folder, predicts=predicts)
-    most = (len(case.whole) // 3,) * 2
+    most = len(case.whole) // 2
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={most}", "soak", str(folder)]
+    mounted = subprocess.run(mount, check=False, capture_output=True).returncode == 0
 
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 
-    run = case.run(RUN, preexec_fn=limited)
+    try:
+        run = case.run(RUN, preexec_fn=None if mounted else limited)
+        if case.out.exists():
+            case.wrong.append("half an output under its name")
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(folder)], check=True)
+    for kept in case.scratch.glob("*/*.btn"):
+        # the trained model, as the message says
+        shutil.move(kept, case.out)
+        kept.parent.rmdir()
+    if mounted and not predicts and not case.out.exists():
+        case.wrong.append("the trained model lost")
     case.ended(run.returncode, 2, "", run.stderr)
     return case.goes_on()
 
