@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QTimer
 
-from napari_btn.widgets.shared.side_by_side import as_before, side_by_side
+from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.side_by_side import FRAME_MS, _caption, _grid, as_before, side_by_side
 
 
 @pytest.fixture
@@ -37,6 +40,39 @@ def test_a_larger_layer_that_is_hidden_does_not_make_a_row_small(viewer: Any) ->
     assert camera.zoom == pytest.approx(zoom)
 
 
+def test_a_row_of_a_window_grows_by_one_layer_at_a_time(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer(show=True)
+    row = [viewer.add_image(np.ones((3, 96, 160)), name=name) for name in ("noisy", "median", "width")]
+    row[1].metadata[KEY] = {"axes": "CYX", "channel_names": ["Si", "Al", "Fe"]}
+    visible: list[int] = []
+    turns = QTimer()
+    turns.timeout.connect(lambda: visible.append(sum(layer.visible for layer in row)))
+    turns.start(1)
+    side_by_side(viewer, row)
+    assert [layer.visible for layer in row] == [True, False, False]
+    qtbot.waitUntil(lambda: _caption(viewer).visible)
+    assert [layer.visible for layer in row] == [True, True, True]
+    if hasattr(row[0], "name_overlay"):
+        assert all(layer.name_overlay.visible for layer in row)
+    assert _caption(viewer).text in ("Si", "Al", "Fe")
+    assert all(later - earlier <= 1 for earlier, later in pairwise(visible))
+    as_before(viewer)
+    assert not _caption(viewer).visible
+
+
+def test_a_row_that_ends_early_does_not_go_on(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer(show=True)
+    row = [viewer.add_image(np.ones((96, 160)), name=name) for name in ("noisy", "median", "width")]
+    row[1].visible = False
+    side_by_side(viewer, row)
+    qtbot.wait(FRAME_MS)
+    as_before(viewer)
+    for _ in range(3):
+        qtbot.wait(2 * FRAME_MS)
+    assert [layer.visible for layer in row] == [True, False, True]
+    assert not _grid(viewer).enabled
+
+
 WINDOW = """
 import sys, time
 import napari, numpy as np
@@ -52,7 +88,9 @@ viewer = napari.Viewer()
 image = np.random.default_rng(0).random((3, 96, 160)).astype(np.float32)
 layers = [viewer.add_image(image, name=name) for name in "abcd"]
 side_by_side(viewer, layers[:3])
-wait(0.5)
+last = layers[0 if sys.argv[1] == "partly" else 2]
+while hasattr(last, "name_overlay") and not last.name_overlay.visible:
+    QApplication.processEvents()
 as_before(viewer)
 wait(0.5)
 drawn = viewer.add_image(image, name="draw")
@@ -74,10 +112,12 @@ os._exit(0)
 """
 
 
-def test_the_window_lives_on_when_a_layer_goes_after_a_row_and_another_grid():
-    # napari 0.9.2 ends by a segmentation fault here if names of layers were made invisible again
+@pytest.mark.parametrize("named", ["all", "partly"])
+def test_the_window_lives_on_when_a_layer_goes_after_a_row_and_another_grid(named: str) -> None:
+    # napari 0.9.2 ends by a segmentation fault here if names of layers were made invisible again, or some of
+    # them never were visible
     done = subprocess.run(
-        [sys.executable, "-c", WINDOW], check=False, capture_output=True, text=True, timeout=240
+        [sys.executable, "-c", WINDOW, named], check=False, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     assert "alive" in done.stdout

@@ -12,6 +12,7 @@ from napari_btn.widgets.denoise.background import Background
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.overlays import layer_name, our_layer
 from napari_btn.widgets.shared.results import show_preview
+from napari_btn.widgets.shared.side_by_side import FRAME_MS, as_before
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -174,20 +175,27 @@ class Trainer:
     def drop_preview(self) -> None:
         """Remove the preview: without its training it shows nothing that counts."""
         self._previews = False
-        preview = (
-            None
-            if self.started is None
-            else our_layer(self._viewer, layer_name(self.started.image.name, "preview"), "preview")
-        )
-        if preview is not None:
+        if (preview := self._preview()) is not None:
             self._viewer.layers.remove(preview)
+
+    def _preview(self) -> ImageLayer | None:
+        """Return the layer with the preview, if there is one."""
+        if self.started is None:
+            return None
+        layer: ImageLayer | None = our_layer(
+            self._viewer, layer_name(self.started.image.name, "preview"), "preview"
+        )
+        return layer
 
     def _take_progress(self, progress: Progress) -> None:
         """Draw new losses, and the preview."""
         self._view.chart.add(progress.losses)
         if progress.preview is not None:
-            # Drawn later, so that the window handles events between curve and image.
-            QTimer.singleShot(0, partial(self._show_preview, progress.preview))
+            if self._previews and self._preview() is None:
+                # a new layer ends a row, which takes a frame of its own
+                as_before(self._viewer)
+            # drawn later, so that the window handles events between curve and image
+            QTimer.singleShot(FRAME_MS, partial(self._show_preview, progress.preview))
 
     def _show_preview(self, preview: NDArray[np.float32]) -> None:
         """Show the median so far, unless the user removed it."""

@@ -32,6 +32,7 @@ __all__ = [
     "placed_map",
     "placement_of",
     "plane_of",
+    "refill",
     "truths",
 ]
 
@@ -187,11 +188,7 @@ def placed_map(
     name = layer_name(source, kind)
     old = our_layer(viewer, name, kind)
     if old is not None and old.ndim == data.ndim:
-        old.data = data
-        for key, value in place.items():
-            if not _same(getattr(old, key), value):
-                setattr(old, key, value)
-        old.metadata = {**old.metadata, KEY: record}
+        refill(old, data, place, record)
         return old
     if old is not None:
         viewer.layers.remove(old)
@@ -207,6 +204,27 @@ def placed_map(
         rgb=False,
         **place,
     )
+
+
+def refill(layer: Any, data: NDArray[Any], place: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Give a layer other data, a place and a record, without another frame for a place that it has already.
+
+    Parameters
+    ----------
+    layer : napari.layers.Layer
+        Layer with as many axes.
+    data : ndarray
+        New data.
+    place : mapping
+        Attributes of the layer.
+    record : mapping
+        New metadata of ours.
+    """
+    layer.data = data
+    for key, value in place.items():
+        if not _same(getattr(layer, key), value):
+            setattr(layer, key, value)
+    layer.metadata = {**layer.metadata, KEY: record}
 
 
 def _limits(kind: MapKind, data: NDArray[Any], record: Mapping[str, Any]) -> tuple[float, float]:

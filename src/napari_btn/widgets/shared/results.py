@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from napari_btn.core.calibration.maps import MAP_KINDS
 from napari_btn.widgets.shared.contrast import clean_of, keep_contrast, stop_contrast
-from napari_btn.widgets.shared.layers import KEY
+from napari_btn.widgets.shared.layers import KEY, read_layer
 from napari_btn.widgets.shared.overlays import (
     KINDS,
     layer_name,
     map_layer,
     our_layer,
     placed_map,
+    refill,
 )
-from napari_btn.widgets.shared.side_by_side import name_channel, side_by_side
+from napari_btn.widgets.shared.side_by_side import side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,9 +115,10 @@ def show_prediction_steps(
         The layers so far, by the names of the maps.
     """
     placement = source.placement.onto(prediction.axes)
-    _settle_preview(viewer, source.name, prediction.axes)
-    shown: dict[str, ImageLayer] = {}
     record = record_of(prediction)
+    shown: dict[str, ImageLayer] = {}
+    if _settle_preview(viewer, source.name, prediction.axes):
+        yield shown
     names = [*_MAPS, "mean"] if prediction.shown == "mean" and prediction.mean is not None else _MAPS
     names = [*(name for name in _on_request(viewer, source.name) if name not in names), *names]
     for name in names:
@@ -220,7 +222,6 @@ def present_result(viewer: Any, source: str) -> None:
     row = [viewer.layers[name] for name in names if name in viewer.layers]
     if len(row) == len(names):
         side_by_side(viewer, row)
-        name_channel(viewer, row[1])
 
 
 def record_of(prediction: Prediction) -> dict[str, Any]:
@@ -313,18 +314,20 @@ def show_first_look(viewer: Any, look: FirstLook, source: LayerImage) -> ImageLa
     return layer
 
 
-def _settle_preview(viewer: Any, name: str, axes: str) -> None:
-    """Turn the preview into the median layer, or remove it if there is one already."""
+def _settle_preview(viewer: Any, name: str, axes: str) -> bool:
+    """Turn the preview into the median layer; or remove it, and return True, if there is one already."""
     preview = our_layer(viewer, f"{name} preview", "preview")
     if preview is None:
-        return
+        return False
     # Removing a layer makes napari collect garbage, which blocks the window: better to rename it.
-    if f"{name} median" not in viewer.layers and preview.metadata[KEY]["axes"] == axes:
+    renamed = f"{name} median" not in viewer.layers and preview.metadata[KEY]["axes"] == axes
+    if renamed:
         preview.metadata = {**preview.metadata, KEY: {**preview.metadata[KEY], "map": "median"}}
         preview.name = f"{name} median"
     else:
         viewer.layers.remove(preview)
     stop_contrast(viewer, f"{name} preview")
+    return not renamed
 
 
 def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> bool:
@@ -337,22 +340,24 @@ def _back_up(viewer: Any, old: ImageLayer | None, record: dict[str, Any]) -> boo
     same = all(before["provenance"].get(k) == record.get("provenance", {}).get(k) for k in _NETWORKS)
     if same or old.source.path is not None:
         return False
-    name = f"{old.name} (before)"
+    name, kept = f"{old.name} (before)", {**before, "map": f"{before['map']} (before)"}
+    place = read_layer(old).placement.to_layer()
+    backup = our_layer(viewer, name, kept["map"])
+    if backup is not None and backup.ndim == old.ndim:
+        refill(backup, old.data, place, kept)
+        backup.colormap, backup.contrast_limits = old.colormap, old.contrast_limits
+        return True
     if name in viewer.layers:
         viewer.layers.remove(name)
-    arguments = {
-        key: getattr(old, key) for key in ("scale", "translate", "rotate", "shear", "units", "axis_labels")
-    }
     viewer.add_image(
         old.data,
         name=name,
         visible=False,
         colormap=old.colormap,
         contrast_limits=old.contrast_limits,
-        affine=old.affine.affine_matrix,
-        metadata={KEY: {**before, "map": f"{before['map']} (before)"}},
+        metadata={KEY: kept},
         rgb=False,
-        **arguments,
+        **place,
     )
     viewer.layers.move(viewer.layers.index(name), 0)
     return True

@@ -5,31 +5,33 @@ from __future__ import annotations
 from functools import partial
 from inspect import signature
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, ref
 
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication
 
 from napari_btn.widgets.shared.layers import KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from weakref import ReferenceType
 
-    from napari.layers import Image as ImageLayer
     from napari.layers import Layer
 
 
 __all__ = [
+    "FRAME_MS",
     "as_before",
     "mark_row",
-    "name_channel",
     "side_by_side",
     "stands_side_by_side",
     "unmark_row",
 ]
 
+_OVER = object()
+FRAME_MS = 15
+"""Milliseconds after which a change has been drawn; a timer of zero would come before the frame."""
 _ROWS: WeakKeyDictionary[Any, dict[str, Any]] = WeakKeyDictionary()  # how it was before, by viewer
 
 
@@ -47,7 +49,9 @@ def stands_side_by_side(viewer: Any) -> bool:
 def side_by_side(viewer: Any, layers: list[Layer]) -> None:
     """Show only these layers with their names, in one row (wide ones in one column), in this order.
 
-    A layer that is added ends the row, as `as_before` does.
+    In a window, layers come one after the other, since napari makes everything that a view needs in its
+    first frame. A layer that is added ends the row, as `as_before` does. The name of the shown channel is
+    written over the canvas where a result has several.
 
     Parameters
     ----------
@@ -59,7 +63,6 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> None:
     if viewer in _ROWS:
         as_before(viewer)
     grid = _grid(viewer)
-    named = [layer for layer in layers if hasattr(layer, "name_overlay")]
     window = ref(viewer)
 
     def added(event: Any = None) -> None:
@@ -68,39 +71,63 @@ def side_by_side(viewer: Any, layers: list[Layer]) -> None:
         if (here := window()) is not None and here in _ROWS:
             as_before(here)
 
-    _ROWS[viewer] = {
+    known = _ROWS[viewer] = {
         "visible": {layer.name: layer.visible for layer in viewer.layers},
         "grid": {"stride": grid.stride, "shape": tuple(grid.shape), "enabled": grid.enabled},
-        "named": [(ref(layer), _shown(layer.name_overlay)) for layer in named],
+        "named": [
+            (ref(layer), _shown(layer.name_overlay)) for layer in layers if hasattr(layer, "name_overlay")
+        ],
         "added": added,
         "row": [ref(layer) for layer in layers],
         "order": [ref(layer) for layer in viewer.layers],
         "marks": [],
     }
     viewer.layers.events.inserted.connect(added)
-    for layer in named:
-        layer.name_overlay.visible, layer.name_overlay.opacity = True, 1.0
-    for layer in viewer.layers:
-        layer.visible = layer in layers
+    steps = _row_steps(viewer, layers)
+    if hasattr(viewer, "window"):
+        _next_step(window, known, steps)
+    else:
+        for _ in steps:
+            pass
+
+
+def _next_step(window: ReferenceType[Any], known: dict[str, Any], steps: Iterator[None]) -> None:
+    """Do a step of a row that still stands, and the next one after the frame that shows it."""
+    viewer = window()
+    if viewer is None or _ROWS.get(viewer) is not known or not _whole(viewer, known):
+        return
+    if next(steps, _OVER) is not _OVER:
+        QTimer.singleShot(FRAME_MS, partial(_next_step, window, known, steps))
+
+
+def _whole(viewer: Any, known: dict[str, Any]) -> bool:
+    """Return True while all layers of a row are there."""
+    return all((layer := one()) is not None and layer in viewer.layers for one in known["row"])
+
+
+def _row_steps(viewer: Any, layers: list[Layer]) -> Iterator[None]:
+    """Make a row of the first layer, add the others one by one, and name them and the channel."""
     for left, right in pairwise(layers):
         if viewer.layers.index(right) < viewer.layers.index(left):
             viewer.layers.move(viewer.layers.index(right), viewer.layers.index(left) + 1)
+    for layer in viewer.layers:
+        layer.visible = layer is layers[0]
+    yield
+    grid, n = _grid(viewer), len(layers)
     rows, columns = layers[0].data.shape[-2:]
-    n = len(layers)
-    grid.stride, grid.shape, grid.enabled = (
-        1,
-        (n, 1) if _larger_in_column(viewer, n, rows, columns) else (1, n),
-        True,
-    )
-    if grid.position(viewer.layers.index(layers[0]), len(viewer.layers) if _old(grid) else viewer.layers) != (
-        0,
-        0,
-    ):
-        grid.stride = -1
+    grid.stride = 1 if _starts_low(grid) else -1
+    grid.shape = (n, 1) if _larger_in_column(viewer, n, rows, columns) else (1, n)
+    grid.enabled = True
     _fit(viewer, layers)
-    if QApplication.instance() is not None:
-        # places of the row get their size when they are first drawn
-        QTimer.singleShot(0, partial(_fit_again, window, [ref(layer) for layer in layers]))
+    for layer in layers:
+        layer.visible = True
+        yield
+        if hasattr(layer, "name_overlay"):
+            layer.name_overlay.visible, layer.name_overlay.opacity = True, 1.0
+            yield
+    # places of the row get their size when they are first drawn
+    _fit(viewer, layers)
+    _name_channel(viewer, next((layer for layer in layers if KEY in layer.metadata), None))
 
 
 def _larger_in_column(viewer: Any, n: int, rows: int, columns: int) -> bool:
@@ -117,25 +144,18 @@ def _fit(viewer: Any, layers: list[Layer]) -> None:
         viewer.reset_view()
 
 
-def _fit_again(window: ReferenceType[Any], row: list[ReferenceType[Layer]]) -> None:
-    """Fill the canvas once more, if the row still stands."""
-    viewer, layers = window(), [layer for one in row if (layer := one()) is not None]
-    if viewer is not None and viewer in _ROWS and layers and all(one in viewer.layers for one in layers):
-        _fit(viewer, layers)
+def _starts_low(grid: Any) -> bool:
+    """Return True if the lowest layer has the first place of a grid of stride 1, as since napari 0.9."""
+    two = SimpleNamespace(visible=True), SimpleNamespace(visible=True)
+    fresh = type(grid)(enabled=True, shape=(1, 2), stride=1)
+    return bool(fresh.position(0, len(two) if _old(grid) else two) == (0, 0))
 
 
-def name_channel(viewer: Any, layer: ImageLayer) -> None:
-    """Show the name of the shown channel of a result in the canvas, until its row ends.
-
-    Parameters
-    ----------
-    viewer : napari.Viewer
-        Shows a row, see `side_by_side`.
-    layer : napari.layers.Image
-        A result with several channels.
-    """
-    names, axes = layer.metadata[KEY].get("channel_names", ()), layer.metadata[KEY]["axes"]
-    if viewer not in _ROWS or "C" not in axes or len(names) < 2:
+def _name_channel(viewer: Any, layer: Layer | None) -> None:
+    """Show the name of the shown channel of a result in the canvas, until its row ends."""
+    record = {} if layer is None else layer.metadata[KEY]
+    names, axes = record.get("channel_names", ()), record.get("axes", "")
+    if "C" not in axes or len(names) < 2:
         return
     window, shown, axis = ref(viewer), ref(layer), axes.index("C")
 
@@ -234,9 +254,12 @@ def as_before(viewer: Any) -> None:
         _reorder(viewer, [*order, *(layer for layer in viewer.layers if layer not in order)])
     for weak, visible in before["named"]:
         if (layer := weak()) is not None and not visible:
-            # if it were made invisible, napari 0.9.2 would crash when a layer is removed after another grid
-            layer.name_overlay.opacity = 0.0
+            # napari 0.9.2 crashes when a layer is removed after another grid, if names were made invisible, or
+            # some of a row were never made
+            layer.name_overlay.visible, layer.name_overlay.opacity = True, 0.0
     grid = _grid(viewer)
+    # first, or napari makes views for the other settings
+    grid.enabled = before["grid"]["enabled"]
     for name, value in before["grid"].items():
         setattr(grid, name, value)
     for layer in viewer.layers:

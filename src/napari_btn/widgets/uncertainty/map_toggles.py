@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.overlays import KINDS
 from napari_btn.widgets.shared.results import show_map
-from napari_btn.widgets.shared.side_by_side import as_before, name_channel, side_by_side, stands_side_by_side
+from napari_btn.widgets.shared.side_by_side import as_before, side_by_side, stands_side_by_side
 from napari_btn.widgets.uncertainty.live_maps import LIVE
 
 if TYPE_CHECKING:
@@ -114,10 +113,6 @@ class MapToggles:
         row += [layer for kind in (first, "width") if (layer := self._focus.layer(kind)) is not None]
         if shown and row:
             side_by_side(viewer, row)
-            for layer in row:
-                if KEY in layer.metadata:
-                    name_channel(viewer, layer)
-                    break
         elif stands_side_by_side(viewer):
             as_before(viewer)
         self._view.grid.setChecked(stands_side_by_side(viewer))
