@@ -448,7 +448,7 @@ class Denoiser:
         resume : sequence of Member
             A `Progress.checkpoint` of an earlier run with the same settings and data.
         preview_every : float
-            Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
+            Least seconds between previews of the median; 0 for none. They take 3 % of the time at most.
 
         Raises
         ------

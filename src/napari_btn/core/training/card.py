@@ -337,7 +337,7 @@ def train_together_steps(
     start : Start
         Weights to go on from, and members that are trained already.
     preview_every : float
-        Least seconds between previews of the median; 0 for none. They take a twentieth of the time at most.
+        Least seconds between previews of the median; 0 for none. They take 3 % of the time at most.
     """
     device = compute.device
     trainer = Trainer(lesson, blueprint, settings, Inline(), start)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Preview", "middle_of"]
 
-_PIXELS, _SHARE = 262_144, 0.05  # most pixels of a preview; share of the time of workers for previews
+_PIXELS, _SHARE = 262_144, 0.03  # most pixels of a preview; share of the time of workers for previews
 
 
 def middle_of(space: Sequence[int], pixels: int) -> tuple[slice, ...]:

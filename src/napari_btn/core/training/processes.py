@@ -342,7 +342,7 @@ def train_steps(
     start : Start
         Weights to continue from, with a new one-cycle schedule, and members that are trained already.
     preview_every : float
-        Least seconds between previews of the median; 0 for none. Previews take at most 5 % of the time.
+        Least seconds between previews of the median; 0 for none. Previews take at most 3 % of the time.
     """
     finished = {m.number: m for m in fitting(start.finished, blueprint) if m.number < members}
     warm = {m.number for m in start.warm}

@@ -4,7 +4,7 @@ This closes four gaps of superqt's generator workers. A ``RuntimeError`` raised 
 generator (out of memory on a GPU, a shape that doesn't fit) is swallowed: it is raised again as a
 plain exception. After a stop, the generator stays open until it is garbage: it is closed in its own
 thread, before the worker says that it has finished. A step may yield thousands of times a second:
-what it yields is merged and passed on twice a second, a preview at once. A worker outlives the
+what it yields is merged and passed on once a second, a preview at once. A worker outlives the
 window that listens to it: a run that was left calls nobody back.
 """
 
@@ -34,7 +34,7 @@ __all__ = ["Run", "StepError", "Timing", "load_ahead", "run_step", "sentence_of"
 
 T = TypeVar("T")
 
-_YIELD_EVERY = 0.5  # each update redraws the whole window, on the cores that train
+_YIELD_EVERY = 1.0  # each update redraws the whole window, on the cores that train
 _ASK_EVERY = 0.1
 _RATE_AFTER = 1.0
 
@@ -156,7 +156,7 @@ class Run(Generic[T]):
     title : str
         What is being done, for napari's question on closing.
     on_progress : callable, optional
-        Called twice a second at most, and with every preview, with the progress and its timing.
+        Called once a second at most, and with every preview, with the progress and its timing.
     on_result, on_error : callable
         Called with the result, or with the exception.
     on_stopped, on_finished : callable, optional
@@ -275,7 +275,7 @@ class Run(Generic[T]):
             self._closed.set()
 
     def _drive(self) -> Generator[Progress, None, T | None]:
-        """Yield the step's progress, merged to twice a second and each preview; return its result."""
+        """Yield the step's progress, merged to once a second and each preview; return its result."""
         self._started.set()
         if self._stop.is_set():
             return None
@@ -364,7 +364,7 @@ def run_step(
     on_result, on_error : callable
         Called at the end with the result, or with the exception.
     on_progress : callable, optional
-        Called twice a second at most, and with every preview, with the progress and its :class:`Timing`.
+        Called once a second at most, and with every preview, with the progress and its :class:`Timing`.
     on_stopped : callable, optional
         Called at the end, with nothing, if the step was stopped before it had a result.
     on_finished : callable, optional
