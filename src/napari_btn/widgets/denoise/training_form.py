@@ -100,7 +100,7 @@ _HELP = {
     "unit": "What the coverage is aimed at. On average: each held-out block counts once if there are enough blocks, "
     "else all pixels are pooled. Of most new images: each image has the coverage, except for a share of "
     "them. With a stated probability: the average is at least this, except for a share of calibrations. "
-    "'Except for' sets these shares. With only one field, its blocks are used as images.",
+    "'Fails in up to' sets these shares. With only one field, its blocks are used as images.",
     "delta": "Share of new images that may be covered less, or probability of a lower coverage.",
     "score": "How intervals are widened to reach the coverage: equally on both sides (symmetric), each side on its "
     "own (asymmetric), or in proportion to the predicted width (scaled).",
@@ -321,7 +321,7 @@ class TrainingForm(QWidget):
             ("Steps", self.steps),
             ("Start from", self.start),
             ("Patch (px)", self.patch),
-            ("Family", self.family),
+            ("Network family", self.family),
             ("Depth", self.depth),
             ("Channels", self.channels),
             ("Largest dilation", self.max_dilation),
@@ -330,8 +330,8 @@ class TrainingForm(QWidget):
             ("Training part", self.train_fraction),
             ("Split", self.split),
             ("Coverage holds", self.unit),
-            ("Except for", self.delta),
-            ("Score", self.score),
+            ("Fails in up to", self.delta),
+            ("Widen intervals", self.score),
             ("Calibrate tokens", self.groups),
             ("Lowest signal", lowest),
             *self.learning.rows,

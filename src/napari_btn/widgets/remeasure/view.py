@@ -228,7 +228,7 @@ class RemeasureView(QWidget):
         self.form = QFormLayout()
         self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
         self.form.setVerticalSpacing(4)
-        self.form.addRow("Score", self.score)
+        self.form.addRow("Rank places by", self.score)
         self.form.addRow("Channel", self.channel)
         self.threshold_row = self._row(self.threshold, self.thresholds)
         self.form.addRow("Threshold", self.threshold_row)
