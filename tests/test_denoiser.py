@@ -765,7 +765,7 @@ def test_bad_input_is_one_sentence_before_any_training(change, words, monkeypatc
 def test_images_that_do_not_fit_the_networks(denoiser):
     with pytest.raises(ValueError, match=r"2 channels .* trained on 3: Si, Al, Fe"):
         denoiser.predict(PAIR.noisy[:2])
-    with pytest.raises(ValueError, match="1 channels"):
+    with pytest.raises(ValueError, match=r"has 1 channel \("):
         denoiser.predict(PAIR.noisy[0], axes="YX")
     with pytest.raises(ValueError, match="name 3 dimensions, image has 4"):
         denoiser.predict(PAIR.noisy[None])

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["Note", "Progress", "Step", "drain", "with_progress"]
+__all__ = ["Note", "Progress", "Step", "counted", "drain", "with_progress"]
 
 T = TypeVar("T")
 
@@ -91,6 +91,19 @@ def with_progress(step: Step[T], change: Callable[[Progress], Progress]) -> Step
             yield change(progress)
     finally:
         step.close()
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things in words, such as ``1 member`` and ``2 members``.
+
+    Parameters
+    ----------
+    number : int
+        Any.
+    what : str
+        One of them, in a word that takes an s.
+    """
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)

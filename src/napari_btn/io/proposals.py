@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from napari_btn.core.progress import counted
 from napari_btn.io.atomic import MissingInputError
 from napari_btn.io.datasets import DataSet, in_order, some_of
 from napari_btn.io.images import SUFFIXES, array_names, split_suffix
@@ -116,7 +117,7 @@ def _from_folders(path: Path, noisy: Path, clean: Path) -> DataSet:
     alone = sorted(set(sides[0]) ^ set(sides[1]), key=in_order)
     if alone or not both:
         raise ValueError(
-            f"{noisy.name} holds {len(sides[0])} images and {clean.name} {len(sides[1])}; {some_of(alone)} "
+            f"{noisy.name} holds {counted(len(sides[0]), 'image')} and {clean.name} {len(sides[1])}; {some_of(alone)} "
             "have no partner of the same name. Rename or remove them, or list the files in order in a description."
         )
     return DataSet(

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "counted", "empty_figure", "look", "panel_row"]
+__all__ = ["COLOURS", "empty_figure", "look", "panel_row"]
 
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's, which colour-blind readers can distinguish."""
@@ -44,8 +44,3 @@ def panel_row(n: int) -> tuple[Figure, Sequence[Axes]]:
     """Return a figure with ``n`` panels in a row."""
     figure = empty_figure(3.2 * n + 0.6, 2.9)
     return figure, list(figure.subplots(1, n, squeeze=False)[0])
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number of things in words: ``1 member``, ``2 members``."""
-    return f"{number} {what}{'' if number == 1 else 's'}"

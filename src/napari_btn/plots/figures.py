@@ -9,7 +9,8 @@ import numpy as np
 from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.data.image import shown_names
 from napari_btn.core.evaluation.line import to_scale
-from napari_btn.plots._style import COLOURS, counted, empty_figure, look
+from napari_btn.core.progress import counted
+from napari_btn.plots._style import COLOURS, empty_figure, look
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

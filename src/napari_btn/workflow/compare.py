@@ -24,7 +24,7 @@ from napari_btn.core.evaluation.classical import (
 )
 from napari_btn.core.evaluation.comparison import ENSEMBLE, NOISY, CompareRow, Comparison
 from napari_btn.core.evaluation.metrics import correlation, coverage, psnr, ssim
-from napari_btn.core.progress import Progress, with_progress
+from napari_btn.core.progress import Progress, counted, with_progress
 from napari_btn.core.settings import CalibrationSettings
 from napari_btn.workflow.inputs import image_for, is_same, sound_view
 from napari_btn.workflow.predict import predict_steps
@@ -101,7 +101,8 @@ def compare_steps(
     noisy = View(pair.noisy, pair.axes, "noisy")
     if noise is not None and noise.n_channels != noisy.n_channels:
         raise ValueError(
-            f"The noise model has {noise.n_channels} channels, the image {noisy.n_channels}; fit one to such images."
+            f"The noise model has {counted(noise.n_channels, 'channel')}, the image {noisy.n_channels}; "
+            "fit one to such images."
         )
     chosen = (model.settings.alpha if model is not None else 0.1) if alpha is None else alpha
     channels = model.channel_names if model is not None else pair.channel_names

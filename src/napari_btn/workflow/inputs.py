@@ -13,6 +13,7 @@ import numpy as np
 from napari_btn.core.data.image import SPACE, Image, View, canonical_axes, shown_names
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.series import Series, series_axes
+from napari_btn.core.progress import counted
 from napari_btn.core.supervision.registry import supervision_of
 
 if TYPE_CHECKING:
@@ -322,8 +323,8 @@ def _need_fit(view: View, model: Model) -> None:
     if view.n_channels != model.blueprint.n_out:
         names = ", ".join(shown_names(model.channel_names))
         raise ValueError(
-            f"The image has {view.n_channels} channels (axes {view.axes}, shape {tuple(view.array.shape)}); these "
-            f"networks were trained on {model.blueprint.n_out}: {names}. Give those."
+            f"The image has {counted(view.n_channels, 'channel')} (axes {view.axes}, shape "
+            f"{tuple(view.array.shape)}); these networks were trained on {model.blueprint.n_out}: {names}. Give those."
         )
     if view.ndim != model.blueprint.ndim:
         raise ValueError(

@@ -293,7 +293,7 @@ def test_what_doesnt_fit_is_refused():
         prediction.fuse((slice(0, 5), slice(0, 500)), np.zeros((5, 500)))
     with pytest.raises(ValueError, match="Predict the image again"):
         replace(prediction, calibration=None).fuse((slice(0, 5), slice(0, 5)), np.zeros((5, 5)))
-    with pytest.raises(ValueError, match="each of 1 channels"):
+    with pytest.raises(ValueError, match=r"each of 1 channel\."):
         drain(
             fuse_steps(prediction, (slice(0, 5), slice(0, 5)), np.zeros((5, 5)), Dose((1.0, 1.0), (1.0, 1.0)))
         )

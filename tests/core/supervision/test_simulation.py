@@ -50,7 +50,7 @@ def test_what_is_missing_is_said(pair, came):
 
 
 def test_a_model_of_other_channels_is_refused():
-    with pytest.raises(ValueError, match="1 channels, clean has 2"):
+    with pytest.raises(ValueError, match="1 channel, clean has 2"):
         SIMULATION.scenes(Pair(None, CLEAN, axes="CYX", noise_model=CAMERA))
 
 

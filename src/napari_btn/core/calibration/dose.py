@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.progress import counted
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Dose:
         """Return the dose of some channels; one number counts for all of them."""
 
         def each(name: str, value: float | Sequence[float]) -> tuple[float, ...]:
-            needed = f"one number, or one for each of {channels} channels"
+            needed = f"one number, or one for each of {counted(channels, 'channel')}"
             need(np.ndim(value) == 0 or np.shape(value) == (channels,), name, value, needed)
             return tuple(np.broadcast_to(np.asarray(value, float), channels).tolist())
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from napari_btn.core.data.image import names_in_text, shown_names, whole_boxes
 from napari_btn.core.data.splits import CALIBRATE, TRAIN
-from napari_btn.core.progress import Note
+from napari_btn.core.progress import Note, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -157,7 +157,7 @@ def check_drift(
     planes = np.asarray(image)
     if len(planes) != len(known.noise):
         raise ValueError(
-            f"The image has {len(planes)} channels, the calibrated one had {len(known.noise)}; "
+            f"The image has {counted(len(planes), 'channel')}, the calibrated one had {len(known.noise)}; "
             "they must match. Pick the same channels."
         )
     names = [str(c) for c in range(len(planes))] if channel_names is None else list(channel_names)

@@ -22,7 +22,7 @@ from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.neighbours import Errors
 from napari_btn.core.calibration.posterior import posterior
 from napari_btn.core.data.record import inputs_steps, maps_digest_steps, packed, recipe_step, with_step
-from napari_btn.core.progress import Note, Progress
+from napari_btn.core.progress import Note, Progress, counted
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
@@ -340,7 +340,12 @@ def _posterior_of_channels(
 
     Neighbours speak by their values and dose in ``around``, if that is given.
     """
-    need(len(dose.dose) == len(values), "dose", dose.dose, f"one number for each of {len(values)} channels")
+    need(
+        len(dose.dose) == len(values),
+        "dose",
+        dose.dose,
+        f"one number for each of {counted(len(values), 'channel')}",
+    )
     belief = None
     if errors is not None and any(dose.dose):
         quantiles = errors.calibrated(quantiles, levels)

@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_btn.core.calibration.distribution import mean, variance
 from napari_btn.core.data.image import View, whole_boxes
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Progress, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -71,7 +71,8 @@ def add_own_pixels_steps(
     """
     if noise.n_channels != noisy.n_channels:
         raise ValueError(
-            f"The noise model has {noise.n_channels} channels, the image {noisy.n_channels}; fit one to such images."
+            f"The noise model has {counted(noise.n_channels, 'channel')}, the image {noisy.n_channels}; "
+            "fit one to such images."
         )
     image = _Blind(noisy, noise, maps["quantiles"], tuple(levels))
     parts = [

@@ -10,6 +10,7 @@ from napari_btn.core.data import photon_transfer
 from napari_btn.core.data.defects import step_of
 from napari_btn.core.data.noise_frames import LEAST_PIXELS
 from napari_btn.core.data.recorded_noise import HistogramNoise, MixtureNoise
+from napari_btn.core.progress import counted
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def offsets_of(offset: float | Sequence[float] | None, channels: int) -> list[fl
         return [None] * channels
     values = np.asarray(offset, np.float64)
     ok = (values.ndim == 0 or values.shape == (channels,)) and bool(np.isfinite(values).all())
-    need(ok, "offset", offset, f"one finite number, or one for each of {channels} channels")
+    need(ok, "offset", offset, f"one finite number, or one for each of {counted(channels, 'channel')}")
     return [float(v) for v in np.broadcast_to(values, channels)]
 
 

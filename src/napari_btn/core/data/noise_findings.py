@@ -11,7 +11,7 @@ from napari_btn.core.data.defects import SATURATED, Defects
 from napari_btn.core.data.noise import DEAD, HOT
 from napari_btn.core.data.noise_frames import NoiseFrames, read_noise_frames
 from napari_btn.core.data.noise_models import NoiseModel
-from napari_btn.core.progress import Step, drain
+from napari_btn.core.progress import Step, counted, drain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -257,7 +257,8 @@ def find_noise(
     names = tuple(channel_names) or tuple(str(c) for c in range(model.n_channels))
     if len(names) != model.n_channels:
         raise ValueError(
-            f"{len(names)} channel names came, the image has {model.n_channels} channels; give one name each."
+            f"{counted(len(names), 'channel name')} came, the image has {counted(model.n_channels, 'channel')}; "
+            "give one name each."
         )
     return NoiseFindings(model, seen, names)
 

@@ -10,7 +10,7 @@ import numpy as np
 from napari_btn.core.data.defects import Defects, find_defects
 from napari_btn.core.data.image import View, canonical_axes, middle_of_space
 from napari_btn.core.data.registration import registration_shift
-from napari_btn.core.progress import Progress, Step
+from napari_btn.core.progress import Progress, Step, counted
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -125,7 +125,7 @@ def _mask(
         mask &= np.asarray(valid, bool)[part]
     if mask.sum() < LEAST_PIXELS:
         raise ValueError(
-            f"{int(mask.sum())} pixels are known; noise is measured on at least {LEAST_PIXELS}. "
+            f"{counted(int(mask.sum()), 'pixel')} known; noise is measured on at least {LEAST_PIXELS}. "
             "Mask fewer, or give more."
         )
     if (np.ptp(stack[:, :, mask], axis=2) == 0).all(0).any():

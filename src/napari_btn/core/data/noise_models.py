@@ -12,7 +12,7 @@ from napari_btn.core.data import photon_transfer
 from napari_btn.core.data._noise_fit import Kind, fit_channel, offsets_of, record_channel, signal_range
 from napari_btn.core.data.noise_frames import NoiseFrames, read_noise_frames
 from napari_btn.core.data.recorded_noise import Recorded, recorded_of
-from napari_btn.core.progress import Progress, Step, drain
+from napari_btn.core.progress import Progress, Step, counted, drain
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
@@ -87,7 +87,9 @@ class NoiseModel:
             came = getattr(self, name)
             value = np.asarray(defaults.get(name, 0.0) if came is None else came, np.float64)
             fits = value.ndim == 0 or value.shape == gain.shape
-            need(fits, name, value.tolist(), f"one number, or one for each of {len(gain)} channels")
+            need(
+                fits, name, value.tolist(), f"one number, or one for each of {counted(len(gain), 'channel')}"
+            )
             object.__setattr__(self, name, np.broadcast_to(value, gain.shape).copy())
         none = np.broadcast_to([1.0, 0.0], (len(gain), 2, 2))
         correlation = np.asarray(none if self.correlation is None else self.correlation, np.float64)
@@ -101,7 +103,7 @@ class NoiseModel:
             len(self.recorded) in (0, len(gain)),
             "recorded",
             len(self.recorded),
-            f"of each of {len(gain)} channels",
+            f"of each of {counted(len(gain), 'channel')}",
         )
         ok = correlation.ndim == 3 and len(correlation) == len(gain) and correlation.shape[-1] > 1
         need(ok, "correlation's shape", correlation.shape, f"({len(gain)}, space axes, lags + 1)")
@@ -248,8 +250,8 @@ class NoiseModel:
         signal = np.asarray(clean, np.float64)
         if signal.ndim < 2 or len(signal) != self.n_channels:
             raise ValueError(
-                f"The clean signal has shape {signal.shape}; the noise model has {self.n_channels} channels. "
-                "Give an array (channels, *space) with as many."
+                f"The clean signal has shape {signal.shape}; the noise model has "
+                f"{counted(self.n_channels, 'channel')}. Give an array (channels, *space) with as many."
             )
         if not np.isfinite(signal).all():
             raise ValueError("The clean signal holds NaN or infinite values; fill or crop them first.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.data.image import SPACE, Box, View, whole_boxes
-from napari_btn.core.progress import Progress, drain
+from napari_btn.core.progress import Progress, counted, drain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -126,7 +126,8 @@ class Pair:
             )
         if len(names) != noisy.n_channels:
             raise ValueError(
-                f"{len(names)} channel names came ({', '.join(names)}) for {noisy.n_channels} channels; give one each."
+                f"{counted(len(names), 'channel name')} came ({', '.join(names)}) for "
+                f"{counted(noisy.n_channels, 'channel')}; give one each."
             )
         if self.pixel_size is not None and len(self.pixel_size) != noisy.ndim:
             raise ValueError(

@@ -10,7 +10,7 @@ import numpy as np
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.data.pairs import Pair, Scenes
 from napari_btn.core.data.registration import shift_of
-from napari_btn.core.progress import Note
+from napari_btn.core.progress import Note, counted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,8 +90,8 @@ def windows_of(
         ):
             raise ValueError(
                 f"Window {number} begins at {start} and has axes {axes} {tuple(target.array.shape)}; it must lie "
-                f"within the image's {image.space_axes} {image.space} and have {len(channel_names)} channels. "
-                "Check its place, and crop what reaches over the border."
+                f"within the image's {image.space_axes} {image.space} and have "
+                f"{counted(len(channel_names), 'channel')}. Check its place, and crop what reaches over the border."
             )
         window = Window(start, target.read(0))
         if not np.isfinite(window.values).all(0).any():

@@ -13,7 +13,7 @@ from napari_btn.core.calibration.held_out import block_numbers
 from napari_btn.core.evaluation.metrics import correlation, coverage
 from napari_btn.core.inference.run import tile_quantiles
 from napari_btn.core.networks.family import Networks
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Progress, counted
 from napari_btn.core.settings import CalibrationSettings
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def ensemble_gain(
     kept = tuple(sorted({int(m) for m in sizes if 1 <= m <= members}))
     if not kept:
         raise ValueError(
-            f"Sizes are {tuple(sizes)} for {members} members; give at least one from 1 to {members}."
+            f"Sizes are {tuple(sizes)} for {counted(members, 'member')}; give at least one from 1 to {members}."
         )
     rng = np.random.default_rng(seed)
     rows = []

@@ -27,7 +27,7 @@ from napari_btn.core.evaluation.diagnostics import (
     places,
     reliability,
 )
-from napari_btn.core.progress import Note, drain
+from napari_btn.core.progress import Note, counted, drain
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -299,7 +299,9 @@ def report_on(
     n_channels, n_pixels = held_out.target.shape
     names = tuple(str(i) for i in range(n_channels)) if channel_names is None else tuple(channel_names)
     if len(names) != n_channels:
-        raise ValueError(f"There are {len(names)} channel names for {n_channels} channels; give one each.")
+        raise ValueError(
+            f"{counted(len(names), 'channel name')} came for {counted(n_channels, 'channel')}; give one each."
+        )
     target = held_out.target
     # With one block nothing is cross-fitted, so its own coverage must not be shown: adding NaN hides it.
     known = not np.isnan(lower).any()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_btn.core.data.image import View
-from napari_btn.core.progress import Note
+from napari_btn.core.progress import Note, counted
 from napari_btn.core.supervision.pair import DEFAULT, PairSupervision
 from napari_btn.core.supervision.patches import Lesson
 
@@ -68,8 +68,8 @@ class _Simulation(PairSupervision):
         clean = View(pair.clean, pair.axes, "clean")
         if pair.noise_model.n_channels != clean.n_channels:
             raise ValueError(
-                f"The noise model has {pair.noise_model.n_channels} channels, clean has {clean.n_channels} (axes "
-                f"{clean.axes}); give a model of the same channels."
+                f"The noise model has {counted(pair.noise_model.n_channels, 'channel')}, clean has "
+                f"{clean.n_channels} (axes {clean.axes}); give a model of the same channels."
             )
         measured = pair.noise_model.correlation.shape[1]
         if pair.noise_model.correlation_px.any() and measured != clean.ndim:

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import ndimage
 
 from napari_btn.core.data.image import Box, View, values_at, whole_boxes
+from napari_btn.core.progress import counted
 from napari_btn.core.tokens.clustering import fit_palette
 from napari_btn.core.tokens.palette import Palette
 from napari_btn.core.tokens.tokens import NO_TOKEN, Tokens
@@ -258,7 +259,7 @@ def tokens_steps(
     """
     k, axes, method = settings.n_tokens, median.axes, settings.method
     if not 1 <= k <= _MOST:
-        raise ValueError(f"{k} tokens are asked for; 1 to {_MOST} are possible. Choose a number between.")
+        raise ValueError(f"{counted(k, 'token')} wanted; 1 to {_MOST} are possible. Choose a number between.")
     if model is None or method not in (None, model.palette.method):
         model = yield from fit_steps(source, partial(values_at, median), settings, valid=valid, seed=seed)
     if model.palette.method == "hdbscan":
@@ -358,7 +359,7 @@ def _stratified(
     if valid is not None:
         positions = positions[valid[tuple(positions.T)]]
     if len(positions) < 50:
-        raise ValueError(f"Only {len(positions)} pixels count; tokens need at least 50. Widen valid.")
+        raise ValueError(f"Pixels that count: {len(positions)}; tokens need at least 50. Widen valid.")
     return positions
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import TokenMethod
     from napari_btn.core.tokens.shares import Shares
 
+from napari_btn.core.progress import counted
 from napari_btn.core.tokens.shares import shares_from
 
 __all__ = ["Palette", "rows_of"]
@@ -103,7 +104,7 @@ class Palette:
             If there cannot be so many tokens.
         """
         if not 1 <= k <= self.size:
-            raise ValueError(f"{k} tokens are asked for; this palette can be cut into 1 to {self.size}.")
+            raise ValueError(f"{counted(k, 'token')} wanted; this palette can be cut into 1 to {self.size}.")
         made = self.size + self.size - k
         nodes = np.arange(made)
         return np.setdiff1d(nodes, self.merges[: self.size - k].ravel())

@@ -13,7 +13,7 @@ from napari_btn.core.data.registration import shift_of
 from napari_btn.core.data.repetition import repetition_of
 from napari_btn.core.data.splits import CALIBRATE, HELD_OUT_PIXELS, TRAIN, Split, split_axis
 from napari_btn.core.networks.family import Blueprint, Extent, family_of
-from napari_btn.core.progress import Note
+from napari_btn.core.progress import Note, counted
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.core.supervision.patches import patch_sides, patches_for
 from napari_btn.core.supervision.registry import supervision_of
@@ -149,7 +149,7 @@ def _axes_notes(noisy: View) -> list[Note]:
     if noisy.n_channels > min(_MANY_CHANNELS, *noisy.space):
         text = f"With the axes {noisy.axes}, the image of {shape} has {noisy.n_channels} channels"
     elif noisy.ndim == 3 and noisy.space[0] < _FEW_PLANES:
-        text = f"With the axes {noisy.axes}, the image of {shape} is a volume of {noisy.space[0]} planes"
+        text = f"With the axes {noisy.axes}, the image of {shape} is a volume of {counted(noisy.space[0], 'plane')}"
     else:
         return []
     return [
