@@ -67,6 +67,25 @@ def test_obvious_layers_are_picked(ready: DenoiseWidget) -> None:
     assert "0.5" in ready.view.pair.axes.shape.text()
 
 
+@pytest.mark.parametrize(
+    ("names", "picked"),
+    [
+        (("a", "b"), ("a", "b")),
+        (("rgb", "fast"), ("fast", "rgb")),
+        (("slow", "other"), ("other", "slow")),
+        (("fast",), ("fast", "")),
+    ],
+)
+def test_one_layer_is_never_picked_on_both_sides(
+    dock: DenoiseWidget, viewer: ViewerModel, names: tuple[str, ...], picked: tuple[str, str]
+) -> None:
+    for name in names:
+        viewer.add_image(np.zeros((3, 20, 30)), name=name)
+    pair = dock.view.pair
+    for picker, name in zip((pair.noisy, pair.clean), picked, strict=True):
+        assert [layer.name for layer in picker.layers] == ([name] if name else [])
+
+
 def test_an_empty_viewer_says_what_is_missing(dock: DenoiseWidget) -> None:
     assert not dock.view.train.isEnabled()
     assert "No noisy image" in dock.view.train.toolTip()

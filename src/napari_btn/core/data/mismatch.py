@@ -95,9 +95,10 @@ def mismatch_notes(scenes: Scenes, *, clean: bool = True) -> tuple[Note, ...]:
     elif not clean:
         return ()
     elif match.noise > _SWAPPED and match.own > _OWN:
+        times = f"about {match.noise:.2g}" if match.noise < 100 else "more than 100"
         text = (
-            f"Clean is noisier than noisy (about {match.noise:.2g} times its noise variance): the two seem to be "
-            "swapped. Pick the fast, noisy image as noisy and the slow, clean one as clean."
+            f"Clean is noisier than noisy ({times} times its noise variance): the two seem to be swapped. "
+            "Pick the fast, noisy image as noisy and the slow, clean one as clean."
         )
     elif match.noise > _AS_NOISY and match.own > (_OWN if match.aligned else _ALL_OWN):
         text = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -163,12 +165,17 @@ class PairForm(QWidget):
         for mask in self.masks.pickers:
             mask.refresh(list(self._viewer.layers))
         own = [layer for layer in layers if not is_ours(layer) and not _is_apart(layer)]
-        for picker, names, place in ((self.noisy, _NOISY_NAMES, 0), (self.clean, _CLEAN_NAMES, 1)):
+        pickers = ((self.noisy, self.clean, _NOISY_NAMES), (self.clean, self.noisy, _CLEAN_NAMES))
+        for by_name, (picker, other, names) in product((True, False), pickers):
             if not choose or picker.layers or picker.by_user:
                 continue
-            named = [layer for layer in own if any(name in layer.name.lower() for name in names)]
-            if named or len(own) == 2:
-                picker.pick(named[0] if named else own[place])
+            left = [layer for layer in own if layer not in other.layers]
+            # at the start of a word: "slow" is not low
+            word = re.compile(rf"(?<![a-z])({'|'.join(names)})")
+            named = [layer for layer in left if word.search(layer.name.lower())]
+            fitting = named if by_name else left if len(own) == 2 else []
+            if fitting:
+                picker.pick(fitting[0])
 
     def picked(self) -> dict[str, Any]:
         """Return names of the picked layers, axes and channel names, for `show_picked` of a later form."""
