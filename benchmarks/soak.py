@@ -156,13 +156,12 @@ def main() -> int:
         table.row(what, count, "; ".join(lost))
     if options.cycles:
         table.flat("train, save, load, predict", NAMES, cycles(options.cycles))
-    if options.windows:
-        table.flat("layers and empty docks in one viewer", NAMES, window_cycles(options.windows, docks=False))
-        table.flat(
-            "four docks, training and results in one viewer",
-            NAMES,
-            window_cycles(options.windows, docks=True),
-        )
+    shows = {"layers and empty docks": False, "four docks, training and results": True}
+    for what, docks in shows.items() if options.windows else ():
+        # a process each, so that its memory and its screen are its own
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            seen = pool.submit(window_cycles, options.windows, docks=docks).result()
+        table.flat(f"{what} in one viewer", NAMES, seen)
     if table.slowest[1]:
         print(
             f"\nWorst case of a damaged file: {table.slowest[0]:.2f} s of CPU ({table.slowest[1]}) and "

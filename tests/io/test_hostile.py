@@ -166,6 +166,13 @@ def test_a_damaged_label_of_an_hdf5_file_is_refused(tmp_path):
     assert read_image(path).axes == "YX"
 
 
+def test_names_of_arrays_from_a_file_stay_one_sentence(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, **{"a\nb": IMAGE, "c\x1cd": IMAGE, **{f"e{k}" * 100: IMAGE for k in range(60)}})
+    with pytest.raises(ExplainedError, match=r"^a\.npz holds several images: a b, c d, [^\n]{100,6000}\.$"):
+        read_image(path)
+
+
 def test_the_sample_of_a_recipe_has_every_step(hostile, tmp_path):
     steps = read_recipe(hostile.READERS["recipe"].write(tmp_path)).steps
     assert {step["do"] for step in steps} == set(REPEATED)

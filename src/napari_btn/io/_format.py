@@ -35,6 +35,7 @@ __all__ = [
 ORDER: Final = "TSCZYX"
 """Order in which TIFF and zarr files keep the axes."""
 
+_MOST_NAMES, _LONGEST_NAME = 50, 80  # of arrays in a sentence
 _LARGEST_CHUNK: Final = 2**31  # bytes; a chunk is read whole, and one that isn't stored takes its memory too
 
 
@@ -107,10 +108,13 @@ def choose(keys: Sequence[str], key: str | None, file: Path) -> str:
         return keys[0]
     if key in keys:
         return str(key)
-    example = f" Name one, as in {file.name}:{keys[0]}." if keys else ""
-    if key is None and keys:
-        raise ExplainedError(f"{file.name} holds several images: {', '.join(keys)}.{example}")
-    came = "holds no image" if key is None else f"has no {key}; it holds {', '.join(keys) or 'no image'}"
+    # names come from the file, and may hold line breaks or be thousands
+    names = [" ".join(name.split())[:_LONGEST_NAME] for name in keys[:_MOST_NAMES]]
+    shown = ", ".join(names) + (", ..." if len(keys) > _MOST_NAMES else "")
+    example = f" Name one, as in {file.name}:{names[0]}." if names else ""
+    if key is None and names:
+        raise ExplainedError(f"{file.name} holds several images: {shown}.{example}")
+    came = "holds no image" if key is None else f"has no {key}; it holds {shown or 'no image'}"
     raise ExplainedError(f"{file.name} {came}.{example}")
 
 
