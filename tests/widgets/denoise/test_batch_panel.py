@@ -82,6 +82,8 @@ def test_a_folder_is_denoised_as_on_the_command_line(
     said = panel.note.notes
     assert "2 of 2 files are denoised" in said[0][1]
     assert said[1][0] == "amber"
+    qtbot.waitUntil(lambda: dock.view.progress.line.text().startswith("Done: 2 files"))
+    assert dock.view.progress.bar.isHidden()
 
 
 def test_files_that_are_there_are_replaced_on_purpose_only(

@@ -16,6 +16,7 @@ from napari_btn.core.progress import Progress
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.model import save_model
 from napari_btn.widgets.shared import engine
+from napari_btn.widgets.shared.report_panel import _known
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -535,3 +536,7 @@ def test_the_report_names_its_image_and_goes_with_it(
     viewer.layers.remove("soil noisy")
     assert ready.view.report.isHidden()
     assert ready.view.save.isEnabled()
+
+
+def test_a_report_without_enough_blocks_has_dashes() -> None:
+    assert [_known(91.23, ".1f", " %"), _known(np.nan, ".1f", " %")] == ["91.2 %", "&ndash;"]

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_btn.core.data.image import shown_names
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Progress, counted
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel
 from napari_btn.widgets.shared.opening import FILES
@@ -276,7 +276,8 @@ class Batcher:
     """
 
     def __init__(self, view: DenoiseView, work: Work, session: Session, lifetime: Lifetime) -> None:
-        self._panel, self._work, self._session, self._lifetime = view.batch, work, session, lifetime
+        self._view, self._panel = view, view.batch
+        self._work, self._session, self._lifetime = work, session, lifetime
         self._panel.files_wanted.connect(self._on_user_wants_files)
         self._panel.folder_wanted.connect(self._on_user_wants_folder)
         self._panel.asked.connect(self._on_user_starts)
@@ -345,6 +346,7 @@ class Batcher:
 
         def done(rows: tuple[BatchRow, ...]) -> None:
             """Show all rows."""
+            self._view.progress.finish(f"Done: {counted(len(rows), 'file')}; the folder has table.csv.")
             panel.show_rows(rows, names)
             panel.say_result(rows)
 

@@ -76,6 +76,11 @@ class ReportPanel(QLabel):
         )
 
 
+def _known(value: float, form: str, unit: str = "") -> str:
+    """Return a number with its unit, or a dash where it is not known."""
+    return f"{value:{form}}{unit}" if value == value else "&ndash;"
+
+
 def _report_html(report: Report, name: str) -> str:
     """Return the table of the channels."""
     aim = f"{100 * (1 - report.alpha):.4g} %"
@@ -86,9 +91,9 @@ def _report_html(report: Report, name: str) -> str:
     head = f"<div>{title}, aimed at {aim}, on {blocks} held-out {escape(counted)}{of}:</div>"
     rows = "".join(
         f"<tr><td>{escape(name)}&nbsp;&nbsp;</td>"
-        f"<td align='right'><b>{100 * covered:.1f} %</b>&nbsp;</td>"
+        f"<td align='right'><b>{_known(100 * covered, '.1f', ' %')}</b>&nbsp;</td>"
         f"<td>({_range(low, high)})&nbsp;&nbsp;</td>"
-        f"<td align='right'>{width:.3g}&nbsp;&nbsp;</td>"
+        f"<td align='right'>{_known(width, '.3g')}&nbsp;&nbsp;</td>"
         f"<td align='right'>{r:.3f}</td></tr>"
         for name, covered, low, high, width, r in zip(
             shown_names(report.channel_names),

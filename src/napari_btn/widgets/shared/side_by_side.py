@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary, ref
 
 from qtpy.QtCore import QTimer
 
+from napari_btn.core.data.image import shown_names
 from napari_btn.widgets.shared.layers import KEY
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ def _starts_low(grid: Any) -> bool:
 def _name_channel(viewer: Any, layer: Layer | None) -> None:
     """Show the name of the shown channel of a result in the canvas, until its row ends."""
     record = {} if layer is None else layer.metadata[KEY]
-    names, axes = record.get("channel_names", ()), record.get("axes", "")
+    names, axes = shown_names(record.get("channel_names", ())), record.get("axes", "")
     if "C" not in axes or len(names) < 2:
         return
     window, shown, axis = ref(viewer), ref(layer), axes.index("C")
