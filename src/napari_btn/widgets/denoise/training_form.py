@@ -126,6 +126,10 @@ class TrainingForm(QWidget):
 
     def __init__(self, devices: Mapping[str, str], reason: str, parent: QWidget | None = None) -> None:
         super().__init__(parent)
+        # ends with the form, unlike a single shot
+        self._tell_later = QTimer(self)
+        self._tell_later.setSingleShot(True)
+        self._tell_later.timeout.connect(self.changed)
         self._devices = tuple(devices)
         self.supervision = self._named(QComboBox(), "supervision", _HELP["supervision"])
         self._ways = sorted(SUPERVISIONS.values(), key=lambda way: way.rank)
@@ -220,11 +224,7 @@ class TrainingForm(QWidget):
         self.reason.setVisible(bool(why) and (len(names) > 1 or wanted != "pair"))
         if wanted != before:
             # after the reading that found the offers
-            QTimer.singleShot(0, self._tell_changed)
-
-    def _tell_changed(self) -> None:
-        """Say that a setting was changed; unlike the signal itself, Qt never calls this for a deleted form."""
-        self.changed.emit()
+            self._tell_later.start()
 
     def choose_way(self, name: str) -> None:
         """Pick a way to learn, as the user does: where images don't permit it yet, once they do.
