@@ -177,8 +177,8 @@ class Prediction:
         if self.shown != "mean" or shares is None or self.mean is None:
             why = "unknown" if self.shown == "mean" else "no part of them"
             raise ValueError(
-                f"These intervals cover {covered(self.covers)}, and the noise of the targets is {why}; an interval "
-                'without it needs members that learned by "noise2noise" or "thinning".'
+                f"These intervals aim to cover {covered(self.covers)}, and the noise of the targets is {why}; an "
+                'interval without it needs members that learned by "noise2noise" or "thinning".'
             )
         shrink = np.sqrt(np.maximum(1 - np.asarray(shares, np.float32), 0))
         shape = [len(shares) if a == "C" else 1 for a in self.axes]
@@ -509,9 +509,10 @@ class Prediction:
         count as far as errors of held-out pixels go together. The posterior of each pixel is calibrated again
         with measurements that are simulated for the held-out pixels. Sum up all measurements of a place and
         fuse once: a second fusion is not calibrated, and gets a note. `select` still judges fused pixels by the
-        scores of unfused ones. At a stated 90 %, fused intervals held 89 to 95 % in fresh fields of `samples.edx`,
-        if dose and gain were right. After learning from noisy targets, the predicted distributions are those of
-        noisy values, and a short measurement can make the result worse.
+        scores of unfused ones. At a stated 90 %, fused intervals held 89 to 95 % in fresh fields of `samples.edx`
+        that were fused as a whole, if dose and gain were right; in proposed windows this was not measured. After
+        learning from noisy targets, the predicted distributions are those of noisy values, and a short measurement
+        can make the result worse.
 
         Parameters
         ----------

@@ -177,7 +177,7 @@ def _gain(prediction: Prediction, decision: Decision, region: Region, dose: Dose
 def share_dwell(
     after: NDArray[np.floating[Any]], dwells: Sequence[float], total: float
 ) -> NDArray[np.float64]:
-    """Return the dwell of each window, so that the expected wrong area falls most for a total dwell.
+    """Return the dwell of each window: shared out step by step to where the expected wrong area falls most.
 
     Dwell is given where the next step lowers the area most per dwell, as long as there is some left.
 

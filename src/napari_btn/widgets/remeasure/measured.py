@@ -50,8 +50,8 @@ _GO_HELP = (
 _FUSE_HELP = (
     "Combine the new measurements with the prediction: both together mostly say more than each alone, but not "
     "after learning from noisy images. In the windows, the maps become those of the combination, calibrated on "
-    "simulated measurements of this dose. At a stated 90 %, their intervals held 89 to 95 % in fresh fields of a "
-    "sample whose dose was right."
+    "simulated measurements of this dose. At a stated 90 %, their intervals held 89 to 95 % in whole "
+    "fresh fields of a sample whose dose was right; in windows that were proposed, this was not measured."
 )
 
 

@@ -39,11 +39,11 @@ _SCORES = {
     "ambiguity": (
         "undecided at the threshold",
         "How undecided it is whether the signal exceeds the threshold: 4 p (1 - p), which is 1 where the "
-        "probability p of exceeding it is one half, and 0 where it is certain.",
+        "probability p of exceeding it is one half, and 0 where p is 0 or 1.",
     ),
     "width": (
         "width",
-        "Width of the interval, which another measurement makes smaller.",
+        "Width of the interval, which another measurement is expected to make smaller.",
     ),
     "relative width": (
         "relative width",
