@@ -302,6 +302,6 @@ def test_the_caption_says_what_is_true():
     assert "half" not in fitted.caption(0.25)
     assert fitted.caption(0.25).endswith("another share may exceed the threshold.")
     assert fitted.caption(0.25, locked=True).endswith(
-        "calibrated for this threshold with 40 held-out blocks. Its sum estimates the area, in a single field less "
-        "exactly. It is not right for each pixel."
+        "calibrated for this threshold with 40 held-out blocks. Its sum estimates the area; in a single field it can "
+        "be far off, above all for a rare phase. It is not right for each pixel."
     )

@@ -183,12 +183,13 @@ class Exceedance:
         claim = f"{channel_name} > {threshold:.4g} {unit}".rstrip() + what
         parts = [
             f"P({claim}): calibrated for this threshold with {self.n_blocks} held-out blocks. Its sum "
-            "estimates the area, in a single field less exactly. It is not right for each pixel."
+            "estimates the area; in a single field it can be far off, above all for a rare phase. It is not right for "
+            "each pixel."
             if locked
             else f"P({claim}): calibrated on {self.n_blocks} held-out blocks, so that its sum is about their area "
-            "where that makes the probabilities no worse. In a single field the sum estimates the area less exactly. "
-            "It is not right for each pixel, and of pixels with a given probability another share may exceed the "
-            "threshold."
+            "where that makes the probabilities no worse. In a single field the sum can be far from the area, above "
+            "all for a rare phase. It is not right for each pixel, and of pixels with a given probability another "
+            "share may exceed the threshold."
         ]
         if confidence is not None:
             parts.append(

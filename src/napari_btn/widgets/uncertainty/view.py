@@ -172,9 +172,10 @@ class UncertaintyView(QWidget):
         self.select.setObjectName("select")
         self.select.setToolTip(
             "Outline a set of pixels that is claimed to exceed the threshold, instead of judging each pixel "
-            "on its own. The set aims at this share of wrong claims in fields like the calibration data. In "
-            "other fields more may be wrong; with few held-out blocks that have claims, often more than "
-            "asked for. With too few of them, nothing is claimed."
+            "on its own. The set aims at this share of wrong claims on average over fields like the calibration "
+            "data, where fields without claims count as 0. In a single field more may be wrong, above all of a "
+            "rare phase; with few held-out blocks that have claims, often more than asked for. With too few of "
+            "them, nothing is claimed."
         )
         self.select.setAccessibleName("Select a set, aiming at a share of wrong claims")
         self.level = PercentBox()
@@ -183,7 +184,7 @@ class UncertaintyView(QWidget):
         self.level.setValue(0.1)
         self.level.setFixedWidth(64)
         self.level.setToolTip(
-            "Share of wrong claims to aim at, in fields like the calibration data. It is measured on the "
+            "Share of wrong claims to aim at, on average over fields like the calibration data. It is measured on the "
             "held-out blocks."
         )
         self.level.setAccessibleName("Share of wrong claims to aim at")
@@ -211,8 +212,9 @@ class UncertaintyView(QWidget):
         self.pixel = QLabel("Click a pixel in the viewer.")
         self.pixel.setObjectName("pixel")
         self.pixel.setToolTip(
-            "P(> t) is the probability that the signal exceeds the threshold. The conservative value counts one more "
-            "held-out block against it, and decides if a pixel is outlined at a confidence."
+            "P(> t) estimates the probability that the signal exceeds the threshold. It is calibrated on average, not "
+            "for this pixel. The conservative value counts one more held-out block against it, and decides if a pixel "
+            "is outlined at a confidence."
         )
         self.pixel.setWordWrap(True)
         self.pixel.setTextFormat(Qt.TextFormat.RichText)
@@ -271,7 +273,7 @@ class UncertaintyView(QWidget):
             "draw",
             "Draw images",
             "Draw plausible images of the signal: each pixel has its calibrated distribution. How errors are "
-            "correlated is estimated from held-out pixels, and only roughly right at sharp edges. What changes from "
+            "correlated is estimated from held-out pixels, and comes out too weak at sharp edges. What changes from "
             "draw to draw is uncertain; what stays can still be wrong.",
         )
         self.draw_slider = QSlider(Qt.Orientation.Horizontal)
