@@ -219,8 +219,8 @@ class Noise2Noise(PairSupervision):
         """Return "replicate", and a note that the clean signal is covered more often."""
         del noise, channel_names
         text = (
-            "The targets are repeats with noise of their own: intervals cover another repeat, and usually cover the "
-            "clean signal more often than stated. Look at the mean first: skewed noise moves the median."
+            "The targets are repeats with noise of their own: intervals aim to cover another repeat, and usually "
+            "cover the clean signal more often than stated. Look at the mean first: skewed noise moves the median."
         )
         return "replicate", (Note("amber", text),)
 

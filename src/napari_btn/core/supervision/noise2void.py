@@ -349,9 +349,9 @@ class Noise2Void(PairSupervision):
         """Return "masked pixel", and a note on what follows for the clean signal."""
         del noise, channel_names
         text = (
-            "Calibrated on masked noisy pixels: intervals cover the noisy value of a pixel that the networks did not "
-            "see, if noise is independent from pixel to pixel. They promise nothing for the clean signal, which "
-            "usually lies inside more often, but not where the networks are biased."
+            "Calibrated on masked noisy pixels: intervals aim to cover the noisy value of a pixel that the networks "
+            "did not see, if noise is independent from pixel to pixel. They promise nothing for the clean signal, "
+            "which usually lies inside more often, but not where the networks are biased."
         )
         return "masked pixel", (Note("amber", text),)
 

@@ -126,7 +126,7 @@ class PairSupervision:
             return "long exposure", ()
         text = (
             f"The target is noisy itself (in {names_in_text(channel_names, [worst])} its noise makes "
-            f"{100 * noise[worst]:.0f} % of the residual variance): intervals cover another long exposure, "
+            f"{100 * noise[worst]:.0f} % of the residual variance): intervals aim to cover another long exposure, "
             "and usually cover the clean signal more often than stated."
         )
         return "long exposure", (Note("amber", text),)
