@@ -184,7 +184,7 @@ class TokensWidget(Dock):
         text = (
             f"In token {number}, {100 * value:.0f} % of the held-out pixels{where} lie inside their "
             f"intervals, not {100 * aim:.4g} %. Calibrate tokens separately in the Denoise dock, then "
-            "Recalibrate, which helps tokens that are worth enough held-out blocks; or hold out more of this "
+            "Recalibrate, which can help tokens that are worth enough held-out blocks; or hold out more of this "
             "token."
         )
         return (("amber", text),)
