@@ -160,6 +160,29 @@ def test_a_failure_is_reported_and_train_is_enabled_again(
     assert ready.view.train.isEnabled()
 
 
+def test_a_failure_while_layers_are_added_leaves_the_dock_ready(
+    ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    def refuse(event: Any) -> None:
+        """Fail as another plugin may, which watches the layers."""
+        if event.value.name == "soil noisy width":
+            raise RuntimeError("no room for this layer")
+
+    viewer.layers.events.inserted.connect(refuse)
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: bool(ready.view.message.notes))
+    [(level, text)] = ready.view.message.notes
+    assert level == "red"
+    assert "no room for this layer" in text
+    assert "Apply" in text
+    assert not ready.busy
+    assert ready.session.prediction is not None
+    viewer.layers.events.inserted.disconnect(refuse)
+    ready.view.apply.click()
+    qtbot.waitUntil(lambda: ready.view.progress.line.text().startswith("Done"))
+    assert "soil noisy width" in viewer.layers
+
+
 def test_stop_keeps_finished_members_and_continue_uses_them(
     ready: DenoiseWidget, qtbot: QtBot, steps: Any, train: Callable[[DenoiseWidget], None]
 ) -> None:

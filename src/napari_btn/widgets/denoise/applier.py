@@ -18,6 +18,7 @@ from napari_btn.widgets.shared.results import (
     show_first_look,
     show_prediction_steps,
 )
+from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -169,7 +170,20 @@ class Applier:
         """Add the next layer; the window handles events between two."""
         if self._lifetime.ended or self._showing is None:
             return
-        if next(self._showing, _OVER) is not _OVER:
+        try:
+            more = next(self._showing, _OVER) is not _OVER
+        except Exception as error:  # noqa: BLE001  (the viewer calls what others connected to its layers)
+            self._showing = None
+            self._view.progress.hide()
+            self._view.message.say(
+                (
+                    "red",
+                    f"Not all layers of the result could be added; Apply makes them again. {sentence_of(error)}",
+                )
+            )
+            self._refresh()
+            return
+        if more:
             QTimer.singleShot(0, partial(self._show_next, source, notes))
             return
         self._showing = None
