@@ -744,7 +744,7 @@ def test_one_constant_channel_trains():
         ({"noisy": np.full_like(PAIR.noisy, np.nan)}, "NaN or infinite"),
         ({"axes": "YX"}, "name 2 dimensions, noisy has 3"),
         ({"axes": "CQX"}, "unknown letter Q"),
-        ({"channel_names": ("a",)}, "1 channel names"),
+        ({"channel_names": ("a",)}, "1 channel name came"),
         ({"pixel_size": (1.0,)}, "Pixel size has 1 values"),
         ({"valid": np.zeros((48, 120), bool)}, "no valid pixel"),
         ({"noisy": PAIR.noisy[:, :10, :20], "clean": PAIR.clean[:, :10, :20]}, "Use a larger image"),

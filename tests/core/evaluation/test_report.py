@@ -172,7 +172,7 @@ def test_quantiles_may_be_unknown():
 
 
 def test_names_must_fit_the_channels():
-    with pytest.raises(ValueError, match="1 channel names for 2 channels"):
+    with pytest.raises(ValueError, match="1 channel name came for 2 channels"):
         report(correlated(0), channel_names=("Fe",))
 
 
