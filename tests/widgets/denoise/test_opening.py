@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import tifffile
 from qtpy.QtWidgets import QFileDialog, QLabel, QVBoxLayout, QWidget
 
 from napari_btn.io.images import write_images
@@ -57,6 +58,30 @@ def test_a_description_opens_both_images(
     assert dock.view.pair.noisy.layer.name == "soil noisy"
     assert dock.view.pair.clean.layer.name == "soil clean"
     assert dock.view.pair.axes.channels.text() == "Si, Fe"
+
+
+def test_a_folder_says_which_files_were_matched_until_another_layer_is_picked(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for side in ("noisy", "clean"):
+        (tmp_path / side).mkdir()
+        for number in (1, 2, 3, 10):
+            image = rng.normal(size=(33, 47)).astype(np.float32)
+            tifffile.imwrite(tmp_path / side / f"{number}.ome.tif", image, metadata={"axes": "YX"})
+    picker = dock.view.pair.noisy
+    open_image(viewer, picker, tmp_path, dock.lifetime)
+    qtbot.waitUntil(lambda: bool(picker.matched.notes))
+    [(_, text)] = picker.matched.notes
+    for number in (1, 2, 3):
+        assert f"noisy/{number}.ome.tif  ->  clean/{number}.ome.tif" in text
+    assert "and 1 more" in text
+    assert "noisy/10.ome.tif  ->  clean/10.ome.tif" in picker.matched.toolTip()
+    viewer.add_image(np.zeros((33, 47), np.float32), name="other")
+    assert picker.matched.notes
+    picker.combo.setCurrentText("other")
+    picker.combo.activated.emit(picker.combo.currentIndex())
+    assert not picker.matched.notes
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(

@@ -379,7 +379,10 @@ class PairForm(QWidget):
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""
-        for note in (self.noisy.note, self.clean.note, self.noise_model.note, self.check.note):
+        for picker in (self.noisy, self.clean):
+            picker.note.redraw()
+            picker.matched.redraw()
+        for note in (self.noise_model.note, self.check.note):
             note.redraw()
 
 

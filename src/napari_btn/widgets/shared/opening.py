@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["FILES", "ask_for_folder", "ask_for_image", "let_open", "open_image"]
 
 _DESCRIPTIONS = "*.yaml *.yml *.json"
+_SHOWN = 3  # matched files that a note names; its tooltip has them all
 FILES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;Descriptions of data sets ({_DESCRIPTIONS});;All files (*)"
 """Kinds of files that dialogs offer."""
 
@@ -77,7 +78,8 @@ def open_image(
     *others : str or Path
         More files, stacked with the first as different fields.
     """
-    role = picker.combo.objectName()
+    role, lines = picker.combo.objectName(), list[str]()
+    picker.matched.say()
 
     def step() -> Step[Any]:
         """Read the file; a step."""
@@ -88,8 +90,10 @@ def open_image(
         yield Progress(0, 1, "Reading")
         folder = Path(path).is_dir() and Path(path).suffix.lower() not in SUFFIXES
         if is_description(path) or folder:
-            noisy, clean = (of_folder(path) if folder else read_dataset(path)).images()
+            found = of_folder(path) if folder else read_dataset(path)
+            noisy, clean = found.images()
             sides = {"noisy": noisy, **({} if clean is None else {"clean": clean})}
+            lines.extend(found.table().splitlines())
             return [replace(image, name=f"{image.name} {side}") for side, image in sides.items()]
         if others:
             return [read_image(one) for one in (path, *others)]
@@ -114,6 +118,11 @@ def open_image(
         else:
             made = {one.name.rpartition(" ")[2]: add_image(viewer, one) for one in image}
             picker.pick(made.get(role, made["noisy"]))
+            shown = "; ".join(lines[:_SHOWN]) + (
+                f"; and {len(lines) - _SHOWN} more" if lines[_SHOWN:] else ""
+            )
+            picker.matched.say(("info", f"Opened from {Path(path).name}: {shown}."))
+            picker.matched.setToolTip("\n".join(lines))
         picker.by_user = True
 
     def failed(error: Exception) -> None:

@@ -121,6 +121,8 @@ class LayerPicker(QWidget):
         )
         self.stack_as.setAccessibleName("Stack layers as")
         self.note = NoteLabel(theme, f"{role}_note")
+        self.matched = NoteLabel(theme, f"{role}_matched")
+        """Which files a folder or a description gave, until something else is picked."""
         self._arrange()
         self.combo.activated.connect(self._on_user_activated)
         self.combo.currentIndexChanged.connect(self._on_user_index)
@@ -162,6 +164,7 @@ class LayerPicker(QWidget):
         layout.addLayout(row)
         layout.addWidget(self._stack)
         layout.addWidget(self.note)
+        layout.addWidget(self.matched)
 
     # ---------------------------------------------------------------- what is picked
 
@@ -320,6 +323,7 @@ class LayerPicker(QWidget):
 
     def _on_user_activated(self, row: int) -> None:
         """Remember that the user picked."""
+        self.matched.say()
         self.by_user = True
         self._emptied = row == len(self._layers)
 
