@@ -178,6 +178,7 @@ def test_a_failure_while_layers_are_added_leaves_the_dock_ready(
     assert not ready.busy
     assert ready.session.prediction is not None
     viewer.layers.events.inserted.disconnect(refuse)
+    ready.view.apply_to.combo.setCurrentText("soil noisy")
     ready.view.apply.click()
     qtbot.waitUntil(lambda: ready.view.progress.line.text().startswith("Done"))
     assert "soil noisy width" in viewer.layers
