@@ -147,7 +147,7 @@ def test_repeats_have_one_clean_image(tmp_path):
         ({"noisy": "f*_low.npy", "claen": "x"}, "unknown key claen"),
         ({"noisy": "f*_low.npy", "files": "scenes"}, "files: scenes"),
         ({"noisy": "f*_low.npy", "pixel_size": [0, 1]}, "above zero"),
-        ({"noisy": 3}, "a text or a list"),
+        ({"noisy": 3}, "a text of one line"),
         ({"clean": "x"}, "it needs `noisy:`"),
     ],
 )  # fmt: skip
@@ -179,6 +179,13 @@ def test_a_few_lines_that_stand_for_gigabytes_are_refused_in_a_short_sentence(tm
     (tmp_path / "a.yaml").write_text("\n".join(["noisy:", *lines]))
     with pytest.raises(ValueError, match=r"^a\.yaml has noisy: [^\n]{20,200}$"):
         read_dataset(tmp_path / "a.yaml")
+
+
+def test_names_with_line_breaks_are_refused_in_one_sentence(tmp_path):
+    described = {"noisy": "scan_*\nnpy", "files": "fields"}
+    (tmp_path / "a.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=r"^a\.json has noisy: scan_\* npy; [^\n]*one line[^\n]*$"):
+        read_dataset(tmp_path / "a.json")
 
 
 def test_a_pattern_may_lie_elsewhere(tmp_path):

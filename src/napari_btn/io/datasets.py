@@ -268,8 +268,10 @@ def _checked(given: Any, path: Path) -> DataSet:
 def _texts(value: Any, name: str, path: Path) -> tuple[str, ...]:
     """Return a text, or a list of them, as a tuple."""
     values = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(one, str) and one for one in values):
-        raise ExplainedError(f"{path.name} has {name}: {_brief(value)}; a text or a list of texts is needed.")
+    if not values or not all(isinstance(one, str) and len(one.splitlines()) == 1 for one in values):
+        raise ExplainedError(
+            f"{path.name} has {name}: {_brief(value)}; a text of one line or a list of such texts is needed."
+        )
     return tuple(values)
 
 
