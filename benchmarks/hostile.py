@@ -343,7 +343,7 @@ def attempt(reader: Reader, path: Path) -> str:
 
 
 class Tally:
-    """What came of damaged files: how many were read and refused, what else was raised, time and memory.
+    """Results of damaged files: how many were read and refused, what else was raised, time and memory.
 
     Parameters
     ----------

@@ -49,7 +49,7 @@ STAGES = {
     "tokens_steps": {"finding tokens": "Assigning tokens"},
     "propose_steps": {"proposing": "Searching windows"},
 }
-"""What each step says at its stages; nothing where it shows a preview."""
+"""Note of the progress of each step at its stages; empty where it shows a preview."""
 TRAINING = tuple(STAGES["fit_steps"])
 KEPT = {"with a finished member": 1, "calibrating": 2}
 """Members that have finished at a stage."""
@@ -279,7 +279,7 @@ class Walk:
             self.viewer.add_image(data, **arguments)
 
     def train_to_the_end(self) -> None:
-        """Train anew, which must work whatever happened before."""
+        """Train again, which must work whatever happened before."""
         form = self.dock("Denoise").view.form
         form.seed.setValue(form.seed.value() + 1)
         before = self.session.model
