@@ -172,51 +172,50 @@ def killed(name: str, stage: str, folder: Path) -> list[str]:
 
 
 @contextmanager
-def _held(case: Case, stage: str, least: int) -> Iterator[subprocess.Popen[str]]:
-    """Start a call that waits at a stage, in a group of processes of its own; it goes on at the end."""
+def _held(case: Case, stage: str, least: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Yield a call that waits at a stage, in a group of processes of its own, and the line that it wrote there."""
     code = [AT_A_STAGE, "0", stage, STAGES.get(stage, ""), str(least)]
     process = subprocess.Popen(
         [sys.executable, "-c", *code, *case.call], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(case.scratch)},
     )  # fmt: skip
     assert process.stdout is not None
-    process.told = process.stdout.readline()  # type: ignore[attr-defined]
-    yield process
+    yield process, process.stdout.readline()
 
 
-def _finish(process: subprocess.Popen[str], case: Case, wanted: int) -> str:
+def _finish(process: subprocess.Popen[str], written: str, case: Case, wanted: int) -> str:
     """Let a held call go on to its end, and note what is wrong; return what it said."""
     _, said = process.communicate("\n", timeout=900)
-    case.ended(process.returncode, wanted, process.told, said)  # type: ignore[attr-defined]
+    case.ended(process.returncode, wanted, written, said)
     return said
 
 
 def slept(folder: Path) -> list[str]:
     """Stop all processes of a training for some seconds, as a laptop that sleeps."""
     case = Case(folder)
-    with _held(case, "training", 1) as process:
+    with _held(case, "training", 1) as (process, written):
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
         os.killpg(process.pid, signal.SIGSTOP)
         time.sleep(ASLEEP_S)
         os.killpg(process.pid, signal.SIGCONT)
-        _finish(process, case, 0)
+        _finish(process, written, case, 0)
     return case.goes_on()
 
 
 def short_of_memory(folder: Path) -> list[str]:
     """Give no process of a training any more memory than it has, once a member is finished."""
     case = Case(folder)
-    with _held(case, "training", 1) as process:
-        for pid in (process.pid, *map(int, process.told.split()[1:])):  # type: ignore[attr-defined]
+    with _held(case, "training", 1) as (process, written):
+        for pid in (process.pid, *map(int, written.split()[1:])):
             with suppress(ProcessLookupError, FileNotFoundError):
                 size = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[0])
                 resource.prlimit(pid, resource.RLIMIT_AS, (size * resource.getpagesize(),) * 2)
         _, said = process.communicate("\n", timeout=900)
         # little is needed: it may end well, or in one sentence
         wanted = 0 if process.returncode == 0 else 2
-        case.ended(process.returncode, wanted, process.told, said)  # type: ignore[attr-defined]
+        case.ended(process.returncode, wanted, written, said)
     return case.goes_on()
 
 
