@@ -174,6 +174,8 @@ def training(tiny: bool) -> dict[str, Any]:
         began = time.perf_counter()
         _headless(pair, settings, dock.session.device)
         alone = time.perf_counter() - began
+        # the check of the pair comes before the training, in the seconds at the form
+        _wait(lambda: dock.view.pair.check.knows(dock.view.pair.inputs), 300)
         before = dock.session.model
         pauses.reset()
         began = time.perf_counter()

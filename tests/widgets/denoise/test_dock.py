@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
 import napari_btn as btn
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.data.image import Image
-from napari_btn.core.progress import Progress
+from napari_btn.core.progress import Note, Progress
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.model import save_model
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.report_panel import _known
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from napari.components import ViewerModel
@@ -132,6 +134,7 @@ def test_a_layer_may_be_deleted_while_training(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, victim: str
 ) -> None:
     ready.view.train.click()
+    qtbot.waitUntil(lambda: "work" in ready.lifetime.runs)
     viewer.layers.remove(victim)
     qtbot.waitUntil(lambda: not ready.busy)
     assert "soil noisy median" in viewer.layers
@@ -189,6 +192,7 @@ def test_stop_keeps_finished_members_and_continue_uses_them(
 ) -> None:
     steps.updates = 10**6
     ready.view.train.click()
+    qtbot.waitUntil(lambda: "work" in ready.lifetime.runs)
     qtbot.waitUntil(lambda: ready.lifetime.runs["work"].checkpoint is not None)
     ready.view.stop.click()
     qtbot.waitUntil(lambda: not ready.busy)
@@ -205,6 +209,7 @@ def test_stop_keeps_finished_members_and_continue_uses_them(
 
 def test_pause_and_resume(ready: DenoiseWidget, qtbot: QtBot, steps: Any) -> None:
     ready.view.train.click()
+    qtbot.waitUntil(lambda: ready.view.pause.isEnabled())
     ready.view.pause.click()
     before = steps.updated
     assert ready.view.pause.text() == "Resume"
@@ -548,6 +553,72 @@ def test_what_networks_start_from_is_asked_for_and_shown(ready: DenoiseWidget, q
     for start in ("scratch", "/tmp/own.btn", "pretrained"):
         form.show_settings(EnsembleSettings(train=TrainSettings(start=start)))
         assert form.settings().train.start == start
+
+
+@pytest.fixture
+def held(steps: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Set to let the check of a pair end."""
+    end = threading.Event()
+
+    def plan_of(*args: Any) -> Any:
+        assert end.wait(60)
+        return steps.plan_of(*args)
+
+    monkeypatch.setattr(engine, "plan_of", plan_of)
+    yield end
+    end.set()
+
+
+def test_train_waits_for_the_check_of_the_pair(
+    held: threading.Event, ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
+) -> None:
+    view, turns = ready.view, []
+    view.train.click()
+    assert view.train.text() == "Checking…"
+    assert not view.train.isEnabled()
+    assert "Checking the images first" in view.progress.line.text()
+    QTimer.singleShot(0, lambda: turns.append(1))
+    qtbot.waitUntil(lambda: bool(turns) and "check" in ready.lifetime.runs)
+    assert ready.busy
+    assert steps.pair is None
+    held.set()
+    qtbot.waitUntil(lambda: "soil noisy median" in viewer.layers and not ready.busy)
+    assert view.train.text() == "Train"
+
+
+def test_a_wrong_pair_is_not_trained_on_until_train_is_clicked_again(
+    held: threading.Event, ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
+) -> None:
+    steps.notes = (Note("red", "The two seem to be swapped."),)
+    ready.view.train.click()
+    held.set()
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert steps.pair is None
+    [(level, text)] = ready.view.message.notes
+    assert level == "red"
+    assert "seem to be swapped" in text
+    assert "click Train again" in text
+    assert ready.view.progress.isHidden()
+    assert ready.view.train.text() == "Train"
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: "soil noisy median" in viewer.layers and not ready.busy)
+
+
+def test_what_ends_the_wait_for_the_check(
+    held: threading.Event, ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
+) -> None:
+    ready.view.train.click()
+    ready.view.stop.click()
+    assert not ready.busy
+    assert ready.view.train.isEnabled()
+    assert not ready.view.stop.isEnabled()
+    ready.view.train.click()
+    viewer.layers.remove("soil clean")
+    assert not ready.busy
+    assert ready.view.message.notes[0][1].startswith("Not started. No clean image is picked.")
+    held.set()
+    qtbot.waitUntil(lambda: not ready.lifetime.runs)
+    assert steps.pair is None
 
 
 def test_the_report_names_its_image_and_goes_with_it(

@@ -26,6 +26,7 @@ from napari_btn.widgets.shared.results import is_ours
 
 if TYPE_CHECKING:
     from napari_btn.model import Model
+    from napari_btn.widgets.denoise.pairing import PairInputs
 
 __all__ = ["DenoiseWidget"]
 
@@ -34,6 +35,8 @@ _NEEDS_PAIR = (
 )
 _TRAINED_ON_SIMULATED = "Trained on simulated noise. Pick a real noisy image as Apply to, and click Apply."
 _BUSY = "Busy; stop first, or wait."
+_WAITING = "Checking the images first. Training starts by itself if they are right; Stop ends the wait."
+_DOUBTFUL = "Not started. {} If you mean it so, click Train again."
 
 
 class DenoiseWidget(Dock):
@@ -68,6 +71,7 @@ class DenoiseWidget(Dock):
         self._pace = Pace()
         self._estimated = (0.0, "cpu")
         self._began: tuple[float, float, str] | None = None
+        self._waiting = False  # for the check of the pair, to train on it
         self.view.form.show_device(self.session.device)
         self._connect()
         self._on_viewer_layers()
@@ -90,6 +94,7 @@ class DenoiseWidget(Dock):
         view.form.device.currentIndexChanged.connect(self._on_user_device)
         let_open(view.apply_to, self, self.viewer, self.lifetime)
         view.train.clicked.connect(self._on_user_train)
+        view.stop.clicked.connect(self._on_user_stop)
         view.scan.chosen.connect(view.form.show_network)
         events = self.viewer.layers.events
         layer_events = (events.inserted, events.removed, events.reordered, events.renamed)
@@ -116,8 +121,8 @@ class DenoiseWidget(Dock):
 
     @property
     def busy(self) -> bool:
-        """True while the dock trains, denoises, calibrates or loads."""
-        return self.applier.busy
+        """True while the dock trains, denoises, calibrates or loads, or waits for a check to train."""
+        return self.applier.busy or self._waiting
 
     def _on_user_device(self) -> None:
         """Use the picked device from the next step on."""
@@ -126,11 +131,13 @@ class DenoiseWidget(Dock):
 
     def _refresh(self) -> None:
         """Read the picked layers, report what is wrong with them, and set the buttons."""
-        if self.lifetime.ended or self.busy:
+        if self.lifetime.ended or self.applier.busy:
             return
         reason = self.view.pair.read(self.view.form.settings)
         self._show_estimate()
         self._set_buttons(reason)
+        if self._waiting:
+            self._train_if_right(reason)
 
     def _show_estimate(self) -> None:
         """Show how long training will take."""
@@ -175,6 +182,9 @@ class DenoiseWidget(Dock):
         self.view.train.setText("Continue" if not busy and self.trainer.checkpoint() else "Train")
         for part in (self.view.stop, self.view.pause):
             part.setEnabled(self.work.run is not None)
+        if self._waiting:
+            self.view.train.setText("Checking…")
+            self.view.stop.setEnabled(True)
         self.view.pause.setText("Resume" if self.work.paused else "Pause")
         self.keeper.set_buttons(busy=busy)
         self.applier.set_buttons()
@@ -188,14 +198,47 @@ class DenoiseWidget(Dock):
             self._refresh()
 
     def _on_user_train(self) -> None:
-        """Train on the picked pair."""
+        """Train on the picked pair, as soon as it was checked."""
         self._refresh()
         inputs = self.view.pair.inputs
-        if inputs is not None and self.view.train.isEnabled():
-            # a training that goes on from finished members says nothing about a whole one
-            fresh = not self.trainer.checkpoint()
-            self._began = (time.monotonic(), *self._estimated) if fresh else None
-            self.trainer.train(inputs)
+        if inputs is None or not self.view.train.isEnabled():
+            return
+        if self.view.pair.check.knows(inputs):
+            self._train(inputs)
+            return
+        self._waiting = True
+        self.view.message.say()
+        self.view.progress.start("Checking")
+        self.view.progress.line.setText(_WAITING)
+        self._set_buttons("")
+
+    def _train_if_right(self, reason: str) -> None:
+        """Train on the pair if its check is done and found nothing wrong; ``reason`` says why not to train."""
+        inputs = self.view.pair.inputs
+        if not reason and inputs is not None and not self.view.pair.check.knows(inputs):
+            return
+        self._waiting = False
+        wrong = "" if reason else self.view.pair.check.wrong
+        if inputs is not None and not reason and not wrong:
+            self._train(inputs)
+            return
+        self.view.progress.hide()
+        self.view.message.say(("red", f"Not started. {reason}" if reason else _DOUBTFUL.format(wrong)))
+        self._set_buttons(reason)
+
+    def _on_user_stop(self) -> None:
+        """Wait no longer for the check; work listens to the button itself."""
+        if self._waiting:
+            self._waiting = False
+            self.view.progress.hide()
+            self._refresh()
+
+    def _train(self, inputs: PairInputs) -> None:
+        """Train on a pair."""
+        # a training that goes on from finished members says nothing about a whole one
+        fresh = not self.trainer.checkpoint()
+        self._began = (time.monotonic(), *self._estimated) if fresh else None
+        self.trainer.train(inputs)
 
     def _take_trained(self, model: Model) -> None:
         """Keep the model, and denoise its training image."""

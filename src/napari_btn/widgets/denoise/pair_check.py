@@ -54,6 +54,7 @@ class _Found:
     key: tuple[Any, ...]
     notes: tuple[tuple[str, str], ...]
     reason: str = ""
+    wrong: str = ""
     shift: tuple[float, ...] | None = None
     start: str = ""
     forecast: Forecast | None = None
@@ -152,6 +153,12 @@ class PairCheck:
         """Return the start of the members as a sentence; empty until the images were checked."""
         found = self._found_of(self._wanted())
         return "" if found is None else found.start
+
+    @property
+    def wrong(self) -> str:
+        """Return what is wrong with the pair, as found by the whole check; empty if nothing is, or none was done."""
+        found = self._found_of(self._wanted())
+        return "" if found is None else found.wrong
 
     @property
     def shift(self) -> tuple[float, ...] | None:
@@ -284,7 +291,12 @@ class PairCheck:
             )
             notes = (*own, *sorted(said, key=lambda note: _LEVELS.index(note[0])))
             self._found = _Found(
-                inputs.key(), notes, shift=plan.shift, start=plan.start, forecast=plan.forecast
+                inputs.key(),
+                notes,
+                wrong=" ".join(note.text for note in plan.notes if note.level == "red"),
+                shift=plan.shift,
+                start=plan.start,
+                forecast=plan.forecast,
             )
             self._changed()
 
