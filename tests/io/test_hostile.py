@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from skimage.draw import polygon2mask
 
+from napari_btn.io import outlines
 from napari_btn.io.damage import DamagedFileError, ExplainedError
 from napari_btn.io.images import read_image
 from napari_btn.io.labels import read_labels
@@ -263,17 +264,63 @@ def test_an_image_larger_than_the_memory_is_not_read_whole(tmp_path):
     refused_cheaply(lambda: read_labels(tmp_path / "a.zarr"), "holds 100,000,000,000,000 bytes of pixels")
 
 
-def test_outlines_of_more_pixels_than_fit_are_refused(tmp_path):
-    def triangle(side):
-        ring = [[0, 0], [side, 0], [side, side], [0, 0]]
-        geometry = {"type": "Polygon", "coordinates": [ring]}
-        return {"type": "Feature", "geometry": geometry, "properties": {}}
+def polygon(*rings):
+    """Return a feature of GeoJSON with rings of [x, y]."""
+    geometry = {"type": "Polygon", "coordinates": rings}
+    return {"type": "Feature", "geometry": geometry, "properties": {}}
 
+
+def triangle(side):
+    """Return a ring that spans a square."""
+    return [[0, 0], [side, 0], [side, side], [0, 0]]
+
+
+def zigzag(edges, rows, columns):
+    """Return a ring of edges that each reach all rows."""
+    ring = [[columns * k / edges, rows * (k % 2)] for k in range(edges)]
+    return [*ring, ring[0]]
+
+
+def test_outlines_of_more_pixels_than_fit_are_refused(tmp_path):
     path = tmp_path / "r.geojson"
-    path.write_text(json.dumps(triangle(10_000)))
+    path.write_text(json.dumps(polygon(triangle(10_000))))
     refused_cheaply(lambda: read_regions(path), "An outline spans 10000 x 10000 pixels")
-    path.write_text(json.dumps([triangle(400), triangle(700)]))
+    path.write_text(json.dumps([polygon(triangle(400)), polygon(triangle(700))]))
     assert [r.mask.shape for r in read_regions(path)] == [(400, 400), (700, 700)]
+
+
+@pytest.mark.parametrize(
+    "rings", [[zigzag(300, 60_000, 1000)], [triangle(3000), *[triangle(4000)] * 20]], ids=["edges", "holes"]
+)
+def test_outlines_of_more_edges_or_holes_than_fit_are_refused(tmp_path, rings):
+    path = tmp_path / "r.geojson"
+    path.write_text(json.dumps(polygon(*rings)))
+    refused_cheaply(lambda: read_regions(path), "pixels; those of a file may span 67,108,864 together")
+
+
+def test_long_edges_take_little_more_memory_than_their_mask(tmp_path):
+    path = tmp_path / "r.geojson"
+    path.write_text(json.dumps(polygon(zigzag(60, 60_000, 200))))
+    tracemalloc.start()
+    try:
+        (region,) = read_regions(path)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < region.mask.size + 3e7
+
+
+def test_holes_are_cut_to_the_outline_around_them(tmp_path):
+    outer, hole = (
+        np.array([(2, 3), (2, 22), (18, 24), (15, 5)]) + 1 / 3,
+        np.array([(5, 9), (25, 11), (9, 30)]) + 1 / 7,
+    )
+    rings = [np.vstack([ring, ring[:1]])[:, ::-1].tolist() for ring in (outer, hole)]
+    path = tmp_path / "r.geojson"
+    path.write_text(json.dumps(polygon(*rings)))
+    (region,) = read_regions(path)
+    want = polygon2mask((40, 40), outer - 0.5) ^ polygon2mask((40, 40), hole - 0.5)
+    np.testing.assert_array_equal(region.mask, want[region.slices])
 
 
 def test_a_zarr_with_chunks_of_gigabytes_is_refused(tmp_path):
@@ -314,6 +361,9 @@ def test_the_mask_of_an_outline_is_that_of_scikit_image(points, shape):
     # a third of a pixel off the grid: on it, rounding decides what lies on an edge
     ring = np.round(np.array(points), 1) + np.array([1 / 3, 1 / 7])
     np.testing.assert_array_equal(inside(ring, shape), polygon2mask(shape, ring))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outlines, "_AT_ONCE", 5)
+        np.testing.assert_array_equal(inside(ring, shape), polygon2mask(shape, ring))
 
 
 def test_pixels_on_an_outline_are_inside():

@@ -18,7 +18,7 @@ from napari_btn.core.remeasure.regions import Region
 from napari_btn.io._format import package
 from napari_btn.io.atomic import MissingInputError, written_whole
 from napari_btn.io.damage import ExplainedError, reading
-from napari_btn.io.outlines import inside, ring_area
+from napari_btn.io.outlines import inside, reached, ring_area
 from napari_btn.io.tables import read_table, write_table
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ STAGE_ENDINGS: Final = (".csv", ".geojson", ".json")
 _PLACE: Final = ("row", "column", "stage_1", "stage_2")
 
 _NO_REGIONS: Final = "{file} does not hold regions ({why}). Save them again."
-_MOST_PIXELS: Final = 2**26  # of all outlines of a file that become masks, a byte each
+_MOST_PIXELS: Final = 2**26  # that all outlines of a file span, a byte each
+_OF_AN_EDGE: Final = 4  # pixels that take as long as one row of one edge
 _MOST_BYTES: Final = 2**26  # of the ROIs in an archive
 
 _KINDS: Final = ".csv, .geojson, .roi (one region) or .zip (ImageJ ROIs)"
@@ -251,6 +252,7 @@ def _from_geojson(data: Any) -> list[Region]:
     if isinstance(data, dict):
         data = data["features"] if data.get("type") == "FeatureCollection" else [data]
     regions: list[Region] = []
+    room = _Room()
     for feature in data:
         geometry = feature["geometry"]
         if geometry["type"] != "Polygon":
@@ -259,7 +261,7 @@ def _from_geojson(data: Any) -> list[Region]:
             )
         ours = (feature.get("properties") or {}).get("napari_btn", {})
         rings = [np.asarray(c, dtype=float)[:, 1::-1] for c in geometry["coordinates"]]
-        regions.append(_from_rings(rings, ours, _room(regions)))
+        regions.append(_from_rings(rings, ours, room))
     return regions
 
 
@@ -307,6 +309,7 @@ def _read_rois(path: Path) -> list[Region]:
             raise ValueError(f"it claims {claimed:,} bytes of ROIs; {_MOST_BYTES:,} are the most")
     found = roifile.roiread(path)
     regions: list[Region] = []
+    room = _Room()
     for roi in found if isinstance(found, list) else [found]:
         if roi.roitype == kinds.RECT:
             corners = [
@@ -325,7 +328,7 @@ def _read_rois(path: Path) -> list[Region]:
         ours = dict(roi.properties)
         sizes = [ours[f"pixel_size_{a}"] for a in "zyx" if f"pixel_size_{a}" in ours]
         known = {**ours, "pixel_size": sizes} if sizes else ours
-        regions.append(_from_rings([ring], known, _room(regions)))
+        regions.append(_from_rings([ring], known, room))
     return regions
 
 
@@ -349,33 +352,42 @@ def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
     return [[float(x), float(y)] for y, x in ring]
 
 
-def _room(regions: Sequence[Region]) -> int:
-    """Return the number of pixels that further masks may have."""
-    return _MOST_PIXELS - sum(region.mask.size for region in regions if region.mask is not None)
+class _Room:
+    """What the outlines of a file may still take, so that a small file can't ask for much memory or time."""
+
+    def __init__(self) -> None:
+        self.left = _MOST_PIXELS
+
+    def take(self, ring: NDArray[np.float64], shape: tuple[int, int]) -> None:
+        """Refuse a ring if its pixels, and the rows of its edges, are more than what is left."""
+        _, rows = reached(ring, shape[0])
+        self.left -= shape[0] * shape[1] + _OF_AN_EDGE * int(rows.sum())
+        if self.left < 0:
+            raise ExplainedError(
+                f"An outline spans {shape[0]} x {shape[1]} pixels; those of a file may span {_MOST_PIXELS:,} "
+                f"together, and each row of an edge counts as {_OF_AN_EDGE}. Draw smaller regions, or rectangles."
+            )
 
 
-def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any], room: int) -> Region:
+def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any], room: _Room) -> Region:
     """Return the region of an outer ring and holes of (y, x), with a mask unless it is an upright rectangle."""
     outer = rings[0]
     if len(outer) < 3 or not all(np.isfinite(ring).all() for ring in rings):
         raise ExplainedError(
             "An outline has fewer than three points or values that are not finite; draw it again."
         )
-    low = np.floor(outer.min(0) + 1e-6).astype(int)
-    high = np.ceil(outer.max(0) - 1e-6).astype(int)
-    size = np.maximum(high - low, 1)
+    low, high = _box(outer)
+    size = high - low
     on_edge = np.isclose(outer, outer.min(0)) | np.isclose(outer, outer.max(0))
     mask = None
     if len(rings) > 1 or not on_edge.all() or len(np.unique(outer, axis=0)) != 4:
-        height, width = (int(n) for n in size)
-        if height * width > room:
-            raise ExplainedError(
-                f"An outline spans {height} x {width} pixels; those of a file may span {_MOST_PIXELS:,} together. "
-                "Draw smaller regions, or rectangles."
-            )
-        mask = np.zeros((height, width), dtype=bool)
-        for ring in rings:
-            mask ^= inside(ring - low - 0.5, (height, width))
+        mask = _filled(outer, low, high, room)
+        for hole in rings[1:]:
+            first, last = _box(hole)
+            first, last = np.maximum(first, low), np.minimum(last, high)
+            if (first < last).all():
+                (y, x), (below, beyond) = first - low, last - low
+                mask[y:below, x:beyond] ^= _filled(hole, first, last, room)
         low, mask = _cropped(low, mask)
         size = np.array(mask.shape)
     volume = ours.get("z") is not None
@@ -393,6 +405,22 @@ def _from_rings(rings: Sequence[NDArray[np.float64]], ours: Mapping[str, Any], r
         None if volume else mask,
         None if ours.get("dwell") is None else float(ours["dwell"]),
     )
+
+
+def _box(ring: NDArray[np.float64]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
+    """Return the first pixel (y, x) that a ring reaches, and the one after the last."""
+    low = np.floor(ring.min(0) + 1e-6).astype(int)
+    return low, np.maximum(np.ceil(ring.max(0) - 1e-6).astype(int), low + 1)
+
+
+def _filled(
+    ring: NDArray[np.float64], low: NDArray[np.int_], high: NDArray[np.int_], room: _Room
+) -> NDArray[np.bool_]:
+    """Return the pixels of a ring from one pixel to another."""
+    height, width = (int(n) for n in high - low)
+    ring = ring - low - 0.5
+    room.take(ring, (height, width))
+    return inside(ring, (height, width))
 
 
 def _cropped(low: NDArray[np.int_], mask: NDArray[np.bool_]) -> tuple[NDArray[np.int_], NDArray[np.bool_]]:
