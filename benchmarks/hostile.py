@@ -19,9 +19,10 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["KINDS", "READERS", "Change", "Reader", "Tally", "attempt", "changed"]
+__all__ = ["KINDS", "READERS", "Change", "Reader", "Tally", "attempt", "changed", "memory_mb", "peak_mb"]
 
 _MOST_ADDRESS = 4 * 2**30
+_STATUS = Path("/proc/self/status")
 PIXELS = (np.arange(3 * 24 * 20, dtype=np.float32).reshape(3, 24, 20) % 37) / 37
 
 KINDS = ("flip", "set", "cut", "drop", "insert", "repeat")
@@ -330,6 +331,28 @@ READERS: dict[str, Reader] = {
 }
 
 
+def memory_mb(*, forget: bool = False) -> float:
+    """Return the memory of this process in MB; forget its peak on request."""
+    if not _STATUS.exists():
+        return peak_mb()
+    if forget:
+        _STATUS.with_name("clear_refs").write_text("5", encoding="ascii")
+    return _field("VmRSS:")
+
+
+def peak_mb() -> float:
+    """Return the largest memory of this process in MB since it was forgotten."""
+    if not _STATUS.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # bytes on macOS
+    return _field("VmHWM:")
+
+
+def _field(name: str) -> float:
+    """Return a field of the state of this process in MB."""
+    _, _, rest = _STATUS.read_text(encoding="utf-8").partition(name)
+    return int(rest.split()[0]) / 1024
+
+
 def attempt(reader: Reader, path: Path) -> str:
     """Read a file; return "read" or "refused", or raise what no user should see."""
     try:
@@ -344,6 +367,9 @@ def attempt(reader: Reader, path: Path) -> str:
 
 class Tally:
     """Results of damaged files: how many were read and refused, what else was raised, time and memory.
+
+    Memory is that of the worst file, and what all of them left behind; on systems other than Linux the first is the
+    growth of the peak.
 
     Parameters
     ----------
@@ -363,24 +389,25 @@ class Tally:
         self.whole = {f: f.read_bytes() for f in found}
         self.counts: Counter[str] = Counter()
         self.odd: Counter[str] = Counter()
-        self.slowest = 0.0
-        self._before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.slowest = self.largest = 0.0
+        self._before = memory_mb()
 
     def take(self, file: Path, damaged: bytes) -> None:
         """Read with damaged bytes in one file, which is whole again afterwards."""
         file.write_bytes(damaged)
+        before = memory_mb(forget=True)
         began = time.process_time()
         try:
             self.counts[attempt(self.reader, self.path)] += 1
         except BaseException as error:  # noqa: BLE001  (what is counted here must not exist)
             self.odd[f"{type(error).__name__}: {error}"[:120]] += 1
         self.slowest = max(self.slowest, time.process_time() - began)
+        self.largest = max(self.largest, peak_mb() - before)
         file.write_bytes(self.whole[file])
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures."""
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - self._before) / 1024
-        cases = self.counts.total() + self.odd.total()
         return {
-            "cases": cases, **self.counts, "odd": dict(self.odd), "slowest_s": self.slowest, "grown_mb": grown
+            "cases": self.counts.total() + self.odd.total(), **self.counts, "odd": dict(self.odd),
+            "slowest_s": self.slowest, "largest_mb": self.largest, "kept_mb": memory_mb() - self._before,
         }  # fmt: skip

@@ -93,15 +93,16 @@ class Table:
         print(f"| {what} | {count:,} | {wrong or 'nothing'} |", flush=True)
 
     def damaged(self, name: str, how: str, made: dict[str, Any]) -> None:
-        """Print the line of one reader."""
+        """Print the line of one reader; atheris itself keeps the results of comparisons, so there only files count."""
         self.slowest = max(self.slowest, (made["slowest_s"], name))
-        self.largest = max(self.largest, (made["grown_mb"], name))
+        self.largest = max(self.largest, (made["largest_mb"], name))
         wrong = [f"{n} times {text}" for text, n in made["odd"].items()]
         wrong += [f"a case of {made['slowest_s']:.1f} s"] if made["slowest_s"] > MOST_S else []
-        wrong += [f"{made['grown_mb']:.0f} MB more memory"] if made["grown_mb"] > MOST_MB else []
+        wrong += [f"a case of {made['largest_mb']:.0f} MB"] if made["largest_mb"] > MOST_MB else []
+        wrong += [f"{made['kept_mb']:.0f} MB left behind"] if made["kept_mb"] > MOST_MB and not how else []
         shown = f"damaged file: {name}{how} ({made.get('read', 0):,} read, {made.get('refused', 0):,} refused, slowest "
         self.row(
-            f"{shown}{made['slowest_s']:.2f} s, {made['grown_mb']:.0f} MB)", made["cases"], "; ".join(wrong)
+            f"{shown}{made['slowest_s']:.2f} s, {made['largest_mb']:.0f} MB)", made["cases"], "; ".join(wrong)
         )
 
     def flat(self, what: str, names: Sequence[str], seen: Sequence[tuple[float, ...]]) -> None:

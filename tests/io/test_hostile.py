@@ -179,6 +179,14 @@ def test_the_sample_of_a_recipe_has_every_step(hostile, tmp_path):
     assert {step["do"] for step in steps} == set(REPEATED)
 
 
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets a peak")
+def test_memory_is_that_of_each_file(hostile):
+    for size, least, most in ((10**8, 90, 200), (10**6, 0, 50)):
+        before = hostile.memory_mb(forget=True)
+        np.ones(size, np.uint8)
+        assert least < hostile.peak_mb() - before + 1 < most
+
+
 # ---------------------------------------------------------------- bombs
 
 
