@@ -66,6 +66,20 @@ def test_share_of_a_repeat_in_the_mean():
     assert match.aligned
 
 
+@pytest.mark.parametrize("dose", [0.1, 0.4])
+def test_a_repeat_is_found_in_the_mean_of_sparse_counts(dose):
+    # most of the field is empty, and counts are so few that the images seem to lie a pixel apart
+    y, x = np.mgrid[:256, :256]
+    rate = dose * ((x > y + 60) + 0.5 * (np.hypot(y - 200, x - 90) < 12) + 0.002)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        repeats = rng.poisson(rate, (14, 256, 256)).astype(np.float32)
+        for count in (2, 4, 8, 14):
+            (note,) = mismatch_notes(Pair(repeats[0], repeats[:count].mean(0), "YX").views)
+            assert "repeats that contains this one" in note.text
+        assert mismatch_notes(Pair(repeats[0], repeats[1:].mean(0), "YX").views) == ()
+
+
 def test_masked_pixels_do_not_count():
     pair = samples.edx(seed=0, size=(96, 128))
     clean = pair.clean.copy()

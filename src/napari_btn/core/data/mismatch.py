@@ -35,6 +35,9 @@ _COARSE_PX = 12.0  # coarser structure, such as uneven light, is alike in many i
 _REACH_PX = 24  # images that are farther apart are not one field
 _BLOCK_PX = 16
 _FLAT = 0.25  # share of the blocks, the flattest, in which noise is compared
+_FLAT_NOISE = (
+    0.02  # least share of the finest detail of noisy in them: where nothing is counted there is no noise
+)
 _ALIKE, _ABOVE_CHANCE = 0.3, 6.0  # correlation, and peak in standard deviations, of one field
 _SWAPPED, _AS_NOISY = 2.0, 0.5  # noise variance of clean relative to that of noisy
 _OWN = 0.3  # least share of the finest detail of clean that noisy lacks, if it is noise
@@ -59,7 +62,7 @@ class Match:
     own : float
         Share of the finest detail of clean that noisy lacks.
     shared : float
-        Share of the noise of noisy that clean holds; NaN if unknown.
+        Share of the noise of noisy that clean holds, as they lie or with clean moved; NaN if unknown.
     coarser : float
         Variance of what they share between pixels two apart, relative to that between neighbours: 1 for noise.
     aligned : bool
@@ -196,7 +199,7 @@ def _compared(pairs: Sequence[_One]) -> Match | None:
     if not power.all():
         return None
     near, far, shift = _peak(bands)
-    blocks = np.concatenate([_blocks(x, *_moved(y, known, shift)) for x, y, known in pairs])
+    blocks = _all_blocks(pairs, shift)
     if not len(blocks) or not blocks[:, :2].any(0).all():
         return None
     total = blocks.mean(0)
@@ -205,7 +208,9 @@ def _compared(pairs: Sequence[_One]) -> Match | None:
     signal = np.maximum(variance - _left(pairs[0][0].ndim) * total[:2], 0.1 * variance)
     gain = float(np.sqrt(signal[0] / signal[1]))
     noisy, clean, shared = total[0], gain**2 * total[1], gain * total[2]
-    flat = blocks[np.argsort(blocks[:, 1])][: max(int(_FLAT * len(blocks)), 1)].sum(0)
+    # sparse counts may look moved by a pixel, but a frame lies in its mean without a move
+    at = [blocks] if not any(shift) else [blocks, _all_blocks(pairs, (0,) * len(shift))]
+    flat = max((_flattest(b) for b in at if len(b)), key=lambda found: found[2])
     return Match(
         correlation=near / float(np.sqrt(power.prod())),
         above_chance=abs(near) / max(far, 1e-30),
@@ -265,6 +270,19 @@ def _blocks(
     cut = products[..., : rows * _BLOCK_PX, : columns * _BLOCK_PX, :]
     means = cut.reshape(*planes, rows, _BLOCK_PX, columns, _BLOCK_PX, 5).mean((-4, -2)).reshape(-1, 5)
     return np.asarray(means[means[:, 4] >= 0.7, :4])  # the border of the image doesn't count
+
+
+def _all_blocks(pairs: Sequence[_One], shift: tuple[int, ...]) -> NDArray[np.float64]:
+    """Return the blocks of several scenes, with clean moved."""
+    return np.concatenate([_blocks(x, *_moved(y, known, shift)) for x, y, known in pairs])
+
+
+def _flattest(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum of the blocks with the least detail of clean, which hold enough of the noise."""
+    ordered = blocks[np.argsort(blocks[:, 1], kind="stable")]
+    held = np.cumsum(ordered[:, 0])
+    enough = int(np.searchsorted(held, _FLAT_NOISE * held[-1])) + 1
+    return np.asarray(ordered[: max(int(_FLAT * len(blocks)), enough, 1)].sum(0))
 
 
 def _detail(image: NDArray[np.float32], step: int) -> NDArray[np.float64]:
