@@ -121,7 +121,7 @@ class TestCaption:
         text = calibrate(held_out(500, n_blocks=5)).caption("long exposure")
         assert text.startswith("Aims to cover a long exposure: ")
         assert "without a guarantee" in text
-        assert text.endswith("Held-out blocks: 5. Warnings: 1 red, 1 amber.")
+        assert text.endswith("Held-out blocks: 5. Warnings: 1 red.")
 
 
 class TestCalibrate:
@@ -131,7 +131,7 @@ class TestCalibrate:
             (50, "auto", "block", [], True),
             (49, "auto", "pixel", ["amber"], True),
             (9, "auto", "pixel", ["amber"], True),
-            (8, "auto", "pixel", ["amber", "red"], True),
+            (8, "auto", "pixel", ["red"], True),
             (9, "block", "block", ["amber"], True),
             (8, "block", "block", ["red"], False),
             (8, "pixel", "pixel", ["red"], True),

@@ -129,9 +129,21 @@ def test_one_block_has_no_coverage_and_says_so():
     data = correlated(0, shape=(10, 11))
     result = report(data)
     assert np.isnan(result.coverage).all()
-    assert "can't be checked" in result.warnings[-1].text
+    (note,) = result.warnings  # one note, which names what helps
+    assert note.level == "red"
+    assert "Only 1 held-out block; coverage 90 % needs at least 9" in note.text
+    assert "nor can it be checked. Hold out more of the field, add scenes" in note.text
     assert np.isfinite(result.crps).all()
     json.dumps(result.to_dict(), allow_nan=False)
+
+
+def test_one_block_that_is_enough_for_the_rule_is_said_to_be_unchecked():
+    judged = Judged(correlated(0, shape=(10, 11)), *(np.full((2, 110), np.nan, np.float32),) * 3)
+    (note,) = report_on(
+        judged, alpha=0.5, rule="pixel", notes=(Note("amber", "Only 1 held-out block."),)
+    ).warnings[1:]
+    assert note.level == "red"
+    assert "can't be checked" in note.text
 
 
 def test_infinite_intervals_are_reported_as_such():

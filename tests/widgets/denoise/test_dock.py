@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from qtpy.QtCore import QTimer
+from qtpy.QtGui import QTextDocument
 from qtpy.QtWidgets import QAbstractButton, QComboBox, QLineEdit, QWidget
 
 import napari_btn as btn
@@ -635,3 +636,16 @@ def test_the_report_names_its_image_and_goes_with_it(
 
 def test_a_report_without_enough_blocks_has_dashes() -> None:
     assert [_known(91.23, ".1f", " %"), _known(np.nan, ".1f", " %")] == ["91.2 %", "&ndash;"]
+
+
+@pytest.mark.parametrize("high", [0.931, np.nan])
+def test_the_table_of_the_report_fits_the_width_of_a_dock(
+    ready: DenoiseWidget, make_model: Callable[..., Model], high: float
+) -> None:
+    ready.session.model = make_model(coverage_high=np.full(3, high))
+    text = ready.view.report.text()
+    table = QTextDocument()
+    table.setDefaultFont(ready.view.report.font())
+    table.setHtml(text[text.index("<table") : text.index("</table>")] + "</table>")
+    assert table.idealWidth() < 340
+    assert ("interval is that of this field." in text) == np.isfinite(high)

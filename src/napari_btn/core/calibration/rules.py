@@ -246,24 +246,25 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
     rule: Rule = "block" if settings.unit == "auto" else settings.unit
     if settings.unit == "auto" and n_blocks < enough:
         rule = "pixel"
-        notes.append(
-            Note(
-                "amber",
-                f"Only {n_blocks} held-out block{'' if n_blocks == 1 else 's'}: coverage "
-                f"{100 * (1 - alpha):.4g} % is aimed at on average over images like the calibration data, "
-                f"without a guarantee; a guarantee, even only for blocks like these, needs {enough}. Hold out "
-                "more, or add scenes.",
-            )
-        )
+    only = f"Only {n_blocks} held-out block{'' if n_blocks == 1 else 's'}"
     least = needed_blocks(alpha, settings.score, rule, settings.delta)
     if n_blocks < least:
-        what = "The coverage is not backed by the data" if rule == "pixel" else "The interval is infinite"
+        what = "the coverage is not backed by the data" if rule == "pixel" else "the interval is infinite"
+        unchecked = ", nor can it be checked" if n_blocks == 1 and rule == "pixel" else ""
         notes.append(
             Note(
                 "red",
-                f"Only {n_blocks} held-out block{'' if n_blocks == 1 else 's'}; coverage {100 * (1 - alpha):.4g} % "
-                f"needs at least {least}. {what}. "
+                f"{only}; coverage {100 * (1 - alpha):.4g} % needs at least {least}, so that {what}{unchecked}. "
                 "Hold out more of the field, add scenes, or ask for a lower coverage.",
+            )
+        )
+    elif settings.unit == "auto" and n_blocks < enough:
+        notes.append(
+            Note(
+                "amber",
+                f"{only}: coverage {100 * (1 - alpha):.4g} % is aimed at on average over images like the "
+                f"calibration data, without a guarantee; a guarantee, even only for blocks like these, needs {enough}. "
+                "Hold out more, or add scenes.",
             )
         )
     elif n_blocks == least > 1 and rule != "pixel":

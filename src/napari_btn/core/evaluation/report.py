@@ -348,7 +348,11 @@ def report_on(
         block_px=block_px,
         n_pixels=n_pixels,
         n_eff=n_eff,
-        warnings=(*notes, *_warn_few(names, n_eff), *note_on_values(by_predicted, by_true, names, alpha)),
+        warnings=(
+            *notes,
+            *_warn_few(names, n_eff, notes),
+            *note_on_values(by_predicted, by_true, names, alpha),
+        ),
         bin_width=bin_width + blank[:, None],
         bin_coverage=bin_coverage + blank[:, None],
         pit=places(held_out),
@@ -389,9 +393,11 @@ def _by_field(miss: NDArray[np.bool_], held_out: HeldOut) -> NDArray[np.float64]
     return by_group(miss, np.unique(held_out.block, return_inverse=True)[1].reshape(-1))[0]
 
 
-def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64]) -> tuple[Note, ...]:
-    """Return a note on channels whose coverage is poorly known."""
+def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64], known: Sequence[Note]) -> tuple[Note, ...]:
+    """Return a note on channels whose coverage is poorly known, unless a red one of the rule says so."""
     if np.isnan(n_eff).any():
+        if any(note.level == "red" and "held-out block" in note.text for note in known):
+            return ()
         text = "Only one held-out block, so coverage can't be checked. Hold out more, or use smaller blocks."
         return (Note("red", text),)
     few = [

@@ -106,10 +106,10 @@ def _report_html(report: Report, name: str) -> str:
         )
     )
     titles = "".join(
-        f"<td{span}>{title}&nbsp;&nbsp;</td>"
+        f"<td{span} style='white-space: nowrap'>{title}&nbsp;&nbsp;</td>"
         for title, span in (
             ("channel", ""),
-            (f"inside (95 % interval of {report.scope})", " colspan='2'"),
+            ("inside (95&nbsp;%&nbsp;interval)", " colspan='2'"),
             ("width", ""),
             ("corr.", ""),
         )
@@ -165,4 +165,6 @@ def _caption_html(report: Report) -> str:
     if report.covers == NOT_CALIBRATED:
         return ""
     aim = aim_of(report.rule, report.alpha, covered(report.covers))
-    return f"<div><i>Aimed at: {escape(aim)}; not per pixel.</i></div>"
+    known = any(end == end for end in report.coverage_high)
+    interval = f" The 95&nbsp;% interval is that of {escape(report.scope)}." if known else ""
+    return f"<div><i>Aimed at: {escape(aim)}; not per pixel.{interval}</i></div>"
