@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from itertools import pairwise
@@ -71,6 +72,24 @@ def test_a_row_that_ends_early_does_not_go_on(make_napari_viewer: Any, qtbot: An
         qtbot.wait(2 * FRAME_MS)
     assert [layer.visible for layer in row] == [True, False, True]
     assert not _grid(viewer).enabled
+
+
+def test_views_of_earlier_rows_are_dropped(make_napari_viewer: Any, qtbot: Any) -> None:
+    scene = pytest.importorskip("vispy.scene")
+    viewer = make_napari_viewer(show=True)
+
+    def views_after_rows(times: int) -> int:
+        """Return how many views there are after rows of three layers that were removed while they stood."""
+        for _ in range(times):
+            row = [viewer.add_image(np.ones((96, 160)), name=name) for name in ("noisy", "median", "width")]
+            side_by_side(viewer, row)
+            qtbot.waitUntil(lambda: all(layer.visible for layer in row))  # noqa: B023
+            viewer.layers.clear()
+            as_before(viewer)
+        gc.collect()
+        return sum(isinstance(one, scene.ViewBox) for one in gc.get_objects())
+
+    assert views_after_rows(3) == views_after_rows(1)
 
 
 WINDOW = """
