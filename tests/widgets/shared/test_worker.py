@@ -75,9 +75,9 @@ def test_a_step_that_returns_is_heard_once(qtbot: QtBot) -> None:
     assert not run.running
 
 
-def test_a_run_that_has_finished_keeps_nobody_who_listened(qtbot: QtBot) -> None:
+def test_a_run_that_has_finished_keeps_no_member_and_nobody_who_listened(qtbot: QtBot) -> None:
     def step() -> Step:
-        yield Progress(1, 2)
+        yield Progress(1, 2, checkpoint=("member",))
         return "done"
 
     heard = Heard()
@@ -85,7 +85,9 @@ def test_a_run_that_has_finished_keeps_nobody_who_listened(qtbot: QtBot) -> None
     qtbot.waitUntil(heard.over)
     del heard
     gc.collect()
-    assert listener() is None  # napari keeps the worker, and the worker the run
+    # napari keeps the worker, and the worker the run
+    assert listener() is None
+    assert run.checkpoint is None
     run.leave()
 
 

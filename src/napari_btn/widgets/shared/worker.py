@@ -189,7 +189,7 @@ class Run(Generic[T]):
         self._told = False
         self._left = False
         self.checkpoint: Any = None
-        """Latest checkpoint that the step has yielded."""
+        """Latest checkpoint that the step has yielded; None once it has returned its result."""
         drive = _Titled(self._drive)
         drive.title = f"napari-btn: {title}"
         self._worker: _StepWorker = create_worker(
@@ -338,6 +338,8 @@ class Run(Generic[T]):
         # napari keeps all workers, so a run that kept its callers would keep closed docks and their images
         self._make_step = self._on_result = self._on_error = _nothing
         self._on_progress = self._on_stopped = self._on_finished = None
+        if self._has_result:
+            self.checkpoint = None
         for tell in told:
             if tell is not None:
                 tell()
