@@ -1,6 +1,6 @@
 """Cycles in one napari window that must leave nothing behind: layers, docks, a training, its results, and all closed.
 
-napari keeps a little itself, so as many layers and plain docks are shown and removed as well.
+napari keeps a little itself, so the same layers and plain docks are shown and removed as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def window_cycles(times: int, *, docks: bool) -> list[tuple[float, ...]]:
     times : int
         Cycles; the first ones load libraries and start workers.
     docks : bool
-        False shows layers and docks without any content: what napari itself keeps.
+        False shows the same layers, and docks without any content: what napari itself keeps.
     """
     screen = _start_screen()
     try:
@@ -59,14 +59,17 @@ def window_cycles(times: int, *, docks: bool) -> list[tuple[float, ...]]:
 
 
 def _show(viewer: Any, pair: Any) -> None:
-    """Show the images, as many layers more as a prediction has, and plain docks."""
+    """Show the images, as many layers more as the result of a training, and plain docks."""
     from qtpy.QtWidgets import QApplication, QWidget
+
+    from napari_btn.widgets.shared.layers import pair_layers
 
     for name in DOCKS:
         viewer.window.add_dock_widget(QWidget(), name=name)
-    for k in range(5):
-        viewer.add_image(np.asarray(pair.noisy), name=f"image {k}", axis_labels=("c", "y", "x"))
-    QApplication.processEvents()
+    for data, arguments, _ in pair_layers(pair):
+        for name in (arguments["name"], f"{arguments['name']} of a result"):
+            viewer.add_image(np.array(data), **{**arguments, "name": name})
+            QApplication.processEvents()
 
 
 def _train_and_show(viewer: Any, pair: Any) -> None:
