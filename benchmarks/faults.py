@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,10 @@ STAGES = {
     "training": "Training member",
     "calibrating": "Calibrating",
     "saving": "",
+    "predicting": "",
+    "saving maps": "",
 }
+PREDICTS = ("predicting", "saving maps")
 ASLEEP_S = 5.0
 _TINY = "--axes CYX --preset quick --depth 2 --members 3 --steps 8 --device cpu --start scratch"
 RUN = "import sys; from napari_btn.cli import main; main(sys.argv[1:])"
@@ -161,20 +165,23 @@ def _predict(data: Path, out: Path) -> list[str]:
 
 def killed(name: str, stage: str, folder: Path) -> list[str]:
     """End a call by a signal at a stage and repeat it; return what was lost or left behind."""
-    case = Case(folder, predicts=stage in ("predicting", "saving maps"))
-    number = int(getattr(signal, name))
-    least = 1 if stage == "training" else 0
-    run = case.run(AT_A_STAGE, str(number), stage, STAGES.get(stage, ""), str(least))
+    case = Case(folder, predicts=stage in PREDICTS)
+    run = case.run(AT_A_STAGE, str(int(getattr(signal, name))), *_at(stage))
     if stage.startswith("saving") and run.returncode == 0 and name != "SIGKILL":
         run.returncode = SIGNALS[name]  # the signal came too late to end anything, and the output is whole
     case.ended(run.returncode, SIGNALS[name], run.stdout, run.stderr)
     return case.goes_on()
 
 
+def _at(stage: str) -> tuple[str, str, str]:
+    """Return a stage as `AT_A_STAGE` takes it: its name, the begin of its note, and the members finished by then."""
+    return stage, STAGES[stage], "1" if stage == "training" else "0"
+
+
 @contextmanager
-def _held(case: Case, stage: str, least: int) -> Iterator[tuple[subprocess.Popen[str], str]]:
+def _held(case: Case, stage: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """Yield a call that waits at a stage, in a group of processes of its own, and the line that it wrote there."""
-    code = [AT_A_STAGE, "0", stage, STAGES.get(stage, ""), str(least)]
+    code = [AT_A_STAGE, "0", *_at(stage)]
     process = subprocess.Popen(
         [sys.executable, "-c", *code, *case.call], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(case.scratch)},
@@ -190,10 +197,10 @@ def _finish(process: subprocess.Popen[str], written: str, case: Case, wanted: in
     return said
 
 
-def slept(folder: Path) -> list[str]:
-    """Stop all processes of a training for some seconds, as a laptop that sleeps."""
-    case = Case(folder)
-    with _held(case, "training", 1) as (process, written):
+def slept(stage: str, folder: Path) -> list[str]:
+    """Stop all processes of a call for some seconds at a stage, as a laptop that sleeps."""
+    case = Case(folder, predicts=stage in PREDICTS)
+    with _held(case, stage) as (process, written):
         assert process.stdin is not None
         process.stdin.write("\n")
         process.stdin.flush()
@@ -204,10 +211,10 @@ def slept(folder: Path) -> list[str]:
     return case.goes_on()
 
 
-def short_of_memory(folder: Path) -> list[str]:
-    """Give no process of a training any more memory than it has, once a member is finished."""
-    case = Case(folder)
-    with _held(case, "training", 1) as (process, written):
+def short_of_memory(stage: str, folder: Path) -> list[str]:
+    """Give no process of a call any more memory than it has at a stage."""
+    case = Case(folder, predicts=stage in PREDICTS)
+    with _held(case, stage) as (process, written):
         for pid in (process.pid, *map(int, written.split()[1:])):
             with suppress(ProcessLookupError, FileNotFoundError):
                 size = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[0])
@@ -280,16 +287,15 @@ def faults(times: int) -> Iterator[tuple[str, int, list[str]]]:
             subprocess.run([sys.executable, "-c", RUN, *call], check=True, capture_output=True)
         every: dict[str, Callable[[Path], list[str]]] = {}
         for kind in SIGNALS:
-            for stage in (*STAGES, "predicting", "saving maps"):
-                every[f"{kind} while {stage}"] = lambda folder, k=kind, s=stage: killed(k, s, folder)
-        every[f"a laptop that sleeps for {ASLEEP_S:g} s while training"] = slept
-        every["no more memory while training"] = short_of_memory
+            for stage in STAGES:
+                every[f"{kind} while {stage}"] = partial(killed, kind, stage)
+        for stage in STAGES:
+            every[f"a laptop that sleeps for {ASLEEP_S:g} s while {stage}"] = partial(slept, stage)
+            every[f"no more memory while {stage}"] = partial(short_of_memory, stage)
         for what, predicts in (("a training", False), ("a prediction", True)):
-            every[f"a read-only folder for the output of {what}"] = lambda f, p=predicts: read_only(
-                f, predicts=p
-            )
-            every[f"a disk with too little room for the output of {what}"] = lambda f, p=predicts: full_disk(
-                f, predicts=p
+            every[f"a read-only folder for the output of {what}"] = partial(read_only, predicts=predicts)
+            every[f"a disk with too little room for the output of {what}"] = partial(
+                full_disk, predicts=predicts
             )
         for number, (what, inject) in enumerate(every.items()):
             lost = [wrong for k in range(times) for wrong in inject(data / f"{number}-{k}")]
