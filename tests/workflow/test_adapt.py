@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -57,6 +59,8 @@ def test_nothing_pretends_to_be_calibrated(denoiser, adapted, field):
         lambda: prediction.exceedance(0.5),
         lambda: prediction.draws(1),
         lambda: prediction.select(0.5),
+        lambda: prediction.signal_interval(),
+        lambda: replace(prediction, signal_sd=np.ones_like(prediction.median)).signal_interval(),
         lambda: adapted.calibrate(alpha=0.2),
         lambda: adapted.coverage_curve(),
         lambda: adapted.miscoverage((96, 96)),

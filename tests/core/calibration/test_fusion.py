@@ -209,6 +209,32 @@ def test_fused_windows_of_replicates_are_said_to_cover_the_clean_signal():
     assert [n.text for n in once.fuse(box, counts, dose=20.0).notes].count(note.text) == 1
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_the_interval_of_the_clean_signal_in_a_fused_window_is_the_fused_one(own):
+    prediction, signal = predicted()
+    noisy = replace(
+        prediction,
+        covers="replicate",
+        provenance={"shown": "mean", "target_noise": [0.9]},
+        signal_sd=np.ones_like(signal) if own else None,
+        stored_mean=np.array(prediction.mean),
+    )
+    box = (slice(3, 20), slice(5, 30))
+    counts = np.random.default_rng(2).poisson(20.0 * signal[box]).astype(float)
+    counts[4, 6] = np.nan
+    fused = noisy.fuse(box, counts, dose=20.0)
+    before, made = noisy.signal_interval(), fused.signal_interval()
+    measured = np.zeros(signal.shape, bool)
+    measured[box] = True
+    measured[7, 11] = False
+    for name in ("lower", "upper"):
+        # it is of the clean signal already; shrunk by the noise of targets it would hold far too little
+        np.testing.assert_array_equal(getattr(made, name)[measured], getattr(fused, name)[measured])
+        np.testing.assert_allclose(
+            getattr(made, name)[~measured], getattr(before, name)[~measured], rtol=1e-5
+        )
+
+
 @pytest.mark.parametrize(("axes", "shape"), [("YX", (40, 50)), ("XSYC", (50, 2, 40, 2))])
 def test_pixels_that_were_fused_before_are_noted(axes, shape):
     prediction, _ = predicted(axes, shape)

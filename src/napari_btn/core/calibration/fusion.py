@@ -388,7 +388,7 @@ def _noted(prediction: Prediction, *more: Note) -> tuple[Note, ...]:
         changed = Note(
             "red",
             f"{text} Measurements were simulated from noisy targets to calibrate this, so that maps in the windows "
-            "may be worse than without the fusion. Calibrate on a clean image first.",
+            "may be worse than without the fusion. Networks that learned from a clean image don't have this.",
         )
     return notes if changed in notes else (*notes, changed)
 

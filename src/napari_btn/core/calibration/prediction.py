@@ -152,19 +152,23 @@ class Prediction:
         return mean(self.quantiles, self.levels, minimum=minimum)
 
     def signal_interval(self) -> SignalInterval:
-        """Return an interval of the clean signal, without the noise of the targets; model-assisted.
+        """Return an interval of the clean signal, without the noise of the targets; model-assisted, not calibrated.
 
         The intervals of networks that learned from noisy targets cover another noisy value. Their half-widths about
         the mean are multiplied by ``sqrt(1 - noise variance / residual variance)`` of each channel, both measured on
         the held-out pixels. This assumes that errors and noise have the same shape everywhere: no calibration on
-        clean pixels checks it. Where the mean uses each pixel's own value, the interval is normal, with the standard
-        deviation ``signal_sd``; a wrong variance of the noise, too large or too small, can make it too narrow.
+        clean pixels checks it. Aiming at 90 %, it held 94 % of a simulated field with 12 counts a pixel, and 74 % with
+        1.2 (thinning, one field each). In fused windows the interval is the fused one. Where the mean uses each
+        pixel's own value, the interval is normal, with the standard deviation ``signal_sd``; a wrong variance of the
+        noise, too large or too small, can make it too narrow.
 
         Raises
         ------
         ValueError
-            If the targets are clean, or the variance of their noise is unknown.
+            If the targets are clean, the variance of their noise is unknown, or members were adapted and not
+            calibrated since.
         """
+        self._need_calibrated()
         if self.signal_sd is not None:
             centre, deviation = np.asarray(self.mean, np.float32), np.asarray(self.signal_sd[...], np.float32)
             half = np.float32(norm.ppf(1 - self.alpha / 2)) * deviation
@@ -172,7 +176,7 @@ class Prediction:
                 f"Model-assisted: a normal interval by the noise model, aims at {100 * (1 - self.alpha):.4g} % of the "
                 "clean signal; not calibrated on clean pixels."
             )
-            return SignalInterval(centre - half, centre + half, text)
+            return self._with_fused(centre - half, centre + half, text)
         shares = self.provenance.get("target_noise")
         if self.shown != "mean" or shares is None or self.mean is None:
             why = "unknown" if self.shown == "mean" else "no part of them"
@@ -190,7 +194,17 @@ class Prediction:
             f"Model-assisted: intervals of {covered(self.covers)}, shrunk by the noise of the targets, aim at "
             f"{100 * (1 - self.alpha):.4g} % of the clean signal; not calibrated on clean pixels."
         )
-        return SignalInterval(lower.astype(np.float32), upper.astype(np.float32), text)
+        return self._with_fused(lower.astype(np.float32), upper.astype(np.float32), text)
+
+    def _with_fused(
+        self, lower: NDArray[np.float32], upper: NDArray[np.float32], caption: str
+    ) -> SignalInterval:
+        """Return an interval of the clean signal, in fused windows the fused one, which is of that already."""
+        for one in self.fused:
+            place = tuple(one.place.values())
+            lower[place] = np.where(one.known, self.lower[place], lower[place])
+            upper[place] = np.where(one.known, self.upper[place], upper[place])
+        return SignalInterval(lower, upper, caption)
 
     def channel_number(self, channel: str | int | None = None) -> int:
         """Return the number of a channel, from 0.
