@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.progress import drain
@@ -105,10 +106,28 @@ def test_a_second_image_is_a_target_as_a_clean_one_would_be():
     assert not drain(NOISE2NOISE.check_steps(scenes))
 
 
+@pytest.mark.parametrize(
+    ("longer", "level", "says"),
+    [
+        (1.0, None, ""),
+        (20.0, "red", "aim to cover images like the second, and hold"),
+        (0.2, "amber", "repeat of the first more often"),
+    ],
+)
+def test_a_second_image_of_other_noise_is_no_repeat_and_noted(longer, level, says):
+    rng = np.random.default_rng(0)
+    clean = gaussian_filter(4 * np.kron(rng.gamma(3.0, 1.0, (12, 16)), np.ones((8, 8))), 1.5)
+    first, second = rng.poisson(clean), rng.poisson(longer * clean) / longer
+    scenes = NOISE2NOISE.scenes(Pair(first.astype(np.float32), second.astype(np.float32)))
+    notes = drain(NOISE2NOISE.check_steps(scenes))
+    assert [note.level for note in notes] == ([] if level is None else [level])
+    assert all(says in note.text for note in notes)
+
+
 def test_intervals_cover_a_replicate_and_the_noise_is_half_the_difference():
     covers, (note,) = NOISE2NOISE.covers(None, ("0",))
     assert covers == "replicate"
-    assert "another repeat" in note.text
+    assert "another repeat, with noise like that of the targets" in note.text
     rng = np.random.default_rng(0)
     a, b = rng.normal(5, 2, (2, 1, 20_000))
     # the standard error of a variance is 1 % of it here

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["NOISE2NOISE", "Noise2Noise"]
 
 _DRIFT_PX, _COMPARED = 0.5, 6  # shift that makes a note; repeats compared with the first one
+_QUIETER, _NOISIER = 0.4, 3.0  # noise variance of a second image over that of the first; a repeat has 1
 _BLOCK_PX, _CHANGED = 8, 2.0  # side of the means that changes show in; their variance over that of noise
 _INSTEAD = 'Of a single image, counts permit "thinning", and pixel-independent noise permits "noise2void".'
 
@@ -118,7 +119,7 @@ class Noise2Noise(PairSupervision):
         )
 
     def check_steps(self, scenes: Scenes, settings: SupervisionSettings = DEFAULT) -> Step[tuple[Note, ...]]:
-        """Return notes on repeats that drift or change; a step.
+        """Return notes on repeats that drift or change, or a second image of other noise; a step.
 
         Raises
         ------
@@ -127,7 +128,8 @@ class Noise2Noise(PairSupervision):
         """
         del settings
         if not isinstance(scenes.clean, _Partner):
-            return ()
+            yield Progress(0, 1, "Comparing the noise")
+            return _unlike_notes(scenes)
         from napari_btn.core.data.registration import registration_shift
 
         box = middle_of_space(scenes.noisy.space)
@@ -219,8 +221,9 @@ class Noise2Noise(PairSupervision):
         """Return "replicate", and a note that the clean signal is covered more often."""
         del noise, channel_names
         text = (
-            "The targets are repeats with noise of their own: intervals aim to cover another repeat, and usually "
-            "cover the clean signal more often than stated. Look at the mean first: skewed noise moves the median."
+            "The targets are repeats with noise of their own: intervals aim to cover another repeat, with noise like "
+            "that of the targets, and usually cover the clean signal more often than stated. Look at the mean first: "
+            "skewed noise moves the median."
         )
         return "replicate", (Note("amber", text),)
 
@@ -244,6 +247,24 @@ def _axis_of_repeats(noisy: View, settings: SupervisionSettings) -> str:
             'SupervisionSettings(repeats="s") or "t".'
         )
     return there[0]
+
+
+def _unlike_notes(scenes: Scenes) -> tuple[Note, ...]:
+    """Return a note on a second image that is no repeat of the first: red if intervals would be too narrow for one."""
+    from napari_btn.core.data.mismatch import match_of
+
+    match = match_of(scenes)
+    if match is None or _QUIETER <= match.noise <= _NOISIER:
+        return ()
+    share = f"{100 * max(match.noise, 0):.0f} %"
+    says = (
+        f"The second image has about {share} of the noise variance of the first: intervals aim to cover images like "
+        "the second, and hold a repeat of the first"
+    )
+    if match.noise > _NOISIER:
+        return (Note("amber", f"{says} more often. Give one as noisy as the first, or exchange the two."),)
+    text = f"{says} far less often. Give one as noisy as the first, or learn from it as from a clean image."
+    return (Note("red", text),)
 
 
 def _change(first: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -50,6 +50,7 @@ _CONTROLS = {
     "pick two images": "noisy",
     "pick the fast, noisy image": "noisy",
     "give a slower image": "clean",
+    "give one as noisy": "clean",
     "leave this repeat out": "clean",
     "several scenes": "noisy_stack",
     "more steps": "steps",
