@@ -204,6 +204,33 @@ def test_the_interval_of_the_clean_signal_is_assisted_by_a_model_and_says_so():
         fitted("simulation").predict(image(), "CYX").signal_interval()
 
 
+@pytest.mark.parametrize(
+    ("way", "says"),
+    [
+        ("noise2noise", "aim to cover a repeat; a clean image usually lies inside more often"),
+        ("noise2void", "A repeat lies inside less often if noise is correlated"),
+        ("thinning", "give twice a binomial half of its counts"),
+        ("simulation", None),
+    ],
+)
+def test_the_check_on_another_image_says_which_one_checks(way, says):
+    report = btn.evaluate(fitted(way).predict(image(), "CYX"), field((40, 88)).astype(np.float32))
+    assert any("aim to cover" in note.text for note in report.warnings) == (says is not None)
+    assert says is None or any(says in note.text for note in report.warnings)
+
+
+def test_a_frame_of_the_full_dose_lies_inside_intervals_of_thinned_counts_more_often():
+    clean = np.full((96, 256), 40.0)
+    rng = np.random.default_rng(1)
+    counts = rng.poisson(clean).astype(np.float32)
+    denoiser = tiny("thinning", alpha=0.1).fit(counts, axes="YX", executor=Inline())
+    made = denoiser.predict(counts, "YX")
+    whole = btn.evaluate(made, rng.poisson(clean).astype(np.float32)).coverage[0]
+    half = btn.evaluate(made, 2 * rng.poisson(clean / 2).astype(np.float32)).coverage[0]
+    assert half == pytest.approx(0.9, abs=0.03)
+    assert whole > 0.95  # 0.98 without errors of the networks
+
+
 def test_the_bundle_keeps_the_noise_model_that_it_was_trained_with(tmp_path):
     denoiser = fitted("simulation")
     denoiser.save(tmp_path / "a.btn")

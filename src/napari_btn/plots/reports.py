@@ -57,7 +57,7 @@ def coverage(report: Report) -> Figure:
     left.set_xticks(at, list(names))
     left.set(xlim=(-0.6, len(names) - 0.3), ylim=_coverage_limits(report), xlabel="channel")
     left.set_ylabel("share of pixels inside the interval")
-    left.set_title(f"Coverage of {covered(report.covers)}")
+    left.set_title(f"Coverage by intervals of {covered(report.covers)}")
     left.legend(frameon=False, loc="lower left")
     if levels:
         _reliability(panels[1], levels, np.asarray(report.reliability), names)

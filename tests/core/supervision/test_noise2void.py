@@ -142,6 +142,7 @@ def test_intervals_cover_a_masked_pixel():
     covers, (note,) = NOISE2VOID.covers(None, ("0",))
     assert covers == "masked pixel"
     assert "did not see" in note.text
+    assert "a repeat lies inside less often than reported here" in note.text
 
 
 @pytest.mark.parametrize(

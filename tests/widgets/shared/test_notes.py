@@ -27,6 +27,7 @@ WITHOUT = {
     ("core/inference/run.py", "notes"): "says what was done",
     ("core/supervision/pair.py", "covers"): "says what a noisy target means",
     ("core/supervision/thinning.py", "covers"): "says what a noisy target means",
+    ("core/evaluation/report.py", "_kind_notes"): "says which images check intervals of noisy values",
     ("core/training/card.py", "note"): "says what was done",
     ("core/training/card.py", "advance"): "says what was done",
     ("core/training/processes.py", "_warn"): "gets its sentence from elsewhere",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from napari_btn.core.calibration.cases import FIELDS, HeldOut, name_of_blocks
-from napari_btn.core.calibration.conformal import NOISY_TARGETS
+from napari_btn.core.calibration.conformal import NOISY_TARGETS, covered
 from napari_btn.core.calibration.held_out import block_numbers
 from napari_btn.core.data.image import View, shown_names
 from napari_btn.core.data.pairs import Pair
@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.prediction import Prediction
 
-__all__ = ["Report", "evaluate", "report_on"]
+__all__ = ["FULL_DOSE", "Report", "evaluate", "report_on"]
+
+FULL_DOSE = (
+    "A frame at the full dose has half the variance of twice a count at half the dose, so that about 98 % of it lies "
+    "inside intervals that aim at 90 %. To check them, give twice a binomial half of its counts."
+)
+"""What the coverage of a whole frame says of intervals of thinned counts."""
 
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
 FEW_INDEPENDENT = 225
@@ -69,7 +75,8 @@ class Report:
     rule : str
         "block" or "pixel": the rule behind the intervals; "" where they are simply given.
     covers : str
-        What the target is, as `Prediction.covers`.
+        What the intervals aim to cover, as `Prediction.covers`; the targets are such, but in `evaluate`, which takes
+        what it is given.
     coverage, coverage_low, coverage_high : ndarray of float64, shape (C,)
         Fraction inside, and its 95 % interval from a block bootstrap; `scope` says of which fields.
     below, above : ndarray of float64, shape (C,)
@@ -439,13 +446,17 @@ def _numbers(value: Any) -> Any:
 
 
 def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int = 0) -> Report:
-    """Return the report of a prediction against a truth.
+    """Return the report of a prediction against a truth, or against a second noisy frame.
+
+    The coverage that intervals aim at is that of images of the kind that they cover (``prediction.covers``). After
+    learning from noisy targets, that is a noisy frame, and a note says what else is covered how often.
 
     Parameters
     ----------
     prediction : Prediction
     clean : array
-        Truth in the axes of the prediction, with or without S and T.
+        Truth, or frame to judge by, in the axes of the prediction, with or without S and T. For "thinned counts",
+        twice a binomial half of the counts of another frame.
     valid : array of bool, optional
         True where a pixel counts.
     """
@@ -502,7 +513,20 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
         channel_names=prediction.channel_names,
         covers=prediction.covers,
         seed=seed,
+        notes=_kind_notes(prediction.covers),
     )
+
+
+def _kind_notes(covers: str) -> tuple[Note, ...]:
+    """Return a note on which images check intervals of noisy values."""
+    if covers not in NOISY_TARGETS:
+        return ()
+    more = {
+        "thinned counts": f" {FULL_DOSE}",
+        "masked pixel": " A repeat lies inside less often if noise is correlated between neighbours.",
+    }
+    text = f"The intervals aim to cover {covered(covers)}; a clean image usually lies inside more often."
+    return (Note("amber", f"{text}{more.get(covers, '')}"),)
 
 
 def _ssim(

@@ -350,8 +350,9 @@ class Noise2Void(PairSupervision):
         del noise, channel_names
         text = (
             "Calibrated on masked noisy pixels: intervals aim to cover the noisy value of a pixel that the networks "
-            "did not see, if noise is independent from pixel to pixel. They promise nothing for the clean signal, "
-            "which usually lies inside more often, but not where the networks are biased."
+            "did not see, and of a repeat only if noise is independent from pixel to pixel. Where it is correlated, a "
+            "repeat lies inside less often than reported here. They promise nothing for the clean signal, which "
+            "usually lies inside more often, but not where the networks are biased or the noise is correlated."
         )
         return "masked pixel", (Note("amber", text),)
 

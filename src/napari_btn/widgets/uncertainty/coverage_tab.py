@@ -8,6 +8,7 @@ import numpy as np
 
 from napari_btn.core.calibration.conformal import NOISY_TARGETS, covered
 from napari_btn.core.data.image import shown_names
+from napari_btn.core.evaluation.report import FULL_DOSE
 from napari_btn.core.progress import Progress
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import read_layer
@@ -139,7 +140,9 @@ class CoverageTab:
                 f"Pixels of '{name}' inside the intervals: {shares}. Aimed at: "
                 f"{100 * (1 - prediction.alpha):.3g} % of {covered(prediction.covers)}, on average."
             )
-            if prediction.covers not in NOISY_TARGETS:
+            if prediction.covers == "thinned counts":
+                text = f"{text} {FULL_DOSE}"
+            elif prediction.covers not in NOISY_TARGETS:
                 text = f"{text} Of a noisier image fewer lie inside, even where the intervals are right."
             if trained:
                 text = f"{text} The networks were trained on a part of this field, so more lie inside than in others."
