@@ -129,7 +129,7 @@ def test_draws_of_the_command_line_are_those_of_the_python_call(folder, bundle, 
     asked = ("predict", bundle, f"{folder / 'both.npz'}:noisy", "--axes", "CYX", "-o", out, "--draws", 2)
     result = call(*asked, "--seed", 3)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1].endswith("of the clean signal, 2 plausible images")
+    assert result.stdout.splitlines()[-1].endswith("intervals and 2 plausible images of the clean signal")
     prediction = btn.load(bundle).predict(np.load(folder / "both.npz")["noisy"], "CYX")
     for name, expected in zip(("draw_1", "draw_2"), prediction.draws(2, seed=3), strict=True):
         image = read_image(f"{out}:{name}")

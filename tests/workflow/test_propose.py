@@ -76,6 +76,8 @@ def test_the_expected_area_falls_by_what_the_windows_hold(prediction):
     assert made.expected.after == pytest.approx(now.sum(dtype=float) - inside, rel=1e-5)
     assert made.expected.more is None
     assert made.expected.dwells == ()
+    noisy = replace(prediction, covers="replicate")
+    assert (made.expected.covers, proposed(noisy, UNSURE).expected.covers) == ("clean", "replicate")
     assert proposed(prediction, Choice("width", (1,))).expected is None
     both = proposed(prediction, Choice("ambiguity", (0, 1), (1.0, 1.0)))
     assert both.expected.now == pytest.approx(
@@ -192,6 +194,13 @@ def test_areas_are_told_in_the_unit_of_the_image():
     assert made.sentence((0.5, 0.5), "um", 100.0).endswith(
         "now 200 µm², after these windows 50 µm² if they are measured without error. To reach 25 µm², about 3 "
         "more windows are expected to be needed."
+    )
+    assert (
+        replace(made, covers="replicate")
+        .sentence(None, "px")
+        .endswith(
+            "It counts values of a repeat, with its noise; of the clean signal another area is decided wrongly."
+        )
     )
     assert "is expected to be reached" in replace(made, more=0).sentence(None, "px", 300.0)
     assert "No number of windows" in replace(made, more=None).sentence((1.0, 1.0, 2.0), "nm", 1.0)

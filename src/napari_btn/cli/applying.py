@@ -138,8 +138,8 @@ def predict(model: Model, batch: Batch, one: OneImage) -> None:
         # some systems remove no file that is mapped into memory
         del draws
     share = f"{100 * (1 - prediction.alpha):g} %"
-    plausible = f", {one.draws} plausible images" if one.draws else ""
-    click.echo(f"{target.output}: {share} intervals of {covered(prediction.covers)}{plausible}")
+    plausible = f" and {one.draws} plausible images" if one.draws else ""
+    click.echo(f"{target.output}: {share} intervals{plausible} of {covered(prediction.covers)}")
 
 
 @contextmanager
@@ -216,7 +216,10 @@ def predicted(
 @force_option
 @gathered(model=Model, files=PairFiles)
 def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, force: bool) -> None:
-    """Print how often CLEAN lies in MODEL.btn's intervals on NOISY."""
+    """Print how often CLEAN lies in MODEL.btn's intervals on NOISY.
+
+    After learning from noisy images alone, another noisy frame of the field checks them, given as CLEAN.
+    """
     from napari_btn.core.evaluation.report import evaluate as measure
     from napari_btn.workflow.inputs import sound_view
     from napari_btn.workflow.unseen import copies_in_steps, was_trained_on_steps

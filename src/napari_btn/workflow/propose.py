@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_btn.core.calibration.conformal import NOISY_TARGETS, covered
 from napari_btn.core.calibration.neighbours import Errors
 from napari_btn.core.data.image import shown_amount, shown_unit
 from napari_btn.core.data.record import recipe_step, with_step
@@ -61,12 +62,15 @@ class Expected:
         windows together would not do.
     dwells : tuple of float
         Dwell of each window, in dwells of the noisy image; empty without a dose.
+    covers : str
+        What the decisions are on, as `Prediction.covers`.
     """
 
     now: float
     after: float
     more: int | None = None
     dwells: tuple[float, ...] = ()
+    covers: str = "clean"
 
     def sentence(self, pixel_size: Sequence[float] | None, unit: str, until: float | None = None) -> str:
         """Return the areas as a sentence, in physical units if the pixel size is known.
@@ -92,6 +96,11 @@ class Expected:
         )
         if self.dwells:
             text = f"{text} After short dwells the gain is often smaller than expected."
+        if self.covers in NOISY_TARGETS:
+            text = (
+                f"{text} It counts values of {covered(self.covers)}, with its noise; of the clean signal another area "
+                "is decided wrongly."
+            )
         if until is None:
             return text
         wanted = f"{shown_amount(size * until)} {name}"
@@ -295,7 +304,8 @@ def expected_wrong(
     left, dwells = np.zeros(len(regions)), tuple[float, ...]()
     if dose is not None and regions:
         left, dwells = _shared(_after(prediction, decisions, regions, dose, dwell, errors), dwell)
-    return Expected(now, now - float(np.sum(inside)) + float(left.sum()), None, dwells)
+    after = now - float(np.sum(inside)) + float(left.sum())
+    return Expected(now, after, None, dwells, prediction.covers)
 
 
 def _after(

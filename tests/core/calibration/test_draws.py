@@ -276,6 +276,13 @@ def test_statistics_are_those_of_the_draws():
     assert grains.median >= large.median >= 1
 
 
+def test_a_statistic_of_noisy_draws_says_so():
+    prediction = replace(prediction_of(*world((1, 40, 50))), covers="replicate")
+    area = prediction.statistic("area_above", threshold=0.3, n=19)
+    assert area.covers == "replicate"
+    assert str(area).startswith("area_above of a repeat: ")
+
+
 def test_grains_are_counted_by_sides():
     from napari_btn.core.calibration.drawn import _grains
 

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from napari_btn.core.calibration import exceedance
 from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.claims import select
+from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.calibration.exceedance import exceedance_from, lock_threshold
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -286,6 +287,22 @@ def test_nothing_is_claimed_without_enough_blocks_or_evidence():
     )
     with pytest.raises(ValueError, match="share of wrong claims"):
         select(known, q, 0.3, level=0)
+
+
+@pytest.mark.parametrize("covers", ["replicate", "masked pixel", "thinned counts"])
+def test_with_noisy_targets_claims_and_probabilities_are_of_noisy_values(covers):
+    known = draw(2000, 0, blocks=50)
+    some = select(known, draw(1000, 1).quantiles[:, 0], 0.3, level=0.3, covers=covers)
+    none = select(known, draw(1000, 1).quantiles[:, 0], 50.0, covers=covers)
+    caption = exceedance_from(known).caption(0.3, covers=covers)
+    assert f"claimed to exceed 0.3 in {covered(covers)}. In the" in some.caption
+    assert f"claimed to exceed 50 in {covered(covers)} with" in none.caption
+    for text in (some.caption, caption):
+        assert text.endswith(
+            f" These are values of {covered(covers)}, with its noise: they say nothing of the clean signal, of which "
+            "another share lies above a threshold."
+        )
+    assert "noise" not in select(known, draw(1000, 1).quantiles[:, 0], 0.3, level=0.3).caption
 
 
 def test_the_caption_says_what_is_true():

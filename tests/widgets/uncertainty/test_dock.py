@@ -634,6 +634,17 @@ def test_a_second_frame_is_checked_with_one_click(make_dock, model, viewer, qtbo
     assert "Aimed at" in said
     assert "Of a noisier image fewer lie inside" in said
     assert "so more lie inside" not in said
+    dock.session.prediction = replace(prediction, covers="thinned counts")
+    drawn(dock, qtbot)
+    part(dock, "second_frame").setCurrentText("frame 2")
+    part(dock, "check_second").click()
+    drawn(dock, qtbot)
+    said = part(dock, "second_note").text()
+    assert (
+        "of twice a count at half the dose, on average. A frame at the full dose has half the variance"
+        in said
+    )
+    assert "noisier" not in said
 
 
 def test_a_check_on_the_field_of_the_training_says_that_it_flatters(make_dock, model, viewer, qtbot):
@@ -771,6 +782,27 @@ def test_a_statistic_of_a_painted_region_has_an_interval(make_dock, model, viewe
     dock.view.statistic.setCurrentText("Area above t")
     dock.view.measure.click()
     qtbot.waitUntil(lambda: "µm²" in dock.view.draws_note.text())
+    assert "clean signal" not in dock.view.draws_note.text()
+
+
+def test_after_noisy_targets_texts_say_that_values_are_noisy(make_dock, model, viewer, qtbot):
+    prediction = replace(with_positions(make_prediction()), covers="replicate")
+    fill(viewer, prediction, model)
+    dock = make_dock()
+    says = "These are values of a repeat, with its noise: they say nothing of the clean signal"
+    part(dock, "show_exceedance").click()
+    drawn(dock, qtbot)
+    assert says in part(dock, "caption").text()
+    part(dock, "select").click()
+    drawn(dock, qtbot)
+    assert "in a repeat" in part(dock, "caption").text()
+    dock.view.draws_count.setValue(2)
+    dock.view.draw.click()
+    qtbot.waitUntil(lambda: "Draw 1 of 2" in dock.view.draws_note.text())
+    assert says in dock.view.draws_note.text()
+    dock.view.measure.click()
+    qtbot.waitUntil(lambda: "% of 99 draws" in dock.view.draws_note.text())
+    assert says in dock.view.draws_note.text()
 
 
 def test_draws_that_cannot_be_made_say_why(make_dock, model, viewer, qtbot):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.calibration.conformal import covered, noisy_sentence
 from napari_btn.core.calibration.distribution import cdf
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ def select(
     *,
     level: float = 0.1,
     channel: int = 0,
+    covers: str = "clean",
 ) -> Selection:
     """Select pixels that are claimed to exceed a threshold, aiming at a share of wrong claims.
 
@@ -84,6 +86,9 @@ def select(
         Share of wrong claims to aim at, between 0 and 1.
     channel : int
         Index of the channel.
+    covers : str
+        What the targets are, as `Prediction.covers`: a claim is wrong if the target is not above the threshold, so
+        with noisy targets it is one on noisy values.
 
     Returns
     -------
@@ -127,7 +132,7 @@ def select(
     mask = known & (wanted >= at)
     measured = (float(share[cut]), float(upper[cut])) if found else (float("nan"), float("nan"))
     blocks = int(holding[cut] if found else holding.max())
-    caption = _claim_caption(int(mask.sum()), threshold, level, measured[0], (blocks, n))
+    caption = _claim_caption(int(mask.sum()), threshold, level, measured[0], (blocks, n), covers)
     return Selection(mask, float(threshold), level, at, *measured, n, blocks, caption)
 
 
@@ -145,8 +150,11 @@ def _student_bound(n: int) -> float:
     return float(stdtrit(n - 1, 0.95))
 
 
-def _claim_caption(pixels: int, threshold: float, level: float, share: float, blocks: tuple[int, int]) -> str:
+def _claim_caption(
+    pixels: int, threshold: float, level: float, share: float, blocks: tuple[int, int], covers: str
+) -> str:
     """Return the caption of a set of claims."""
+    of = "" if covers == "clean" else f" in {covered(covers)}"
     if np.isnan(share):
         few = blocks[0] < CLAIMED_BLOCKS
         reason = (
@@ -155,12 +163,12 @@ def _claim_caption(pixels: int, threshold: float, level: float, share: float, bl
             else f"in the {blocks[1]} held-out blocks more of the surest pixels are wrong, or too few are known"
         )
         return (
-            f"No pixel is claimed to exceed {threshold:.4g} with about {100 * level:.3g} % of wrong claims: "
+            f"No pixel is claimed to exceed {threshold:.4g}{of} with about {100 * level:.3g} % of wrong claims: "
             f"{reason}. Hold out more of the field, add scenes, or allow more wrong claims."
         )
     return (
-        f"{pixels} {'pixel is' if pixels == 1 else 'pixels are'} claimed to exceed {threshold:.4g}. In the "
+        f"{pixels} {'pixel is' if pixels == 1 else 'pixels are'} claimed to exceed {threshold:.4g}{of}. In the "
         f"held-out blocks {100 * share:.1f} % of such claims are wrong ({100 * level:.3g} % asked for; "
         f"{blocks[0]} of {blocks[1]} blocks have claims). The set was chosen by these blocks: in other fields "
-        "more may be wrong, and with few such blocks often more than asked for."
+        f"more may be wrong, and with few such blocks often more than asked for.{noisy_sentence(covers)}"
     )

@@ -41,6 +41,7 @@ __all__ = [
     "cross_fitted",
     "from_other_folds",
     "json_numbers",
+    "noisy_sentence",
     "with_offsets",
 ]
 
@@ -77,6 +78,27 @@ def covered(covers: str) -> str:
         "simulation": "the clean signal of simulated images",
     }
     return words.get(covers, f"a {covers}")
+
+
+def noisy_sentence(covers: str) -> str:
+    """Return what probabilities, claims and draws say nothing of, to be put behind a text; often empty.
+
+    Parameters
+    ----------
+    covers : str
+        As for `covered`.
+
+    Returns
+    -------
+    str
+        A sentence with a space before it where targets are noisy, else nothing.
+    """
+    if covers not in NOISY_TARGETS:
+        return ""
+    return (
+        f" These are values of {covered(covers)}, with its noise: they say nothing of the clean signal, of which "
+        "another share lies above a threshold."
+    )
 
 
 @dataclass(frozen=True, eq=False)

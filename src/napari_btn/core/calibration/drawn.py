@@ -6,11 +6,12 @@ The range has no stated coverage of true values: see `Prediction.statistic`.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
+from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.calibration.draws import sampler_steps, tiles_of
 from napari_btn.core.calibration.marginals import chances
 from napari_btn.core.calibration.rules import need_alpha
@@ -58,6 +59,9 @@ class DrawnStatistic:
         Of an area its unit, as "um^2", or "px"; empty for a number of grains, or in the units of the maps.
     values : ndarray of float64, shape (n,)
         The statistic of each draw.
+    covers : str
+        What is drawn, as `Prediction.covers`: with noisy targets, values with their noise, so that areas and grains
+        are not those of the clean signal.
     """
 
     name: str
@@ -67,11 +71,13 @@ class DrawnStatistic:
     alpha: float
     unit: str
     values: NDArray[np.float64]
+    covers: str = "clean"
 
     def __str__(self) -> str:
         share = f"{100 * (1 - self.alpha):.4g} % of the draws"
         text = f"{self.median:.4g} ({self.lower:.4g} to {self.upper:.4g} in {share})"
-        return f"{self.name}: {text} {self.unit}".rstrip()
+        of = "" if self.covers == "clean" else f" of {covered(self.covers)}"
+        return f"{self.name}{of}: {text} {self.unit}".rstrip()
 
 
 def _needed_draws(alpha: float) -> int:
@@ -160,7 +166,7 @@ def statistic_steps(
             drawn += np.where(fused, 0, threshold - matched.threshold(sampler.weight(k))).astype(np.float32)
         values[k] = measure(drawn, mask)
     scale, unit = _unit(prediction, len(part)) if name == "area_above" else (1.0, "")
-    return _interval(name, values * scale, alpha, unit)
+    return replace(_interval(name, values * scale, alpha, unit), covers=prediction.covers)
 
 
 @dataclass(frozen=True, eq=False)

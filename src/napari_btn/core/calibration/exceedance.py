@@ -1,4 +1,4 @@
-"""Calibrated probabilities that the signal exceeds a threshold.
+"""Calibrated probabilities that the signal exceeds a threshold; after noisy targets, that a noisy value does.
 
 Long because maps, claims and locked thresholds recalibrate the same distributions.
 """
@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from scipy.special import expit, logit
 
 from napari_btn.core.calibration.areas import Area
-from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.calibration.conformal import covered, noisy_sentence
 from napari_btn.core.calibration.distribution import cdf, ppf
 from napari_btn.core.progress import Note
 
@@ -77,7 +77,7 @@ class Exceedance:
         channel: int = 0,
         side: Literal["middle", "conservative"] = "middle",
     ) -> NDArray[np.float32]:
-        """Return P(signal > threshold) of each pixel.
+        """Return P(signal > threshold) of each pixel; with noisy targets, P(noisy value > threshold).
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Exceedance:
     def lower_bound(
         self, quantiles: NDArray[np.floating[Any]], confidence: float, *, channel: int = 0
     ) -> NDArray[np.float32]:
-        """Return a one-sided bound: on average over all pixels, a share `confidence` of signals lies above.
+        """Return a one-sided bound: on average over all pixels, a share `confidence` of targets lies above.
 
         This is an average over images like the calibration data, not over pixels whose bound lies above a
         threshold: of those near it, fewer are right. In single images it was off by several points.
@@ -170,14 +170,14 @@ class Exceedance:
         confidence : float, optional
             Confidence of the flagged pixels, where some are flagged.
         covers : str
-            What the target is: "clean", "long exposure" or "replicate".
+            What the target is, as `Prediction.covers`.
         locked : bool
             True if the map is that of `lock_threshold`.
 
         Returns
         -------
         str
-            One to three sentences.
+            A few sentences.
         """
         what = "" if covers == "clean" else f" of {covered(covers)}"
         claim = f"{channel_name} > {threshold:.4g} {unit}".rstrip() + what
@@ -197,7 +197,7 @@ class Exceedance:
                 "flagged ones. Of those with a signal close to the threshold about half are right; to aim at "
                 "a share of wrong claims, select a set."
             )
-        return " ".join(parts)
+        return f"{' '.join(parts)}{noisy_sentence(covers)}"
 
     def _claim_table(self, channel: int) -> NDArray[np.float32]:
         """Return the exceedance by place in the predicted distribution, k / K to (k + 1) / K, for a claim."""

@@ -231,6 +231,9 @@ class Prediction:
     ) -> NDArray[np.float32]:
         """Return the calibrated P(signal > threshold) of each pixel; the sum of the map estimates the area.
 
+        After learning from noisy targets it is P(noisy value > threshold), and the sum is the area of noisy values:
+        see ``covers``. Noise alone puts values above a threshold or below it.
+
         Parameters
         ----------
         threshold : float
@@ -293,6 +296,7 @@ class Prediction:
     def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
         """Return a one-sided bound: on average over all pixels, a share `confidence` of signals lies above.
 
+        After learning from noisy targets, of noisy values: see ``covers``.
         This is an average over images like the calibration data, not over pixels whose bound lies above a
         threshold: of those near it, fewer are right. In single images it was off by several points.
 
@@ -376,7 +380,7 @@ class Prediction:
 
         The pixels are claimed to lie above the threshold. The set is chosen by the held-out blocks, with blocks
         as cases: in other fields more may be wrong, and with few blocks that hold claims often more than asked
-        for.
+        for. After learning from noisy targets, claims are on noisy values: see ``covers``.
 
         Parameters
         ----------
@@ -401,7 +405,9 @@ class Prediction:
         number = self.channel_number(channel)
         self._known()
         scores = self._scores("a selection")
-        chosen = select(scores, self.planes({"C": number}), threshold, level=level, channel=number)
+        chosen = select(
+            scores, self.planes({"C": number}), threshold, level=level, channel=number, covers=self.covers
+        )
         if not self.fused:
             return chosen
         text = "Pixels of fused windows are judged by the scores of unfused ones; this share is not theirs."
@@ -414,6 +420,7 @@ class Prediction:
         its range is worth. Errors of whole grains go together less than on held-out pixels. Scenes and frames are
         drawn independently of each other. In a fused window, draws have the fused distributions, calibrated as these
         are. Their errors go together as everywhere else: a measurement that leaves shorter patches doesn't show.
+        After learning from noisy targets, draws are noisy images.
 
         Parameters
         ----------
@@ -456,7 +463,8 @@ class Prediction:
         For areas and grains, the threshold of each draw is moved so that draws of the held-out blocks would have
         the true area there. The range has no stated coverage: where whole grains are wrong together, fewer true
         values lie inside than draws (on the built-in element maps 49 to 80 % of true areas of windows, and 50 to 83 %
-        of numbers of grains of whole fields, where 90 % of the draws did).
+        of numbers of grains of whole fields, where 90 % of the draws did). After learning from noisy targets, draws
+        are noisy: areas and grains are those of noisy values, on one field 1.6 times the area of the signal.
 
         Parameters
         ----------

@@ -38,7 +38,8 @@ __all__ = ["EXPORT_HELP", "PROPOSE_HELP", "UNMEASURED_HELP", "RemeasureView"]
 _SCORES = {
     "ambiguity": (
         "undecided at the threshold",
-        "How undecided it is whether the signal exceeds the threshold: 4 p (1 - p), which is 1 where the "
+        "How undecided it is whether the signal (after learning from noisy images: a noisy value) exceeds the "
+        "threshold: 4 p (1 - p), which is 1 where the "
         "probability p of exceeding it is one half, and 0 where p is 0 or 1.",
     ),
     "width": (
@@ -107,8 +108,7 @@ class RemeasureView(QWidget):
         self.threshold.setAccessibleName("Threshold")
         self.threshold.setKeyboardTracking(False)
         self.threshold.setToolTip(
-            "Value that the signal must exceed, in the unit of the median; the same as in the "
-            "Uncertainty dock."
+            "Value to exceed, in the unit of the median; the same as in the Uncertainty dock."
         )
         self.thresholds = QLabel()
         self.thresholds.setObjectName("thresholds")

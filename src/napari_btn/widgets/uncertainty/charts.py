@@ -129,7 +129,7 @@ class DensityChart(Chart):
     def __init__(self, colours: Mapping[str, QColor]) -> None:
         super().__init__(
             "Distribution of the pixel",
-            "Distribution of the pixel's signal as the networks predict it (before calibration), the "
+            "Distribution of the pixel's value as the networks predict it (before calibration), the "
             "calibrated interval (band), the median (line) and the threshold (dotted).",
             height=160,
             legend=(

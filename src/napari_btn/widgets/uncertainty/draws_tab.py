@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.calibration.conformal import noisy_sentence
 from napari_btn.core.data.image import shown_amount, shown_names, shown_unit
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.overlays import map_layer
@@ -170,6 +171,7 @@ class DrawsTab:
             if active is not None and active in self._focus.viewer.layers:
                 self._focus.viewer.layers.selection.active = active
         text = f"Draw {number + 1} of {len(self._draws)}: as plausible as the others."
+        text = f"{text}{noisy_sentence(prediction.covers)}"
         self._view.draws_note.say(("info", text))
 
     def _on_user_play(self, playing: bool) -> None:
@@ -210,7 +212,7 @@ class DrawsTab:
             text = (
                 f"{title}{above}, {channel}, {name}: median {median}{unit}, and {lower} to {upper}{unit} in "
                 f"{share} of {len(found.values)} draws. If whole grains are wrong together, the true value "
-                "lies outside more often."
+                f"lies outside more often.{noisy_sentence(found.covers)}"
             )
             self._view.draws_note.say(("info", text))
 

@@ -143,9 +143,7 @@ class UncertaintyView(QWidget):
         self.grid.setCheckable(True)
         value = QDoubleSpinBox()
         value.setRange(-1e12, 1e12)
-        self.threshold = _SlidingBox(
-            value, "threshold", "Value that the signal must exceed, in the unit of the median."
-        )
+        self.threshold = _SlidingBox(value, "threshold", "Value to exceed, in the unit of the median.")
         self.lock = push_button(
             "lock",
             "Lock",
@@ -162,8 +160,8 @@ class UncertaintyView(QWidget):
         self.confidence = _SlidingBox(
             sure,
             "confidence",
-            "How sure it must be that the signal exceeds the threshold: pixels are outlined where the lower "
-            "bound of the signal, at this confidence, lies above the threshold. The confidence is aimed at "
+            "How sure it must be that the signal (after learning from noisy images: a noisy value) exceeds the "
+            "threshold: pixels are outlined where its lower bound, at this confidence, lies above. It is aimed at "
             "on average over all pixels of images like the calibration data, not over the outlined ones, of "
             "which a larger share may be wrong. To aim at a share of wrong claims, select a set.",
         )
@@ -212,7 +210,8 @@ class UncertaintyView(QWidget):
         self.pixel = QLabel("Click a pixel in the viewer.")
         self.pixel.setObjectName("pixel")
         self.pixel.setToolTip(
-            "P(> t) estimates the probability that the signal exceeds the threshold. It is calibrated on average, not "
+            "P(> t) estimates the probability that the signal exceeds the threshold; after learning from noisy "
+            "images, that a noisy value does. It is calibrated on average, not "
             "for this pixel. The conservative value counts one more held-out block against it, and decides if a pixel "
             "is outlined at a confidence."
         )
@@ -272,9 +271,9 @@ class UncertaintyView(QWidget):
         self.draw = push_button(
             "draw",
             "Draw images",
-            "Draw plausible images of the signal: each pixel has its calibrated distribution. How errors are "
-            "correlated is estimated from held-out pixels, and comes out too weak at sharp edges. What changes from "
-            "draw to draw is uncertain; what stays can still be wrong.",
+            "Draw plausible images (after learning from noisy images, noisy ones): each pixel has its calibrated "
+            "distribution. How errors are correlated is estimated from held-out pixels, and is too weak at sharp "
+            "edges. What changes from draw to draw is uncertain; what stays can still be wrong.",
         )
         self.draw_slider = QSlider(Qt.Orientation.Horizontal)
         self.draw_slider.setObjectName("draw_slider")
