@@ -106,6 +106,22 @@ def test_what_is_no_count_or_has_a_gain_is_refused_with_the_measured_factor():
         THINNING.scenes(Pair(counts(20, 20), counts(20, 20, seed=1)))
 
 
+@pytest.mark.parametrize("change", [lambda n: n / 2, lambda n: n - 3, lambda n: n / 100])
+def test_an_image_to_denoise_that_holds_no_counts_is_refused(change):
+    # it was rounded down without a word, and its intervals were said to cover counts
+    seen = THINNING.seen(View(change(counts(40, 56)), "YX"))
+    with pytest.raises(ValueError, match="are not counts"):
+        seen.looks[0].view.read(0)
+    few = counts(40, 56)
+    few[3, ::9] += 0.5  # as filled broken pixels have
+    assert np.isfinite(THINNING.seen(View(few, "YX")).looks[0].view.read(0)).all()
+
+
+def test_counts_of_late_scenes_are_checked_as_well():
+    with pytest.raises(ValueError, match="counts: whole numbers"):
+        check(np.stack([*[counts(40, 56)] * 19, counts(40, 56) + 0.5]), axes="SYX")
+
+
 def test_intervals_cover_thinned_counts_whose_noise_is_twice_their_mean():
     covers, (note,) = THINNING.covers(None, ("0",))
     assert covers == "thinned counts"

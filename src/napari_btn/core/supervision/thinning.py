@@ -31,6 +31,7 @@ __all__ = ["THINNING", "Half", "Thinning"]
 _SEED = 20_240  # thinnings for calibration and prediction follow from the pixel, not from the seed of members
 _WORDS = 16  # up to 64 * _WORDS counts are thinned count by count
 _REFUSED, _DOUBTED = 0.2, 0.1  # departure of the Fano factor from one
+_OTHER = 0.1  # share of the values but zero that may be no counts: broken pixels are filled by medians
 _ENOUGH_PX = 10_000  # pixels of a single image that show its Fano factor
 _AGAIN = 3  # halves drawn again differ, so pixels may be seen more often
 _ONES = np.array([bin(n).count("1") for n in range(256)], np.uint8)
@@ -58,10 +59,23 @@ class Half(View):
         self.n_scenes = source.n_scenes
 
     def read(self, scene: int, box: Sequence[slice] | None = None) -> NDArray[np.float32]:
-        """Return one scene, or a box of it, as float32 (C, *space); NaN and infinite values stay."""
+        """Return one scene, or a box of it, as float32 (C, *space); NaN and infinite values stay.
+
+        Raises
+        ------
+        ValueError
+            If more than a tenth of the values other than zero are no counts.
+        """
         box = tuple(slice(0, n) for n in self.space) if box is None else box
         counts = self._source.read(scene, box)
         known = np.isfinite(counts)
+        other = known & ((counts < 0) | (counts != np.round(counts)))
+        if other.sum() > _OTHER * np.count_nonzero(counts[known]):
+            raise ValueError(
+                f"Values of the image such as {float(counts[other][0]):.4g} are not counts; networks that learned by "
+                "thinning need plain counts: whole numbers from 0 up. Give the counts as they came, before scaling "
+                "and subtraction."
+            )
         whole = np.where(known, np.maximum(counts, 0), 0).astype(np.int64)
         half = np.stack([_half(n, box, _SEED, scene, c, self._draw) for c, n in enumerate(whole)])
         made = 2 * (whole - half) if self._rest else 2 * half
@@ -129,7 +143,7 @@ class Thinning(PairSupervision):
         yield Progress(0, 1, "Measuring the noise")
         source = View(scenes.noisy.array, scenes.noisy.axes)
         box = middle_of_space(source.space)
-        for scene in range(min(source.n_scenes, 8)):
+        for scene in np.unique(np.linspace(0, source.n_scenes - 1, 8).astype(int)).tolist():
             counts = source.read_finite(scene, box)
             _need_counts(counts, scenes.channel_names)
         if min(source.space[-2:]) < 16:
