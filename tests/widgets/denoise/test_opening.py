@@ -27,7 +27,7 @@ def test_several_files_are_stacked_as_different_fields(
     dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
-    paths = [tmp_path / f"field{i}_noisy.npy" for i in range(3)]
+    paths = [tmp_path / f"field{i}.npy" for i in range(3)]
     for path in paths:
         np.save(path, rng.normal(size=(33, 47)).astype(np.float32))
     picker = dock.view.pair.noisy
@@ -37,6 +37,8 @@ def test_several_files_are_stacked_as_different_fields(
     assert made is not None
     assert (made.axes, made.shape) == ("SYX", (3, 33, 47))
     assert picker.stack_as.currentText() == "different fields"
+    # the second file had been taken for clean, when there were two layers
+    assert dock.view.pair.clean.layers == []
 
 
 def test_a_description_opens_both_images(

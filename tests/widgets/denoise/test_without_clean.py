@@ -47,6 +47,7 @@ def test_only_what_the_image_permits_is_offered_and_the_best_is_picked(
     also: list[str],
 ) -> None:
     viewer.add_image(image, name="noisy", axis_labels=labels)
+    assert "is being checked" in dock.view.pair.check.note.text()
     qtbot.waitUntil(lambda: picked(dock) == best)
     assert offered(dock) == [best, *also]
     qtbot.waitUntil(lambda: dock.view.train.isEnabled())

@@ -165,6 +165,11 @@ class PairCheck:
         """Pixels by which clean lies off noisy, as last found; None if that is unknown."""
         return None if self._found is None else self._found.shift
 
+    @property
+    def looking(self) -> bool:
+        """True while the ways to learn that the picked images permit are looked for."""
+        return self._offer_later.isActive() or "offers" in self._lifetime.runs
+
     def offer_of(self, inputs: PairInputs | None) -> Offer | None:
         """Return what is known of the way to learn that is picked.
 

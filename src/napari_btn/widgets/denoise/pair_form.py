@@ -230,6 +230,7 @@ class PairForm(QWidget):
         """
         self.inputs = None
         self.check.clear()
+        self._give_up_guesses()
         noisy, clean = self.noisy.try_read(), self.clean.try_read()
         simulates = self._simulates(settings)
         alone = not self.noisy.layers and clean is not None
@@ -258,6 +259,8 @@ class PairForm(QWidget):
             missing = "noisy" if noisy is None else "clean"
             text = f"No {missing} image is picked. Pick a layer, or open a file."
             hint = " File > Open Sample > Behind the Noise has examples." if not self._viewer.layers else ""
+            if noisy is not None and self.check.looking:
+                hint = " What the noisy one permits alone is being checked…"
             self.check.note.say(("info", text + hint))
             return text
         try:
@@ -271,6 +274,15 @@ class PairForm(QWidget):
         self.inputs = inputs
         self.offered.emit(_ways_of(inputs, simulate=known))
         return self.check.show(inputs)
+
+    def _give_up_guesses(self) -> None:
+        """Leave a picker empty whose layer, which nobody asked for, is in a stack of the other one."""
+        for picker, other in ((self.noisy, self.clean), (self.clean, self.noisy)):
+            stack = other.layers if len(other.layers) > 1 else []
+            if not picker.by_user and any(layer in stack for layer in picker.layers):
+                blocked = picker.blockSignals(True)
+                picker.pick(None)
+                picker.blockSignals(blocked)
 
     def noisy_image(self) -> LayerImage | None:
         """Return the picked noisy image with the axes that are typed; None if none is picked or can be read."""
