@@ -280,7 +280,11 @@ def _child(part: str, tiny: bool) -> None:
     try:
         print(json.dumps(PARTS[part](tiny)), flush=True)
     finally:
-        # windows and workers end with the process; closing them is not measured
+        # not measured; threads that still check images must not outlive their window
+        if "napari" in sys.modules:
+            from napari import Viewer
+
+            Viewer.close_all()
         if screen is not None:
             screen.terminate()
             screen.wait()
