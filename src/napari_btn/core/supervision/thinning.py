@@ -72,9 +72,8 @@ class Half(View):
         other = known & ((counts < 0) | (counts != np.round(counts)))
         if other.sum() > _OTHER * np.count_nonzero(counts[known]):
             raise ValueError(
-                f"Values of the image such as {float(counts[other][0]):.4g} are not counts; networks that learned by "
-                "thinning need plain counts: whole numbers from 0 up. Give the counts as they came, before scaling "
-                "and subtraction."
+                f"Values of the image such as {float(counts[other][0]):.4g} are not counts; thinning needs counts: "
+                f"whole numbers from 0 up, before scaling and subtraction. {_INSTEAD}"
             )
         whole = np.where(known, np.maximum(counts, 0), 0).astype(np.int64)
         half = np.stack([_half(n, box, _SEED, scene, c, self._draw) for c, n in enumerate(whole)])
