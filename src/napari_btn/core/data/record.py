@@ -63,6 +63,7 @@ def recipe_step(do: str, inputs: Mapping[str, Any], **values: Any) -> dict[str, 
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
+        "cpu": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
     }
     known = {k: v for k, v in values.items() if v is not None}
     return {"do": do, **known, "inputs": dict(inputs), "versions": versions}
