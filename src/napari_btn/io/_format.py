@@ -55,8 +55,8 @@ class Format:
         How a sentence lists the files that can be read.
     read : callable
         From a file and a key (None for none) to an array and its metadata.
-    provenance : callable
-        From a file and a key to the provenance that `write` kept; empty for files of other programs.
+    provenance : callable, optional
+        From a file and a key to the provenance that `write` kept; None if such files hold none.
     write : callable, optional
         Writes maps with their metadata and provenance to a new file; None if the format is only read.
     output : str
@@ -72,7 +72,7 @@ class Format:
     suffixes: tuple[str, ...]
     shown: str
     read: Callable[[Path, str | None], tuple[Any, Meta]]
-    provenance: Callable[[Path, str | None], dict[str, Any]]
+    provenance: Callable[[Path, str | None], dict[str, Any]] | None = None
     write: Callable[[Mapping[str, Any], Path, Meta, Mapping[str, Any]], None] | None = None
     output: str = ""
     reserved: tuple[str, ...] = ()

@@ -64,12 +64,4 @@ def _of(file: Path) -> list[str]:
         return _names(stored)
 
 
-def _no_provenance(file: Path, key: str | None) -> dict[str, Any]:
-    """Return nothing: files of other programs have no provenance of ours."""
-    del file, key
-    return {}
-
-
-HDF5: Final = Format(
-    suffixes=(".h5", ".hdf5"), shown="file.h5:dataset", read=_read, provenance=_no_provenance, names=_of
-)
+HDF5: Final = Format(suffixes=(".h5", ".hdf5"), shown="file.h5:dataset", read=_read, names=_of)

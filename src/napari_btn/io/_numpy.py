@@ -34,12 +34,6 @@ def _read_npy(file: Path, key: str | None) -> tuple[Any, Meta]:
     return np.load(file, mmap_mode="r", allow_pickle=False), Meta()
 
 
-def _no_provenance(file: Path, key: str | None) -> dict[str, Any]:
-    """Return nothing: an npy file holds an array alone."""
-    del file, key
-    return {}
-
-
 def _read_npz(file: Path, key: str | None) -> tuple[Any, Meta]:
     """Read one array of an archive, with the metadata that our own archives keep beside it."""
     with np.load(file, allow_pickle=False) as arrays:
@@ -100,7 +94,7 @@ def _write_npz(maps: Mapping[str, Any], path: Path, meta: Meta, provenance: Mapp
         )
 
 
-NPY: Final = Format(suffixes=(".npy",), shown=".npy", read=_read_npy, provenance=_no_provenance)
+NPY: Final = Format(suffixes=(".npy",), shown=".npy", read=_read_npy)
 NPZ: Final = Format(
     suffixes=(".npz",),
     shown="file.npz:key",

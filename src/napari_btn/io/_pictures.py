@@ -38,12 +38,4 @@ def _read(file: Path, key: str | None) -> tuple[Any, Meta]:
     return values, Meta(axes="YXC", axes_guessed=True)
 
 
-def _no_provenance(file: Path, key: str | None) -> dict[str, Any]:
-    """Return nothing: pictures have no provenance."""
-    del file, key
-    return {}
-
-
-PICTURES: Final = Format(
-    suffixes=(".png", ".webp"), shown=".png, .webp", read=_read, provenance=_no_provenance
-)
+PICTURES: Final = Format(suffixes=(".png", ".webp"), shown=".png, .webp", read=_read)

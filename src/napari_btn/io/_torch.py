@@ -61,12 +61,4 @@ def _array(tensor: Any, torch: Any) -> Any:
     return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
 
 
-def _no_provenance(file: Path, key: str | None) -> dict[str, Any]:
-    """Return nothing: tensors have no provenance."""
-    del file, key
-    return {}
-
-
-TENSORS: Final = Format(
-    suffixes=(".pt", ".pth"), shown="file.pt:name", read=_read, provenance=_no_provenance, names=_names
-)
+TENSORS: Final = Format(suffixes=(".pt", ".pth"), shown="file.pt:name", read=_read, names=_names)

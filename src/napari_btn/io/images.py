@@ -207,7 +207,7 @@ def read_provenance(path: str | Path) -> dict[str, Any]:
     file, key = split_key(path)
     found = _format_of(file)
     with _one_sentence(file):
-        return found.provenance(file, key) if found else {}
+        return found.provenance(file, key) if found and found.provenance else {}
 
 
 def write_prediction(
