@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from napari_btn.core.remeasure import _search as module
-from napari_btn.core.remeasure.regions import Region, label_image, propose_regions, rescore, threshold_regions
+from napari_btn.core.remeasure.regions import Region, label_image, propose_regions, rescore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -151,22 +151,14 @@ def test_volumes_give_boxes() -> None:
     assert sum(r.score for r in found) >= best_grid(score, (5, 8, 7), 4)
 
 
-def test_threshold_regions_hold_their_own_pixels() -> None:
+def test_a_region_with_a_mask_counts_its_own_pixels_only() -> None:
     score = np.zeros((40, 50))
     score[5:15, 5:15] = 2
     score[5:8, 5:8] = 0
-    score[30:33, 30:45] = 1
-    score[20, 20] = 9
-    big, flat = threshold_regions(score, 0.5, smooth_px=0, min_area_px=4)
+    big = Region(5, 5, 10, 10, mask=score[5:15, 5:15] > 0)
     assert big.area_px == 91
-    assert big.mask is not None
-    assert not big.mask[0, 0]
-    assert (flat.y, flat.x, flat.height, flat.width, flat.score) == (30, 30, 3, 15, 45)
-    labels = label_image([big, flat], score.shape)
-    assert np.array_equal(labels == 1, score == 2)
-    assert np.array_equal(labels == 2, score == 1)
-    assert threshold_regions(score, 0.5, smooth_px=0, mask=score == 1) == [flat]
-    assert threshold_regions(score, 0.2, smooth_px=1.5, min_area_px=20)[0].area_px > 91
+    assert rescore([big], score + 1)[0].score == 91 * 3
+    assert np.array_equal(label_image([big], score.shape) == 1, score == 2)
 
 
 def test_rescore_follows_moved_regions() -> None:

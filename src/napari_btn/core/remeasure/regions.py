@@ -1,4 +1,4 @@
-"""Regions to measure again: fields of view that collect the most score, and connected components.
+"""Regions to measure again: fields of view that collect the most score.
 
 Images have any number of spatial axes from two (Y, X) to three (Z, Y, X). Positions in pixels
 count from the first pixel; positions in physical units count from that pixel's outer corner, so
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
 
 from napari_btn.core.remeasure._search import best_windows, box_sum
 from napari_btn.core.remeasure.scores import need_finite, need_same_shape
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Region", "label_image", "propose_regions", "rescore", "threshold_regions"]
+__all__ = ["Region", "label_image", "propose_regions", "rescore"]
 
 
 @dataclass(frozen=True)
@@ -162,65 +161,6 @@ def propose_regions(
     return sorted(regions, key=lambda r: (-r.score, r.start))
 
 
-def threshold_regions(
-    score: ArrayLike,
-    threshold: float,
-    *,
-    smooth_px: float = 1.0,
-    min_area_px: int = 16,
-    pixel_size: float | Sequence[float] | None = None,
-    unit: str = "px",
-    mask: ArrayLike | None = None,
-) -> list[Region]:
-    """Return connected regions whose smoothed score reaches a threshold.
-
-    Parameters
-    ----------
-    score : array_like, (Y, X) or (Z, Y, X)
-        Value of measuring each pixel again.
-    threshold : float
-        Smallest smoothed score that belongs to a region.
-    smooth_px : float
-        SD of the Gaussian that smooths the score, in pixels; 0 for none.
-    min_area_px : int
-        Smallest region that is kept, in pixels.
-    pixel_size : float or sequence of float, optional
-    unit : str
-    mask : array_like, optional
-        As in `propose_regions`.
-
-    Returns
-    -------
-    list of Region
-        With their masks, largest total score first.
-
-    Raises
-    ------
-    ValueError
-        As in `propose_regions`, or for a negative `smooth_px` or a `min_area_px` under 1.
-    """
-    image = _weighted(score, mask)
-    pixels = _pixel_size(pixel_size, image.ndim)
-    need(smooth_px >= 0, "smooth_px", smooth_px, "0 or more")
-    need(min_area_px >= 1, "min_area_px", min_area_px, "1 or more")
-    if not np.isfinite(threshold):
-        raise ValueError(f"threshold is {threshold}; it must be a finite number in the unit of the score.")
-    smooth = ndimage.gaussian_filter(image, smooth_px) if smooth_px > 0 else image
-    inside = smooth >= threshold
-    if mask is not None:
-        inside &= np.asarray(mask) != 0
-    labels, n = ndimage.label(inside, structure=np.ones((3,) * image.ndim))
-    area = np.bincount(labels.ravel(), minlength=n + 1)
-    regions = []
-    for k, box in enumerate(ndimage.find_objects(labels), start=1):
-        if box is None or area[k] < min_area_px:
-            continue
-        member = labels[box] == k
-        size = tuple(s.stop - s.start for s in box)
-        regions.append(_region(image, tuple(s.start for s in box), size, pixels, unit, member))
-    return sorted(regions, key=lambda r: (-r.score, r.start))
-
-
 def rescore(regions: Sequence[Region], score: ArrayLike, mask: ArrayLike | None = None) -> list[Region]:
     """Return the regions with their scores summed again, after they were moved or the score changed.
 
@@ -304,13 +244,11 @@ def _region(
     size: tuple[int, ...],
     pixels: tuple[float, ...],
     unit: str,
-    mask: NDArray[np.bool_] | None = None,
 ) -> Region:
     """Return a Region with its score summed."""
     box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
     z, depth = (start[0], size[0]) if len(start) == 3 else (None, None)
-    score = box_sum(image, box, mask)
-    return Region(start[-2], start[-1], size[-2], size[-1], score, pixels, unit, z, depth, mask)
+    return Region(start[-2], start[-1], size[-2], size[-1], box_sum(image, box, None), pixels, unit, z, depth)
 
 
 def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) -> tuple[int, ...]:
