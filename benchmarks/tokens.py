@@ -28,7 +28,7 @@ from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.progress import drain
 from napari_btn.core.settings import TokenSettings, TrainSettings
 from napari_btn.core.tokens import learn
-from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette
+from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette_steps
 from napari_btn.core.tokens.learn import assign_steps, fit_steps
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def clustered(maps: NDArray[np.float32], cuts: Sequence[int], *, seed: int, coun
     points = (points - points.mean(0)) / np.maximum(points.std(0), 1e-12)
     rng = np.random.default_rng(seed)
     some = np.sort(rng.choice(len(points), min(SAMPLE, len(points)), replace=False))
-    palette = drain(fit_palette(points[some], points[some, :1].T, count=count, seed=seed))
+    palette = drain(fit_palette_steps(points[some], points[some, :1].T, count=count, seed=seed))
     assigned = palette.assign(points)
     return [assigned[min(k, palette.size) - 2].reshape(maps.shape[1:]) for k in cuts]
 

@@ -197,7 +197,8 @@ def test_samples_without_a_clean_image_have_the_noise_that_they_state(name: str)
 
 @pytest.mark.parametrize("seed", range(4))
 def test_stripes_run_along_the_angles_and_the_inspector_says_which_mask_hides_them(seed: int) -> None:
-    from napari_btn.core.data.noise_findings import noise_findings
+    from napari_btn.core.data.noise_findings import find_noise_steps
+    from napari_btn.core.progress import drain
 
     pair = samples.stripes(seed=seed)
     np.testing.assert_array_equal(pair.noisy, samples.stripes(seed=seed).noisy)
@@ -209,7 +210,7 @@ def test_stripes_run_along_the_angles_and_the_inspector_says_which_mask_hides_th
     ratio = error / pair.clean
     assert np.corrcoef(ratio[1:].ravel(), ratio[:-1].ravel())[0, 1] > 0.3
     assert abs(np.corrcoef(ratio[:, 1:].ravel(), ratio[:, :-1].ravel())[0, 1]) < 0.03
-    found = noise_findings(pair.noisy, "YX")
+    found = drain(find_noise_steps(pair.noisy, "YX"))
     assert set(found.mask_spans) == {"Y"}
     assert "Noise2Void with a mask along y is allowed" in found.sentence
     with pytest.raises(ValueError, match="size"):

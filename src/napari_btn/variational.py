@@ -15,7 +15,7 @@ import numpy as np
 from napari_btn.core.compute.device import device_for
 from napari_btn.core.data.fingerprint import fingerprint_steps
 from napari_btn.core.data.image import Box, View, canonical_axes
-from napari_btn.core.data.noise_frames import read_noise_frames
+from napari_btn.core.data.noise_frames import read_noise_frames_steps
 from napari_btn.core.progress import Note, Progress, drain
 from napari_btn.core.settings import VariationalSettings, need
 from napari_btn.core.training.plan import Estimate
@@ -172,7 +172,7 @@ class Variational:
         yield from _sound_steps(view, "noisy", constant=True)
         if noise_model is None:
             noise_model = yield from NoiseModel.fit_steps(
-                (yield from read_noise_frames(view.array, view.axes))
+                (yield from read_noise_frames_steps(view.array, view.axes))
             )
         _need_independent(noise_model, view.n_channels)
         prints = yield from fingerprint_steps(view)

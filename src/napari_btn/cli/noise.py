@@ -93,13 +93,13 @@ def _findings(
     """Measure the noise of an image."""
     import numpy as np
 
-    from napari_btn.core.data.noise_findings import find_noise
+    from napari_btn.core.data.noise_findings import find_noise_steps
     from napari_btn.io.noise import NoiseModel
 
     valid = None if opened.valid is None or isinstance(opened.valid, str) else np.asarray(opened.valid) != 0
     names = channels or opened.image.channel_names or ()
     return drain(
-        find_noise(
+        find_noise_steps(
             opened.image.data,
             opened.axes,
             offset=offset,

@@ -158,7 +158,7 @@ def _noise_for_own_pixels_steps(
     how = model.settings.supervision_settings
     if not how.own_pixel or not supervision_of(model.settings.supervision).blind:
         return None, ()
-    from napari_btn.core.data.noise_frames import read_noise_frames
+    from napari_btn.core.data.noise_frames import read_noise_frames_steps
     from napari_btn.core.data.noise_models import NoiseModel
     from napari_btn.core.supervision.noise2void import fitting_mask
 
@@ -166,7 +166,7 @@ def _noise_for_own_pixels_steps(
     if given is not None:
         noise = NoiseModel.from_dict(given)
     else:
-        noise = yield from NoiseModel.fit_steps((yield from read_noise_frames(noisy.array, noisy.axes)))
+        noise = yield from NoiseModel.fit_steps((yield from read_noise_frames_steps(noisy.array, noisy.axes)))
     wanted = fitting_mask(noise, how)
     if wanted == how:
         return noise, ()

@@ -20,7 +20,7 @@ from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.networks.family import Networks
 from napari_btn.core.progress import Progress
 from napari_btn.core.settings import TileSettings
-from napari_btn.core.tokens.clustering import fit_palette
+from napari_btn.core.tokens.clustering import fit_palette_steps
 from napari_btn.core.tokens.learn import TokenModel
 
 
@@ -63,7 +63,7 @@ def test_held_out_pixels_have_the_leaf_that_the_whole_image_has_there(random_mem
 def model():
     rng = np.random.default_rng(0)
     points = np.concatenate([rng.normal(c, 0.3, (400, 3)) for c in range(12)]).astype(np.float32)
-    palette = drain(fit_palette(points, points.T[:1], count=12, replicates=0))
+    palette = drain(fit_palette_steps(points, points.T[:1], count=12, replicates=0))
     return TokenModel(None, palette, 4)
 
 

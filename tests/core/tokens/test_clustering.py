@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 
-from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette
+from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette_steps
 from napari_btn.core.tokens.palette import Palette
 from napari_btn.core.tokens.shares import MixtureShares
 
@@ -48,7 +48,7 @@ def islands(seed: int = 0, n: int = 2400) -> tuple[NDArray[np.float32], NDArray[
 
 
 def palette_of(points: NDArray[np.float32], method: Any, **about: Any) -> Palette:
-    made: Palette = drain(fit_palette(points, points[:, :2].T, method=method, **about))
+    made: Palette = drain(fit_palette_steps(points, points[:, :2].T, method=method, **about))
     return made
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from napari_btn.core.tokens.clustering import fit_palette
+from napari_btn.core.tokens.clustering import fit_palette_steps
 from napari_btn.core.tokens.naming import Naming
 from napari_btn.core.tokens.tokens import Tokens
 
@@ -24,7 +24,7 @@ def _tokens() -> Tokens:
     rng = np.random.default_rng(0)
     centres = rng.normal(scale=4, size=(10, 3))
     points = (centres[rng.integers(0, 10, 900)] + 0.2 * rng.normal(size=(900, 3))).astype(np.float32)
-    palette = _drain(fit_palette(points, points.T.copy(), count=10, replicates=1))
+    palette = _drain(fit_palette_steps(points, points.T.copy(), count=10, replicates=1))
     nodes = palette.assign(points).reshape(-1, 30, 30)
     return Tokens(palette, nodes, 6, 1, "YX", channel_names=("a", "b", "c"))
 

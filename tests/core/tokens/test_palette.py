@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
-from napari_btn.core.tokens.clustering import _tree_over, adjusted_rand, fit_palette
+from napari_btn.core.tokens.clustering import _tree_over, adjusted_rand, fit_palette_steps
 from napari_btn.core.tokens.palette import Palette
 
 if TYPE_CHECKING:
@@ -39,19 +39,19 @@ def clouds(
 @pytest.fixture(scope="module")
 def palette() -> Palette:
     points, _ = clouds(n=1500)
-    return drain(fit_palette(points, points[:, :2].T, count=16, seed=3))
+    return drain(fit_palette_steps(points, points[:, :2].T, count=16, seed=3))
 
 
 def test_the_same_seed_gives_the_same_palette(palette: Palette) -> None:
     points, _ = clouds(n=1500)
-    again = drain(fit_palette(points, points[:, :2].T, count=16, seed=3))
+    again = drain(fit_palette_steps(points, points[:, :2].T, count=16, seed=3))
     for name, value in palette.to_arrays().items():
         np.testing.assert_array_equal(value, again.to_arrays()[name])
 
 
 def test_known_groups_are_found_and_suggested() -> None:
     points, group = clouds(n=2000)
-    palette = drain(fit_palette(points, points[:, :1].T, count=20, seed=0))
+    palette = drain(fit_palette_steps(points, points[:, :1].T, count=20, seed=0))
     assert adjusted_rand(palette.assign(points)[5 - 2], group) > 0.98
     assert palette.agreement[5 - 2] > 0.95
     assert palette.suggested >= 5
@@ -61,7 +61,7 @@ def test_known_groups_are_found_and_suggested() -> None:
 def test_the_tree_halves_what_plain_clustering_finds() -> None:
     points, _ = clouds(seed=1, n=2000, groups=8)
     plain = KMeans(8, n_init=10, random_state=0).fit_predict(points)
-    palette = drain(fit_palette(points, points[:, :1].T, count=40, seed=0, replicates=0))
+    palette = drain(fit_palette_steps(points, points[:, :1].T, count=40, seed=0, replicates=0))
     assert np.isnan(palette.agreement).all()
     assert palette.suggested == 2
     assert adjusted_rand(palette.assign(points)[8 - 2], plain) > 0.95
@@ -188,9 +188,9 @@ def test_colours_are_colours_and_differ(palette: Palette) -> None:
 
 def test_few_different_points_give_few_tokens() -> None:
     points = np.repeat(np.eye(3, dtype=np.float32), 50, axis=0)
-    palette = drain(fit_palette(points, points[:, :1].T, count=40))
+    palette = drain(fit_palette_steps(points, points[:, :1].T, count=40))
     assert palette.size == 3
-    one = drain(fit_palette(np.ones((60, 2)), np.ones((1, 60))))
+    one = drain(fit_palette_steps(np.ones((60, 2)), np.ones((1, 60))))
     assert one.size == 1
     assert one.assign(np.ones((4, 2), np.float32)).shape == (0, 4)
 
@@ -206,11 +206,11 @@ def test_palettes_come_apart_and_together(palette: Palette) -> None:
 
 def test_bad_points_are_refused() -> None:
     with pytest.raises(ValueError, match="are needed"):
-        drain(fit_palette(np.full((60, 2), np.nan), np.ones((1, 60))))
+        drain(fit_palette_steps(np.full((60, 2), np.nan), np.ones((1, 60))))
     with pytest.raises(ValueError, match="are needed"):
-        drain(fit_palette(np.ones((60, 2)), np.ones((1, 50))))
+        drain(fit_palette_steps(np.ones((60, 2)), np.ones((1, 50))))
 
 
 _PALETTE: Palette = drain(
-    fit_palette(clouds(n=600)[0], clouds(n=600)[0][:, :2].T, count=16, seed=3, replicates=0)
+    fit_palette_steps(clouds(n=600)[0], clouds(n=600)[0][:, :2].T, count=16, seed=3, replicates=0)
 )

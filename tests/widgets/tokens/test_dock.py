@@ -19,7 +19,7 @@ from vispy.util.keys import SHIFT
 from napari_btn.core.data.image import Image
 from napari_btn.core.progress import Progress, drain
 from napari_btn.core.settings import TokenSettings
-from napari_btn.core.tokens.clustering import fit_palette
+from napari_btn.core.tokens.clustering import fit_palette_steps
 from napari_btn.core.tokens.tokens import Tokens
 from napari_btn.io.images import read_image
 from napari_btn.io.labels import read_labels
@@ -41,7 +41,7 @@ def found():
     points = np.stack([phase % 4, phase // 4, 0.1 * rng.normal(size=SHAPE)], -1).reshape(-1, 3)
     points += 0.1 * rng.normal(size=points.shape)
     median = (phase + rng.normal(size=(3, *SHAPE))).astype(np.float32)
-    palette = drain(fit_palette(points, median.reshape(3, -1), count=12, replicates=1))
+    palette = drain(fit_palette_steps(points, median.reshape(3, -1), count=12, replicates=1))
     nodes = palette.assign(points.astype(np.float32)).reshape(-1, *SHAPE)
     return Tokens(
         palette, nodes, 8, 8, "YX", median, np.ones((3, *SHAPE), np.float32), NAMES,

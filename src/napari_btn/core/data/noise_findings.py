@@ -9,16 +9,16 @@ import numpy as np
 
 from napari_btn.core.data.defects import SATURATED, Defects
 from napari_btn.core.data.noise import DEAD, HOT
-from napari_btn.core.data.noise_frames import NoiseFrames, read_noise_frames
+from napari_btn.core.data.noise_frames import NoiseFrames, read_noise_frames_steps
 from napari_btn.core.data.noise_models import NoiseModel
-from napari_btn.core.progress import Step, counted, drain
+from napari_btn.core.progress import Step, counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NoiseFindings", "Permit", "find_noise", "noise_findings"]
+__all__ = ["NoiseFindings", "Permit", "find_noise_steps"]
 
 _FANO = 0.05  # a Fano factor may differ so much from 1; halves thinned at 1.1 correlate by 0.2
 _FANO_IMAGE = 0.12  # the same for one image, where texture adds to the variance
@@ -72,9 +72,8 @@ class NoiseFindings(Generic[Model]):
         longest = self.model.correlation_px.max(0)
         return {a: 2 * int(n) + 1 for a, n in zip(self.frames.space_axes, longest, strict=True) if n}
 
-    @property
-    def thinning(self) -> Permit:
-        """Verdict on thinning: counts that follow the Poisson law, at a gain of one, without offset."""
+    def _thinning(self) -> Permit:
+        """Return the verdict on thinning: counts that follow the Poisson law, at a gain of one, without offset."""
         for c in range(self.model.n_channels):
             if why := self._no_counts(c):
                 return Permit(False, f"{self._where(c)}{why}")
@@ -87,9 +86,8 @@ class NoiseFindings(Generic[Model]):
         fano = ", ".join(f"{f:.2f}" for f in self.model.fano)
         return Permit(True, f"The values are whole counts with a Fano factor of {fano}.")
 
-    @property
-    def noise2void(self) -> Permit:
-        """Verdict on Noise2Void with a plain mask: noise that is independent between pixels."""
+    def _noise2void(self) -> Permit:
+        """Return the verdict on Noise2Void with a plain mask: noise that is independent between pixels."""
         if spans := self.mask_spans:
             axes = _listed([a.lower() for a in spans])
             return Permit(
@@ -99,14 +97,13 @@ class NoiseFindings(Generic[Model]):
             )
         return Permit(True, "The noise is independent between pixels.")
 
-    @property
-    def noise2noise(self) -> Permit:
-        """Verdict on Noise2Noise: two or more frames of one field."""
+    def _noise2noise(self) -> Permit:
+        """Return the verdict on Noise2Noise: two or more frames of one field."""
         if self.frames.source == "image":
             return Permit(
                 False,
                 "Noise2Noise needs two frames of one field or more; take a second frame, or use Noise2Void"
-                + (" or thinning." if self.thinning.allowed else "."),
+                + (" or thinning." if self._thinning().allowed else "."),
             )
         moved = max(self.frames.drift)
         if moved:
@@ -117,9 +114,9 @@ class NoiseFindings(Generic[Model]):
     def permits(self) -> dict[str, Permit]:
         """Verdicts by the name of the supervision."""
         return {
-            "noise2noise": self.noise2noise,
-            "thinning": self.thinning,
-            "noise2void": self.noise2void,
+            "noise2noise": self._noise2noise(),
+            "thinning": self._thinning(),
+            "noise2void": self._noise2void(),
         }
 
     @property
@@ -221,7 +218,7 @@ class NoiseFindings(Generic[Model]):
         )
 
 
-def find_noise(
+def find_noise_steps(
     frames: ArrayLike,
     axes: str = "TYX",
     *,
@@ -252,7 +249,7 @@ def find_noise(
     ValueError
         As `NoiseModel.fit`.
     """
-    seen = yield from read_noise_frames(frames, axes, valid=valid)
+    seen = yield from read_noise_frames_steps(frames, axes, valid=valid)
     model = yield from kind.fit_steps(seen, offset=offset)
     names = tuple(channel_names) or tuple(str(c) for c in range(model.n_channels))
     if len(names) != model.n_channels:
@@ -261,32 +258,6 @@ def find_noise(
             "give one name each."
         )
     return NoiseFindings(model, seen, names)
-
-
-def noise_findings(
-    frames: ArrayLike,
-    axes: str = "TYX",
-    *,
-    offset: float | Sequence[float] | None = None,
-    valid: NDArray[np.bool_] | None = None,
-    channel_names: Sequence[str] = (),
-) -> NoiseFindings[NoiseModel]:
-    """Measure the noise of an image and judge what it permits, as `find_noise` does.
-
-    Parameters
-    ----------
-    frames : array_like
-        Image in the axes ``axes``; numpy, dask or zarr.
-    axes : str
-        One letter per dimension, of S, T, C, Z, Y, X.
-    offset : float or sequence of float, optional
-        Value without light, one for all channels or one each.
-    valid : ndarray of bool, optional
-        True where a pixel counts; the shape of the space axes in the order Z, Y, X.
-    channel_names : sequence of str
-        One per channel; numbers by default.
-    """
-    return drain(find_noise(frames, axes, offset=offset, valid=valid, channel_names=channel_names))
 
 
 def _law(model: NoiseModel, c: int) -> str:

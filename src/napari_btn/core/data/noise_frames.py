@@ -15,7 +15,7 @@ from napari_btn.core.progress import Progress, Step, counted
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["LEAST_PIXELS", "NoiseFrames", "read_noise_frames"]
+__all__ = ["LEAST_PIXELS", "NoiseFrames", "read_noise_frames_steps"]
 
 LEAST_PIXELS = 256
 """Pixels that a measurement of noise needs."""
@@ -58,7 +58,7 @@ class NoiseFrames:
     part: tuple[slice, ...]
 
 
-def read_noise_frames(
+def read_noise_frames_steps(
     frames: ArrayLike, axes: str, *, valid: NDArray[np.bool_] | None = None
 ) -> Step[NoiseFrames]:
     """Read the frames of an image that noise is measured on; a step.

@@ -10,7 +10,7 @@ from scipy import special
 
 from napari_btn.core.data import photon_transfer
 from napari_btn.core.data._noise_fit import Kind, fit_channel, offsets_of, record_channel, signal_range
-from napari_btn.core.data.noise_frames import NoiseFrames, read_noise_frames
+from napari_btn.core.data.noise_frames import NoiseFrames, read_noise_frames_steps
 from napari_btn.core.data.recorded_noise import Recorded, recorded_of
 from napari_btn.core.progress import Progress, Step, counted, drain
 from napari_btn.core.settings import need
@@ -166,7 +166,7 @@ class NoiseModel:
         ----------
         Janesick, Photon Transfer (SPIE Press, 2007), chapter 5.
         """
-        seen = drain(read_noise_frames(frames, axes, valid=valid))
+        seen = drain(read_noise_frames_steps(frames, axes, valid=valid))
         return drain(cls.fit_steps(seen, offset=offset, excess=excess, kind=kind))
 
     @classmethod

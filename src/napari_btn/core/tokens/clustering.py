@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     _Fit = Step[tuple[Palette, NDArray[np.float64]]]  # a palette, and its misfit
 
-__all__ = ["adjusted_rand", "fit_palette"]
+__all__ = ["adjusted_rand", "fit_palette_steps"]
 
 _RESTARTS: Final = 10
 _LLOYD_STEPS: Final = 20
@@ -33,7 +33,7 @@ _INNER_RESTARTS: Final = 3
 _CHUNK: Final = 1024
 
 
-def fit_palette(
+def fit_palette_steps(
     points: ArrayLike,
     values: ArrayLike,
     *,

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from napari_btn.core.data.image import Box, View, values_at, whole_boxes
 from napari_btn.core.progress import counted
-from napari_btn.core.tokens.clustering import fit_palette
+from napari_btn.core.tokens.clustering import fit_palette_steps
 from napari_btn.core.tokens.palette import Palette
 from napari_btn.core.tokens.tokens import NO_TOKEN, Tokens
 
@@ -170,7 +170,7 @@ def fit_steps(
             rows, index = _in_tile(chosen, tile.scene, tile.write)
             points[rows] = projection.components(tile).transpose(*range(1, 1 + len(index)), 0)[index]
         yield replace(progress, note="Reducing latents")
-    palette = yield from fit_palette(
+    palette = yield from fit_palette_steps(
         points,
         values(chosen),
         count=max(settings.n_tokens, _PALETTE),

@@ -229,7 +229,7 @@ class NoiseInspector:
         names = source.channel_names or ()
         self._work.launch(
             "Measuring noise",
-            lambda: engine.find_noise(source.data, source.axes, channel_names=names),
+            lambda: engine.find_noise_steps(source.data, source.axes, channel_names=names),
             partial(self._show, source),
         )
 

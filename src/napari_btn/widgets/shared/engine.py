@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.drawn import statistic_steps
     from napari_btn.core.calibration.draws import draws_steps
     from napari_btn.core.compute.pool import Compute
-    from napari_btn.core.data.noise_findings import find_noise
+    from napari_btn.core.data.noise_findings import find_noise_steps
     from napari_btn.core.evaluation.report import evaluate
     from napari_btn.core.settings import EnsembleSettings
     from napari_btn.core.training.plan import estimate_training
@@ -48,7 +48,7 @@ __all__ = [
     "equivalent_filter_steps",
     "estimate_training",
     "evaluate",
-    "find_noise",
+    "find_noise_steps",
     "first_look_steps",
     "fit_steps",
     "fuse_steps",
@@ -82,7 +82,7 @@ _HOME = {
     "equivalent_filter_steps": "workflow.evaluate",
     "estimate_training": "core.training.plan",
     "evaluate": "core.evaluation.report",
-    "find_noise": "core.data.noise_findings",
+    "find_noise_steps": "core.data.noise_findings",
     "first_look_steps": "workflow.now",
     "fit_steps": "workflow.fit",
     "fuse_steps": "workflow.fuse",
