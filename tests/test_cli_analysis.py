@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import napari_btn as btn
 from napari_btn.cli import main
-from napari_btn.cli.regions import Measure
+from napari_btn.cli.regions import _Measure
 from napari_btn.core.remeasure.expected import Decision, wrong_now
 from napari_btn.io.images import read_image, write_images
 from napari_btn.io.regions import read_regions
@@ -160,7 +160,7 @@ def test_regions_by_threshold_by_dwell_and_of_all_channels(folder):
 )
 def test_windows_lie_where_the_threshold_is_undecided_else_where_intervals_are_wide(folder, asked, kind):
     nothing = dict.fromkeys(("channel", "threshold", "dwell", "spread", "until", "scene"))
-    measure = Measure(**{**nothing, "channel": "Fe", "relative": False, **asked})
+    measure = _Measure(**{**nothing, "channel": "Fe", "relative": False, **asked})
     prediction = btn.load(folder / "edx.btn").predict(np.load(folder / "other.npy"))
     assert measure.choice(prediction) == Choice(kind, (2,), (0.3,) if kind == "ambiguity" else ())
 

@@ -55,7 +55,7 @@ __all__ = ["evaluate", "predict", "tokens"]
 
 
 @dataclass(frozen=True)
-class OneImage:
+class _OneImage:
     """Options of a prediction that go with one image."""
 
     mask: str | None
@@ -92,8 +92,8 @@ class OneImage:
 @device_option
 @scheduler_option
 @force_option
-@gathered(model=Model, batch=Batch, one=OneImage)
-def predict(model: Model, batch: Batch, one: OneImage) -> None:
+@gathered(model=Model, batch=Batch, one=_OneImage)
+def predict(model: Model, batch: Batch, one: _OneImage) -> None:
     """Write lower, median, upper, width, spread and mean of IMAGE, and whole plausible images with --draws.
 
     OUT ends with .ome.tif (one image per map), .ome.zarr (one group per map) or .npz (one key per map). Of several
@@ -151,7 +151,7 @@ def _room(target: Target, draws: int) -> Iterator[Path | None]:
         yield room
 
 
-def _drawn(prediction: Prediction, one: OneImage, file: Path) -> NDArray[np.float32]:
+def _drawn(prediction: Prediction, one: _OneImage, file: Path) -> NDArray[np.float32]:
     """Return draws that lie in a file, since all of them need not fit in memory."""
     from numpy.lib.format import open_memmap
 
@@ -258,7 +258,7 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
 
 
 @dataclass(frozen=True)
-class Clustering:
+class _Clustering:
     """Clustering of latents into tokens."""
 
     n_tokens: int
@@ -308,9 +308,9 @@ class Clustering:
 @valid_option
 @device_option
 @force_option
-@gathered(model=Model, source=ImageFile, target=Target, how=Clustering)
+@gathered(model=Model, source=ImageFile, target=Target, how=_Clustering)
 def tokens(
-    model: Model, source: ImageFile, target: Target, how: Clustering, rows: Path | None, keep: bool
+    model: Model, source: ImageFile, target: Target, how: _Clustering, rows: Path | None, keep: bool
 ) -> None:
     """Write IMAGE as tokens: clusters of pixels that look alike to the networks, found without annotation.
 

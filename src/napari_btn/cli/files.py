@@ -22,7 +22,6 @@ __all__ = [
     "OpenImage",
     "PairFiles",
     "Target",
-    "detector_of",
     "ready",
     "save_bundle",
     "say_differences",
@@ -125,7 +124,7 @@ class ImageFile:
     def open(self) -> OpenImage:
         """Open the files."""
         image, axes = _open(self.image, self.axes, "the image")
-        detector = detector_of(self.dark, self.flat, self.defects)
+        detector = _detector_of(self.dark, self.flat, self.defects)
         return OpenImage(image, axes, values_of(self.mask), _valid(self.valid), detector)
 
 
@@ -182,7 +181,7 @@ class PairFiles:
 
     def open(self, denoiser: Denoiser | None = None) -> Pair:
         """Open the pair, and say where it differs from the images that a denoiser was trained on."""
-        return replace(self._opened(denoiser), detector=detector_of(self.dark, self.flat, self.defects))
+        return replace(self._opened(denoiser), detector=_detector_of(self.dark, self.flat, self.defects))
 
     def _opened(self, denoiser: Denoiser | None) -> Pair:
         """Open the pair without the frames of its detector."""
@@ -301,7 +300,7 @@ def values_of(path: str | None) -> Any:
     return None if path is None else read_image(path).data
 
 
-def detector_of(dark: str | None, flat: str | None, defects: str | None) -> Detector | None:
+def _detector_of(dark: str | None, flat: str | None, defects: str | None) -> Detector | None:
     """Return the detector of files; None for none."""
     if dark is flat is defects is None:
         return None

@@ -61,7 +61,7 @@ def now(source: ImageFile, target: Target, device: str) -> None:
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class _Pretraining:
     """Networks to pretrain, and the noise that they learn."""
 
     members: int
@@ -97,8 +97,8 @@ class Pretraining:
 @click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same networks.")
 @click.option("--resume", is_flag=True, help="Continue from the members that an interrupted run kept.")
 @force_option
-@gathered(target=Target, chosen=Pretraining)
-def pretrain(clean: tuple[str, ...], target: Target, chosen: Pretraining, resume: bool) -> None:
+@gathered(target=Target, chosen=_Pretraining)
+def pretrain(clean: tuple[str, ...], target: Target, chosen: _Pretraining, resume: bool) -> None:
     """Pretrain networks on CLEAN images with simulated noise, for `napari-btn train --start PRIOR.btn`.
 
     Ctrl-C keeps the finished members in PRIOR.btn.partial; the same call with --resume goes on.

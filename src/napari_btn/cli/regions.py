@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from napari_btn.denoiser import Denoiser
     from napari_btn.workflow.search import Choice, Search
 
-__all__ = ["Measure", "Windows", "regions"]
+__all__ = ["regions"]
 
 
 @dataclass(frozen=True)
-class Measure:
+class _Measure:
     """Reasons to measure a pixel again."""
 
     channel: str | None
@@ -87,7 +87,7 @@ class Measure:
 
 
 @dataclass(frozen=True)
-class Windows:
+class _Windows:
     """Size, number and margin of the fields of view, and where they are proposed."""
 
     window: tuple[int, int]
@@ -122,7 +122,7 @@ class Windows:
             raise ValueError("No pixel is inside the area; give another --within or --measured.")
         return area
 
-    def search(self, prediction: Prediction, until: float | None, measure: Measure) -> Search:
+    def search(self, prediction: Prediction, until: float | None, measure: _Measure) -> Search:
         """Return what to look for; ``until`` is in pixels."""
         from napari_btn.core.calibration.dose import dose_of
         from napari_btn.workflow.propose import sizes_of
@@ -212,13 +212,13 @@ class Windows:
 @json_option
 @device_option
 @force_option
-@gathered(model=Model, source=ImageFile, target=Target, measure=Measure, windows=Windows)
+@gathered(model=Model, source=ImageFile, target=Target, measure=_Measure, windows=_Windows)
 def regions(
     model: Model,
     source: ImageFile,
     target: Target,
-    measure: Measure,
-    windows: Windows,
+    measure: _Measure,
+    windows: _Windows,
     stage: Path | None,
     as_json: bool,
 ) -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.workflow.scan import Scan
 
-__all__ = ["Kinds", "scan"]
+__all__ = ["scan"]
 
 
 def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
@@ -52,7 +52,7 @@ def _names(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[s
 
 
 @dataclass(frozen=True)
-class Kinds:
+class _Kinds:
     """Kinds of networks to compare, and how they are trained."""
 
     families: tuple[str, ...]
@@ -123,8 +123,8 @@ class Kinds:
 @device_option
 @json_option
 @force_option
-@gathered(pair=PairFiles, kinds=Kinds)
-def scan(pair: PairFiles, kinds: Kinds, plot: Path | None, as_json: bool, force: bool) -> None:
+@gathered(pair=PairFiles, kinds=_Kinds)
+def scan(pair: PairFiles, kinds: _Kinds, plot: Path | None, as_json: bool, force: bool) -> None:
     """Compare families, depths, channels and dilations on NOISY and CLEAN: train one network of each kind."""
     if plot:
         ready(plot, force)
