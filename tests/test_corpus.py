@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from napari_btn import samples
-from napari_btn.samples.corpus import Corpus, Exposure
+from napari_btn.samples.corpus import Corpus, _Exposure
 from napari_btn.samples.scenes import draw_scene
 
 
@@ -38,7 +38,7 @@ def test_counts_span_what_a_microscope_gives():
     rng = np.random.default_rng(0)
     scene = np.ones((1, 8, 8), np.float32)
     scene[:, 4:] = 2
-    doses = np.array([float(Exposure.draw(scene, rng, grainy=False).dose.item()) for _ in range(400)])
+    doses = np.array([float(_Exposure.draw(scene, rng, grainy=False).dose.item()) for _ in range(400)])
     assert doses.min() >= 0.003
     assert doses.max() <= 1000
     # log-uniform: a third of them in each third of the decades, SD sqrt(.22 / 400) = .024
@@ -58,7 +58,7 @@ def test_noise_is_correlated_only_where_asked(grainy):
     scene[:, :60] = 1.5
     lags = []
     for _ in range(8):
-        noisy, clean = Exposure.draw(scene, rng, grainy=grainy).noisy(scene, rng)
+        noisy, clean = _Exposure.draw(scene, rng, grainy=grainy).noisy(scene, rng)
         lags.append(_lag_one((noisy - clean)[0]))
     # the SD of one lag of white noise is 1 / 120
     assert min(lags) > 0.05 if grainy else max(map(abs, lags)) < 0.05

@@ -105,7 +105,7 @@ def test_scenes_and_volumes_can_be_compared():
 
 
 def test_the_command_prints_the_table(pair, denoiser, tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_btn.core.evaluation.classical.filter_names", lambda _: NAMES)
+    monkeypatch.setattr("napari_btn.core.evaluation.classical._filter_names", lambda _: NAMES)
     np.savez(tmp_path / "p.npz", noisy=pair.noisy, clean=pair.clean)
     denoiser.save(tmp_path / "m.btn")
     given = ["compare", f"{tmp_path / 'p.npz'}:noisy", "--axes", "CYX", "--device", "cpu"]

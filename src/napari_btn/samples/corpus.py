@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     Rng = np.random.Generator
 
-__all__ = ["Corpus", "Exposure", "Grain"]
+__all__ = ["Corpus", "Grain"]
 
 Grain = Literal["white", "correlated", "mixed"]
 
@@ -123,9 +123,9 @@ class Corpus:
 
     def _patch(self, scene: Array, side: int, rng: Rng) -> tuple[Array, Array]:
         """Return a noisy patch of a scene and its truth, both in units of the noisy scene."""
-        law: Exposure | _Detector
+        law: _Exposure | _Detector
         if self.noise is None:
-            law = Exposure.draw(scene, rng, grainy=_GRAINY[self.grain] > rng.random())
+            law = _Exposure.draw(scene, rng, grainy=_GRAINY[self.grain] > rng.random())
         else:
             law = _Detector(self.noise)
         # noise is drawn where the patch lies, and on some pixels of the whole scene to know their SD
@@ -153,7 +153,7 @@ def _kept(corpus: Corpus, number: int) -> Array:
 
 
 @dataclass(frozen=True)
-class Exposure:
+class _Exposure:
     """A law of noise: what a detector makes of a scene.
 
     Mean counts are log-uniform from 0.003 to 1,000 a pixel, alike in all channels to a factor of about three.
@@ -186,7 +186,7 @@ class Exposure:
     resized: bool
 
     @classmethod
-    def draw(cls, scene: Array, rng: Rng, *, grainy: bool) -> Exposure:
+    def draw(cls, scene: Array, rng: Rng, *, grainy: bool) -> _Exposure:
         """Return a random law that leaves some signal in the noise.
 
         Parameters
@@ -246,7 +246,7 @@ class Exposure:
 
 @dataclass(frozen=True)
 class _Detector:
-    """Noise of a detector, in the place of an `Exposure`."""
+    """Noise of a detector, in the place of an `_Exposure`."""
 
     model: Any
 

@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from napari_btn import samples
-from napari_btn.core.calibration.drift import Profile, check_drift, parts_notes, profile
+from napari_btn.core.calibration.drift import Profile, _check_drift, parts_notes, profile
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.splits import split
 from napari_btn.core.settings import CalibrationSettings
@@ -28,7 +28,7 @@ def poisson(clean, seed, dose=1.0):
 def test_another_scene_at_the_same_dose_is_no_drift():
     known = profile(poisson(scene(0), 1))
     for seed in range(5):
-        drift = check_drift(known, poisson(scene(10 + seed), seed))
+        drift = _check_drift(known, poisson(scene(10 + seed), seed))
         assert drift.notes == ()
         np.testing.assert_allclose(drift.noise_ratio, 1, atol=0.08)
 
@@ -36,11 +36,11 @@ def test_another_scene_at_the_same_dose_is_no_drift():
 def test_noise_level_is_compared_at_equal_brightness():
     known = profile(poisson(scene(0), 1))
     # Four times the dose halves the noise; twice the signal at the same gain changes nothing.
-    finer = check_drift(known, poisson(scene(3), 2, dose=4), channel_names=("Si", "Fe"))
+    finer = _check_drift(known, poisson(scene(3), 2, dose=4), channel_names=("Si", "Fe"))
     np.testing.assert_allclose(finer.noise_ratio, 0.5, atol=0.06)
     assert finer.notes[0].level == "amber"
     assert "Si (0.5" in finer.notes[0].text
-    brighter = check_drift(known, poisson(1.3 * scene(3), 2))
+    brighter = _check_drift(known, poisson(1.3 * scene(3), 2))
     np.testing.assert_allclose(brighter.noise_ratio, 1, atol=0.08)
 
 
@@ -50,7 +50,7 @@ def test_unknown_brightness_is_amber_then_red():
     for share, level in ((0.05, "amber"), (0.3, "red")):
         changed = image.copy()
         changed[0, : int(share * image.shape[1])] += 500
-        drift = check_drift(known, changed)
+        drift = _check_drift(known, changed)
         assert [note.level for note in drift.notes] == [level]
         assert "of 0 are" in drift.notes[0].text
         assert drift.outside[0] == pytest.approx(share, abs=0.03)
@@ -60,11 +60,11 @@ def test_distance_from_the_tokens():
     rng = np.random.default_rng(0)
     image = poisson(scene(0), 1)
     known = profile(image, distance=rng.exponential(size=10_000))
-    assert check_drift(known, image, distance=rng.exponential(size=10_000)).notes == ()
+    assert _check_drift(known, image, distance=rng.exponential(size=10_000)).notes == ()
     for scale, level in ((1.6, "amber"), (3, "red")):
-        drift = check_drift(known, image, distance=scale * rng.exponential(size=10_000))
+        drift = _check_drift(known, image, distance=scale * rng.exponential(size=10_000))
         assert [note.level for note in drift.notes] == [level]
-    assert np.isnan(check_drift(known, image).far)
+    assert np.isnan(_check_drift(known, image).far)
 
 
 def test_json_keeps_the_profile_and_invalid_pixels_do_not_count():
@@ -73,7 +73,7 @@ def test_json_keeps_the_profile_and_invalid_pixels_do_not_count():
     known = profile(image)
     again = Profile.from_dict(json.loads(json.dumps(known.to_dict(), allow_nan=False)))
     np.testing.assert_array_equal(again.noise, known.noise)
-    drift = check_drift(again, image)
+    drift = _check_drift(again, image)
     assert drift.notes == ()
     np.testing.assert_allclose(drift.noise_ratio, 1)
 
@@ -81,9 +81,9 @@ def test_json_keeps_the_profile_and_invalid_pixels_do_not_count():
 def test_bad_images_are_refused():
     known = profile(poisson(scene(0), 1))
     with pytest.raises(ValueError, match="Pick the same channels"):
-        check_drift(known, poisson(scene(0, channels=1), 1))
+        _check_drift(known, poisson(scene(0, channels=1), 1))
     with pytest.raises(ValueError, match="larger image"):
-        check_drift(known, np.zeros((2, 2, 9)))
+        _check_drift(known, np.zeros((2, 2, 9)))
 
 
 # ---------------------------------------------------------------- the parts of one field

@@ -55,7 +55,7 @@ def test_fields_are_counted_where_scenes_have_targets_of_their_own():
 
 def test_a_guarantee_is_forecast_only_where_it_holds_with_blocks_twice_as_wide():
     plan = plan_of(samples.edx(seed=1), EnsembleSettings("quick"))
-    assert plan.forecast.least < plan.forecast.blocks
+    assert plan.forecast._least < plan.forecast.blocks
     level, text = Forecast(60, 20, "blocks of 20 px", fewest=16).note(0.1)
     assert level == "amber"
     assert "or 16 twice as wide" in text

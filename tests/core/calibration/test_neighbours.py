@@ -16,7 +16,7 @@ from napari_btn.core.calibration.dose import Dose
 from napari_btn.core.calibration.draws import Field
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.fusion import measured_again_steps
-from napari_btn.core.calibration.neighbours import Errors, Neighbours
+from napari_btn.core.calibration.neighbours import Errors, _Neighbours
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.progress import drain
 from napari_btn.core.remeasure.expected import Decision, wrong_after
@@ -60,7 +60,7 @@ def test_beliefs_are_those_of_the_exact_posterior_without_the_pixel(shape, cross
     noise = 0.7
     values = centre + (score + rng.normal(0, noise, 2 * n)).reshape(2, *shape)
     quantiles, levels = normal_quantiles(centre, 1.0)
-    found = Neighbours(made).beliefs(quantiles, levels, values, Dose((1.0,) * 2, (1.0,) * 2, (noise,) * 2))
+    found = _Neighbours(made).beliefs(quantiles, levels, values, Dose((1.0,) * 2, (1.0,) * 2, (noise,) * 2))
     inverse = np.linalg.inv(dense + noise**2 * np.eye(2 * n))
     own = np.diag(inverse)
     shift = (values - centre).ravel()
@@ -75,7 +75,7 @@ def test_independent_errors_say_nothing():
     centre = rng.normal(size=(2, 20, 17))
     quantiles, levels = normal_quantiles(centre, 1.0)
     dose = Dose((1.0,) * 2, (1.0,) * 2, (0.3,) * 2)
-    alone = Neighbours(field(0.0))
+    alone = _Neighbours(field(0.0))
     found = alone.beliefs(quantiles, levels, centre + 2, dose)
     np.testing.assert_allclose(found.mean, 0, atol=0.02)
     np.testing.assert_allclose(found.variance, 1, atol=0.02)
@@ -88,7 +88,7 @@ def test_one_measured_pixel_speaks_for_those_around_it_alone():
     values = np.full((2, 41, 41), np.nan)
     values[0, 20, 20] = 1.0
     made = field(1.5, 0.5)
-    found = Neighbours(made).beliefs(quantiles, levels, values, Dose((1.0,) * 2, (1.0,) * 2, (0.5,) * 2))
+    found = _Neighbours(made).beliefs(quantiles, levels, values, Dose((1.0,) * 2, (1.0,) * 2, (0.5,) * 2))
     correlation = made.correlation()
     lag = correlation.shape[2] // 2
     # a normal posterior of one value moves each score by its correlation with that pixel
@@ -102,12 +102,12 @@ def test_one_measured_pixel_speaks_for_those_around_it_alone():
 
 
 def test_a_measurement_is_worth_more_the_farther_errors_go_together():
-    gains = [Neighbours(field(length)).gain(np.array([0.05, 0.05]))[0] for length in (0.0, 0.8, 1.6, 2.4)]
+    gains = [_Neighbours(field(length)).gain(np.array([0.05, 0.05]))[0] for length in (0.0, 0.8, 1.6, 2.4)]
     assert (np.diff(gains) > 0).all()
     # little evidence adds up over all pixels that err alike: the sum of the squared correlation
     squared = float(np.square(field(1.6).correlation()[0, 0]).sum())
     assert gains[2] == pytest.approx(squared, rel=0.35)
-    few, many = (Neighbours(field(1.6)).gain(np.full(2, precision))[0] for precision in (0.05, 50.0))
+    few, many = (_Neighbours(field(1.6)).gain(np.full(2, precision))[0] for precision in (0.05, 50.0))
     assert many < few
 
 
@@ -285,7 +285,7 @@ def test_the_expected_area_after_a_measurement_counts_the_neighbours(noise):
 
 def test_a_window_of_one_pixel_has_no_neighbours():
     for cross in (0.0, 0.6):
-        alone = Neighbours(field(1.5, cross))
+        alone = _Neighbours(field(1.5, cross))
         values = np.array([[[1.0]], [[np.nan]]])
         quantiles, levels = normal_quantiles(np.zeros((2, 1, 1)), 1.0)
         found = alone.beliefs(quantiles, levels, values, Dose((1.0,) * 2, (1.0,) * 2, (0.5,) * 2))
@@ -296,7 +296,7 @@ def test_a_window_of_one_pixel_has_no_neighbours():
 
 
 def test_the_gain_is_that_of_the_window_rather_than_of_an_endless_field():
-    made = Neighbours(field(1.6))
+    made = _Neighbours(field(1.6))
     precision = np.full(2, 0.5)
     gains = [made.gain(precision, np.ones((side, side), bool))[0] for side in (1, 3, 9, 60)]
     assert gains[0] == pytest.approx(1, abs=0.02)
@@ -310,7 +310,7 @@ def test_the_gain_is_that_of_the_window_rather_than_of_an_endless_field():
 def test_little_evidence_adds_up_where_errors_go_together_beyond_the_nearest_lags():
     lags = np.meshgrid(*(np.arange(-40, 41),) * 2, indexing="ij")
     far = Field.of(np.exp(-np.sum(np.square(lags), 0) / (2 * 6.0**2))[None, None])
-    gain = Neighbours(far).gain(np.array([1e-4]))[0]
+    gain = _Neighbours(far).gain(np.array([1e-4]))[0]
     squared = float(np.square(far.correlation()).sum())
     assert 0.7 * squared < gain < 1.1 * squared
 
@@ -330,7 +330,7 @@ def test_the_memory_of_a_large_window_is_that_of_a_few_images():
     shape = (2, 160, 160)
     quantiles = (np.zeros(shape) + norm.ppf(LEVELS).reshape(-1, 1, 1, 1)).astype(np.float32)
     dose = Dose((1.0,) * 2, (1.0,) * 2, (0.5,) * 2)
-    made = Neighbours(field(1.5))
+    made = _Neighbours(field(1.5))
     tracemalloc.start()
     made.beliefs(quantiles, LEVELS, np.zeros(shape), dose)
     most = tracemalloc.get_traced_memory()[1]
@@ -349,7 +349,7 @@ def test_a_channel_that_is_nearly_known_does_not_lead_the_others_astray():
     quantiles, levels = normal_quantiles(centre, 0.3)
     dose = Dose((1e7, 0.01), (1.0,) * 2)
     values = np.stack([dose.simulate(s, c, rng) for c, s in enumerate(centre + 0.3 * score)])
-    found = Neighbours(made).beliefs(quantiles, levels, values, dose)
+    found = _Neighbours(made).beliefs(quantiles, levels, values, dose)
     error = np.sqrt(np.square(found.mean - score).mean((1, 2)))
     # the first channel tells what it shares with the second
     assert error[0] < 0.6

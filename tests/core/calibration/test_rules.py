@@ -10,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from napari_btn.core.calibration.rules import conformal_quantile, image_quantile, needed_blocks, risk_quantile
+from napari_btn.core.calibration.rules import (
+    _image_quantile,
+    _risk_quantile,
+    conformal_quantile,
+    needed_blocks,
+)
 
 
 class TestOracles:
@@ -87,7 +92,7 @@ class TestImageAndRiskRules:
         for _ in range(300):
             shift = rng.normal(size=n + 10)
             scores = np.abs(rng.normal(size=(n + 10, size)) + shift[:, None])
-            threshold = image_quantile(scores[:n].ravel(), 0.1, 0.1, np.repeat(np.arange(n), size))
+            threshold = _image_quantile(scores[:n].ravel(), 0.1, 0.1, np.repeat(np.arange(n), size))
             under.append(np.mean(np.mean(scores[n:] <= threshold, axis=1) < 0.90))
         # The share itself is at most 0.10; it has an SE of 0.004 over the draws.
         assert np.mean(under) <= 0.13
@@ -97,14 +102,14 @@ class TestImageAndRiskRules:
         scores = np.arange(200.0)
         image = np.repeat(np.arange(20), 10)
         # Own thresholds are 8, 18, ... 198; the 19th of 20 at delta = 0.1.
-        assert image_quantile(scores, 0.1, 0.1, image) == 188
-        assert math.isinf(image_quantile(scores[:80], 0.1, 0.1, image[:80]))
+        assert _image_quantile(scores, 0.1, 0.1, image) == 188
+        assert math.isinf(_image_quantile(scores[:80], 0.1, 0.1, image[:80]))
 
     def test_risk_rule_needs_22_blocks(self):
         for n_blocks, finite in ((21, False), (22, True)):
             block = np.repeat(np.arange(n_blocks), 30)
             scores = np.random.default_rng(0).normal(size=len(block))
-            assert math.isfinite(risk_quantile(scores, 0.1, 0.1, block)) is finite
+            assert math.isfinite(_risk_quantile(scores, 0.1, 0.1, block)) is finite
         assert needed_blocks(0.1, rule="risk") == 22
 
     def test_coverage_holds_with_the_stated_certainty(self):
@@ -113,7 +118,7 @@ class TestImageAndRiskRules:
         for _ in range(300):
             shift = rng.normal(size=60)
             scores = np.abs(rng.normal(size=(60, 50)) + shift[:, None])
-            threshold = risk_quantile(scores.ravel(), 0.1, 0.1, np.repeat(np.arange(60), 50))
+            threshold = _risk_quantile(scores.ravel(), 0.1, 0.1, np.repeat(np.arange(60), 50))
             # Shift and noise together have an SD of sqrt(2).
             short.append(math.erf(threshold / 2) < 0.9)
         assert np.mean(short) <= 0.1 + 2 * math.sqrt(0.09 / 300)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from napari_btn.core.data.image import View
-from napari_btn.core.data.series import Series, scene_changes, series_axes
+from napari_btn.core.data.series import Series, _scene_changes, series_axes
 
 
 def field(seed, *shape):
@@ -41,7 +41,7 @@ def test_neighbours_are_other_frames_of_the_same_field(frames, count, at):
 
 @pytest.mark.parametrize("noise", [0.0, 1.0, 4.0])
 def test_scene_changes_are_found(noise):
-    assert scene_changes(View(shots(7, 5, 9, noise=noise), "TYX")) == (7, 12)
+    assert _scene_changes(View(shots(7, 5, 9, noise=noise), "TYX")) == (7, 12)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -50,9 +50,9 @@ def test_movement_brightness_and_noise_are_no_change_of_scene(seed):
 
     moving = np.array(samples.movie(seed).noisy)
     moving[12:] = 100 + 0.4 * (moving[12:] - 100)
-    assert scene_changes(View(moving, "TYX")) == ()
+    assert _scene_changes(View(moving, "TYX")) == ()
     noise = np.random.default_rng(seed).normal(size=(30, 64, 72))
-    assert scene_changes(View(noise, "TYX")) == ()
+    assert _scene_changes(View(noise, "TYX")) == ()
 
 
 def test_no_neighbour_lies_beyond_a_scene_change():

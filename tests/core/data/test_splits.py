@@ -12,8 +12,8 @@ from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.splits import (
     HELD_OUT_PIXELS,
+    _painted_gap,
     checkerboard,
-    painted_gap,
     region_box,
     split,
     spread_boxes,
@@ -73,12 +73,12 @@ def test_the_setting_splits_a_field_and_says_where_it_is_short():
 def test_painted_areas_know_their_distance():
     labels = np.zeros((30, 50), int)
     labels[:, :10], labels[:, 25:40] = 1, 2
-    assert painted_gap(labels) == 15
+    assert _painted_gap(labels) == 15
     labels[5, 14] = 3
-    assert painted_gap(labels) == 4
+    assert _painted_gap(labels) == 4
     assert region_box(labels == 2) == (slice(0, 30), slice(25, 40))
     with pytest.raises(ValueError, match="painted 2"):
-        painted_gap(np.ones((5, 5), int))
+        _painted_gap(np.ones((5, 5), int))
 
 
 # ---------------------------------------------------------------- which held-out boxes are predicted

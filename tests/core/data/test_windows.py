@@ -10,9 +10,9 @@ import pytest
 from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.windows import (
+    _offset_in,
     boxes_of,
     join,
-    offset_in,
     places_in,
     shifted,
     window_scenes,
@@ -99,20 +99,20 @@ def test_joined_scenes_keep_their_numbers_and_sizes():
 
 
 def test_an_image_is_found_in_a_larger_one_by_its_pixels():
-    assert offset_in(NOISY[:, 7:40, 11:60], NOISY) == (7, 11)
-    assert offset_in(NOISY, NOISY) == (0, 0)
+    assert _offset_in(NOISY[:, 7:40, 11:60], NOISY) == (7, 11)
+    assert _offset_in(NOISY, NOISY) == (0, 0)
     changed = NOISY[:, 7:40, 11:60].copy()
     changed[0, 3, 3] += 1
-    assert offset_in(changed, NOISY) is None
-    assert offset_in(NOISY, NOISY[:, 1:]) is None
+    assert _offset_in(changed, NOISY) is None
+    assert _offset_in(NOISY, NOISY[:, 1:]) is None
 
 
 def test_an_image_is_found_although_pixels_are_unknown():
     holes = NOISY.copy()
     holes[:, 9, 15] = np.nan
     holes[0, 30, 40] = np.inf
-    assert offset_in(holes[:, 7:40, 11:60], holes) == (7, 11)
-    assert offset_in(holes, holes.copy()) == (0, 0)
+    assert _offset_in(holes[:, 7:40, 11:60], holes) == (7, 11)
+    assert _offset_in(holes, holes.copy()) == (0, 0)
     pair = Pair(holes, CLEAN, "CYX", NAMES, valid=np.isfinite(holes).all(0)).views
     found = places_in(pair, View(holes.copy(), "CYX"), windows(measured(20, 30)))
     assert found == {0: [(slice(20, 28), slice(30, 40))]}
@@ -122,8 +122,8 @@ def test_an_image_is_found_although_pixels_are_unknown():
 def test_an_image_too_large_to_search_is_refused_and_not_passed_over(monkeypatch):
     monkeypatch.setattr("napari_btn.core.data.windows._SEARCHED", 1000)
     with pytest.raises(ValueError, match="too large to look for"):
-        offset_in(NOISY[:, 7:40, 11:60], NOISY)
-    assert offset_in(NOISY, NOISY.copy()) == (0, 0)
+        _offset_in(NOISY[:, 7:40, 11:60], NOISY)
+    assert _offset_in(NOISY, NOISY.copy()) == (0, 0)
 
 
 @pytest.mark.parametrize("crop", [np.s_[:, 10:, 20:], np.s_[:, :, :]])

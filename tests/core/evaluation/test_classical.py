@@ -10,8 +10,8 @@ from napari_btn.core.data.image import Box, View
 from napari_btn.core.data.noise_models import NoiseModel
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.evaluation.classical import (
+    _filter_names,
     filled,
-    filter_names,
     filter_steps,
     hidden_loss,
     hide,
@@ -43,7 +43,7 @@ def test_every_filter_removes_most_of_the_noise_without_clean_data(axes, shape):
     clean = scene(shape, 4.0 if len(shape) == 2 else 3.0)
     noisy = noisy_of(clean)
     made = filtered(noisy, axes, None)
-    assert tuple(made) == filter_names(len(shape))
+    assert tuple(made) == _filter_names(len(shape))
     for name, f in made.items():
         assert f.image.shape == (1, 1, *shape)
         assert error(f.image[0, 0], clean) < 0.6 * error(noisy, clean), name

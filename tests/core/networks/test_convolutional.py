@@ -15,7 +15,7 @@ from napari_btn.core.data.pairs import Pair
 from napari_btn.core.inference.jacobian import filter_steps
 from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.inference.run import tile_quantiles
-from napari_btn.core.networks.convolutional.family import Stages
+from napari_btn.core.networks.convolutional.family import _Stages
 from napari_btn.core.networks.family import (
     Blueprint,
     Extent,
@@ -88,7 +88,7 @@ def stitched(source, blueprint, members, tile):
 
 @pytest.mark.parametrize(
     ("depth", "stages", "side"),
-    [(10, Stages((2,) * 2, 2), 47), (18, Stages((2,) * 4, 2), 215), (26, Stages((2,) * 6, 2), 887)],
+    [(10, _Stages((2,) * 2, 2), 47), (18, _Stages((2,) * 4, 2), 215), (26, _Stages((2,) * 6, 2), 887)],
 )
 def test_depth_gives_a_unet_its_field_of_view(depth, stages, side):
     blueprint = blueprint_of(NetworkSettings(family="unet", depth=depth))

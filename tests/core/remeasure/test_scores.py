@@ -10,45 +10,45 @@ import pytest
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.remeasure.scores import (
-    ambiguity,
+    _ambiguity,
+    _relative_width,
+    _width_reduction,
     combine_channels,
-    relative_width,
     score_map,
     width_outside,
-    width_reduction,
 )
 
 RNG = np.random.default_rng(0)
 
 
 def test_ambiguity_is_largest_where_the_matter_is_even() -> None:
-    np.testing.assert_allclose(ambiguity([0, 0.25, 0.5, 1]), [0, 0.75, 1, 0])
+    np.testing.assert_allclose(_ambiguity([0, 0.25, 0.5, 1]), [0, 0.75, 1, 0])
     with pytest.raises(ValueError, match="0 to 1"):
-        ambiguity([0.2, 1.5])
+        _ambiguity([0.2, 1.5])
 
 
 def test_relative_width_has_a_floor() -> None:
     width, median = np.array([1.0, 1.0, 1.0]), np.array([0.0, 0.5, 4.0])
-    np.testing.assert_allclose(relative_width(width, median, 1.0), [1, 1, 0.25])
-    assert np.isfinite(relative_width(np.ones(5), np.zeros(5))).all()
+    np.testing.assert_allclose(_relative_width(width, median, 1.0), [1, 1, 0.25])
+    assert np.isfinite(_relative_width(np.ones(5), np.zeros(5))).all()
     with pytest.raises(ValueError, match="floor"):
-        relative_width(width, median, 0.0)
+        _relative_width(width, median, 0.0)
     with pytest.raises(ValueError, match="they must match"):
-        relative_width(width, median[:2])
+        _relative_width(width, median[:2])
 
 
 def test_width_reduction_grows_with_the_dwell_and_never_exceeds_the_width() -> None:
     width = np.array([0.0, 1.0, 3.0])
-    short, long = width_reduction(width, 1.0), width_reduction(width, 100.0)
+    short, long = _width_reduction(width, 1.0), _width_reduction(width, 100.0)
     np.testing.assert_allclose(short, width * (1 - 1 / np.sqrt(2)), rtol=1e-6)
     assert (long >= short).all()
     assert (long <= width).all()
-    noisy = width_reduction(width, 1.0, noise_width=np.full(3, 10.0))
+    noisy = _width_reduction(width, 1.0, noise_width=np.full(3, 10.0))
     assert (noisy <= short).all()
     assert noisy[2] > noisy[1] > 0
-    np.testing.assert_allclose(width_reduction(width, 1.0, noise_width=np.zeros(3)), width)
+    np.testing.assert_allclose(_width_reduction(width, 1.0, noise_width=np.zeros(3)), width)
     with pytest.raises(ValueError, match="dwell_ratio"):
-        width_reduction(width, 0.0)
+        _width_reduction(width, 0.0)
 
 
 def test_channels_are_combined_by_rank_not_by_unit() -> None:

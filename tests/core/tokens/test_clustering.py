@@ -12,7 +12,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette_steps
 from napari_btn.core.tokens.palette import Palette
-from napari_btn.core.tokens.shares import MixtureShares
+from napari_btn.core.tokens.shares import _MixtureShares
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -133,7 +133,7 @@ def test_overlapping_gaussians_share_points_by_weight_and_size() -> None:
     from scipy.stats import norm
 
     weights, sizes = np.array([0.9, 0.1]), np.array([1.0, 4.0])
-    shares = MixtureShares(
+    shares = _MixtureShares(
         np.zeros((2, 1), np.float32),
         (1 / sizes).reshape(2, 1, 1).astype(np.float32),
         (np.log(weights) - np.log(sizes)).astype(np.float32),
@@ -148,7 +148,7 @@ def test_a_node_of_a_mixture_has_the_posterior_of_its_leaves(palettes: dict[str,
 
     palette = palettes["mixture"]
     shares = palette.shares
-    assert isinstance(shares, MixtureShares)
+    assert isinstance(shares, _MixtureShares)
     points = np.random.default_rng(7).normal(0, 12, (200, 6)).astype(np.float32)
     covariances = [np.linalg.inv(w.astype(float) @ w.T.astype(float)) for w in shares.whitening]
     weights = np.exp(shares.offset - [np.log(np.diagonal(w)).sum() for w in shares.whitening])

@@ -20,7 +20,7 @@ from napari_btn.core.settings import NetworkSettings, TrainSettings
 from napari_btn.core.supervision.patches import Lesson
 from napari_btn.core.training import card as together
 from napari_btn.core.training import processes as training
-from napari_btn.core.training.card import member_bytes, train_together_steps
+from napari_btn.core.training.card import _member_bytes, train_together_steps
 from napari_btn.core.training.processes import Start, train_steps
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -288,7 +288,7 @@ def test_another_error_is_no_lack_of_memory(monkeypatch):
 
 
 def test_no_more_members_are_asked_for_than_fit(monkeypatch):
-    monkeypatch.setattr(together, "free_bytes", lambda _: 2.6 * member_bytes(BLUEPRINT, SETTINGS))
+    monkeypatch.setattr(together, "free_bytes", lambda _: 2.6 * _member_bytes(BLUEPRINT, SETTINGS))
     tried = lacking(monkeypatch, 99)
     made = drain(steps_of(5))[1]
     assert tried == [(2, 2), (1, 2)]

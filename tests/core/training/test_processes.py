@@ -23,7 +23,7 @@ from napari_btn.core.settings import NetworkSettings, TrainSettings
 from napari_btn.core.supervision.patches import Lesson
 from napari_btn.core.training import processes as training
 from napari_btn.core.training.card import train_together_steps
-from napari_btn.core.training.preview import middle_of
+from napari_btn.core.training.preview import _middle_of
 from napari_btn.core.training.processes import Start, train_steps
 from napari_btn.core.training.tasks import train_member
 
@@ -291,7 +291,7 @@ def test_the_preview_of_a_large_image_says_where_it_is():
     st.integers(1, 20_000),
 )
 def test_the_middle_is_as_large_as_allowed_and_whole_along_short_sides(space, pixels):
-    box = middle_of(space, pixels)
+    box = _middle_of(space, pixels)
     sides = [b.stop - b.start for b in box]
     assert math.prod(sides) <= pixels
     for n, b in zip(space, box, strict=True):

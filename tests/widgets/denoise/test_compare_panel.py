@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def test_filters_are_compared_and_shown_side_by_side(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classical, "filter_names", lambda _: ("gaussian", "median"))
+    monkeypatch.setattr(classical, "_filter_names", lambda _: ("gaussian", "median"))
     panel = ready.view.compare
     assert panel.table.isHidden()
     panel.start.click()
@@ -52,7 +52,7 @@ def test_without_clean_the_loss_is_shown(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     assert not dock.view.compare.start.isEnabled()
-    monkeypatch.setattr(classical, "filter_names", lambda _: ("gaussian",))
+    monkeypatch.setattr(classical, "_filter_names", lambda _: ("gaussian",))
     viewer.add_image(pair[0], name="soil noisy", axis_labels=("c", "y", "x"))
     dock.view.compare.start.click()
     qtbot.waitUntil(lambda: not dock.busy)

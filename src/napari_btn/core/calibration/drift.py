@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Scenes
     from napari_btn.core.data.splits import Split
 
-__all__ = ["Drift", "Profile", "check_drift", "drift_notes", "parts_notes", "profile", "profile_of"]
+__all__ = ["Profile", "drift_notes", "parts_notes", "profile", "profile_of"]
 
 BINS = 8
 # Fewer pixels than this in a bin of brightness say little about its noise.
@@ -72,7 +72,7 @@ class Profile:
 
 
 @dataclass(frozen=True, eq=False)
-class Drift:
+class _Drift:
     """Differences of a new image from the calibrated one.
 
     Parameters
@@ -107,7 +107,7 @@ def profile(image: ArrayLike, *, distance: ArrayLike | None = None) -> Profile:
     Returns
     -------
     Profile
-        For `check_drift`.
+        For `_check_drift`.
 
     Raises
     ------
@@ -124,36 +124,14 @@ def profile(image: ArrayLike, *, distance: ArrayLike | None = None) -> Profile:
     return Profile(np.asarray(edges), np.asarray(noise), far)
 
 
-def check_drift(
+def _check_drift(
     known: Profile,
     image: ArrayLike,
     *,
     channel_names: Sequence[str] | None = None,
     distance: ArrayLike | None = None,
-) -> Drift:
-    """Compare an image with the calibrated one, and note where the coverage may not hold.
-
-    Parameters
-    ----------
-    known : Profile
-        Of the image that the calibration comes from.
-    image : array_like, shape (C, *space)
-        New noisy image in the same unit.
-    channel_names : sequence of str, optional
-        The C channels; "0", "1", ... if left out.
-    distance : array_like, optional
-        Distance of the new pixels from their token.
-
-    Returns
-    -------
-    Drift
-        Numbers and notes.
-
-    Raises
-    ------
-    ValueError
-        If the number of channels differs, or the image is too small.
-    """
+) -> _Drift:
+    """Compare an image (C, *space) with the calibrated one, and note where the coverage may not hold."""
     planes = np.asarray(image)
     if len(planes) != len(known.noise):
         raise ValueError(
@@ -169,7 +147,7 @@ def check_drift(
         ratio[c] = _ratio(known.noise[c], *_noise_by_bin(bright, rough, edge))
     far = np.nan if distance is None else float(np.mean(np.asarray(distance) > known.far_limit))
     notes = (*_noise_notes(ratio, names), *_share_notes(outside, far, names))
-    return Drift(ratio, outside, far, notes)
+    return _Drift(ratio, outside, far, notes)
 
 
 def _bright_and_rough(plane: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -287,7 +265,7 @@ def drift_notes(known: Profile | None, image: View, channel_names: Sequence[str]
     rows = None if known is None else _spread_rows(image)
     if known is None or rows is None:
         return ()
-    return check_drift(known, rows, channel_names=channel_names).notes
+    return _check_drift(known, rows, channel_names=channel_names).notes
 
 
 def parts_notes(scenes: Scenes, split: Split, layout: str) -> tuple[Note, ...]:
@@ -312,7 +290,7 @@ def parts_notes(scenes: Scenes, split: Split, layout: str) -> tuple[Note, ...]:
     )
     if train is None or held_out is None:
         return ()
-    found = check_drift(profile(train), held_out, channel_names=scenes.channel_names)
+    found = _check_drift(profile(train), held_out, channel_names=scenes.channel_names)
     names = [names_in_text(scenes.channel_names, [c]) for c in range(len(scenes.channel_names))]
     unlike = [
         f"{name} has {ratio:.2f} times the noise at equal brightness"

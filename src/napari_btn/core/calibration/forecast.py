@@ -57,7 +57,7 @@ class Forecast:
     fewest: int | None = None
 
     @property
-    def least(self) -> int:
+    def _least(self) -> int:
         """Number of blocks that there are even if errors reach twice as far."""
         return self.blocks if self.fewest is None else self.fewest
 
@@ -75,7 +75,7 @@ class Forecast:
             Miscoverage.
         """
         least, enough = _needed(alpha)
-        return "red" if self.blocks < least else "amber" if self.least < enough else "info"
+        return "red" if self.blocks < least else "amber" if self._least < enough else "info"
 
     def note(self, alpha: float) -> tuple[str, str]:
         """Return level and sentence: the blocks, what they permit to promise, and what gives more.
@@ -88,9 +88,9 @@ class Forecast:
         level, (least, enough), n = self.level(alpha), _needed(alpha), self.blocks
         name, aim = self.name if n != 1 else self.name.replace("s", "", 1), f"{100 * (1 - alpha):.4g} %"
         held = f"Held out: about {n} {name}."
-        if self.least < n:
+        if self._least < n:
             held = (
-                f"Held out: about {n} {name}, or {self.least} twice as wide if errors are correlated over "
+                f"Held out: about {n} {name}, or {self._least} twice as wide if errors are correlated over "
                 "longer distances."
             )
         more = "Add scenes for more."

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.marginals import Marginal
     from napari_btn.core.progress import Step
 
-__all__ = ["Belief", "Errors", "Neighbours"]
+__all__ = ["Belief", "Errors"]
 
 _SCORES = np.linspace(-6, 6, 49)  # normal scores at which the evidence of each pixel is looked at
 _ROUNDS = 3  # of expectation propagation
@@ -60,7 +60,7 @@ class Belief:
     variance: NDArray[np.float64]
 
 
-class Neighbours:
+class _Neighbours:
     """The correlation of normal scores over space and channels, as an operator on images.
 
     Parameters
@@ -214,7 +214,7 @@ class Errors:
     """
 
     marginals: tuple[Marginal, ...]
-    neighbours: Neighbours
+    neighbours: _Neighbours
 
     @classmethod
     def of_steps(cls, held_out: HeldOut) -> Step[Errors | None]:
@@ -227,7 +227,7 @@ class Errors:
         if held_out not in _ESTIMATED:
             marginals = tuple(ScoredTargets.of(held_out, c).calibrated() for c in range(len(held_out.target)))
             field = yield from field_steps(held_out, marginals)
-            _ESTIMATED[held_out] = cls(marginals, Neighbours(field))
+            _ESTIMATED[held_out] = cls(marginals, _Neighbours(field))
         return _ESTIMATED[held_out]
 
     def calibrated(self, quantiles: NDArray[np.float32], levels: Sequence[float]) -> NDArray[np.float32]:

@@ -19,11 +19,9 @@ __all__ = [
     "aim_of",
     "choose_rule",
     "conformal_quantile",
-    "image_quantile",
     "need_alpha",
     "needed_blocks",
     "promise_of",
-    "risk_quantile",
     "rule_quantile",
 ]
 
@@ -85,7 +83,7 @@ def conformal_quantile(
     return _block_quantile(s, b, (1 - alpha) * (1 + kept / own))
 
 
-def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLike) -> float:
+def _image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLike) -> float:
     """Return the smallest score that covers at least ``1 - alpha`` of each of most new images.
 
     Parameters
@@ -118,7 +116,7 @@ def image_quantile(scores: ArrayLike, alpha: float, delta: float, image: ArrayLi
     return conformal_quantile(thresholds, delta)
 
 
-def risk_quantile(scores: ArrayLike, alpha: float, delta: float, block: ArrayLike) -> float:
+def _risk_quantile(scores: ArrayLike, alpha: float, delta: float, block: ArrayLike) -> float:
     """Return the smallest score that covers ``1 - alpha`` of new blocks with probability ``1 - delta``.
 
     This takes blocks that are drawn independently, which those of one field are not quite.
@@ -167,9 +165,9 @@ def rule_quantile(
         Share of all blocks that these are, if others are left out to check them.
     """
     if rule == "image":
-        return image_quantile(scores, alpha, delta, block)
+        return _image_quantile(scores, alpha, delta, block)
     if rule == "risk":
-        return risk_quantile(scores, alpha, delta, block)
+        return _risk_quantile(scores, alpha, delta, block)
     return conformal_quantile(scores, alpha, block if rule == "block" else None, kept=kept)
 
 

@@ -120,10 +120,10 @@ class NoiseFindings(Generic[Model]):
         }
 
     @property
-    def law(self) -> str:
+    def _law(self) -> str:
         """The noise in a few words, of the channel that is farthest from plain counts."""
         fano = np.abs(np.nan_to_num(self.model.fano, nan=np.inf) - 1)
-        return _law(self.model, int(np.argmax(fano)))
+        return _law_of(self.model, int(np.argmax(fano)))
 
     @property
     def sentence(self) -> str:
@@ -134,7 +134,7 @@ class NoiseFindings(Generic[Model]):
         if self.mask_spans:
             allowed.append("Noise2Void with a mask along " + _listed([a.lower() for a in self.mask_spans]))
         verb = "is" if len(allowed) == 1 else "are"
-        return f"{noise}, {self.law}: {_listed(allowed)} {verb} allowed"
+        return f"{noise}, {self._law}: {_listed(allowed)} {verb} allowed"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -260,7 +260,7 @@ def find_noise_steps(
     return NoiseFindings(model, seen, names)
 
 
-def _law(model: NoiseModel, c: int) -> str:
+def _law_of(model: NoiseModel, c: int) -> str:
     """Return the law of a channel's noise in a few words."""
     gain, read = float(model.gain[c]), float(model.read_sd[c])
     counting = model.step[c] > 0 and read <= 0.5 * gain

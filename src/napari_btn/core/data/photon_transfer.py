@@ -13,7 +13,7 @@ from napari_btn.core.data.defects import fill_defects
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["LAGS", "Line", "Transfer", "fit_line", "transfer_of_frames", "transfer_of_image"]
+__all__ = ["LAGS", "Transfer", "fit_line", "transfer_of_frames", "transfer_of_image"]
 
 LAGS = 8
 """Largest lag of the noise's autocorrelation, in pixels."""
@@ -55,7 +55,7 @@ class Transfer:
 
 
 @dataclass(frozen=True)
-class Line:
+class _Line:
     """Fitted law: ``variance = intercept + slope * mean + curvature * mean**2``, with standard errors.
 
     Attributes
@@ -194,7 +194,7 @@ def fit_line(
     offset: float | None = None,
     curved: float = _SIGNIFICANT,
     counts: bool = False,
-) -> Line:
+) -> _Line:
     """Fit the photon-transfer line with as few terms as the points need.
 
     Weighted least squares with weights from the fitted variance, repeated; bins far from the line (of
@@ -238,7 +238,7 @@ def fit_line(
     c, b, a = (float(value.get(k, 0.0)) for k in range(3))
     # back from values above the offset to the values themselves
     terms = (c - b * origin + a * origin**2, b - 2 * a * origin, a)
-    return Line(*terms, slope_se=float(error.get(1, 0.0)), ratio=ratio, ratio_se=ratio_se)
+    return _Line(*terms, slope_se=float(error.get(1, 0.0)), ratio=ratio, ratio_se=ratio_se)
 
 
 def _fewest_terms(

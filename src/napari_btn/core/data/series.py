@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Series", "scene_changes", "series_axes"]
+__all__ = ["Series", "series_axes"]
 
 _BLOCK_PX = 8  # side of the means by which frames are compared
 _FEWEST = 16  # means of a frame that a comparison needs
@@ -61,7 +61,7 @@ class Series:
             Number of the field.
         """
         if field not in self._starts:
-            self._starts[field] = (0, *scene_changes(self.source, field))
+            self._starts[field] = (0, *_scene_changes(self.source, field))
         return self._starts[field]
 
     @property
@@ -184,7 +184,7 @@ def series_axes(axes: str, along: str) -> str:
     return axes.replace("T", "S").replace("Z", "T")
 
 
-def scene_changes(view: View, field: int = 0) -> tuple[int, ...]:
+def _scene_changes(view: View, field: int = 0) -> tuple[int, ...]:
     """Return the frames of a field with which another scene begins.
 
     Means of small blocks of each frame are correlated with those of the frame before. Where the correlation falls

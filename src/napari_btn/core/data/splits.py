@@ -26,7 +26,6 @@ __all__ = [
     "Kind",
     "Split",
     "checkerboard",
-    "painted_gap",
     "region_box",
     "split",
     "split_axis",
@@ -268,7 +267,7 @@ def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
             f"valid has the axes {scenes.valid.axes}; with painted regions it must be one mask over the space axes. "
             "Give it as that, or leave pixels unpainted instead."
         )
-    gap, notes, moved = painted_gap(regions), [], _travel(scenes)
+    gap, notes, moved = _painted_gap(regions), [], _travel(scenes)
     if gap < rf_px:
         raise ValueError(
             f"The area painted for training comes within {gap} px of one that is held out; the networks see {rf_px} px "
@@ -376,24 +375,8 @@ def checkerboard(
     return train, held_out
 
 
-def painted_gap(labels: NDArray[Any]) -> int:
-    """Return the fewest pixels between an area painted for training and a held-out one.
-
-    Parameters
-    ----------
-    labels : ndarray of int, shape (*space)
-        1 for training, 2 for calibration, 3 for the report; anything else is left out.
-
-    Returns
-    -------
-    int
-        0 if they touch.
-
-    Raises
-    ------
-    ValueError
-        If nothing is painted for training, or nothing for calibration.
-    """
+def _painted_gap(labels: NDArray[Any]) -> int:
+    """Return the fewest pixels between areas painted for training (1) and held out (2, 3); 0 if they touch."""
     for value, what in ((TRAIN, "training"), (CALIBRATE, "calibration")):
         if not (labels == value).any():
             raise ValueError(

@@ -21,7 +21,6 @@ __all__ = [
     "Window",
     "boxes_of",
     "join",
-    "offset_in",
     "places_in",
     "shifted",
     "window_scenes",
@@ -138,19 +137,8 @@ def window_scenes(
     return made
 
 
-def offset_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> tuple[int, ...] | None:
-    """Return the first pixel of an image within a larger one of the same values; None if not found.
-
-    Parameters
-    ----------
-    part, whole : ndarray of float32, (C, *space)
-        Noisy images, whose values differ from place to place. NaN matches NaN.
-
-    Raises
-    ------
-    ValueError
-        If the larger image is too large to search.
-    """
+def _offset_in(part: NDArray[np.float32], whole: NDArray[np.float32]) -> tuple[int, ...] | None:
+    """Return the first pixel of ``part`` within ``whole``, both (C, *space); None if not found. NaN matches NaN."""
     room = [b - a + 1 for a, b in zip(part.shape[1:], whole.shape[1:], strict=True)]
     if len(part) != len(whole) or min(room) < 1:
         return None
@@ -196,8 +184,8 @@ def places_in(scenes: Scenes, image: View, windows: Sequence[Window]) -> dict[in
     whole = image.read(0)
     for scene in range(scenes.noisy.n_scenes):
         mine = scenes.noisy.read(scene)
-        within = offset_in(whole, mine)
-        around = offset_in(mine, whole) if within is None else None
+        within = _offset_in(whole, mine)
+        around = _offset_in(mine, whole) if within is None else None
         if within is None and around is None:
             continue
         offset = within if within is not None else tuple(-a for a in around or ())

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Scenes
     from napari_btn.core.progress import Step
 
-__all__ = ["Filtered", "filled", "filter_names", "filter_steps", "hidden_loss", "hide", "straight_line"]
+__all__ = ["Filtered", "filled", "filter_steps", "hidden_loss", "hide", "straight_line"]
 
 _TUNE_SIDE = {2: 192, 3: 40}  # side in pixels of the parts that parameters are tuned on
 _TUNE_PARTS = 8
@@ -43,7 +43,7 @@ class Filtered:
     Parameters
     ----------
     name : str
-        Name of the filter, one of `filter_names`.
+        Name of the filter, one of `_filter_names`.
     image : ndarray of float32, (S, C, *space)
         NaN where the noisy image has no finite value.
     parameters : tuple of dict
@@ -62,13 +62,8 @@ class Filtered:
     apply: Callable[[Array], Array] = field(repr=False)
 
 
-def filter_names(ndim: int) -> tuple[str, ...]:
-    """Return the filters for images of ``ndim`` space axes whose packages are installed.
-
-    Parameters
-    ----------
-    ndim : int
-    """
+def _filter_names(ndim: int) -> tuple[str, ...]:
+    """Return the filters for images of ``ndim`` space axes whose packages are installed."""
     return tuple(
         name
         for name, known in FILTERS.items()
@@ -114,7 +109,7 @@ def filter_steps(
     ----------
     Batson & Royer, Noise2Self, ICML 2019: parameters from the error at hidden pixels.
     """
-    known = filter_names(noisy.ndim)
+    known = _filter_names(noisy.ndim)
     chosen = known if names is None else tuple(names)
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(

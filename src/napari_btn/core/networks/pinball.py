@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ABSOLUTE",
     "SOFTPLUS",
-    "Steps",
     "grouped_pinball",
     "noncrossing_pinball",
     "quantiles_from_raw",
@@ -21,19 +20,19 @@ __all__ = [
 ]
 
 
-class Steps(NamedTuple):
+class _Steps(NamedTuple):
     """Map of unconstrained outputs to the steps between quantiles, which are never negative, and its slope."""
 
     made: Callable[[torch.Tensor], torch.Tensor]
     slope: Callable[[torch.Tensor], torch.Tensor]
 
 
-SOFTPLUS = Steps(F.softplus, torch.sigmoid)
+SOFTPLUS = _Steps(F.softplus, torch.sigmoid)
 # twice the output makes twice the step, as bias-free members need; a ReLU would, but learns no more once it is off
-ABSOLUTE = Steps(torch.abs, torch.sign)
+ABSOLUTE = _Steps(torch.abs, torch.sign)
 
 
-def quantiles_from_raw(raw: torch.Tensor, middle: int, steps: Steps = SOFTPLUS) -> torch.Tensor:
+def quantiles_from_raw(raw: torch.Tensor, middle: int, steps: _Steps = SOFTPLUS) -> torch.Tensor:
     """Return quantiles that never cross, along axis 2: the middle one plus cumulative steps.
 
     Parameters
@@ -55,7 +54,7 @@ def quantiles_from_raw(raw: torch.Tensor, middle: int, steps: Steps = SOFTPLUS) 
     return torch.cat(parts, 2)
 
 
-def step_from_middle(raw: torch.Tensor, out: torch.Tensor, middle: int, steps: Steps) -> None:
+def step_from_middle(raw: torch.Tensor, out: torch.Tensor, middle: int, steps: _Steps) -> None:
     """Write the quantiles of raw outputs as `quantiles_from_raw` does, without a gradient.
 
     Parameters
@@ -87,7 +86,7 @@ class _NoncrossingPinball(torch.autograd.Function):
         target: torch.Tensor,
         levels: tuple[float, ...],
         middle: int,
-        how: Steps,
+        how: _Steps,
         top: torch.Tensor | None,
     ) -> torch.Tensor:
         known = torch.isfinite(target)
@@ -142,7 +141,7 @@ def noncrossing_pinball(
     target: torch.Tensor,
     levels: tuple[float, ...],
     middle: int,
-    steps: Steps = SOFTPLUS,
+    steps: _Steps = SOFTPLUS,
     top: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return the mean pinball loss of one member, of unconstrained outputs whose quantiles can't cross.

@@ -15,20 +15,16 @@ if TYPE_CHECKING:
     from napari_btn.core.remeasure.regions import Region
 
 __all__ = [
-    "ambiguity",
     "combine_channels",
-    "disagreement",
     "need_finite",
     "need_same_shape",
     "one_scene",
-    "relative_width",
     "score_map",
     "width_outside",
-    "width_reduction",
 ]
 
 
-def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
+def _ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
     """Return the ambiguity of each pixel about a threshold: ``4 p (1 - p)``.
 
     Parameters
@@ -56,7 +52,7 @@ def ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
     return out
 
 
-def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = None) -> NDArray[np.float32]:
+def _relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = None) -> NDArray[np.float32]:
     """Return the width of the interval relative to the signal: ``width / max(|median|, floor)``.
 
     Parameters
@@ -86,7 +82,7 @@ def relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = No
     return (w / np.maximum(m, np.float32(floor))).astype(np.float32)
 
 
-def width_reduction(
+def _width_reduction(
     width: ArrayLike, dwell_ratio: float, noise_width: ArrayLike | None = None
 ) -> NDArray[np.float32]:
     """Return by how much each interval is expected to narrow when measured again.
@@ -127,7 +123,7 @@ def width_reduction(
     return (w - combined).astype(np.float32)
 
 
-def disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[np.float32]:
+def _disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[np.float32]:
     """Return the disagreement of the members: their spread, or its share of the interval's width.
 
     More data can reduce a disagreement; where members agree on a wide interval, its width comes from noise.
@@ -308,17 +304,17 @@ def score_map(
     maps = []
     for c in numbers:
         if threshold is not None:
-            one = ambiguity(prediction.exceedance(threshold, c))
+            one = _ambiguity(prediction.exceedance(threshold, c))
         else:
             at = tuple(c if a == "C" else slice(None) for a in prediction.axes)
             one = np.asarray(prediction.width[at], np.float32)
             if spread is not None:
                 found = np.asarray(prediction.spread[at], np.float32)
-                one = disagreement(found, one if spread == "relative" else None)
+                one = _disagreement(found, one if spread == "relative" else None)
             elif dwell_ratio is not None:
-                one = width_reduction(one, dwell_ratio)
+                one = _width_reduction(one, dwell_ratio)
             elif width == "relative":
-                one = relative_width(one, np.asarray(prediction.median[at], np.float32))
+                one = _relative_width(one, np.asarray(prediction.median[at], np.float32))
         maps.append(one_scene(one, axes, scene))
     if len(maps) == 1:
         return maps[0]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import TokenMethod
 
-__all__ = ["MixtureShares", "NeighbourShares", "Shares", "density_steps", "mixture_steps", "shares_from"]
+__all__ = ["Shares", "density_steps", "mixture_steps", "shares_from"]
 
 _STARTS: Final = 6
 _ROUNDS: Final = 10
@@ -46,7 +46,7 @@ class Shares(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureShares:
+class _MixtureShares:
     """Posterior probabilities of a mixture of Gaussians.
 
     Parameters
@@ -105,7 +105,7 @@ class MixtureShares:
 
 
 @dataclass(frozen=True, eq=False)
-class NeighbourShares:
+class _NeighbourShares:
     """Full share for the leaf of the nearest clustered point.
 
     Parameters
@@ -156,7 +156,7 @@ class NeighbourShares:
 
 def shares_from(arrays: Mapping[str, NDArray[Any]]) -> Shares | None:
     """Return the shares that `to_arrays` stored, with names "<method>.<array>"; None if there are none."""
-    for kind in (MixtureShares, NeighbourShares):
+    for kind in (_MixtureShares, _NeighbourShares):
         first = f"{kind.method}."
         found = {k.removeprefix(first): np.asarray(v) for k, v in arrays.items() if k.startswith(first)}
         if found:
@@ -164,7 +164,7 @@ def shares_from(arrays: Mapping[str, NDArray[Any]]) -> Shares | None:
     return None
 
 
-def mixture_steps(points: NDArray[np.float32], count: int, seed: int) -> Step[tuple[MixtureShares, float]]:
+def mixture_steps(points: NDArray[np.float32], count: int, seed: int) -> Step[tuple[_MixtureShares, float]]:
     """Fit a mixture of Gaussians with full covariances, from the likeliest of a few short runs; a step.
 
     Parameters
@@ -218,10 +218,10 @@ def mixture_steps(points: NDArray[np.float32], count: int, seed: int) -> Step[tu
     log_det = np.log(np.diagonal(factors, axis1=1, axis2=2)).sum(1)
     offset = np.log(np.maximum(mixture.weights_, 1e-300)) + log_det
     parts = (np.asarray(part, dtype=np.float32) for part in (mixture.means_, factors, offset))
-    return MixtureShares(*parts), float(mixture.lower_bound_)
+    return _MixtureShares(*parts), float(mixture.lower_bound_)
 
 
-def density_steps(points: NDArray[np.float32], seed: int) -> Step[tuple[NeighbourShares | None, float]]:
+def density_steps(points: NDArray[np.float32], seed: int) -> Step[tuple[_NeighbourShares | None, float]]:
     """Find dense groups of any shape and number by HDBSCAN, on 5000 of the points; a step.
 
     Parameters
@@ -251,5 +251,5 @@ def density_steps(points: NDArray[np.float32], seed: int) -> Step[tuple[Neighbou
     with threadpool_limits(limits=1):
         group = HDBSCAN(min_cluster_size=least, min_samples=_NEIGHBOURS, copy=True).fit_predict(x)
     dense = group >= 0
-    found = NeighbourShares(x[dense], group[dense].astype(np.uint8)) if group.max() >= 1 else None
+    found = _NeighbourShares(x[dense], group[dense].astype(np.uint8)) if group.max() >= 1 else None
     return found, float(1 - dense.mean())

@@ -46,21 +46,15 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import TrainSettings
     from napari_btn.core.supervision.patches import Lesson
 
-__all__ = ["member_bytes", "train_together_steps"]
+__all__ = ["train_together_steps"]
 
 _BETWEEN_S = 0.1  # wall time aimed at between two yields
 _WARM_STEPS = 3  # libraries choose their kernels in the first steps, which must be over before a capture
 _SHARE = 0.8  # of the free memory: other programs draw on the card, too
 
 
-def member_bytes(blueprint: Blueprint, settings: TrainSettings) -> int:
-    """Return the memory in bytes that a member's training step takes on a device, to a factor of about two.
-
-    Parameters
-    ----------
-    blueprint : Blueprint
-    settings : TrainSettings
-    """
+def _member_bytes(blueprint: Blueprint, settings: TrainSettings) -> int:
+    """Return the memory in bytes that a member's training step takes on a device, to a factor of about two."""
     count, side = settings.patches
     return step_bytes(blueprint, count * side**blueprint.ndim)
 
@@ -346,7 +340,7 @@ def train_together_steps(
     )
     work.finished = {m.number: m for m in fitting(start.finished, blueprint) if m.number < members}
     waiting = [trainer.begin(k) for k in range(members) if k not in work.finished]
-    fits = int(_SHARE * free_bytes(device)) // member_bytes(blueprint, settings)
+    fits = int(_SHARE * free_bytes(device)) // _member_bytes(blueprint, settings)
     ladder = _Ladder(device, max(1, min(members, fits)), settings.patches[0])
     # pretrained members show what they know before they learn
     work.preview.make(trainer, waiting)

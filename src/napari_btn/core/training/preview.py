@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.family import Blueprint
     from napari_btn.core.training.processes import Run, Trainer
 
-__all__ = ["Preview", "middle_of"]
+__all__ = ["Preview"]
 
 _PIXELS, _SHARE = 262_144, 0.03  # most pixels of a preview; share of the time of workers for previews
 
 
-def middle_of(space: Sequence[int], pixels: int) -> tuple[slice, ...]:
+def _middle_of(space: Sequence[int], pixels: int) -> tuple[slice, ...]:
     """Return the middle part of an image of at most ``pixels`` pixels, whole along short sides."""
     sides, left, rest = list(space), pixels, len(space)
     for axis in sorted(range(len(space)), key=lambda a: space[a]):
@@ -55,7 +55,7 @@ class Preview:
         self, scenes: Scenes, blueprint: Blueprint, every: float, workers: int = 1, device: str = "cpu"
     ) -> None:
         self.workers, self.device = workers, device
-        box = middle_of(scenes.noisy.space, _PIXELS)
+        box = _middle_of(scenes.noisy.space, _PIXELS)
         self.offset = tuple(s.start for s in box)
         self.every = self.least = every
         self.blueprint = blueprint

@@ -8,7 +8,7 @@ from napari_btn.core.networks.heads import Ensemble
 from napari_btn.core.networks.pinball import noncrossing_pinball, quantiles_from_raw
 from napari_btn.core.networks.sms.family import Schedule
 from napari_btn.core.networks.sms.graph import Graph
-from napari_btn.core.networks.sms.one_member import Layers, sparse_hidden, weight_gradient
+from napari_btn.core.networks.sms.one_member import Layers, _weight_gradient, sparse_hidden
 from napari_btn.core.settings import NetworkSettings
 from napari_btn.core.training.tasks import pinball
 
@@ -132,7 +132,7 @@ def test_weight_gradient_of_any_odd_kernel(kernel: tuple[int, ...]) -> None:
     grad = torch.from_numpy(rng.standard_normal(out.shape).astype(np.float32))
     (expected,) = torch.autograd.grad(out, weight, grad)
     rows = (v.movedim(1, -1).contiguous() for v in (grad, x))
-    assert torch.allclose(weight_gradient(*rows, kernel, 2), expected, atol=1e-3, rtol=1e-4)
+    assert torch.allclose(_weight_gradient(*rows, kernel, 2), expected, atol=1e-3, rtol=1e-4)
 
 
 def test_one_dimensional_signals_too() -> None:

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.trunk import Trunk
     from napari_btn.core.settings import NetworkSettings
 
-__all__ = ["CDAE", "DNCNN", "UNET", "Layer", "Stages"]
+__all__ = ["CDAE", "DNCNN", "UNET", "Layer"]
 
 _WIDER = 4  # a level has at most so many times the channels of the first: cost grows with their square
 _MOST_POOLINGS = 6
 
 
 @dataclass(frozen=True)
-class Stages:
+class _Stages:
     """The convolutions of all members of an ensemble, by resolution.
 
     Parameters
@@ -42,7 +42,7 @@ class Stages:
         return len(self.down)
 
     @classmethod
-    def of(cls, depth: int, poolings: int) -> Stages:
+    def of(cls, depth: int, poolings: int) -> _Stages:
         """Return the stages of a number of convolutions: two each, the rest at the lowest resolution.
 
         Parameters
@@ -92,7 +92,7 @@ class _ConvolutionalFamily(Family):
     def __init__(self, *, pools: bool, skips: bool) -> None:
         self.pools, self.skips = pools, skips
 
-    def plan(self, settings: NetworkSettings, extent: Extent) -> Stages:
+    def plan(self, settings: NetworkSettings, extent: Extent) -> _Stages:
         """Return the stages: as many poolings as the depth allows, fewer for a small image.
 
         Parameters
@@ -107,12 +107,12 @@ class _ConvolutionalFamily(Family):
         most = min(max((depth - 2) // 4, min(depth // 3, 1)), _MOST_POOLINGS) if self.pools else 0
         if self.pools and extent.field_px is not None:
             most = 0
-            while self._reach_of(Stages.of(4 * most + 2, most)) < extent.field_px and most < _MOST_POOLINGS:
+            while self._reach_of(_Stages.of(4 * most + 2, most)) < extent.field_px and most < _MOST_POOLINGS:
                 most += 1
             depth = 4 * most + 2
-        stages = Stages.of(depth, most)
+        stages = _Stages.of(depth, most)
         while limit is not None and stages.poolings and self._reach_of(stages) > limit:
-            stages = Stages.of(4 * (stages.poolings - 1) + 2, stages.poolings - 1)
+            stages = _Stages.of(4 * (stages.poolings - 1) + 2, stages.poolings - 1)
         if limit is not None and not stages.poolings:
             stages = replace(stages, bottom=max(min(stages.bottom, limit), 1))
         return stages
@@ -131,7 +131,7 @@ class _ConvolutionalFamily(Family):
         layers, first = self.layers(blueprint), self._first_feature(blueprint.plan)
         return Convolutional(len(members), layers, blueprint.ndim, features_from=first, skips=self.skips)
 
-    def _first_feature(self, stages: Stages) -> int:
+    def _first_feature(self, stages: _Stages) -> int:
         """Return the number of the first layer that heads read: the last one, or the first after the poolings."""
         before = sum(stages.down)
         return (
@@ -172,7 +172,7 @@ class _ConvolutionalFamily(Family):
         """
         return (self._reach_of(blueprint.plan),) * blueprint.ndim
 
-    def _reach_of(self, stages: Stages) -> int:
+    def _reach_of(self, stages: _Stages) -> int:
         """Return the half-width of the receptive field, of the pixel of a pooled square that sees farthest."""
         farthest = 0
         for pixel in range(2**stages.poolings):
@@ -239,7 +239,7 @@ class _ConvolutionalFamily(Family):
         """Return the pixels of a layer as a share of those of the image."""
         return float(2.0 ** (-blueprint.ndim * layer.level))
 
-    def to_dict(self, plan: Stages) -> dict[str, Any]:
+    def to_dict(self, plan: _Stages) -> dict[str, Any]:
         """Return the stages as entries of a bundle.
 
         Parameters
@@ -248,14 +248,14 @@ class _ConvolutionalFamily(Family):
         """
         return {"down": list(plan.down), "bottom": plan.bottom}
 
-    def from_dict(self, values: Mapping[str, Any]) -> Stages:
+    def from_dict(self, values: Mapping[str, Any]) -> _Stages:
         """Return the stages from the values of a bundle.
 
         Parameters
         ----------
         values : mapping
         """
-        return Stages(tuple(values["down"]), values["bottom"])
+        return _Stages(tuple(values["down"]), values["bottom"])
 
 
 def _stage(level: int, count: int, reads: int, width: int, last: int) -> list[Layer]:

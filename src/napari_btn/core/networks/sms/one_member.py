@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from napari_btn.core.networks.sms.graph import Graph
 
-__all__ = ["Layers", "convolve", "sparse_hidden", "weight_gradient"]
+__all__ = ["Layers", "convolve", "sparse_hidden"]
 
 
 class Layers(NamedTuple):
@@ -78,7 +78,7 @@ def convolve(
     return convolved
 
 
-def weight_gradient(
+def _weight_gradient(
     grad: torch.Tensor, read: torch.Tensor, kernel: Sequence[int], dilation: int
 ) -> torch.Tensor:
     """Return the gradient (out, C, *kernel) of a same-size convolution's weight, by products of shifted views.
@@ -204,7 +204,7 @@ def _sparse_backward(
         grad = torch.ops.aten.threshold_backward(grad, flat, 0)
         totals[1][t].add_(grad.sum(0))
         grad = grad.view_as(feature)
-        totals[0][t].add_(weight_gradient(grad, read, totals[0][t].shape[2:], graph.dilations[t]))
+        totals[0][t].add_(_weight_gradient(grad, read, totals[0][t].shape[2:], graph.dilations[t]))
         turned = back[t]
         if turned is None:
             continue
