@@ -10,7 +10,7 @@ from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.training import processes as training
 from napari_btn.workflow.inputs import image_for, pair_for
-from napari_btn.workflow.refine import gentler, refine_steps
+from napari_btn.workflow.refine import _gentler, refine_steps
 
 NETWORK = btn.NetworkSettings(depth=3, channels=2, inputs=2, head_units=8, dilations=(1, 2, 3))
 TRAIN = btn.TrainSettings(steps=6, batch_size=2, patch_px=16)
@@ -210,9 +210,9 @@ def test_painted_areas_and_their_report_stay_apart_from_windows(tmp_path):
 
 def test_gentler_settings_are_shorter_and_slower():
     train = btn.TrainSettings()
-    assert gentler(train).steps == train.steps / 2
-    assert gentler(train).learning_rate < train.learning_rate
-    assert gentler(btn.TrainSettings(steps=1)).steps == 1
+    assert _gentler(train).steps == train.steps / 2
+    assert _gentler(train).learning_rate < train.learning_rate
+    assert _gentler(btn.TrainSettings(steps=1)).steps == 1
 
 
 def test_an_untrained_one_has_nothing_to_go_on_from():

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.model import Model
 
-__all__ = ["TABLE", "BatchFile", "BatchRow", "batch_files", "batch_steps", "batch_table", "outputs_of"]
+__all__ = ["TABLE", "BatchFile", "BatchRow", "batch_files", "batch_steps"]
 
 TABLE = "table.csv"
 """Name of the table beside the maps."""
@@ -116,31 +116,17 @@ def batch_files(given: Sequence[str | Path], folder: Path) -> tuple[BatchFile, .
         noisy, clean = described.matched()
         images += noisy
         truths += clean if len(clean) == len(noisy) else (clean[0] if clean else None,) * len(noisy)
-    outputs = outputs_of(images, folder)
+    outputs = _outputs_of(images, folder)
     return tuple(BatchFile(*one) for one in zip(images, outputs, truths, strict=True))
 
 
-def outputs_of(images: Sequence[str], folder: Path, suffix: str = ".ome.tif") -> tuple[Path, ...]:
-    """Return a file in a folder for the maps of each image, named after it.
-
-    Parameters
-    ----------
-    images : sequence of str
-        Image files, with keys where they hold several.
-    folder : Path
-    suffix : str
-        Of the format that maps are written in.
-
-    Raises
-    ------
-    ValueError
-        If two images would have the same output.
-    """
+def _outputs_of(images: Sequence[str], folder: Path) -> tuple[Path, ...]:
+    """Return a file in a folder for the maps of each image, named after it."""
     made: dict[Path, str] = {}
     for image in images:
         file, key = split_key(image)
         name = split_suffix(file.name)[0] + (f"_{key.strip('/').replace('/', '_')}" if key else "")
-        path = folder / f"{name}{suffix}"
+        path = folder / f"{name}.ome.tif"
         if path in made:
             raise ValueError(
                 f"{made[path]} and {image} would both be written to {path.name}; rename one, or write "
@@ -209,7 +195,7 @@ def batch_steps(
         except (ValueError, OSError) as error:
             rows.append(BatchRow(file, error=" ".join(str(error).split())))
         if table is not None:
-            write_table(batch_table(rows, model.channel_names), table, overwrite=True)
+            write_table(_batch_table(rows, model.channel_names), table, overwrite=True)
         yield Progress(1000 * (number + 1), 1000 * len(files), note, checkpoint=tuple(rows))
     return tuple(rows)
 
@@ -283,14 +269,8 @@ def _differences(model: Model, image: Image) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def batch_table(rows: Sequence[BatchRow], channel_names: Sequence[str]) -> dict[str, list[Any]]:
-    """Return the results as a table for `io.tables.write_table`: a row per file.
-
-    Parameters
-    ----------
-    rows : sequence of BatchRow
-    channel_names : sequence of str
-    """
+def _batch_table(rows: Sequence[BatchRow], channel_names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the results as a table for `io.tables.write_table`: a row per file."""
     table: dict[str, list[Any]] = {
         "file": [row.file.image for row in rows],
         "maps": [row.file.output.name if not row.error else None for row in rows],

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "RecipeFiles",
-    "RecipeLayers",
     "layers_recipe_steps",
     "read_recipe",
     "save_recipe",
@@ -105,7 +104,7 @@ def _sample(name: str, call: str, part: str) -> Any:
 
 
 @dataclass(frozen=True)
-class RecipeLayers:
+class _RecipeLayers:
     """Arrays that are open already, among which inputs of a recipe are found by their hash; then files.
 
     Parameters
@@ -210,6 +209,6 @@ def layers_recipe_steps(path: Path, arrays: Sequence[Any]) -> Step[Repeated]:
     """
     recipe = read_recipe(path)
     members = recipe.steps[0].get("settings", {}).get("members", 1)
-    opener = RecipeLayers(arrays, RecipeFiles(path.resolve().parent, {}))
+    opener = _RecipeLayers(arrays, RecipeFiles(path.resolve().parent, {}))
     made = yield from run_recipe_steps(recipe, opener, compute_for("cpu", int(members)))
     return made

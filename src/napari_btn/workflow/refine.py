@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import TrainSettings
     from napari_btn.model import Model
 
-__all__ = ["Refinement", "gentler", "refine_steps", "split_record"]
+__all__ = ["Refinement", "refine_steps", "split_record"]
 
 _STEPS, _RATE = 0.5, 0.5
 _MARGIN = 8  # margin around a window in 1/8 patches; a larger one would favour the middle of windows
@@ -123,14 +123,8 @@ class _Plan:
     first_draw: int
 
 
-def gentler(train: TrainSettings) -> TrainSettings:
-    """Return settings for a refinement: half the steps at half the rate, so that members forget little.
-
-    Parameters
-    ----------
-    train : TrainSettings
-        Settings of the first training.
-    """
+def _gentler(train: TrainSettings) -> TrainSettings:
+    """Return settings for a refinement: half the steps at half the rate, so that members forget little."""
     return replace(
         train, steps=max(round(_STEPS * train.steps), 1), learning_rate=_RATE * train.learning_rate
     )
@@ -186,7 +180,7 @@ def refine_steps(
     image : Image, optional
         Noisy image of the windows; that of the pair by default.
     train : TrainSettings, optional
-        Settings of the training; by default those of the model, changed by `gentler`.
+        Settings of the training; by default those of the model, changed by `_gentler`.
     regions : ndarray of int, (*space), optional
         Painted areas of the pair.
 
@@ -205,7 +199,7 @@ def refine_steps(
     from napari_btn.workflow.fit import train_members_steps
 
     settings = model.settings
-    wanted = gentler(settings.train) if train is None else train
+    wanted = _gentler(settings.train) if train is None else train
     yield Progress(0, settings.members * wanted.steps, "Checking the images")
     scenes = scenes_for(model, pair)
     yield from scenes.check_steps()

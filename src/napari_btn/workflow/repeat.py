@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from napari_btn.model import Model
     from napari_btn.workflow.recipe import Recipe
 
-__all__ = ["HASHED", "REPEATED", "Opener", "Repeated", "run_recipe_steps"]
+__all__ = ["HASHED", "REPEATED", "Repeated", "run_recipe_steps"]
 
 REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "predict", "regions", "fuse")
 """Steps that can be repeated."""
@@ -48,7 +48,7 @@ HASHED = {"makes": "weights and offsets", "maps": "maps", "labels": "labels", "r
 """Names of the results of a step that have a hash, by their key in the record."""
 
 
-class Opener(Protocol):
+class _Opener(Protocol):
     """Opens an input of a recipe."""
 
     def __call__(self, name: str, known: Mapping[str, Any], /) -> Any:
@@ -93,7 +93,7 @@ class Repeated:
         return dict(provenance["recipe"][-1])
 
 
-def run_recipe_steps(recipe: Recipe, opened: Opener, compute: Compute) -> Step[Repeated]:
+def run_recipe_steps(recipe: Recipe, opened: _Opener, compute: Compute) -> Step[Repeated]:
     """Repeat the steps of a recipe; a step.
 
     Parameters
@@ -137,7 +137,7 @@ def run_recipe_steps(recipe: Recipe, opened: Opener, compute: Compute) -> Step[R
     return replace(made, differences=tuple(differences), compared=compared)
 
 
-def _arrays_steps(recipe: Recipe, opened: Opener) -> Step[dict[str, Any]]:
+def _arrays_steps(recipe: Recipe, opened: _Opener) -> Step[dict[str, Any]]:
     """Open all inputs and compare their hashes with the recorded ones; a step."""
     arrays = {}
     for name, known in recipe.inputs.items():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from qtpy.QtWidgets import QAbstractButton, QDockWidget, QTabBar, QWidget
 
-from napari_btn.widgets.shared.notes import show_control
+from napari_btn.widgets.shared.notes import _show_control
 from napari_btn.widgets.shared.tabs import DOCKS, open_dock
 
 HEIGHT = 768
@@ -82,7 +82,7 @@ def test_a_link_of_another_dock_brings_its_control_to_the_front(window: Any, qtb
     docks = {d.objectName(): d for d in window.window.dock_widgets.values()}
     denoise, tokens = docks["napari_btn_denoise"], docks["napari_btn_tokens"]
     assert not in_sight(denoise)
-    show_control(tokens.window(), "groups")
+    _show_control(tokens.window(), "groups")
     qtbot.waitUntil(lambda: in_sight(denoise.findChild(QWidget, "groups")))
 
 

@@ -624,7 +624,7 @@ def test_a_second_frame_is_checked_with_one_click(make_dock, model, viewer, qtbo
     frame = np.array(prediction.median)
     frame[0, :20] = prediction.upper[0, :20] + 1
     viewer.add_image(frame, name="frame 2", axis_labels=("c", "y", "x"))
-    dock.coverage.list_frames()
+    dock.coverage._list_frames()
     part(dock, "second_frame").setCurrentText("frame 2")
     part(dock, "check_second").click()
     drawn(dock, qtbot)

@@ -30,13 +30,13 @@ if TYPE_CHECKING:
     from napari_btn.widgets.shared.dock import Dock
     from napari_btn.workflow.search import Choice
 
-__all__ = ["RegionEditor", "Scored"]
+__all__ = ["RegionEditor"]
 
 _READ_AFTER_MS = 30
 
 
 @dataclass(frozen=True, eq=False)
-class Scored:
+class _Scored:
     """A score map.
 
     Parameters
@@ -99,7 +99,7 @@ class RegionEditor:
         """Regions of the rectangles, as far as they lie in the image."""
         self.blank: list[bool] = []
         """True for each region without a score."""
-        self.scored: Scored | None = None
+        self.scored: _Scored | None = None
         """The last score."""
         self._dwells: dict[Place, float] = {}  # planned, by place: a moved window has none
         self._own = False
@@ -139,7 +139,7 @@ class RegionEditor:
         area : ndarray of bool, optional
             Where it counts; everywhere by default.
         """
-        self.scored = Scored(choice, score, area)
+        self.scored = _Scored(choice, score, area)
 
     def stop_reading(self) -> None:
         """Leave the rectangles unread until they change again."""

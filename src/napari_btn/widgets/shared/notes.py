@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
-__all__ = ["LowScroll", "NoteLabel", "Theme", "notes_html", "on_screen", "show_control"]
+__all__ = ["LowScroll", "NoteLabel", "Theme", "notes_html", "on_screen"]
 
 _CONTROLS = {
     "checkerboard": "split",
@@ -173,7 +173,7 @@ class NoteLabel(QLabel):
         window = self.window()
         if name in _DOCKS and window.findChild(QWidget, name) is None:
             open_dock(self._theme.viewer, _DOCKS[name])
-        show_control(window, name)
+        _show_control(window, name)
 
     @property
     def notes(self) -> tuple[tuple[str, str], ...]:
@@ -240,16 +240,8 @@ def on_screen(text: str) -> str:
     return _MASKED.sub(r" ('\1', over \2 px)", text)
 
 
-def show_control(window: QWidget, name: str) -> None:
-    """Bring the control that a note names into sight, unfolded and with the focus.
-
-    Parameters
-    ----------
-    window : QWidget
-        Window with the docks.
-    name : str
-        Object name of the control.
-    """
+def _show_control(window: QWidget, name: str) -> None:
+    """Bring the control that a note names into sight, unfolded and with the focus."""
     control = window.findChild(QWidget, name)
     if control is not None and control.isHidden() and name in _BEFORE:
         control = window.findChild(QWidget, _BEFORE[name])

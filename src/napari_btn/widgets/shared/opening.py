@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.shared.pickers import LayerPicker
 
-__all__ = ["FILES", "ask_for_folder", "ask_for_image", "let_open", "open_image"]
+__all__ = ["FILES", "let_open", "open_image"]
 
 _DESCRIPTIONS = "*.yaml *.yml *.json"
 _SHOWN = 3  # matched files that a note names; its tooltip has them all
@@ -42,18 +42,18 @@ def let_open(picker: LayerPicker, parent: QWidget, viewer: Any, lifetime: Lifeti
     lifetime : Lifetime
         Of the dock.
     """
-    picker.file_wanted.connect(lambda: ask_for_image(parent, viewer, picker, lifetime))
-    picker.folder_wanted.connect(lambda: ask_for_folder(parent, viewer, picker, lifetime))
+    picker.file_wanted.connect(lambda: _ask_for_image(parent, viewer, picker, lifetime))
+    picker.folder_wanted.connect(lambda: _ask_for_folder(parent, viewer, picker, lifetime))
 
 
-def ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
+def _ask_for_image(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
     """Ask for image files and open them for a picker; several are stacked as different fields."""
     paths, _ = QFileDialog.getOpenFileNames(parent, "Open images", "", FILES)
     if paths:
         open_image(viewer, picker, paths[0], lifetime, *paths[1:])
 
 
-def ask_for_folder(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
+def _ask_for_folder(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime: Lifetime) -> None:
     """Ask for a folder, a zarr store or one with noisy and clean images, and open it for a picker."""
     path = QFileDialog.getExistingDirectory(parent, "Open a zarr store, or a folder of images")
     if path:

@@ -85,7 +85,7 @@ class TokenEditor:
         if shown is not None and shown.layer is not None:
             table = shown.describe()
             self._view.table.show_table(table, channels_of(shown.view), self._colours())
-            with self.quiet():
+            with self._quiet():
                 shown.set_features(table)
         elif shown is not None:
             self._view.table.clear_table()
@@ -122,7 +122,7 @@ class TokenEditor:
     def _recolour(self) -> None:
         """Colour the layer; picked tokens stand out."""
         if self.shown is not None and self.layer is not None:
-            with self.quiet():
+            with self._quiet():
                 self.shown.colour(
                     self._colours(), self._view.table.picked(), alone=self._view.alone.isChecked()
                 )
@@ -168,7 +168,7 @@ class TokenEditor:
         self._recolour()
         self._view.chart.show_picked(picked)
         if self.shown is not None and (layer := self.shown.layer) is not None and len(picked) == 1:
-            with self.quiet():
+            with self._quiet():
                 layer.selected_label = picked[0]
         self._changed()
         if picked or (self._view.status.notes[:1] and self._view.status.notes[0][1].startswith(_PICKED)):
@@ -222,7 +222,7 @@ class TokenEditor:
             return
         self.look()
         try:
-            with self.quiet():
+            with self._quiet():
                 target = self.shown.merge(self._view.table.picked())
         except ValueError as error:
             self._view.status.say(("amber", str(error)))
@@ -278,7 +278,7 @@ class TokenEditor:
         """Undo the last edit."""
         if self.shown is None:
             return
-        with self.quiet():
+        with self._quiet():
             what = self.shown.undo()
         for part in (self._view.slider, self._view.n_tokens):
             part.blockSignals(True)
@@ -305,7 +305,7 @@ class TokenEditor:
             self._view.table.clear_table()
             self._view.chart.hide()
             return
-        with self.quiet():
+        with self._quiet():
             self.shown = TokenLayer(self._viewer, tokens, source)
         self._watch(self.shown.layer)
 
@@ -341,7 +341,7 @@ class TokenEditor:
             return
         self.look()
         edited = shown.edited
-        with self.quiet():
+        with self._quiet():
             shown.cut(k)
         self._session.tokens = shown.tokens
         # numbers stay with their tokens; a token that isn't there any more has no row
@@ -352,7 +352,7 @@ class TokenEditor:
         self._describe_later.start()
 
     @contextmanager
-    def quiet(self) -> Iterator[None]:
+    def _quiet(self) -> Iterator[None]:
         """Ignore the layer's events while we change it ourselves."""
         before, self._own = self._own, True
         try:

@@ -68,7 +68,7 @@ class CoverageTab:
         model = self._session.model
         looked_at = self._view.tabs.currentIndex() == TABS.index("coverage")
         self._view.missed.setEnabled(model is not None and self._focus.prediction is not None)
-        self.list_frames()
+        self._list_frames()
         if not looked_at or model is None or "reliability" in self._lifetime.runs:
             self.show_reliability()
             return
@@ -102,7 +102,7 @@ class CoverageTab:
             at = (1 - report.alpha, float(report.coverage_low[c]), float(report.coverage_high[c]))
             self._view.reliability.show_coverage(1 - np.asarray(_ALPHAS), self._curve[1][c], at)
 
-    def list_frames(self) -> None:
+    def _list_frames(self) -> None:
         """List the images of the field that the intervals can be checked on."""
         prediction, source, picker = self._focus.prediction, self._focus.source, self._view.second_frame
         names = []
