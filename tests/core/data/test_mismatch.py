@@ -5,7 +5,7 @@ import pytest
 
 from napari_btn import samples
 from napari_btn.core.data import noise
-from napari_btn.core.data.mismatch import _match_of, mismatch_notes, same_field_notes
+from napari_btn.core.data.mismatch import match_of, mismatch_notes, same_field_notes
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.settings import CalibrationSettings
 from napari_btn.core.supervision.pair import PAIR
@@ -61,7 +61,7 @@ def test_share_of_a_repeat_in_the_mean():
     # the shared noise of 4 repeats is 1/4; it is estimated from a quarter of 256 blocks of 256 px
     pair = samples.blobs(seed=1, n=16, size=64)
     draws = [noise.skewed(pair.clean, rng=np.random.default_rng(s)) for s in range(4)]
-    match = _match_of(Pair(draws[0], np.mean(draws, axis=0), "SYX").views)
+    match = match_of(Pair(draws[0], np.mean(draws, axis=0), "SYX").views)
     assert match.shared == pytest.approx(0.25, abs=0.05)
     assert match.aligned
 
@@ -90,7 +90,7 @@ def test_masked_pixels_do_not_count():
 
 def test_small_images_are_left_alone():
     pair = samples.blobs(seed=0, n=2, size=16)
-    assert _match_of(pair.views) is None
+    assert match_of(pair.views) is None
 
 
 def test_plan_says_it_first():
