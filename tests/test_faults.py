@@ -170,11 +170,19 @@ def test_an_interrupt_while_members_are_saved_waits_until_they_are_whole(folder,
     assert re.search(rf"Interrupted; {kept} members? of 3 kept in", result.stderr)
 
 
-def test_too_little_memory_is_one_sentence(folder, tmp_path, monkeypatch):
-    stopped_after(monkeypatch, 0, MemoryError("Unable to allocate 400. GiB"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 400. GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes."),
+        RuntimeError("could not create a primitive"),  # oneDNN
+    ],
+)
+def test_too_little_memory_is_one_sentence(folder, tmp_path, monkeypatch, error):
+    stopped_after(monkeypatch, 0, error)
     result = CliRunner().invoke(main, arguments(folder, tmp_path / "edx.btn"))
     assert result.exit_code == 2
-    assert "not enough memory (Unable to allocate 400. GiB)" in result.stderr.splitlines()[-1]
+    assert f"not enough memory ({error})" in result.stderr.splitlines()[-1]
 
 
 # ---------------------------------------------------------------- folders of dead processes

@@ -138,13 +138,16 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
             raise _Refused(_single_line(text)) from None
 
 
+# of PyTorch's own allocator, and of oneDNN, which says no more where a buffer of its own can't be had
+_NO_MEMORY = ("can't allocate memory", "could not create a primitive")
+
+
 def _of_the_machine(error: Exception) -> str | None:
     """Return the sentence on memory that lacks, a worker that died or a loss that diverged; None for a bug."""
     from napari_btn.core.compute.pool import WorkerDiedError
 
-    if isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    ):
+    lacks = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    if isinstance(error, MemoryError) or lacks:
         return (
             f"There is not enough memory ({_single_line(str(error)) or 'none is left'}). Close other programs, crop "
             "the image, or write a prediction to .ome.zarr, which needs memory for a few tiles only."
