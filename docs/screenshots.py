@@ -118,8 +118,12 @@ def which_data() -> None:
     clean = np.asarray(pair.clean)[0]
     counts = [rng.poisson(20 * clean / clean.max()) for _ in range(3)]
     rows = (
-        ("A noisy image and a slow, clean one", "intervals that cover the clean signal", [counts[0], clean]),
-        ("Noisy repeats of one field", "intervals that cover a repeat", counts),
+        (
+            "A noisy image and a slow, clean one",
+            "intervals that aim to cover the clean signal",
+            [counts[0], clean],
+        ),
+        ("Noisy repeats of one field", "intervals that aim to cover a repeat", counts),
         ("One noisy image", "an image, without a promise for the clean signal", counts[:1]),
     )
     figure = Figure(figsize=(9.6, 4.8), layout="constrained")

@@ -105,7 +105,7 @@ def test_predict_and_evaluate_print_the_results_of_the_python_calls(folder, bund
     assert result.exit_code == 0, result.output
     noisy, clean = np.load(folder / "noisy.npy"), np.load(folder / "clean.npy")
     expected = btn.load(bundle).predict(noisy, axes="CYX")
-    assert result.stdout.splitlines()[-1] == f"{out}: 90 % intervals of the clean signal"
+    assert result.stdout.splitlines()[-1] == f"{out}: intervals that aim at 90 % of the clean signal"
     with np.load(out) as maps:
         for name in ("lower", "median", "upper", "width"):
             np.testing.assert_array_equal(maps[name], getattr(expected, name))
@@ -129,7 +129,7 @@ def test_draws_of_the_command_line_are_those_of_the_python_call(folder, bundle, 
     asked = ("predict", bundle, f"{folder / 'both.npz'}:noisy", "--axes", "CYX", "-o", out, "--draws", 2)
     result = call(*asked, "--seed", 3)
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[-1].endswith("intervals and 2 plausible images of the clean signal")
+    assert result.stdout.splitlines()[-1].endswith("of the clean signal, and 2 plausible images of it")
     prediction = btn.load(bundle).predict(np.load(folder / "both.npz")["noisy"], "CYX")
     for name, expected in zip(("draw_1", "draw_2"), prediction.draws(2, seed=3), strict=True):
         image = read_image(f"{out}:{name}")

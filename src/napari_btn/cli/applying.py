@@ -137,9 +137,9 @@ def predict(model: Model, batch: Batch, one: _OneImage) -> None:
             )
         # some systems remove no file that is mapped into memory
         del draws
-    share = f"{100 * (1 - prediction.alpha):g} %"
-    plausible = f" and {one.draws} plausible images" if one.draws else ""
-    click.echo(f"{target.output}: {share} intervals{plausible} of {covered(prediction.covers)}")
+    aim = f"{100 * (1 - prediction.alpha):g} % of {covered(prediction.covers)}"
+    plausible = f", and {one.draws} plausible images of it" if one.draws else ""
+    click.echo(f"{target.output}: intervals that aim at {aim}{plausible}")
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QAbstractButton, QAbstractSlider, QComboBox, QDoubleS
 from scipy.stats import norm
 
 from napari_btn.core.calibration.cases import HeldOut
+from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.calibration.exceedance import exceedance_from
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.data.image import Box, Image
@@ -435,7 +436,9 @@ def test_a_line_cut_follows_the_channel_and_scales_the_observed_values(make_dock
     np.testing.assert_allclose(curves["median"], prediction.median[0, 7, 3:51], atol=1e-6)
     np.testing.assert_allclose(curves["truth"], prediction.median[0, 7, 3:51] + 0.1, atol=1e-6)
     assert np.std(curves["observed"]) == pytest.approx(np.std(curves["median"]), rel=0.3)
-    assert "% of the truth along the line lies inside the interval" in dock.view.line_note.notes[0][1]
+    said = dock.view.line_note.notes[0][1]
+    assert "% of the truth along the line lies inside the interval" in said
+    assert said.endswith(f"Aimed at: 90 % of {covered(prediction.covers)}, on average.")
     viewer.dims.set_current_step(0, 2)
     drawn(dock, qtbot)
     np.testing.assert_allclose(

@@ -154,7 +154,7 @@ class Prediction:
     def signal_interval(self) -> SignalInterval:
         """Return an interval of the clean signal, without the noise of the targets; model-assisted, not calibrated.
 
-        The intervals of networks that learned from noisy targets cover another noisy value. Their half-widths about
+        The intervals of networks that learned from noisy targets aim at another noisy value. Their half-widths about
         the mean are multiplied by ``sqrt(1 - noise variance / residual variance)`` of each channel, both measured on
         the held-out pixels. This assumes that errors and noise have the same shape everywhere: no calibration on
         clean pixels checks it. Aiming at 90 %, it held 94 % of a simulated field with 12 counts a pixel, and 74 % with

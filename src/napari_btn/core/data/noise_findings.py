@@ -95,7 +95,7 @@ class NoiseFindings(Generic[Model]):
                 f"The noise is correlated {self._along()}, so neighbours reveal the masked pixel; mask along "
                 f"{axes} as well ({_pixels(max(spans.values()))}).",
             )
-        return Permit(True, "The noise is independent between pixels.")
+        return Permit(True, "No correlation of the noise between pixels was found.")
 
     def _noise2noise(self) -> Permit:
         """Return the verdict on Noise2Noise: two or more frames of one field."""
@@ -130,7 +130,7 @@ class NoiseFindings(Generic[Model]):
         """One sentence: what the noise is, and what it permits."""
         names = {"thinning": "thinning", "noise2void": "Noise2Void", "noise2noise": "Noise2Noise"}
         allowed = [names[k] for k in names if self.permits[k].allowed]
-        noise = f"correlated {self._along()}" if self.mask_spans else "independent"
+        noise = f"correlated {self._along()}" if self.mask_spans else "no correlation found"
         if self.mask_spans:
             allowed.append("Noise2Void with a mask along " + _listed([a.lower() for a in self.mask_spans]))
         verb = "is" if len(allowed) == 1 else "are"
@@ -151,8 +151,8 @@ class NoiseFindings(Generic[Model]):
             notes.append(f"The frames drift by {way}; they were aligned by whole pixels for this.")
         if self.frames.source == "image":
             notes.append(
-                "Measured on single images, where fine texture is taken for noise; two frames of the "
-                "field give a better measurement."
+                "Measured on single images, where fine texture is taken for noise, and weak correlation is not "
+                "found; two frames of the field give a better measurement."
             )
         return tuple(notes)
 

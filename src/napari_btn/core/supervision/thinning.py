@@ -214,7 +214,7 @@ class Thinning(PairSupervision):
         text = (
             "Calibrated on thinned counts: intervals aim to cover twice the counts of a repeat at half the dose; a "
             "repeat at the full dose lies inside more often. How often they cover the clean signal was not measured. A "
-            "prediction averages several thinnings, and calibration uses one, so intervals are usually a little too "
+            "prediction averages several thinnings, and calibration uses one, so intervals may be a little too "
             "wide in this field. Of few counts they are less exact, and other fields differ."
         )
         return "thinned counts", (Note("amber", text),)

@@ -157,7 +157,7 @@ def _unchanged(numbers: list[int], members: int) -> Note:
     which = "No member" if len(numbers) == members else f"{members - len(numbers)} of {members} members"
     return Note(
         "amber",
-        f"{which} got measurably better on this image; the others stayed as they were trained. The image may be like "
+        f"{which} lowered the loss on this image; the others stayed as they were trained. The image may be like "
         "those of the training, or too small to tell.",
     )
 

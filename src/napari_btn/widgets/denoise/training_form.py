@@ -87,7 +87,8 @@ _HELP = {
     + ".",
     "members": "Number of networks (members); their predictions are averaged. More give a steadier result and take "
     "longer.",
-    "coverage": "Share of pixels whose clean value should lie in the interval from lower to upper, on average.",
+    "coverage": "Share of pixels whose clean value (after learning from noisy images: noisy value) should lie in the "
+    "interval from lower to upper, on average.",
     "device": "Where the networks train and denoise; auto uses the first NVIDIA card, else the CPU.",
     "start": "Start from networks that were pretrained on made-up images, if there are some for this family and "
     "number of channels; or from random weights. The estimate below says which of them is used.",

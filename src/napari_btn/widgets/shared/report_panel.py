@@ -41,7 +41,7 @@ class ReportPanel(QLabel):
         self.setObjectName("coverage_report")
         self.setToolTip(
             "Of each channel, on blocks that no network was trained on: share of pixels inside the interval, "
-            "mean width of the interval, and correlation of the median with the clean image."
+            "mean width of the interval, and correlation of the median with the target."
         )
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.RichText)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.calibration.conformal import covered
 from napari_btn.core.data.image import shown_names
 from napari_btn.core.evaluation.line import along, points_between, to_scale
 from napari_btn.widgets.shared.contrast import clean_of
@@ -161,10 +162,10 @@ class LineCut:
             known = np.isfinite(curves["truth"]) & np.isfinite(curves["median"])
             inside = (curves["lower"] <= curves["truth"]) & (curves["truth"] <= curves["upper"])
             share = float(np.mean(inside[known])) if known.any() else float("nan")
-            aim = 100 * (1 - prediction.alpha)
+            aim = f"{100 * (1 - prediction.alpha):.4g} % of {covered(prediction.covers)}"
             text = (
-                f"{100 * share:.0f} % of the truth along the line lies inside the interval; {aim:.4g} % "
-                "is aimed at, on average."
+                f"{100 * share:.0f} % of the truth along the line lies inside the interval. "
+                f"Aimed at: {aim}, on average."
             )
             notes.append(("info", text))
         self._view.line_note.say(*notes)
