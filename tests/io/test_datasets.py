@@ -107,6 +107,18 @@ def test_a_folder_or_file_is_described_as_it_was_written(tmp_path, kind):
         write_dataset(found, tmp_path / "again.json")
 
 
+def test_a_description_in_another_folder_has_whole_paths(tmp_path):
+    here = tmp_path / "here"
+    here.mkdir()
+    np.save(here / "mask.npy", np.ones((33, 47), bool))
+    found = described(here, {**npz(here), "valid": "mask.npy"})
+    write_dataset(found, tmp_path / "far.json")
+    far = read_dataset(tmp_path / "far.json")
+    assert far.noisy == (str(here / "pairs.npz:noisy"),)
+    assert far.valid == str(here / "mask.npy")
+    assert far.matched() == found.matched()
+
+
 def test_files_keep_pixel_size_and_natural_order(tmp_path):
     made = described(tmp_path, folders(tmp_path))
     noisy, clean = made.images()

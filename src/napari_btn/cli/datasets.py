@@ -84,13 +84,6 @@ def dataset(
     if output is None:
         return
     ready(output, force)
-    if output.parent.resolve() != made.folder.resolve():
-        near = made.folder.resolve()
-        made = replace(
-            made,
-            noisy=tuple(str(near / n) for n in made.noisy),
-            clean=tuple(str(near / c) for c in made.clean),
-        )
     write_dataset(made, output, overwrite=force)
     click.echo(f"{output}: check it, then train with it.")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -106,6 +106,16 @@ class DataSet:
                 raise MissingInputError(f"There is no image {path}; check the description and its folder.")
             found += names
         return tuple(found)
+
+    def with_whole_paths(self) -> DataSet:
+        """Return the same data set with the whole paths of its files, which hold in any folder."""
+        near = self.folder.resolve()
+        return replace(
+            self,
+            noisy=tuple(str(near / name) for name in self.noisy),
+            clean=tuple(str(near / name) for name in self.clean),
+            valid=self.valid if self.valid in (None, "finite") else str(near / self.valid),
+        )
 
     def table(self) -> str:
         """Return which noisy file belongs to which clean one, a line each."""
@@ -291,7 +301,7 @@ def write_dataset(described: DataSet, path: str | Path, *, overwrite: bool = Fal
     ----------
     described : DataSet
     path : str or Path
-        Ends in ``.yaml``, ``.yml`` or ``.json``; it should lie in the folder of the data set.
+        Ends in ``.yaml``, ``.yml`` or ``.json``. Outside the folder of the data set, files get their whole paths.
     overwrite : bool
         Replace an existing file.
 
@@ -303,6 +313,8 @@ def write_dataset(described: DataSet, path: str | Path, *, overwrite: bool = Fal
     path = Path(path)
     if not is_description(path):
         raise ValueError(f"{path.name} names no description; end it in {', '.join(_SUFFIXES)}.")
+    if path.parent.resolve() != described.folder.resolve():
+        described = described.with_whole_paths()
     kept = {
         name: value
         for name, value in asdict(described).items()

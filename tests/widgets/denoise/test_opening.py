@@ -73,17 +73,114 @@ def test_a_folder_says_which_files_were_matched_until_another_layer_is_picked(
             tifffile.imwrite(tmp_path / side / f"{number}.ome.tif", image, metadata={"axes": "YX"})
     picker = dock.view.pair.noisy
     open_image(viewer, picker, tmp_path, dock.lifetime)
-    qtbot.waitUntil(lambda: bool(picker.matched.notes))
-    [(_, text)] = picker.matched.notes
+    qtbot.waitUntil(lambda: bool(picker.matched.note.notes))
+    [(_, text)] = picker.matched.note.notes
     for number in (1, 2, 3):
         assert f"noisy/{number}.ome.tif  ->  clean/{number}.ome.tif" in text
     assert "and 1 more" in text
-    assert "noisy/10.ome.tif  ->  clean/10.ome.tif" in picker.matched.toolTip()
+    assert "noisy/10.ome.tif  ->  clean/10.ome.tif" in picker.matched.note.toolTip()
     viewer.add_image(np.zeros((33, 47), np.float32), name="other")
-    assert picker.matched.notes
+    assert picker.matched.note.notes
     picker.combo.setCurrentText("other")
     picker.combo.activated.emit(picker.combo.currentIndex())
-    assert not picker.matched.notes
+    assert not picker.matched.note.notes
+
+
+def fields_in(folder: Path, *, axes: str | None) -> None:
+    """Write two fields, each a noisy and a clean image, into two folders."""
+    rng = np.random.default_rng(0)
+    for side in ("noisy", "clean"):
+        (folder / side).mkdir(parents=True)
+        for number in (1, 2):
+            values = rng.normal(size=(3, 33, 47)).astype(np.float32)
+            if axes is None:
+                np.save(folder / side / f"{number}.npy", values)
+            else:
+                write_images({"image": values}, folder / side / f"{number}.ome.tif", axes=axes)
+
+
+@pytest.mark.parametrize("name", ["soil/soil.yaml", "elsewhere.json"])
+def test_a_folder_is_described_in_a_file_that_opens_the_same_images(
+    dock: DenoiseWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    fields_in(tmp_path / "soil", axes="CYX")
+    matched, target = dock.view.pair.noisy.matched, tmp_path / name
+    assert matched.describe.isHidden() or matched.isHidden()
+    open_image(viewer, dock.view.pair.noisy, tmp_path / "soil", dock.lifetime)
+    qtbot.waitUntil(lambda: bool(matched.note.notes))
+    assert matched.note.notes[0][1].startswith("Opened from soil as fields: noisy/1.ome.tif")
+    assert not matched.isHidden()
+    assert not matched.describe.isHidden()
+    asked = []
+
+    def answer(_: QWidget, __: str, suggested: str, kinds: str) -> tuple[str, str]:
+        asked.append(suggested)
+        return str(target), kinds.split(";;")[0]
+
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", answer)
+    matched.describe.click()
+    assert asked == [str(tmp_path / "soil" / "soil.yaml")]
+    assert str(target) in matched.note.notes[1][1]
+    first = [np.asarray(layer.data) for layer in viewer.layers]
+    viewer.layers.clear()
+    open_image(viewer, dock.view.pair.noisy, target, dock.lifetime)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
+    for layer, before in zip(viewer.layers, first, strict=True):
+        np.testing.assert_array_equal(np.asarray(layer.data), before)
+    assert tuple(viewer.layers[0].axis_labels) == ("s", "c", "y", "x")
+    # what is described already needs no description
+    assert not matched.isHidden()
+    assert matched.describe.isHidden()
+
+
+def test_a_description_replaces_only_the_file_that_the_dialog_asked_about(
+    dock: DenoiseWidget,
+    viewer: ViewerModel,
+    qtbot: QtBot,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fields_in(tmp_path / "soil", axes="CYX")
+    matched, there = dock.view.pair.noisy.matched, tmp_path / "soil" / "soil.json"
+    there.write_text("mine")
+    open_image(viewer, dock.view.pair.noisy, tmp_path / "soil", dock.lifetime)
+    qtbot.waitUntil(lambda: bool(matched.note.notes))
+    answer = str(there.with_suffix(""))
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (answer, "JSON (*.json)"))
+    matched.describe.click()
+    assert matched.note.notes[1][0] == "red"
+    assert there.read_text() == "mine"
+    answer = ""
+    matched.describe.click()
+    assert there.read_text() == "mine"
+    answer = str(there)
+    matched.describe.click()
+    assert matched.note.notes[1][0] == "info"
+    assert json.loads(there.read_text())["noisy"] == ["noisy/1.ome.tif", "noisy/2.ome.tif"]
+
+
+def test_a_folder_whose_images_lack_axes_is_described_and_opens_with_them(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    fields_in(tmp_path / "soil", axes=None)
+    picker, target = dock.view.pair.noisy, tmp_path / "soil" / "soil.yaml"
+    open_image(viewer, picker, tmp_path / "soil", dock.lifetime)
+    qtbot.waitUntil(lambda: bool(picker.matched.note.notes))
+    assert "give `axes:` in the description" in picker.note.notes[0][1]
+    assert picker.matched.note.notes[0][1].startswith(
+        "Matched in soil as fields: noisy/1.npy  ->  clean/1.npy"
+    )
+    picker.matched.write_to(target)
+    assert "axes" not in target.read_text()
+    target.write_text(target.read_text() + "axes: CYX\n")
+    open_image(viewer, picker, target, dock.lifetime)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
+    assert viewer.layers[0].data.shape == (2, 3, 33, 47)
 
 
 def test_files_of_one_name_are_told_apart_by_their_folders(

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
     from napari_btn.core.progress import Step
+    from napari_btn.io.datasets import DataSet
     from napari_btn.widgets.shared.lifetime import Lifetime
     from napari_btn.widgets.shared.pickers import LayerPicker
 
 __all__ = ["FILES", "let_open", "open_image"]
 
 _DESCRIPTIONS = "*.yaml *.yml *.json"
-_SHOWN = 3  # matched files that a note names; its tooltip has them all
 FILES = f"Images ({' '.join(f'*{s}' for s in SUFFIXES)});;Descriptions of data sets ({_DESCRIPTIONS});;All files (*)"
 """Kinds of files that dialogs offer."""
 
@@ -78,8 +78,9 @@ def open_image(
     *others : str or Path
         More files, stacked with the first as different fields.
     """
-    role, lines = picker.combo.objectName(), list[str]()
-    picker.matched.say()
+    role = picker.combo.objectName()
+    matched: list[tuple[DataSet, list[str]]] = []
+    picker.matched.clear()
 
     def step() -> Step[Any]:
         """Read the file; a step."""
@@ -91,9 +92,9 @@ def open_image(
         folder = Path(path).is_dir() and Path(path).suffix.lower() not in SUFFIXES
         if is_description(path) or folder:
             found = of_folder(path) if folder else read_dataset(path)
+            matched.append((found, found.table().splitlines()))
             noisy, clean = found.images()
             sides = {"noisy": noisy, **({} if clean is None else {"clean": clean})}
-            lines.extend(found.table().splitlines())
             return [replace(image, name=f"{image.name} {side}") for side, image in sides.items()]
         if others:
             return [read_image(one) for one in (path, *others)]
@@ -104,6 +105,11 @@ def open_image(
             except ValueError:
                 pass
         return read_image(path)
+
+    def show_matched(*, opened: bool) -> None:
+        """Say which files a folder or a description gave."""
+        for found, table in matched:
+            picker.matched.show_files(found, table, Path(path), opened=opened)
 
     def read(image: Any) -> None:
         """Add the layers, and pick them."""
@@ -118,16 +124,13 @@ def open_image(
         else:
             made = {one.name.rpartition(" ")[2]: add_image(viewer, one) for one in image}
             picker.pick(made.get(role, made["noisy"]))
-            shown = "; ".join(lines[:_SHOWN]) + (
-                f"; and {len(lines) - _SHOWN} more" if lines[_SHOWN:] else ""
-            )
-            picker.matched.say(("info", f"Opened from {Path(path).name}: {shown}."))
-            picker.matched.setToolTip("\n".join(lines))
+            show_matched(opened=True)
         picker.by_user = True
 
     def failed(error: Exception) -> None:
-        """Show the error."""
+        """Show the error, and what was matched before it came."""
         picker.note.say(("red", sentence_of(error)))
+        show_matched(opened=False)
 
     name = f"read {role}"
     lifetime.drop(name)

@@ -22,6 +22,7 @@ from qtpy.QtWidgets import (
 
 from napari_btn.io.images import SUFFIXES
 from napari_btn.widgets.shared.layers import LayerImage, read_layer, stack_images
+from napari_btn.widgets.shared.matched import MatchedFiles
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
 
 if TYPE_CHECKING:
@@ -98,12 +99,12 @@ class LayerPicker(QWidget):
         self.open.setObjectName(f"{role}_open")
         self.open.setToolTip(
             f"Read an image: {', '.join(SUFFIXES)}. Several files are stacked as different fields; a description of a "
-            "data set (.yaml, .json) opens both images. The arrow opens a folder, such as a zarr store."
+            "data set (.yaml, .json) opens both images. The arrow opens a folder: of noisy and clean images, or a zarr."
         )
         self.open.setPopupMode(QToolButton.ToolButtonPopupMode.MenuButtonPopup)
         self.say_open("Open file…")
         menu = QMenu(self.open)
-        for text, wanted in (("Open files…", self.file_wanted), ("Open folder (.zarr)…", self.folder_wanted)):
+        for text, wanted in (("Open files…", self.file_wanted), ("Open folder…", self.folder_wanted)):
             action = menu.addAction(text)
             if action is not None:
                 action.triggered.connect(lambda _=False, signal=wanted: signal.emit())
@@ -121,7 +122,7 @@ class LayerPicker(QWidget):
         )
         self.stack_as.setAccessibleName("Stack layers as")
         self.note = NoteLabel(theme, f"{role}_note")
-        self.matched = NoteLabel(theme, f"{role}_matched")
+        self.matched = MatchedFiles(theme, role)
         """Which files a folder or a description gave, until something else is picked."""
         self._arrange()
         self.combo.activated.connect(self._on_user_activated)
@@ -323,7 +324,7 @@ class LayerPicker(QWidget):
 
     def _on_user_activated(self, row: int) -> None:
         """Remember that the user picked."""
-        self.matched.say()
+        self.matched.clear()
         self.by_user = True
         self._emptied = row == len(self._layers)
 
