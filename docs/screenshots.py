@@ -67,11 +67,26 @@ def pause(seconds: float) -> None:
     wait_until(lambda: time.monotonic() > end, seconds + 1)
 
 
+def settle(viewer: napari.Viewer) -> None:
+    """Wait until a row of layers, which comes one by one, stands up to its last one."""
+    from napari_btn.widgets.shared.side_by_side import stands_side_by_side
+
+    def stands() -> bool:
+        """Return True with the width, which is the last of a row, and its name in the canvas, or without a row."""
+        widths = [layer for layer in viewer.layers if layer.name.endswith(" width")]
+        shown = any(layer.visible and layer.name_overlay.visible for layer in widths)
+        return shown or not widths or not stands_side_by_side(viewer)
+
+    pause(0.5)
+    wait_until(stands, 60)
+    pause(0.5)
+
+
 def shoot(viewer: napari.Viewer, name: str) -> None:
     """Write a picture of the whole window, small enough for a repository."""
     from PIL import Image
 
-    pause(0.5)
+    settle(viewer)
     pixels = viewer.screenshot(canvas_only=False, flash=False)
     path = IMAGES / f"{name}.png"
     picture = Image.fromarray(pixels).convert("RGB")
@@ -85,7 +100,7 @@ def step(viewer: napari.Viewer, caption: str) -> None:
     """Take a picture of the walk, with what happens in it."""
     from PIL import Image
 
-    pause(0.5)
+    settle(viewer)
     pixels = viewer.screenshot(canvas_only=False, flash=False)
     FRAMES.append((f"{len(FRAMES) + 1}  {caption}", Image.fromarray(pixels).convert("RGB")))
 
