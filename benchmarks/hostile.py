@@ -257,6 +257,7 @@ def _data_set(suffix: str) -> Callable[[Path], Path]:
         described = DataSet(
             noisy=("scan_*.npy",), clean=("clean.npy",), files="repeats", axes="CYX",
             channels=("Si", "Al", "Fe"), pixel_size=(0.5, 0.5), unit="um", valid="valid.npy", name="soil",
+            folder=folder,
         )  # fmt: skip
         write_dataset(described, folder / f"d{suffix}")
         return folder / f"d{suffix}"
