@@ -353,7 +353,7 @@ def _closed(ring: NDArray[np.float64]) -> list[list[float]]:
 
 
 class _Room:
-    """What the outlines of a file may still take, so that a small file can't ask for much memory or time."""
+    """The pixels and rows of edges left to the outlines of a file: a small file can't ask for much memory or time."""
 
     def __init__(self) -> None:
         self.left = _MOST_PIXELS

@@ -83,7 +83,7 @@ def test_views_of_earlier_rows_are_dropped(make_napari_viewer: Any, qtbot: Any) 
         for _ in range(times):
             row = [viewer.add_image(np.ones((96, 160)), name=name) for name in ("noisy", "median", "width")]
             side_by_side(viewer, row)
-            qtbot.waitUntil(lambda: all(layer.visible for layer in row))  # noqa: B023
+            qtbot.waitUntil(lambda: all(layer.visible for layer in viewer.layers))
             viewer.layers.clear()
             as_before(viewer)
         gc.collect()

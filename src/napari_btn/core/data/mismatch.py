@@ -35,9 +35,7 @@ _COARSE_PX = 12.0  # coarser structure, such as uneven light, is alike in many i
 _REACH_PX = 24  # images that are farther apart are not one field
 _BLOCK_PX = 16
 _FLAT = 0.25  # share of the blocks, the flattest, in which noise is compared
-_FLAT_NOISE = (
-    0.02  # least share of the finest detail of noisy in them: where nothing is counted there is no noise
-)
+_FLAT_NOISE = 0.02  # least share of the finest detail of noisy in them; there is none where nothing is counted
 _ALIKE, _ABOVE_CHANCE = 0.3, 6.0  # correlation, and peak in standard deviations, of one field
 _SWAPPED, _AS_NOISY = 2.0, 0.5  # noise variance of clean relative to that of noisy
 _OWN = 0.3  # least share of the finest detail of clean that noisy lacks, if it is noise

@@ -42,7 +42,7 @@ FULL_DOSE = (
     "A frame at the full dose has half the variance of twice a count at half the dose, so that about 98 % of it lies "
     "inside intervals that aim at 90 %. To check them, give twice a binomial half of its counts."
 )
-"""What the coverage of a whole frame says of intervals of thinned counts."""
+"""Note on the coverage of a frame at the full dose by intervals of thinned counts."""
 
 # Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
 FEW_INDEPENDENT = 225
