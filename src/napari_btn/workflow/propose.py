@@ -15,7 +15,7 @@ from napari_btn.core.data.image import shown_amount, shown_unit
 from napari_btn.core.data.record import recipe_step, with_step
 from napari_btn.core.progress import Progress
 from napari_btn.core.remeasure.expected import share_dwell, wrong_after, wrong_now
-from napari_btn.core.remeasure.regions import propose_regions, rescore
+from napari_btn.core.remeasure.regions import propose_regions
 from napari_btn.core.remeasure.scores import combine_channels, score_map
 from napari_btn.core.remeasure.stage import travel_order
 
@@ -38,7 +38,6 @@ __all__ = [
     "expected_wrong",
     "pixel_size_of",
     "propose_steps",
-    "scored",
     "sizes_of",
 ]
 
@@ -376,29 +375,7 @@ def _search(prediction: Prediction, score: NDArray[np.float32], search: Search, 
 
 def _sum(values: NDArray[np.float32], region: Region) -> float:
     """Return the sum of a map in a region."""
-    part = values[region.slices]
-    return float((part if region.mask is None else part[region.mask]).sum(dtype=np.float64))
-
-
-def scored(region: Region, score: NDArray[np.float32] | None) -> Region:
-    """Return the region with its score, summed over its own pixels.
-
-    Parameters
-    ----------
-    region : Region
-        Inside the image.
-    score : ndarray of float32, optional
-        Score map; None where there is none, which gives a score of 0.
-
-    Returns
-    -------
-    Region
-        The same place.
-    """
-    if score is None:
-        return replace(region, score=0.0)
-    at_origin = replace(region, y=0, x=0, z=None if region.z is None else 0)
-    return replace(region, score=rescore([at_origin], score[region.slices])[0].score)
+    return float(values[region.slices][region.own].sum(dtype=np.float64))
 
 
 def _score(prediction: Prediction, choice: Choice, i: int, channel: int) -> NDArray[np.float32]:

@@ -157,16 +157,16 @@ def test_a_region_with_a_mask_counts_its_own_pixels_only() -> None:
     score[5:8, 5:8] = 0
     big = Region(5, 5, 10, 10, mask=score[5:15, 5:15] > 0)
     assert big.area_px == 91
-    assert rescore([big], score + 1)[0].score == 91 * 3
+    assert rescore(big, score + 1).score == 91 * 3
     assert np.array_equal(label_image([big], score.shape) == 1, score == 2)
 
 
 def test_rescore_follows_moved_regions() -> None:
     score = np.arange(100.0).reshape(10, 10)
     moved = Region(1, 2, 3, 4, score=-1)
-    assert rescore([moved], score)[0].score == score[1:4, 2:6].sum()
+    assert rescore(moved, score).score == score[1:4, 2:6].sum()
     with pytest.raises(ValueError, match="Move it inside"):
-        rescore([Region(8, 0, 3, 3)], score)
+        rescore(Region(8, 0, 3, 3), score)
     with pytest.raises(ValueError, match="Move it inside"):
         label_image([Region(-1, 0, 3, 3)], (10, 10))
 

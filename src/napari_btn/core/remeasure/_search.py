@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Starts = list[NDArray[np.intp]]
 
-__all__ = ["best_windows", "box_sum"]
+__all__ = ["best_windows"]
 
 _PLACEMENTS = 1 << 19
 _PASSES = 8
@@ -50,20 +50,6 @@ def best_windows(
     return best
 
 
-def box_sum(image: NDArray[np.float64], box: tuple[slice, ...], mask: NDArray[np.bool_] | None) -> float:
-    """Return the sum of an image in a box.
-
-    Parameters
-    ----------
-    image : ndarray of float64, (Y, X) or (Z, Y, X)
-    box : tuple of slice
-    mask : ndarray of bool, optional
-        True for pixels of the box that count; None if all do.
-    """
-    part = image[box]
-    return float(part.sum() if mask is None else part[mask].sum())
-
-
 class _Search:
     """Window sums at a set of places of one image, and the moves that pick among them."""
 
@@ -91,7 +77,7 @@ class _Search:
     def _at(self, start: tuple[int, ...]) -> float:
         """Return the score collected by one window."""
         box = tuple(slice(a, a + s) for a, s in zip(start, self.size, strict=True))
-        return box_sum(self.image, box, None)
+        return float(self.image[box].sum())
 
     def grid_tiles(self, count: int) -> list[tuple[int, ...]]:
         """Return the best tiles of the regular grid."""

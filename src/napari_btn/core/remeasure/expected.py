@@ -134,10 +134,9 @@ def wrong_after(
     if not known or not regions:
         return out
     grid = _signals(prediction, decision, known)
-    pixels = [region.slices for region in regions]
     above = np.stack(
         [
-            np.concatenate([_part(p, r, at) for r, at in zip(regions, pixels, strict=True)])
+            np.concatenate([_part(p, r) for r in regions])
             for p in (_probability(prediction, decision, float(value)) for value in grid)
         ]
     ).astype(np.float64)
@@ -149,7 +148,7 @@ def wrong_after(
     fixed = np.minimum(mass[positive].sum(0), mass[~positive].sum(0))
     parts = list(pairwise(start))
     now, map_now = [fixed[a:b].sum() for a, b in parts], wrong_now(prediction, decision)
-    scale = [_part(map_now, r, r.slices).sum() / max(n, 1e-12) for r, n in zip(regions, now, strict=True)]
+    scale = [_part(map_now, r).sum() / max(n, 1e-12) for r, n in zip(regions, now, strict=True)]
     for k, dose in enumerate(doses):
         if dose is None:
             continue
@@ -170,7 +169,8 @@ def _gain(prediction: Prediction, decision: Decision, region: Region, dose: Dose
         for i in range(len(prediction.levels))
     ]
     quantiles = np.stack(planes)
-    measured = np.ones(quantiles.shape[2:], bool) if region.mask is None else region.mask
+    measured = np.zeros(quantiles.shape[2:], bool)
+    measured[region.own] = True
     return float(errors.gain(quantiles[..., measured], prediction.levels, dose, measured)[decision.channel])
 
 
@@ -219,10 +219,9 @@ def _probability(prediction: Prediction, decision: Decision, threshold: float) -
     return one_scene(found, prediction.axes.replace("C", ""), decision.scene)
 
 
-def _part(values: NDArray[np.float32], region: Region, at: tuple[slice, ...]) -> NDArray[np.float32]:
+def _part(values: NDArray[np.float32], region: Region) -> NDArray[np.float32]:
     """Return the pixels of a region, (n,)."""
-    part = values[at]
-    return part.ravel() if region.mask is None else part[region.mask]
+    return values[region.slices][region.own].ravel()
 
 
 def _signals(prediction: Prediction, decision: Decision, doses: Sequence[Dose]) -> NDArray[np.float64]:

@@ -8,16 +8,17 @@ the centre of a window is ``(start + size / 2) * pixel_size``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.remeasure._search import best_windows, box_sum
+from napari_btn.core.remeasure._search import best_windows
 from napari_btn.core.remeasure.scores import need_finite, need_same_shape
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import EllipsisType
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -85,6 +86,11 @@ class Region:
     def area_px(self) -> int:
         """Number of pixels that belong to it."""
         return int(np.prod(self.size)) if self.mask is None else int(np.count_nonzero(self.mask))
+
+    @property
+    def own(self) -> NDArray[np.bool_] | EllipsisType:
+        """Index of its pixels in the bounding box, as in ``image[region.slices][region.own]``."""
+        return ... if self.mask is None else self.mask
 
     @property
     def mean_score(self) -> float:
@@ -161,32 +167,24 @@ def propose_regions(
     return sorted(regions, key=lambda r: (-r.score, r.start))
 
 
-def rescore(regions: Sequence[Region], score: ArrayLike, mask: ArrayLike | None = None) -> list[Region]:
-    """Return the regions with their scores summed again, after they were moved or the score changed.
+def rescore(region: Region, score: NDArray[Any]) -> Region:
+    """Return a region with its score summed again, after it was moved or the score changed.
 
     Parameters
     ----------
-    regions : sequence of Region
-        Regions that lie inside the image.
-    score : array_like, (Y, X) or (Z, Y, X)
-        The score map.
-    mask : array_like, optional
-        Multiplies the score, as in `propose_regions`.
-
-    Returns
-    -------
-    list of Region
-        In the given order.
+    region : Region
+        Inside the image.
+    score : ndarray of float, (Y, X) or (Z, Y, X)
+        The score map; only the region's part is read.
 
     Raises
     ------
     ValueError
-        If a region reaches over the image's border, or the shapes do not fit.
+        If the region reaches over the image's border, or its part of the score has NaN or infinite values.
     """
-    image = _weighted(score, mask)
-    for r in regions:
-        _check_inside(r, image.shape)
-    return [replace(r, score=box_sum(image, r.slices, r.mask)) for r in regions]
+    _check_inside(region, score.shape)
+    part = _weighted(score[region.slices], None)
+    return replace(region, score=float(part[region.own].sum()))
 
 
 def label_image(regions: Sequence[Region], shape: Sequence[int]) -> NDArray[np.int32]:
@@ -213,7 +211,7 @@ def label_image(regions: Sequence[Region], shape: Sequence[int]) -> NDArray[np.i
     for k in range(len(regions), 0, -1):
         r = regions[k - 1]
         _check_inside(r, labels.shape)
-        labels[r.slices][... if r.mask is None else r.mask] = k
+        labels[r.slices][r.own] = k
     return labels
 
 
@@ -248,7 +246,7 @@ def _region(
     """Return a Region with its score summed."""
     box = tuple(slice(a, a + n) for a, n in zip(start, size, strict=True))
     z, depth = (start[0], size[0]) if len(start) == 3 else (None, None)
-    return Region(start[-2], start[-1], size[-2], size[-1], box_sum(image, box, None), pixels, unit, z, depth)
+    return Region(start[-2], start[-1], size[-2], size[-1], float(image[box].sum()), pixels, unit, z, depth)
 
 
 def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) -> tuple[int, ...]:

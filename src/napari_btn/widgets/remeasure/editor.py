@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.remeasure.regions import rescore
 from napari_btn.widgets.remeasure.rectangles import add_rectangles, features_of, keep_before, place_of
 from napari_btn.widgets.remeasure.view import EXPORT_HELP
 from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.overlays import our_layer, placement_of
 from napari_btn.widgets.shared.results import record_of
-from napari_btn.workflow.propose import dwell_sentence, scored
+from napari_btn.workflow.propose import dwell_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -293,7 +294,10 @@ class RegionEditor:
         blank = [known is None or frame.scene_of(d) != known.choice.scene for d in data]
         score = None if known is None else known.counted
         planned = [replace(r, dwell=self._dwells.get(place_of(r))) for r, _ in places]
-        regions = tuple(scored(r, None if b else score) for r, b in zip(planned, blank, strict=True))
+        regions = tuple(
+            replace(r, score=0.0) if b or score is None else rescore(r, score)
+            for r, b in zip(planned, blank, strict=True)
+        )
         before, self.regions, self.blank = self.regions, regions, blank
         self.show_table(regions, blank)
         outside = [k + 1 for k, (_, inside) in enumerate(places) if not inside]
