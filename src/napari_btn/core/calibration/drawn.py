@@ -205,7 +205,7 @@ class MatchedArea:
         threshold : float
             In the units of the maps.
         """
-        _, held_out = sampler.prediction.needed_for("a draw")
+        held_out = sampler.prediction.scores_for("a draw")
         n = held_out.block.size
         few = np.unique(np.linspace(0, n - 1, min(n, _PIXELS)).astype(int))
         q, block = held_out.quantiles[:, channel, few], held_out.block[few]

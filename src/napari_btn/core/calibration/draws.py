@@ -307,7 +307,7 @@ def sampler_steps(prediction: Prediction, *, seed: int = 0) -> Step[Sampler]:
     ValueError
         If quantiles, held-out scores or their positions are missing.
     """
-    _, scores = prediction.needed_for("a draw")
+    scores = prediction.scores_for("a draw")
     targets = tuple(ScoredTargets.of(scores, c) for c in range(len(scores.target)))
     field = yield from field_steps(scores, [target.calibrated() for target in targets])
     kinds = {id(one.again): one.again for one in prediction.fused}

@@ -290,7 +290,7 @@ class Prediction:
         """
         number = self.channel_number(channel)
         _need_number(threshold)
-        scores = self._scores("a locked threshold")
+        scores = self.scores_for("a locked threshold")
         return lock_threshold(self._known(), scores, threshold, channel=number)
 
     def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
@@ -403,8 +403,7 @@ class Prediction:
             If the channel, the quantiles or the held-out scores are missing.
         """
         number = self.channel_number(channel)
-        self._known()
-        scores = self._scores("a selection")
+        scores = self.scores_for("a selection")
         chosen = select(
             scores, self.planes({"C": number}), threshold, level=level, channel=number, covers=self.covers
         )
@@ -591,17 +590,8 @@ class Prediction:
                 "Calibrate the denoiser on images with a target, and predict again."
             )
 
-    def _scores(self, purpose: str) -> HeldOut:
-        """Return the held-out scores, or raise if there are none."""
-        self._need_calibrated()
-        if self.held_out is None:
-            raise ValueError(
-                f"These maps come without held-out scores; {purpose} needs them. Predict the image again."
-            )
-        return self.held_out
-
-    def needed_for(self, purpose: str) -> tuple[Exceedance, HeldOut]:
-        """Return the calibrated distribution and the held-out scores.
+    def scores_for(self, purpose: str) -> HeldOut:
+        """Return the held-out scores of calibrated quantiles.
 
         Parameters
         ----------
@@ -611,9 +601,14 @@ class Prediction:
         Raises
         ------
         ValueError
-            If one of them is missing.
+            If scores or quantiles are missing, or the members were changed since they were calibrated.
         """
-        return self._known(), self._scores(purpose)
+        self._known()
+        if self.held_out is None:
+            raise ValueError(
+                f"These maps come without held-out scores; {purpose} needs them. Predict the image again."
+            )
+        return self.held_out
 
     def planes(self, at: Mapping[str, int]) -> NDArray[np.float32]:
         """Return the quantiles with some axes fixed, for a slider of thresholds.
