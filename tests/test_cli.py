@@ -519,7 +519,7 @@ def test_demo_without_a_window_writes_layers_and_pictures(tmp_path, monkeypatch)
 
     quick = partial(demo.Denoiser, train=TrainSettings(steps=4), network=NetworkSettings(depth=3))
     monkeypatch.setattr(demo, "Denoiser", quick)
-    monkeypatch.setattr(demo.run_demo, "__defaults__", ((48, 176),))
+    monkeypatch.setattr(demo, "_SIZE", (48, 176))
     for _ in range(2):  # a second demo replaces the first
         result = call("demo", "--headless", "--out", tmp_path / "demo", "--members", "1")
         assert result.exit_code == 0, result.output

@@ -14,8 +14,8 @@ from napari_btn.workflow.now import first_look_steps
 INLINE = Compute(executor=Inline())
 
 
-def look(data, axes, **more):
-    return drain(first_look_steps(Image(data, axes), INLINE, **more))
+def look(data, axes):
+    return drain(first_look_steps(Image(data, axes), INLINE))
 
 
 def discs(shape=(70, 91), seed=0):
@@ -48,9 +48,9 @@ def test_it_denoises_in_the_units_of_the_image():
 def test_channels_without_members_for_so_many_go_one_by_one():
     noisy = np.stack([discs(seed=s) + np.random.default_rng(s).normal(0, 15, (70, 91)) for s in range(5)])
     noisy = noisy.astype(np.float32)
-    made = look(noisy.transpose(1, 0, 2), "YCX", noise_lag=0.0)
+    made = look(noisy.transpose(1, 0, 2), "YCX")
     assert made.axes == "YCX"
-    alone = look(noisy[3], "YX", noise_lag=0.0)
+    alone = look(noisy[3], "YX")
     np.testing.assert_allclose(made.median[:, 3], alone.median, atol=1e-3)
 
 
@@ -67,7 +67,7 @@ def test_the_correlation_of_the_noise_decides():
 def test_scenes_keep_their_axes():
     rng = np.random.default_rng(3)
     stack = rng.normal(5, 1, (3, 40, 50)).astype(np.float32)
-    made = look(stack, "TYX", noise_lag=0.0)
+    made = look(stack, "TYX")
     assert made.median.shape == stack.shape
 
 
@@ -75,7 +75,7 @@ def test_volumes_are_denoised():
     z, y, x = np.ogrid[:26, :30, :34]
     clean = np.where(np.sqrt((z - 12) ** 2 + (y - 14) ** 2 + (x - 16) ** 2) < 8, 60.0, 20.0)
     noisy = (clean + np.random.default_rng(4).normal(0, 20, clean.shape)).astype(np.float32)
-    made = look(noisy.transpose(1, 0, 2), "YZX", noise_lag=0.0)
+    made = look(noisy.transpose(1, 0, 2), "YZX")
     assert made.median.shape == (30, 26, 34)
     before, after = (np.sqrt(np.mean((v - clean) ** 2)) for v in (noisy, made.median.transpose(1, 0, 2)))
     assert after < 0.6 * before

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Demo", "no_window", "run_demo", "show_demo", "write_demo"]
 
+_SIZE = (256, 512)  # height and width of the simulated fields, in pixels
+
 
 @dataclass(frozen=True, eq=False)
 class Demo:
@@ -58,7 +60,7 @@ class Demo:
     losses: tuple[tuple[int, int, float], ...]
 
 
-def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Demo:
+def run_demo(members: int, seed: int) -> Demo:
     """Run the demo, with progress on stderr and numbers on stdout.
 
     Parameters
@@ -67,18 +69,16 @@ def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Dem
         Networks to train.
     seed : int
         Seed of the data and of the training.
-    size : tuple of int
-        Height and width of the simulated fields, in pixels.
 
     Returns
     -------
     Demo
         All results.
     """
-    pair = samples.edx(seed=seed, size=size)
+    pair = samples.edx(seed=seed, size=_SIZE)
     names = pair.channel_names or ()
     say(
-        f"Simulated maps of {', '.join(names)}, {size[0]} x {size[1]} px: counts of a 7 s scan, and the truth."
+        f"Simulated maps of {', '.join(names)}, {_SIZE[0]} x {_SIZE[1]} px: counts of a 7 s scan, and the truth."
     )
     denoiser = Denoiser(preset="quick", members=members, seed=seed)
     losses: list[tuple[int, int, float]] = []
@@ -91,12 +91,12 @@ def run_demo(members: int, seed: int, size: tuple[int, int] = (256, 512)) -> Dem
         unit=pair.unit,
     )
     drain(step, losses)
-    call = f"samples.edx(seed={seed}, size={tuple(size)})"
+    call = f"samples.edx(seed={seed}, size={_SIZE})"
     denoiser.name_inputs(noisy=f"{call}.noisy", clean=f"{call}.clean")
     denoiser.run = drain
     prediction = denoiser.predict(pair.noisy, axes=pair.axes)
 
-    fresh = samples.edx(seed=seed + 1, size=size)
+    fresh = samples.edx(seed=seed + 1, size=_SIZE)
     report = evaluate(denoiser.predict(fresh.noisy, axes=fresh.axes), fresh.clean)
     flat = (len(names), -1)
     before = correlation(fresh.clean.reshape(flat), fresh.noisy.reshape(flat), axis=-1)

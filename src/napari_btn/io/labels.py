@@ -145,7 +145,6 @@ def write_outlines(
     features: Mapping[str, Sequence[Any] | NDArray[Any]],
     path: str | Path,
     *,
-    least_px: int = 1,
     overwrite: bool = False,
 ) -> Path:
     """Write labels as GeoJSON, one annotation with all its polygons per label, as QuPath imports it.
@@ -159,8 +158,6 @@ def write_outlines(
         become measurements.
     path : str or Path
         Ends in .geojson.
-    least_px : int
-        Smallest area of a patch.
     overwrite : bool
         Replace what is there.
 
@@ -188,9 +185,7 @@ def write_outlines(
     rows = {int(n): k for k, n in enumerate(features["index"])}
     made = []
     for number in (int(n) for n in np.unique(values) if n):
-        shapes = polygons(values == number, least_px)
-        if not shapes:
-            continue
+        shapes = polygons(values == number)
         row = rows.get(number)
         about = {} if row is None else {name: column[row] for name, column in features.items()}
         name = str(about.get("name") or f"Token {number}")

@@ -17,15 +17,13 @@ _AT_ONCE = 2**17  # crossings of rows and edges that are computed together: 15 M
 Ring = list[list[int]]
 
 
-def polygons(mask: NDArray[np.bool_], least_px: int = 1) -> list[list[Ring]]:
+def polygons(mask: NDArray[np.bool_]) -> list[list[Ring]]:
     """Return the polygons of a mask, for each patch its outer ring, then its holes, exact along pixel edges.
 
     Parameters
     ----------
     mask : ndarray of bool, (Y, X)
         Pixels that touch by an edge belong to one patch.
-    least_px : int
-        Smallest area of a patch.
 
     Returns
     -------
@@ -36,11 +34,8 @@ def polygons(mask: NDArray[np.bool_], least_px: int = 1) -> list[list[Ring]]:
     if not mask.any():
         return []
     patches, _ = ndimage.label(mask)
-    area = np.bincount(patches.ravel())
     found = []
     for number, box in enumerate(ndimage.find_objects(patches), 1):
-        if box is None or area[number] < least_px:
-            continue
         rings = _rings(patches[box] == number)
         y, x = box[0].start, box[1].start
         rings.sort(key=ring_area, reverse=True)

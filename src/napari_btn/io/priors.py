@@ -93,17 +93,15 @@ def _shipped(path: Path) -> Prior:
     return load_prior(path)
 
 
-def shipped_priors(blueprint: Blueprint, folder: Path | None = None) -> tuple[Prior, ...]:
+def shipped_priors(blueprint: Blueprint) -> tuple[Prior, ...]:
     """Return the priors of the package that networks of a blueprint can start from.
 
     Parameters
     ----------
     blueprint : Blueprint
-    folder : Path, optional
-        Another folder than that of the package.
     """
-    where = Path(str(files("napari_btn") / "pretrained")) if folder is None else folder
+    folder = Path(str(files("napari_btn") / "pretrained"))
     # the name says dimensions and channels, so that others are not read
-    fitting = sorted(where.glob(f"{blueprint.ndim}d-{blueprint.n_in}c-*.safetensors"))
+    fitting = sorted(folder.glob(f"{blueprint.ndim}d-{blueprint.n_in}c-*.safetensors"))
     priors = [_shipped(path) for path in fitting]
     return tuple(p for p in priors if not p.mismatch(blueprint))

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ensemble_gain", "graph_figure", "line_cut", "losses", "maps", "scan"]
 
+_LINKED = ("clean", "lower", "median", "upper")  # maps that share one contrast range
+
 
 def losses(history: Iterable[tuple[int, int, float]]) -> Figure:
     """Draw training losses: each member faint, their mean strong.
@@ -149,12 +151,12 @@ def maps(
     images: Mapping[str, NDArray[np.floating]],
     *,
     title: str = "",
-    linked: Sequence[str] = ("clean", "lower", "median", "upper"),
     pixel_size: tuple[float, ...] | None = None,
     unit: str = "px",
-    columns: int = 3,
 ) -> Figure:
     """Draw named maps of one channel in a grid.
+
+    Clean, lower, median and upper share one contrast range; the others have their own.
 
     Parameters
     ----------
@@ -163,14 +165,10 @@ def maps(
         to its 99.5th percentile.
     title : str
         Title, usually the name of the channel.
-    linked : sequence of str
-        Maps that share one contrast range; the others have their own.
     pixel_size : tuple of float, optional
         Pixel size along Y and X in `unit`.
     unit : str
         Unit of length of the axes.
-    columns : int
-        Maps in a row.
 
     Returns
     -------
@@ -187,16 +185,17 @@ def maps(
         raise ValueError(
             f"Maps must be one or more images (Y, X), got {shapes}; take one channel and one slice."
         )
+    columns = 3
     rows = -(-len(images) // columns)
     dy, dx = pixel_size or (1.0, 1.0)
     height, width = next(iter(images.values())).shape
     figure = empty_figure(3.6 * columns, rows * (3.6 * 0.8 * height * dy / (width * dx) + 0.7))
-    shared = _limits([image for name, image in images.items() if name in linked])
+    shared = _limits([image for name, image in images.items() if name in _LINKED])
     grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
     for axes in grid[len(images) :]:
         axes.set_axis_off()
     for axes, (name, image) in zip(grid, images.items(), strict=False):
-        low, high = shared if name in linked else _limits([image])
+        low, high = shared if name in _LINKED else _limits([image])
         warm = name == "width"
         drawn = axes.imshow(
             image,

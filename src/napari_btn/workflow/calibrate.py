@@ -100,7 +100,7 @@ def calibrate_steps(
     tokens = model.tokens
     if mask:
         axes = axes_seen(learned.axes, settings) if view is None else view.axes
-        scores = _in_mask(scores, over_space(groups, axes, "groups"))
+        scores = _in_mask(scores, over_space(groups, axes))
     else:
         count = settings.calibration.groups
         scores, tokens = yield from _in_tokens(model, scores, view, groups, count, compute)

@@ -386,22 +386,20 @@ def over_scenes(valid: Any, view: View) -> NDArray[np.bool_] | None:
     return np.stack(scenes)
 
 
-def over_space(mask: Any, axes: str, name: str) -> View:
-    """Return a view of a mask over the space axes of an image, or over all of its axes but C.
+def over_space(groups: Any, axes: str) -> View:
+    """Return a view of painted groups over the space axes of an image, or over all of its axes but C.
 
     Parameters
     ----------
-    mask : array
+    groups : array
     axes : str
         Axes of the image.
-    name : str
-        Name of the mask in errors.
     """
-    mask = mask if hasattr(mask, "shape") else np.asarray(mask)
+    groups = groups if hasattr(groups, "shape") else np.asarray(groups)
     left = axes.replace("C", "")
-    if len(mask.shape) != len(left):
+    if len(groups.shape) != len(left):
         left = "".join(a for a in left if a in "ZYX")
-    return View(mask, left, name)
+    return View(groups, left, "groups")
 
 
 def in_axes_of(scenes: NDArray[Any], view: View) -> NDArray[Any]:

@@ -63,7 +63,7 @@ class FirstLook:
     provenance: dict[str, Any]
 
 
-def first_look_steps(image: Image, compute: Compute, *, noise_lag: float | None = None) -> Step[FirstLook]:
+def first_look_steps(image: Image, compute: Compute) -> Step[FirstLook]:
     """Return the median of the package's pretrained members for an image, tile by tile; a step.
 
     Channels go together where members for so many come with the package, else one by one. Of members for white
@@ -74,8 +74,6 @@ def first_look_steps(image: Image, compute: Compute, *, noise_lag: float | None 
     image : Image
         Noisy image of any axes, in 2D or 3D.
     compute : Compute
-    noise_lag : float, optional
-        Autocorrelation of the noise at a lag of one pixel; measured on the image by default.
 
     Raises
     ------
@@ -93,8 +91,7 @@ def first_look_steps(image: Image, compute: Compute, *, noise_lag: float | None 
     target = View(made, view.axes, "median")
     used: list[str] = []
     for k, channels in enumerate(groups):
-        lag = _lag_one(middle[channels]) if noise_lag is None else noise_lag
-        prior = _prior_for(view.ndim, len(channels), lag)
+        prior = _prior_for(view.ndim, len(channels), _noise_lag(middle[channels]))
         used.append(prior.name)
         scaling = {
             "x_loc": mean[channels],
@@ -191,7 +188,7 @@ def _prior_for(ndim: int, channels: int, lag: float) -> Prior:
     return kinds.get(wanted) or kinds.get("mixed") or priors[0]
 
 
-def _lag_one(values: NDArray[np.float32]) -> float:
+def _noise_lag(values: NDArray[np.float32]) -> float:
     """Return the largest autocorrelation of the noise at a lag of one pixel, over channels and axes."""
     from napari_btn.core.data.noise_models import NoiseModel
 

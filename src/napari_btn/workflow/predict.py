@@ -93,7 +93,7 @@ def predict_steps(
     if detector is not None:
         model = replace(model, learned=replace(model.learned, detector=detector))
     view, calibrated = seen_by(model, image), model.calibrated
-    mask = None if groups is None else over_space(groups, view.axes, "groups")
+    mask = None if groups is None else over_space(groups, view.axes)
     counted: Any = "finite" if isinstance(valid, str) and valid == "finite" else over_scenes(valid, view)
     group, group_notes = yield from group_labels_steps(model, view, mask, compute)
     drift = drift_notes(model.learned.profile, view, model.channel_names)

@@ -55,14 +55,14 @@ class TestBlocks:
 class TestErrorLength:
     def test_independent_misses_are_one_pixel_long(self):
         miss = np.random.default_rng(0).uniform(size=(120, 130)) < 0.1
-        assert error_length(miss, 64) == 1
+        assert error_length(miss) == 1
 
     def test_grows_with_the_correlation(self):
         rng = np.random.default_rng(0)
         lengths = []
         for sigma in (1, 3, 6):
             field = gaussian_filter(rng.normal(size=(200, 200)), sigma)
-            lengths.append(error_length(field > np.quantile(field, 0.9), 64))
+            lengths.append(error_length(field > np.quantile(field, 0.9)))
         assert lengths == sorted(lengths)
         # Neighbours of a Gaussian-smoothed field correlate as exp(-lag^2 / (4 sigma^2)).
         assert 4 <= lengths[1] <= 12
@@ -74,11 +74,11 @@ class TestErrorLength:
         miss = field > np.quantile(field, 0.9)
         valid = np.zeros_like(miss)
         valid[40:160, 40:160] = True
-        assert error_length(miss, 64) >= 10
-        assert error_length(np.where(valid, miss, True), 64, valid=valid) == pytest.approx(
-            error_length(miss[40:160, 40:160], 64), abs=2
+        assert error_length(miss) >= 10
+        assert error_length(np.where(valid, miss, True), valid=valid) == pytest.approx(
+            error_length(miss[40:160, 40:160]), abs=2
         )
 
     def test_no_miss_or_a_single_row(self):
-        assert error_length(np.zeros((8, 9), bool), 16) == 1
-        assert error_length(np.array([[True, True, False, False]] * 1), 16) <= 4
+        assert error_length(np.zeros((8, 9), bool)) == 1
+        assert error_length(np.array([[True, True, False, False]] * 1)) <= 4

@@ -28,11 +28,10 @@ def test_ambiguity_is_largest_where_the_matter_is_even() -> None:
 
 
 def test_relative_width_has_a_floor() -> None:
-    width, median = np.array([1.0, 1.0, 1.0]), np.array([0.0, 0.5, 4.0])
-    np.testing.assert_allclose(_relative_width(width, median, 1.0), [1, 1, 0.25])
+    width, median = np.ones(20), np.full(20, 1.0)
+    median[:3] = 0.0, 0.5, 4.0
+    np.testing.assert_allclose(_relative_width(width, median)[:4], [1, 1, 0.25, 1])
     assert np.isfinite(_relative_width(np.ones(5), np.zeros(5))).all()
-    with pytest.raises(ValueError, match="floor"):
-        _relative_width(width, median, 0.0)
     with pytest.raises(ValueError, match="they must match"):
         _relative_width(width, median[:2])
 
@@ -43,10 +42,6 @@ def test_width_reduction_grows_with_the_dwell_and_never_exceeds_the_width() -> N
     np.testing.assert_allclose(short, width * (1 - 1 / np.sqrt(2)), rtol=1e-6)
     assert (long >= short).all()
     assert (long <= width).all()
-    noisy = _width_reduction(width, 1.0, noise_width=np.full(3, 10.0))
-    assert (noisy <= short).all()
-    assert noisy[2] > noisy[1] > 0
-    np.testing.assert_allclose(_width_reduction(width, 1.0, noise_width=np.zeros(3)), width)
     with pytest.raises(ValueError, match="dwell_ratio"):
         _width_reduction(width, 0.0)
 
@@ -59,8 +54,6 @@ def test_channels_are_combined_by_rank_not_by_unit() -> None:
     np.testing.assert_allclose(combine_channels(np.exp(scores)), both)
     assert both.min() >= 0
     assert both.max() <= 1
-    one = combine_channels(scores, weights=(1, 0))
-    assert np.unravel_index(one.argmax(), one.shape) == np.unravel_index(scores[0].argmax(), one.shape)
 
 
 def test_channels_in_units_of_their_mean_keep_how_much_wider_one_pixel_is() -> None:
@@ -89,8 +82,6 @@ def test_masked_pixels_are_not_ranked() -> None:
     np.testing.assert_allclose(out[:2].ravel(), np.arange(10) / 9)
     with pytest.raises(ValueError, match="NaN"):
         combine_channels(scores)
-    with pytest.raises(ValueError, match="weights"):
-        combine_channels(scores, weights=(1, 2))
     with pytest.raises(ValueError, match="channels come first"):
         combine_channels(scores[0])
 

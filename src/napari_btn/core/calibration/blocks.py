@@ -63,18 +63,16 @@ class Blocks:
         return self.numbers[np.ix_(*cells)]
 
 
-def error_length(
-    miss: ArrayLike, max_lag: int | None = None, *, valid: ArrayLike | None = None, axis: int | None = None
-) -> int:
+def error_length(miss: ArrayLike, *, valid: ArrayLike | None = None, axis: int | None = None) -> int:
     """Return the correlation length of misses: the first lag with autocorrelation under 0.1.
+
+    Lags up to a quarter of each axis are tried, since a volume of few planes may have misses correlated over
+    many columns.
 
     Parameters
     ----------
     miss : array_like of bool, shape (*space)
         True where the interval missed the target.
-    max_lag : int, optional
-        Longest lag tried, in pixels; returned where the autocorrelation never falls. By default a quarter of
-        each axis, since a volume of few planes may have misses correlated over many columns.
     valid : array_like of bool, shape (*space), optional
         True where `miss` counts; everywhere if left out.
     axis : int, optional
@@ -93,9 +91,8 @@ def error_length(
     variance = float(np.square(deviation).sum() / n) if n else 0.0
     if variance == 0:
         return 1
-    longest = [max(n // 4, 2) if max_lag is None else max_lag for n in hit.shape]
     axes = range(hit.ndim) if axis is None else (axis,)
-    return max(_first_low_lag(deviation, weight, variance, a, longest[a]) for a in axes)
+    return max(_first_low_lag(deviation, weight, variance, a) for a in axes)
 
 
 def blocks_of(mask: ArrayLike, side: int, by_scene: bool = False) -> NDArray[np.int64]:
@@ -175,11 +172,12 @@ def _join_small(counts: NDArray[np.int64], grid: tuple[int, ...], least: float) 
 
 
 def _first_low_lag(
-    deviation: NDArray[np.float64], weight: NDArray[np.float64], variance: float, axis: int, max_lag: int
+    deviation: NDArray[np.float64], weight: NDArray[np.float64], variance: float, axis: int
 ) -> int:
-    """Return the first lag along one axis with autocorrelation under 0.1."""
+    """Return the first lag along one axis with autocorrelation under 0.1, or the longest lag tried."""
     d, w = np.moveaxis(deviation, axis, 0), np.moveaxis(weight, axis, 0)
     length = int(d.shape[0])
+    max_lag = max(length // 4, 2)
     for lag in range(1, min(max_lag, length - 1) + 1):
         pairs = float((w[lag:] * w[:-lag]).sum())
         if float((d[lag:] * d[:-lag]).sum()) <= 0.1 * variance * pairs:

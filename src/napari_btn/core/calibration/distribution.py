@@ -203,9 +203,9 @@ def variance(quantiles: NDArray[np.floating[Any]], levels: Sequence[float]) -> N
 
 
 def density(
-    quantiles: NDArray[np.floating[Any]], levels: Sequence[float], *, steps: int = 60
+    quantiles: NDArray[np.floating[Any]], levels: Sequence[float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the density of one pixel as a step curve.
+    """Return the density of one pixel as a curve of 60 steps of the same probability.
 
     Parameters
     ----------
@@ -213,14 +213,12 @@ def density(
         Quantiles of one pixel, ascending.
     levels : sequence of float
         The L levels, ascending, at least two.
-    steps : int
-        Steps, each of the same probability.
 
     Returns
     -------
-    edges : ndarray of float64, shape (K + 1,)
+    edges : ndarray of float64, shape (61,)
         In the quantiles' unit, from the 0.5 % to the 99.5 % quantile.
-    height : ndarray of float64, shape (K,)
+    height : ndarray of float64, shape (60,)
         Probability per unit.
 
     Raises
@@ -228,7 +226,7 @@ def density(
     ValueError
         If there are fewer than two levels, or their number differs from the quantiles'.
     """
-    wanted = np.linspace(0.005, 0.995, steps + 1)
+    wanted = np.linspace(0.005, 0.995, 61)
     edges = np.asarray([float(ppf(quantiles[:, None], levels, float(u))[0]) for u in wanted])
     gap = np.diff(edges)
     # Coinciding quantiles are a jump of the distribution, which a curve shows as narrow and high.

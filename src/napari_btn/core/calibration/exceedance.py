@@ -152,7 +152,6 @@ class Exceedance:
         threshold: float,
         *,
         channel_name: str = "signal",
-        unit: str = "",
         confidence: float | None = None,
         covers: str = "clean",
         locked: bool = False,
@@ -165,8 +164,6 @@ class Exceedance:
             Threshold of the map.
         channel_name : str
             Channel of the map.
-        unit : str
-            Unit of the threshold.
         confidence : float, optional
             Confidence of the flagged pixels, where some are flagged.
         covers : str
@@ -180,7 +177,7 @@ class Exceedance:
             A few sentences.
         """
         what = "" if covers == "clean" else f" of {covered(covers)}"
-        claim = f"{channel_name} > {threshold:.4g} {unit}".rstrip() + what
+        claim = f"{channel_name} > {threshold:.4g}{what}"
         parts = [
             f"P({claim}): calibrated for this threshold with {self.n_blocks} held-out blocks. Its sum "
             "estimates the area; in a single field it can be far off, above all for a rare phase. It is not right for "

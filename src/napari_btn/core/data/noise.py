@@ -328,9 +328,8 @@ def defects(
     *,
     broken: NDArray[np.uint8],
     saturation: float,
-    dead_value: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Saturate a signal and replace its broken pixels.
+    """Saturate a signal and replace its broken pixels: dead ones by 0.
 
     Parameters
     ----------
@@ -340,8 +339,6 @@ def defects(
         Map from `defect_map`.
     saturation : float
         Largest value of the detector, and the value of every hot pixel.
-    dead_value : float
-        Value of dead pixels.
 
     Returns
     -------
@@ -360,7 +357,7 @@ def defects(
             "the shape of the signal's last axes. Draw the map for the detector's own shape."
         )
     shown = np.minimum(signal, np.float32(saturation))
-    shown = np.where(broken == DEAD, np.float32(dead_value), shown)
+    shown = np.where(broken == DEAD, np.float32(0), shown)
     return np.where(broken == HOT, np.float32(saturation), shown)
 
 

@@ -52,16 +52,16 @@ def _ambiguity(exceedance: ArrayLike) -> NDArray[np.float32]:
     return out
 
 
-def _relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = None) -> NDArray[np.float32]:
+def _relative_width(width: ArrayLike, median: ArrayLike) -> NDArray[np.float32]:
     """Return the width of the interval relative to the signal: ``width / max(|median|, floor)``.
+
+    The floor keeps empty background from winning: the 90th percentile of ``|median|``, but at least a
+    thousandth of the largest.
 
     Parameters
     ----------
     width, median : array_like
         Maps of one shape, in one unit.
-    floor : float, optional
-        Smallest signal to divide by, so that empty background does not win; by default the 90th
-        percentile of ``|median|``, but at least a thousandth of the largest.
 
     Returns
     -------
@@ -71,25 +71,20 @@ def _relative_width(width: ArrayLike, median: ArrayLike, floor: float | None = N
     Raises
     ------
     ValueError
-        If the shapes differ or `floor` is not positive.
+        If the shapes differ.
     """
     w, m = np.asarray(width, dtype=np.float32), np.abs(np.asarray(median, dtype=np.float32))
     need_same_shape("width", w.shape, "median", m.shape)
-    if floor is None:
-        floor = float(max(np.nanquantile(m, 0.9), 1e-3 * np.nanmax(m))) or 1.0
-    if not floor > 0:
-        raise ValueError(f"floor is {floor}; it must be positive, in the unit of the median.")
+    floor = float(max(np.nanquantile(m, 0.9), 1e-3 * np.nanmax(m))) or 1.0
     return (w / np.maximum(m, np.float32(floor))).astype(np.float32)
 
 
-def _width_reduction(
-    width: ArrayLike, dwell_ratio: float, noise_width: ArrayLike | None = None
-) -> NDArray[np.float32]:
+def _width_reduction(width: ArrayLike, dwell_ratio: float) -> NDArray[np.float32]:
     """Return by how much each interval is expected to narrow when measured again.
 
     The present knowledge (precision ``1 / width**2``) and the new measurement (precision
-    ``dwell_ratio / noise_width**2``, since counting noise falls as the root of the dwell) add up as
-    independent Gaussian evidence.
+    ``dwell_ratio / width**2``, since counting noise falls as the root of the dwell, without information
+    from neighbours) add up as independent Gaussian evidence.
 
     Parameters
     ----------
@@ -97,9 +92,6 @@ def _width_reduction(
         Widths of the intervals now.
     dwell_ratio : float
         Dwell of the new measurement over that of the old one; positive.
-    noise_width : array_like, optional
-        Width of the interval of one old measurement alone, in the unit of `width`; by
-        default `width` itself (no information from neighbours).
 
     Returns
     -------
@@ -109,18 +101,13 @@ def _width_reduction(
     Raises
     ------
     ValueError
-        If `dwell_ratio` is not positive or the shapes differ.
+        If `dwell_ratio` is not positive.
     """
     if not dwell_ratio > 0:
         raise ValueError(f"dwell_ratio is {dwell_ratio}; it must be positive (10: ten times the dwell).")
-    w = np.asarray(width, dtype=np.float64)
-    n = w if noise_width is None else np.asarray(noise_width, dtype=np.float64)
-    need_same_shape("width", w.shape, "noise_width", n.shape)
-    w = np.maximum(w, 0.0)
-    combined = np.divide(
-        w * n, np.sqrt(n**2 + dwell_ratio * w**2), out=np.zeros_like(w), where=(n > 0) & (w > 0)
-    )
-    return (w - combined).astype(np.float32)
+    w = np.maximum(np.asarray(width, dtype=np.float64), 0.0)
+    combined = np.divide(w * w, np.sqrt(w**2 + dwell_ratio * w**2), out=np.zeros_like(w), where=w > 0)
+    return np.asarray(w - combined, np.float32)
 
 
 def _disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -165,7 +152,6 @@ def _disagreement(spread: ArrayLike, width: ArrayLike | None = None) -> NDArray[
 
 def combine_channels(
     scores: ArrayLike,
-    weights: Sequence[float] | None = None,
     mask: ArrayLike | None = None,
     *,
     by: Literal["rank", "mean"] = "rank",
@@ -176,8 +162,6 @@ def combine_channels(
     ----------
     scores : array_like, (C, *space)
         One score map per channel, each in its own unit.
-    weights : sequence of float, optional
-        Weight of each channel; equal by default.
     mask : array_like of bool, (*space), optional
         Pixels that are ranked; the others get 0.
     by : str
@@ -187,32 +171,29 @@ def combine_channels(
     Returns
     -------
     ndarray of float32, (*space)
-        Weighted mean. By rank, of the share of pixels that lie strictly below, 0 to 1; ties at the
+        Mean over channels. By rank, of the share of pixels that lie strictly below, 0 to 1; ties at the
         bottom (a score of zero over most of the image) stay at 0. By mean, 1 on average.
 
     Raises
     ------
     ValueError
-        If shapes, weights or values do not fit.
+        If shapes or values do not fit.
     """
     maps = np.asarray(scores)
     if maps.ndim < 3:
         raise ValueError(f"scores have shape {maps.shape}; channels come first: (C, Y, X) or (C, Z, Y, X).")
-    share = np.full(len(maps), 1 / len(maps)) if weights is None else np.asarray(weights, dtype=float)
-    if share.shape != (len(maps),) or (share < 0).any() or not share.sum() > 0:
-        raise ValueError(f"weights are {share.tolist()}; needed are {len(maps)}, none negative, not all 0.")
     chosen = np.ones(maps.shape[1:], bool) if mask is None else np.asarray(mask).astype(bool)
     need_same_shape("a score map", maps.shape[1:], "mask", chosen.shape)
     out = np.zeros(maps.shape[1:], dtype=np.float32)
-    for values, w in zip(maps, share / share.sum(), strict=True):
+    for values in maps:
         inside = values[chosen]
         need_finite(inside)
         if by == "mean":
             mean = float(np.mean(inside, dtype=np.float64)) if inside.size else 0.0
-            out[chosen] += np.float32(w / mean if mean else 0) * inside
+            out[chosen] += np.float32(1 / len(maps) / mean if mean else 0) * inside
             continue
         ranks = np.searchsorted(np.sort(inside), inside, side="left") / max(inside.size - 1, 1)
-        out[chosen] += np.float32(w) * ranks.astype(np.float32)
+        out[chosen] += np.float32(1 / len(maps)) * ranks.astype(np.float32)
     return out
 
 
@@ -343,7 +324,7 @@ def width_outside(prediction: Prediction, regions: Sequence[Region], scene: int 
         width = one_scene(np.asarray(prediction.width[at], np.float32), axes, scene)
         outside = np.ones(width.shape, bool)
         for region in regions:
-            outside[region.slices][... if region.mask is None else region.mask] = False
+            outside[region.slices][region.own] = False
         made.append(float(width[outside].mean(dtype=np.float64)) if outside.any() else float("nan"))
     return np.array(made)
 

@@ -105,20 +105,13 @@ class StageAffine:
         return p @ self.matrix[:, :2].T + self.matrix[:, 2]
 
 
-def travel_order(
-    regions: Sequence[Region],
-    start: Sequence[float] | None = None,
-    stage: StageAffine | None = None,
-) -> list[Region]:
-    """Order regions for short travel: nearest neighbour, then 2-opt on the open path.
+def travel_order(regions: Sequence[Region], stage: StageAffine | None = None) -> list[Region]:
+    """Order regions for short travel: nearest neighbour, then 2-opt on the open path; the first stays first.
 
     Parameters
     ----------
     regions : sequence of Region
         Regions to visit.
-    start : sequence of float, optional
-        Present position, along the axes of `Region.centre` and in its unit; by default the
-        first region is the first stop.
     stage : StageAffine, optional
         Measure distances on the stage, whose axes may be scaled differently.
 
@@ -130,8 +123,7 @@ def travel_order(
     if not regions:
         return []
     points = np.array([r.centre for r in regions])
-    origin = points[:1] if start is None else np.asarray(start, dtype=float)[None]
-    path = np.concatenate([origin, points])
+    path = np.concatenate([points[:1], points])
     if stage is not None:
         path = np.column_stack([path[:, :-2], stage.to_stage(path[:, -2:])])
     distance = np.linalg.norm(path[:, None] - path[None], axis=-1)

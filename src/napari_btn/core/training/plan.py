@@ -197,8 +197,8 @@ def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
     return tuple(notes)
 
 
-def validation_part(boxes: Sequence[Box], share: float = 0.1) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
-    """Divide the training part into boxes for training and for validation.
+def validation_part(boxes: Sequence[Box]) -> tuple[tuple[Box, ...], tuple[Box, ...]]:
+    """Divide the training part into boxes for training and for validation, about a tenth of the pixels.
 
     Of many boxes some validate, of a few boxes a slab.
 
@@ -206,15 +206,13 @@ def validation_part(boxes: Sequence[Box], share: float = 0.1) -> tuple[tuple[Box
     ----------
     boxes : sequence of Box
         Training part; held-out blocks are not touched.
-    share : float
-        Approximate share of the pixels for validation.
 
     Returns
     -------
     train, validation : tuple of Box
         ``validation`` is empty if the boxes are too small.
     """
-    every = round(1 / share)
+    every = 10
     if len(boxes) >= every:
         held = tuple(boxes[every // 2 :: every])
         return tuple(box for i, box in enumerate(boxes) if i % every != every // 2), held
@@ -222,7 +220,7 @@ def validation_part(boxes: Sequence[Box], share: float = 0.1) -> tuple[tuple[Box
     box = boxes[largest]
     axis = max(range(len(box.shape)), key=lambda a: box.shape[a])
     whole = box.slices[axis]
-    cut = whole.start + max(round(share * sum(b.size for b in boxes) * box.shape[axis] / box.size), 1)
+    cut = whole.start + max(round(0.1 * sum(b.size for b in boxes) * box.shape[axis] / box.size), 1)
     if cut >= whole.stop:
         return tuple(boxes), ()
     parts = [

@@ -82,8 +82,6 @@ class ScanPanel(QWidget):
     ----------
     theme : Theme
         Colours of the viewer.
-    parent : QWidget, optional
-        Parent.
     """
 
     asked = Signal()
@@ -91,8 +89,8 @@ class ScanPanel(QWidget):
     chosen = Signal(object)
     """Emitted with the `ScanRow` whose settings the user takes."""
 
-    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
         self._theme = theme
         self._rows: tuple[ScanRow, ...] = ()
         self.lists = {name: QLineEdit(text) for name, (_, text, _) in _FIELDS.items()}

@@ -118,15 +118,13 @@ class TrainingForm(QWidget):
         Names of the devices and what to show for each.
     reason : str
         Why the devices are these.
-    parent : QWidget, optional
-        Parent.
     """
 
     changed = Signal()
     """Emitted when a setting changes."""
 
-    def __init__(self, devices: Mapping[str, str], reason: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, devices: Mapping[str, str], reason: str) -> None:
+        super().__init__()
         # ends with the form, unlike a single shot
         self._tell_later = QTimer(self)
         self._tell_later.setSingleShot(True)

@@ -104,6 +104,7 @@ _DOCKS = {"propose": "Re-measure", "check_second": "Uncertainty", "show_mean": "
 _BEFORE = {"calibrate_on": "noisy", "recalibrate": "coverage", "align": "clean"}
 """Controls that must be used before a hidden one appears."""
 _FRAME_PX = 8  # what a style may draw around a scroll area
+_MOST_PX = 110  # largest height of an area of sentences
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
 
 
@@ -152,12 +153,10 @@ class NoteLabel(QLabel):
         Gives the colours.
     name : str
         Object name.
-    parent : QWidget, optional
-        Parent.
     """
 
-    def __init__(self, theme: Theme, name: str, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, theme: Theme, name: str) -> None:
+        super().__init__()
         self._theme = theme
         self._notes: tuple[tuple[str, str], ...] = ()
         self.setObjectName(name)
@@ -287,13 +286,11 @@ class LowScroll(QScrollArea):
     ----------
     label : NoteLabel
         The sentences.
-    most_px : int
-        Largest height.
     """
 
-    def __init__(self, label: NoteLabel, most_px: int = 110) -> None:
+    def __init__(self, label: NoteLabel) -> None:
         super().__init__()
-        self._label, self._most = label, most_px
+        self._label = label
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -323,6 +320,6 @@ class LowScroll(QScrollArea):
     def _fit(self) -> None:
         """Be as high as the sentences, up to the limit."""
         wanted = self._label.heightForWidth(max(self.viewport().width(), 200))
-        height = min(max(wanted, 16) + min(2 * self.viewport().y(), _FRAME_PX), self._most)
+        height = min(max(wanted, 16) + min(2 * self.viewport().y(), _FRAME_PX), _MOST_PX)
         if height != self.height() or height != self.minimumHeight():
             self.setFixedHeight(height)

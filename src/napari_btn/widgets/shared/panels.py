@@ -160,8 +160,8 @@ class ScrollColumn(QScrollArea):
 class PercentBox(QDoubleSpinBox):
     """Fraction, shown and typed as a percentage; ``setValue`` takes 0.9 and 90 alike."""
 
-    def __init__(self, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self) -> None:
+        super().__init__()
         self.setDecimals(4)
         self.setRange(0.5, 0.999)
         self.setSingleStep(0.01)

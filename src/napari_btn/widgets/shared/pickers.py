@@ -50,8 +50,6 @@ class LayerPicker(QWidget):
         Tooltip.
     theme : Theme
         Colours of its note.
-    parent : QWidget, optional
-        Parent.
     optional : bool
         True to offer "none" as well.
     """
@@ -68,11 +66,10 @@ class LayerPicker(QWidget):
         role: str,
         help_text: str,
         theme: Theme,
-        parent: QWidget | None = None,
         *,
         optional: bool = False,
     ) -> None:
-        super().__init__(parent)
+        super().__init__()
         self._optional, self._emptied = optional, False
         self._layers: list[ReferenceType[ImageLayer]] = []
         self._chosen: ReferenceType[ImageLayer] | None = None

@@ -14,8 +14,6 @@ from napari_btn.core.data.image import shown_names
 from napari_btn.widgets.shared.notes import notes_html
 
 if TYPE_CHECKING:
-    from qtpy.QtWidgets import QWidget
-
     from napari_btn.core.evaluation.report import Report
     from napari_btn.widgets.shared.notes import Theme
 
@@ -29,12 +27,10 @@ class ReportPanel(QLabel):
     ----------
     theme : Theme
         Gives the colours.
-    parent : QWidget, optional
-        Parent.
     """
 
-    def __init__(self, theme: Theme, parent: QWidget | None = None) -> None:
-        super().__init__(parent)
+    def __init__(self, theme: Theme) -> None:
+        super().__init__()
         self._theme = theme
         self._report: Report | None = None
         self._name = ""

@@ -390,28 +390,23 @@ def run_step(
     return run
 
 
-def load_ahead(package: str = "torch") -> None:
-    """Load a package's large libraries without holding the window; call it in the thread, before the import.
+def load_ahead() -> None:
+    """Load torch's large libraries without holding the window; call it in the thread, before the import.
 
-    Python's import keeps all other threads waiting while a library is mapped and linked, for torch
-    a quarter of a second on a CPU and more with CUDA. A foreign call does not. Where this fails,
-    the import does the same later.
-
-    Parameters
-    ----------
-    package : str
-        Package with its libraries in ``lib``.
+    Python's import keeps all other threads waiting while a library is mapped and linked, a quarter of
+    a second on a CPU and more with CUDA. A foreign call does not. Where this fails, the import does
+    the same later.
     """
-    if package in sys.modules or sys.platform == "win32":
+    if "torch" in sys.modules or sys.platform == "win32":
         return
-    spec = importlib.util.find_spec(package)
+    spec = importlib.util.find_spec("torch")
     if spec is None or spec.origin is None:
         return
     folder = Path(spec.origin).parent / "lib"
     suffix = ".dylib" if sys.platform == "darwin" else ".so"
     dlopen = ctypes.CDLL(None).dlopen
     dlopen.argtypes, dlopen.restype = (ctypes.c_char_p, ctypes.c_int), ctypes.c_void_p
-    for name in (f"lib{package}_cpu", f"lib{package}", f"lib{package}_python"):
+    for name in ("libtorch_cpu", "libtorch", "libtorch_python"):
         path = folder / f"{name}{suffix}"
         if path.exists():
             dlopen(str(path).encode(), os.RTLD_LAZY)
