@@ -89,6 +89,16 @@ def test_wrong_axes_are_refused(axes, ndim, words):
         canonical_axes(axes, ndim, "it")
 
 
+def test_rows_named_channels_are_refused_with_the_axes_to_give():
+    with pytest.raises(ValueError, match='160 channels of 3 x 96 px of noisy .* such as axes "CYX"'):
+        View(image(0, 3, 96, 160), "YXC", "noisy")
+    with pytest.raises(ValueError, match='such as axes "CZYX"'):
+        View(image(0, 2, 30, 40, 50), "ZYXC", "noisy")
+    assert View(image(0, 40, 50, 2), "YXC").n_channels == 2
+    assert View(image(0, 20, 20, 30), "CYX").n_channels == 20
+    assert View(image(0, 3, 40, 1), "CYX").space == (40, 1)
+
+
 @pytest.mark.parametrize("values", [np.ones((4, 4), complex), np.full((4, 4), "a"), np.empty((0, 4))])
 def test_only_real_numbers_are_images(values):
     with pytest.raises(ValueError, match="must hold real numbers"):

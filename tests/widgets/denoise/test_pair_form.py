@@ -73,6 +73,11 @@ def test_wrong_axes_are_refused_and_right_ones_train(ready: DenoiseWidget, axes:
     assert ready.view.train.isEnabled()
 
 
+def test_rows_named_channels_do_not_train(ready: DenoiseWidget, viewer: ViewerModel) -> None:
+    ready.view.pair.axes.letters.setText("YXC")
+    assert 'such as axes "CYX"' in refused(ready)
+
+
 def test_channels_can_be_named(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, train: Callable[[DenoiseWidget], None]
 ) -> None:

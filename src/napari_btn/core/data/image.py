@@ -38,6 +38,7 @@ __all__ = [
 SPACE = "ZYX"
 LETTERS = "STC" + SPACE
 _WHOLE_FROM = 999.95  # shown with four digits, it is 1000
+_MANY_CHANNELS = 16  # from more on, axes with fewer rows or columns than channels are taken for a mistake
 _MIDDLE = {2: 512, 3: 96}  # side in pixels of the part of a large image that is analysed
 
 
@@ -114,6 +115,21 @@ class Image:
         return View(self.data, self.axes or "", "image")
 
 
+def _need_few_channels(axes: str, shape: Sequence[int], name: str) -> None:
+    """Raise where an axis of rows or columns was most likely named C: many channels, and fewer rows or columns."""
+    size = dict(zip(axes, shape, strict=True))
+    count = size.get("C", 1)
+    if count <= _MANY_CHANNELS or count <= min(size["Y"], size["X"]):
+        return
+    least = min(range(len(shape)), key=lambda i: shape[i])
+    left = axes.replace("C", "")
+    raise ValueError(
+        f"Axes {axes} make {count} channels of {size['Y']} x {size['X']} px of {name} with shape {tuple(shape)}; an "
+        f"image needs at least as many rows and columns as channels. Give one letter for each dimension in its "
+        f'order, such as axes "{left[:least]}C{left[least:]}", and sum spectra to a few element maps first.'
+    )
+
+
 class View:
     """A reader of any array (numpy, dask, zarr, memory map) in crops of float32 (C, *space).
 
@@ -150,6 +166,7 @@ class View:
             came = "no pixels" if kind in "biuf" else f"values of type {array.dtype}"
             raise ValueError(f"{name.capitalize()} has {came}; it must hold real numbers. Convert it first.")
         self.array, self._first = array, first
+        _need_few_channels(self.axes, shape, name)
         size = dict(zip(self.axes, shape, strict=True))
         self.n_scenes = size.get("S", 1) * size.get("T", 1)
         self.n_channels = size.get("C", 1)
