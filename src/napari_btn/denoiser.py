@@ -91,7 +91,7 @@ class Denoiser:
     Parameters
     ----------
     preset : str
-        "quick", "standard" or "thorough": how long members train.
+        "instant", "quick", "standard" or "thorough": how long members train; "instant" takes no training step.
     members : int
         Networks in the ensemble, 1 or more.
     alpha : float
@@ -144,11 +144,11 @@ class Denoiser:
             levels=levels,  # type: ignore[arg-type]
             supervision=supervision,
             seed=seed,
-            network=network or NetworkSettings(),
-            train=train or PRESETS.get(preset, TrainSettings()),
-            calibration=calibration or CalibrationSettings(),
-            tiles=tiles or TileSettings(),
-            supervision_settings=supervision_settings or SupervisionSettings(),
+            network=NetworkSettings() if network is None else network,
+            train=PRESETS.get(preset, TrainSettings()) if train is None else train,
+            calibration=CalibrationSettings() if calibration is None else calibration,
+            tiles=TileSettings() if tiles is None else tiles,
+            supervision_settings=SupervisionSettings() if supervision_settings is None else supervision_settings,
         )
         self.device = device
         self.run: _Runner = drain

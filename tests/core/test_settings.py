@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from napari_btn.core.settings import (
     LEVELS,
     PRESETS,
+    AdaptSettings,
     CalibrationSettings,
     EnsembleSettings,
     NetworkSettings,
@@ -130,6 +132,17 @@ def test_settings_are_frozen():
         (TrainSettings, {"batch_size": True}),
         (TokenSettings, {"n_tokens": 2.5}),
         (TileSettings, {"halo_px": "4"}),
+        (NetworkSettings, {"family": None}),
+        (NetworkSettings, {"dilations": 3}),
+        (NetworkSettings, {"bias_free": "no"}),
+        (TrainSettings, {"augment": "yes"}),
+        (AdaptSettings, {"steps": "3"}),
+        (EnsembleSettings, {"preset": ["quick"]}),
+        (EnsembleSettings, {"network": "unet"}),
+        (EnsembleSettings, {"train": NetworkSettings()}),
+        (EnsembleSettings, {"calibration": {}}),
+        (EnsembleSettings, {"tiles": 64}),
+        (EnsembleSettings, {"supervision_settings": None}),
     ],
 )
 def test_a_value_of_another_type_is_one_sentence(kind, values):
@@ -138,3 +151,22 @@ def test_a_value_of_another_type_is_one_sentence(kind, values):
         kind(**values)
     assert TileSettings(halo_px=np.int64(4)).halo_px == 4
     assert CalibrationSettings(minimum=np.float32(0)).minimum == 0
+
+
+@pytest.mark.parametrize(
+    ("came", "plain"),
+    [
+        (
+            NetworkSettings(depth=np.int64(2), dilations=np.array([1, 2]), bias_free=np.True_),
+            NetworkSettings(depth=2, dilations=(1, 2), bias_free=True),
+        ),
+        (
+            TrainSettings(steps=np.int32(5), learning_rate=np.float32(0.25), start=Path("own.btn")),
+            TrainSettings(steps=5, learning_rate=0.25, start="own.btn"),
+        ),
+        (TileSettings(tile_px=np.uint16(64)), TileSettings(tile_px=64)),
+    ],
+)
+def test_numbers_of_numpy_and_paths_can_be_stored(came, plain):
+    assert came == plain
+    assert json.dumps(came.to_dict()) == json.dumps(plain.to_dict())

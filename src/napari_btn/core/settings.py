@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import pairwise
 from math import isfinite
 from numbers import Real
+from operator import index
+from os import PathLike, fspath
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 from napari_btn.core.registry import FAMILIES
@@ -112,17 +114,23 @@ def _any_of(names: Sequence[str]) -> str:
     return f"{', '.join(others)} or {last}"
 
 
-def _need_numbers(settings: object) -> None:
-    """Raise ``ValueError`` if a field of whole or real numbers holds anything else."""
+def _check_fields(settings: object) -> None:
+    """Raise ``ValueError`` if a field of numbers or of true and false holds anything else; numpy's become plain."""
     for one in fields(settings):  # type: ignore[arg-type]
         value, kind = getattr(settings, one.name), str(one.type).removesuffix(" | None")
-        if kind not in ("int", "float") or (value is None and "None" in str(one.type)):
+        if kind not in ("int", "float", "bool") or (value is None and "None" in str(one.type)):
             continue
         whole = hasattr(value, "__index__") and not isinstance(value, bool)
-        if kind == "int":
+        if kind == "bool":
+            need(value in (True, False), one.name, value, "true or false")
+            plain: object = bool(value)
+        elif kind == "int":
             need(whole, one.name, value, "a whole number")
+            plain = int(value)
         else:
             need(whole or (isinstance(value, Real) and value == value), one.name, value, "a number")
+            plain = value if isinstance(value, int | float) else float(value)
+        object.__setattr__(settings, one.name, plain)
 
 
 @dataclass(frozen=True)
@@ -172,8 +180,8 @@ class NetworkSettings(_Settings):
     bias_free: bool = False
 
     def __post_init__(self) -> None:
-        _need_numbers(self)
-        if not all(name in FAMILIES for name in self.family.split("+")):
+        _check_fields(self)
+        if not isinstance(self.family, str) or not all(name in FAMILIES for name in self.family.split("+")):
             # named here only: a search through all installed packages takes time
             names = " or ".join(f'"{name}"' for name in FAMILIES)
             need(
@@ -191,8 +199,14 @@ class NetworkSettings(_Settings):
         need(self.skip_power >= 0, "skip_power", self.skip_power, "0 or more")
         need(1 <= self.head_units <= 1024, "head_units", self.head_units, "1 to 1024")
         if self.dilations is not None:
-            ok = len(self.dilations) == self.depth and all(d >= 1 for d in self.dilations)
-            need(ok, "dilations", self.dilations, f"{self.depth} whole numbers of at least 1, one per node")
+            wanted = f"{self.depth} whole numbers of at least 1, one per node"
+            try:
+                dilations = tuple(map(index, self.dilations))
+            except TypeError:
+                dilations = ()
+            ok = len(dilations) == self.depth and all(d >= 1 for d in dilations)
+            need(ok, "dilations", self.dilations, wanted)
+            object.__setattr__(self, "dilations", dilations)
 
 
 @dataclass(frozen=True)
@@ -242,8 +256,10 @@ class TrainSettings(_Settings):
     saturation: float | None = None
 
     def __post_init__(self) -> None:
-        _need_numbers(self)
+        _check_fields(self)
         need(self.steps >= 1, "steps", self.steps, "1 or more")
+        if isinstance(self.start, PathLike):
+            object.__setattr__(self, "start", fspath(self.start))
         known = isinstance(self.start, str) and bool(self.start.strip())
         need(known, "start", self.start, '"pretrained", "scratch" or the path of pretrained members')
         need(0 <= self.warm_share <= 1, "warm_share", self.warm_share, "0 to 1")
@@ -324,7 +340,7 @@ class SupervisionSettings(_Settings):
     frames_along: FramesAlong = "t"
 
     def __post_init__(self) -> None:
-        _need_numbers(self)
+        _check_fields(self)
         share = self.masked_pixel_percentage
         need(1 <= share <= 25, "masked_pixel_percentage", share, "1 to 25 (percent)")
         for name, value, most in (
@@ -341,7 +357,6 @@ class SupervisionSettings(_Settings):
         names = '"none", "horizontal", "vertical", "cross" or "square"'
         known = self.struct_n2v_axes in get_args(StructAxes)
         need(known, "struct_n2v_axes", self.struct_n2v_axes, names)
-        need(isinstance(self.own_pixel, bool), "own_pixel", self.own_pixel, "true or false")
         need(1 <= self.thinnings <= 100, "thinnings", self.thinnings, "1 to 100")
         need(self.repeats in get_args(Repeats), "repeats", self.repeats, '"auto", "s" or "t"')
         need(self.frames in (1, 3, 5, 7), "frames", self.frames, "1, 3, 5 or 7")
@@ -394,7 +409,7 @@ class CalibrationSettings(_Settings):
     groups: int = 0
 
     def __post_init__(self) -> None:
-        _need_numbers(self)
+        _check_fields(self)
         need(self.unit in get_args(Unit), "unit", self.unit, _any_of(get_args(Unit)))
         need(self.score in get_args(Score), "score", self.score, '"symmetric", "asymmetric" or "scaled"')
         need(0 < self.delta < 1, "delta", self.delta, "between 0 and 1")
@@ -425,7 +440,7 @@ class TileSettings(_Settings):
     halo_px: int | None = None
 
     def __post_init__(self) -> None:
-        _need_numbers(self)
+        _check_fields(self)
         need(self.tile_px is None or self.tile_px >= 8, "tile_px", self.tile_px, "8 or more")
         need(self.halo_px is None or self.halo_px >= 0, "halo_px", self.halo_px, "0 or more")
 
@@ -454,6 +469,7 @@ class AdaptSettings(_Settings):
     mask_share: float = 0.05
 
     def __post_init__(self) -> None:
+        _check_fields(self)
         known = get_args(AdaptLoss)
         need(self.loss in known, "loss", self.loss, f"one of {', '.join(known)}")
         need(self.steps >= 1, "steps", self.steps, "1 or more")
@@ -496,7 +512,7 @@ class VariationalSettings(_Settings):
     warm_up: float = 0.3
 
     def __post_init__(self) -> None:
-        _need_numbers(self)
+        _check_fields(self)
         for name in ("steps", "width", "latent", "batch_size"):
             need(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         need(1 <= self.levels <= 6, "levels", self.levels, "1 to 6")
@@ -530,7 +546,7 @@ class TokenSettings(_Settings):
     method: TokenMethod | None = None
 
     def __post_init__(self) -> None:
-        _need_numbers(self)
+        _check_fields(self)
         known = ", ".join(map(repr, TOKEN_METHODS))
         need(self.method in (None, *TOKEN_METHODS), "method", self.method, known)
 
@@ -580,10 +596,10 @@ class EnsembleSettings:
     supervision_settings: SupervisionSettings = field(default_factory=SupervisionSettings)
 
     def __post_init__(self) -> None:
-        _need_numbers(self)
-        need(self.preset in PRESETS, "preset", self.preset, '"instant", "quick", "standard" or "thorough"')
-        whole = hasattr(self.members, "__index__") and not isinstance(self.members, bool)
-        need(whole and 1 <= self.members <= 1000, "members", self.members, "1 to 1000")
+        _check_fields(self)
+        known = self.preset in tuple(PRESETS)
+        need(known, "preset", self.preset, '"instant", "quick", "standard" or "thorough"')
+        need(1 <= self.members <= 1000, "members", self.members, "1 to 1000")
         need(0 < self.alpha < 1, "alpha", self.alpha, NEEDED_OF_ALPHA)
         wanted = "rising numbers between 0 and 1, with 0.5 among them"
         try:
@@ -593,15 +609,18 @@ class EnsembleSettings:
             raise
         rising = all(a < b for a, b in pairwise((0.0, *levels, 1.0)))
         need(rising and 0.5 in levels, "levels", levels, wanted)
-        need(
-            hasattr(self.seed, "__index__") and self.seed >= 0,
-            "seed",
-            self.seed,
-            "a whole number of at least 0",
+        need(self.seed >= 0, "seed", self.seed, "a whole number of at least 0")
+        object.__setattr__(self, "alpha", float(self.alpha))
+        object.__setattr__(self, "levels", levels)
+        stages: tuple[tuple[str, type[_Settings]], ...] = (
+            ("network", NetworkSettings),
+            ("train", TrainSettings),
+            ("calibration", CalibrationSettings),
+            ("tiles", TileSettings),
+            ("supervision_settings", SupervisionSettings),
         )
-        plain = {"members": int(self.members), "alpha": float(self.alpha), "levels": levels}
-        for name, value in {**plain, "seed": int(self.seed)}.items():
-            object.__setattr__(self, name, value)
+        for name, kind in stages:
+            need(isinstance(getattr(self, name), kind), name, getattr(self, name), f"a {kind.__name__}")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a JSON-ready dict."""
