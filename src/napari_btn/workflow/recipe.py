@@ -234,7 +234,7 @@ def _sentences(step: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
             f"({wanted.get('method') or 'kmeans'})."
         ]
     if step["do"] == "predict":
-        return [f"The intervals of {inputs} were predicted with this ensemble."]
+        return [f"The intervals of {inputs} were predicted with this ensemble.", *_of_the_detector(step)]
     if step["do"] == "regions":
         return [_of_the_windows(step, about)]
     if step["do"] == "fuse":
@@ -279,6 +279,19 @@ def _of_the_fusion(step: Mapping[str, Any], inputs: str) -> str:
     )
 
 
+def _of_the_detector(step: Mapping[str, Any]) -> list[str]:
+    """Return the sentence on what was repaired in the noisy image; none without a detector."""
+    if step.get("detector") is None:
+        return []
+    given = step.get("inputs", {})
+    frames = " and ".join(f"the {name} frame" for name in ("dark", "flat") if name in given)
+    known = "given as a mask" if "defects" in given else "looked for in the image"
+    return [
+        f"Before, {f'the noisy image was corrected by {frames}, and ' if frames else ''}its broken pixels ({known}) "
+        "were filled with the median of their neighbours; the calibration does not speak of these pixels."
+    ]
+
+
 def _of_the_training(step: Mapping[str, Any], inputs: str, about: Mapping[str, Any]) -> list[str]:
     """Return the sentences on training and calibration."""
     settings, versions = step["settings"], step.get("versions", {})
@@ -290,6 +303,7 @@ def _of_the_training(step: Mapping[str, Any], inputs: str, about: Mapping[str, A
         f"{', '.join(f'{v:g}' for v in settings['levels'])} (supervision: {settings['supervision']}) in napari-btn "
         f"{versions.get('napari-btn', '?')} with PyTorch {versions.get('torch', '?')}."
     ]
+    made += _of_the_detector(step)
     blocks = about.get("n_blocks")
     rule = f" (rule: {about['rule']})" if "rule" in about else ""
     covers = about.get("covers")

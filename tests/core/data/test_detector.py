@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import napari_btn as btn
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.training import processes as training
+from napari_btn.workflow.recipe import Recipe
 
 NETWORK = btn.NetworkSettings(depth=2, channels=2, inputs=2, head_units=8, max_dilation=2)
 TRAIN = btn.TrainSettings(steps=6, batch_size=2, patch_px=16)
@@ -122,3 +125,31 @@ def test_a_training_image_is_recognised_as_it_was_given_and_as_it_is_repaired(tm
     assert btn.compare(seen, even, denoiser=denoiser, filters=["gaussian"]).rows
     with pytest.raises(ValueError, match="hold pixels that the members were trained on"):
         btn.compare(seen[:, ::-1], other, denoiser=denoiser, filters=["gaussian"])
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_broken_pixels_of_counts_are_filled_with_counts_so_that_thinning_permits_them(mask):
+    rng = np.random.default_rng(4)
+    counts = rng.poisson(np.kron(rng.gamma(3.0, 3.0, (5, 11)), np.ones((8, 8)))).astype(np.float32)
+    broken = np.zeros(counts.shape, bool)
+    broken[2::7, 3::7] = True
+    counts[broken] = 4095
+    made = btn.repair(counts, "YX", defects=broken if mask else None)
+    assert not (made.image % 1).any()
+    np.testing.assert_array_equal(made.image[made.valid], counts[made.valid])
+    shifted = btn.repair(counts + np.float32(0.25), "YX", defects=broken).image
+    assert (np.abs(shifted - 0.25 - made.image)[broken] <= 0.5).all(), "the fill is their median, rounded"
+    assert ((shifted[broken] - 0.25) % 1).any(), "other values are not rounded"
+    detector = btn.Detector(defects=broken if mask else None)
+    denoiser = tiny("thinning").fit(counts, axes="YX", detector=detector, executor=Inline())
+    assert denoiser.predict(counts, "YX").covers == "thinned counts"
+
+
+def test_a_methods_paragraph_names_the_fill_of_broken_pixels():
+    seen, _, dark, flat = camera()
+    framed = tiny().fit(seen, axes="YX", detector=btn.Detector(dark, flat), executor=Inline())
+    recipe = Recipe.of(framed.model.caption)
+    assert "filled with the median of their neighbours" in recipe.explain()
+    assert "corrected by the dark frame and the flat frame" in recipe.explain()
+    plain = replace(recipe, steps=tuple({**step, "detector": None} for step in recipe.steps))
+    assert "neighbours" not in plain.explain()

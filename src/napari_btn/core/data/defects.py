@@ -261,7 +261,7 @@ class Repaired:
     Attributes
     ----------
     image : ndarray of float32
-        The shape of the input; broken pixels hold the median of their neighbours.
+        The shape of the input; broken pixels hold the median of their neighbours (rounded where values are whole).
     valid : ndarray of bool, (*space)
         False where a pixel is broken in some channel: leave it out of the loss.
     defects : Defects
@@ -326,7 +326,12 @@ def repair(
     broken = found.broken
     for s in range(view.n_scenes):
         values = target.read(s)
-        target.write(s, whole, fill_defects(values, broken | ~np.isfinite(values)))
+        unknown = broken | ~np.isfinite(values)
+        filled = fill_defects(values, unknown)
+        # the median of an even number of counts may lie between two of them
+        counts = np.array([not (c[~u] % 1).any() for c, u in zip(values, unknown, strict=True)])
+        counts = counts.reshape(-1, *([1] * view.ndim))
+        target.write(s, whole, np.where(unknown & counts, np.rint(filled), filled))
     back = [view.space_axes.index(a) for a in axes if a in SPACE]
     return Repaired(out, found.valid.transpose(back), found)
 
