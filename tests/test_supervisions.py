@@ -237,3 +237,27 @@ def test_the_bundle_keeps_the_noise_model_that_it_was_trained_with(tmp_path):
     kept = btn.NoiseModel.from_dict(btn.load(tmp_path / "a.btn").provenance["noise_model"])
     np.testing.assert_array_equal(kept.gain, CAMERA.gain)
     np.testing.assert_array_equal(kept.read_sd, CAMERA.read_sd)
+
+
+def test_noise2noise_that_was_calibrated_on_a_clean_image_covers_the_clean_signal():
+    shape = (64, 88)
+    rng, clean = np.random.default_rng(5), field(shape, seed=5).astype(np.float32)
+    denoiser = fitted("noise2noise", shape)
+    assert denoiser.report.covers == "replicate"
+    denoiser.calibrate(rng.poisson(clean).astype(np.float32), clean, axes="CYX")
+    assert denoiser.report.covers == "clean"
+    assert "red" in [note.level for note in denoiser.report.warnings]
+    made = denoiser.predict(image(shape), "CYX")
+    assert made.covers == "clean"
+    with pytest.raises(ValueError, match="the noise of the targets is no part of them"):
+        made.signal_interval()
+    first, second = rng.poisson(np.stack([clean] * 2)).astype(np.float32)
+    denoiser.calibrate(first, second, axes="CYX")
+    assert denoiser.predict(image(shape), "CYX").covers == "replicate"
+
+
+@pytest.mark.parametrize("way", ["noise2noise", "noise2void", "thinning"])
+def test_a_report_says_that_its_figures_are_against_noisy_values(way):
+    report = fitted(way).report
+    assert any("against such noisy values, not a clean image" in note.text for note in report.warnings)
+    assert np.isnan(report.width_ratio).all()

@@ -186,7 +186,7 @@ def _measured_steps(
         settings=settings.calibration,
     )
     way = supervision_of(settings.supervision)
-    covers, notes = way.covers(target_noise(scenes, boxes, held_out), learned.channel_names)
+    covers, notes = way.covers(target_noise(scenes, boxes, held_out), learned.channel_names, scenes)
     noise = noise_share(held_out, way.noise_variance)
     return Scores(held_out=held_out, block_px=block_px, covers=covers, notes=notes, noise=noise)
 

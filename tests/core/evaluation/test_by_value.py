@@ -96,8 +96,15 @@ def test_intervals_that_hold_everywhere_give_no_note_on_predicted_values():
 
 @pytest.mark.parametrize("covers", ["replicate", "masked pixel", "thinned counts"])
 def test_a_noisy_target_is_no_truth(covers):
-    report = report_on(rare_phase(0), alpha=0.1, covers=covers)
+    judged = rare_phase(0)
+    target = judged.held_out.target
+    observed = target + np.random.default_rng(0).normal(0, 1, target.shape).astype(np.float32)
+    seen = replace(judged, held_out=replace(judged.held_out, observed=observed))
+    assert np.isfinite(report_on(seen, alpha=0.1, covers="long exposure").width_ratio).all()
+    report = report_on(seen, alpha=0.1, covers=covers)
     assert report.by_true.least() is None
+    # the noisy image would be judged by its own values, or by others as noisy
+    assert np.isnan(report.width_ratio).all()
     assert report.by_predicted.coverage.shape == (1, 7)
 
 

@@ -133,3 +133,29 @@ def test_intervals_cover_a_replicate_and_the_noise_is_half_the_difference():
     # the standard error of a variance is 1 % of it here
     assert NOISE2NOISE.noise_variance(a, b)[0] == pytest.approx(4, rel=0.04)
     assert NOISE2NOISE.noise_variance(a, 3 * b) is None
+
+
+@pytest.mark.parametrize(("longer", "noise", "covers"), [
+    (1.0, 0.9, "replicate"), (0.2, 0.9, "replicate"), (20.0, 0.4, "long exposure"), (np.inf, 0.001, "clean"),
+])  # fmt: skip
+def test_what_intervals_cover_follows_from_the_noise_of_the_second_image(longer, noise, covers):
+    rng = np.random.default_rng(0)
+    clean = gaussian_filter(4 * np.kron(rng.gamma(3.0, 1.0, (12, 16)), np.ones((8, 8))), 1.5)
+    second = clean if longer == np.inf else rng.poisson(longer * clean) / longer
+    scenes = NOISE2NOISE.scenes(Pair(rng.poisson(clean).astype(np.float32), second.astype(np.float32)))
+    found, (note,) = NOISE2NOISE.covers(np.array([noise]), ("0",), scenes)
+    assert found == covers
+    assert ("aim to cover another repeat" in note.text) == (covers == "replicate")
+    assert ("hold a repeat of the first less often" in note.text) == (covers != "replicate")
+
+
+@pytest.mark.parametrize("size", [(24, 24), (96, 128)])
+def test_a_clean_second_image_is_found_in_small_images_and_repeats_are_never_taken_for_one(size):
+    rng = np.random.default_rng(1)
+    clean = gaussian_filter(rng.gamma(3.0, 4.0, size), 2).astype(np.float32)
+    noisy = rng.poisson(clean).astype(np.float32)
+    scenes = NOISE2NOISE.scenes(Pair(noisy, clean))
+    assert NOISE2NOISE.covers(np.array([0.001]), ("0",), scenes)[0] == "clean"
+    assert (
+        NOISE2NOISE.covers(None, ("0",), NOISE2NOISE.scenes(Pair(repeats(3), axes="SYX")))[0] == "replicate"
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import norm
 
 from napari_btn.core.calibration.claims import select
-from napari_btn.core.calibration.conformal import NOT_CALIBRATED, covered
+from napari_btn.core.calibration.conformal import NOISY_TARGETS, NOT_CALIBRATED, covered
 from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.data.image import channel_number
@@ -178,8 +178,8 @@ class Prediction:
             )
             return self._with_fused(centre - half, centre + half, text)
         shares = self.provenance.get("target_noise")
-        if self.shown != "mean" or shares is None or self.mean is None:
-            why = "unknown" if self.shown == "mean" else "no part of them"
+        if self.covers not in NOISY_TARGETS or shares is None or self.mean is None:
+            why = "no part of them" if self.covers in ("clean", "simulation") else "unknown"
             raise ValueError(
                 f"These intervals aim to cover {covered(self.covers)}, and the noise of the targets is {why}; an "
                 'interval without it needs members that learned by "noise2noise" or "thinning".'

@@ -85,7 +85,7 @@ class Report:
         Mean and median width, in the target's unit.
     width_ratio : ndarray of float64, shape (C,)
         Mean width over the width of the observations' own interval at the same coverage; 0.2 is
-        five times narrower. NaN where the observations are unknown.
+        five times narrower. NaN where the observations are unknown, or targets are as noisy as they are.
     winkler : ndarray of float64, shape (C,)
         Mean interval score at `alpha`, in the target's unit.
     correlation, psnr, ssim : ndarray of float64, shape (C,)
@@ -327,7 +327,8 @@ def report_on(
     )
     by_predicted = ByValue.of(median, miss, held_out.block) if known else ByValue()
     # A noisy target is high where its own noise is high, so its bins say nothing of the signal.
-    true = known and covers not in NOISY_TARGETS
+    noisy = covers in NOISY_TARGETS
+    true = known and not noisy
     by_true = ByValue.of(target, miss, held_out.block) if true else ByValue()
     losses = metrics.pinball(target, held_out.quantiles, held_out.levels, axis=-1).reshape(-1, n_channels)
     return Report(
@@ -342,7 +343,7 @@ def report_on(
         above=above,
         width=width.mean(axis=-1),
         width_median=np.median(width, axis=-1),
-        width_ratio=width.mean(axis=-1) / observations_width(held_out, alpha),
+        width_ratio=blank * np.nan if noisy else width.mean(axis=-1) / observations_width(held_out, alpha),
         winkler=metrics.interval_score(target, lower, upper, alpha, axis=-1),
         correlation=metrics.correlation(target, median, axis=-1),
         psnr=metrics.psnr(target, median, axis=-1),
@@ -525,7 +526,10 @@ def _kind_notes(covers: str) -> tuple[Note, ...]:
         "thinned counts": f" {FULL_DOSE}",
         "masked pixel": " A repeat lies inside less often if noise is correlated between neighbours.",
     }
-    text = f"The intervals aim to cover {covered(covers)}; a clean image usually lies inside more often."
+    text = (
+        f"The intervals aim to cover {covered(covers)}; a clean image usually lies inside more often. Correlation, "
+        "PSNR and errors are against the image that was given, with its noise if it has some."
+    )
     return (Note("amber", f"{text}{more.get(covers, '')}"),)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from napari_btn.core.data.image import View, middle_of_space
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.dither import Dither
-from napari_btn.core.supervision.pair import DEFAULT, PairSupervision
+from napari_btn.core.supervision.pair import AGAINST_NOISY, DEFAULT, NOISELESS, PairSupervision
 from napari_btn.core.supervision.patches import Lesson, within_passes
 
 if TYPE_CHECKING:
@@ -216,14 +216,25 @@ class Noise2Noise(PairSupervision):
         return np.asarray((observed - target).var(1) / 2) if alike else None
 
     def covers(
-        self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
+        self,
+        noise: NDArray[np.floating[Any]] | None,
+        channel_names: Sequence[str],
+        scenes: Scenes | None = None,
     ) -> tuple[str, tuple[Note, ...]]:
-        """Return "replicate", and a note that the clean signal is covered more often."""
-        del noise, channel_names
+        """Return "replicate" and a note; what a pair would cover if a second image with less noise came instead."""
+        if scenes is not None and _is_quieter(scenes, noise):
+            covers, _ = super().covers(noise, channel_names)
+            much = "nearly no noise" if covers == "clean" else "less noise than the first"
+            text = (
+                f"Calibrated on a second image with {much}: intervals aim to cover "
+                f"{'the clean signal' if covers == 'clean' else 'another image like the second'}, and hold a repeat "
+                "of the first less often."
+            )
+            return covers, (Note("amber", text),)
         text = (
             "The targets are repeats with noise of their own: intervals aim to cover another repeat, with noise like "
             "that of the targets, and usually cover the clean signal more often than stated. Look at the mean first: "
-            "skewed noise moves the median."
+            f"skewed noise moves the median. {AGAINST_NOISY}"
         )
         return "replicate", (Note("amber", text),)
 
@@ -247,6 +258,18 @@ def _axis_of_repeats(noisy: View, settings: SupervisionSettings) -> str:
             'SupervisionSettings(repeats="s") or "t".'
         )
     return there[0]
+
+
+def _is_quieter(scenes: Scenes, noise: NDArray[np.floating[Any]] | None) -> bool:
+    """Return True if a second image came that has clearly less noise than the first, so that it is no repeat."""
+    from napari_btn.core.data.mismatch import match_of
+
+    if isinstance(scenes.clean, _Partner):
+        return False
+    match = match_of(scenes)
+    if match is None or np.isnan(match.noise):
+        return noise is not None and bool(noise.max() < NOISELESS)
+    return match.noise < _QUIETER
 
 
 def _unlike_notes(scenes: Scenes) -> tuple[Note, ...]:

@@ -19,7 +19,7 @@ from napari_btn.core.data.bits import pixel_uniform
 from napari_btn.core.data.image import Look, View
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.dither import Dither
-from napari_btn.core.supervision.pair import DEFAULT, PairSupervision
+from napari_btn.core.supervision.pair import AGAINST_NOISY, DEFAULT, PairSupervision
 from napari_btn.core.supervision.patches import Lesson, within_passes
 
 if TYPE_CHECKING:
@@ -344,15 +344,19 @@ class Noise2Void(PairSupervision):
         return _Blind(image, Mask.of(settings, image.ndim), seed)
 
     def covers(
-        self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
+        self,
+        noise: NDArray[np.floating[Any]] | None,
+        channel_names: Sequence[str],
+        scenes: Scenes | None = None,
     ) -> tuple[str, tuple[Note, ...]]:
         """Return "masked pixel", and a note on what follows for the clean signal."""
-        del noise, channel_names
+        del noise, channel_names, scenes
         text = (
             "Calibrated on masked noisy pixels: intervals aim to cover the noisy value of a pixel that the networks "
             "did not see, and of a repeat only if noise is independent from pixel to pixel. Where it is correlated, a "
             "repeat lies inside less often than reported here. They promise nothing for the clean signal, which "
-            "usually lies inside more often, but not where the networks are biased or the noise is correlated."
+            "usually lies inside more often, but not where the networks are biased or the noise is correlated. "
+            f"{AGAINST_NOISY}"
         )
         return "masked pixel", (Note("amber", text),)
 

@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import CalibrationSettings, TrainSettings
 
-__all__ = ["DEFAULT", "PAIR", "PairSupervision"]
+__all__ = ["AGAINST_NOISY", "DEFAULT", "NOISELESS", "PAIR", "PairSupervision"]
 
-_NOISELESS, _NOISY = 0.01, 0.1  # noise of the target as a share of the residual variance
+NOISELESS = 0.01
+"""Noise of a target as a share of the residual variance, under which it counts as clean."""
+_NOISY = 0.1  # the same, over which a note says that the target is noisy
+
+AGAINST_NOISY = "Correlation, PSNR and errors of the report are against such noisy values, not a clean image."
+"""Sentence on the figures of a report whose targets are noisy."""
 
 DEFAULT = SupervisionSettings()
 """Settings of a supervision that has none of its own."""
@@ -116,10 +121,14 @@ class PairSupervision:
         return None
 
     def covers(
-        self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
+        self,
+        noise: NDArray[np.floating[Any]] | None,
+        channel_names: Sequence[str],
+        scenes: Scenes | None = None,
     ) -> tuple[str, tuple[Note, ...]]:
         """Return "clean", or "long exposure" and a note if the target is noisy itself."""
-        if noise is None or noise.max() < _NOISELESS:
+        del scenes
+        if noise is None or noise.max() < NOISELESS:
             return "clean", ()
         worst = int(np.argmax(noise))
         if noise[worst] <= _NOISY:
@@ -127,7 +136,7 @@ class PairSupervision:
         text = (
             f"The target is noisy itself (in {names_in_text(channel_names, [worst])} its noise makes "
             f"{100 * noise[worst]:.0f} % of the residual variance): intervals aim to cover another long exposure, "
-            "and usually cover the clean signal more often than stated."
+            f"and usually cover the clean signal more often than stated. {AGAINST_NOISY}"
         )
         return "long exposure", (Note("amber", text),)
 

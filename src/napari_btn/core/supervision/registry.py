@@ -130,7 +130,10 @@ class Supervision(Protocol):
         """Return the variance of the target's own noise, (C,), from held-out values (C, n); None if unknown."""
 
     def covers(
-        self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
+        self,
+        noise: NDArray[np.floating[Any]] | None,
+        channel_names: Sequence[str],
+        scenes: Scenes | None = None,
     ) -> tuple[str, tuple[Note, ...]]:
         """Return what a calibrated interval covers, and notes on it.
 
@@ -139,6 +142,8 @@ class Supervision(Protocol):
         noise : ndarray of float, (C,), optional
             Noise of the target as a share of the residual variance; None if unknown.
         channel_names : sequence of str
+        scenes : Scenes, optional
+            Images that were calibrated on, where their kind may differ from that of the training.
         """
 
 

@@ -111,10 +111,13 @@ class _Simulation(PairSupervision):
         return np.zeros(len(target))
 
     def covers(
-        self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
+        self,
+        noise: NDArray[np.floating[Any]] | None,
+        channel_names: Sequence[str],
+        scenes: Scenes | None = None,
     ) -> tuple[str, tuple[Note, ...]]:
         """Return "simulation", and a note that real images may differ."""
-        del noise, channel_names
+        del noise, channel_names, scenes
         text = (
             "Calibrated on simulated noise: the coverage is that of images and noise like the simulated ones, on "
             "average, and unknown for real ones. Check it on a slow scan of a real field; a "

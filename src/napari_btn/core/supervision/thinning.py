@@ -11,7 +11,7 @@ from napari_btn.core.data.bits import pixel_bits, pixel_uniform
 from napari_btn.core.data.image import Look, View, middle_of_space, names_in_text
 from napari_btn.core.progress import Note, Progress
 from napari_btn.core.supervision.dither import Dither
-from napari_btn.core.supervision.pair import DEFAULT, PairSupervision
+from napari_btn.core.supervision.pair import AGAINST_NOISY, DEFAULT, PairSupervision
 from napari_btn.core.supervision.patches import Lesson, within_passes
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Half(View):
         if other.sum() > _OTHER * np.count_nonzero(counts[known]):
             raise ValueError(
                 f"Values of the image such as {float(counts[other][0]):.4g} are not counts; thinning needs counts: "
-                f"whole numbers from 0 up, before scaling and subtraction. {_INSTEAD}"
+                f"whole numbers from 0 up, before scaling, subtraction and a flat field. {_INSTEAD}"
             )
         whole = np.where(known, np.maximum(counts, 0), 0).astype(np.int64)
         half = np.stack([_half(n, box, _SEED, scene, c, self._draw) for c, n in enumerate(whole)])
@@ -207,15 +207,18 @@ class Thinning(PairSupervision):
         return np.asarray(2 * target.mean(1))
 
     def covers(
-        self, noise: NDArray[np.floating[Any]] | None, channel_names: Sequence[str]
+        self,
+        noise: NDArray[np.floating[Any]] | None,
+        channel_names: Sequence[str],
+        scenes: Scenes | None = None,
     ) -> tuple[str, tuple[Note, ...]]:
         """Return "thinned counts", and a note on the dose."""
-        del noise, channel_names
+        del noise, channel_names, scenes
         text = (
             "Calibrated on thinned counts: intervals aim to cover twice the counts of a repeat at half the dose; a "
             "repeat at the full dose lies inside more often. How often they cover the clean signal was not measured. A "
             "prediction averages several thinnings, and calibration uses one, so intervals may be a little too "
-            "wide in this field. Of few counts they are less exact, and other fields differ."
+            f"wide in this field. Of few counts they are less exact, and other fields differ. {AGAINST_NOISY}"
         )
         return "thinned counts", (Note("amber", text),)
 
@@ -228,7 +231,7 @@ def _need_counts(counts: NDArray[np.float32], names: Sequence[str]) -> None:
         if bad.any():
             raise ValueError(
                 f"Values of {name} such as {float(values[bad][0]):.4g} are not counts; thinning needs counts: "
-                f"whole numbers from 0 up. {_INSTEAD}"
+                f"whole numbers from 0 up, before scaling, subtraction and a flat field. {_INSTEAD}"
             )
         step = int(np.gcd.reduce(values.astype(np.int64).ravel()))
         if step > 1:
