@@ -19,7 +19,7 @@ BARS = (
 # studies behind the choice of defaults: hours, without bars
 STUDIES = (
     "plateaus", "ensemble", "lattice", "noise_levels", "loop", "rare", "ablations", "fields", "parts", "series",
-    "gaintuning",
+    "gaintuning", "noisy_targets",
     "families",
 )  # fmt: skip
 NAMES = (*BARS, *STUDIES)
