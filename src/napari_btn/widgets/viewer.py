@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from napari_btn.session import Training, session_of
 from napari_btn.widgets.shared.layers import pair_layers, read_layer
 from napari_btn.widgets.shared.results import show_prediction
+from napari_btn.widgets.shared.tabs import open_dock
 
 if TYPE_CHECKING:
     import napari
@@ -44,7 +45,7 @@ def open_result(pair: Pair, model: Model, prediction: Prediction, *, wait: bool 
     noisy, clean = (viewer.add_layer(Layer.create(*layer)) for layer in pair_layers(pair))
     session = session_of(viewer)
     session.model, session.training = model, Training(pair)
-    viewer.window.add_plugin_dock_widget("napari-btn", "Denoise")
+    open_dock(viewer, "Denoise")
     show_prediction(viewer, prediction, read_layer(noisy), clean=clean)
     viewer.dims.set_current_step(0, 0)
     viewer.reset_view()

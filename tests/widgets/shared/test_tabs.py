@@ -75,6 +75,25 @@ def test_open_all_opens_all_and_goes(window: Any, qtbot: Any) -> None:
     assert in_front == [next(iter(DOCKS))]
 
 
+@pytest.mark.parametrize("first", ["menu", "link"])
+def test_a_dock_of_the_plugins_menu_and_of_a_link_is_the_same(window: Any, qtbot: Any, first: str) -> None:
+    def by_menu() -> None:
+        """Click the entry of the menu."""
+        actions = window.window.plugins_menu.actions()
+        own = next(a.menu() for a in actions if a.text() == "Behind the Noise")
+        own.aboutToShow.emit()
+        next(a for a in own.actions() if a.text() == "Tokens" or a.text().startswith("Tokens (")).trigger()
+
+    def by_link() -> None:
+        """Follow a link to the dock."""
+        open_dock(window, "Tokens")
+
+    for open_it in (by_menu, by_link) if first == "menu" else (by_link, by_menu):
+        open_it()
+        qtbot.wait(300)
+    assert [d.objectName() for d in window.window.dock_widgets.values()] == ["napari_btn_tokens"]
+
+
 def test_a_link_of_another_dock_brings_its_control_to_the_front(window: Any, qtbot: Any) -> None:
     for title in ("Denoise", "Tokens"):
         open_dock(window, title)

@@ -19,6 +19,8 @@ DOCKS: Final = {
 }
 """Display names of the docks by object name, in the order of the work."""
 
+_PLUGIN: Final = "napari-btn"
+
 
 def open_dock(viewer: Any, title: str) -> None:
     """Open a dock, or bring it to the front.
@@ -29,9 +31,26 @@ def open_dock(viewer: Any, title: str) -> None:
     title : str
         Display name, one of `DOCKS`.
     """
-    frame, _ = viewer.window.add_plugin_dock_widget("napari-btn", title)
+    open_docks = viewer.window.dock_widgets.values()
+    known = (
+        dock for dock in open_docks if isinstance(dock, QWidget) and DOCKS.get(dock.objectName()) == title
+    )
+    frame = next(filter(None, map(frame_of, known)), None) or _add_dock(viewer, title)
     frame.show()
     frame.raise_()
+
+
+def _add_dock(viewer: Any, title: str) -> QDockWidget:
+    """Add a dock under the name that the Plugins menu gives it, so that the menu doesn't open it twice."""
+    from npe2 import PluginManager
+
+    manager = PluginManager.instance()
+    found = (w for w in manager.iter_widgets() if (w.plugin_name, w.display_name) == (_PLUGIN, title))
+    made = next(found).get_callable()(viewer)
+    frame: QDockWidget = viewer.window.add_dock_widget(
+        made, name=f"{title} ({manager.get_manifest(_PLUGIN).display_name})"
+    )
+    return frame
 
 
 def tab_with_others(dock: QWidget, viewer: Any) -> None:
@@ -46,7 +65,7 @@ def tab_with_others(dock: QWidget, viewer: Any) -> None:
     own, window = frame_of(dock), dock.window()
     if own is None or dock.objectName() not in DOCKS or not isinstance(window, QMainWindow):
         return
-    # "Denoise (napari-btn)" is cut off in a row of tabs
+    # "Denoise (Behind the Noise)" is cut off in a row of tabs
     own.setWindowTitle(DOCKS[dock.objectName()])
     frames = {dock.objectName(): own}
     for other in viewer.window.dock_widgets.values():
