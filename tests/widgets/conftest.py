@@ -15,6 +15,7 @@ from napari_btn.core.calibration.forecast import Forecast
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.progress import Note, Progress, drain
 from napari_btn.core.settings import EnsembleSettings, NetworkSettings, TrainSettings
+from napari_btn.workflow.start import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -94,8 +95,8 @@ class FakeEngine:
     def plan_of(self, pair: Pair, settings: EnsembleSettings, regions: Any = None) -> SimpleNamespace:
         if min(pair.noisy.shape[-2:]) < 16:
             raise ValueError("The image is too small for the split. Give a larger one.")
-        start = "Members start from pretrained members."
-        return SimpleNamespace(notes=self.notes, shift=self.shift, start=start, forecast=self.forecast)
+        origin = Origin((), "pretrained members")
+        return SimpleNamespace(notes=self.notes, shift=self.shift, origin=origin, forecast=self.forecast)
 
     def prepare(self, compute: Compute) -> None:
         self.prepared += 1

@@ -49,9 +49,12 @@ class Outlook(Plan):
     ----------
     forecast : Forecast
         What they permit to promise.
+    origin : Origin
+        What members start from, whatever their number.
     """
 
     forecast: Forecast = field(kw_only=True)
+    origin: Origin = field(kw_only=True)
 
 
 def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None = None) -> Outlook:
@@ -78,7 +81,7 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     origin = origin_of(settings.train, plan.blueprint, scenes.noisy)
     other = None if regions is not None else _checkerboard(scenes, settings.calibration, plan)
     forecast = forecast_blocks(scenes, plan.split, settings.calibration, other)
-    known = {**vars(plan), "start": origin.sentence(settings.members), "forecast": forecast}
+    known = {**vars(plan), "start": origin.sentence(settings.members), "forecast": forecast, "origin": origin}
     return Outlook(**known)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from napari_btn.core.calibration.forecast import Forecast
 from napari_btn.core.progress import Note
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.opening import open_image
+from napari_btn.workflow.start import Origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -303,6 +305,32 @@ def test_results_are_not_offered_as_masks(ready: DenoiseWidget, viewer: ViewerMo
     viewer.add_labels(np.ones((40, 50), int), name="ours", metadata={"napari_btn": {"map": "tokens"}})
     assert by_name(ready, "valid").findText("ours") < 0
     assert by_name(ready, "regions").findText("soil noisy") < 0
+
+
+def test_a_forecast_follows_the_coverage_and_the_start_the_members(
+    ready: DenoiseWidget, qtbot: QtBot, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    note, form = ready.view.pair.check.note, ready.view.form
+    plan_of = steps.plan_of
+
+    def two_pretrained(*args: Any) -> Any:
+        """Plan with pretrained members of which there are two."""
+        plan = plan_of(*args)
+        plan.origin = Origin((SimpleNamespace(members=(0, 1)),), "pretrained members")  # type: ignore[arg-type]
+        return plan
+
+    monkeypatch.setattr(engine, "plan_of", two_pretrained)
+    steps.forecast = Forecast(30, 40, "blocks of 40 px")
+    form.seed.setValue(7)
+    for coverage, members, level in ((90, 4, "amber"), (80, 2, "info"), (99, 3, "red")):
+        form.coverage.setValue(coverage)
+        form.members.setValue(members)
+        qtbot.waitUntil(lambda: not ready.lifetime.runs and bool(note.notes))
+        ((shown, text),) = note.notes
+        assert (shown, f"{coverage} %" in text) == (level, True)
+        rest = f"; {members - 2} of {members} start from random weights" if members > 2 else ""
+        assert ready.view.estimate.text().endswith(f"Members start from pretrained members{rest}.")
+        assert by_name(ready, "add_scenes").isHidden() == (level == "info")
 
 
 def test_a_forecast_of_few_blocks_offers_another_split_and_more_scenes(

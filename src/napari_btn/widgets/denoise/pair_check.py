@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from napari_btn.widgets.shared.notes import Theme
     from napari_btn.workflow.fit import Outlook
     from napari_btn.workflow.offers import Offer
+    from napari_btn.workflow.start import Origin
 
 __all__ = ["SCENES_HELP", "PairCheck"]
 
@@ -49,14 +50,15 @@ _LEVELS = ("red", "amber", "info")
 
 @dataclass(frozen=True)
 class _Found:
-    """The findings of the whole check, for the inputs with this key."""
+    """The findings of the whole check, for the inputs with this key, which coverage and members are no part of."""
 
     key: tuple[Any, ...]
     notes: tuple[tuple[str, str], ...]
+    unlike: tuple[tuple[str, str], ...] = ()
     reason: str = ""
     wrong: str = ""
     shift: tuple[float, ...] | None = None
-    start: str = ""
+    origin: Origin | None = None
     forecast: Forecast | None = None
 
 
@@ -151,8 +153,11 @@ class PairCheck:
     @property
     def start(self) -> str:
         """Return the start of the members as a sentence; empty until the images were checked."""
-        found = self._found_of(self._wanted())
-        return "" if found is None else found.start
+        inputs = self._wanted()
+        found = self._found_of(inputs)
+        if inputs is None or found is None or found.origin is None:
+            return ""
+        return found.origin.sentence(inputs.settings.members)
 
     @property
     def wrong(self) -> str:
@@ -193,9 +198,11 @@ class PairCheck:
         if found is None:
             self._check_later.start()
             return ""
-        self.note.say(*found.notes)
-        forecast = found.forecast
-        few = forecast is not None and forecast.level(inputs.settings.alpha) != "info"
+        forecast, alpha = found.forecast, inputs.settings.alpha
+        promised = () if forecast is None else (forecast.note(alpha),)
+        said = sorted((*found.notes, *promised), key=lambda note: _LEVELS.index(note[0]))
+        self.note.say(*found.unlike, *said)
+        few = forecast is not None and forecast.level(alpha) != "info"
         self.add_scenes.setVisible(few)
         if forecast is not None and few and forecast.better_split:
             self.use_checkerboard.setText(f"Checkerboard split: about {forecast.checkerboard} blocks")
@@ -290,17 +297,13 @@ class PairCheck:
             """Keep the findings."""
             both = inputs.noisy, inputs.clean
             own = () if both[0] is None or both[1] is None else unlike_pixels(both[0], both[1])
-            said = (
-                *((note.level, note.text) for note in plan.notes),
-                plan.forecast.note(inputs.settings.alpha),
-            )
-            notes = (*own, *sorted(said, key=lambda note: _LEVELS.index(note[0])))
             self._found = _Found(
                 inputs.key(),
-                notes,
+                tuple((note.level, note.text) for note in plan.notes),
+                own,
                 wrong=" ".join(note.text for note in plan.notes if note.level == "red"),
                 shift=plan.shift,
-                start=plan.start,
+                origin=plan.origin,
                 forecast=plan.forecast,
             )
             self._changed()
@@ -308,7 +311,7 @@ class PairCheck:
         def failed(error: Exception) -> None:
             """Keep the error."""
             text = sentence_of(error)
-            self._found = _Found(inputs.key(), (("red", text),), text)
+            self._found = _Found(inputs.key(), (("red", text),), reason=text)
             self._changed()
 
         self._lifetime.start("check", step, found, failed, title="checking images")
