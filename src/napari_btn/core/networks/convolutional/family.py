@@ -118,14 +118,7 @@ class _ConvolutionalFamily(Family):
         return stages
 
     def trunk(self, blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Trunk:
-        """Return the trunk of some members, weights not set.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        members : sequence of (int, int)
-            Number and attempt of each member.
-        """
+        """Return the trunk of some members, weights not set."""
         from napari_btn.core.networks.convolutional.trunk import Convolutional
 
         layers, first = self.layers(blueprint), self._first_feature(blueprint.plan)
@@ -164,12 +157,7 @@ class _ConvolutionalFamily(Family):
         return tuple(made)
 
     def reach(self, blueprint: Blueprint) -> tuple[int, ...]:
-        """Return how many pixels a member sees to each side along each space axis.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        """
+        """Return how many pixels a member sees to each side along each space axis."""
         return (self._reach_of(blueprint.plan),) * blueprint.ndim
 
     def _reach_of(self, stages: _Stages) -> int:
@@ -192,31 +180,16 @@ class _ConvolutionalFamily(Family):
         return farthest
 
     def alignment(self, blueprint: Blueprint) -> int:
-        """Return the stride of all poolings together.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        """
+        """Return the stride of all poolings together."""
         return int(2**blueprint.plan.poolings)
 
     def widths(self, blueprint: Blueprint) -> tuple[int, ...]:
-        """Return the channels of the layers that heads and tokens read.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        """
+        """Return the channels of the layers that heads and tokens read."""
         first = self._first_feature(blueprint.plan)
         return tuple(layer.makes for layer in self.layers(blueprint)[first:])
 
     def multiplications(self, blueprint: Blueprint) -> int:
-        """Return the multiplications of a prediction per pixel.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        """
+        """Return the multiplications of a prediction per pixel."""
         return round(
             sum(
                 c.reads * c.makes * int(3**blueprint.ndim) * self._share(blueprint, c)
@@ -225,12 +198,7 @@ class _ConvolutionalFamily(Family):
         )
 
     def floats(self, blueprint: Blueprint) -> int:
-        """Return how many numbers per pixel a training step of a trunk keeps, to a factor of about two.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        """
+        """Return how many numbers per pixel a training step of a trunk keeps, to a factor of about two."""
         # what each layer reads and makes, and their gradients
         return round(sum(2 * (c.reads + c.makes) * self._share(blueprint, c) for c in self.layers(blueprint)))
 
@@ -240,21 +208,11 @@ class _ConvolutionalFamily(Family):
         return float(2.0 ** (-blueprint.ndim * layer.level))
 
     def to_dict(self, plan: _Stages) -> dict[str, Any]:
-        """Return the stages as entries of a bundle.
-
-        Parameters
-        ----------
-        plan : Stages
-        """
+        """Return the stages as entries of a bundle."""
         return {"down": list(plan.down), "bottom": plan.bottom}
 
     def from_dict(self, values: Mapping[str, Any]) -> _Stages:
-        """Return the stages from the values of a bundle.
-
-        Parameters
-        ----------
-        values : mapping
-        """
+        """Return the stages from the values of a bundle."""
         return _Stages(tuple(values["down"]), values["bottom"])
 
 

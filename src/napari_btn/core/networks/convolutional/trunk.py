@@ -146,16 +146,7 @@ class Convolutional(Trunk):
     ) -> torch.Tensor:
         """Return the hidden layer before its ReLU, (B, *kept, M, units), without gradients.
 
-        Parameters
-        ----------
-        x : Tensor, (B, M * C, *space)
-        heads : sequence of Tensor, (M, units, width)
-            One per feature.
-        bias : Tensor, (M, units)
-        keep : sequence of slice, optional
-            The part of the space that is wanted; None for all of it.
-        between : callable
-            Called before each layer, not only before features; where it raises, the work ends.
+        Arguments as in `Trunk.predicted_hidden`; ``between`` is called before each layer, not only before features.
         """
         self._between = between
         try:

@@ -48,27 +48,14 @@ class _SparseMixedScaleFamily(Family):
     """
 
     def plan(self, settings: NetworkSettings, extent: Extent) -> Schedule:
-        """Return the schedule of dilations, drawn once so that all members see equally far.
-
-        Parameters
-        ----------
-        settings : NetworkSettings
-        extent : Extent
-        """
+        """Return the schedule of dilations, drawn once so that all members see equally far."""
         dilations = draw_dilations(
             settings, ndim=extent.ndim, limit_px=extent.limit_px, field_px=extent.field_px
         )
         return Schedule(dilations, flat_nodes(dilations, extent.z_step) if extent.ndim == 3 else ())
 
     def trunk(self, blueprint: Blueprint, members: Sequence[tuple[int, int]]) -> Trunk:
-        """Return the trunk of some members, weights not set.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        members : sequence of (int, int)
-            Number and attempt of each member.
-        """
+        """Return the trunk of some members, weights not set."""
         from napari_btn.core.networks.sms.trunk import SparseMixedScale
 
         settings = blueprint.settings
@@ -82,12 +69,7 @@ class _SparseMixedScaleFamily(Family):
         )
 
     def reach(self, blueprint: Blueprint) -> tuple[int, ...]:
-        """Return how many pixels a member sees to each side along each space axis.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        """
+        """Return how many pixels a member sees to each side along each space axis."""
         dilations, flat = blueprint.plan.dilations, blueprint.plan.flat
         across = receptive_field(dilations)
         if not any(flat):
@@ -96,43 +78,22 @@ class _SparseMixedScaleFamily(Family):
         return (receptive_field(deep), *(across,) * (blueprint.ndim - 1))
 
     def widths(self, blueprint: Blueprint) -> tuple[int, ...]:
-        """Return the channels that each node makes.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        """
+        """Return the channels that each node makes."""
         settings = blueprint.settings
         return (settings.channels * settings.inputs,) * settings.depth
 
     def multiplications(self, blueprint: Blueprint) -> int:
-        """Return the multiplications of a prediction per pixel: each node reads as many channels as it makes.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        """
+        """Return the multiplications of a prediction per pixel: each node reads as many channels as it makes."""
         return sum(width * width for width in blueprint.widths) * int(3**blueprint.ndim)
 
     def graph(self, blueprint: Blueprint, member: int, attempt: int) -> Graph:
-        """Return a member's random connections, from the seed of the wiring.
-
-        Parameters
-        ----------
-        blueprint : Blueprint
-        member, attempt : int
-        """
+        """Return a member's random connections, from the seed of the wiring."""
         seed = blueprint.seed if blueprint.wiring is None else blueprint.wiring
         rng = member_rng(seed, member, attempt=attempt, use=0)
         return draw_graph(rng, blueprint.settings, blueprint.plan.dilations)
 
     def to_dict(self, plan: Schedule) -> dict[str, Any]:
-        """Return a schedule as entries of a bundle.
-
-        Parameters
-        ----------
-        plan : Schedule
-        """
+        """Return a schedule as entries of a bundle."""
         return {"dilations": list(plan.dilations), "flat": list(plan.flat)}
 
     def from_dict(self, values: Mapping[str, Any]) -> Schedule:

@@ -187,16 +187,7 @@ class SparseMixedScale(Trunk):
     ) -> torch.Tensor:
         """Return the hidden layer, (B, *kept, M, units), without gradients; by bands for a lone member on the CPU.
 
-        Parameters
-        ----------
-        x : Tensor, (B, M * C, *space)
-        heads : sequence of Tensor, (M, units, width)
-            One per node.
-        bias : Tensor, (M, units)
-        keep : sequence of slice, optional
-            The part of the space that is wanted; None for all of it.
-        between : callable
-            Called before each turn of a node.
+        Arguments as in `Trunk.predicted_hidden`; ``between`` is called before each turn of a node.
         """
         if not self._is_lone_on_cpu(x):
             return super().predicted_hidden(x, heads, bias, keep=keep, between=between)
@@ -227,16 +218,7 @@ class SparseMixedScale(Trunk):
     def grouped_hidden(
         self, x: torch.Tensor, heads: Sequence[torch.Tensor], bias: torch.Tensor
     ) -> torch.Tensor:
-        """Return the hidden layers of all members, (B, M, units, N), each of a batch of its own.
-
-        Parameters
-        ----------
-        x : Tensor, (B, M, C, *space), float32
-            No gradient goes back to it.
-        heads : sequence of Tensor, (M, units, width)
-            One per node.
-        bias : Tensor, (M, units)
-        """
+        """Return the hidden layers of all members, (B, M, units, N), each of a batch of its own."""
         weights = list(self.weights())
         if x.device not in self._gathers:
             read = [weight.shape[2] for weight, _ in weights]
