@@ -90,20 +90,7 @@ class Background(QObject):
         self._session.background = None
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
-        """Stop the training when the window closes.
-
-        Parameters
-        ----------
-        watched : QObject, optional
-            The window.
-        event : QEvent, optional
-            Any event of the window.
-
-        Returns
-        -------
-        bool
-            True to stop the event here.
-        """
+        """Stop the training when the window closes."""
         hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
         if hidden and self._session.background is self:
             self.run.leave(wait=_CLOSE_WAIT)

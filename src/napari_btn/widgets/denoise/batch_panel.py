@@ -17,7 +17,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -26,7 +25,7 @@ from napari_btn.core.progress import Progress, counted
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel
 from napari_btn.widgets.shared.opening import FILES
-from napari_btn.widgets.shared.panels import push_button
+from napari_btn.widgets.shared.panels import lay_out, push_button
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -128,26 +127,17 @@ class BatchPanel(QWidget):
 
     def _arrange(self) -> None:
         """Lay the parts out."""
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 4, 0, 0)
-        layout.setSpacing(4)
         self._output = QWidget()
-        for box, parts in (
-            (None, (self.add_files, self.add_folder, self.clear)),
-            (self._output, (QLabel("Maps to"), self.output, self.choose, self.replace)),
+        files, output = QHBoxLayout(), QHBoxLayout(self._output)
+        for row, parts in (
+            (files, (self.add_files, self.add_folder, self.clear)),
+            (output, (QLabel("Maps to"), self.output, self.choose, self.replace)),
         ):
-            row = QHBoxLayout() if box is None else QHBoxLayout(box)
             row.setContentsMargins(0, 0, 0, 0)
             row.setSpacing(4)
             for part in parts:
                 row.addWidget(part)
-            if box is None:
-                layout.addLayout(row)
-                layout.addWidget(self.table)
-            else:
-                layout.addWidget(box)
-        layout.addWidget(self.start)
-        layout.addWidget(self.note)
+        lay_out(self, files, self.table, self._output, self.start, self.note, above_px=4)
 
     def show_files(self, files: Sequence[BatchFile], given: Sequence[str]) -> None:
         """Show files, without results.

@@ -12,7 +12,6 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -22,7 +21,7 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import KEY, limits_of
 from napari_btn.widgets.shared.notes import NoteLabel
 from napari_btn.widgets.shared.overlays import our_layer
-from napari_btn.widgets.shared.panels import push_button
+from napari_btn.widgets.shared.panels import lay_out, push_button
 from napari_btn.widgets.shared.side_by_side import side_by_side
 
 if TYPE_CHECKING:
@@ -79,11 +78,7 @@ class ComparePanel(QWidget):
         self.table.verticalHeader().hide()
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.hide()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 4, 0, 0)
-        layout.setSpacing(4)
-        for part in (self.start, self.note, self.table):
-            layout.addWidget(part)
+        lay_out(self, self.start, self.note, self.table, above_px=4)
         self.start.clicked.connect(self.asked.emit)
 
     def set_busy(self, reason: str) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QHBoxLayout, QLabel, QSizePolicy, QWidget
 
 from napari_btn.widgets.denoise.charts import CorrelationChart, TransferChart
 from napari_btn.widgets.denoise.noise_source import simulating_way
@@ -15,7 +15,7 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.notes import NoteLabel
 from napari_btn.widgets.shared.overlays import our_layer
-from napari_btn.widgets.shared.panels import push_button
+from napari_btn.widgets.shared.panels import lay_out, push_button
 
 if TYPE_CHECKING:
     from napari_btn.core.data.noise_findings import NoiseFindings
@@ -85,13 +85,10 @@ class NoisePanel(QWidget):
         row.addWidget(self.inspect, 1)
         row.addWidget(self.channel)
         row.addWidget(self.defects)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 4, 0, 0)
-        layout.setSpacing(4)
-        layout.addLayout(row)
-        for part in (self.sentence, self.numbers, self.transfer, self.correlation, self.notes, self.use):
-            layout.addWidget(part)
-        self._layout = layout
+        charts = (self.transfer, self.correlation)
+        self._layout = lay_out(
+            self, row, self.sentence, self.numbers, *charts, self.notes, self.use, above_px=4
+        )
         self.inspect.clicked.connect(self.asked.emit)
         self.defects.clicked.connect(self.defects_wanted.emit)
         self.use.clicked.connect(self.simulation_wanted.emit)

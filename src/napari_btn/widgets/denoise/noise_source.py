@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QHBoxLayout, QWidget
 
 from napari_btn.core.progress import Progress
 from napari_btn.core.supervision.registry import SUPERVISIONS
 from napari_btn.widgets.shared.notes import NoteLabel
-from napari_btn.widgets.shared.panels import combo_box, push_button
+from napari_btn.widgets.shared.panels import combo_box, lay_out, push_button
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -56,11 +56,7 @@ class NoiseModelPicker(QWidget):
         row.setSpacing(4)
         row.addWidget(self.combo, 1)
         row.addWidget(self.open)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addLayout(row)
-        layout.addWidget(self.note)
+        lay_out(self, row, self.note)
         self.combo.currentIndexChanged.connect(self._on_user_index)
         self.open.clicked.connect(self._on_user_open)
 

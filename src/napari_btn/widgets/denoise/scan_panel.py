@@ -13,7 +13,6 @@ from qtpy.QtWidgets import (
     QLineEdit,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -21,7 +20,7 @@ from napari_btn.core.settings import PRESETS, EnsembleSettings, NetworkSettings
 from napari_btn.widgets.denoise.charts import ScanChart
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel
-from napari_btn.widgets.shared.panels import push_button
+from napari_btn.widgets.shared.panels import lay_out, push_button
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -114,13 +113,7 @@ class ScanPanel(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.start)
         buttons.addWidget(self.take)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 4, 0, 0)
-        layout.setSpacing(4)
-        layout.addLayout(form)
-        layout.addLayout(buttons)
-        for part in (self.note, self.table, self.chart):
-            layout.addWidget(part)
+        lay_out(self, form, buttons, self.note, self.table, self.chart, above_px=4)
         for part in (self.table, self.chart, self.take):
             part.hide()
         self.start.clicked.connect(self.asked.emit)

@@ -18,7 +18,6 @@ from qtpy.QtWidgets import (
     QLabel,
     QSizePolicy,
     QSpinBox,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -33,7 +32,7 @@ from napari_btn.core.settings import (
 )
 from napari_btn.core.supervision.registry import SUPERVISIONS
 from napari_btn.widgets.denoise.learning import LearningFields
-from napari_btn.widgets.shared.panels import PercentBox, field_help, fold
+from napari_btn.widgets.shared.panels import PercentBox, field_help, fold, lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -170,11 +169,7 @@ class TrainingForm(QWidget):
         device.addWidget(self.device)
         device.addWidget(self.device_reason, 1)
         self.form.addRow("Device", device)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addLayout(self.form)
-        layout.addWidget(self._advanced())
+        lay_out(self, self.form, self._advanced())
         self.supervision.currentIndexChanged.connect(self._on_user_way)
         for box in self.findChildren(QComboBox):
             box.currentIndexChanged.connect(lambda _: self.changed.emit())

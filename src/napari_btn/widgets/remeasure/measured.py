@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Signal
-from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QFormLayout, QHBoxLayout, QWidget
 
 from napari_btn.core.data.image import View
 from napari_btn.core.data.pairs import Pair
@@ -14,7 +14,7 @@ from napari_btn.session import Training
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
 from napari_btn.widgets.shared.opening import let_open
-from napari_btn.widgets.shared.panels import fold, push_button
+from napari_btn.widgets.shared.panels import fold, lay_out, push_button
 from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.worker import load_ahead
 
@@ -222,23 +222,13 @@ class MeasuredPanel(QWidget):
         for part in (self.dwell, self.fuse):
             fusion.addWidget(part)
         inside = QWidget()
-        column = QVBoxLayout(inside)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        column.addWidget(self.measured)
-        column.addWidget(self._pair)
-        column.addLayout(buttons)
-        column.addLayout(fusion)
+        lay_out(inside, self.measured, self._pair, buttons, fusion)
         help_text = (
             "Load what was measured in the windows, then continue the training with it, or combine it with "
             "the prediction (Fuse)."
         )
         self.folded = fold("measured_again", "Measured again", help_text, inside)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.folded)
-        layout.addWidget(self.gain)
+        lay_out(self, self.folded, self.gain)
 
     def offer(self, layers: list[ImageLayer]) -> None:
         """Offer image layers.

@@ -11,12 +11,11 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QTableWidget,
     QTableWidgetItem,
-    QVBoxLayout,
     QWidget,
 )
 
 from napari_btn.widgets.shared.notes import NoteLabel
-from napari_btn.widgets.shared.panels import fold, push_button
+from napari_btn.widgets.shared.panels import fold, lay_out, push_button
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,22 +88,15 @@ class StagePanel(QWidget):
 
     def _arrange(self) -> None:
         """Lay the parts out, folded."""
-        inside = QWidget()
-        column = QVBoxLayout(inside)
-        column.setContentsMargins(0, 0, 0, 0)
-        column.setSpacing(4)
-        column.addWidget(self.table)
         buttons = QHBoxLayout()
         buttons.setSpacing(4)
         for button in (self.take, self.more, self.clear):
             buttons.addWidget(button)
-        column.addLayout(buttons)
-        column.addWidget(self.fit)
+        inside = QWidget()
+        lay_out(inside, self.table, buttons, self.fit)
         help_text = "Say where the image lies on the stage, so that exports contain stage coordinates."
         self.folded = fold("stage", "Stage", help_text, inside)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.folded)
+        lay_out(self, self.folded)
 
     def pairs(self) -> list[Pair]:
         """Return the complete rows: row and column in pixels, and the two stage coordinates.

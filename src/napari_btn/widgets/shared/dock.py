@@ -149,18 +149,7 @@ class Dock(QWidget):
         """
 
     def event(self, event: QEvent | None) -> bool:
-        """Leave when napari takes the widget out of its dock.
-
-        Parameters
-        ----------
-        event : QEvent, optional
-            Any event of this widget.
-
-        Returns
-        -------
-        bool
-            True if the event was handled.
-        """
+        """Leave when napari takes the widget out of its dock."""
         if event is not None and event.type() == QEvent.Type.ParentChange:
             if self.parent() is None and not self.lifetime.ended:
                 self.put_away()
@@ -180,20 +169,7 @@ class Dock(QWidget):
         return bool(super().event(event))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:  # Qt's name
-        """Leave when the window closes, which hides it without the window system's request.
-
-        Parameters
-        ----------
-        watched : QObject, optional
-            The window.
-        event : QEvent, optional
-            Any event of the window.
-
-        Returns
-        -------
-        bool
-            True to stop the event here.
-        """
+        """Leave when the window closes, which hides it without the window system's request."""
         hidden = event is not None and event.type() == QEvent.Type.Hide and not event.spontaneous()
         # A dock also hides when the tab of another one is picked.
         if hidden and isinstance(watched, QMainWindow):

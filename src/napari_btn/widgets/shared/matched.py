@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from qtpy.QtWidgets import QFileDialog, QPushButton, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QFileDialog, QPushButton, QWidget
 
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.panels import lay_out
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -45,11 +46,7 @@ class MatchedFiles(QWidget):
         )
         self.describe.setAccessibleName(f"Describe the folder of {role}")
         self.describe.clicked.connect(self._on_user_describe)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.note)
-        layout.addWidget(self.describe)
+        lay_out(self, self.note, self.describe)
         self.clear()
 
     def clear(self) -> None:

@@ -12,6 +12,7 @@ from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QFrame,
     QLabel,
+    QLayout,
     QProgressBar,
     QPushButton,
     QScrollArea,
@@ -32,6 +33,7 @@ __all__ = [
     "combo_box",
     "field_help",
     "fold",
+    "lay_out",
     "push_button",
 ]
 
@@ -74,6 +76,29 @@ def combo_box(name: str, help_text: str) -> QComboBox:
     made.setAccessibleName(name.replace("_", " ").capitalize())
     made.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     made.setMinimumContentsLength(6)
+    return made
+
+
+def lay_out(inside: QWidget, *parts: QWidget | QLayout, above_px: int = 0) -> QVBoxLayout:
+    """Lay out the parts of a widget below each other, close together and without margins.
+
+    Parameters
+    ----------
+    inside : QWidget
+        Gets the layout.
+    parts : QWidget or QLayout
+        From above to below.
+    above_px : int
+        Margin above the first part.
+    """
+    made = QVBoxLayout(inside)
+    made.setContentsMargins(0, above_px, 0, 0)
+    made.setSpacing(4)
+    for part in parts:
+        if isinstance(part, QLayout):
+            made.addLayout(part)
+        else:
+            made.addWidget(part)
     return made
 
 
@@ -201,11 +226,7 @@ class ProgressPanel(QWidget):
         self.line.setObjectName("progress_text")
         self.line.setWordWrap(True)
         self.line.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addWidget(self.bar)
-        layout.addWidget(self.line)
+        lay_out(self, self.bar, self.line)
         self.hide()
 
     def start(self, title: str) -> None:

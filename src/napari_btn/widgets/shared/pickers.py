@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QPushButton,
     QSizePolicy,
     QToolButton,
-    QVBoxLayout,
     QWidget,
 )
 
@@ -24,6 +23,7 @@ from napari_btn.io.images import SUFFIXES
 from napari_btn.widgets.shared.layers import LayerImage, read_layer, stack_images
 from napari_btn.widgets.shared.matched import MatchedFiles
 from napari_btn.widgets.shared.notes import NoteLabel, Theme
+from napari_btn.widgets.shared.panels import lay_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,23 +146,13 @@ class LayerPicker(QWidget):
         row.setSpacing(4)
         for part in (self.combo, self.many, self.open):
             row.addWidget(part)
-        self._stack = QWidget()
-        inner = QVBoxLayout(self._stack)
-        inner.setContentsMargins(0, 0, 0, 0)
-        inner.setSpacing(4)
-        inner.addWidget(self.list)
         how = QHBoxLayout()
         how.addWidget(QLabel("stacked as"))
         how.addWidget(self.stack_as, 1)
-        inner.addLayout(how)
+        self._stack = QWidget()
+        lay_out(self._stack, self.list, how)
         self._stack.hide()
-        layout = QVBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.setSpacing(4)
-        layout.addLayout(row)
-        layout.addWidget(self._stack)
-        layout.addWidget(self.note)
-        layout.addWidget(self.matched)
+        lay_out(self, row, self._stack, self.note, self.matched)
 
     # ---------------------------------------------------------------- what is picked
 

@@ -86,13 +86,7 @@ class UncertaintyWidget(Dock):
         self.lifetime.hear(self._on_session_changed, self.session.changed)
 
     def turn(self, in_front: bool) -> None:
-        """Take line, mark, filter and draw out of the viewer while another dock is worked in.
-
-        Parameters
-        ----------
-        in_front : bool
-            True to bring them back.
-        """
+        """Take line, mark, filter and draw out of the viewer while another dock is worked in."""
         for tab in (self.line, self.pixel, self.draws):
             tab.turn(in_front)
 
