@@ -25,6 +25,7 @@ from napari_btn.workflow.fit import fit_steps
 from napari_btn.workflow.inputs import image_for, pair_for, pair_of
 from napari_btn.workflow.predict import predict_steps
 from napari_btn.workflow.propose import propose_steps, sizes_of
+from napari_btn.workflow.recipe import with_files
 from napari_btn.workflow.refine import refine_steps
 from napari_btn.workflow.search import Choice, Search
 from napari_btn.workflow.tokens import tokens_steps
@@ -120,7 +121,7 @@ def run_recipe_steps(recipe: Recipe, opened: _Opener, compute: Compute) -> Step[
     differences, compared = [], 0
     for number, step in enumerate(recipe.steps, 1):
         given = {name: arrays[known["sha256"]] for name, known in step.get("inputs", {}).items()}
-        made = yield from _repeat_steps(made, step, given, compute)
+        made = _with_places((yield from _repeat_steps(made, step, given, compute)), step)
         last = made.last
         for what, name in HASHED.items():
             if what in step and what in last:
@@ -135,6 +136,19 @@ def run_recipe_steps(recipe: Recipe, opened: _Opener, compute: Compute) -> Step[
                     )
     assert made is not None, "a recipe has a step"
     return replace(made, differences=tuple(differences), compared=compared)
+
+
+def _with_places(made: Repeated, step: Mapping[str, Any]) -> Repeated:
+    """Return a result whose record says where the inputs lie, as the record of the step that was repeated does."""
+    files = {name: known["file"] for name, known in step.get("inputs", {}).items() if "file" in known}
+    if made.prediction is not None:
+        known = with_files(made.prediction.provenance, files)
+        return replace(made, prediction=replace(made.prediction, provenance=known))
+    if made.tokens is not None:
+        return replace(made, tokens=replace(made.tokens, provenance=with_files(made.tokens.provenance, files)))
+    learned = made.model.learned
+    learned = replace(learned, provenance=with_files(learned.provenance, files))
+    return replace(made, model=replace(made.model, learned=learned))
 
 
 def _arrays_steps(recipe: Recipe, opened: _Opener) -> Step[dict[str, Any]]:
