@@ -148,7 +148,9 @@ class Denoiser:
             train=PRESETS.get(preset, TrainSettings()) if train is None else train,
             calibration=CalibrationSettings() if calibration is None else calibration,
             tiles=TileSettings() if tiles is None else tiles,
-            supervision_settings=SupervisionSettings() if supervision_settings is None else supervision_settings,
+            supervision_settings=SupervisionSettings()
+            if supervision_settings is None
+            else supervision_settings,
         )
         self.device = device
         self.run: _Runner = drain

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.data.image import Box, View
+    from napari_btn.core.data.image import Box, Look, View
     from napari_btn.core.networks.heads import Ensemble
     from napari_btn.core.settings import TileSettings
 
@@ -205,102 +205,148 @@ def tile_quantiles(
     notes : list of Note, optional
         Notes on the device are added to this list at the end.
     """
-    members, blueprint = networks.members, networks.blueprint
-    executor, device = compute.executor, compute.device
+    blueprint, looks = networks.blueprint, source.looks
     halo = _halo(blueprint, compute.tiles)
     side = tile_side(compute.tiles, max(halo), source.ndim)
     aligned = blueprint.alignment_px
     plan = [
         (box.scene, t) for box in regions for t in plan_tiles(source.space, side, halo, box.slices, aligned)
     ]
-    looks = source.looks
-    work = len(members) * len(looks) * sum(box.size for box in regions)
-    card = None if device == "cpu" else _Card(blueprint, device)
-    pool: Executor = Inline() if executor is None or card is not None else executor
-    if executor is None and card is None:
-        pool = Inline() if work < INLINE_WORK[source.ndim] else process_pool()
-    n, passes = len(members), len(looks)
-    units = n * passes
-    total = len(plan) * units
-    # number of tiles in progress, so that all workers are busy while one tile is averaged
-    ahead = 0 if isinstance(pool, Inline) else max(2, 1 + -(-slots(pool) // units))
-    pending: deque[tuple[int, Tile, deque[Future[Any]]]] = deque()
-    todo = iter(plan)
-    done, stop = 0, StopSign()
-    # quantiles of a member in its looks so far
-    summed = np.zeros((), np.float32)
-
-    def send(scene: int, tile: Tile, first: int = 0) -> Iterator[Future[Any]]:
-        """Submit a tile for one member after another, each in all looks."""
-        seen = [look.view.read_finite(scene, tile.read) for look in looks]
-        for unit in range(first, units):
-            member, x = members[unit // passes], seen[unit % passes]
-            if card is not None:
-                yield pool.submit(card.quantiles, member, x, tile.keep)
-            else:
-                yield pool.submit(_member_quantiles, blueprint, member, x, tile.keep, stop)
-
+    units = len(networks.members) * len(looks)
+    card = None if compute.device == "cpu" else _Card(blueprint, compute.device)
+    work = units * sum(box.size for box in regions)
+    jobs = _Jobs(plan, looks, networks, compute.executor, card, small=work < INLINE_WORK[source.ndim])
+    done, total = 0, len(plan) * units
     try:
-        for scene, tile in plan:
-            try:
-                while len(pending) < ahead and (job := next(todo, None)) is not None:
-                    pending.append((*job, deque(send(*job))))
-            except BrokenExecutor as error:
-                pool, ahead = _without_workers(executor, error), 0
-            # inline, a member runs only when its result is needed, so that a stop waits for one member
-            futures = pending[0][2] if pending else send(scene, tile)
-            for unit in range(units):
-                k, look = divmod(unit, passes)
-                future = futures.popleft() if isinstance(futures, deque) else next(futures)
-                note = f"Predicting tile {done // units + 1} of {len(plan)}"
+        for number, (scene, tile) in enumerate(plan, 1):
+            note = f"Predicting tile {number} of {len(plan)}"
+            average = _Average(blueprint.levels.index(0.5))
+            # quantiles of a member in its looks so far
+            summed = np.zeros((), np.float32)
+            for unit, future in enumerate(jobs.futures(scene, tile)):
                 yield Progress(done, total, note), None
                 while not future.done():
                     wait([future], timeout=0.2)
                     yield Progress(done, total, note), None
-                try:
-                    q = future.result()
-                except BrokenExecutor as error:
-                    pool, ahead = _without_workers(executor, error), 0
-                    q = next(send(scene, tile, unit)).result()
+                q = jobs.result(future, scene, tile, unit)
                 done += 1
+                look = unit % len(looks)
                 if (weight := looks[look].weight) is not None:
                     q = q * weight(scene, tile.write)
-                q = q if look == 0 else summed + q
-                if look < passes - 1:
-                    summed = q
-                    continue
-                median = q[blueprint.levels.index(0.5)]
-                if k == 0:
-                    # differences from the first median, whose squares keep more digits
-                    mean, base, moments = q.copy(), median.copy(), np.zeros((2, *median.shape), np.float32)
-                    continue
-                mean += q
-                moments[0] += median - base
-                moments[1] += (median - base) ** 2
-            if pending:
-                pending.popleft()
-            mean /= n
-            variance = np.maximum(moments[1] / n - (moments[0] / n) ** 2, 0) * (n / max(n - 1, 1))
-            spread = np.sqrt(variance).astype(np.float32)
-            yield Progress(done, total, note), TileQuantiles(scene, tile.write, mean, spread)
+                summed = q if look == 0 else summed + q
+                if look == len(looks) - 1:
+                    average.add(summed)
+            yield Progress(done, total, note), TileQuantiles(scene, tile.write, *average.result())
     finally:
-        for _, _, futures in pending:
-            for future in futures:
-                future.cancel()
-        if pending:
-            stop.show()
+        jobs.stop()
         if card is not None:
             if notes is not None:
                 notes += card.notes()
             card.modules.clear()
-            release(device)
+            release(compute.device)
 
 
-def _without_workers(given: Executor | None, error: BrokenExecutor) -> Executor:
-    """Return an executor in this thread, which takes less memory, after a worker of the local pool died."""
-    if given is None:
-        return Inline()
-    raise WorkerDiedError(
-        "A worker process died while predicting, most likely for lack of memory. "
-        "Use smaller tiles, or close other programs."
-    ) from error
+class _Average:
+    """Mean of the quantiles of members, and the standard deviation of their medians."""
+
+    def __init__(self, middle: int) -> None:
+        self._middle, self._n = middle, 0
+        self._mean = self._base = self._moments = np.zeros((), np.float32)
+
+    def add(self, q: NDArray[np.float32]) -> None:
+        """Add the quantiles (L, C, *kept) of the next member."""
+        median = q[self._middle]
+        if self._n == 0:
+            # differences from the first median, whose squares keep more digits
+            self._mean, self._base = q.copy(), median.copy()
+            self._moments = np.zeros((2, *median.shape), np.float32)
+        else:
+            self._mean += q
+            self._moments[0] += median - self._base
+            self._moments[1] += (median - self._base) ** 2
+        self._n += 1
+
+    def result(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return the mean (L, C, *kept) and the spread (C, *kept)."""
+        n, moments = self._n, self._moments
+        self._mean /= n
+        variance = np.maximum(moments[1] / n - (moments[0] / n) ** 2, 0) * (n / max(n - 1, 1))
+        return self._mean, np.sqrt(variance).astype(np.float32)
+
+
+class _Jobs:
+    """Tiles in progress: enough ahead that all workers are busy while one tile is averaged."""
+
+    def __init__(
+        self,
+        plan: Sequence[tuple[int, Tile]],
+        looks: Sequence[Look],
+        networks: Networks,
+        executor: Executor | None,
+        card: _Card | None,
+        *,
+        small: bool,
+    ) -> None:
+        self._looks, self._networks, self._given, self._card = looks, networks, executor, card
+        if card is not None or (executor is None and small):
+            self._pool: Executor = Inline()
+        else:
+            self._pool = executor or process_pool()
+        self._units = len(networks.members) * len(looks)
+        inline = isinstance(self._pool, Inline)
+        self._ahead = 0 if inline else max(2, 1 + -(-slots(self._pool) // self._units))
+        self._todo = iter(plan)
+        self._pending: deque[deque[Future[Any]]] = deque()
+        self._stop = StopSign()
+
+    def futures(self, scene: int, tile: Tile) -> Iterator[Future[Any]]:
+        """Yield the quantiles of the next tile of the plan, of one member after another, each in all looks."""
+        try:
+            while len(self._pending) < self._ahead and (job := next(self._todo, None)) is not None:
+                self._pending.append(deque(self._send(*job)))
+        except BrokenExecutor as error:
+            self._go_on_alone(error)
+        if not self._pending:
+            # inline, a member runs only when its result is needed, so that a stop waits for one member
+            yield from self._send(scene, tile)
+            return
+        while self._pending[0]:
+            yield self._pending[0].popleft()
+        self._pending.popleft()
+
+    def result(self, future: Future[Any], scene: int, tile: Tile, unit: int) -> NDArray[np.float32]:
+        """Return what a future of `futures` made, or make it here if its worker died."""
+        try:
+            made: NDArray[np.float32] = future.result()
+        except BrokenExecutor as error:
+            self._go_on_alone(error)
+            made = next(self._send(scene, tile, unit)).result()
+        return made
+
+    def stop(self) -> None:
+        """End what is in progress."""
+        for futures in self._pending:
+            for future in futures:
+                future.cancel()
+        if self._pending:
+            self._stop.show()
+
+    def _send(self, scene: int, tile: Tile, first: int = 0) -> Iterator[Future[Any]]:
+        """Submit a tile for one member after another, each in all looks."""
+        seen = [look.view.read_finite(scene, tile.read) for look in self._looks]
+        for unit in range(first, self._units):
+            member, x = self._networks.members[unit // len(seen)], seen[unit % len(seen)]
+            if self._card is not None:
+                yield self._pool.submit(self._card.quantiles, member, x, tile.keep)
+            else:
+                blueprint = self._networks.blueprint
+                yield self._pool.submit(_member_quantiles, blueprint, member, x, tile.keep, self._stop)
+
+    def _go_on_alone(self, error: BrokenExecutor) -> None:
+        """Continue in this thread, which takes less memory, after a worker of the local pool died."""
+        if self._given is not None:
+            raise WorkerDiedError(
+                "A worker process died while predicting, most likely for lack of memory. "
+                "Use smaller tiles, or close other programs."
+            ) from error
+        self._pool, self._ahead = Inline(), 0
