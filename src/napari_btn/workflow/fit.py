@@ -149,9 +149,7 @@ def fit_steps(
     ValueError
         If the images can't be trained on.
     """
-    from napari_btn.core.training.processes import Start, Trained
-
-    asked, given = settings, pair
+    given = pair
     way, steps = supervision_of(settings.supervision), settings.members * settings.train.steps
     yield Progress(0, steps, "Checking the images")
     pair, detector = sound_pair(pair)
@@ -166,48 +164,29 @@ def fit_steps(
     plan = _plan(scenes, settings, regions, doubts)
     origin = origin_of(settings.train, plan.blueprint, scenes.noisy)
     blueprint = origin.wired(plan.blueprint)
-    every, instant = origin.members >= settings.members, settings.train.warm_share == 0
-    wanted = settings.train.warm if every or (instant and origin.priors) else settings.train
     learnt = scenes.within(plan.split.regions, TRAIN)
     own, validation = (
         validation_part(plan.split.train) if settings.train.early_stopping else (plan.split.train, ())
     )
-    train = patches_for(wanted, blueprint, own)
+    train = patches_for(_wanted(settings, origin), blueprint, own)
     count, side = train.patches
     sides = patch_sides(side, own)
     shown = f"{count} patch{'es' if count > 1 else ''} of {' x '.join(str(n) for n in sides)} px"
     yield Progress(0, steps, f"Each step learns from {shown}")
     train, lesson = yield from way.lesson_steps(learnt, own, train, validation, settings.supervision_settings)
-    warmth = yield from warm_steps(origin, lesson, blueprint, train, settings.members)
-    notes: tuple[Note, ...] = ()
-    if instant and warmth.members:
-        settings = replace(settings, members=len(warmth.members))
-        trained = Trained(warmth.members, {m.number: () for m in warmth.members}, ())
-    else:
-        if instant:
-            notes = (Note("amber", _not_instant(origin, settings.train.steps)),)
-        elif origin.priors and len(warmth.members) < settings.members:
-            notes = (Note("amber", _some_random(origin, len(warmth.members), settings.members)),)
-        train = _both(settings.train, wanted, train)
-        trained = yield from train_members_steps(
-            lesson,
-            blueprint,
-            train,
-            settings.members,
-            compute,
-            start=Start(finished=resume, warm=warmth.members),
-            preview_every=preview_every,
-        )
-    total = settings.members * train.steps
+    trained, start, steps = yield from _members_steps(
+        origin, lesson, blueprint, train, settings, compute, resume=resume, preview_every=preview_every
+    )
+    asked, settings = settings, replace(settings, members=len(trained.members))
     provenance = yield from _provenance(scenes, plan, settings, before)
-    provenance |= {"patches": {"count": count, "sides_px": list(sides)}, "start": warmth.record}
+    provenance |= {"patches": {"count": count, "sides_px": list(sides)}, "start": start}
     if pair.noise_model is not None:
         provenance["noise_model"] = pair.noise_model.to_dict()
-    yield Progress(total, total, "Calibrating: measuring noise and brightness")
+    yield Progress(steps, steps, "Calibrating: measuring noise and brightness")
     learned = Learned(
         networks=Networks(blueprint, trained.members),
         losses=trained.losses,
-        notes=(*plan.notes, *notes, *trained.notes),
+        notes=(*plan.notes, *trained.notes),
         axes=pair.axes.upper(),
         channel_names=scenes.channel_names,
         pixel_size=pair.pixel_size,
@@ -220,8 +199,50 @@ def fit_steps(
     calibrated = yield from calibrated_steps(learned, scores, settings)
     made = Model(settings=settings, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
     step = yield from _recipe_steps(given, regions, asked)
-    yield Progress(total, total, "Calibrated")
+    yield Progress(steps, steps, "Calibrated")
     return recorded(made, step)
+
+
+def _wanted(settings: EnsembleSettings, origin: Origin) -> TrainSettings:
+    """Return the settings that patches are chosen for: of pretrained members, if all are."""
+    every, instant = origin.members >= settings.members, settings.train.warm_share == 0
+    return settings.train.warm if every or (instant and origin.priors) else settings.train
+
+
+def _members_steps(
+    origin: Origin,
+    lesson: Lesson,
+    blueprint: Blueprint,
+    train: TrainSettings,
+    settings: EnsembleSettings,
+    compute: Compute,
+    *,
+    resume: Sequence[Member],
+    preview_every: float,
+) -> Step[tuple[Trained, dict[str, Any], int]]:
+    """Return the members, a record of what they start from, and the number of steps of all; a step.
+
+    Pretrained members without a training are taken as they are, which may be fewer than asked for.
+    """
+    from napari_btn.core.training.processes import Start, Trained
+
+    warmth = yield from warm_steps(origin, lesson, blueprint, train, settings.members)
+    instant, warm = settings.train.warm_share == 0, len(warmth.members)
+    if instant and warm:
+        taken = Trained(warmth.members, {m.number: () for m in warmth.members}, ())
+        return taken, warmth.record, warm * train.steps
+    notes: tuple[Note, ...] = ()
+    if instant:
+        notes = (Note("amber", _not_instant(origin, settings.train.steps)),)
+    elif origin.priors and warm < settings.members:
+        notes = (Note("amber", _some_random(origin, warm, settings.members)),)
+    train = _both(settings.train, _wanted(settings, origin), train)
+    start = Start(finished=resume, warm=warmth.members)
+    trained = yield from train_members_steps(
+        lesson, blueprint, train, settings.members, compute, start=start, preview_every=preview_every
+    )
+    trained = replace(trained, notes=(*notes, *trained.notes))
+    return trained, warmth.record, settings.members * train.steps
 
 
 def _recipe_steps(

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from napari_btn.core.evaluation.report import Report
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import TrainSettings
-    from napari_btn.model import Model
+    from napari_btn.core.supervision.registry import Supervision
+    from napari_btn.model import Model, Scores
 
 __all__ = ["Refinement", "refine_steps", "split_record"]
 
@@ -204,17 +205,8 @@ def refine_steps(
     scenes = scenes_for(model, pair)
     yield from scenes.check_steps()
     way, reach = supervision_of(settings.supervision), model.blueprint.receptive_field
-    if windows and not way.windows:
-        raise ValueError(
-            f'{len(windows)} windows came, and these members learned without clean images ("{way.name}"); windows are '
-            "measured values, which need members that were trained on a pair. Refine without windows, or train on a "
-            "pair."
-        )
-    if windows and scenes.noisy.series is not None:
-        raise ValueError(
-            f"{len(windows)} windows came, and these members see {scenes.noisy.series.count} frames at a time, which a "
-            "window lacks. Refine without windows, or train members that see single frames (frames=1)."
-        )
+    if windows:
+        _need_learnable_windows(len(windows), way, scenes.noisy)
     doubts = yield from way.check_steps(scenes, settings.supervision_settings)
     parts = way.split(scenes, reach, settings.calibration, seed=settings.seed, regions=regions)
     wanted = patches_for(wanted, model.blueprint, parts.train)
@@ -241,32 +233,66 @@ def refine_steps(
     )
     scores, tokens = yield from scores_steps(learned, plan.counted, parts, settings, compute)
     calibrated = yield from calibrated_steps(learned, scores, settings, model.calibrated.locks)
-    former = replace(model.learned, notes=plan.notes)
-    before, _ = yield from scores_steps(former, plan.counted, parts, settings, compute, model.tokens)
-    # the same blocks for both, so that only the members differ
-    blocks = replace(before.held_out, block=scores.held_out.block)
-    before = replace(before, held_out=blocks, block_px=scores.block_px)
-    earlier = yield from calibrated_steps(former, before, settings)
+    before = yield from _report_before_steps(model, plan, parts, scores, compute)
     total = settings.members * train.steps
     yield Progress(total, total, "Calibrated")
     made = replace(model, learned=learned, scores=scores, calibrated=calibrated, tokens=tokens)
+    step = yield from _recipe_steps(pair, [values for _, values in windows], places, image, wanted, regions)
+    return recorded(made, step), Refinement(before, calibrated.report, len(windows))
+
+
+def _need_learnable_windows(count: int, way: Supervision, noisy: View) -> None:
+    """Raise ``ValueError`` if members can't learn from measured windows."""
+    if not way.windows:
+        raise ValueError(
+            f'{count} windows came, and these members learned without clean images ("{way.name}"); windows are '
+            "measured values, which need members that were trained on a pair. Refine without windows, or train on a "
+            "pair."
+        )
+    if noisy.series is not None:
+        raise ValueError(
+            f"{count} windows came, and these members see {noisy.series.count} frames at a time, which a "
+            "window lacks. Refine without windows, or train members that see single frames (frames=1)."
+        )
+
+
+def _report_before_steps(
+    model: Model, plan: _Plan, split: Split, scores: Scores, compute: Compute
+) -> Step[Report]:
+    """Return the report of the members before, on the blocks of the new scores; a step."""
+    former = replace(model.learned, notes=plan.notes)
+    before, _ = yield from scores_steps(former, plan.counted, split, model.settings, compute, model.tokens)
+    # the same blocks for both, so that only the members differ
+    blocks = replace(before.held_out, block=scores.held_out.block)
+    before = replace(before, held_out=blocks, block_px=scores.block_px)
+    earlier = yield from calibrated_steps(former, before, model.settings)
+    return earlier.report
+
+
+def _recipe_steps(
+    pair: Pair,
+    measured: Sequence[Any],
+    places: Sequence[Window],
+    image: Image | None,
+    train: TrainSettings,
+    regions: NDArray[Any] | None,
+) -> Step[dict[str, Any]]:
+    """Return the record of a refinement for its recipe; a step."""
     given = {"noisy": pair.noisy, "clean": pair.clean, "valid": pair.valid, "regions": regions}
-    measured = {f"window{k}": values for k, (_, values) in enumerate(windows, 1)}
-    inputs = yield from inputs_steps({**given, **measured, "image": None if image is None else image.data})
+    windows = {f"window{k}": values for k, values in enumerate(measured, 1)}
+    inputs = yield from inputs_steps({**given, **windows, "image": None if image is None else image.data})
     for k, place in enumerate(places, 1):
         # what was measured may lie in a file of the whole field
         inputs[f"window{k}"]["window"] = [[side.start, side.stop] for side in place.box]
-    step = recipe_step(
+    return recipe_step(
         "refine",
         inputs,
-        train=wanted.to_dict(),
+        train=train.to_dict(),
         axes=pair.axes.upper(),
         valid=pair.valid if isinstance(pair.valid, str) else None,
         windows=[list(window.start) for window in places],
         image_axes=None if image is None else image.view.axes,
     )
-    made = recorded(made, step)
-    return made, Refinement(earlier.report, calibrated.report, len(windows))
 
 
 def _plan_steps(

@@ -35,7 +35,7 @@ WITHOUT = {
     ("core/training/tuning.py", "_unchanged"): "says what was done",
     ("workflow/adapt.py", "_uncalibrated"): "gets its sentence from elsewhere",
     ("workflow/calibrate.py", "group_labels_steps"): "is about masks of scripts",
-    ("workflow/fit.py", "fit_steps"): "gets its sentences from elsewhere",
+    ("workflow/fit.py", "_members_steps"): "gets its sentences from elsewhere",
     ("workflow/predict.py", "_own_pixels_steps"): "says what was done",
     ("workflow/refine.py", "_regroup_notes"): "is about masks of scripts",
 }

@@ -35,7 +35,7 @@ from napari_btn.widgets.denoise.learning import LearningFields
 from napari_btn.widgets.shared.panels import PercentBox, field_help, fold, lay_out
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from napari_btn.core.settings import SupervisionSettings
     from napari_btn.workflow.offers import Offer
@@ -245,65 +245,81 @@ class TrainingForm(QWidget):
         widget.setAccessibleName(name.replace("_", " ").capitalize())
         return widget
 
-    def _advanced(self) -> QWidget:
-        """Return the settings that most people leave alone, folded."""
-        train, network = field_help(TrainSettings), field_help(NetworkSettings)
-        calibration = field_help(CalibrationSettings)
-        self.seed = self._named(QSpinBox(), "seed", _HELP["seed"])
-        self.seed.setRange(0, 2**31 - 1)
-        self.steps = self._named(
-            QSpinBox(), "steps", f"{train['steps']} The lowest value takes the number of the preset."
-        )
-        self.steps.setRange(0, 1_000_000)
-        self.steps.setSpecialValueText("from the preset")
-        self.start = self._named(QComboBox(), "start", _HELP["start"])
-        self.start.addItems(list(_STARTS))
-        self.patch = self._named(QSpinBox(), "patch_px", _HELP["patch_px"])
-        self.patch.setRange(_OWN_PATCH, 1024)
-        self.patch.setSpecialValueText("from the image")
-        self.family = self._named(QComboBox(), "family", network["family"])
-        first = NetworkSettings().family
-        self.family.addItems([first, *(name for name in FAMILIES if name != first), _MIXED])
+    def _number(
+        self,
+        name: str,
+        help_text: str,
+        least: float,
+        most: float,
+        *,
+        start: float | None = None,
+        lowest: str = "",
+        decimals: int = 0,
+    ) -> Any:
+        """Return a box for a number, whole by default; `lowest` is the text of its least value."""
+        box = self._named(QDoubleSpinBox() if decimals else QSpinBox(), name, help_text)
+        box.setRange(least, most)
+        box.setSpecialValueText(lowest)
+        if decimals:
+            box.setDecimals(decimals)
+        if start is not None:
+            box.setValue(start)
+        return box
+
+    def _choice(self, name: str, help_text: str, offered: Iterable[str]) -> Any:
+        """Return a box for one of several texts."""
+        box = self._named(QComboBox(), name, help_text)
+        box.addItems(list(offered))
+        return box
+
+    def _make_training(self) -> None:
+        """Make the settings of networks and their training."""
+        train, network, first = field_help(TrainSettings), field_help(NetworkSettings), NetworkSettings()
+        self.seed = self._number("seed", _HELP["seed"], 0, 2**31 - 1)
+        help_text = f"{train['steps']} The lowest value takes the number of the preset."
+        self.steps = self._number("steps", help_text, 0, 1_000_000, lowest="from the preset")
+        self.start = self._choice("start", _HELP["start"], _STARTS)
+        self.patch = self._number("patch_px", _HELP["patch_px"], _OWN_PATCH, 1024, lowest="from the image")
+        others = (name for name in FAMILIES if name != first.family)
+        self.family = self._choice("family", network["family"], [first.family, *others, _MIXED])
         self.family.setEditable(True)
         self.family.setInsertPolicy(QComboBox.InsertPolicy.NoInsert)
-        self.depth = self._named(QSpinBox(), "depth", network["depth"])
-        self.depth.setRange(1, 100)
-        self.depth.setValue(NetworkSettings().depth)
-        self.channels = self._named(QSpinBox(), "network_channels", _HELP["network_channels"])
-        self.channels.setRange(1, 64)
-        self.channels.setValue(NetworkSettings().channels)
-        self.max_dilation = self._named(QSpinBox(), "max_dilation", network["max_dilation"])
-        self.max_dilation.setRange(1, 64)
-        self.max_dilation.setValue(NetworkSettings().max_dilation)
+        self.depth = self._number("depth", network["depth"], 1, 100, start=first.depth)
+        self.channels = self._number(
+            "network_channels", _HELP["network_channels"], 1, 64, start=first.channels
+        )
+        self.max_dilation = self._number(
+            "max_dilation", network["max_dilation"], 1, 64, start=first.max_dilation
+        )
         self.bias_free = self._named(QCheckBox(), "bias_free", network["bias_free"])
         self.early_stopping = self._named(QCheckBox(), "early_stopping", train["early_stopping"])
+        self.saturation = self._number(
+            "saturation", train["saturation"], _NEVER, 1e9, start=_NEVER, lowest="never", decimals=4
+        )
+        self.learning = LearningFields(self._named)
+
+    def _make_calibration(self) -> None:
+        """Make the settings of the split and the calibration."""
+        calibration = field_help(CalibrationSettings)
         self.train_fraction = self._named(PercentBox(), "train_fraction", calibration["train_fraction"])
         self.train_fraction.setRange(0.1, 0.9)
         self.train_fraction.setSingleStep(0.05)
         self.train_fraction.setValue(CalibrationSettings().train_fraction)
-        self.score = self._named(QComboBox(), "score", _HELP["score"])
-        self.score.addItems(list(_SCORES))
-        self.split = self._named(QComboBox(), "split", _HELP["split"])
-        self.split.addItems(list(_SPLITS))
-        self.unit = self._named(QComboBox(), "unit", _HELP["unit"])
-        self.unit.addItems(list(UNITS))
+        self.score = self._choice("score", _HELP["score"], _SCORES)
+        self.split = self._choice("split", _HELP["split"], _SPLITS)
+        self.unit = self._choice("unit", _HELP["unit"], UNITS)
         self.delta = self._named(PercentBox(), "delta", _HELP["delta"])
         self.delta.setRange(0.01, 0.5)
         self.delta.setValue(CalibrationSettings().delta)
-        self.groups = self._named(QSpinBox(), "groups", calibration["groups"])
-        self.groups.setRange(0, 40)
-        self.groups.setSpecialValueText("all together")
+        self.groups = self._number("groups", calibration["groups"], 0, 40, lowest="all together")
         self.has_minimum = self._named(QCheckBox(), "has_minimum", calibration["minimum"])
-        self.saturation = self._named(QDoubleSpinBox(), "saturation", train["saturation"])
-        self.saturation.setRange(_NEVER, 1e9)
-        self.saturation.setDecimals(4)
-        self.saturation.setSpecialValueText("never")
-        self.saturation.setValue(_NEVER)
-        self.minimum = self._named(QDoubleSpinBox(), "minimum", calibration["minimum"])
-        self.minimum.setRange(-1e9, 1e9)
-        self.minimum.setDecimals(4)
+        self.minimum = self._number("minimum", calibration["minimum"], -1e9, 1e9, decimals=4)
         self.minimum.setEnabled(False)
-        self.learning = LearningFields(self._named)
+
+    def _advanced(self) -> QWidget:
+        """Return the settings that most people leave alone, folded."""
+        self._make_training()
+        self._make_calibration()
         inside = QWidget()
         form = QFormLayout(inside)
         form.setContentsMargins(0, 0, 0, 0)
