@@ -94,7 +94,7 @@ def calibrate_steps(
             view = seen_by(model, image_for(model, pair.noisy, pair.axes))
         if pair.clean is not None or groups is None:
             _need_groups(scores, groups)
-            learned, scores = yield from _scores_on(model, pair, settings, compute)
+            learned, scores = yield from _scores_on_steps(model, pair, settings, compute)
         else:
             need_same(view, scores.held_out)
     tokens = model.tokens
@@ -103,7 +103,7 @@ def calibrate_steps(
         scores = _in_mask(scores, over_space(groups, axes))
     else:
         count = settings.calibration.groups
-        scores, tokens = yield from _in_tokens(model, scores, view, groups, count, compute)
+        scores, tokens = yield from _in_tokens_steps(model, scores, view, groups, count, compute)
     calibrated = yield from calibrated_steps(learned, scores, settings, model.calibrated.locks)
     given = {"noisy": None, "clean": None, "valid": None, "groups": groups if mask else None}
     if pair is not None:
@@ -191,7 +191,7 @@ def _measured_steps(
     return Scores(held_out=held_out, block_px=block_px, covers=covers, notes=notes, noise=noise)
 
 
-def _scores_on(
+def _scores_on_steps(
     model: Model, pair: Pair, settings: EnsembleSettings, compute: Compute
 ) -> Step[tuple[Learned, Scores]]:
     """Return the scores of other images, of which all pixels calibrate together; a step."""
@@ -314,7 +314,7 @@ def _need_groups(scores: Scores, groups: Any) -> None:
         )
 
 
-def _in_tokens(
+def _in_tokens_steps(
     model: Model, scores: Scores, view: View | None, groups: int | None, count: int, compute: Compute
 ) -> Step[tuple[Scores, TokenModel | None]]:
     """Return the scores with pixels grouped by ``count`` tokens, or as before; a step."""

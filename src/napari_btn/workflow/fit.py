@@ -178,7 +178,7 @@ def fit_steps(
         origin, lesson, blueprint, train, settings, compute, resume=resume, preview_every=preview_every
     )
     asked, settings = settings, replace(settings, members=len(trained.members))
-    provenance = yield from _provenance(scenes, plan, settings, before)
+    provenance = yield from _provenance_steps(scenes, plan, settings, before)
     provenance |= {"patches": {"count": count, "sides_px": list(sides)}, "start": start}
     if pair.noise_model is not None:
         provenance["noise_model"] = pair.noise_model.to_dict()
@@ -361,7 +361,7 @@ def train_members_steps(
     )
 
 
-def _provenance(
+def _provenance_steps(
     scenes: Scenes, plan: Plan, settings: EnsembleSettings, before: View | None
 ) -> Step[dict[str, Any]]:
     """Return version, settings and fingerprints, JSON-ready; a step."""

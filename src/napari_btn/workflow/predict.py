@@ -231,9 +231,9 @@ def _maps(
         sizes = {"quantiles": (len(levels), *shape)}
         yield {name: np.empty(sizes.get(name, shape), np.float32) for name in names}
         return
-    from napari_btn.core.inference.run import written_steps
+    from napari_btn.core.inference.run import tile_strides_of
 
-    inner = written_steps(model.blueprint, seen.space, compute.tiles)
+    inner = tile_strides_of(model.blueprint, seen.space, compute.tiles)
     with zarr_maps(
         out.path,
         (*names, "width"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from napari_btn.core.inference.tiles import plan_tiles, tile_steps
+from napari_btn.core.inference.tiles import plan_tiles, tile_strides
 
 SHAPES = st.lists(st.integers(1, 23), min_size=1, max_size=3)
 
@@ -108,7 +108,7 @@ def test_sizes_that_do_not_fit_the_shape_are_refused():
 
 @given(st.lists(st.integers(1, 90), min_size=1, max_size=3), st.integers(1, 40), st.integers(0, 9))
 def test_every_tile_fills_a_chunk_of_its_step(shape, tile, halo):
-    steps = tile_steps(shape, tile, (halo,) * len(shape))
+    steps = tile_strides(shape, tile, (halo,) * len(shape))
     filled = set()
     for part in plan_tiles(shape, tile, halo):
         for w, step, n in zip(part.write, steps, shape, strict=True):

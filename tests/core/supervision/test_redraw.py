@@ -6,8 +6,7 @@ import pytest
 from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.settings import TrainSettings
-from napari_btn.core.supervision.redraw import NoiseRedraw
-from napari_btn.core.supervision.redraw import against_overfitting as steps_against_overfitting
+from napari_btn.core.supervision.redraw import NoiseRedraw, against_overfitting_steps
 
 MANY = TrainSettings(steps=1000, batch_size=4, patch_px=16)
 
@@ -30,7 +29,7 @@ def whole(scenes):
 
 
 def against_overfitting(*given):
-    steps = steps_against_overfitting(*given)
+    steps = against_overfitting_steps(*given)
     while True:
         try:
             next(steps)

@@ -29,7 +29,7 @@ WITHOUT = {
     ("core/supervision/thinning.py", "covers"): "says what a noisy target means",
     ("core/evaluation/report.py", "_kind_notes"): "says which images check intervals of noisy values",
     ("core/training/card.py", "note"): "says what was done",
-    ("core/training/card.py", "advance"): "says what was done",
+    ("core/training/card.py", "advance_steps"): "says what was done",
     ("core/training/processes.py", "_warn"): "gets its sentence from elsewhere",
     ("core/training/plan.py", "plan_network"): "says what was done",
     ("core/training/tuning.py", "_unchanged"): "says what was done",

@@ -99,7 +99,7 @@ def read_noise_frames_steps(
     source = _source(view, filled)
     inside, drift = mask, (0,) * view.ndim
     if source != "image" and min(filled.shape[2:]) >= 32:
-        filled, inside, drift = yield from _aligned(filled, mask, found.broken)
+        filled, inside, drift = yield from _aligned_steps(filled, mask, found.broken)
     return NoiseFrames(filled, inside, source, drift, found, view.space_axes, part)
 
 
@@ -153,7 +153,7 @@ def _coarse(image: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(cut.mean((-3, -1), dtype=np.float64))
 
 
-def _aligned(
+def _aligned_steps(
     stack: NDArray[np.float32], mask: NDArray[np.bool_], broken: NDArray[np.bool_]
 ) -> Step[tuple[NDArray[np.float32], NDArray[np.bool_], tuple[int, ...]]]:
     """Return frames moved by whole pixels, so that noise stays independent, where they overlap, and the drift."""

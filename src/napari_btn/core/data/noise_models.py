@@ -27,6 +27,9 @@ _CORRELATED_IMAGE = 0.25  # the same for one image, where texture gives up to 0.
 _SUMMED = 25.0  # up to so many expected counts, Poisson and read-out noise are convolved exactly
 
 
+_LATER: Any = None  # a value that __post_init__ sets
+
+
 @dataclass(frozen=True, eq=False)
 class NoiseModel:
     """Noise of each channel: counting, read-out, gain, offset, digitisation, excess and correlation.
@@ -65,16 +68,16 @@ class NoiseModel:
     """
 
     gain: NDArray[np.float64]
-    offset: NDArray[np.float64] = None  # type: ignore[assignment]
-    read_sd: NDArray[np.float64] = None  # type: ignore[assignment]
-    fano: NDArray[np.float64] = None  # type: ignore[assignment]
-    correlation: NDArray[np.float64] = None  # type: ignore[assignment]
-    excess: NDArray[np.float64] = None  # type: ignore[assignment]
-    multiplicative: NDArray[np.float64] = None  # type: ignore[assignment]
-    step: NDArray[np.float64] = None  # type: ignore[assignment]
-    saturation: NDArray[np.float64] = None  # type: ignore[assignment]
-    gain_se: NDArray[np.float64] = None  # type: ignore[assignment]
-    fano_se: NDArray[np.float64] = None  # type: ignore[assignment]
+    offset: NDArray[np.float64] = _LATER
+    read_sd: NDArray[np.float64] = _LATER
+    fano: NDArray[np.float64] = _LATER
+    correlation: NDArray[np.float64] = _LATER
+    excess: NDArray[np.float64] = _LATER
+    multiplicative: NDArray[np.float64] = _LATER
+    step: NDArray[np.float64] = _LATER
+    saturation: NDArray[np.float64] = _LATER
+    gain_se: NDArray[np.float64] = _LATER
+    fano_se: NDArray[np.float64] = _LATER
     source: str = "given"
     curve: tuple[NDArray[np.float64], ...] = field(default=())
     recorded: tuple[Recorded, ...] = ()

@@ -20,7 +20,7 @@ from napari_btn.core.compute.pool import (
     process_pool,
     slots,
 )
-from napari_btn.core.inference.tiles import Tile, plan_tiles, tile_steps
+from napari_btn.core.inference.tiles import Tile, plan_tiles, tile_strides
 from napari_btn.core.networks.family import Blueprint, Member, Networks, build_trained
 from napari_btn.core.progress import Note, Progress
 
@@ -37,7 +37,7 @@ __all__ = [
     "TileQuantiles",
     "loaded",
     "tile_quantiles",
-    "written_steps",
+    "tile_strides_of",
 ]
 
 # Input pixels of a tile: a third of a second for a member, and little memory. Tiles of volumes take a few
@@ -85,7 +85,7 @@ def tile_side(settings: TileSettings, halo: int, ndim: int, pixels: int | None =
     return max(settings.tile_px or round((pixels or _TILE_PIXELS[ndim]) ** (1 / ndim)), 3 * halo)
 
 
-def written_steps(blueprint: Blueprint, space: Sequence[int], settings: TileSettings) -> tuple[int, ...]:
+def tile_strides_of(blueprint: Blueprint, space: Sequence[int], settings: TileSettings) -> tuple[int, ...]:
     """Return the distance in pixels of the tiles of a prediction along each space axis.
 
     Parameters
@@ -97,7 +97,7 @@ def written_steps(blueprint: Blueprint, space: Sequence[int], settings: TileSett
     """
     halo = _halo(blueprint, settings)
     side = tile_side(settings, max(halo), len(space))
-    return tile_steps(space, side, halo, blueprint.alignment_px)
+    return tile_strides(space, side, halo, blueprint.alignment_px)
 
 
 def _halo(blueprint: Blueprint, settings: TileSettings) -> tuple[int, ...]:

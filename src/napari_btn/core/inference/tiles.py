@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Tile", "plan_tiles", "tile_steps"]
+__all__ = ["Tile", "plan_tiles", "tile_strides"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def plan_tiles(
     ]
 
 
-def tile_steps(shape: Sequence[int], tile: int, halo: Sequence[int], alignment: int = 1) -> tuple[int, ...]:
+def tile_strides(shape: Sequence[int], tile: int, halo: Sequence[int], alignment: int = 1) -> tuple[int, ...]:
     """Return the distance of the tiles of a whole image along each axis, in pixels.
 
     Chunks of this size are each written once.

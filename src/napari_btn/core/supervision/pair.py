@@ -98,13 +98,13 @@ class PairSupervision:
     ) -> Step[tuple[TrainSettings, Lesson]]:
         """Return noisy and clean patches, and settings with fewer steps if the image is small; a step."""
         # scipy, which takes a while to load, is not needed to list the ways of learning
-        from napari_btn.core.supervision.redraw import against_overfitting
+        from napari_btn.core.supervision.redraw import against_overfitting_steps
 
         del settings
         if scenes.noisy.series is not None:
             # noise of single pixels can't be drawn again in frames that move
             return within_passes(train, boxes), Lesson(scenes, tuple(boxes), tuple(validation))
-        train, redraw = yield from against_overfitting(scenes, boxes, train)
+        train, redraw = yield from against_overfitting_steps(scenes, boxes, train)
         patch = None if redraw is None else redraw.patch
         return train, Lesson(scenes, tuple(boxes), tuple(validation), patch)
 

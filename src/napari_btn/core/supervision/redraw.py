@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import TrainSettings
 
-__all__ = ["NoiseRedraw", "against_overfitting"]
+__all__ = ["NoiseRedraw", "against_overfitting_steps"]
 
 _ALIKE = 24  # similar pixels to draw from
 _SHARE = 0.7  # share of patches with new noise; the others keep their noise and its correlation
@@ -112,7 +112,7 @@ def _warped(at: NDArray[np.int64], shape: tuple[int, ...], rng: np.random.Genera
     return np.minimum(around, period - 1 - around)
 
 
-def against_overfitting(
+def against_overfitting_steps(
     scenes: Scenes, boxes: Sequence[Box], train: TrainSettings
 ) -> Step[tuple[TrainSettings, NoiseRedraw | None]]:
     """Return settings and a noise redraw that prevent overfitting of a small image; a step.
@@ -135,13 +135,13 @@ def against_overfitting(
     allowed = max(round(train.passes * pixels / batch), _FEWEST_STEPS)
     if train.steps <= allowed:
         return train, None
-    redraw, correlation = yield from _alike(scenes, boxes)
+    redraw, correlation = yield from _alike_steps(scenes, boxes)
     if correlation > _CORRELATED:
         return replace(train, steps=allowed), None
     return replace(train, steps=min(train.steps, _LONGER * allowed)), redraw
 
 
-def _alike(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, float]]:
+def _alike_steps(scenes: Scenes, boxes: Sequence[Box]) -> Step[tuple[NoiseRedraw, float]]:
     """Return the similar pixels, and the largest lag-1 correlation of the noise; a step."""
     noisy = [scenes.read_noisy(b.scene, b.slices) for b in boxes]
     clean = [scenes.read_clean(b.scene, b.slices) for b in boxes]

@@ -211,7 +211,7 @@ class _Together:
             self.preview.offset,
         )
 
-    def start(self, runs: Sequence[Run]) -> Step[None]:
+    def start_steps(self, runs: Sequence[Run]) -> Step[None]:
         """Initialise members that have no state yet."""
         for run in runs:
             if run.state is None:
@@ -221,7 +221,7 @@ class _Together:
                     self.trainer.blueprint, self.trainer.scaling, run.member, run.attempt, x, y
                 )
 
-    def advance(self, runs: Sequence[Run], stop: int) -> Step[None]:
+    def advance_steps(self, runs: Sequence[Run], stop: int) -> Step[None]:
         """Train members up to a step, drawing the next batches while the device computes."""
         trainer = self.trainer
         states = [run.state for run in runs if run.state is not None]
@@ -275,15 +275,15 @@ class _Together:
         for run, state in zip(runs, group.read(), strict=True):
             run.state = state
 
-    def through(self, runs: Sequence[Run]) -> Step[list[Run]]:
+    def through_steps(self, runs: Sequence[Run]) -> Step[list[Run]]:
         """Train members to the end; a step that returns those that have to be trained again."""
-        yield from self.start(runs)
+        yield from self.start_steps(runs)
         again: list[Run] = []
         for stop in self.trainer.stops(runs[0].settings):
             on = [run for run in runs if run not in again]
             on = [run for run in on if run.state is not None and run.state.step < stop]
             if on:
-                yield from self.advance(on, stop)
+                yield from self.advance_steps(on, stop)
             for run in on:
                 self.trainer.arrive(run)
                 self.look(run)
@@ -351,7 +351,7 @@ def train_together_steps(
             now = now[: ladder.count]
             waiting = [run for run in waiting if run not in now]
             try:
-                waiting = (yield from work.through(now)) + waiting
+                waiting = (yield from work.through_steps(now)) + waiting
             except RuntimeError as error:
                 if not lacks_memory(error):
                     raise
