@@ -145,7 +145,9 @@ def _with_places(made: Repeated, step: Mapping[str, Any]) -> Repeated:
         known = with_files(made.prediction.provenance, files)
         return replace(made, prediction=replace(made.prediction, provenance=known))
     if made.tokens is not None:
-        return replace(made, tokens=replace(made.tokens, provenance=with_files(made.tokens.provenance, files)))
+        return replace(
+            made, tokens=replace(made.tokens, provenance=with_files(made.tokens.provenance, files))
+        )
     learned = made.model.learned
     learned = replace(learned, provenance=with_files(learned.provenance, files))
     return replace(made, model=replace(made.model, learned=learned))

@@ -90,7 +90,7 @@ def test_wrong_axes_are_refused(axes, ndim, words):
 
 
 def test_rows_named_channels_are_refused_with_the_axes_to_give():
-    with pytest.raises(ValueError, match='160 channels of 3 x 96 px of noisy .* such as axes "CYX"'):
+    with pytest.raises(ValueError, match=r'160 channels of 3 x 96 px of noisy .* such as axes "CYX"'):
         View(image(0, 3, 96, 160), "YXC", "noisy")
     with pytest.raises(ValueError, match='such as axes "CZYX"'):
         View(image(0, 2, 30, 40, 50), "ZYXC", "noisy")
