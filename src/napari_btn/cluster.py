@@ -1,4 +1,4 @@
-"""Execution on the workers of a dask scheduler, with the same results as on one machine."""
+"""Execution on the workers of a dask scheduler, with the same results as on one machine of their kind."""
 
 from __future__ import annotations
 

@@ -102,7 +102,7 @@ class Denoiser:
         What members learn from: "pair" (a noisy and a clean image), "noise2noise" (noisy repeats), "noise2void"
         (noisy images alone), "thinning" (counts alone) or "simulation" (clean images and a noise model).
     seed : int
-        The same seed, data and settings give the same pixels on the CPU.
+        The same seed, data and settings give the same pixels on the same kind of CPU.
     device : str
         "auto", "cpu", "cuda", "cuda:1" or "mps": where members train and predict. "auto" is the first
         NVIDIA card, else the CPU.

@@ -126,7 +126,7 @@ class Variational:
         settings : VariationalSettings, optional
         channel_names : sequence of str, optional
         seed : int
-            The same seed, data and settings give the same model on the CPU.
+            The same seed, data and settings give the same model on the same kind of CPU.
         device : str
             "auto", "cpu", "cuda", "cuda:1" or "mps".
 

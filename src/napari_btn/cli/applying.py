@@ -240,11 +240,11 @@ def evaluate(model: Model, files: PairFiles, as_json: bool, html: Path | None, f
     repaired = None if detector is None else sound_view(denoiser.model, pair.views.noisy)
     if drain(was_trained_on_steps(denoiser.model, pair.views, repaired)):
         say(
-            "Note: the networks were trained on a part of this image, so the figures are better than on a "
+            "Note: the networks were trained on a part of this image, so the figures may be better than on a "
             "new image; see napari-btn info."
         )
     elif copies := drain(copies_in_steps(denoiser.model, pair.views, also=repaired)):
-        say(f"Note: {copies} So the figures are better than on a new image.")
+        say(f"Note: {copies} So the figures may be better than on a new image.")
     say_notes(report.warnings)
     click.echo(json.dumps(report.to_dict()) if as_json else table(report))
     if html is not None:

@@ -171,7 +171,9 @@ device_option = click.option(
 steps_option = click.option(
     "--steps", type=click.IntRange(1), help="Training steps per member; default: the preset's."
 )
-seed_option = click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same result.")
+seed_option = click.option(
+    "--seed", type=int, default=0, show_default=True, help="Same seed, same result on the same kind of CPU."
+)
 scheduler_option = click.option(
     "--scheduler",
     metavar="ADDRESS",

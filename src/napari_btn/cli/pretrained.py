@@ -94,7 +94,9 @@ class _Pretraining:
     show_default=True,
     help="white, correlated or mixed: noise of all levels; or a file of `napari-btn noise`, in the units of CLEAN.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same networks.")
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Same seed, same networks on the same kind of CPU."
+)
 @click.option("--resume", is_flag=True, help="Continue from the members that an interrupted run kept.")
 @force_option
 @gathered(target=Target, chosen=_Pretraining)

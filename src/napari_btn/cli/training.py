@@ -181,7 +181,7 @@ class Training:
 @click.option(
     "--bias-free",
     is_flag=True,
-    help="Networks without additive constants, which also work at other noise levels.",
+    help="Networks without additive constants, for images with other noise levels than the training.",
 )
 @steps_option
 @click.option(

@@ -578,7 +578,7 @@ class EnsembleSettings:
         Data that members learn from: "pair" (a noisy and a clean image), "noise2noise" (repeats),
         "noise2void" (single images), "thinning" (counts) or "simulation" (clean images and a noise model).
     seed : int
-        The same seed, data and settings give the same pixels on the CPU.
+        The same seed, data and settings give the same pixels on the same kind of CPU.
     network, train, calibration, tiles, supervision_settings : settings
         Settings of the stages.
     """

@@ -106,7 +106,7 @@ def report_page(
     if report.group_coverage.size:
         parts.append(_groups(report))
     if report.pit.size and not np.isnan(report.pit).all():
-        text = "Where the truth falls in the predicted distribution, before calibration. Flat is right; a hump in "
+        text = "Where the target falls in the predicted distribution, before calibration. Flat is right; a hump in "
         text += "the middle means too wide, high ends mean too narrow, and a slope means a bias."
         parts.append(_figure(reports.places(report), text))
     if prediction is not None:

@@ -1,4 +1,4 @@
-"""Repetition of the steps of a recipe on the same images, bit by bit the same on the CPU."""
+"""Repetition of the steps of a recipe on the same images, bit by bit the same on the same kind of CPU."""
 
 from __future__ import annotations
 

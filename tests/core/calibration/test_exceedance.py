@@ -312,8 +312,7 @@ def test_the_caption_says_what_is_true():
         "P(Fe > 0.25 of a long exposure): calibrated on 40 held-out blocks, so that its sum is about their area where"
     )
     assert (
-        "not over the flagged ones. Of those with a signal close to the threshold about half are right"
-        in text
+        "not over the flagged ones. Of those with a signal close to the threshold most can be wrong" in text
     )
     assert text.endswith("to aim at a share of wrong claims, select a set.")
     assert "half" not in fitted.caption(0.25)

@@ -171,7 +171,7 @@ def _limits(blocks: _Sums, figures: NDArray[np.float64], window: _Sums, level: f
 
 def _note(figure: str, name: str, window: _Sums, limits: tuple[float, float], found: float) -> Note:
     """Return the note on a figure beyond its limits."""
-    sure = f"about {100 * (1 - DOSE_LEVEL):g} of 100 windows like the held-out blocks"
+    sure = f"about {100 * (1 - DOSE_LEVEL):g} of 100 windows like the held-out blocks should"
     if figure == "off":
         wanted, error = max(float(window.wanted[0]), 0), float(window.error()[0])
         low, high = (max((wanted + _HALF) * float(np.exp(limit * error)) - _HALF, 0) for limit in limits)

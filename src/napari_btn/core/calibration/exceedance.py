@@ -191,8 +191,8 @@ class Exceedance:
         if confidence is not None:
             parts.append(
                 f"Flagged at {100 * confidence:.3g} % confidence: on average over all pixels, not over the "
-                "flagged ones. Of those with a signal close to the threshold about half are right; to aim at "
-                "a share of wrong claims, select a set."
+                "flagged ones. Of those with a signal close to the threshold most can be wrong; to aim at a share of "
+                "wrong claims, select a set."
             )
         return f"{' '.join(parts)}{noisy_sentence(covers)}"
 

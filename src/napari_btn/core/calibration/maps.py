@@ -91,8 +91,8 @@ MAP_KINDS = (
         "P(> t)",
         "viridis",
         "probability",
-        "Probability that the signal exceeds the threshold (after learning from noisy targets, that a noisy value "
-        "does); follows the slider; its sum estimates the area.",
+        "Estimated probability that the signal exceeds the threshold (after learning from noisy targets, that a noisy "
+        "value does); follows the slider; its sum estimates the area.",
         "threshold",
     ),
     MapKind(

@@ -274,7 +274,7 @@ def _split_painted(scenes: Scenes, rf_px: int, regions: NDArray[Any]) -> Split:
             f"to each side, so {rf_px} px at least must lie between. Erase a strip, or use smaller dilations."
         )
     if gap < 2 * rf_px:
-        text = f"Painted areas are {gap} px apart; {2 * rf_px} px, two receptive fields, would be safe."
+        text = f"Painted areas are {gap} px apart; {2 * rf_px} px, two receptive fields, are advised."
         notes.append(Note("amber", text))
     if max(moved) and gap < rf_px + max(moved):
         notes.append(_travel_note(max(moved), scenes.noisy.space_axes[int(np.argmax(moved))]))

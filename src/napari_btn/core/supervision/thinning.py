@@ -112,7 +112,7 @@ class Thinning(PairSupervision):
     help = "Images of plain counts (Poisson, gain 1), whose halves are independent."
     shown: Literal["median", "mean"] = "mean"
     because = (
-        "The values are plain counts: the networks learn to predict a random half of them from the other "
+        "The values look like plain counts: the networks learn to predict a random half of them from the other "
         "half."
     )
     rank, alone, windows = 2, True, False
@@ -216,7 +216,7 @@ class Thinning(PairSupervision):
         del noise, channel_names, scenes
         text = (
             "Calibrated on thinned counts: intervals aim to cover twice the counts of a repeat at half the dose; a "
-            "repeat at the full dose lies inside more often. How often they cover the clean signal was not measured. A "
+            "repeat at the full dose, and usually the clean signal, lie inside more often. A "
             "prediction averages several thinnings, and calibration uses one, so intervals may be a little too "
             f"wide in this field. Of few counts they are less exact, and other fields differ. {AGAINST_NOISY}"
         )

@@ -189,7 +189,7 @@ def _value_notes(scenes: Scenes, parts: Split, seed: int) -> tuple[Note, ...]:
         text = (
             f"{100 * beyond[worst]:.0f} % of the held-out clean values of "
             f"{names_in_text(scenes.channel_names, [worst])} are outside the range of the training part "
-            f"({low[worst, 0]:.3g} to {high[worst, 0]:.3g}). Networks don't know them, and intervals will be "
+            f"({low[worst, 0]:.3g} to {high[worst, 0]:.3g}). Networks don't know them, and intervals can be "
             "too wide everywhere else. Bring some of them into the training part: by a checkerboard, painted "
             "parts, or another scene."
         )

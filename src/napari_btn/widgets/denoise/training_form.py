@@ -104,7 +104,7 @@ _HELP = {
     "delta": "Share of new images that may be covered less, or probability of a lower coverage.",
     "score": "How intervals are widened to reach the coverage: equally on both sides (symmetric), each side on its "
     "own (asymmetric), or in proportion to the predicted width (scaled).",
-    "seed": "The same seed, data and settings give the same pixels on the CPU.",
+    "seed": "The same seed, data and settings give the same pixels on the same kind of CPU.",
 }
 
 

@@ -98,7 +98,7 @@ class DenoiseView(QWidget):
         self.estimate.setObjectName("estimate")
         self.estimate.setWordWrap(True)
         self.estimate.setToolTip(
-            "Time and memory that training will take on this machine, within a factor of two."
+            "Rough estimate of the time and memory that training will take on this machine."
         )
         self.progress = ProgressPanel()
         self.message = NoteLabel(self._theme, "message")

@@ -64,7 +64,7 @@ class TokensView(QWidget):
         self.refit.setAccessibleName("Learn the tokens again")
         self.refit.setToolTip(
             "Learn new tokens from this image. Otherwise the tokens that are stored with the networks (their "
-            "palette) are used, so that a token means the same in every image."
+            "palette) are used, so that the tokens of all images are the same clusters."
         )
         self.method = combo_box(
             "method",

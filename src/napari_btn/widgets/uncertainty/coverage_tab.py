@@ -145,7 +145,7 @@ class CoverageTab:
             elif prediction.covers not in NOISY_TARGETS:
                 text = f"{text} Of a noisier image fewer lie inside, even where the intervals are right."
             if trained:
-                text = f"{text} The networks were trained on a part of this field, so more lie inside than in others."
+                text += " The networks were trained on a part of this field, so more may lie inside than in others."
             self._view.second_note.say(("info", text))
 
         def failed(error: Exception) -> None:
