@@ -118,7 +118,7 @@ def test_a_channel_without_a_signal_is_named():
 @pytest.mark.parametrize(
     ("shape", "axes", "words"),
     [
-        ((40, 96, 128), "YXC", "the image of 40 x 96 x 128 has 128 channels"),
+        ((64, 96, 40), "YXC", "the image of 64 x 96 x 40 has 40 channels"),
         ((33, 128, 96), "CYX", "has 33 channels"),
         ((3, 96, 128), "ZYX", "the image of 3 x 96 x 128 is a volume of 3 planes"),
         ((32, 128, 96), "CYX", None),
