@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
     from napari_btn.core.evaluation.report import Report
 
-__all__ = ["Demo", "no_window", "run_demo", "show_demo", "write_demo"]
+__all__ = ["no_window", "run_demo", "show_demo", "write_demo"]
 
 _SIZE = (256, 512)  # height and width of the simulated fields, in pixels
 
 
 @dataclass(frozen=True, eq=False)
-class Demo:
+class _Demo:
     """The results of a run of the demo.
 
     Parameters
@@ -60,7 +60,7 @@ class Demo:
     losses: tuple[tuple[int, int, float], ...]
 
 
-def run_demo(members: int, seed: int) -> Demo:
+def run_demo(members: int, seed: int) -> _Demo:
     """Run the demo, with progress on stderr and numbers on stdout.
 
     Parameters
@@ -72,7 +72,7 @@ def run_demo(members: int, seed: int) -> Demo:
 
     Returns
     -------
-    Demo
+    _Demo
         All results.
     """
     pair = samples.edx(seed=seed, size=_SIZE)
@@ -106,15 +106,15 @@ def run_demo(members: int, seed: int) -> Demo:
     click.echo("Correlation with the truth of the second field, noisy -> median:")
     for name, noisy, median in zip(names, before, report.correlation, strict=True):
         click.echo(f"  {name}  {noisy:.3f} -> {median:.3f}")
-    return Demo(pair, denoiser, prediction, report, before, tuple(losses))
+    return _Demo(pair, denoiser, prediction, report, before, tuple(losses))
 
 
-def write_demo(demo: Demo, folder: Path) -> None:
+def write_demo(demo: _Demo, folder: Path) -> None:
     """Write layers, bundle, report and pictures; replace those of an earlier demo.
 
     Parameters
     ----------
-    demo : Demo
+    demo : _Demo
         The results.
     folder : Path
         An existing folder.
@@ -145,12 +145,12 @@ def write_demo(demo: Demo, folder: Path) -> None:
         _write_pictures(demo, folder)
 
 
-def show_demo(demo: Demo) -> None:
+def show_demo(demo: _Demo) -> None:
     """Open napari with the pair, its maps and the Denoise dock, until the window is closed.
 
     Parameters
     ----------
-    demo : Demo
+    demo : _Demo
         The results.
     """
     from napari_btn.widgets.viewer import open_result
@@ -173,7 +173,7 @@ def no_window() -> str:
     return ""
 
 
-def _write_pictures(demo: Demo, folder: Path) -> None:
+def _write_pictures(demo: _Demo, folder: Path) -> None:
     """Write the pictures as PNG."""
     from napari_btn import plots
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import TrainSettings
     from napari_btn.core.supervision.patches import Lesson
 
-__all__ = ["Origin", "Warmth", "origin_of", "warm_steps"]
+__all__ = ["Origin", "origin_of", "warm_steps"]
 
 _PIXELS = 32_768  # of the training part, on which pretrained members are matched
 _PERIOD_PX, _REPEATS = 40, 3  # longest period of a texture, and how often it must be seen
@@ -66,7 +66,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Warmth:
+class _Warmth:
     """The outcome of a look for pretrained members.
 
     Parameters
@@ -132,7 +132,7 @@ def _period_of(noisy: View) -> int:
 
 def warm_steps(
     origin: Origin, lesson: Lesson, blueprint: Blueprint, train: TrainSettings, members: int
-) -> Step[Warmth]:
+) -> Step[_Warmth]:
     """Return pretrained members in the units of the training part, those that fit it; a step.
 
     Of several priors, that whose first member has the least loss on the training part is taken. A member that is
@@ -151,7 +151,7 @@ def warm_steps(
         Number of members of the ensemble.
     """
     if not origin.priors:
-        return Warmth((), {"from": "scratch", "why": origin.why})
+        return _Warmth((), {"from": "scratch", "why": origin.why})
     from napari_btn.core.training.tasks import scaling_of
     from napari_btn.core.training.warm import settle_member
 
@@ -179,4 +179,4 @@ def warm_steps(
         "loss": [round(s.loss, 4) for s in settled],
         "other": {p.name: round(f.loss, 4) for p, f in zip(origin.priors, firsts, strict=True)},
     }
-    return Warmth(fit, record)
+    return _Warmth(fit, record)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]
     ]  # noisy, clean, pixels that count
 
-__all__ = ["Match", "match_of", "mismatch_notes", "same_field_notes"]
+__all__ = ["match_of", "mismatch_notes", "same_field_notes"]
 
 _SCENES, _CHANNELS, _PLANES = 8, 4, 16  # most that are compared
 _COMPARED = 1_000_000  # pixels of each image, about
@@ -46,7 +46,7 @@ _WHITE = 2.0  # most variance at twice the distance, relative to that of neighbo
 
 
 @dataclass(frozen=True)
-class Match:
+class _Match:
     """The agreement of a noisy and a clean image.
 
     Parameters
@@ -156,7 +156,7 @@ def same_field_notes(scenes: Scenes) -> tuple[Note, ...]:
     return (Note("amber", text),)
 
 
-def match_of(scenes: Scenes) -> Match | None:
+def match_of(scenes: Scenes) -> _Match | None:
     """Return how well noisy and clean go together; None for images that are too small to say.
 
     At most 8 scenes and 4 channels, and the middle of large images, are compared; the channel in which they are
@@ -190,7 +190,7 @@ def _some(count: int, most: int) -> list[int]:
     return [int(n) for n in np.unique(np.linspace(0, count - 1, most).round())]
 
 
-def _compared(pairs: Sequence[_One]) -> Match | None:
+def _compared(pairs: Sequence[_One]) -> _Match | None:
     """Compare one channel of several scenes; None if there is nothing to compare."""
     bands = [(_band(x, known), _band(y, known)) for x, y, known in pairs]
     power = np.sum([[np.square(x).sum(), np.square(y).sum()] for x, y in bands], axis=0)
@@ -209,7 +209,7 @@ def _compared(pairs: Sequence[_One]) -> Match | None:
     # sparse counts may look moved by a pixel, but a frame lies in its mean without a move
     at = [blocks] if not any(shift) else [blocks, _all_blocks(pairs, (0,) * len(shift))]
     flat = max((_flattest(b) for b in at if len(b)), key=lambda found: found[2])
-    return Match(
+    return _Match(
         correlation=near / float(np.sqrt(power.prod())),
         above_chance=abs(near) / max(far, 1e-30),
         noise=float((clean - shared) / max(noisy - shared, 1e-3 * noisy)),

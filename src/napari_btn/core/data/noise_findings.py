@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NoiseFindings", "Permit", "find_noise_steps"]
+__all__ = ["NoiseFindings", "find_noise_steps"]
 
 _FANO = 0.05  # a Fano factor may differ so much from 1; halves thinned at 1.1 correlate by 0.2
 _FANO_IMAGE = 0.12  # the same for one image, where texture adds to the variance
@@ -28,7 +28,7 @@ Model = TypeVar("Model", bound=NoiseModel)
 
 
 @dataclass(frozen=True)
-class Permit:
+class _Permit:
     """A verdict on one supervision.
 
     Attributes
@@ -72,46 +72,46 @@ class NoiseFindings(Generic[Model]):
         longest = self.model.correlation_px.max(0)
         return {a: 2 * int(n) + 1 for a, n in zip(self.frames.space_axes, longest, strict=True) if n}
 
-    def _thinning(self) -> Permit:
+    def _thinning(self) -> _Permit:
         """Return the verdict on thinning: counts that follow the Poisson law, at a gain of one, without offset."""
         for c in range(self.model.n_channels):
             if why := self._no_counts(c):
-                return Permit(False, f"{self._where(c)}{why}")
+                return _Permit(False, f"{self._where(c)}{why}")
         if self.mask_spans:
-            return Permit(
+            return _Permit(
                 False,
                 f"The noise is correlated {self._along()}; thinned counts would share it. "
                 "Use repeats, or Noise2Void with a mask.",
             )
         fano = ", ".join(f"{f:.2f}" for f in self.model.fano)
-        return Permit(True, f"The values are whole counts with a Fano factor of {fano}.")
+        return _Permit(True, f"The values are whole counts with a Fano factor of {fano}.")
 
-    def _noise2void(self) -> Permit:
+    def _noise2void(self) -> _Permit:
         """Return the verdict on Noise2Void with a plain mask: noise that is independent between pixels."""
         if spans := self.mask_spans:
             axes = _listed([a.lower() for a in spans])
-            return Permit(
+            return _Permit(
                 False,
                 f"The noise is correlated {self._along()}, so neighbours reveal the masked pixel; mask along "
                 f"{axes} as well ({_pixels(max(spans.values()))}).",
             )
-        return Permit(True, "No correlation of the noise between pixels was found.")
+        return _Permit(True, "No correlation of the noise between pixels was found.")
 
-    def _noise2noise(self) -> Permit:
+    def _noise2noise(self) -> _Permit:
         """Return the verdict on Noise2Noise: two or more frames of one field."""
         if self.frames.source == "image":
-            return Permit(
+            return _Permit(
                 False,
                 "Noise2Noise needs two frames of one field or more; take a second frame, or use Noise2Void"
                 + (" or thinning." if self._thinning().allowed else "."),
             )
         moved = max(self.frames.drift)
         if moved:
-            return Permit(True, f"There are repeats; they drift by {_pixels(moved)}, so align them first.")
-        return Permit(True, "There are repeats of one field.")
+            return _Permit(True, f"There are repeats; they drift by {_pixels(moved)}, so align them first.")
+        return _Permit(True, "There are repeats of one field.")
 
     @property
-    def permits(self) -> dict[str, Permit]:
+    def permits(self) -> dict[str, _Permit]:
         """Verdicts by the name of the supervision."""
         return {
             "noise2noise": self._noise2noise(),

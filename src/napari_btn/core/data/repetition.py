@@ -16,13 +16,13 @@ from napari_btn.core.data.image import middle_of_space
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Repetition", "repetition_of"]
+__all__ = ["repetition_of"]
 
 _SHARE = 0.3  # share of the central autocorrelation that a repeat must reach
 
 
 @dataclass(frozen=True)
-class Repetition:
+class _Repetition:
     """The period of an image and how far it holds.
 
     Parameters
@@ -37,7 +37,7 @@ class Repetition:
     reach_px: int
 
 
-def repetition_of(image: NDArray[np.float32]) -> Repetition | None:
+def repetition_of(image: NDArray[np.float32]) -> _Repetition | None:
     """Return the period of an image from its autocorrelation; None if it does not repeat.
 
     The centre of the autocorrelation is left out, because it holds the noise of single pixels.
@@ -62,7 +62,7 @@ def repetition_of(image: NDArray[np.float32]) -> Repetition | None:
     ]
     if centre <= 0 or len(peaks) < 2:
         return None
-    return Repetition(peaks[0], peaks[-1])
+    return _Repetition(peaks[0], peaks[-1])
 
 
 def _strongest(image: NDArray[np.float32]) -> NDArray[np.float64]:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
     from napari_btn.core.settings import VariationalSettings
 
-__all__ = ["Ladder", "Passed"]
+__all__ = [
+    "Ladder",
+]
 
 _LEAST_SD = 1e-3  # of a latent variable
 _UNIT = 0.5413  # softplus of it is one
@@ -29,7 +31,7 @@ _RESIDUAL = 0.3  # size of a block's change at the start
 
 
 @dataclass(frozen=True)
-class Passed:
+class _Passed:
     """A pass of images through the ladder.
 
     Parameters
@@ -160,7 +162,7 @@ class Ladder(nn.Module):
         assert self.write.bias is not None
         self.write.bias.copy_(bias)
 
-    def forward(self, x: torch.Tensor, noise: Sequence[torch.Tensor]) -> Passed:
+    def forward(self, x: torch.Tensor, noise: Sequence[torch.Tensor]) -> _Passed:
         """Draw latent variables of images, and return their signal.
 
         Parameters
@@ -174,7 +176,7 @@ class Ladder(nn.Module):
 
     def decode(
         self, found: Sequence[torch.Tensor], noise: Sequence[torch.Tensor], space: Sequence[int]
-    ) -> Passed:
+    ) -> _Passed:
         """Draw latent variables of encoded images, and return their signal.
 
         Parameters
@@ -208,7 +210,7 @@ class Ladder(nn.Module):
             self._column(self.floor) + scale * F.softplus(made),
             self._column(self.loc) + scale * made,
         )
-        return Passed(cut(signal, [slice(0, n) for n in space]), tuple(kl))
+        return _Passed(cut(signal, [slice(0, n) for n in space]), tuple(kl))
 
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return what the encoder sees at each level, (B, width, *cells), finest first.

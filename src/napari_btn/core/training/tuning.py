@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import AdaptSettings
 
-__all__ = ["Signal", "Tuned", "tune_steps"]
+__all__ = ["Signal", "tune_steps"]
 
 _YIELD_S = 0.3
 _SEED_USE = 7  # use of a member's seed, see `member_rng`
@@ -62,7 +62,7 @@ class Signal:
 
 
 @dataclass(frozen=True, eq=False)
-class Tuned:
+class _Tuned:
     """Members adapted to an image.
 
     Parameters
@@ -92,7 +92,7 @@ def tune_steps(
     noise_model: NoiseModel | None = None,
     device: str = "cpu",
     seed: int = 0,
-) -> Step[Tuned]:
+) -> Step[_Tuned]:
     """Tune the gains of each member on a noisy image; a step.
 
     All else stays as it was trained. Some patches are only looked at: a member keeps the gains that are best there,
@@ -149,7 +149,7 @@ def tune_steps(
         members.append(replace(member, weights=tuner.folded(member)))
     kept = (_unchanged(unchanged, len(members)),) if unchanged else ()
     yield Progress(total, total, "Adapted")
-    return Tuned(tuple(members), losses, gains, kept)
+    return _Tuned(tuple(members), losses, gains, kept)
 
 
 def _unchanged(numbers: list[int], members: int) -> Note:

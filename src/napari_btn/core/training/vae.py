@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import VariationalSettings
 
-__all__ = ["TrainedLadder", "log_likelihood", "train_ladder_steps", "training_cost"]
+__all__ = ["log_likelihood", "train_ladder_steps", "training_cost"]
 
 _YIELD_S = 0.3
 _STEP = 0.02  # of a derivative by the signal, in standard deviations of the noise
@@ -34,7 +34,7 @@ _SCALED_ON = 16  # patches that scaling is measured on
 
 
 @dataclass(frozen=True, eq=False)
-class TrainedLadder:
+class _TrainedLadder:
     """Result of a training.
 
     Parameters
@@ -98,7 +98,7 @@ def log_likelihood(signal: torch.Tensor, observed: torch.Tensor, noise_model: No
 
 def train_ladder_steps(
     view: View, noise_model: NoiseModel, settings: VariationalSettings, *, seed: int = 0, device: str = "cpu"
-) -> Step[TrainedLadder]:
+) -> Step[_TrainedLadder]:
     """Train a ladder on a noisy image; a step.
 
     Parameters
@@ -212,13 +212,13 @@ class _Trainer:
         told, self._told = self._told, step
         return tuple((0, k, -self.bounds[k]) for k in range(told, step))
 
-    def trained(self) -> TrainedLadder:
+    def trained(self) -> _TrainedLadder:
         """Return weights, bounds and divergences."""
         last = self.divergences[-max(len(self.divergences) // 10, 1) :]
         weights = {
             n: v.detach().cpu().contiguous().numpy().copy() for n, v in self.ladder.state_dict().items()
         }
-        return TrainedLadder(weights, tuple(self.bounds), tuple(np.mean(last, 0).tolist()))
+        return _TrainedLadder(weights, tuple(self.bounds), tuple(np.mean(last, 0).tolist()))
 
     def _patch(self) -> NDArray[np.float32]:
         """Draw a patch of the image, (C, *space)."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from napari_btn.core.networks.heads import Ensemble
     from napari_btn.core.training.tasks import Scaling
 
-__all__ = ["Settled", "settle_member"]
+__all__ = ["settle_member"]
 
 _LEAST_GAIN = 1e-4  # slope of the target on a member's median, under which it says nothing of the target
 _RIDGE = 1e-4
@@ -30,7 +30,7 @@ _ENOUGH = 2000  # known targets from which the median is solved for; with fewer 
 
 
 @dataclass(frozen=True, eq=False)
-class Settled:
+class _Settled:
     """A pretrained member that speaks in the units of a user's images.
 
     Parameters
@@ -47,7 +47,7 @@ class Settled:
     fits: bool
 
 
-def settle_member(blueprint: Blueprint, member: Member, scaling: Scaling, x: Any, y: Any) -> Settled:
+def settle_member(blueprint: Blueprint, member: Member, scaling: Scaling, x: Any, y: Any) -> _Settled:
     """Match scales of input and target of a pretrained member, and measure how well it fits; a task.
 
     The input is scaled as that of any member. The target is nearly an affine function of the median, found by
@@ -83,7 +83,7 @@ def settle_member(blueprint: Blueprint, member: Member, scaling: Scaling, x: Any
     fits = bool(
         np.isfinite(share).all() and ((share < 1) | (worst < 1e-12)).all() and (slope > _LEAST_GAIN).all()
     )
-    return Settled(Member(member.number, member.attempt, settled), float(share.mean()), fits)
+    return _Settled(Member(member.number, member.attempt, settled), float(share.mean()), fits)
 
 
 def _matched(
