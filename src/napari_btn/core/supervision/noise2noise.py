@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import CalibrationSettings, SupervisionSettings, TrainSettings
     from napari_btn.core.supervision.patches import Patch
 
-__all__ = ["NOISE2NOISE", "Noise2Noise"]
+__all__ = ["NOISE2NOISE"]
 
 _DRIFT_PX, _COMPARED = 0.5, 6  # shift that makes a note; repeats compared with the first one
 _QUIETER, _NOISIER = 0.4, 3.0  # noise variance of a second image over that of the first; a repeat has 1
@@ -75,7 +75,7 @@ class _Both(View):
         return np.minimum(self._mask.read(scene, box), self._mask.read(self._partner.other(scene), box))
 
 
-class Noise2Noise(PairSupervision):
+class _Noise2Noise(PairSupervision):
     """Learning of a repeat from another one, as a `Supervision`.
 
     References
@@ -313,4 +313,4 @@ def _unknown(scenes: Scenes, scene: int, crop: Sequence[slice]) -> NDArray[np.fl
     return np.where(scenes.read_valid(scene, crop), 0.0, np.nan).astype(np.float32)
 
 
-NOISE2NOISE = Noise2Noise()
+NOISE2NOISE = _Noise2Noise()

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import CalibrationSettings, SupervisionSettings, TrainSettings
     from napari_btn.core.supervision.patches import Patch
 
-__all__ = ["NOISE2VOID", "Mask", "Noise2Void", "fitting_mask"]
+__all__ = ["NOISE2VOID", "Mask", "fitting_mask"]
 
 _AT_MOST = 3  # a third of the pixels are replaced at a time at most
 _LEAST_PX = 16  # side of an image whose noise can be measured
@@ -235,7 +235,7 @@ class _Masked(View):
         return made[(slice(None), *inner)]
 
 
-class Noise2Void(PairSupervision):
+class _Noise2Void(PairSupervision):
     """Learning of masked pixels from their surroundings, as a `Supervision`.
 
     References
@@ -385,4 +385,4 @@ def fitting_mask(noise: NoiseModel, settings: SupervisionSettings) -> Supervisio
     return replace(settings, struct_n2v_axes=axes, struct_n2v_span=min(2 * max(x, y, 1) + 1, 49))
 
 
-NOISE2VOID = Noise2Void()
+NOISE2VOID = _Noise2Void()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_btn.core.settings import SupervisionSettings, TrainSettings
     from napari_btn.core.supervision.patches import Patch
 
-__all__ = ["THINNING", "Half", "Thinning"]
+__all__ = ["THINNING", "Half"]
 
 _SEED = 20_240  # thinnings for calibration and prediction follow from the pixel, not from the seed of members
 _WORDS = 16  # up to 64 * _WORDS counts are thinned count by count
@@ -99,7 +99,7 @@ class _Thinned(Half):
         return np.full([part.stop - part.start for part in box], 1 / self._thinnings, np.float32)
 
 
-class Thinning(PairSupervision):
+class _Thinning(PairSupervision):
     """Learning of one half of the counts from the other, as a `Supervision`.
 
     References
@@ -263,4 +263,4 @@ def _half(counts: NDArray[np.int64], box: Sequence[slice], *key: int) -> NDArray
     return half
 
 
-THINNING = Thinning()
+THINNING = _Thinning()
