@@ -14,6 +14,7 @@ from napari_btn import plots
 from napari_btn.core.calibration.prediction import Prediction
 from napari_btn.core.evaluation.report import evaluate
 from napari_btn.core.progress import Note
+from napari_btn.plots import figures
 from napari_btn.plots.page import report_page
 
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -151,3 +152,17 @@ def test_variation_between_fields_is_shown_on_the_page_and_in_the_terminal():
             assert f"{sd:.3f}" in text
         assert f"{low:.3f} to {high:.3f}" in page
         assert f"{low:.3f}-{high:.3f}" in table(report)
+
+
+@pytest.mark.parametrize(("covers", "name"), [("clean", "clean"), ("replicate", "target")])
+def test_a_noisy_frame_is_not_called_clean_on_the_page(covers, name, monkeypatch):
+    from dataclasses import replace
+
+    prediction, second, _ = measured()
+    made, named, drawn = replace(prediction, covers=covers), [], figures.maps
+    monkeypatch.setattr(
+        figures, "maps", lambda images, **how: named.append(set(images)) or drawn(images, **how)
+    )
+    page = report_page(evaluate(made, second), title="x", prediction=made, clean=second)
+    assert [names & {"clean", "target"} for names in named] == [{name}, {name}]
+    assert ("against the image that was given" in page) == (covers == "replicate")

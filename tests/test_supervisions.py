@@ -261,3 +261,16 @@ def test_a_report_says_that_its_figures_are_against_noisy_values(way):
     report = fitted(way).report
     assert any("against such noisy values, not a clean image" in note.text for note in report.warnings)
     assert np.isnan(report.width_ratio).all()
+
+
+def test_a_training_with_saturated_targets_says_that_their_signal_is_unknown():
+    clean = field((40, 88)).astype(np.float32)
+    noisy = np.random.default_rng(0).poisson(clean).astype(np.float32)
+    top = float(np.quantile(clean, 0.9))
+    said = []
+    for saturation in (None, top):
+        made = btn.Denoiser(members=1, seed=1, network=NETWORK, train=replace(TRAIN, saturation=saturation),
+                            calibration=BLOCKS)  # fmt: skip
+        made.fit(noisy, np.minimum(clean, top), axes="CYX", executor=Inline())
+        said.append(any("saturated at" in note.text for note in made.report.warnings))
+    assert said == [False, True]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.calibration.conformal import NOISY_TARGETS, covered
 from napari_btn.core.calibration.rules import aim_of
 from napari_btn.core.data.image import shown_names
 from napari_btn.core.evaluation.by_value import BIN_NAMES
@@ -244,7 +244,7 @@ def _of_image(prediction: Prediction, clean: Any, report: Report) -> list[str]:
         images = {key: planes[key][c] for key in ("lower", "median", "upper")}
         images["width"] = planes["upper"][c] - planes["lower"][c]
         if clean is not None:
-            images["clean"] = truth[c]
+            images["target" if report.covers in NOISY_TARGETS else "clean"] = truth[c]
         made.append(_figure(figures.maps(images, title=name), f"Maps of {name}."))
     return made
 

@@ -13,7 +13,7 @@ import numpy as np
 from napari_btn.core.calibration.conformal import calibrate, cross_fitted
 from napari_btn.core.calibration.drift import profile_of
 from napari_btn.core.calibration.groups import calibrate_groups, cross_fitted_groups
-from napari_btn.core.calibration.held_out import held_out_steps, noise_share, target_noise
+from napari_btn.core.calibration.held_out import held_out_steps, noise_share, saturation_notes, target_noise
 from napari_btn.core.data.record import inputs_steps, recipe_step
 from napari_btn.core.data.splits import CALIBRATE, REPORT, spread_boxes
 from napari_btn.core.evaluation.report import Judged, report_on
@@ -187,6 +187,7 @@ def _measured_steps(
     )
     way = supervision_of(settings.supervision)
     covers, notes = way.covers(target_noise(scenes, boxes, held_out), learned.channel_names, scenes)
+    notes = (*notes, *saturation_notes(held_out, settings.train.saturation, learned.channel_names))
     noise = noise_share(held_out, way.noise_variance)
     return Scores(held_out=held_out, block_px=block_px, covers=covers, notes=notes, noise=noise)
 

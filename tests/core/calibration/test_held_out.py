@@ -9,7 +9,7 @@ from scipy import ndimage
 from napari_btn.core.calibration import held_out
 from napari_btn.core.calibration.blocks import blocks_of, error_length
 from napari_btn.core.calibration.cases import HeldOut
-from napari_btn.core.calibration.held_out import block_numbers, held_out_steps, target_noise
+from napari_btn.core.calibration.held_out import block_numbers, held_out_steps, saturation_notes, target_noise
 from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import Box
 from napari_btn.core.data.pairs import Pair
@@ -260,3 +260,17 @@ def test_frames_of_a_scene_are_one_field(random_members):
     made, _ = gathered(scenes, boxes, members, blueprint, kind="field")
     assert (made.n_blocks, made.blocks) == (2, "fields")
     np.testing.assert_array_equal(made.block, made.position[:, 0] // 9)
+
+
+def test_saturated_targets_are_named_where_the_detector_is_known_to_saturate():
+    rng = np.random.default_rng(0)
+    target = np.minimum(rng.normal(0, 1, (2, 4000)), [[9.0], [1.0]]).astype(np.float32)
+    scores = HeldOut(
+        np.stack([target - 1, target, target + 1]), target, np.arange(4000) // 100, (0.1, 0.5, 0.9)
+    )
+    (note,) = saturation_notes(scores, 1.0, ("Si", "Fe"))
+    share = 100 * float((target[1] >= 1).mean())
+    assert f"{share:.2g} % of the held-out targets of Fe are saturated at 1." in note.text
+    assert note.level == "amber"
+    assert not saturation_notes(scores, 5.0, ("Si", "Fe"))
+    assert not saturation_notes(scores, None, ("Si", "Fe"))

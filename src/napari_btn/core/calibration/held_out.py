@@ -11,7 +11,8 @@ from napari_btn.core.calibration.blocks import Blocks, error_length
 from napari_btn.core.calibration.cases import HeldOut, name_of_blocks
 from napari_btn.core.calibration.conformal import calibrate
 from napari_btn.core.calibration.distribution import mean
-from napari_btn.core.progress import Progress
+from napari_btn.core.data.image import names_in_text
+from napari_btn.core.progress import Note, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,10 +31,12 @@ __all__ = [
     "block_numbers",
     "held_out_steps",
     "noise_share",
+    "saturation_notes",
     "target_noise",
 ]
 
 _NOISE_FEWEST = 64  # neighbourhoods of four known pixels that an estimate of the target's noise needs
+_SATURATED = 0.001  # least share of saturated targets that makes a note
 _STORED_VALUES = 3_000_000  # quantiles and targets kept in the bundle for another level
 
 
@@ -210,6 +213,33 @@ def noise_share(
         return None
     residual = np.var(held_out.target - mean(held_out.quantiles, held_out.levels), axis=1)
     return np.asarray(np.clip(known / np.maximum(residual, 1e-30), 0, 1))
+
+
+def saturation_notes(
+    held_out: HeldOut, saturation: float | None, channel_names: Sequence[str]
+) -> tuple[Note, ...]:
+    """Return a note on saturated targets, which count as if they were the signal.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+    saturation : float, optional
+        Largest value that the detector can give; None for no note.
+    channel_names : sequence of str
+    """
+    if saturation is None:
+        return ()
+    share = (held_out.target >= saturation).mean(1)
+    worst = int(share.argmax())
+    if share[worst] < _SATURATED:
+        return ()
+    name = names_in_text(channel_names, [worst])
+    text = (
+        f"{100 * share[worst]:.2g} % of the held-out targets of {name} are saturated at {saturation:.4g}. The signal "
+        "may be higher there, and calibration and coverage count the saturated values: how often intervals hold the "
+        "signal of such pixels is unknown. Leave them out of the pixels that count, or give a less exposed target."
+    )
+    return (Note("amber", text),)
 
 
 def target_noise(scenes: Scenes, boxes: Sequence[Box], held_out: HeldOut) -> NDArray[np.floating[Any]] | None:
