@@ -123,6 +123,17 @@ def test_draws_have_the_mean_and_variance_of_the_law() -> None:
         np.testing.assert_allclose(drawn.var(1), model.variance(clean[0, :, 0]), rtol=0.05)
 
 
+@pytest.mark.parametrize("shape", [(7, 9), (3, 7, 9)])
+def test_one_channel_needs_no_axis_of_channels_and_a_seed_is_a_generator(shape: tuple[int, ...]) -> None:
+    lags = np.broadcast_to([1.0, 0.0], (1, len(shape), 2))
+    noise, clean = btn.NoiseModel(gain=2.0, offset=10.0, correlation=lags), np.full(shape, 40.0)
+    drawn = noise.sample(clean, 3)
+    assert (drawn.shape, drawn.dtype) == (shape, np.float32)
+    np.testing.assert_array_equal(drawn, noise.sample(clean[None], np.random.default_rng(3))[0])
+    with pytest.raises(ValueError, match="rng is None"):
+        noise.sample(clean, None)
+
+
 def test_likelihood_of_counts_is_that_of_scipy() -> None:
     counts, rate = np.arange(12)[:, None], np.array([0.3, 2.0, 7.0])
     plain = btn.NoiseModel(gain=1.0, step=1.0)

@@ -227,18 +227,16 @@ class NoiseModel:
         grows = self.gain[channel] * self.excess[channel] * above
         return np.asarray(self.read_sd[channel] ** 2 + grows + self.multiplicative[channel] * above**2)
 
-    def sample(self, clean: ArrayLike, rng: np.random.Generator) -> NDArray[np.float32]:
+    def sample(self, clean: ArrayLike, rng: np.random.Generator | int) -> NDArray[np.float32]:
         """Draw a noisy image whose mean is ``clean``.
 
-        Independent noise is drawn count by count; correlated noise is normal, with the measured variance
-        and autocorrelation.
+        Independent noise is drawn count by count; correlated noise is normal, as wide and correlated as measured.
 
         Parameters
         ----------
         clean : array_like, (C, *space)
-            Signal in the unit of the image, offset included.
-        rng : numpy.random.Generator
-            Source of randomness.
+            Signal in the unit of the image, offset included; of one channel also without C.
+        rng : numpy.random.Generator, or int as its seed
 
         Returns
         -------
@@ -248,17 +246,20 @@ class NoiseModel:
         Raises
         ------
         ValueError
-            If the number of channels differs, or the signal isn't finite.
+            If the number of channels differs, the signal isn't finite, or ``rng`` is neither.
         """
+        need(isinstance(rng, int | np.integer | np.random.Generator), "rng", rng, "a Generator or a seed")
+        rng = np.random.default_rng(rng)
         signal = np.asarray(clean, np.float64)
+        if self.n_channels == 1 and signal.ndim == self.correlation.shape[1]:
+            signal = signal[None]
         if signal.ndim < 2 or len(signal) != self.n_channels:
-            raise ValueError(
-                f"The clean signal has shape {signal.shape}; the noise model has "
-                f"{counted(self.n_channels, 'channel')}. Give an array (channels, *space) with as many."
-            )
+            came = f"The clean signal has shape {np.shape(clean)}; the model has {counted(self.n_channels, 'channel')}."
+            raise ValueError(f"{came} Give an array (channels, *space) with as many.")
         if not np.isfinite(signal).all():
             raise ValueError("The clean signal holds NaN or infinite values; fill or crop them first.")
-        return np.stack([self._sample(one, c, rng) for c, one in enumerate(signal)]).astype(np.float32)
+        noisy = np.stack([self._sample(one, c, rng) for c, one in enumerate(signal)])
+        return noisy.reshape(np.shape(clean)).astype(np.float32)
 
     def _sample(self, signal: NDArray[np.float64], c: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return a noisy image of one channel."""
