@@ -72,6 +72,9 @@ def patches_steps(
             inside = np.ones(len(place), bool) if within is None else _all_within(within, place, radius)
             anchors.append(anchor[inside])
             windows.append(window[inside])
+    if not anchors:
+        # one or two rows or slices hold no window
+        return {"radius_px": radius, "pixels": pixels, "limit": 0, "hashes": ""}
     anchor, window = np.concatenate(anchors), np.concatenate(windows)
     _, first, counts = np.unique(anchor, return_index=True, return_counts=True)
     informative = (i for i in first[counts == 1] if _information(window[i]) >= _LEAST_BYTES)
