@@ -183,7 +183,8 @@ def predicted(
     executor : Executor, optional
         Runs the members.
     """
-    say_differences(opened.image, denoiser)
+    # the prediction says where pixels have another size
+    say_differences(opened.image, denoiser, sized=opened.pixel_size is None)
     prediction = denoiser.predict(
         opened.image.data,
         axes=opened.axes,

@@ -249,20 +249,19 @@ class PairFiles:
         )
 
 
-def say_differences(image: Image, denoiser: Denoiser) -> None:
-    """Say where an image has other channels or pixels than the images of the training."""
-    from napari_btn.core.data.image import shown_unit
+def say_differences(image: Image, denoiser: Denoiser, *, sized: bool = True) -> None:
+    """Say where an image has other channels, and if ``sized`` other pixels, than the images of the training."""
+    from napari_btn.cli.terminal import say_notes
+    from napari_btn.workflow.inputs import size_note
 
-    names, size = image.channel_names, image.pixel_size
+    names = image.channel_names
     if names and denoiser.channel_names and tuple(names) != tuple(denoiser.channel_names):
         trained = ", ".join(denoiser.channel_names)
         say(f"Warning: the image's channels are {', '.join(names)}; the bundle was trained on {trained}.")
-    known = denoiser.pixel_size
-    if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
-        say(
-            f"Warning: the image's pixel size is {size} {shown_unit(image.unit or 'px')}; trained on {known} "
-            f"{shown_unit(denoiser.unit)}."
-        )
+    if sized:
+        axes = image.axes or denoiser.axes
+        note = size_note(denoiser.model, axes, image.pixel_size, image.unit)
+        say_notes(() if note is None else (note,))
 
 
 def save_bundle(denoiser: Denoiser, output: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import shown_names, shown_unit
+from napari_btn.core.data.image import shown_names
 from napari_btn.core.progress import Progress, with_progress
 from napari_btn.io.datasets import is_description, read_dataset
 from napari_btn.io.images import (
@@ -254,17 +254,11 @@ def _coverage(clean: Image, image: Image, prediction: Any) -> NDArray[np.floatin
 
 
 def _differences(model: Model, image: Image) -> tuple[str, ...]:
-    """Return where an image has other channel names or pixels than those of the training."""
+    """Return where an image has other channel names than those of the training."""
     notes = []
     if image.channel_names and tuple(image.channel_names) != model.channel_names:
         notes.append(
             f"Channels are {', '.join(image.channel_names)}; the networks know {', '.join(model.channel_names)}."
-        )
-    size, known = image.pixel_size, model.learned.pixel_size
-    if size and known and any(abs(a / b - 1) > 0.01 for a, b in zip(size, known, strict=False)):
-        notes.append(
-            f"Pixels are {size} {shown_unit(image.unit or 'px')}; those of the training are {known} "
-            f"{shown_unit(model.learned.unit)}."
         )
     return tuple(notes)
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import SPACE, Image, View, canonical_axes, shown_names
+from napari_btn.core.data.image import SPACE, Image, View, canonical_axes, shown_names, shown_unit, upper_axes
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.series import Series, series_axes
-from napari_btn.core.progress import counted
+from napari_btn.core.progress import Note, counted
 from napari_btn.core.supervision.registry import supervision_of
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ __all__ = [
     "scenes_for",
     "scenes_of",
     "seen_by",
+    "size_note",
     "sound_pair",
     "sound_view",
     "unmasked",
@@ -92,6 +93,26 @@ def _size_of(pixel_size: Sequence[float]) -> tuple[float, ...]:
     return size
 
 
+def _names_of(channel_names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of channels; raise ``ValueError`` if they aren't texts."""
+    try:
+        names = tuple(channel_names)
+    except TypeError:
+        names = (None,)  # type: ignore[assignment]
+    if not all(isinstance(name, str) for name in names):
+        raise ValueError(
+            f'channel_names is {channel_names!r}; give a text for each channel, such as ("Si", "Al", "Fe").'
+        )
+    return names
+
+
+def _unit_of(unit: str | None) -> str:
+    """Return a unit of a pixel size, "px" if it is unknown; raise ``ValueError`` if it is no text."""
+    if unit is not None and not isinstance(unit, str):
+        raise ValueError(f'unit is {unit!r}; give a text such as "um", or leave it out if it is unknown.')
+    return unit or "px"
+
+
 def pair_of(
     noisy: Any,
     clean: Any,
@@ -133,10 +154,10 @@ def pair_of(
     return Pair(
         array(noisy),
         array(clean),
-        axes.upper(),
-        None if channel_names is None else tuple(channel_names),
+        upper_axes(axes),
+        None if channel_names is None else _names_of(channel_names),
         None if pixel_size is None else _size_of(pixel_size),
-        unit,
+        _unit_of(unit),
         array(valid),
         noise_model=noise_model,
         detector=detector,
@@ -191,8 +212,47 @@ def image_for(
     if pixel_size is None:
         size, unit = _sizes_along(view.axes, model), model.learned.unit
     else:
-        size, unit = _size_of(pixel_size), unit or "px"
+        size, unit = _size_of(pixel_size), _unit_of(unit)
     return Image(array, view.axes, model.channel_names, size, unit)
+
+
+_METRES = {"pm": 1e-12, "angstrom": 1e-10, "nm": 1e-9, "um": 1e-6, "mm": 1e-3, "cm": 1e-2, "m": 1.0}
+_SAME_PIXELS = 0.02  # relative difference
+
+
+def size_note(model: Model, axes: str, pixel_size: Sequence[float] | None, unit: str | None) -> Note | None:
+    """Return a note if pixels are larger or smaller than those of the training; None if not, or if unknown.
+
+    Parameters
+    ----------
+    model : Model
+    axes : str
+        Axes of the image.
+    pixel_size : sequence of float, optional
+        One per space axis of the image, in ``unit``.
+    unit : str, optional
+        Unit of ``pixel_size``.
+    """
+    trained, there = _sizes_along(axes, model), model.learned.unit
+    if pixel_size is None or trained is None or len(trained) != len(pixel_size):
+        return None
+    here = (unit or "px").replace("\u00b5", "u").replace("\u03bc", "u")
+    same = there.replace("\u00b5", "u").replace("\u03bc", "u")
+    if here != same and not {here, same} <= set(_METRES):
+        return None
+    factor = 1.0 if here == same else _METRES[here] / _METRES[same]
+    if all(abs(a * factor / b - 1) <= _SAME_PIXELS for a, b in zip(pixel_size, trained, strict=True)):
+        return None
+
+    def shown(size: Sequence[float], unit: str) -> str:
+        """Return a size as people read it, one value if all are equal."""
+        return f"{' x '.join(dict.fromkeys(f'{v:.4g}' for v in size))} {shown_unit(unit)}"
+
+    text = (
+        f"The image has pixels of {shown(pixel_size, here)}, the networks were trained at {shown(trained, same)}. "
+        "Resample it, or don't rely on the coverage."
+    )
+    return Note("amber", text)
 
 
 def sound_pair(pair: Pair) -> tuple[Pair, Detector | None]:
@@ -280,7 +340,7 @@ def axes_seen(axes: str, settings: EnsembleSettings) -> str:
     settings : EnsembleSettings
     """
     how = settings.supervision_settings
-    return axes.upper() if how.frames == 1 else series_axes(axes, how.frames_along)
+    return upper_axes(axes) if how.frames == 1 else series_axes(axes, how.frames_along)
 
 
 def scenes_for(model: Model, pair: Pair) -> Scenes:

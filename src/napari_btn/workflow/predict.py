@@ -14,7 +14,7 @@ from napari_btn.core.progress import Note
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.io.maps import open_maps, zarr_maps
 from napari_btn.workflow.calibrate import group_labels_steps
-from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by, sound_view
+from napari_btn.workflow.inputs import in_axes_of, over_scenes, over_space, seen_by, size_note, sound_view
 from napari_btn.workflow.recipe import model_digest
 
 if TYPE_CHECKING:
@@ -100,7 +100,8 @@ def predict_steps(
     locks = lock_notes(model.scores.held_out, calibrated.locks, model.channel_names)
     notes = (*calibrated.report.warnings, *group_notes, *drift, *locks)
     own, doubts = yield from _noise_for_own_pixels_steps(model, image)
-    notes = (*notes, *doubts)
+    size = size_note(model, image.view.axes, image.pixel_size, image.unit)
+    notes = (*notes, *doubts, *(() if size is None else (size,)))
     step = yield from _recipe_steps(model, image, groups, valid, detector)
     earlier = model.learned.provenance.get("recipe", ())
     caption = {**model.caption, "recipe": [*earlier, step], "warnings": [n.to_dict() for n in notes]}

@@ -36,6 +36,7 @@ WITHOUT = {
     ("workflow/adapt.py", "_uncalibrated"): "gets its sentence from elsewhere",
     ("workflow/calibrate.py", "group_labels_steps"): "is about masks of scripts",
     ("workflow/fit.py", "_members_steps"): "gets its sentences from elsewhere",
+    ("workflow/inputs.py", "size_note"): "is removed by resampling, for which there is no control",
     ("workflow/predict.py", "_own_pixels_steps"): "says what was done",
     ("workflow/refine.py", "_regroup_notes"): "is about masks of scripts",
 }

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from napari_btn.core.data.image import canonical_axes, shown_unit
 from napari_btn.core.data.pairs import Pair
 from napari_btn.session import Training
+from napari_btn.widgets.shared import engine
 
 if TYPE_CHECKING:
     from weakref import ReferenceType
@@ -208,20 +209,13 @@ def differences(source: LayerImage, model: Model) -> list[tuple[str, str]]:
         To show; empty when all is alike.
     """
     notes = []
-    here, there, trained = source.channel_names or (), model.channel_names, model.learned
+    here, there = source.channel_names or (), model.channel_names
     if here != there and sorted(here) == sorted(there):
         text = (
             f"'{source.name}' has the channels {', '.join(here)}; the networks were trained on "
             f"{', '.join(there)}, in this order. Reorder them."
         )
         notes.append(("amber", text))
-    if source.pixel_size and trained.pixel_size and source.unit == trained.unit:
-        ratio = [a / b for a, b in zip(source.pixel_size, trained.pixel_size, strict=False)]
-        if any(abs(r - 1) > _SAME_PIXELS for r in ratio):
-            text = (
-                f"'{source.name}' has pixels of {source.pixel_size[-1]:.4g} {shown_unit(source.unit)}, the "
-                f"networks were trained at {trained.pixel_size[-1]:.4g} {shown_unit(trained.unit)}. Resample "
-                "it, or don't rely on the coverage."
-            )
-            notes.append(("amber", text))
+    if size := engine.size_note(model, source.axes or model.learned.axes, source.pixel_size, source.unit):
+        notes.append((size.level, size.text))
     return notes

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_btn.workflow.evaluate import coverage_by_level, equivalent_filter_steps, missed_share
     from napari_btn.workflow.fit import fit_steps, plan_of, prepare
     from napari_btn.workflow.fuse import fuse_steps
-    from napari_btn.workflow.inputs import axes_seen, image_for
+    from napari_btn.workflow.inputs import axes_seen, image_for, size_note
     from napari_btn.workflow.now import first_look_steps
     from napari_btn.workflow.offers import offers_steps, simulation_offers
     from napari_btn.workflow.predict import predict_steps
@@ -66,6 +66,7 @@ __all__ = [
     "save_recipe_of",
     "scan_steps",
     "simulation_offers",
+    "size_note",
     "statistic_steps",
     "tokens_steps",
 ]
@@ -88,6 +89,7 @@ _HOME = {
     "fuse_steps": "workflow.fuse",
     "grid_of": "workflow.scan",
     "image_for": "workflow.inputs",
+    "size_note": "workflow.inputs",
     "layers_recipe_steps": "workflow.recipe_files",
     "load_model": "model",
     "missed_share": "workflow.evaluate",
