@@ -184,6 +184,13 @@ class Denoiser:
         made._settings = settings
         return made
 
+    def __repr__(self) -> str:
+        state = f"trained on {', '.join(self.channel_names)}" if self.trained else "not trained"
+        return (
+            f"<Denoiser {self.preset}, {self.members} x {self.network.family}, {self.supervision}, "
+            f"alpha={self.alpha:.4g}, {state}>"
+        )
+
     # ---------------------------------------------------------------- what is known
 
     @property

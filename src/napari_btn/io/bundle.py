@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.io.atomic import written_whole
+from napari_btn.io.atomic import MissingInputError, written_whole
 from napari_btn.io.damage import DamagedFileError, reading
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def read_bundle(path: str | Path) -> Bundle:
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no bundle {path}; check the name.")
+        raise MissingInputError(f"There is no bundle {path}; check the name.")
     with reading(path, _DAMAGED):
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}

@@ -231,6 +231,8 @@ def equivalent_filter_steps(
     from napari_btn.core.inference.jacobian import filter_steps
 
     number = channel_number(channel, model.channel_names)
+    whole = np.iterable(at) and all(hasattr(index, "__index__") for index in at)
+    need(whole, "at", at, f"one whole number for each of {', '.join(image.view.space_axes)}, from 0")
     return (
         yield from filter_steps(
             _look_at(seen_by(model, image), scene, at),

@@ -276,7 +276,9 @@ def draws_steps(prediction: Prediction, n: int, *, seed: int = 0, out: Any = Non
     ValueError
         If `n` is under 1, `out` has another shape, or quantiles, held-out scores or their positions are missing.
     """
-    need(n >= 1, "n", n, "at least one draw")
+    need(hasattr(n, "__index__") and n >= 1, "n", n, "at least one draw")
+    whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
+    need(whole and seed >= 0, "seed", seed, "a whole number of at least 0")
     shape = (n, *(int(length) for length in prediction.median.shape))
     if out is not None:
         need(tuple(out.shape) == shape, "out", tuple(out.shape), f"an array of shape {shape}")

@@ -409,7 +409,11 @@ class _Window:
         """Return a region of one scene, checked."""
         axes, sizes = prediction.axes, dict(zip(prediction.axes, prediction.median.shape, strict=True))
         space, many = [a for a in "ZYX" if a in axes], [a for a in "ST" if a in axes]
-        slices = region if isinstance(region, tuple) else region.slices
+        slices = region if isinstance(region, tuple) else getattr(region, "slices", None)
+        if slices is None or not all(isinstance(one, slice) for one in slices):
+            raise ValueError(
+                f"The window is {region!r}; give a Region, or a slice for each of {', '.join(space)}."
+            )
         box = [
             (s.start or 0, int(sizes[a]) if s.stop is None else s.stop)
             for a, s in zip(space, slices, strict=False)

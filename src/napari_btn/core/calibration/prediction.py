@@ -6,6 +6,7 @@ Long because it is the object that users hold: more than half are docstrings.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from napari_btn.core.calibration.distribution import mean
 from napari_btn.core.calibration.exceedance import lock_threshold
 from napari_btn.core.data.image import channel_number
 from napari_btn.core.progress import drain
+from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -124,6 +126,11 @@ class Prediction:
     calibration: Calibration | None = None
     fused: tuple[Fused, ...] = ()
     signal_sd: Any = None
+
+    def __repr__(self) -> str:
+        shape, names = tuple(self.median.shape), ", ".join(self.channel_names)
+        share = f"{100 * (1 - self.alpha):.4g} % intervals"
+        return f"<Prediction {self.axes} {shape} of channels {names}, {share}, covers={self.covers!r}>"
 
     @property
     def width(self) -> Any:
@@ -259,6 +266,7 @@ class Prediction:
             locked threshold is asked for its conservative side.
         """
         number = self.channel_number(channel)
+        need(side in ("middle", "conservative"), "side", side, '"middle" or "conservative"')
         if locked and side != "middle":
             raise ValueError(
                 f"side is {side!r}, and locked is True; a locked threshold makes a map, not claims. Leave one out."
@@ -403,6 +411,8 @@ class Prediction:
             If the channel, the quantiles or the held-out scores are missing.
         """
         number = self.channel_number(channel)
+        _need_number(threshold)
+        need(isinstance(level, Real) and 0 < level < 1, "level", level, "between 0 and 1, such as 0.1")
         scores = self.scores_for("a selection")
         chosen = select(
             scores, self.planes({"C": number}), threshold, level=level, channel=number, covers=self.covers
@@ -634,6 +644,6 @@ class Prediction:
 
 
 def _need_number(threshold: float) -> None:
-    """Raise ``ValueError`` if a threshold is NaN."""
-    if np.isnan(threshold):
-        raise ValueError("The threshold is NaN; give a number in the unit of the maps.")
+    """Raise ``ValueError`` unless a threshold is one number."""
+    if not isinstance(threshold, Real) or threshold != threshold:
+        raise ValueError(f"The threshold is {threshold!r}; give a number in the unit of the maps.")

@@ -31,6 +31,7 @@ __all__ = [
     "shown_amount",
     "shown_names",
     "shown_unit",
+    "upper_axes",
     "values_at",
     "whole_boxes",
 ]
@@ -48,9 +49,10 @@ def canonical_axes(axes: str, ndim: int, name: str = "image") -> str:
     Raises
     ------
     ValueError
-        If a letter is unknown or comes twice, the count differs from ``ndim``, or Y or X is missing.
+        If the axes are no text, a letter is unknown or comes twice, the count differs from ``ndim``, or Y or X is
+        missing.
     """
-    axes = axes.upper()
+    axes = upper_axes(axes)
     if unknown := sorted(set(axes) - set(LETTERS)):
         raise ValueError(
             f"Axes {axes} hold the unknown letter {', '.join(unknown)}; "
@@ -65,6 +67,19 @@ def canonical_axes(axes: str, ndim: int, name: str = "image") -> str:
     if not {"Y", "X"} <= set(axes):
         raise ValueError(f"Axes {axes} lack Y or X; an image needs both.")
     return axes
+
+
+def upper_axes(axes: str) -> str:
+    """Return axes letters in upper case; raise ``ValueError`` if they are no text.
+
+    Parameters
+    ----------
+    axes : str
+        One letter per dimension, not checked any further.
+    """
+    if not isinstance(axes, str):
+        raise ValueError(f'Axes are {axes!r}; give one letter for each dimension as a text, such as "CYX".')
+    return axes.upper()
 
 
 @dataclass(frozen=True)
@@ -293,7 +308,8 @@ def channel_number(channel: str | int | None, names: Sequence[str]) -> int:
         return 0
     if isinstance(channel, str) and channel in names:
         return list(names).index(channel)
-    if not isinstance(channel, str) and 0 <= channel < len(names):
+    whole = hasattr(channel, "__index__") and not isinstance(channel, bool | np.ndarray)
+    if whole and 0 <= channel < len(names):  # type: ignore[operator]
         return int(channel)
     raise ValueError(
         f"Channel is {channel!r}; there are {known}. Give one of those names, or a number from 0."

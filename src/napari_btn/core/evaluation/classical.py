@@ -110,7 +110,7 @@ def filter_steps(
     Batson & Royer, Noise2Self, ICML 2019: parameters from the error at hidden pixels.
     """
     known = _filter_names(noisy.ndim)
-    chosen = known if names is None else tuple(names)
+    chosen = known if names is None else (names,) if isinstance(names, str) else tuple(names)
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(
             f"Filters are {', '.join(unknown)}; for {noisy.ndim}D images there are {', '.join(known)}. "

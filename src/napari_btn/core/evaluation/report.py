@@ -460,7 +460,16 @@ def evaluate(prediction: Prediction, clean: Any, *, valid: Any = None, seed: int
         twice a binomial half of the counts of another frame.
     valid : array of bool, optional
         True where a pixel counts.
+
+    Raises
+    ------
+    ValueError
+        If ``prediction`` is none, or the images don't fit each other.
     """
+    if not hasattr(prediction, "median"):
+        raise ValueError(
+            f"A {type(prediction).__name__} came for the prediction; give the result of Denoiser.predict."
+        )
     pair = Pair(
         prediction.median,
         clean if hasattr(clean, "shape") else np.asarray(clean),

@@ -66,6 +66,10 @@ class _Simulation(PairSupervision):
                 'noisy and a clean image, use supervision="pair".'
             )
         clean = View(pair.clean, pair.axes, "clean")
+        if not hasattr(pair.noise_model, "n_channels"):
+            raise ValueError(
+                f"noise_model is {pair.noise_model!r}; give a NoiseModel, of a file btn.NoiseModel.load(path)."
+            )
         if pair.noise_model.n_channels != clean.n_channels:
             raise ValueError(
                 f"The noise model has {counted(pair.noise_model.n_channels, 'channel')}, clean has "
@@ -78,6 +82,12 @@ class _Simulation(PairSupervision):
                 f"{clean.axes}); give a model that was measured in {clean.ndim}D."
             )
         noisy = _Simulated(clean, pair.noise_model, seed)
+        if all(np.array_equal(noisy.read(s), clean.read(s), equal_nan=True) for s in range(clean.n_scenes)):
+            offsets = ", ".join(f"{v:.4g}" for v in pair.noise_model.offset)
+            raise ValueError(
+                f"The noise model adds no noise to the clean images: values at or below its offset ({offsets}) are "
+                "without light. Give clean images in the units of the noise model, offset included."
+            )
         made = replace(pair, noisy=noisy.array, noise_model=None).views
         return replace(made, noisy=noisy)
 

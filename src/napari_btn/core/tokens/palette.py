@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_btn.core.tokens.shares import Shares
 
 from napari_btn.core.progress import counted
+from napari_btn.core.settings import need
 from napari_btn.core.tokens.shares import shares_from
 
 __all__ = ["Palette", "rows_of"]
@@ -103,6 +104,7 @@ class Palette:
         ValueError
             If there cannot be so many tokens.
         """
+        need(hasattr(k, "__index__"), "The number of tokens", k, "a whole number")
         if not 1 <= k <= self.size:
             raise ValueError(f"{counted(k, 'token')} wanted; this palette can be cut into 1 to {self.size}.")
         made = self.size + self.size - k
