@@ -17,7 +17,7 @@ from scipy import ndimage
 from napari_btn.core.compute.pool import one_thread
 from napari_btn.core.data.image import Box
 from napari_btn.core.networks.family import build_trained, member_rng
-from napari_btn.core.progress import Note, Progress
+from napari_btn.core.progress import Note, Progress, counted
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
@@ -168,13 +168,11 @@ def _need_noise_model(loss: str, noise_model: NoiseModel | None, channels: int) 
         return
     need(noise_model is not None, "noise_model", None, f"a NoiseModel, which the loss {loss!r} needs")
     assert noise_model is not None, "checked above"
-    found = noise_model.n_channels
-    need(
-        found == channels,
-        "noise_model",
-        f"one of {found} channels",
-        f"one of the image's {channels} channels",
-    )
+    if noise_model.n_channels != channels:
+        raise ValueError(
+            f"The noise model has {counted(noise_model.n_channels, 'channel')}, the image {channels}; give a model "
+            "of the same channels."
+        )
     if loss == "sure":
         reach = int(noise_model.correlation_px.max())
         text = f"noise correlated over {reach} px"
