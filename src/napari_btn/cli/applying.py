@@ -337,6 +337,8 @@ def tokens(
         write_table(found.table, rows, overwrite=target.force)
     if keep:
         save_bundle(denoiser, model.bundle)
+    if found.unlike is not None:
+        say(f"Warning: {found.unlike.text}")
     agreed = f"repeated clustering agrees on them to {found.stability:.2f}"
     if math.isnan(found.stability):
         agreed = "repeated clustering finds fewer"

@@ -56,17 +56,6 @@ def test_unknown_brightness_is_amber_then_red():
         assert drift.outside[0] == pytest.approx(share, abs=0.03)
 
 
-def test_distance_from_the_tokens():
-    rng = np.random.default_rng(0)
-    image = poisson(scene(0), 1)
-    known = profile(image, distance=rng.exponential(size=10_000))
-    assert _check_drift(known, image, distance=rng.exponential(size=10_000)).notes == ()
-    for scale, level in ((1.6, "amber"), (3, "red")):
-        drift = _check_drift(known, image, distance=scale * rng.exponential(size=10_000))
-        assert [note.level for note in drift.notes] == [level]
-    assert np.isnan(_check_drift(known, image).far)
-
-
 def test_json_keeps_the_profile_and_invalid_pixels_do_not_count():
     image = poisson(scene(0, shape=(5, 33, 47)), 1)
     image[:, 2, 10:20, 10:20] = np.nan

@@ -227,6 +227,38 @@ def test_models_come_apart_together_and_assign_other_images(fitted: tuple[TokenM
     assert np.mean(tokens[0].labels[inside] == other[0][inside] + 1) > 0.95
 
 
+def test_pixels_unlike_those_that_tokens_were_learned_from_are_noted(
+    fitted: tuple[TokenModel, Tokens],
+) -> None:
+    model, _ = fitted
+    source = source_of(PHASE)
+
+    def share(latents: NDArray[np.float32], **options: Any) -> Tokens:
+        return drain(
+            tokens_steps(
+                Made(latents), View(MEDIAN, "CYX"), TokenSettings(n_tokens=5), model=model, **options
+            )
+        )[1]
+
+    alike = share(source.latents)
+    assert alike.beyond == pytest.approx(0.01, abs=0.005)  # by construction, of those that were learned from
+    assert alike.unlike is None
+    other = source.latents.copy()
+    other[..., :30, :] *= 4
+    expected = 30 / PHASE.shape[1]
+    beyond = share(other)
+    assert beyond.beyond == pytest.approx(expected, rel=0.25)
+    assert beyond.unlike is not None
+    assert beyond.cut(3).unlike == beyond.unlike
+    valid = np.ones(PHASE.shape, bool)
+    valid[:, :33] = False
+    assert share(other, valid=valid).unlike is None
+    assert TokenModel.from_arrays(model.to_arrays()).reach == model.reach
+    arrays = model.to_arrays()
+    arrays["numbers"] = arrays["numbers"][:2]  # as bundles were written before
+    assert np.isnan(TokenModel.from_arrays(arrays).reach)
+
+
 def test_other_members_are_refused(fitted: tuple[TokenModel, Tokens]) -> None:
     with pytest.raises(ValueError, match="refit"):
         drain(

@@ -1,4 +1,4 @@
-"""Comparison of a new image with the calibrated one: noise, brightness, tokens."""
+"""Comparison of a new image with the calibrated one: noise and brightness."""
 
 from __future__ import annotations
 
@@ -46,28 +46,22 @@ class Profile:
         Edges of the bins of local brightness; the outer ones hold 99.8 % of the pixels.
     noise : ndarray of float64, shape (C, K)
         Level of the pixel noise in each bin, in the image's unit; NaN where unknown.
-    far_limit : float
-        99th percentile of the calibration pixels' distance from their token; NaN without tokens.
     """
 
     edges: NDArray[np.float64]
     noise: NDArray[np.float64]
-    far_limit: float = float("nan")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the profile as a JSON-ready dict; NaN becomes None."""
         noise = [[None if np.isnan(v) else v for v in row] for row in self.noise.tolist()]
-        far = None if np.isnan(self.far_limit) else self.far_limit
-        return {"edges": self.edges.tolist(), "noise": noise, "far_limit": far}
+        return {"edges": self.edges.tolist(), "noise": noise}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Return the profile that `to_dict` stored."""
-        far = values["far_limit"]
         return cls(
             edges=np.asarray(values["edges"], dtype=np.float64),
             noise=np.asarray(values["noise"], dtype=np.float64),
-            far_limit=float("nan") if far is None else float(far),
         )
 
 
@@ -81,28 +75,22 @@ class _Drift:
         Noise over the calibrated image's at the same brightness; NaN where no brightness is shared.
     outside : ndarray of float64, shape (C,)
         Share of pixels outside the range of 99.8 % of those of the calibrated image.
-    far : float
-        Share of pixels farther from their token than the calibration's 99th percentile; NaN without
-        tokens.
     notes : tuple of Note
         Amber and red notes; none where all is well.
     """
 
     noise_ratio: NDArray[np.float64]
     outside: NDArray[np.float64]
-    far: float
     notes: tuple[Note, ...]
 
 
-def profile(image: ArrayLike, *, distance: ArrayLike | None = None) -> Profile:
+def profile(image: ArrayLike) -> Profile:
     """Return noise and brightness of the image that a calibration comes from.
 
     Parameters
     ----------
     image : array_like, shape (C, *space)
         Noisy image, two or three space axes; pixels that aren't finite don't count.
-    distance : array_like, optional
-        Distance of the calibration pixels from their token.
 
     Returns
     -------
@@ -120,17 +108,10 @@ def profile(image: ArrayLike, *, distance: ArrayLike | None = None) -> Profile:
         edge = np.quantile(bright, [0.001, *np.linspace(0, 1, BINS + 1)[1:-1], 0.999])
         edges.append(edge)
         noise.append(_noise_by_bin(bright, rough, edge)[0])
-    far = np.nan if distance is None else float(np.quantile(np.asarray(distance), 0.99))
-    return Profile(np.asarray(edges), np.asarray(noise), far)
+    return Profile(np.asarray(edges), np.asarray(noise))
 
 
-def _check_drift(
-    known: Profile,
-    image: ArrayLike,
-    *,
-    channel_names: Sequence[str] | None = None,
-    distance: ArrayLike | None = None,
-) -> _Drift:
+def _check_drift(known: Profile, image: ArrayLike, *, channel_names: Sequence[str] | None = None) -> _Drift:
     """Compare an image (C, *space) with the calibrated one, and note where the coverage may not hold."""
     planes = np.asarray(image)
     if len(planes) != len(known.noise):
@@ -145,9 +126,7 @@ def _check_drift(
         edge = known.edges[c]
         outside[c] = np.mean((bright < edge[0]) | (bright > edge[-1]))
         ratio[c] = _ratio(known.noise[c], *_noise_by_bin(bright, rough, edge))
-    far = np.nan if distance is None else float(np.mean(np.asarray(distance) > known.far_limit))
-    notes = (*_noise_notes(ratio, names), *_share_notes(outside, far, names))
-    return _Drift(ratio, outside, far, notes)
+    return _Drift(ratio, outside, (*_noise_notes(ratio, names), *_share_notes(outside, names)))
 
 
 def _bright_and_rough(plane: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -211,32 +190,21 @@ def _noise_notes(ratio: NDArray[np.float64], names: Sequence[str]) -> tuple[Note
     return (Note("amber", text),)
 
 
-def _share_notes(outside: NDArray[np.float64], far: float, names: Sequence[str]) -> tuple[Note, ...]:
-    """Return notes on pixels unlike any in the calibrated image."""
-    found = []
+def _share_notes(outside: NDArray[np.float64], names: Sequence[str]) -> tuple[Note, ...]:
+    """Return a note on pixels unlike any in the calibrated image."""
     beyond = [(share, name) for share, name in zip(outside, names, strict=True) if share >= SHARE_AMBER]
-    if beyond:
-        single = len(names) == 1
-        shown = ", ".join(
-            f"{100 * share:.0f} %" if single else f"{100 * share:.0f} % of {name}" for share, name in beyond
-        )
-        what = f"{shown} of the pixels" if single else f"Of the pixels, {shown}"
-        found.append(
-            (
-                max(beyond)[0],
-                f"{what} are outside the range that holds 99.8 % of the pixels of the calibrated image",
-            )
-        )
-    if far >= SHARE_AMBER:
-        found.append(
-            (
-                far,
-                f"{100 * far:.0f} % of the pixels look unlike those of the calibrated image (farther from "
-                "their token)",
-            )
-        )
-    advice = "The coverage may not hold there: calibrate on images like this one."
-    return tuple(Note("red" if share >= SHARE_RED else "amber", f"{what}. {advice}") for share, what in found)
+    if not beyond:
+        return ()
+    single = len(names) == 1
+    shown = ", ".join(
+        f"{100 * share:.0f} %" if single else f"{100 * share:.0f} % of {name}" for share, name in beyond
+    )
+    what = f"{shown} of the pixels" if single else f"Of the pixels, {shown}"
+    text = (
+        f"{what} are outside the range that holds 99.8 % of the pixels of the calibrated image. The coverage may not "
+        "hold there: calibrate on images like this one."
+    )
+    return (Note("red" if max(beyond)[0] >= SHARE_RED else "amber", text),)
 
 
 def profile_of(image: View) -> Profile | None:

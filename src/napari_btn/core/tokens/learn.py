@@ -43,6 +43,7 @@ _CLUSTER_PIXELS: Final = 20_000
 _FIT_PIXELS: Final = 600_000  # pixels whose latents are computed for the fit; crops of larger images
 _TRUNCATE: Final = 4.0
 _COMPONENTS: Final = 24
+_REACH: Final = 0.99
 _PALETTE: Final = 40  # clusters, of which cuts make tokens
 _MOST: Final = 120  # since nodes are numbered in eight bits
 _MAP_BYTES: Final = 1_500_000_000  # label maps of all cuts at most; above, only the finest cut is kept
@@ -94,18 +95,22 @@ class TokenModel:
     base : int
         Cut whose tokens are ordered by a channel; 1, so that numbers follow the tree. In bundles of version 1, the
         number of tokens first requested.
+    reach : float
+        99th percentile of the distances from the nearest token of the pixels that it was learned from; NaN if
+        unknown, as in earlier bundles.
     """
 
     projection: Projection
     palette: Palette
     base: int
+    reach: float = float("nan")
 
     def to_arrays(self) -> dict[str, NDArray[Any]]:
         """Return the model as named arrays, for `from_arrays`."""
         return {
             "weights": self.projection.weights,
             "offset": self.projection.offset,
-            "numbers": np.array([self.projection.smooth_px, self.base], dtype=np.float64),
+            "numbers": np.array([self.projection.smooth_px, self.base, self.reach], dtype=np.float64),
             **{f"palette.{name}": value for name, value in self.palette.to_arrays().items()},
         }
 
@@ -113,9 +118,9 @@ class TokenModel:
     def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> TokenModel:
         """Return the model that `to_arrays` stored; raise `KeyError` if an array is missing."""
         palette = {k.removeprefix("palette."): v for k, v in arrays.items() if k.startswith("palette.")}
-        smooth, base = arrays["numbers"]
-        projection = Projection(np.asarray(arrays["weights"]), np.asarray(arrays["offset"]), float(smooth))
-        return cls(projection, Palette.from_arrays(palette), int(base))
+        smooth, base, *reach = map(float, arrays["numbers"])
+        projection = Projection(np.asarray(arrays["weights"]), np.asarray(arrays["offset"]), smooth)
+        return cls(projection, Palette.from_arrays(palette), int(base), *reach)
 
 
 def fit_steps(
@@ -177,15 +182,17 @@ def fit_steps(
         seed=seed,
         method=settings.method or "kmeans",
     )
-    return TokenModel(projection, palette, 1)
+    return TokenModel(projection, palette, 1, float(np.quantile(palette.distances(points), _REACH)))
 
 
 def assign_steps(
     source: LatentSource,
     model: TokenModel,
     nodes: Callable[[int, tuple[slice, ...], NDArray[np.uint8]], None],
-) -> Step[None]:
-    """Give every pixel its node in every cut, tile by tile; a step.
+    *,
+    valid: NDArray[np.bool_] | None = None,
+) -> Step[float]:
+    """Give every pixel its node in every cut, tile by tile, and return how many lie beyond the tokens; a step.
 
     Parameters
     ----------
@@ -195,6 +202,13 @@ def assign_steps(
         Projection and palette.
     nodes : callable
         Called with scene, place and nodes (n - 1, *tile) of every tile.
+    valid : ndarray of bool, (S, *space), optional
+        True where pixels count; the others get node 255.
+
+    Returns
+    -------
+    float
+        Share of the pixels that are farther from their token than the reach of the model; NaN if it has none.
 
     Raises
     ------
@@ -208,13 +222,19 @@ def assign_steps(
             f"{model.projection.weights.shape[1]} features, the ensemble has {shape[0]} with {shape[1]}. "
             "Learn them again (refit)."
         )
-    whole = whole_boxes(source.space, source.scenes)
+    whole, beyond, count = whole_boxes(source.space, source.scenes), 0, 0
     for progress, tile in source.project(list(model.projection.weights), whole, model.projection.margin):
         if tile is not None:
             points = model.projection.components(tile)
-            found = model.palette.assign(points.reshape(len(points), -1).T)
-            nodes(tile.scene, tile.write, found.reshape(-1, *points.shape[1:]))
+            columns = points.reshape(len(points), -1).T
+            found = model.palette.assign(columns).reshape(-1, *points.shape[1:])
+            far = (model.palette.distances(columns) > model.reach).reshape(points.shape[1:])
+            counts = np.True_ if valid is None else valid[tile.scene][tile.write]
+            beyond += int(np.count_nonzero(far & counts))
+            count += int(np.count_nonzero(np.broadcast_to(counts, far.shape)))
+            nodes(tile.scene, tile.write, np.where(counts, found, np.uint8(NO_TOKEN)))
         yield replace(progress, note="Assigning tokens")
+    return float("nan") if np.isnan(model.reach) or count == 0 else beyond / count
 
 
 def tokens_steps(
@@ -274,18 +294,16 @@ def tokens_steps(
     maps = [View(one, left, "nodes") for one in nodes]
 
     def keep(scene: int, where: tuple[slice, ...], found: NDArray[np.uint8]) -> None:
-        if valid is not None:
-            found = np.where(valid[scene][where], found, np.uint8(NO_TOKEN))
         for one, made in zip(maps, found[-rows:], strict=True):
             one.write(scene, where, made[None])
 
-    yield from assign_steps(source, model, keep)
+    beyond = yield from assign_steps(source, model, keep, valid=valid)
 
     def channels_first(maps: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.moveaxis(maps, axes.index("C"), 0) if "C" in axes else maps[None]
 
     first, second = channels_first(median.array), None if width is None else channels_first(width)
-    tokens = Tokens(model.palette, nodes, k, model.base, left, first, second)
+    tokens = Tokens(model.palette, nodes, k, model.base, left, first, second, beyond=beyond)
     return model, tokens if settings.order_by is None else tokens.ordered(int(settings.order_by))
 
 

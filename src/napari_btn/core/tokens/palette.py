@@ -247,6 +247,27 @@ class Palette:
                 out[piece] = np.argmin(far, axis=1)
         return out
 
+    def distances(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the distance of each point from the centre of the nearest leaf.
+
+        Parameters
+        ----------
+        points : ndarray of float32, (m, D)
+            Points in latent components.
+
+        Returns
+        -------
+        ndarray of float32, (m,)
+            In the unit of the components.
+        """
+        centres = self.centres[: self.size]
+        out = np.empty(len(points), np.float32)
+        for first in range(0, len(points), _CHUNK):
+            piece = points[first : first + _CHUNK]
+            square = np.square(centres).sum(1) - 2 * (piece @ centres.T) + np.square(piece).sum(1)[:, None]
+            out[first : first + _CHUNK] = np.sqrt(np.maximum(square.min(1), 0))
+        return out
+
     @cached_property
     def _held(self) -> NDArray[np.bool_]:
         """Membership of each leaf in each anchor, (a, n)."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from napari_btn.core.data.image import shown_names
+from napari_btn.core.progress import Note
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -23,6 +24,9 @@ NO_TOKEN: Final = 255
 
 _BINS: Final = 512
 _LEVELS: Final = (0.05, 0.25, 0.75, 0.95)
+# Of other fields of the same kind up to 4 % are beyond, of images that are half as bright again a third and more.
+_BEYOND_AMBER: Final = 0.06
+_BEYOND_RED: Final = 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +62,9 @@ class Tokens:
     inside : ndarray of float32, (C, *image), optional
         1 where a truth not used in training lies inside the interval, 0 where it lies outside, NaN where it is
         unknown. Coverage by token is its mean.
+    beyond : float
+        Share of the pixels that are farther from their token than 99 % of those that the tokens were learned from;
+        NaN if unknown.
     """
 
     palette: Palette
@@ -73,6 +80,7 @@ class Tokens:
     unit: str = "px"
     provenance: dict[str, Any] = field(default_factory=dict)
     inside: NDArray[np.float32] | None = None
+    beyond: float = float("nan")
 
     @cached_property
     def labels(self) -> NDArray[np.int32]:
@@ -95,6 +103,18 @@ class Tokens:
         if self.k > self.palette.size:
             return float("nan")
         return float(self.palette.agreement[self.k - 2]) if self.k > 1 else 1.0
+
+    @property
+    def unlike(self) -> Note | None:
+        """A note where many pixels are unlike any that the tokens were learned from; None elsewhere."""
+        if not self.beyond >= _BEYOND_AMBER:
+            return None
+        return Note(
+            "red" if self.beyond >= _BEYOND_RED else "amber",
+            f"{100 * self.beyond:.0f} % of the pixels are farther from their token than 99 % of those that the tokens "
+            "were learned from. There is something else here, or other noise, and the coverage may not hold there: "
+            "calibrate on images like this one, and learn the tokens again.",
+        )
 
     @property
     def suggested(self) -> int:

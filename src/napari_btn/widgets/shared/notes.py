@@ -66,6 +66,7 @@ _CONTROLS = {
     "along an axis": "split",
     "split in time": "split",
     "calibrate fewer": "groups",
+    "learn the tokens again": "refit",
     "predict the image again": "apply",
     "reorder them": "channel_names",
 }

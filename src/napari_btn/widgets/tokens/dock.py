@@ -145,10 +145,10 @@ class TokensWidget(Dock):
         self.view.suggest.setAccessibleName(f"Use {best} tokens, the suggested number")
         self.view.suggest.setVisible(True)
         self.view.suggest.setEnabled(tokens.k != best and not self.busy)
+        unlike = () if tokens.unlike is None else ((tokens.unlike.level, tokens.unlike.text),)
         if not np.isfinite(value):
-            self.view.stability.say(
-                ("info", "It is unknown how well repeated clustering agrees on these tokens.")
-            )
+            text = "It is unknown how well repeated clustering agrees on these tokens."
+            self.view.stability.say(*unlike, ("info", text))
             return
         text = f"Repeated clustering agrees to {value:.2f} on {tokens.k} tokens (1 is best). "
         if value >= 0.8:
@@ -159,7 +159,8 @@ class TokensWidget(Dock):
                 if tokens.k > best
                 else f"Suggested: {best}."
             )
-        self.view.stability.say(("amber" if value < 0.8 else "info", text + more), *self._badly_covered())
+        stable = ("amber" if value < 0.8 else "info", text + more)
+        self.view.stability.say(*unlike, stable, *self._badly_covered())
 
     def _badly_covered(self) -> tuple[tuple[str, str], ...]:
         """Return a note on the token that is covered far less than asked for, and what helps."""
