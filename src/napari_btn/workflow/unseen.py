@@ -106,7 +106,7 @@ def need_unseen_steps(model: Model, scenes: Scenes, also: View | None = None) ->
     if (yield from was_trained_on_steps(model, scenes, also)):
         raise ValueError(
             "The members were trained on these images; coverage measured on them would be too good. "
-            "Give other images, or call calibrate(alpha=...) to use the held-out part."
+            "Give other images, or calibrate without images, which uses the held-out part."
         )
     yield from need_no_copies_steps(model, scenes, also=also)
 
