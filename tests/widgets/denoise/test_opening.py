@@ -138,6 +138,48 @@ def test_a_folder_is_described_in_a_file_that_opens_the_same_images(
     assert matched.describe.isHidden()
 
 
+@pytest.mark.parametrize("kind", ["npz", "h5"])
+def test_a_file_with_both_images_is_described_too(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path, kind: str
+) -> None:
+    import h5py
+
+    clean = np.random.default_rng(0).random((33, 47), np.float32)
+    names = {"scan/raw": clean + 1, "scan/gt": clean}
+    if kind == "npz":
+        np.savez(tmp_path / "soil.npz", **names)
+    else:
+        with h5py.File(tmp_path / "soil.h5", "w") as file:
+            for name, values in names.items():
+                file[name] = values
+    pair = dock.view.pair
+    open_image(viewer, pair.noisy, tmp_path / f"soil.{kind}", dock.lifetime)
+    qtbot.waitUntil(lambda: len(viewer.layers) == 2)
+    np.testing.assert_array_equal(np.asarray(pair.noisy.layer.data), clean + 1)
+    np.testing.assert_array_equal(np.asarray(pair.clean.layer.data), clean)
+    [(_, text)] = pair.noisy.matched.note.notes
+    assert f"soil.{kind}:scan/raw  ->  soil.{kind}:scan/gt" in text
+    assert not pair.noisy.matched.describe.isHidden()
+    pair.noisy.matched.write_to(tmp_path / "soil.json")
+    described = json.loads((tmp_path / "soil.json").read_text())
+    assert (described["noisy"], described["clean"]) == (f"soil.{kind}:scan/raw", f"soil.{kind}:scan/gt")
+
+
+def test_axes_go_with_the_image(
+    dock: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "soil.npy", np.zeros((3, 33, 47), np.float32))
+    pair = dock.view.pair
+    open_image(viewer, pair.noisy, tmp_path / "soil.npy", dock.lifetime)
+    qtbot.waitUntil(lambda: pair.axes.letters.text() == "CYX")
+    pair.axes.channels.setText("Si, Al, Fe")
+    viewer.layers.clear()
+    (tmp_path / "damaged.npy").write_bytes(b"nothing")
+    open_image(viewer, pair.noisy, tmp_path / "damaged.npy", dock.lifetime)
+    qtbot.waitUntil(lambda: bool(pair.noisy.note.notes))
+    assert (pair.axes.letters.text(), pair.axes.channels.text(), pair.axes.shape.text()) == ("", "", "")
+
+
 def test_a_description_replaces_only_the_file_that_the_dialog_asked_about(
     dock: DenoiseWidget,
     viewer: ViewerModel,

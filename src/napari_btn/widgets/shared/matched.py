@@ -1,4 +1,4 @@
-"""Which files a folder or a description gave, and a button that describes a folder in a file."""
+"""Which files or arrays a folder, a file or a description gave, and a button that describes them in a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KINDS: Final = {"YAML (*.yaml *.yml)": ".yaml", "JSON (*.json)": ".json"}
 
 
 class MatchedFiles(QWidget):
-    """A note on the files that a folder or a description gave; hidden where there are none.
+    """A note on the files that a folder, a file or a description gave; hidden where there are none.
 
     Parameters
     ----------
@@ -41,10 +41,10 @@ class MatchedFiles(QWidget):
         self.describe = QPushButton("Describe in a file…")
         self.describe.setObjectName(f"{role}_describe")
         self.describe.setToolTip(
-            "Write which files are noisy and clean to a small file (.yaml, .json). Open file… and napari-btn train "
-            "read it; axes, channels and pixel size can be added with any editor."
+            "Write which files or arrays are noisy and clean to a small file (.yaml, .json). Open file… and napari-btn "
+            "train read it; axes, channels and pixel size can be added with any editor."
         )
-        self.describe.setAccessibleName(f"Describe the folder of {role}")
+        self.describe.setAccessibleName(f"Describe the files of {role} in a file")
         self.describe.clicked.connect(self._on_user_describe)
         lay_out(self, self.note, self.describe)
         self.clear()
@@ -56,7 +56,7 @@ class MatchedFiles(QWidget):
         self.hide()
 
     def show_files(self, found: DataSet, table: Sequence[str], source: Path, *, opened: bool) -> None:
-        """Say which files were matched, and offer to describe them if they come from a folder.
+        """Say which files were matched, and offer to describe them unless they come from a description.
 
         Parameters
         ----------
@@ -65,10 +65,12 @@ class MatchedFiles(QWidget):
         table : sequence of str
             Which noisy file belongs to which clean one, a line each.
         source : Path
-            The folder, or the description.
+            The folder, the file with several arrays, or the description.
         opened : bool
-            False if the files were matched, but could not be opened.
+            False if the files were matched, but not all of them opened.
         """
+        from napari_btn.io.datasets import is_description
+
         more = f"; and {len(table) - _SHOWN} more" if table[_SHOWN:] else ""
         kind = f" as {found.files}" if found.files else ""
         verb = "Opened from" if opened else "Matched in"
@@ -76,7 +78,7 @@ class MatchedFiles(QWidget):
         self._shown = f"{verb} {source.name}{kind}: {'; '.join(table[:_SHOWN])}{more}."
         self.note.say(("info", self._shown))
         self.note.setToolTip("\n".join(table))
-        self.describe.setVisible(source.is_dir())
+        self.describe.setVisible(not is_description(source))
         self.show()
 
     def _on_user_describe(self) -> None:

@@ -60,6 +60,18 @@ def _ask_for_folder(parent: QWidget, viewer: Any, picker: LayerPicker, lifetime:
         open_image(viewer, picker, path, lifetime)
 
 
+def _both_in(path: str | Path) -> DataSet | None:
+    """Return the noisy and the clean array of a file, if the names of its arrays tell them apart."""
+    from napari_btn.io.proposals import propose
+
+    if not Path(path).is_file():
+        return None
+    try:
+        return propose(path)
+    except ValueError:
+        return None
+
+
 def open_image(
     viewer: Any, picker: LayerPicker, path: str | Path, lifetime: Lifetime, *others: str | Path
 ) -> None:
@@ -98,13 +110,21 @@ def open_image(
             return [replace(image, name=f"{image.name} {side}") for side, image in sides.items()]
         if others:
             return [read_image(one) for one in (path, *others)]
-        if Path(path).suffix == ".npz":
-            # A file with both images often names its arrays like the pickers.
+        both = _both_in(path)
+        if both is not None:
+            matched.append((both, both.table().splitlines()))
+        # a file with both images often names its arrays like the pickers
+        if both is not None or Path(path).suffix == ".npz":
             try:
                 return replace(read_image(f"{path}:{role}"), name=f"{Path(path).stem} {role}")
             except ValueError:
                 pass
-        return read_image(path)
+        if both is None:
+            return read_image(path)
+        return [
+            replace(read_image(both.folder / name), name=f"{both.name} {side}")
+            for side, (name,) in (("noisy", both.noisy), ("clean", both.clean))
+        ]
 
     def show_matched(*, opened: bool) -> None:
         """Say which files a folder or a description gave."""
@@ -118,6 +138,7 @@ def open_image(
                 # noisy and clean often have one name in two folders
                 image = replace(image, name=f"{image.name} ({Path(path).resolve().parent.name})")
             picker.pick(add_image(viewer, image))
+            show_matched(opened=False)
         elif others:
             layers = [add_image(viewer, one) for one in image]
             picker.pick_many(layers, "different fields")
