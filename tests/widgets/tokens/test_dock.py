@@ -298,6 +298,21 @@ def test_a_new_cut_lets_merged_tokens_come_back(dock, viewer, found, qtbot):
     assert len(column(dock, "#")) == 7
 
 
+def test_return_in_the_field_for_the_number_keeps_merged_tokens(dock, viewer, qtbot):
+    from qtpy.QtCore import Qt
+
+    dock.view.table.pick([1, 2])
+    part(dock, "merge").click()
+    merged, field = layer_of(viewer).data.copy(), part(dock, "n_tokens")
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    np.testing.assert_array_equal(layer_of(viewer).data, merged)
+    field.selectAll()
+    qtbot.keyClicks(field, "5")
+    qtbot.keyClick(field, Qt.Key.Key_Return)
+    # the number is said twice, and what was lost must stay said
+    assert "Undo restores merged" in dock.view.status.notes[0][1]
+
+
 def test_names_follow_their_tokens_from_cut_to_cut(dock, viewer, found, qtbot):
     number = 1
     dock.view.table.item(dock.view.table.row_of(number), 1).setText(" quartz ")
@@ -353,7 +368,13 @@ def test_coverage_is_shown_where_it_is_known(dock, viewer, found):
     inside[2, found.labels == 2] = 0
     dock.session.tokens = replace(found, inside=inside)
     shown = dict(zip(column(dock, "#"), column(dock, "coverage"), strict=True))
-    assert shown.pop("2") == "67 %"
+    # the mean of the channels hides that none of the pixels is inside in one
+    assert shown.pop("2") == "⚠ 67 %"
+    assert "In token 2, 0 % of the held-out pixels of Fe" in dock.view.stability.notes[-1][1]
+    for theme in ("light", "dark"):
+        viewer.theme = theme
+        cell = dock.view.table.item(dock.view.table.row_of(2), heads(dock).index("coverage"))
+        assert cell.foreground().color() == dock.theme.colours()["amber"]
     assert set(shown.values()) == {"—"}
     said = dock.view.table.item(dock.view.table.row_of(2), heads(dock).index("coverage")).toolTip()
     assert "Si 100.0 %, Al 100.0 %, Fe 0.0 %" in said

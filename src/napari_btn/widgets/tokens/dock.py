@@ -14,6 +14,7 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.dock import Dock
 from napari_btn.widgets.shared.worker import load_ahead, sentence_of
 from napari_btn.widgets.tokens.editor import BY_TOKEN, TokenEditor, channels_of
+from napari_btn.widgets.tokens.table import poorly_covered
 from napari_btn.widgets.tokens.view import TokensView
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ _LABELS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr);;GeoJSON polygons, for Qu
 _NOTHING_YET = (
     "Nothing is denoised yet. Train in the Denoise dock, or apply loaded networks to a layer there."
 )
-_KNOWN_PIXELS, _FAR_BELOW = 100, 0.15  # held-out pixels of a token that count, and a coverage that is bad
 _GONE = "The layer with the tokens was removed. Click Find tokens to make it again."
 
 
@@ -148,7 +148,7 @@ class TokensWidget(Dock):
         unlike = () if tokens.unlike is None else ((tokens.unlike.level, tokens.unlike.text),)
         if not np.isfinite(value):
             text = "It is unknown how well repeated clustering agrees on these tokens."
-            self.view.stability.say(*unlike, ("info", text))
+            self.view.stability.say(*unlike, ("info", text), *self._badly_covered())
             return
         text = f"Repeated clustering agrees to {value:.2f} on {tokens.k} tokens (1 is best). "
         if value >= 0.8:
@@ -168,23 +168,16 @@ class TokensWidget(Dock):
         if model is None or shown is None or model.settings.calibration.groups:
             return ()
         table, aim = shown.view.table, 1 - model.settings.alpha
-        known = table.get("known pixels")
-        if known is None:
-            return ()
-        found = [
-            (float(value), int(number), name.removesuffix(" coverage"))
-            for name, column in table.items()
-            if name.endswith(" coverage")
-            for value, number, count in zip(column, table["index"], known, strict=True)
-            if count >= _KNOWN_PIXELS and value < aim - _FAR_BELOW
-        ]
+        found = poorly_covered(table, aim)
         if not found:
             return ()
-        value, number, channel = min(found)
+        value, number, channel = found[0]
         where = f" of {channel}" if len(channels_of(shown.view)) > 1 else ""
+        others = len({number for _, number, _ in found}) - 1
+        more = f" ({others} more {'is' if others == 1 else 'are'} marked ⚠ in the table)" if others else ""
         text = (
             f"In token {number}, {100 * value:.0f} % of the held-out pixels{where} lie inside their "
-            f"intervals, not {100 * aim:.4g} %. Calibrate tokens separately in the Denoise dock, then "
+            f"intervals, not {100 * aim:.4g} %{more}. Calibrate tokens separately in the Denoise dock, then "
             "Recalibrate, which can help tokens that are worth enough held-out blocks; or hold out more of this "
             "token."
         )

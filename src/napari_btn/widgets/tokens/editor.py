@@ -84,7 +84,9 @@ class TokenEditor:
         shown = self.shown
         if shown is not None and shown.layer is not None:
             table = shown.describe()
-            self._view.table.show_table(table, channels_of(shown.view), self._colours())
+            model = self._session.model
+            aim = None if model is None else 1 - model.settings.alpha
+            self._view.table.show_table(table, channels_of(shown.view), self._colours(), aim)
             with self._quiet():
                 shown.set_features(table)
         elif shown is not None:
@@ -337,7 +339,8 @@ class TokenEditor:
             How many.
         """
         shown = self.shown
-        if shown is None or shown.layer is None:
+        if shown is None or shown.layer is None or k == shown.tokens.k:
+            # Return in the field for the number says the same number once more
             return
         self.look()
         edited = shown.edited

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,14 +17,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["NAME_COLUMN", "TokenTable"]
+    from napari_btn.widgets.shared.notes import Theme
+
+__all__ = ["NAME_COLUMN", "TokenTable", "poorly_covered"]
 
 NAME_COLUMN = 1
 _HEIGHT = 90  # pixels; it grows where there is more room
 _COVERAGE_HELP = (
     "Share of the token's held-out pixels that lie inside their intervals, as a mean over the channels. If "
-    "they come from few blocks, the share may be far off by chance."
+    "they come from few blocks, the share may be far off by chance. ⚠ marks tokens that a channel covers far "
+    "less than was asked for; the note above names the worst."
 )
+_KNOWN_PIXELS, _FAR_BELOW = 100, 0.15  # held-out pixels of a token that count, and a coverage that is bad
+_SIGN = "⚠"
 _NO_TRUTH = (
     "Unknown: coverage is counted on held-out pixels, and this image is not the one that the intervals were "
     "calibrated on."
@@ -51,10 +57,17 @@ class _Cell(QTableWidgetItem):
 
 
 class TokenTable(QTableWidget):
-    """Table of tokens: number with its colour, name, share, medians, widths; sortable, names editable."""
+    """Table of tokens: number with its colour, name, share, medians, widths; sortable, names editable.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    theme : Theme
+        Colours of the marks.
+    """
+
+    def __init__(self, theme: Theme) -> None:
         super().__init__(0, 0)
+        self._theme = theme
         self.setObjectName("table")
         self.setAccessibleName("Tokens")
         self.setToolTip(
@@ -83,7 +96,11 @@ class TokenTable(QTableWidget):
         return QSize(super().sizeHint().width(), _HEIGHT)
 
     def show_table(
-        self, table: Mapping[str, NDArray[Any]], channels: Sequence[str], colours: NDArray[Any]
+        self,
+        table: Mapping[str, NDArray[Any]],
+        channels: Sequence[str],
+        colours: NDArray[Any],
+        aim: float | None = None,
     ) -> None:
         """Show these tokens instead of the last; picks and order stay.
 
@@ -95,6 +112,8 @@ class TokenTable(QTableWidget):
             Names of the channels that it has medians of.
         colours : ndarray of float32, (k + 1, 4)
             By number.
+        aim : float, optional
+            Coverage that was asked for; tokens with much less are marked.
         """
         picked = self.picked()
         columns = [("#", "Number of the token, and its colour in the image.", "index")]
@@ -133,9 +152,14 @@ class TokenTable(QTableWidget):
         for column, (_, _, key) in enumerate(columns):
             for row, value in enumerate(_coverage(table) if key == "coverage" else table[key]):
                 self.setItem(row, column, _cell(key, value, table, row))
+        poor = {number for _, number, _ in poorly_covered(table, aim)} if aim is not None else ()
+        place = next(k for k, (_, _, key) in enumerate(columns) if key == "coverage")
         for row, number in enumerate(table["index"]):
             item = self.item(row, 0)
             item.setIcon(_swatch(colours[int(number)]))
+            if int(number) in poor:
+                self.item(row, place).setText(f"{_SIGN} {self.item(row, place).text()}")
+        self.redraw()
         if titles != self._titles:
             self.resizeColumnsToContents()
             self.setColumnWidth(NAME_COLUMN, 80)
@@ -146,6 +170,16 @@ class TokenTable(QTableWidget):
         self.setSortingEnabled(True)
         self.blockSignals(False)
         self._select(picked)
+
+    def redraw(self) -> None:
+        """Draw marked cells in the colour of the theme as it is now."""
+        amber = self._theme.colours()["amber"]
+        blocked = self.blockSignals(True)
+        for row, column in product(range(self.rowCount()), range(self.columnCount())):
+            item = self.item(row, column)
+            if item is not None and column != NAME_COLUMN and item.text().startswith(_SIGN):
+                item.setForeground(amber)
+        self.blockSignals(blocked)
 
     def clear_table(self) -> None:
         """Empty the table."""
@@ -187,6 +221,28 @@ class TokenTable(QTableWidget):
                 self.selectRow(row)
         self.setSelectionMode(mode)
         self.blockSignals(False)
+
+
+def poorly_covered(table: Mapping[str, NDArray[Any]], aim: float) -> list[tuple[float, int, str]]:
+    """Return coverage, number and channel of the tokens that are covered far less than asked for, the worst first.
+
+    Parameters
+    ----------
+    table : mapping of str to ndarray
+        As `Tokens.table`.
+    aim : float
+        Coverage that was asked for, in (0, 1).
+    """
+    known = table.get("known pixels")
+    if known is None:
+        return []
+    return sorted(
+        (float(value), int(number), name.removesuffix(" coverage"))
+        for name, column in table.items()
+        if name.endswith(" coverage")
+        for value, number, count in zip(column, table["index"], known, strict=True)
+        if count >= _KNOWN_PIXELS and value < aim - _FAR_BELOW
+    )
 
 
 def _cell(key: str, value: Any, table: Mapping[str, NDArray[Any]], row: int) -> _Cell:

@@ -97,7 +97,7 @@ class TokensView(QWidget):
 
     def _build_table(self) -> None:
         """Make the controls that show and edit tokens."""
-        self.table = TokenTable()
+        self.table = TokenTable(self._theme)
         self.merge = push_button(
             "merge", "Merge", "Merge the picked tokens into one; it gets the number of the largest."
         )
@@ -177,6 +177,7 @@ class TokensView(QWidget):
         """Draw in the colours of the theme as they are now."""
         for note in (self.hint, self.stability, self.status):
             note.redraw()
+        self.table.redraw()
         self.chart.set_colours(self._theme.colours())
 
 
