@@ -34,6 +34,8 @@ def put_away(ready: DenoiseWidget, qtbot: QtBot, steps: Any) -> QMainWindow:
 def test_a_training_goes_on_without_its_dock(
     put_away: QMainWindow, viewer: ViewerModel, qtbot: QtBot, steps: Any
 ) -> None:
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
     session = session_of(viewer)
     assert session.background is not None
     assert session.model is None
@@ -43,6 +45,11 @@ def test_a_training_goes_on_without_its_dock(
     assert session.unfinished is None
     assert session.report_of == "soil noisy"
     assert steps.updated == 60
+    again = DenoiseWidget(viewer)
+    qtbot.addWidget(again)
+    assert again.view.apply_to.layer is viewer.layers["soil noisy"]
+    assert again.view.apply.isEnabled()
+    again.leave()
 
 
 def test_a_dock_that_is_opened_again_takes_the_training_up(

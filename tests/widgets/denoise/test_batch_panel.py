@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -130,6 +130,29 @@ def test_a_stopped_batch_keeps_what_is_done(
     assert 1 <= done < 4
     assert "was stopped" in dock.view.progress.line.text()
     assert f"{done} of 4" in panel.note.notes[0][1]
+
+
+def test_files_that_were_added_come_into_sight(make_napari_viewer: Any, qtbot: QtBot, tmp_path: Path) -> None:
+    from napari_btn.widgets.shared.tabs import open_dock
+
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1000, 600)
+    open_dock(viewer, "Denoise")
+    (dock,) = viewer.window.dock_widgets.values()
+    panel = dock.view.batch
+    dock.view.batch_fold.expand(animate=False)
+    # what was unfolded is scrolled to, which must be over
+    qtbot.waitUntil(lambda: not panel.add_files.visibleRegion().isEmpty())
+    qtbot.wait(500)
+    paths = [tmp_path / f"{k}.npy" for k in range(3)]
+    for path in paths:
+        np.save(path, np.zeros((33, 47), np.float32))
+    dock.batcher.add(paths)
+    qtbot.waitUntil(lambda: panel.table.rowCount() == 3 and not panel.start.visibleRegion().isEmpty())
+    table = panel.table
+    table.item(0, 1).setText("a name that needs the bar below " * 10)
+    qtbot.waitUntil(lambda: table.viewport().height() >= 3 * table.rowHeight(0))
+    assert not table.verticalScrollBar().isVisible()
 
 
 def test_a_folder_without_images_is_refused(dock: DenoiseWidget, qtbot: QtBot, tmp_path: Path) -> None:

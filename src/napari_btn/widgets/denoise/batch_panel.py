@@ -53,7 +53,7 @@ _HEADS = {
     "coverage": "Share of the clean image inside the intervals, where a clean image belongs to the file.",
     "notes": "How the image differs from the calibrated one; the coverage may be lower there.",
 }
-_ROWS_SHOWN = 6
+_ROWS_SHOWN, _ROW_PX = 6, 24
 
 
 class BatchPanel(QWidget):
@@ -96,6 +96,7 @@ class BatchPanel(QWidget):
         self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
         self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.table.verticalHeader().hide()
+        self.table.verticalHeader().setDefaultSectionSize(_ROW_PX)
         self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
         self.table.horizontalHeader().setStretchLastSection(True)
         for k, (head, text) in enumerate(_HEADS.items()):
@@ -157,7 +158,13 @@ class BatchPanel(QWidget):
                 row, (Path(file.image).name, "", "", clean, ""), (file.image, "", "", file.clean or "", "")
             )
         shown = min(max(len(self.files), 2), _ROWS_SHOWN)
-        self.table.setFixedHeight(self.table.horizontalHeader().sizeHint().height() + 26 * shown + 18)
+        # the bar below is of the style, which is known as soon as the panel is seen
+        self.table.setFixedHeight(
+            self.table.horizontalHeader().sizeHint().height()
+            + _ROW_PX * shown
+            + self.table.horizontalScrollBar().sizeHint().height()
+            + 2 * self.table.frameWidth()
+        )
         for part in (self.table, self._output, self.start):
             part.setVisible(bool(self.files))
         self.note.say()
@@ -202,17 +209,14 @@ class BatchPanel(QWidget):
         failed = [row for row in rows if row.error]
         noted = [row for row in rows if row.notes and not row.error]
         done, n = len(rows) - len(failed), len(self.files)
-        notes = [
-            (
-                "info",
-                f"{done} of {n} {'file is' if n == 1 else 'files are'} denoised; the maps are in "
-                f"{self.output.text()}.",
-            )
-        ]
+        where = f"; the maps are in {self.output.text()}" if done else ""
+        notes = [("info", f"{done} of {n} {'file is' if n == 1 else 'files are'} denoised{where}.")]
         if failed:
             first = failed[0]
             more = f" ({len(failed) - 1} more in the table)" if len(failed) > 1 else ""
-            notes.append(("red", f"{Path(first.file.image).name}: {first.error}{more}"))
+            name = Path(first.file.image).name
+            said = first.error if first.error.startswith(name) else f"{name}: {first.error}"
+            notes.append(("red", f"{said}{more}"))
         if noted:
             first = noted[0]
             more = f" ({len(noted) - 1} more in the table)" if len(noted) > 1 else ""
@@ -306,6 +310,7 @@ class Batcher:
             """Show the files."""
             panel.output.setText(str(folder))
             panel.show_files(files, given)
+            self._view.scroll_to(panel.start)
 
         def failed(error: Exception) -> None:
             """Show the error."""

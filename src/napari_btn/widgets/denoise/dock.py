@@ -82,6 +82,14 @@ class DenoiseWidget(Dock):
         if self.session.picked is not None:
             self.view.pair.show_picked(self.session.picked)
         self.trainer.take_over()
+        trained = self.session.report_of
+        if (
+            self.session.prediction is None
+            and self.session.model is not None
+            and trained in self.viewer.layers
+        ):
+            # a training that ended without a dock has no result yet; Apply makes it
+            self.view.apply_to.pick(self.viewer.layers[trained])
 
     def _connect(self) -> None:
         """Connect signals and handlers."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
@@ -180,6 +181,19 @@ class DenoiseView(QWidget):
         layout.addWidget(self._settings, 1)
         layout.addLayout(foot)
         _in_one_column(self.pair.form, self.form.form, use)
+
+    def scroll_to(self, part: QWidget) -> None:
+        """Scroll to a part of the settings that was just shown.
+
+        Parameters
+        ----------
+        part : QWidget
+            It gets its place when Qt lays the settings out.
+        """
+        later = QTimer(part)
+        later.setSingleShot(True)
+        later.timeout.connect(lambda: self._settings.ensureWidgetVisible(part))
+        later.start(0)
 
     def show_report(self) -> None:
         """Scroll to the report, which comes below the settings and the loss curve."""
