@@ -720,6 +720,17 @@ def test_training_continues_with_the_windows_and_reports_the_gain(ready, continu
     assert column(dock, "✓") == ["✓", "✓"]
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_training_that_goes_on_says_that_fused_windows_are_lost(ready, continuing, qtbot, fused):
+    dock, session = ready
+    record = {"fused": [{"window": [0, 0]}]} if fused else {}
+    session.prediction = replace(session.prediction, provenance={**session.prediction.provenance, **record})
+    dock.view.table.clearSelection()
+    part(dock, "continue_training").click()
+    settled(dock, qtbot)
+    assert [level for level, text in dock.view.message.notes if "fused" in text] == ["amber"] * fused
+
+
 def test_windows_are_fused_with_the_prediction_before_training_goes_on(ready, viewer, qtbot, monkeypatch):
     dock, session = ready
     before, asked = session.prediction, []

@@ -33,6 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["RegionLoop"]
 
+_UNFUSED = (
+    "The windows that were fused are no longer in the maps: these are of the new networks, which learned from the same "
+    "measurements. Don't fuse them again."
+)
+
 
 class RegionLoop:
     """Measured windows, and the training that goes on with them.
@@ -228,6 +233,8 @@ class RegionLoop:
         self._session.prediction = made.prediction
         self._show_maps(made.prediction, field)
         self._panel.gain.say(*_gained(made, field.prediction, regions, scene))
+        if field.prediction.provenance.get("fused"):
+            self._view.message.say(("amber", _UNFUSED))
 
     def _show_maps(self, prediction: Prediction, field: Field) -> None:
         """Show the maps of a prediction of the field, if its layer is still there."""
