@@ -333,6 +333,18 @@ def test_a_forecast_follows_the_coverage_and_the_start_the_members(
         assert by_name(ready, "add_scenes").isHidden() == (level == "info")
 
 
+def test_a_note_has_the_whole_width_beside_no_button(ready: DenoiseWidget, qtbot: QtBot) -> None:
+    pair = ready.view.pair
+    qtbot.waitUntil(lambda: not ready.lifetime.runs)
+    pair.resize(440, pair.height())
+    for shown in (False, True):
+        for button in (pair.check.align, pair.check.mask_along):
+            button.setVisible(shown)
+        pair.check.note.say(("amber", "The noise is correlated along y. " * 8))
+        pair.layout().activate()
+        assert pair.check.note.width() == pair.contentsRect().width()
+
+
 def test_a_forecast_of_few_blocks_offers_another_split_and_more_scenes(
     ready: DenoiseWidget, viewer: ViewerModel, qtbot: QtBot, steps: Any
 ) -> None:

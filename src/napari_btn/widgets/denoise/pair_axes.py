@@ -48,6 +48,15 @@ class PairAxes:
         self.channels.setAccessibleName("Channel names")
         self._typed_for: object = None
 
+    def clear(self) -> None:
+        """Show the axes and channels of no image."""
+        self._typed_for = None
+        for line in (self.letters, self.channels):
+            line.blockSignals(True)
+            line.clear()
+            line.blockSignals(False)
+        self.shape.clear()
+
     def typed(self, image: LayerImage, layers: Sequence[ImageLayer]) -> LayerImage:
         """Return an image with the typed axes and channel names, which are reset for other layers.
 

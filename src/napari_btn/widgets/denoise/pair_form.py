@@ -8,7 +8,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import QFormLayout, QHBoxLayout, QVBoxLayout, QWidget
 
 from napari_btn.core.progress import drain
@@ -134,19 +134,17 @@ class PairForm(QWidget):
         form.addRow("Axes", axes)
         form.addRow("Channels", self.axes.channels)
         self.form = form
-        below = QHBoxLayout()
-        below.addWidget(self.check.note, 1)
-        below.addWidget(self.check.align, 0, Qt.AlignmentFlag.AlignTop)
-        below.addWidget(self.check.mask_along, 0, Qt.AlignmentFlag.AlignTop)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(6)
         layout.addLayout(form)
-        layout.addLayout(below)
-        remedies = QHBoxLayout()
-        for button in (self.check.use_checkerboard, self.check.add_scenes):
-            remedies.addWidget(button)
-        layout.addLayout(remedies)
+        layout.addWidget(self.check.note)
+        check = self.check
+        for row in ((check.align, check.mask_along), (check.use_checkerboard, check.add_scenes)):
+            remedies = QHBoxLayout()
+            for button in row:
+                remedies.addWidget(button)
+            layout.addLayout(remedies)
 
     # ---------------------------------------------------------------- reading
 
@@ -242,7 +240,7 @@ class PairForm(QWidget):
         elif noisy is not None:
             noisy = self.axes.typed(noisy, self.noisy.layers)
         else:
-            self.axes.shape.clear()
+            self.axes.clear()
         seen = clean if drawn else noisy
         self.form.setRowVisible(self.axes.channels, seen is not None and "C" in seen.axes)
         self.axes.guessed.setVisible(seen is not None and seen.axes_guessed)
