@@ -105,6 +105,17 @@ def test_a_link_of_another_dock_brings_its_control_to_the_front(window: Any, qtb
     qtbot.waitUntil(lambda: in_sight(denoise.findChild(QWidget, "groups")))
 
 
+def test_a_link_to_a_folded_control_brings_all_of_it_into_sight(window: Any, qtbot: Any) -> None:
+    window.window.resize(1366, 560)
+    open_dock(window, "Denoise")
+    qtbot.wait(300)
+    (dock,) = window.window.dock_widgets.values()
+    control = dock.findChild(QWidget, "groups")
+    _show_control(dock.window(), "groups")
+    qtbot.wait(300)  # unfolding scrolls, too, and must not scroll away
+    qtbot.waitUntil(lambda: control.visibleRegion().boundingRect() == control.rect())
+
+
 def test_a_short_message_is_not_cut_and_none_takes_no_room(window: Any, qtbot: Any) -> None:
     open_dock(window, "Denoise")
     qtbot.wait(300)

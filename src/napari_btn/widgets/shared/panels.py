@@ -131,19 +131,25 @@ def fold(name: str, title: str, help_text: str, inside: QWidget) -> QCollapsible
     # what was unfolded gets its place later; the timer goes with the fold
     later = QTimer(folded)
     later.setSingleShot(True)
-    later.timeout.connect(lambda: _scroll_to(folded))
+    later.timeout.connect(lambda: _scroll_to(folded, inside))
     folded.toggled.connect(lambda shown: later.start(_SETTLE_MS) if shown else later.stop())
     return folded
 
 
-def _scroll_to(folded: QCollapsible) -> None:
-    """Scroll to an unfolded part: to all of it, or to its head if it is higher than what is in sight."""
+def _scroll_to(folded: QCollapsible, inside: QWidget) -> None:
+    """Scroll to an unfolded part: to all of it, or to its head if it is higher than what is in sight.
+
+    A part that a link unfolded has the focus in it; then scroll to the control with the focus.
+    """
     parent = folded.parentWidget()
     while parent is not None and not isinstance(parent, QScrollArea):
         parent = parent.parentWidget()
     if not isinstance(parent, QScrollArea) or parent.widget() is None or parent.viewport() is None:
         return
-    if folded.height() <= parent.viewport().height():
+    focus = folded.window().focusWidget()
+    if focus is not None and inside.isAncestorOf(focus):
+        parent.ensureWidgetVisible(focus)
+    elif folded.height() <= parent.viewport().height():
         parent.ensureWidgetVisible(folded, 0, 0)
     else:
         parent.verticalScrollBar().setValue(folded.mapTo(parent.widget(), QPoint(0, 0)).y())
