@@ -6,6 +6,7 @@ import ast
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from qtpy.QtWidgets import QTabWidget, QWidget
 
@@ -120,6 +121,21 @@ def test_a_link_to_a_hidden_control_leads_to_what_makes_it_appear(dock: Any, qtb
     qtbot.waitUntil(
         lambda: dock.view.pair.noisy.combo.hasFocus() or dock.focusWidget() is dock.view.pair.noisy.combo
     )
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+@pytest.mark.parametrize("level", ["text", "accent", "red", "amber"])
+def test_words_can_be_read_on_the_background(viewer: Any, theme: str, level: str) -> None:
+    def luminance(name: str) -> float:
+        """Return the relative luminance, as WCAG 2 defines it."""
+        shares = np.array(colours[name].getRgbF()[:3])
+        linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    viewer.theme = theme
+    colours = Theme(viewer).colours()
+    low, high = sorted((luminance(level), luminance("background")))
+    assert (high + 0.05) / (low + 0.05) >= 4.5
 
 
 def test_a_link_of_a_note_is_a_word_of_it(viewer: Any, qtbot: Any) -> None:

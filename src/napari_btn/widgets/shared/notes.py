@@ -104,6 +104,7 @@ _DOCKS = {"propose": "Re-measure", "check_second": "Uncertainty", "show_mean": "
 """Docks of controls that notes of other docks name, to be opened where they are closed."""
 _BEFORE = {"calibrate_on": "noisy", "recalibrate": "coverage", "align": "clean"}
 """Controls that must be used before a hidden one appears."""
+_CONTRAST = 4.5  # of text and its background, as WCAG 2 asks for
 _FRAME_PX = 8  # what a style may draw around a scroll area
 _MOST_PX = 110  # largest height of an area of sentences
 _SIGN = {"red": "✖", "amber": "⚠", "info": ""}
@@ -130,11 +131,33 @@ class Theme:
         return {
             "text": text,
             "background": background,
-            "accent": _mixed(QColor(theme.current.as_hex()), text, 0.35),
+            "accent": _readable(QColor(theme.current.as_hex()), text, background, 0.35),
             # The theme's colours are for backgrounds of buttons; text needs more contrast.
-            "red": _mixed(QColor(theme.error.as_hex()), text, 0.35),
-            "amber": _mixed(QColor(theme.warning.as_hex()), text, 0.15),
+            "red": _readable(QColor(theme.error.as_hex()), text, background, 0.35),
+            "amber": _readable(QColor(theme.warning.as_hex()), text, background, 0.15),
         }
+
+
+def _readable(colour: QColor, text: QColor, background: QColor, share: float) -> QColor:
+    """Return a colour mixed with at least a share of the text's, and as much as it takes to be read."""
+    mixed = _mixed(colour, text, share)
+    while share < 1 and _contrast(mixed, background) < _CONTRAST:
+        share = min(share + 0.05, 1)
+        mixed = _mixed(colour, text, share)
+    return mixed
+
+
+def _contrast(colour: QColor, other: QColor) -> float:
+    """Return the ratio of the luminances of two colours, as WCAG 2 defines it."""
+    weights = (0.2126, 0.7152, 0.0722)
+    low, high = sorted(
+        sum(
+            w * (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4)
+            for w, v in zip(weights, c.getRgbF()[:3], strict=True)
+        )
+        for c in (colour, other)
+    )
+    return (high + 0.05) / (low + 0.05)
 
 
 def _mixed(colour: QColor, other: QColor, share: float) -> QColor:
