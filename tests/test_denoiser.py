@@ -575,7 +575,7 @@ def test_pixels_that_are_nan_get_no_numbers(denoiser):
     assert np.isnan(mask.median[:, hole]).all()
     tokens = denoiser.tokens(image, n_tokens=3, valid="finite", executor=Inline())
     np.testing.assert_array_equal(tokens.labels == 0, hole)
-    with pytest.raises(ValueError, match="threshold is NaN"):
+    with pytest.raises(ValueError, match="threshold is nan"):
         made.exceedance(float("nan"), channel="Fe")
 
 
@@ -610,7 +610,7 @@ def test_a_locked_map_comes_from_the_held_out_scores(denoiser):
         replace(made, held_out=None).exceedance(t, "Fe", locked=True)
     with pytest.raises(ValueError, match="makes a map, not claims"):
         made.exceedance(t, "Fe", side="conservative", locked=True)
-    with pytest.raises(ValueError, match="threshold is NaN"):
+    with pytest.raises(ValueError, match="threshold is nan"):
         made.exceedance(float("nan"), "Fe", locked=True)
 
 
