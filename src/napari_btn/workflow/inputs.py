@@ -97,9 +97,10 @@ def _names_of(channel_names: Sequence[str]) -> tuple[str, ...]:
     """Return names of channels; raise ``ValueError`` if they aren't texts."""
     try:
         names = tuple(channel_names)
+        texts = all(isinstance(name, str) for name in names)
     except TypeError:
-        names = (None,)  # type: ignore[assignment]
-    if not all(isinstance(name, str) for name in names):
+        texts = False
+    if not texts:
         raise ValueError(
             f'channel_names is {channel_names!r}; give a text for each channel, such as ("Si", "Al", "Fe").'
         )

@@ -308,8 +308,8 @@ def channel_number(channel: str | int | None, names: Sequence[str]) -> int:
         return 0
     if isinstance(channel, str) and channel in names:
         return list(names).index(channel)
-    whole = hasattr(channel, "__index__") and not isinstance(channel, bool | np.ndarray)
-    if whole and 0 <= channel < len(names):  # type: ignore[operator]
+    whole = isinstance(channel, int | np.integer) and not isinstance(channel, bool)
+    if whole and 0 <= int(channel) < len(names):
         return int(channel)
     raise ValueError(
         f"Channel is {channel!r}; there are {known}. Give one of those names, or a number from 0."
