@@ -7,6 +7,7 @@ on to its end, where its output must have the same bytes as without a fault. Lin
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import resource
 import shutil
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -111,9 +113,9 @@ class Case:
         self.scratch.mkdir()
         self.call = _predict(folder.parent, self.out) if predicts else _train(folder.parent, self.out)
 
-    def run(self, *code: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    def run(self, *code: str, workers: int = 2, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run the call in a script to its end."""
-        environment = {**os.environ, "TMPDIR": str(self.scratch)}
+        environment = {**os.environ, "TMPDIR": str(self.scratch), "LOKY_MAX_CPU_COUNT": str(workers)}
         return subprocess.run(
             [sys.executable, "-c", *code, *self.call], capture_output=True, text=True, check=False,
             env=environment, timeout=900, **options,
@@ -145,7 +147,8 @@ class Case:
         """Run the same call to its end, compare its bytes, and return all that was wrong."""
         if not self.out.exists():
             self.call += [] if self.predicts else ["--resume"]
-            again = self.run(RUN)
+            # the bytes don't depend on the number of workers, and each takes seconds to start
+            again = self.run(RUN, workers=1)
             if again.returncode or self.out.read_bytes() != self.whole:
                 self.wrong.append(f"the output of the same call differs {again.stderr[-200:]}")
         left = [p.name for p in (*self.folder.iterdir(), *self.scratch.iterdir())]
@@ -184,7 +187,8 @@ def _held(case: Case, stage: str) -> Iterator[tuple[subprocess.Popen[str], str]]
     code = [AT_A_STAGE, "0", *_at(stage)]
     process = subprocess.Popen(
         [sys.executable, "-c", *code, *case.call], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE, text=True, start_new_session=True, env={**os.environ, "TMPDIR": str(case.scratch)},
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "TMPDIR": str(case.scratch), "LOKY_MAX_CPU_COUNT": "2"},
     )  # fmt: skip
     assert process.stdout is not None
     yield process, process.stdout.readline()
@@ -274,8 +278,8 @@ def full_disk(folder: Path, *, predicts: bool) -> list[str]:
     return case.goes_on()
 
 
-def faults(times: int) -> Iterator[tuple[str, int, list[str]]]:
-    """Yield each fault, how often it was injected, and what was lost."""
+def faults(times: int, jobs: int) -> Iterator[tuple[str, int, list[str]]]:
+    """Yield each fault, how often it was injected, and what was lost; so many are injected at a time."""
     from napari_btn import samples
 
     with tempfile.TemporaryDirectory() as name:
@@ -297,6 +301,11 @@ def faults(times: int) -> Iterator[tuple[str, int, list[str]]]:
             every[f"a disk with too little room for the output of {what}"] = partial(
                 full_disk, predicts=predicts
             )
-        for number, (what, inject) in enumerate(every.items()):
-            lost = [wrong for k in range(times) for wrong in inject(data / f"{number}-{k}")]
-            yield what, times, lost
+        # processes, not threads: subprocess calls Python in its child before the program of some faults
+        with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+            tasks = {
+                what: [pool.submit(inject, data / f"{number}-{k}") for k in range(times)]
+                for number, (what, inject) in enumerate(every.items())
+            }
+            for what, injected in tasks.items():
+                yield what, times, [wrong for task in injected for wrong in task.result()]

@@ -1,6 +1,7 @@
 """Soak: damaged files by the thousand, faults of real processes, and cycles that must leave nothing behind.
 
-``make soak`` prints the table of docs/reliability.md. Sizes are options: the full run takes hours.
+``make soak`` prints the table of docs/reliability.md. Sizes are options: the full run takes hours. Readers and
+faults run on all cores, each in a process of its own; `--jobs 1` runs one at a time.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +28,7 @@ from benchmarks.measure import machine
 from benchmarks.window import NAMES, window_cycles
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 MOST_S, MOST_MB = 2.0, 500.0
 
@@ -80,6 +82,34 @@ def cycles(times: int) -> list[tuple[float, ...]]:
     return seen
 
 
+def alone(task: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """Return what a task gives in a new process, so that its memory and its screen are its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(task, *arguments, **options).result()
+
+
+def damaged_files(
+    readers: Sequence[str], cases: int, runs: int, seed: int, jobs: int
+) -> Iterator[tuple[str, str, int, dict[str, Any] | str]]:
+    """Yield each reader, how its files were damaged, how many, and its figures or why there are none.
+
+    Readers run beside each other, and come as they end.
+    """
+    tasks: dict[Any, tuple[str, str, int]] = {}
+    with ThreadPoolExecutor(jobs) as threads:
+        for name in readers if cases else ():
+            tasks[threads.submit(alone, fuzz, name, cases, seed)] = (name, "", cases)
+        for name in readers if runs else ():
+            tasks[threads.submit(guided, name, runs, seed)] = (name, ", guided by coverage", runs)
+        for task in as_completed(tasks):
+            try:
+                yield *tasks[task], task.result()
+            except BrokenProcessPool:
+                yield *tasks[task], "the process died"
+            except subprocess.CalledProcessError as error:
+                yield *tasks[task], f"the process died ({error.returncode})"
+
+
 class Table:
     """The table of what was injected, printed as it comes."""
 
@@ -126,9 +156,10 @@ def main() -> int:
         "--readers", nargs="+", choices=READERS, default=list(READERS), metavar="NAME",
         help=f"readers of damaged files: {', '.join(READERS)}; default: all",
     )  # fmt: skip
-    parser.add_argument("--faults", type=int, default=20, help="times each fault is injected")
+    parser.add_argument("--faults", type=int, default=5, help="times each fault is injected")
     parser.add_argument("--cycles", type=int, default=200, help="train and predict cycles in one process")
     parser.add_argument("--windows", type=int, default=50, help="cycles of docks and layers in one viewer")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="readers and faults at a time")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args()
@@ -139,30 +170,20 @@ def main() -> int:
         f"Measured on: {machine()}; seed {options.seed}\n\n| what | how often | lost, or wrong |\n|---|---|---|",
         flush=True,
     )
-    for name in options.readers if options.cases else ():
-        # a process each, so that its memory is its own
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            try:
-                table.damaged(name, "", pool.submit(fuzz, name, options.cases, options.seed).result())
-            except BrokenProcessPool:
-                table.row(f"damaged file: {name}", options.cases, "the process died")
-    for name in options.readers if options.guided else ():
-        try:
-            table.damaged(name, ", guided by coverage", guided(name, options.guided, options.seed))
-        except subprocess.CalledProcessError as error:
-            table.row(
-                f"damaged file: {name}, guided", options.guided, f"the process died ({error.returncode})"
-            )
-    for what, count, lost in faults(options.faults) if options.faults else ():
+    for name, how, count, made in damaged_files(
+        options.readers, options.cases, options.guided, options.seed, options.jobs
+    ):
+        if isinstance(made, str):
+            table.row(f"damaged file: {name}{how}", count, made)
+        else:
+            table.damaged(name, how, made)
+    for what, count, lost in faults(options.faults, options.jobs) if options.faults else ():
         table.row(what, count, "; ".join(lost))
     if options.cycles:
         table.flat("train, save, load, predict", NAMES, cycles(options.cycles))
     shows = {"layers and empty docks": False, "four docks, training and results": True}
     for what, docks in shows.items() if options.windows else ():
-        # a process each, so that its memory and its screen are its own
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            seen = pool.submit(window_cycles, options.windows, docks=docks).result()
-        table.flat(f"{what} in one viewer", NAMES, seen)
+        table.flat(f"{what} in one viewer", NAMES, alone(window_cycles, options.windows, docks=docks))
     if table.slowest[1]:
         print(
             f"\nWorst case of a damaged file: {table.slowest[0]:.2f} s of CPU ({table.slowest[1]}) and "
