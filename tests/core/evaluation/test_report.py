@@ -162,6 +162,19 @@ def test_notes_come_first_and_few_independent_pixels_give_a_warning():
     assert any("independent" in note.text for note in result.warnings)
 
 
+def test_the_wanted_number_of_independent_pixels_is_that_of_the_coverage():
+    # 225 give a coverage of 90 % to 0.04, and one of 50 % to 0.07 only
+    data = correlated(0, shape=(144, 144))
+    for alpha in (0.1, 0.5):
+        intervals = cross_fitted(data, calibrate(data, alpha=alpha))
+        result = report_on(Judged(data, *intervals), alpha=alpha, channel_names=["a", "b"])
+        (text,) = [n.text for n in result.warnings if "independent" in n.text] or [""]
+        poor = 2 * np.sqrt(alpha * (1 - alpha) / result.n_eff) > 0.04
+        assert [f"{name} (" in text for name in "ab"] == poor.tolist()
+    assert (result.n_eff > 225).all()
+    assert poor.any()
+
+
 def test_scenes_are_not_merged_into_larger_blocks():
     rng = np.random.default_rng(0)
     scenes, n = 20, 100

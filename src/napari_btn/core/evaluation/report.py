@@ -44,8 +44,8 @@ FULL_DOSE = (
 )
 """Note on the coverage of a frame at the full dose by intervals of thinned counts."""
 
-# Below this many independent pixels the coverage is known to no better than +-0.04 at 90 %.
-FEW_INDEPENDENT = 225
+# Half of the 95 % interval of the coverage above which a note asks for more: 225 independent pixels at 90 %.
+KNOWN_TO = 0.04
 # From this many fields on, the interval of coverage is one of fields like them: METHOD.md, 1.3.
 FIELDS_FOR_INTERVAL = 9
 _ARRAYS = (
@@ -358,7 +358,7 @@ def report_on(
         n_eff=n_eff,
         warnings=(
             *notes,
-            *_warn_few(names, n_eff, notes),
+            *_warn_few(names, n_eff, alpha, notes),
             *note_on_values(by_predicted, by_true, names, alpha),
         ),
         bin_width=bin_width + blank[:, None],
@@ -401,23 +401,24 @@ def _by_field(miss: NDArray[np.bool_], held_out: HeldOut) -> NDArray[np.float64]
     return by_group(miss, np.unique(held_out.block, return_inverse=True)[1].reshape(-1))[0]
 
 
-def _warn_few(names: Sequence[str], n_eff: NDArray[np.float64], known: Sequence[Note]) -> tuple[Note, ...]:
+def _warn_few(
+    names: Sequence[str], n_eff: NDArray[np.float64], alpha: float, known: Sequence[Note]
+) -> tuple[Note, ...]:
     """Return a note on channels whose coverage is poorly known, unless a red one of the rule says so."""
     if np.isnan(n_eff).any():
         if any(note.level == "red" and "held-out block" in note.text for note in known):
             return ()
         text = "Only one held-out block, so coverage can't be checked. Hold out more, or use smaller blocks."
         return (Note("red", text),)
-    few = [
-        f"{name} ({n:.0f})" for name, n in zip(shown_names(names), n_eff, strict=True) if n < FEW_INDEPENDENT
-    ]
+    needed = round(alpha * (1 - alpha) / (KNOWN_TO / 2) ** 2)
+    few = [f"{name} ({n:.0f})" for name, n in zip(shown_names(names), n_eff, strict=True) if n < needed]
     if not few:
         return ()
     return (
         Note(
             "amber",
-            f"The held-out pixels are worth few independent ones: {', '.join(few)}; {FEW_INDEPENDENT} are "
-            "wanted for a coverage known to ± 0.04. Hold out more of the field, or add scenes.",
+            f"The held-out pixels are worth few independent ones: {', '.join(few)}; {needed} are "
+            f"wanted for a coverage known to ± {KNOWN_TO}. Hold out more of the field, or add scenes.",
         ),
     )
 
