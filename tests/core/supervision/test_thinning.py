@@ -106,6 +106,27 @@ def test_what_is_no_count_or_has_a_gain_is_refused_with_the_measured_factor():
         THINNING.scenes(Pair(counts(20, 20), counts(20, 20, seed=1)))
 
 
+@pytest.mark.parametrize(("fano", "hold"), [(0.86, "more"), (1.15, "fewer")])
+def test_halves_of_other_counts_are_noted_with_what_intervals_then_hold(fano, hold):
+    rng, rate = np.random.default_rng(2), 20.0
+    # binomial counts vary less than Poisson's, negative binomial ones more
+    size = rate / abs(fano - 1)
+
+    def draw(scale, shape):
+        if fano < 1:
+            return rng.binomial(round(size * scale), 1 - fano, shape)
+        return rng.negative_binomial(size * scale, 1 / fano, shape)
+
+    (note,) = check(draw(1, (400, 400)).astype(np.float32))
+    assert f"hold {hold} counts of a repeat than stated" in note.text
+    half = rng.binomial(counts := draw(1, 400_000), 0.5)
+    slope, centre = np.polyfit(half, 2 * (counts - half), 1)
+    width = 1.645 * np.std(2 * (counts - half) - slope * half - centre)
+    held = np.abs(2 * draw(0.5, half.size) - slope * half - centre) <= width
+    aimed = np.abs(2 * (counts - half) - slope * half - centre) <= width
+    assert (held.mean() > aimed.mean()) == (hold == "more")
+
+
 @pytest.mark.parametrize("change", [lambda n: n / 2, lambda n: n - 3, lambda n: n / 100])
 def test_an_image_to_denoise_that_holds_no_counts_is_refused(change):
     # it was rounded down without a word, and its intervals were said to cover counts

@@ -104,7 +104,8 @@ def mismatch_notes(scenes: Scenes, *, clean: bool = True) -> tuple[Note, ...]:
     elif match.noise > _AS_NOISY and match.own > (_OWN if match.aligned else _ALL_OWN):
         text = (
             f"Clean is about as noisy as noisy ({match.noise:.1f} times its noise variance), like another noisy "
-            "frame: intervals would not cover the clean signal. Give a slower image, or the mean of other repeats."
+            "frame: intervals would be those of noisy values, and far too wide for the clean signal. Give a slower "
+            "image, or the mean of other repeats."
         )
     elif _CONTAINED[0] < match.shared < _CONTAINED[1] and match.coarser < _WHITE:
         text = (

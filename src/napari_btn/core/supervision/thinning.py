@@ -162,8 +162,9 @@ class _Thinning(PairSupervision):
             )
         if away > max(_DOUBTED, slack):
             text = (
-                f"In {name} the Fano factor seems to be {fano[worst]:.2f}; at more than 10 % from 1 the halves are no "
-                "longer independent, and intervals are too narrow. Check for a gain or an offset."
+                f"In {name} the Fano factor seems to be {fano[worst]:.2f}, and thinning needs 1: the halves are "
+                f"correlated, and intervals hold {'fewer' if fano[worst] > 1 else 'more'} counts of a repeat than "
+                "stated. Check for a gain or an offset."
             )
             return (Note("amber", text),)
         return ()
