@@ -113,6 +113,8 @@ TOO_MUCH = (
     r"worth only 75 independent|worth a hundred independent",  # 700 to 1,700 of 44,544
     r"and thinning is refused with the measured",  # from 1.2 on, of enough pixels
     r"only roughly right at sharp edges",  # variograms of draws are 0.5 to 0.75 times those of errors
+    r"averages? over more pixels",  # with twice the noise, filters were wider in half of the pixels
+    r"intervals would not cover the clean signal",  # those of noisy targets hold nearly all of it
 )
 
 

@@ -225,7 +225,7 @@ class FilterChart(Chart):
             "Filter of the pixel",
             "Weight of each noisy pixel around the clicked one (cross) in its median: red adds, blue "
             "subtracts. One picture for the image as it is, and one with twice the noise, each with its own "
-            "contrast: where noise is stronger, networks average over more pixels. Networks that see "
+            "contrast: if both are alike, more noise is not averaged over more pixels. Networks that see "
             "neighbouring frames have one picture for each frame; the circle is the centre of its weights.",
             height=170,
         )
