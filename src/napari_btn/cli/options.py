@@ -21,6 +21,7 @@ from napari_btn.core.settings import (
     StructAxes,
     SupervisionSettings,
     Unit,
+    listed,
 )
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _split_names(_ctx: click.Context, _option: click.Parameter, value: str | Non
     """Return the channel names of ``Si,Al,Fe``."""
     if value is None:
         return None
-    names = tuple(name.strip() for name in value.split(","))
+    names = listed(value)
     if not all(names) or len(set(names)) != len(names):
         raise click.BadParameter(f"{value!r} must be different names, separated by commas, such as Si,Al,Fe.")
     return names

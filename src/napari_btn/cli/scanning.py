@@ -23,7 +23,7 @@ from napari_btn.cli.options import (
 )
 from napari_btn.cli.terminal import drain
 from napari_btn.cli.training import train_settings
-from napari_btn.core.settings import EnsembleSettings
+from napari_btn.core.settings import EnsembleSettings, listed, whole_numbers
 
 if TYPE_CHECKING:
     from napari_btn.core.data.pairs import Pair
@@ -33,22 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["scan"]
 
 
-def _numbers(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[int, ...]:
+def _numbers(_ctx: click.Context, option: click.Parameter, value: str) -> tuple[int, ...]:
     """Return the whole numbers of ``5,10,20``."""
-    try:
-        numbers = tuple(int(part) for part in value.split(","))
-    except ValueError:
-        numbers = ()
-    if not numbers or min(numbers) < 1:
-        raise click.BadParameter(
-            f"{value!r} must be whole numbers above 0, separated by commas, such as 5,10,20."
-        )
-    return numbers
+    return whole_numbers(option.opts[0], value)
 
 
 def _names(_ctx: click.Context, _option: click.Parameter, value: str) -> tuple[str, ...]:
     """Return the names of ``sms,unet``."""
-    return tuple(part.strip() for part in value.split(","))
+    return listed(value)
 
 
 @dataclass(frozen=True)

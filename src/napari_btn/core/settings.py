@@ -38,7 +38,9 @@ __all__ = [
     "TokenSettings",
     "TrainSettings",
     "VariationalSettings",
+    "listed",
     "need",
+    "whole_numbers",
 ]
 
 Preset = Literal["instant", "quick", "standard", "thorough"]
@@ -106,6 +108,40 @@ def need(ok: bool, name: str, value: object, needed: str) -> None:
     """
     if not ok:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """Return the parts of a list such as "Si, Al, Fe", without the spaces around them.
+
+    Parameters
+    ----------
+    text : str
+        Parts with commas between them.
+    """
+    return tuple(part.strip() for part in text.split(","))
+
+
+def whole_numbers(name: str, text: str) -> tuple[int, ...]:
+    """Return the numbers of a list such as "5, 10, 20".
+
+    Parameters
+    ----------
+    name : str
+        Name of the list, for the message.
+    text : str
+        Whole numbers above 0, with commas between them.
+
+    Raises
+    ------
+    ValueError
+        If a part is none.
+    """
+    parts = listed(text)
+    if not all(part.isascii() and part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(
+            f"{name}: {text!r} must be whole numbers above 0, with commas between, such as 5, 10, 20."
+        )
+    return tuple(map(int, parts))
 
 
 def _any_of(names: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def test_an_invalid_list_is_reported_and_nothing_starts(ready: DenoiseWidget) ->
     ready.view.scan.lists["scan_dilations"].setText("4; 8")
     ready.view.scan.start.click()
     assert not ready.busy
-    assert "whole numbers with commas" in ready.view.scan.note.text()
+    assert "must be whole numbers above 0" in ready.view.scan.note.text()
     ready.view.scan.lists["scan_families"].setText("sms, other")
     ready.view.scan.start.click()
     assert not ready.busy

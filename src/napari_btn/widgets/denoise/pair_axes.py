@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtWidgets import QLabel, QLineEdit, QSizePolicy
 
 from napari_btn.core.data.image import shown_unit
+from napari_btn.core.settings import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +82,7 @@ class PairAxes:
         if text.upper() != image.axes:
             image = image.with_axes(text)
         if "C" in image.axes:
-            names = tuple(name.strip() for name in self.channels.text().split(",") if name.strip())
+            names = tuple(filter(None, listed(self.channels.text())))
             image = replace(image, channel_names=names or None)
         parts = [" x ".join(str(n) for n in image.shape)]
         if image.pixel_size:

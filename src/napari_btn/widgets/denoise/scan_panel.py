@@ -16,7 +16,7 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_btn.core.settings import PRESETS, EnsembleSettings, NetworkSettings
+from napari_btn.core.settings import PRESETS, EnsembleSettings, NetworkSettings, listed, whole_numbers
 from napari_btn.widgets.denoise.charts import ScanChart
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel
@@ -24,7 +24,7 @@ from napari_btn.widgets.shared.panels import lay_out, push_button
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from napari_btn.session import Session
     from napari_btn.widgets.denoise.view import DenoiseView
@@ -147,12 +147,12 @@ class ScanPanel(QWidget):
             If a family is unknown, or one of the others is no list of whole numbers.
         """
         texts = {name.removeprefix("scan_"): field.text() for name, field in self.lists.items()}
-        families = tuple(part.strip() for part in texts.pop("families").split(","))
+        families = listed(texts.pop("families"))
         for name in families:
             NetworkSettings(family=name)
         return {
             "families": families,
-            **{name: _numbers(f"scan_{name}", text) for name, text in texts.items()},
+            **{name: whole_numbers(_FIELDS[f"scan_{name}"][0], text) for name, text in texts.items()},
         }
 
     def set_busy(self, reason: str) -> None:
@@ -202,17 +202,6 @@ class ScanPanel(QWidget):
         row = self.table.currentRow()
         if 0 <= row < len(self._rows):
             self.chosen.emit(self._rows[row])
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    """Return the whole numbers above 0 of a text such as ``5, 10, 20``."""
-    parts: Sequence[Any] = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        label = _FIELDS[name][0]
-        raise ValueError(
-            f"{label} are {text!r}; they must be whole numbers with commas between, as 5, 10, 20."
-        )
-    return tuple(int(part) for part in parts)
 
 
 class Scanner:
