@@ -268,8 +268,9 @@ def regions(
     for k, r in enumerate(found if not as_json else (), start=1):
         at = ", ".join(f"{v:.6g}" for v in r.centre)
         dwell = "" if r.dwell is None else f", dwell x {r.dwell:g}"
+        centre = f"centre {at} {r.unit}".rstrip()
         click.echo(
-            f"{k}: rows {r.y}-{r.y + r.height - 1}, columns {r.x}-{r.x + r.width - 1}, centre {at} {unit}{dwell}"
+            f"{k}: rows {r.y}-{r.y + r.height - 1}, columns {r.x}-{r.x + r.width - 1}, {centre}{dwell}"
         )
     if expected is not None:
         sizes = sizes_of(prediction)

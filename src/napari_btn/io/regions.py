@@ -201,7 +201,7 @@ def _from_columns(table: dict[str, list[Any]]) -> list[Region]:
     n = len(table["y"])
     ones = [1.0] * n
     sizes = [table.get(f"pixel_size_{a}", ones) for a in axes]
-    score, unit = table.get("score", [0.0] * n), table.get("unit", ["px"] * n)
+    score, unit = table.get("score", [0.0] * n), table.get("unit", [None] * n)
     dwell = table.get("dwell", [None] * n)
     return [
         Region(
@@ -211,7 +211,7 @@ def _from_columns(table: dict[str, list[Any]]) -> list[Region]:
             int(table["width"][k]),
             float(score[k]),
             tuple(float(s[k]) for s in sizes),
-            str(unit[k]),
+            str(unit[k] or ""),
             int(table["z"][k]) if "z" in table else None,
             int(table["depth"][k]) if "z" in table else None,
             dwell=None if dwell[k] is None else float(dwell[k]),

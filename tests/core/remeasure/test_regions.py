@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from napari_btn.core.remeasure import _search as module
 from napari_btn.core.remeasure.regions import Region, label_image, propose_regions, rescore
+from napari_btn.io.regions import read_regions, write_regions
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 
@@ -129,6 +132,27 @@ def test_the_mask_keeps_windows_away() -> None:
 
 def test_nothing_to_measure_again_gives_no_window() -> None:
     assert propose_regions(np.zeros((80, 80)), (16, 16), 5) == []
+
+
+@pytest.mark.parametrize(
+    ("known", "unit"),
+    [
+        ({}, "px"),
+        ({"pixel_size": 1}, "px"),
+        ({"pixel_size": (0.5, 2.0)}, ""),
+        ({"pixel_size": (0.5, 2.0), "unit": "px"}, ""),
+        ({"pixel_size": (0.5, 2.0), "unit": "nm"}, "nm"),
+    ],
+)
+def test_centres_are_called_pixels_only_where_they_are(
+    known: dict[str, Any], unit: str, tmp_path: Path
+) -> None:
+    (r,) = propose_regions(np.ones((30, 40)), (30, 40), 1, **known)
+    assert r.unit == unit
+    assert (r.centre == (15, 20)) == (unit == "px")
+    for name in ("r.csv", "r.geojson"):
+        write_regions([r], tmp_path / name)
+        assert read_regions(tmp_path / name)[0].unit == unit
 
 
 def test_centres_are_in_physical_units() -> None:

@@ -40,7 +40,7 @@ class Region:
     pixel_size : tuple of float
         Size of a pixel along (Z,) Y, X, in `unit`.
     unit : str
-        Physical unit of `pixel_size`.
+        Physical unit of `pixel_size`; empty if pixels have a size but no unit is known.
     z, depth : int, optional
         First plane and number of planes; only in volumes.
     mask : ndarray of bool, optional
@@ -60,6 +60,10 @@ class Region:
     depth: int | None = None
     mask: NDArray[np.bool_] | None = field(default=None, compare=False, repr=False)
     dwell: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.unit in ("px", ""):
+            object.__setattr__(self, "unit", "px" if set(self.pixel_size) == {1.0} else "")
 
     @property
     def start(self) -> tuple[int, ...]:
@@ -130,7 +134,7 @@ def propose_regions(
     pixel_size : float or sequence of float, optional
         Size of a pixel along the axes of `score`, in `unit`; 1 by default.
     unit : str
-        Physical unit of `pixel_size`.
+        Physical unit of `pixel_size`. Without one, regions of pixels with a size have an empty unit.
     mask : array_like, same shape as `score`, optional
         Multiplies the score: True (or a weight of 1) where a pixel counts, False (0) where not.
     margin : int

@@ -282,8 +282,9 @@ class RemeasureView(QWidget):
         """
         table = self.table
         unit = shown_unit(regions[0].unit) if regions else "px"
+        per_unit = f" / {unit}" if unit else ""
         volume = bool(regions) and regions[0].z is not None
-        heads = ["#", "score", "mean", f"size / {unit}", f"centre y, x / {unit}"]
+        heads = ["#", "score", "mean", f"size{per_unit}", f"centre y, x{per_unit}"]
         helps = [
             "Rank, or place in the travel order, when it was proposed; the viewer shows the same number.",
             "Sum of the score over the window, at its present place.",
