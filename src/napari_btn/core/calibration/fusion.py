@@ -89,7 +89,8 @@ def fuse_steps(
     Raises
     ------
     ValueError
-        If the prediction lacks what is needed, or the measured values don't fit the window.
+        If the prediction lacks what is needed, or the measured values don't fit the window, or are negative without
+        ``dose.sd``.
     """
     held_out, calibration, before = prediction.held_out, prediction.calibration, prediction.distribution
     if held_out is None or calibration is None or before is None or prediction.quantiles is None:
@@ -99,6 +100,12 @@ def fuse_steps(
     window = _Window.of(prediction, region, scene)
     predicted = np.stack([window.read(plane) for plane in prediction.quantiles], 0).astype(np.float32)
     values = window.values(counts, predicted.shape[1:])
+    if dose.sd is None and (negative := int((values < 0).sum())):
+        raise ValueError(
+            f"{negative} of {values.size} measured values are negative (down to {np.nanmin(values):.4g}), and "
+            "counts are not. Subtract no more than the offset, give NaN where nothing was measured, or, for readings "
+            "with normal noise, its standard deviation (sd)."
+        )
     errors = yield from Errors.of_steps(held_out)
     fused = _posterior_of_channels(predicted, held_out.levels, values, dose, errors)
     found = [(o.distribution, o.again) for o in prediction.fused if o.scores is held_out and o.dose == dose]

@@ -551,7 +551,7 @@ class Prediction:
             Place of the window along (Z,) Y, X; of a region with a mask, its pixels alone.
         counts : array_like
             Measured values in the axes of the maps without S and T; NaN where there is none. They must not
-            include the scan that was predicted from.
+            include the scan that was predicted from. Without ``sd`` they are 0 or more.
         gain : float or sequence of float
             Measured value per count, as photon transfer finds it; one for all channels, or one for each.
         dose : float or sequence of float
@@ -573,7 +573,8 @@ class Prediction:
         Raises
         ------
         ValueError
-            If the prediction lacks quantiles, held-out scores or calibration, or the values don't fit.
+            If the prediction lacks quantiles, held-out scores or calibration, or the values don't fit, or are
+            negative without ``sd``.
         """
         from napari_btn.core.calibration.dose import Dose
         from napari_btn.core.calibration.fusion import fuse_steps
