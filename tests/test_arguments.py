@@ -6,16 +6,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 import napari_btn as btn
+from napari_btn.cli import main
 from napari_btn.cli.files import say_differences
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.data.image import Image
+from napari_btn.core.settings import whole_numbers
 from napari_btn.widgets.denoise.pairing import differences
 from napari_btn.workflow.inputs import size_note
 
 PAIR = btn.samples.edx(seed=0, size=(48, 120))
 X, Y = PAIR.noisy, PAIR.clean
+WINDOW = (slice(4, 8), slice(10, 14))
 
 
 def tiny(**options):
@@ -57,6 +61,11 @@ def prediction(denoiser):
         (lambda p: p.draws(2, seed="a"), "seed is 'a'"),
         (lambda p: p.fuse("here", np.ones((3, 4, 4))), "window is 'here'; give a Region"),
         (lambda p: p.fuse((1, 2), np.ones((3, 4, 4))), r"window is \(1, 2\); give a Region"),
+        (
+            lambda p: p.fuse(WINDOW, np.full((3, 4, 4), -1.0)),
+            r"48 of 48 measured values are negative \(down to -1\)",
+        ),
+        (lambda p: p.fuse(WINDOW, -np.eye(4)[None].repeat(3, 0)), "12 of 48 .* standard deviation"),
         (lambda _: btn.evaluate(X, Y), "result of Denoiser.predict"),
     ],
 )
@@ -79,11 +88,28 @@ def test_wrong_arguments_of_a_prediction_are_one_sentence(prediction, call, word
         (lambda _: tiny().fit(X, Y, axes="CYX", unit=3), "unit is 3"),
         (lambda _: tiny(supervision="simulation").fit(None, Y, axes="CYX", noise_model="a.json"), "load"),
         (lambda _: btn.load("nothing.btn"), "There is no bundle"),
+        (lambda _: btn.load(None), "path is None; give the name of a file"),
+        (lambda _: btn.load(3), "path is 3"),
+        (lambda _: btn.load(""), "path is ''"),
+        (lambda d: d.save(None), "path is None"),
+        (lambda d: d.predict(X, out=3), "path is 3"),
+        (lambda _: btn.Variational.load(None), "path is None"),
+        (lambda _: btn.NoiseModel.load(None), "path is None"),
+        (lambda _: btn.NoiseModel(gain=1).save(None), "path is None"),
+        (lambda _: tiny().fit(X, Y, axes="CYX", resume=3), "resume is 3; it must be a Progress.checkpoint"),
+        (lambda _: tiny().fit(X, Y, axes="CYX", resume=(1, 2)), r"resume is \(1, 2\)"),
     ],
 )
 def test_wrong_arguments_of_a_denoiser_are_one_sentence(denoiser, call, words):
     with pytest.raises(ValueError, match=words):
         call(denoiser)
+
+
+def test_readings_with_normal_noise_may_be_negative_and_counts_may_be_unknown(prediction):
+    readings = prediction.fuse(WINDOW, np.full((3, 4, 4), -1.0), sd=1.0)
+    assert np.isfinite(readings.median).all()
+    unknown = prediction.fuse(WINDOW, np.full((3, 4, 4), np.nan))
+    assert np.array_equal(unknown.median, prediction.median)
 
 
 def test_a_unit_may_be_unknown_and_one_filter_is_a_name():
@@ -142,3 +168,13 @@ def test_results_are_shown_on_one_line(denoiser, prediction):
     assert repr(prediction) == (
         "<Prediction CYX (3, 48, 120) of channels Si, Al, Fe, 90 % intervals, covers='clean'>"
     )
+
+
+@pytest.mark.parametrize("text", ["", "5,", "5, x", "0", "-1", "2.5", "1_0", "+5", "²", "5; 10"])
+def test_a_list_of_numbers_is_read_alike_by_dock_and_command_line(text):
+    with pytest.raises(ValueError, match="must be whole numbers above 0, with commas between"):
+        whole_numbers("Depths", text)
+    result = CliRunner().invoke(main, ["scan", "a.npy", "b.npy", "--depths", text])
+    assert result.exit_code == 2
+    assert f"--depths: {text!r} must be whole numbers above 0" in result.stderr
+    assert whole_numbers("Depths", " 5, 10,20 ") == (5, 10, 20)

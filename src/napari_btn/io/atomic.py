@@ -6,6 +6,7 @@ import errno
 import re
 import shutil
 from contextlib import contextmanager, suppress
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from napari_btn.core.compute.scratch import dead_folders, scratch_folder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["MissingInputError", "OutputExistsError", "recover", "room_beside", "written_whole"]
+__all__ = ["MissingInputError", "OutputExistsError", "path_of", "recover", "room_beside", "written_whole"]
 
 _WRITING = ".writing-"
 _WHOLE = ".whole"  # beside an output that is whole and about to replace a folder
@@ -28,8 +29,26 @@ class OutputExistsError(FileExistsError, ValueError):
     """The output exists already and may not be replaced."""
 
 
+def path_of(path: str | PathLike[str]) -> Path:
+    """Return the path of a file or folder.
+
+    Parameters
+    ----------
+    path : str or Path
+        It need not exist.
+
+    Raises
+    ------
+    ValueError
+        If it is neither a text nor a path, or empty.
+    """
+    if not isinstance(path, str | PathLike) or not str(path):
+        raise ValueError(f"The path is {path!r}; give the name of a file as a text or a Path.")
+    return Path(path)
+
+
 @contextmanager
-def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+def written_whole(path: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Yield a temporary path that is renamed to ``path`` if the block succeeds, and removed if it fails.
 
     A folder (zarr) may be written there as well as a file. An existing output stays until the new
@@ -37,7 +56,7 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         File or folder to be written.
     overwrite : bool
         Replace what is there; a folder only where it is a zarr.
@@ -54,7 +73,7 @@ def written_whole(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     OSError
         If the folder is read-only or the disk full; the message says which.
     """
-    path = Path(path)
+    path = path_of(path)
     recover(path.parent)
     _need_free(path, overwrite)
     with room_beside(path) as holder:

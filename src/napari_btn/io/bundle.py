@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.atomic import MissingInputError, path_of, written_whole
 from napari_btn.io.damage import DamagedFileError, reading
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
 __all__ = ["BUNDLE_VERSION", "Bundle", "read_bundle", "write_bundle"]
@@ -60,7 +61,7 @@ def write_bundle(bundle: Bundle, path: str | Path) -> None:
     arrays = {k: np.asarray(v, order="C") for k, v in sorted(bundle.arrays.items())}
     values = {"version": BUNDLE_VERSION, **bundle.values}
     text = json.dumps({**values, _SUM: _digest(values, arrays)}, sort_keys=True)
-    with written_whole(Path(path), overwrite=True) as temporary:
+    with written_whole(path, overwrite=True) as temporary:
         # safetensors' own save_file makes files that only their owner may read
         temporary.write_bytes(save(arrays, metadata={_KEY: text}))
 
@@ -77,7 +78,7 @@ def read_bundle(path: str | Path) -> Bundle:
     """
     from safetensors import safe_open
 
-    path = Path(path)
+    path = path_of(path)
     if not path.is_file():
         raise MissingInputError(f"There is no bundle {path}; check the name.")
     with reading(path, _DAMAGED):

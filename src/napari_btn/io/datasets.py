@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from napari_btn.core.data.image import Image, Stacked
 from napari_btn.core.data.pairs import Pair
 from napari_btn.io._format import package
-from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.atomic import MissingInputError, path_of, written_whole
 from napari_btn.io.damage import ExplainedError, reading
 from napari_btn.io.images import SUFFIXES, read_image, split_key
 
@@ -228,7 +228,7 @@ def read_dataset(path: str | Path) -> DataSet:
     ValueError
         If there is no such file, it can't be read, or a key is unknown or of another kind.
     """
-    path = Path(path)
+    path = path_of(path)
     if not path.is_file():
         raise MissingInputError(f"There is no {path}; check the name and the folder.")
     is_json = path.suffix.lower() == ".json"
@@ -310,7 +310,7 @@ def write_dataset(described: DataSet, path: str | Path, *, overwrite: bool = Fal
     ValueError
         If the suffix is another one, or the file exists and may not be replaced.
     """
-    path = Path(path)
+    path = path_of(path)
     if not is_description(path):
         raise ValueError(f"{path.name} names no description; end it in {', '.join(_SUFFIXES)}.")
     if path.parent.resolve() != described.folder.resolve():

@@ -22,7 +22,7 @@ from napari_btn.io._pictures import PICTURES
 from napari_btn.io._tiff import TIFF
 from napari_btn.io._torch import TENSORS
 from napari_btn.io._zarr import ZARR
-from napari_btn.io.atomic import MissingInputError, recover, written_whole
+from napari_btn.io.atomic import MissingInputError, path_of, recover, written_whole
 from napari_btn.io.damage import LazyPixels, reading
 from napari_btn.io.metadata import Meta
 
@@ -107,7 +107,7 @@ def output_format(path: str | Path) -> Format:
     ValueError
         If no format that can be written has the name's suffix.
     """
-    path = Path(path)
+    path = path_of(path)
     found = _format_of(path)
     if found is None or found.write is None:
         outputs = [one.output for one in FORMATS if one.output]
@@ -178,7 +178,7 @@ def array_names(path: str | Path) -> tuple[str, ...]:
     ValueError
         If there is no such file, or it is damaged.
     """
-    file = Path(path)
+    file = path_of(path)
     found = _format_of(file)
     if found is None or found.names is None:
         return ()
@@ -297,7 +297,7 @@ def write_images(
     OSError
         If the disk is full or the folder can't be written to; nothing is left behind then.
     """
-    path = Path(path)
+    path = path_of(path)
     write = output_format(path).write
     assert write is not None, "an output format can be written"
     meta = Meta.given(axes, channel_names, pixel_size, unit)

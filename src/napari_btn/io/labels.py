@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from colorsys import hsv_to_rgb
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_btn.io import metadata
-from napari_btn.io.atomic import OutputExistsError, written_whole
+from napari_btn.io.atomic import OutputExistsError, path_of, written_whole
 from napari_btn.io.damage import reading
 from napari_btn.io.images import read_image, split_suffix, write_images
 from napari_btn.io.tables import read_table, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -83,7 +83,7 @@ def read_labels(path: str | Path) -> LabelMap:
     ValueError
         If the image doesn't hold whole numbers from 0, or a file beside it is damaged.
     """
-    path = Path(path)
+    path = path_of(path)
     image = read_image(path)
     values = np.asarray(image.data)
     if values.dtype.kind not in "biu" or (values.size and values.min() < 0):
@@ -210,7 +210,7 @@ def write_outlines(
                 },
             }
         )
-    path = Path(path)
+    path = path_of(path)
     with written_whole(path, overwrite=overwrite) as temporary:
         temporary.write_text(json.dumps({"type": "FeatureCollection", "features": made}), encoding="utf-8")
     return path
@@ -273,7 +273,7 @@ def write_labels(
     OSError
         If the disk is full or the folder can't be written to.
     """
-    path = Path(path)
+    path = path_of(path)
     files = image, table, record = _files(path)
     there = [file.name for file in files if file.exists()]
     if there and not overwrite:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from napari_btn.io import _zarr
 from napari_btn.io._format import ORDER, package
-from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.atomic import MissingInputError, path_of, written_whole
 from napari_btn.io.metadata import Meta
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -65,7 +65,7 @@ def zarr_maps(
     OSError
         If the disk is full or the folder can't be written to.
     """
-    path = Path(path)
+    path = path_of(path)
     if path.suffix.lower() not in _zarr.ZARR.suffixes:
         raise ValueError(
             f"{path.name} can't be filled tile by tile; end it in {_zarr.ZARR.output}, or predict without "
@@ -102,7 +102,7 @@ def open_maps(path: str | Path, axes: str) -> dict[str, Any]:
     ValueError
         If there is no such folder.
     """
-    path = Path(path)
+    path = path_of(path)
     if not path.is_dir():
         raise MissingInputError(f"There is no {path}; check the name and the folder.")
     root = package("zarr", path).open_group(path, mode="r")

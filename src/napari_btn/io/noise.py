@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import zipfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from napari_btn.core.data import noise_models
 from napari_btn.core.data.recorded_noise import histogram_of_array, mixture_of_polynomials
-from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.atomic import MissingInputError, path_of, written_whole
 from napari_btn.io.damage import reading
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from napari_btn.core.data.recorded_noise import Recorded
@@ -47,7 +48,7 @@ class NoiseModel(noise_models.NoiseModel):
             If it can't be written.
         """
         values = {"kind": _KIND, "version": _VERSION, **self.to_dict()}
-        with written_whole(Path(path), overwrite=overwrite) as temporary:
+        with written_whole(path, overwrite=overwrite) as temporary:
             temporary.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
 
     @classmethod
@@ -67,7 +68,7 @@ class NoiseModel(noise_models.NoiseModel):
         ValueError
             If the file is missing, damaged, newer, or of another kind.
         """
-        path = Path(path)
+        path = path_of(path)
         if not path.is_file():
             raise MissingInputError(f"There is no noise model {path}; check the name.")
         if path.suffix.lower() in (".npz", ".npy"):

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from napari_btn.core.progress import counted
-from napari_btn.io.atomic import MissingInputError
+from napari_btn.io.atomic import MissingInputError, path_of
 from napari_btn.io.datasets import DataSet, in_order, some_of
 from napari_btn.io.images import SUFFIXES, array_names, split_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
 __all__ = ["of_files", "of_folder", "propose"]
 
@@ -45,7 +45,7 @@ def propose(path: str | Path) -> DataSet:
     ValueError
         If nothing matches; the message lists what is there.
     """
-    path = Path(path)
+    path = path_of(path)
     if not path.exists():
         raise MissingInputError(f"There is no {path}; check the name and the folder.")
     if path.suffix.lower() in SUFFIXES:
@@ -93,7 +93,7 @@ def of_folder(path: str | Path) -> DataSet:
     ValueError
         If it holds no image.
     """
-    path = Path(path)
+    path = path_of(path)
     try:
         return propose(path)
     except ValueError:

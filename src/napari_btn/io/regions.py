@@ -16,7 +16,7 @@ import numpy as np
 
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.io._format import package
-from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.atomic import MissingInputError, path_of, written_whole
 from napari_btn.io.damage import ExplainedError, reading
 from napari_btn.io.outlines import inside, reached, ring_area
 from napari_btn.io.tables import read_table, write_table
@@ -79,7 +79,7 @@ def write_regions(
     OSError
         If the folder is read-only or the disk full.
     """
-    path = Path(path)
+    path = path_of(path)
     kind = _kind(path)
     if kind == ".csv":
         write_table(_columns(regions, stage), path, overwrite=overwrite)
@@ -112,7 +112,7 @@ def read_regions(path: str | Path) -> list[Region]:
     ValueError
         If there is no such file, or it does not hold regions.
     """
-    path = Path(path)
+    path = path_of(path)
     kind = _kind(path)
     if not path.is_file():
         raise MissingInputError(f"There is no file {path}; check the name.")

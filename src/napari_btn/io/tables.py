@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.io.atomic import MissingInputError, written_whole
+from napari_btn.io.atomic import MissingInputError, path_of, written_whole
 from napari_btn.io.damage import ExplainedError, reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -44,7 +44,7 @@ def write_table(
     if len(set(lengths.values())) > 1:
         raise ValueError(f"The columns have lengths {lengths}; a table needs the same for all.")
     with (
-        written_whole(Path(path), overwrite=overwrite) as temporary,
+        written_whole(path, overwrite=overwrite) as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file)
@@ -70,7 +70,7 @@ def read_table(path: str | Path) -> dict[str, list[Any]]:
     ValueError
         If there is no such file, or it is not a table.
     """
-    path = Path(path)
+    path = path_of(path)
     if not path.is_file():
         raise MissingInputError(f"There is no file {path}; check the name.")
     with (

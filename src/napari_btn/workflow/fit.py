@@ -9,8 +9,9 @@ from napari_btn.core.calibration.drift import parts_notes, profile_of
 from napari_btn.core.calibration.forecast import Forecast, forecast_blocks
 from napari_btn.core.data.record import inputs_steps, recipe_step
 from napari_btn.core.data.splits import TRAIN, split
-from napari_btn.core.networks.family import Networks
+from napari_btn.core.networks.family import Member, Networks
 from napari_btn.core.progress import Note, Progress, drain
+from napari_btn.core.settings import need
 from napari_btn.core.supervision.patches import patch_sides, patches_for
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import Plan, plan_training, validation_part
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from napari_btn.core.data.image import View
     from napari_btn.core.data.pairs import Pair, Scenes
     from napari_btn.core.data.splits import Split
-    from napari_btn.core.networks.family import Blueprint, Member
+    from napari_btn.core.networks.family import Blueprint
     from napari_btn.core.progress import Step
     from napari_btn.core.settings import CalibrationSettings, EnsembleSettings, TrainSettings
     from napari_btn.core.supervision.patches import Lesson
@@ -150,6 +151,8 @@ def fit_steps(
         If the images can't be trained on.
     """
     given = pair
+    known = isinstance(resume, list | tuple) and all(isinstance(one, Member) for one in resume)
+    need(known, "resume", resume, "a Progress.checkpoint of an earlier run, or left out")
     way, steps = supervision_of(settings.supervision), settings.members * settings.train.steps
     yield Progress(0, steps, "Checking the images")
     pair, detector = sound_pair(pair)
