@@ -113,6 +113,16 @@ def test_a_link_opens_the_dock_of_its_control(make_napari_viewer: Any, qtbot: An
     assert tabs.currentWidget().findChild(QWidget, "check_second") is not None
 
 
+def test_a_link_opens_denoise_for_a_control_of_it(make_napari_viewer: Any, qtbot: Any) -> None:
+    viewer = make_napari_viewer(show=True)
+    open_dock(viewer, "Tokens")
+    qtbot.wait(100)
+    (dock,) = viewer.window.dock_widgets.values()
+    dock.findChild(NoteLabel).linkActivated.emit("groups")
+    qtbot.waitUntil(lambda: dock.window().findChild(QWidget, "groups") is not None)
+    qtbot.waitUntil(lambda: not dock.window().findChild(QWidget, "groups").visibleRegion().isEmpty())
+
+
 def test_a_link_to_a_hidden_control_leads_to_what_makes_it_appear(dock: Any, qtbot: Any) -> None:
     dock.show()
     assert dock.view.calibrate_on.isHidden()

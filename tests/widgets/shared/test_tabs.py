@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from qtpy.QtWidgets import QAbstractButton, QDockWidget, QTabBar, QWidget
+from qtpy.QtWidgets import QAbstractButton, QDockWidget, QScrollArea, QTabBar, QWidget
+from superqt import QCollapsible
 
-from napari_btn.widgets.shared.notes import _show_control
+from napari_btn.widgets.shared.notes import _BEFORE, _CONTROLS, _DOCKS, _show_control
+from napari_btn.widgets.shared.sight import bring_into_sight, parents_of
 from napari_btn.widgets.shared.tabs import DOCKS, open_dock
 
 HEIGHT = 768
@@ -105,15 +107,47 @@ def test_a_link_of_another_dock_brings_its_control_to_the_front(window: Any, qtb
     qtbot.waitUntil(lambda: in_sight(denoise.findChild(QWidget, "groups")))
 
 
-def test_a_link_to_a_folded_control_brings_all_of_it_into_sight(window: Any, qtbot: Any) -> None:
+@pytest.mark.parametrize("height", [HEIGHT, 560])
+def test_each_link_brings_all_of_its_control_into_sight(window: Any, qtbot: Any, height: int) -> None:
+    window.window.resize(1366, height)
+    open_dock(window, "Denoise")
+    qtbot.wait(300)
+    (dock,) = window.window.dock_widgets.values()
+    main, missed = dock.window(), []
+    for name in sorted(set(_CONTROLS.values()) - set(_DOCKS)):
+        for folded in main.findChildren(QCollapsible):
+            folded.collapse(animate=False)
+        qtbot.wait(100)
+        for area in main.findChildren(QScrollArea):
+            area.verticalScrollBar().setValue(0)
+        _show_control(main, name)
+        qtbot.wait(400)  # what is unfolded gets its place later
+        control = main.findChild(QWidget, name)
+        if control.isHidden():  # until there are images; the link leads to what makes it appear
+            control = main.findChild(QWidget, _BEFORE.get(name, name))
+        if not control.isHidden() and control.visibleRegion().boundingRect() != control.rect():
+            missed.append(name)
+    assert not missed
+
+
+def test_what_is_brought_into_sight_stays_there_while_the_dock_grows_unless_the_user_scrolls(
+    window: Any, qtbot: Any
+) -> None:
     window.window.resize(1366, 560)
     open_dock(window, "Denoise")
     qtbot.wait(300)
     (dock,) = window.window.dock_widgets.values()
-    control = dock.findChild(QWidget, "groups")
-    _show_control(dock.window(), "groups")
-    qtbot.wait(300)  # unfolding scrolls, too, and must not scroll away
-    qtbot.waitUntil(lambda: control.visibleRegion().boundingRect() == control.rect())
+    control = dock.findChild(QWidget, "compare_fold")
+    area = next(p for p in parents_of(control) if isinstance(p, QScrollArea))
+    bring_into_sight(control)
+    dock.view.pair.check.note.say(*[("info", "A note that takes more than one line of the dock. " * 3)] * 3)
+    qtbot.wait(300)
+    assert control.visibleRegion().boundingRect() == control.rect()
+    bring_into_sight(control)
+    qtbot.wait(50)
+    area.verticalScrollBar().setValue(0)
+    qtbot.wait(300)
+    assert area.verticalScrollBar().value() == 0
 
 
 def test_a_short_message_is_not_cut_and_none_takes_no_room(window: Any, qtbot: Any) -> None:

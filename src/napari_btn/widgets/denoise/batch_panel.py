@@ -26,6 +26,7 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.notes import NoteLabel
 from napari_btn.widgets.shared.opening import FILES
 from napari_btn.widgets.shared.panels import lay_out, push_button
+from napari_btn.widgets.shared.sight import bring_into_sight
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -310,7 +311,7 @@ class Batcher:
             """Show the files."""
             panel.output.setText(str(folder))
             panel.show_files(files, given)
-            self._view.scroll_to(panel.start)
+            bring_into_sight(panel.start)
 
         def failed(error: Exception) -> None:
             """Show the error."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
     QFormLayout,
     QFrame,
@@ -25,6 +24,7 @@ from napari_btn.widgets.shared.notes import LowScroll, NoteLabel
 from napari_btn.widgets.shared.panels import ProgressPanel, ScrollColumn, fold, push_button
 from napari_btn.widgets.shared.pickers import LayerPicker
 from napari_btn.widgets.shared.report_panel import ReportPanel
+from napari_btn.widgets.shared.sight import bring_into_sight
 
 if TYPE_CHECKING:
     from napari_btn.widgets.denoise.pair_form import PairForm
@@ -182,23 +182,10 @@ class DenoiseView(QWidget):
         layout.addLayout(foot)
         _in_one_column(self.pair.form, self.form.form, use)
 
-    def scroll_to(self, part: QWidget) -> None:
-        """Scroll to a part of the settings that was just shown.
-
-        Parameters
-        ----------
-        part : QWidget
-            It gets its place when Qt lays the settings out.
-        """
-        later = QTimer(part)
-        later.setSingleShot(True)
-        later.timeout.connect(lambda: self._settings.ensureWidgetVisible(part))
-        later.start(0)
-
     def show_report(self) -> None:
         """Scroll to the report, which comes below the settings and the loss curve."""
         if not self.report.isHidden():
-            self._settings.ensureWidgetVisible(self.report, 0, self._settings.height() // 3)
+            bring_into_sight(self.report)
 
     def redraw(self) -> None:
         """Draw in the colours of the theme as they are now."""

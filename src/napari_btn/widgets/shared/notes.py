@@ -6,7 +6,7 @@ import re
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QColor
 from qtpy.QtWidgets import (
     QDockWidget,
@@ -19,10 +19,11 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from napari_btn.widgets.shared.sight import bring_into_sight, parents_of
 from napari_btn.widgets.shared.tabs import open_dock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 
 __all__ = ["LowScroll", "NoteLabel", "Theme", "notes_html", "on_screen"]
@@ -100,8 +101,13 @@ _ON_SCREEN = {
 }
 """Words of the docks instead of those of scripts."""
 _MASKED = re.compile(r': struct_n2v_axes="(\w+)", struct_n2v_span=(\d+)')
-_DOCKS = {"propose": "Re-measure", "check_second": "Uncertainty", "show_mean": "Uncertainty"}
-"""Docks of controls that notes of other docks name, to be opened where they are closed."""
+_DOCKS = {
+    "propose": "Re-measure",
+    "check_second": "Uncertainty",
+    "show_mean": "Uncertainty",
+    "refit": "Tokens",
+}
+"""Docks of controls, to be opened where they are closed; all others are in Denoise."""
 _BEFORE = {"calibrate_on": "noisy", "recalibrate": "coverage", "align": "clean"}
 """Controls that must be used before a hidden one appears."""
 _CONTRAST = 4.5  # of text and its background, as WCAG 2 asks for
@@ -194,8 +200,8 @@ class NoteLabel(QLabel):
     def _on_user_link(self, name: str) -> None:
         """Show the control, and open its dock if that is closed."""
         window = self.window()
-        if name in _DOCKS and window.findChild(QWidget, name) is None:
-            open_dock(self._theme.viewer, _DOCKS[name])
+        if window.findChild(QWidget, name) is None:
+            open_dock(self._theme.viewer, _DOCKS.get(name, "Denoise"))
         _show_control(window, name)
 
     @property
@@ -270,7 +276,7 @@ def _show_control(window: QWidget, name: str) -> None:
         control = window.findChild(QWidget, _BEFORE[name])
     if control is None:
         return
-    for parent in _parents(control):
+    for parent in parents_of(control):
         if isinstance(parent, QCollapsible) and not parent.isExpanded():
             parent.expand(animate=False)
         if isinstance(parent, QTabWidget):
@@ -281,26 +287,7 @@ def _show_control(window: QWidget, name: str) -> None:
             parent.show()
             parent.raise_()
     control.setFocus(Qt.FocusReason.OtherFocusReason)
-    # what was unfolded gets its place later; the timer goes with the control
-    later = QTimer(control)
-    later.setSingleShot(True)
-    later.timeout.connect(lambda: _scroll_to(control))
-    later.start(0)
-
-
-def _parents(widget: QWidget) -> Iterator[QWidget]:
-    """Yield what a widget lies in, from the innermost on."""
-    parent = widget.parentWidget()
-    while parent is not None:
-        yield parent
-        parent = parent.parentWidget()
-
-
-def _scroll_to(control: QWidget) -> None:
-    """Scroll to a control, in all areas that it lies in."""
-    for parent in _parents(control):
-        if isinstance(parent, QScrollArea):
-            parent.ensureWidgetVisible(control)
+    bring_into_sight(control)
 
 
 class LowScroll(QScrollArea):

@@ -6,7 +6,7 @@ import inspect
 import re
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import QEvent, QObject, QPoint, QSize, Qt, QTimer
+from qtpy.QtCore import QEvent, QObject, QSize, Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -22,6 +22,8 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
+from napari_btn.widgets.shared.sight import bring_into_sight
+
 if TYPE_CHECKING:
     from napari_btn.core.progress import Progress
     from napari_btn.widgets.shared.worker import Timing
@@ -36,9 +38,6 @@ __all__ = [
     "lay_out",
     "push_button",
 ]
-
-
-_SETTLE_MS = 50  # until an unfolded part has its place
 
 
 def push_button(name: str, text: str, help_text: str) -> QPushButton:
@@ -128,31 +127,8 @@ def fold(name: str, title: str, help_text: str, inside: QWidget) -> QCollapsible
     folded.toggleButton().setAccessibleName(title)
     folded.layout().setContentsMargins(0, 0, 0, 0)
     folded.addWidget(inside)
-    # what was unfolded gets its place later; the timer goes with the fold
-    later = QTimer(folded)
-    later.setSingleShot(True)
-    later.timeout.connect(lambda: _scroll_to(folded, inside))
-    folded.toggled.connect(lambda shown: later.start(_SETTLE_MS) if shown else later.stop())
+    folded.toggled.connect(lambda shown: bring_into_sight(folded) if shown else None)
     return folded
-
-
-def _scroll_to(folded: QCollapsible, inside: QWidget) -> None:
-    """Scroll to an unfolded part: to all of it, or to its head if it is higher than what is in sight.
-
-    A part that a link unfolded has the focus in it; then scroll to the control with the focus.
-    """
-    parent = folded.parentWidget()
-    while parent is not None and not isinstance(parent, QScrollArea):
-        parent = parent.parentWidget()
-    if not isinstance(parent, QScrollArea) or parent.widget() is None or parent.viewport() is None:
-        return
-    focus = folded.window().focusWidget()
-    if focus is not None and inside.isAncestorOf(focus):
-        parent.ensureWidgetVisible(focus)
-    elif folded.height() <= parent.viewport().height():
-        parent.ensureWidgetVisible(folded, 0, 0)
-    else:
-        parent.verticalScrollBar().setValue(folded.mapTo(parent.widget(), QPoint(0, 0)).y())
 
 
 class ScrollColumn(QScrollArea):
