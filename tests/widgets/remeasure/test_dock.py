@@ -817,6 +817,12 @@ def test_windows_that_share_a_dwell_say_so_in_table_sentence_and_files(make_dock
     settled(dock, qtbot)
     assert column(dock, "dwell")[0] == ""
     assert "3 of 4 windows have a dwell" in dock.view.summary.text()
+    # fused maps, or those of networks that learned more, don't change what was planned
+    shown = column(dock, "dwell")
+    session_of(viewer).prediction = replace(dock._field.prediction, notes=())
+    settled(dock, qtbot)
+    assert column(dock, "dwell") == shown
+    assert [r.dwell for r in session_of(viewer).regions] == [None, *dwells[1:]]
 
 
 def test_a_dwell_needs_counts_and_says_so(make_dock):

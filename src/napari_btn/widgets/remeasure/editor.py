@@ -257,9 +257,23 @@ class RegionEditor:
         if layer is None and self._session.regions:
             self.show_regions(self._session.regions)
             return False
-        self._plan(self._session.regions or ())
+        if self._session.regions is None:
+            self._plan_again()  # a new prediction has cleared them, but nothing was moved
+        else:
+            self._plan(self._session.regions)
         self.read()
         return True
+
+    def _plan_again(self) -> None:
+        """Take the planned dwells from the features of the rectangles."""
+        layer, frame = self.layer, self._frame()
+        self._dwells = {}
+        if layer is None or frame is None or "dwell" not in layer.features:
+            return
+        dwells = layer.features["dwell"].astype(float)
+        for corners, depth, dwell in zip(layer.data, self._depths(), dwells, strict=True):
+            if np.isfinite(dwell):
+                self._dwells[place_of(frame.region(np.asarray(corners), depth)[0])] = float(dwell)
 
     def watch(self, layer: Any) -> None:
         """Follow the changes of this layer, and no longer those of the last."""
