@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_btn.core.calibration.groups import coverage_apart
 from napari_btn.core.data.image import channel_number
-from napari_btn.core.evaluation.diagnostics import coverage_curve, inside_map, miscoverage_map
+from napari_btn.core.evaluation.diagnostics import (
+    coverage_curve,
+    inside_map,
+    miscoverage_map,
+    values_at_held_out,
+)
 from napari_btn.core.settings import need
 from napari_btn.workflow.calibrate import held_out_intervals
 from napari_btn.workflow.inputs import axes_seen, is_same, need_same, scenes_for, seen_by
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     from napari_btn.model import Model
 
 __all__ = [
+    "coverage_apart_of",
     "coverage_by_level",
     "equivalent_filter_steps",
     "gain_of_members_steps",
@@ -122,6 +129,39 @@ def held_out_inside(model: Model, view: View, shape: Sequence[int], axes: str) -
         return None
     lower, _, upper = _intervals(model)
     return inside_map(model.scores.held_out, lower, upper, shape, axes)
+
+
+def coverage_apart_of(
+    model: Model, image: Image, labels: NDArray[np.integer[Any]], axes: str, number: int
+) -> NDArray[np.float64] | None:
+    """Return the coverage (C,) of a token if it were calibrated separately; None if it is worth too few blocks.
+
+    Parameters
+    ----------
+    model : Model
+    image : Image
+        Result of `inputs.image_for`, which must be the calibration image.
+    labels : ndarray of int
+        Token of each pixel.
+    axes : str
+        One letter per dimension of the labels.
+    number : int
+        Number of the token.
+
+    Raises
+    ------
+    ValueError
+        If the held-out pixels come from another image.
+    """
+    settings, held_out = model.settings, model.scores.held_out
+    need_same(seen_by(model, image), held_out)
+    return coverage_apart(
+        held_out,
+        values_at_held_out(held_out, labels, axes) == number,
+        alpha=settings.alpha,
+        settings=settings.calibration,
+        seed=settings.seed,
+    )
 
 
 def _look_at(view: View, scene: int, at: Sequence[int]) -> View:

@@ -9,7 +9,12 @@ import pytest
 
 from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.conformal import calibrate, cross_fitted
-from napari_btn.core.calibration.groups import GroupCalibration, calibrate_groups, cross_fitted_groups
+from napari_btn.core.calibration.groups import (
+    GroupCalibration,
+    calibrate_groups,
+    coverage_apart,
+    cross_fitted_groups,
+)
 from napari_btn.core.settings import CalibrationSettings
 
 LEVELS = (0.05, 0.5, 0.95)
@@ -47,6 +52,26 @@ def test_the_rare_phase_gains_coverage_and_keeps_it_on_fresh_data():
     assert np.mean(alone) >= 0.90 - 2 * error
     assert np.mean(alone) - np.mean(together) >= 0.03
     assert np.mean(widths) < 1.03
+
+
+def test_the_coverage_of_a_group_that_would_stand_alone_is_foretold():
+    foretold, measured = [], []
+    for seed in range(20):
+        data, group = phases(2 * seed)
+        fresh, fresh_group = phases(2 * seed + 1)
+        (value,) = coverage_apart(data, group == 1)
+        foretold.append(value)
+        bounds = calibrate_groups(data, group).interval(fresh.quantiles, fresh_group)
+        measured.append(inside(fresh, bounds)[fresh_group == 1].mean())
+    error = np.hypot(np.std(foretold), np.std(measured)) / np.sqrt(len(measured))
+    assert np.mean(foretold) == pytest.approx(np.mean(measured), abs=2 * error + 0.005)
+
+
+def test_nothing_is_foretold_of_a_group_in_too_few_blocks():
+    data, _ = phases(0)
+    assert coverage_apart(data, data.block < 18) is None
+    assert coverage_apart(data, data.block < 19) is not None
+    assert coverage_apart(data, data.block < 0) is None
 
 
 def test_a_group_in_19_blocks_stands_alone_and_covers():

@@ -57,6 +57,11 @@ STEPS: dict[str, Any] = {
         model, seen_by(model, pair), (20, 30), compute, channel=0
     ),
     "coverage": lambda model, pair, compute: answered(lambda: engine.coverage_by_level(model, (0.5, 0.1))),
+    "apart": lambda model, pair, compute: answered(
+        lambda: engine.coverage_apart_of(
+            model, seen_by(model, pair), np.ones(pair.noisy.shape[1:], int), "YX", 1
+        )
+    ),
     "missed": lambda model, pair, compute: answered(
         lambda: engine.missed_share(model, pair.noisy.shape[1:], pair.axes, seen_by(model, pair))
     ),

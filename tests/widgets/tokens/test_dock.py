@@ -384,6 +384,34 @@ def test_coverage_is_shown_where_it_is_known(dock, viewer, found):
     assert layer_of(viewer).features["Fe coverage"][1] == 0
 
 
+@pytest.mark.parametrize(
+    ("apart", "said", "offered"),
+    [
+        ((1.0, 1.0, 0.86), "about 86 % are expected", True),
+        ((1.0, 1.0, 0.02), "it would be 2 %, which hardly helps: hold out more", False),
+        (None, "too few held-out blocks to be calibrated on its own: hold out more", False),
+    ],
+)
+def test_a_separate_calibration_is_offered_only_where_it_is_expected_to_help(
+    dock, found, monkeypatch, apart, said, offered
+):
+    asked = []
+    monkeypatch.setattr(
+        engine, "coverage_apart_of", lambda *given: asked.append(given[2:]) or apart, raising=False
+    )
+    inside = np.full((3, *SHAPE), np.nan, np.float32)
+    inside[:2, found.labels == 2] = 1
+    inside[2, found.labels == 2] = 0
+    dock.session.tokens = replace(found, inside=inside)
+    ((labels, axes, number),) = asked  # not for each change of the window
+    np.testing.assert_array_equal(labels, found.labels)
+    assert (axes, number) == ("YX", 2)
+    note = dock.view.stability.notes[-1][1]
+    assert said in note
+    assert ("Calibrate tokens separately" in note) == offered
+    assert ("href='groups'" in dock.view.stability.text()) == offered
+
+
 def group(dock, viewpoint, numbers, name):
     part(dock, "viewpoint").setCurrentText(viewpoint)
     dock.view.table.pick(numbers)

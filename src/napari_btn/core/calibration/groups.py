@@ -11,6 +11,7 @@ from napari_btn.core.calibration.blocks import effective_blocks
 from napari_btn.core.calibration.conformal import (
     Calibration,
     calibrate,
+    cross_fitted,
     from_other_folds,
     json_numbers,
     with_offsets,
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
     from napari_btn.core.calibration.cases import HeldOut
     from napari_btn.core.calibration.conformal import Interval
+    from napari_btn.core.calibration.rules import Rule
 
-__all__ = ["GroupCalibration", "calibrate_groups", "cross_fitted_groups"]
+__all__ = ["GroupCalibration", "calibrate_groups", "coverage_apart", "cross_fitted_groups"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,9 +175,7 @@ def calibrate_groups(
         raise ValueError(f"The tree has {len(tree)} nodes for {n_groups} groups; every group needs a node.")
     settings = settings or CalibrationSettings()
     base = calibrate(held_out, alpha=alpha, settings=settings)
-    # Twice the fewest: with an offset of its own, a group must also be worth its variance.
-    own = needed_blocks(alpha, settings.score, base.rule, settings.delta)
-    least = max(needed_blocks(alpha, "asymmetric"), own)
+    least = _least(base.rule, alpha, settings)
     leaves = _leaves(tree, n_groups)
     worth = {
         at: _worth(held_out.block[np.isin(members, under)], alpha, settings) for at, under in leaves.items()
@@ -245,6 +245,46 @@ def cross_fitted_groups(
         return made.interval(held_out.quantiles[:, :, inside], members[inside])
 
     return from_other_folds(held_out, base, left_out, folds=settings.folds, seed=seed)
+
+
+def coverage_apart(
+    held_out: HeldOut,
+    inside: NDArray[np.bool_],
+    *,
+    alpha: float = 0.1,
+    settings: CalibrationSettings | None = None,
+    seed: int = 0,
+) -> NDArray[np.float64] | None:
+    """Return the coverage (C,) that a group would have with offsets of its own; None if it has too few blocks for them.
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        Predictions and targets on blocks that never trained.
+    inside : ndarray of bool, shape (n,)
+        True for the pixels of the group, a function of the input alone.
+    alpha : float
+        Miscoverage, between 0 and 1.
+    settings : CalibrationSettings, optional
+        Unit, score, folds and minimum; the defaults if left out.
+    seed : int
+        Seed of the draw that deals blocks into folds; each pixel is checked with the offsets of other folds.
+    """
+    settings = settings or CalibrationSettings()
+    whole, _ = choose_rule(held_out.n_blocks, alpha, settings)
+    if not inside.any() or _worth(held_out.block[inside], alpha, settings) < _least(whole, alpha, settings):
+        return None
+    part = held_out.take(inside)
+    made = calibrate(part, alpha=alpha, settings=settings)
+    lower, _, upper = cross_fitted(part, made, folds=settings.folds, seed=seed)
+    return np.asarray(((lower <= part.target) & (part.target <= upper)).mean(axis=1))
+
+
+def _least(rule: Rule, alpha: float, settings: CalibrationSettings) -> int:
+    """Return the fewest blocks of a group with offsets of its own, where all pixels together follow a rule."""
+    own = needed_blocks(alpha, settings.score, rule, settings.delta)
+    # Twice the fewest: with an offset of its own, a group must also be worth its variance.
+    return max(needed_blocks(alpha, "asymmetric"), own)
 
 
 def _leaves(tree: NDArray[np.int64], n_groups: int) -> dict[int, list[int]]:

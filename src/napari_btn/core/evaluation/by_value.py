@@ -150,6 +150,6 @@ def note_on_values(
     text = (
         f"Some values are covered far less than {100 * (1 - alpha):.4g} %: {'; '.join(short)}. The coverage is "
         "aimed at on average over all pixels; by true value no method can promise it. A training part with more of "
-        "these values and more steps may help; measure such places again. Calibrating tokens separately hardly helps."
+        "these values and more steps may help; measure such places again."
     )
     return (Note("amber", text),)

@@ -29,6 +29,7 @@ __all__ = [
     "observations_width",
     "places",
     "reliability",
+    "values_at_held_out",
 ]
 
 WIDTH_BINS = 10
@@ -258,6 +259,26 @@ def inside_map(
     for c, row in enumerate((lower <= held_out.target) & (held_out.target <= upper)):
         out[c][where] = row
     return out
+
+
+def values_at_held_out(held_out: HeldOut, image: NDArray[Any], axes: str) -> NDArray[Any]:
+    """Return the values of an image without channels at the held-out pixels, (n,).
+
+    Parameters
+    ----------
+    held_out : HeldOut
+        With positions.
+    image : ndarray
+        In `axes`.
+    axes : str
+        One letter per dimension: space, and S and T where there are scenes.
+
+    Raises
+    ------
+    ValueError
+        If the positions are unknown or don't lie within the image.
+    """
+    return np.asarray(image[_places(held_out, image.shape, axes)])
 
 
 def _places(held_out: HeldOut, shape: Sequence[int], axes: str) -> tuple[NDArray[np.int64], ...]:

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from napari_btn.workflow.batch import batch_files, batch_steps
     from napari_btn.workflow.calibrate import calibrate_steps
     from napari_btn.workflow.compare import compare_steps
-    from napari_btn.workflow.evaluate import coverage_by_level, equivalent_filter_steps, missed_share
+    from napari_btn.workflow.evaluate import (
+        coverage_apart_of,
+        coverage_by_level,
+        equivalent_filter_steps,
+        missed_share,
+    )
     from napari_btn.workflow.fit import fit_steps, plan_of, prepare
     from napari_btn.workflow.fuse import fuse_steps
     from napari_btn.workflow.inputs import axes_seen, image_for, size_note
@@ -43,6 +48,7 @@ __all__ = [
     "calibrate_steps",
     "compare_steps",
     "compute_on",
+    "coverage_apart_of",
     "coverage_by_level",
     "draws_steps",
     "equivalent_filter_steps",
@@ -78,6 +84,7 @@ _HOME = {
     "batch_steps": "workflow.batch",
     "calibrate_steps": "workflow.calibrate",
     "compare_steps": "workflow.compare",
+    "coverage_apart_of": "workflow.evaluate",
     "coverage_by_level": "workflow.evaluate",
     "draws_steps": "core.calibration.draws",
     "equivalent_filter_steps": "workflow.evaluate",

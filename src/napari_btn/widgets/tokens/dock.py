@@ -31,6 +31,7 @@ _LABELS = "OME-TIFF (*.ome.tif);;OME-Zarr (*.ome.zarr);;GeoJSON polygons, for Qu
 _NOTHING_YET = (
     "Nothing is denoised yet. Train in the Denoise dock, or apply loaded networks to a layer there."
 )
+_HELPS = 0.05  # a gain of coverage that is worth another calibration
 _GONE = "The layer with the tokens was removed. Click Find tokens to make it again."
 
 
@@ -48,6 +49,7 @@ class TokensWidget(Dock):
         self.view = TokensView(self.theme)
         self.show_view(self.view, scrolls=True)
         self.editor = TokenEditor(self.viewer, self.view, self.session, self.lifetime, self._show_state)
+        self._apart: tuple[Tokens, int, Any] | None = None  # tokens, number, and its coverage if apart
         self._connect()
         self._on_session_tokens()
 
@@ -177,11 +179,42 @@ class TokensWidget(Dock):
         more = f" ({others} more {'is' if others == 1 else 'are'} marked ⚠ in the table)" if others else ""
         text = (
             f"In token {number}, {100 * value:.0f} % of the held-out pixels{where} lie inside their "
-            f"intervals, not {100 * aim:.4g} %{more}. Calibrate tokens separately in the Denoise dock, then "
-            "Recalibrate, which can help tokens that are worth enough held-out blocks; or hold out more of this "
-            "token."
+            f"intervals, not {100 * aim:.4g} %{more}. {self._what_helps(number, value, channel)}"
         )
         return (("amber", text),)
+
+    def _what_helps(self, number: int, value: float, channel: str) -> str:
+        """Return what is expected to help a token that is badly covered."""
+        assert self.editor.shown is not None
+        rest = "hold out more of this token, or train longer with more of it."
+        found = self._covered_apart(number)
+        if found is None:
+            return f"It is worth too few held-out blocks to be calibrated on its own: {rest}"
+        apart = float(found[channels_of(self.editor.shown.view).index(channel)])
+        if apart - value < _HELPS:
+            return (
+                f"With a calibration of its own it would be {100 * apart:.0f} %, which hardly helps: {rest}"
+            )
+        return (
+            "Calibrate tokens separately in the Denoise dock, then Recalibrate: about "
+            f"{100 * apart:.0f} % are expected then."
+        )
+
+    def _covered_apart(self, number: int) -> Any:
+        """Return the coverage (C,) of a token if it were calibrated separately; None if that is not possible."""
+        model, source, shown = self.session.model, self.session.source, self.editor.shown
+        assert model is not None
+        assert source is not None
+        assert shown is not None
+        view, known = shown.view, self._apart
+        if known is None or known[0] is not view or known[1] != number:
+            try:
+                image = engine.image_for(model, source.data, source.axes)
+                found = engine.coverage_apart_of(model, image, view.labels, view.axes, number)
+            except ValueError:  # a truth of another image than that of the calibration
+                found = None
+            self._apart = known = view, number, found
+        return known[2]
 
     def _on_user_find(self) -> None:
         """Find the tokens of the session's source."""
