@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from qtpy.QtWidgets import QMainWindow
 
+from napari_btn.core.training.plan import Estimate
 from napari_btn.session import session_of
+from napari_btn.widgets.denoise.pace import Pace
+from napari_btn.widgets.shared import engine
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -16,10 +19,14 @@ if TYPE_CHECKING:
     from napari_btn.widgets.denoise.dock import DenoiseWidget
 
 
+ESTIMATE = Estimate(1.0, 10**9, "About 1 s")
+
+
 @pytest.fixture
-def put_away(ready: DenoiseWidget, qtbot: QtBot, steps: Any) -> QMainWindow:
+def put_away(ready: DenoiseWidget, qtbot: QtBot, steps: Any, monkeypatch: pytest.MonkeyPatch) -> QMainWindow:
     """The window of a dock that was closed in mid-training."""
     steps.updates, steps.pause_s = 60, 0.02
+    monkeypatch.setattr(engine, "estimate_training", lambda *_, **__: ESTIMATE)
     window = QMainWindow()
     qtbot.addWidget(window)
     ready._window = lambda: window
@@ -50,6 +57,23 @@ def test_a_training_goes_on_without_its_dock(
     assert again.view.apply_to.layer is viewer.layers["soil noisy"]
     assert again.view.apply.isEnabled()
     again.leave()
+
+
+@pytest.mark.parametrize("opened", [False, True])
+def test_a_training_in_the_background_teaches_how_long_trainings_take(
+    put_away: QMainWindow, viewer: ViewerModel, qtbot: QtBot, opened: bool
+) -> None:
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
+    assert Pace().corrected(ESTIMATE, "cpu") is ESTIMATE
+    again = DenoiseWidget(viewer) if opened else None
+    if again is not None:
+        qtbot.addWidget(again)
+    qtbot.waitUntil(lambda: session_of(viewer).model is not None)
+    assert Pace().corrected(ESTIMATE, "cpu").seconds > 60 * 0.02
+    if again is not None:
+        qtbot.waitUntil(lambda: not again.busy)
+        again.leave()
 
 
 def test_a_dock_that_is_opened_again_takes_the_training_up(

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from napari_btn.core.training.plan import Estimate
-from napari_btn.widgets.denoise.pace import Pace
+from napari_btn.widgets.denoise.pace import Pace, busy_note
+from napari_btn.widgets.shared import engine
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from pytestqt.qtbot import QtBot
+
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
 
 ESTIMATE = Estimate(20.0, 10**9, "About 20 s and 1.0 GB on 2 CPU cores")
 
@@ -28,6 +33,33 @@ def test_an_estimate_follows_what_trainings_took(tmp_path: Path) -> None:
     assert pace.corrected(ESTIMATE, "cpu").seconds == pytest.approx(50)
     assert pace.corrected(ESTIMATE, "cuda") is ESTIMATE
     assert Pace(pace.path).corrected(ESTIMATE, "cpu").seconds == pytest.approx(50)
+
+
+def test_a_training_that_is_stopped_teaches_what_its_first_steps_took(
+    ready: DenoiseWidget, steps: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "estimate_training", lambda *_, **__: ESTIMATE)
+    steps.updates, steps.pause_s = 400, 0.02
+    qtbot.waitUntil(lambda: ready.view.train.isEnabled() and not ready.lifetime.runs)
+    ready.view.form.members.setValue(3)
+    assert "About 20 s" in ready.view.estimate.text()
+    ready.view.train.click()
+    qtbot.waitUntil(lambda: ready.work.run is not None and ready.work.run.expected_s is not None)
+    ready.view.stop.click()
+    qtbot.waitUntil(lambda: not ready.busy)
+    assert steps.updated < 400
+    assert Pace().corrected(ESTIMATE, "cpu").seconds >= 400 * 0.02
+    assert "judging by earlier trainings" in ready.view.estimate.text()
+
+
+def test_a_busy_processor_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    for load, said in ((5.0, False), (9.0, True)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0), raising=False)
+        assert bool(busy_note("cpu")) == said
+        assert not busy_note("cuda")
+    monkeypatch.delattr("os.getloadavg")
+    assert not busy_note("cpu")
 
 
 def test_nonsense_is_not_learned(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QEvent, QObject
 
 from napari_btn.session import Unfinished
+from napari_btn.widgets.denoise.pace import Pace
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -39,11 +40,20 @@ class Background(QObject):
         Running.
     started : PairInputs
         Pair and settings of the training.
+    estimated : tuple of float and str
+        Seconds, estimated without earlier trainings (0 if unknown), and the device.
     """
 
-    def __init__(self, window: QWidget, session: Session, run: Run[Any], started: PairInputs) -> None:
+    def __init__(
+        self,
+        window: QWidget,
+        session: Session,
+        run: Run[Any],
+        started: PairInputs,
+        estimated: tuple[float, str],
+    ) -> None:
         super().__init__(window)
-        self._session, self.run, self.started = session, run, started
+        self._session, self.run, self.started, self.estimated = session, run, started, estimated
         self._bar: Any = activity(total=_STEPS, desc=f"Training on {started.image.name}")
         run.redirect(self._take, self._fail, self._tell, self._keep)
         window.installEventFilter(self)
@@ -63,6 +73,7 @@ class Background(QObject):
     def _take(self, model: Model) -> None:
         """Give the model to the session."""
         self._end()
+        Pace().learn_from(self.run, *self.estimated)
         session = self._session
         session.unfinished, session.report_of = None, self.started.image.name
         session.model = model
@@ -79,6 +90,7 @@ class Background(QObject):
     def _keep(self) -> None:
         """Keep the finished members."""
         self._end()
+        Pace().learn_from(self.run, *self.estimated)
         members = self.run.checkpoint or ()
         self._session.unfinished = Unfinished(self.started.key(), self.started.settings, members)
 

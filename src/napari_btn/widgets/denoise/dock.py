@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Any
 
 from napari_btn.core.compute.device import device_for
@@ -12,7 +11,7 @@ from napari_btn.widgets.denoise.calibrator import Calibrator
 from napari_btn.widgets.denoise.compare_panel import Comparer
 from napari_btn.widgets.denoise.keeper import Keeper
 from napari_btn.widgets.denoise.noise_panel import NoiseInspector
-from napari_btn.widgets.denoise.pace import Pace
+from napari_btn.widgets.denoise.pace import busy_note
 from napari_btn.widgets.denoise.pair_form import PairForm
 from napari_btn.widgets.denoise.scan_panel import Scanner
 from napari_btn.widgets.denoise.trainer import Trainer
@@ -68,9 +67,7 @@ class DenoiseWidget(Dock):
         self.keeper = Keeper(
             self.viewer, self.view, self.work, self.session, self._take_loaded, self.applier.show
         )
-        self._pace = Pace()
         self._estimated = (0.0, "cpu")
-        self._began: tuple[float, float, str] | None = None
         self._waiting = False  # for the check of the pair, to train on it
         self.view.form.show_device(self.session.device)
         self._connect()
@@ -158,7 +155,8 @@ class DenoiseWidget(Dock):
                     image.shape, image.axes, wanted.network, wanted.train, wanted.members, device=device
                 )
                 self._estimated = (estimate.seconds, device)
-                text = self._pace.corrected(estimate, device).note
+                text = self.trainer.pace.corrected(estimate, device).note
+                text = ". ".join(part for part in (text, busy_note(device)) if part)
             except ValueError:
                 text = ""
         text = ". ".join(part for part in (text, self.view.pair.check.start) if part)
@@ -243,16 +241,10 @@ class DenoiseWidget(Dock):
 
     def _train(self, inputs: PairInputs) -> None:
         """Train on a pair."""
-        # a training that goes on from finished members says nothing about a whole one
-        fresh = not self.trainer.checkpoint()
-        self._began = (time.monotonic(), *self._estimated) if fresh else None
-        self.trainer.train(inputs)
+        self.trainer.train(inputs, self._estimated)
 
     def _take_trained(self, model: Model) -> None:
         """Keep the model, and denoise its training image."""
-        if self._began is not None and not self.work.was_paused:
-            began, estimated, device = self._began
-            self._pace.learn(estimated, time.monotonic() - began, device)
         started = self.trainer.started
         self.calibrator.scored = None if started is None else started.pair
         self.session.report_of = "" if started is None else started.image.name

@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_btn.core.training.plan import Estimate
+    from napari_btn.widgets.shared.worker import Run
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "busy_note"]
 
+_BUSY = 1.5  # programs that want to run, for each core
 _LEAST, _MOST = 0.1, 30.0  # factors beyond these come from a sleeping laptop or a broken clock
+
+
+def busy_note(device: str) -> str:
+    """Return a sentence if the processor is busy, which an estimate doesn't know; empty if not.
+
+    Parameters
+    ----------
+    device : str
+        Name of the device in torch.
+    """
+    known = getattr(os, "getloadavg", None)  # not on Windows
+    if device != "cpu" or known is None or known()[0] < _BUSY * (os.cpu_count() or 1):
+        return ""
+    return "The processor is busy now, so it may take several times as long"
 
 
 class Pace:
@@ -67,6 +84,20 @@ class Pace:
             f"About {minutes}, judging by earlier trainings on this machine{f', and {rest}' if rest else ''}"
         )
         return replace(estimate, seconds=seconds, note=note)
+
+    def learn_from(self, run: Run[Any], estimated_s: float, device: str) -> None:
+        """Take a training into account that ended, in a dock or without one, or was stopped after its first steps.
+
+        Parameters
+        ----------
+        run : Run
+        estimated_s : float
+            Seconds, estimated without earlier trainings; 0 if unknown.
+        device : str
+        """
+        took_s = run.expected_s
+        if took_s is not None:
+            self.learn(estimated_s, took_s, device)
 
     def learn(self, estimated_s: float, took_s: float, device: str) -> None:
         """Take a training that ended into account: half of the factor is the last one.

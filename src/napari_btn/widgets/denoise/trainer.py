@@ -9,6 +9,7 @@ from qtpy.QtCore import QTimer
 
 from napari_btn.session import Unfinished
 from napari_btn.widgets.denoise.background import Background
+from napari_btn.widgets.denoise.pace import Pace
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.overlays import layer_name, our_layer
 from napari_btn.widgets.shared.results import show_preview
@@ -74,17 +75,24 @@ class Trainer:
         )
         self._previews = True
         self._run: Run[Any] | None = None
+        self.pace = Pace()
+        """How long trainings took beside their estimates."""
+        self._estimated = (0.0, "cpu")
         lifetime.at_end(self._on_close)
 
-    def train(self, inputs: PairInputs) -> None:
+    def train(self, inputs: PairInputs, estimated: tuple[float, str] = (0.0, "cpu")) -> None:
         """Train, from the finished members on if there are any.
 
         Parameters
         ----------
         inputs : PairInputs
             Pair to train on, and settings.
+        estimated : tuple of float and str
+            Seconds, estimated without earlier trainings (0 if unknown), and the device.
         """
         resume, device = self.checkpoint() or (), self._session.device
+        # a training that goes on from finished members says nothing about a whole one
+        self._estimated = (0.0, "cpu") if resume else estimated
         if not resume:
             self._view.chart.clear()
         self._view.chart.show()
@@ -118,8 +126,9 @@ class Trainer:
             return
         run = self._work.hand_over()
         if run is not None:
+            self.pace.learn_from(run, *self._estimated)
             self.drop_preview()
-            Background(window, self._session, run, self.started)
+            Background(window, self._session, run, self.started, self._estimated)
             self._run = None
 
     def take_over(self) -> None:
@@ -128,6 +137,7 @@ class Trainer:
         if left is None:
             return
         self._run, self.started, self._previews = left.leave(), left.started, True
+        self._estimated = left.estimated
         self._view.chart.show()
         self._work.adopt("Training", self._run, self._finish, self._take_progress, self._keep_members)
 
@@ -141,6 +151,8 @@ class Trainer:
 
     def _finish(self, model: Model) -> None:
         """Forget the members of earlier trainings, and pass the model on."""
+        if self._run is not None:
+            self.pace.learn_from(self._run, *self._estimated)
         self._kept = self._run = self._session.unfinished = None
         self._trained(model)
 
@@ -165,6 +177,8 @@ class Trainer:
     def _keep_members(self, run: Run[Any]) -> str:
         """Keep the finished members of a training that ended early; return a sentence about them."""
         self.drop_preview()
+        self.pace.learn_from(run, *self._estimated)
+        self._run = None
         if self.started is None or not run.checkpoint:
             return ""
         self._kept = (self.started.key(), run.checkpoint)

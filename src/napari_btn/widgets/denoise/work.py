@@ -34,8 +34,6 @@ class Work:
 
     def __init__(self, view: DenoiseView, lifetime: Lifetime, changed: Callable[[], None]) -> None:
         self._view, self._lifetime, self._changed = view, lifetime, changed
-        self.was_paused = False
-        """True if the last work was paused."""
         self._latest: Run[Any] | None = None
         view.pause.clicked.connect(self._on_user_pause)
         view.stop.clicked.connect(self._on_user_stop)
@@ -73,7 +71,6 @@ class Work:
         on_early_end : callable, optional
             Takes the run when it failed or was stopped, and returns what is left of it, in a sentence.
         """
-        self.was_paused = False
         self._view.message.say()
         self._view.progress.start(title)
 
@@ -167,7 +164,6 @@ class Work:
             self.run.resume()
         else:
             self.run.pause()
-            self.was_paused = True
         self._say_paused()
         self._changed()
 

@@ -37,6 +37,7 @@ T = TypeVar("T")
 _YIELD_EVERY = 1.0  # each update redraws the whole window, on the cores that train
 _ASK_EVERY = 0.1
 _RATE_AFTER = 1.0
+_KNOWN_FROM = 0.1  # share of the work whose pace says how long all of it takes
 
 
 class StepError(Exception):
@@ -188,6 +189,7 @@ class Run(Generic[T]):
         self._clock = _Clock()
         self._told = False
         self._left = False
+        self._expected_s: float | None = None
         self.checkpoint: Any = None
         """Latest checkpoint that the step has yielded; None once it has returned its result."""
         drive = _Titled(self._drive)
@@ -228,6 +230,11 @@ class Run(Generic[T]):
     def has_result(self) -> bool:
         """True once the step has returned its result."""
         return self._has_result
+
+    @property
+    def expected_s(self) -> float | None:
+        """Seconds that all of the step takes, pauses left out: measured, or estimated from a part; None if unknown."""
+        return self._clock.elapsed() if self._has_result else self._expected_s
 
     def redirect(
         self,
@@ -314,8 +321,11 @@ class Run(Generic[T]):
 
     def _tell_progress(self, progress: Progress) -> None:
         """Pass a progress on."""
+        timing = self._clock.read(progress)
+        if timing.remaining is not None and progress.fraction >= _KNOWN_FROM:
+            self._expected_s = timing.elapsed + timing.remaining
         if self._on_progress is not None and not self._left and not self._stop.is_set():
-            self._on_progress(progress, self._clock.read(progress))
+            self._on_progress(progress, timing)
 
     def _tell_result(self, result: T | None) -> None:
         """Pass the result on."""
