@@ -176,6 +176,7 @@ def test_an_interrupt_while_members_are_saved_waits_until_they_are_whole(folder,
         MemoryError("Unable to allocate 400. GiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 400 bytes."),
         RuntimeError("could not create a primitive"),  # oneDNN
+        ImportError("_levyst.so: failed to map segment from shared object"),
     ],
 )
 def test_too_little_memory_is_one_sentence(folder, tmp_path, monkeypatch, error):
@@ -183,6 +184,35 @@ def test_too_little_memory_is_one_sentence(folder, tmp_path, monkeypatch, error)
     result = CliRunner().invoke(main, arguments(folder, tmp_path / "edx.btn"))
     assert result.exit_code == 2
     assert f"not enough memory ({error})" in result.stderr.splitlines()[-1]
+
+
+LATE = """
+import sys
+from napari_btn.cli import main
+from napari_btn.cli.keeping import Keeper
+watch, loaded = Keeper.watch, set()
+def watched(self, progress):
+    watch(self, progress)
+    if progress.note.startswith("Calibrating") and not loaded:
+        loaded.update(sys.modules)
+Keeper.watch = watched
+try:
+    main(sys.argv[1:])
+finally:
+    late = set(sys.modules) - loaded if loaded else {"all"}
+    compiled = [n for n in late if not (getattr(sys.modules.get(n), "__file__", None) or "").endswith(".py")]
+    print(*sorted(compiled), file=sys.stderr)
+"""
+
+
+def test_no_compiled_library_is_loaded_once_members_are_trained(folder, tmp_path):
+    # without memory, a library that is being loaded may end the process instead of raising an error
+    run = subprocess.run(
+        [sys.executable, "-c", LATE, *arguments(folder, tmp_path / "edx.btn", steps=2)],
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert not run.stderr.splitlines()[-1].strip(), run.stderr
 
 
 # ---------------------------------------------------------------- folders of dead processes

@@ -132,21 +132,22 @@ def _one_line(ctx: click.Context) -> Iterator[None]:
             if ctx.params.get("traceback"):
                 raise
             raise _Refused(_single_line(sentence(error))) from None
-        except (MemoryError, RuntimeError, ArithmeticError) as error:
+        except (MemoryError, RuntimeError, ArithmeticError, ImportError) as error:
             if ctx.params.get("traceback") or (text := _of_the_machine(error)) is None:
                 raise
             raise _Refused(_single_line(text)) from None
 
 
-# of PyTorch's own allocator, and of oneDNN, which says no more where a buffer of its own can't be had
-_NO_MEMORY = ("can't allocate memory", "could not create a primitive")
+# of PyTorch's own allocator, of oneDNN, which says no more where a buffer of its own can't be had, and of the loader
+# of compiled libraries
+_NO_MEMORY = ("can't allocate memory", "could not create a primitive", "failed to map segment")
 
 
 def _of_the_machine(error: Exception) -> str | None:
     """Return the sentence on memory that lacks, a worker that died or a loss that diverged; None for a bug."""
     from napari_btn.core.compute.pool import WorkerDiedError
 
-    lacks = isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+    lacks = isinstance(error, (RuntimeError, ImportError)) and any(text in str(error) for text in _NO_MEMORY)
     if isinstance(error, MemoryError) or lacks:
         return (
             f"There is not enough memory ({_single_line(str(error)) or 'none is left'}). Close other programs, crop "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 from napari_btn.core.calibration.distribution import cdf
 
@@ -74,8 +75,6 @@ class Area:
             Standard errors over the blocks by which the squared error of the probability must fall for a threshold
             to be moved. An area alone can be matched by a distant threshold where few signals lie in between.
         """
-        from sklearn.isotonic import isotonic_regression
-
         levels, target = held_out.levels, held_out.target[channel]
         place = cdf(held_out.quantiles[:, channel], levels, target)
         # knots in the tails, too: targets beyond the outermost levels may be more than predicted
@@ -105,7 +104,7 @@ class Area:
         to = np.where(gain.mean(1) > (clearly * noise if clearly else 0), same, asked)
         # where both curves cross, the larger change of the error decides
         weights = np.abs(gain.mean(1)) + 1e-12
-        return cls(table, asked, np.asarray(isotonic_regression(to, sample_weight=weights)))
+        return cls(table, asked, isotonic_regression(to, weights=weights).x)
 
 
 @dataclass(frozen=True, eq=False)

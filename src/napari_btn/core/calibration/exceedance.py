@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from scipy.optimize import minimize
+from scipy.optimize import isotonic_regression, minimize
 from scipy.special import expit, logit
 
 from napari_btn.core.calibration.areas import Area
@@ -361,12 +361,10 @@ def _isotonic(
     odds: NDArray[np.float64], above: NDArray[np.bool_], weight: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Return the curve of an isotonic regression."""
-    from sklearn.isotonic import isotonic_regression
-
     cell = np.rint((odds - ODDS[0]) / (ODDS[1] - ODDS[0])).astype(np.int64)
     mass, hits = (np.bincount(cell, w, minlength=ODDS.size) for w in (weight, weight * above))
     filled = np.flatnonzero(mass)
-    fitted = isotonic_regression(hits[filled] / mass[filled], sample_weight=mass[filled])
+    fitted = isotonic_regression(hits[filled] / mass[filled], weights=mass[filled]).x
     return np.asarray(np.interp(ODDS, ODDS[filled], fitted))
 
 

@@ -10,7 +10,7 @@ from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from napari_btn.core.calibration.claims import select
 from napari_btn.core.calibration.conformal import NOISY_TARGETS, NOT_CALIBRATED, covered
@@ -178,7 +178,7 @@ class Prediction:
         self._need_calibrated()
         if self.signal_sd is not None:
             centre, deviation = np.asarray(self.mean, np.float32), np.asarray(self.signal_sd[...], np.float32)
-            half = np.float32(norm.ppf(1 - self.alpha / 2)) * deviation
+            half = np.float32(ndtri(1 - self.alpha / 2)) * deviation
             text = (
                 f"Model-assisted: a normal interval by the noise model, aims at {100 * (1 - self.alpha):.4g} % of the "
                 "clean signal; not calibrated on clean pixels."
