@@ -170,10 +170,42 @@ def test_explain_prints_a_methods_paragraph(denoiser, tmp_path):
     text = call("run", tmp_path / "a.btn", "--explain").stdout
     assert "ensemble of 2 random networks of the family sms (depth 2, seed 3)" in text
     assert "Intervals of the clean signal were calibrated to a miscoverage of 0.2 by split" in text
-    assert "Intervals were calibrated again to a miscoverage of 0.2, from the same held-out scores." in text
-    assert f"Si {denoiser.report.coverage[0]:.3f}" in text
+    report = denoiser.report
+    share, low, high = report.coverage[0], report.coverage_low[0], report.coverage_high[0]
+    assert f"Si {share:.3f} ({low:.3f} to {high:.3f})" in text
+    assert "(95 % interval of this field)" in text
+    assert text.count("miscoverage") == text.count("coverage, measured") == 1
+    assert ("without a finite-sample guarantee" in text) == (denoiser.calibration.rule == "pixel")
+    assert "pretrained" not in text
     assert denoiser.recipe["steps"][0]["inputs"]["noisy"]["sha256"][:12] in text
     assert text.count("\n") == 1
+
+
+def test_the_paragraph_names_the_images_and_groups_of_the_last_calibration(denoiser, tmp_path):
+    other = btn.samples.edx(seed=9, size=(40, 150))
+    made = btn.load(saved(denoiser, tmp_path)).calibrate(
+        other.noisy, other.clean, axes="CYX", groups=np.ones((40, 150), int), executor=Inline()
+    )
+    first, last = (
+        step["inputs"]["noisy"]["sha256"][:12] for step in (made.recipe["steps"][0], made.recipe["steps"][-1])
+    )
+    prediction = made.predict(PAIR.noisy, groups=np.ones((40, 150), int))
+    for text in (
+        call("run", saved(made, tmp_path), "--explain").stdout,
+        Recipe.of(prediction.provenance).explain(),
+    ):
+        (calibrated,) = [s for s in text.split(". ") if "split conformal" in s]
+        # it was said to be on the held-out blocks of the images that trained
+        assert f"{made.calibration.n_blocks} blocks of other images" in calibrated
+        assert last in calibrated
+        assert first not in calibrated
+        assert "each group apart" in calibrated
+
+
+def test_the_paragraph_says_that_networks_were_pretrained(denoiser):
+    about = denoiser.recipe["about"] | {"start": {"from": "2d-3c-mixed", "members": [0]}}
+    text = Recipe.from_dict(denoiser.recipe | {"about": about}).explain()
+    assert "1 of them pretrained on other images (2d-3c-mixed)" in text
 
 
 @pytest.mark.parametrize(

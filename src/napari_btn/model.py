@@ -238,7 +238,12 @@ class Model:
             **({} if grouping is None else {"grouped_by": grouping.name}),
             "n_blocks": calibration.n_blocks,
             "channel_names": list(self.channel_names),
-            "coverage": report.to_dict()["coverage"],
+            **{
+                k: v
+                for k, v in report.to_dict().items()
+                if k in ("coverage", "coverage_low", "coverage_high")
+            },
+            "scope": report.scope,
             "warnings": [n.to_dict() for n in report.warnings],
         }
 

@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["Recipe", "model_digest", "recorded", "with_files"]
 
 RECIPE_VERSION = 1
+# Facts of a provenance that a methods paragraph states.
+_ABOUT = (
+    "alpha", "covers", "rule", "grouped_by", "n_blocks", "channel_names", "coverage", "coverage_low", "coverage_high",
+    "scope", "start", "receptive_field_px",
+)  # fmt: skip
 _MARK = "napari_btn_recipe"
 
 
@@ -69,8 +74,7 @@ class Recipe:
                 "This result has no recipe: it was made by napari-btn before recipes, or by another program. Make it "
                 "again for one."
             )
-        kept = ("alpha", "covers", "rule", "n_blocks", "channel_names", "coverage", "receptive_field_px")
-        return cls(tuple(steps), {k: provenance[k] for k in kept if k in provenance})
+        return cls(tuple(steps), {k: provenance[k] for k in _ABOUT if k in provenance})
 
     @classmethod
     def from_dict(cls, values: Any) -> Recipe:
@@ -125,7 +129,13 @@ class Recipe:
 
     def explain(self) -> str:
         """Return the recipe as a methods paragraph for a paper."""
-        made = [sentence for step in self.steps for sentence in _sentences(step, self.about)]
+        # a later calibration replaces the earlier ones: the facts are those of the last
+        last = max((i for i, step in enumerate(self.steps) if step["do"] in _CALIBRATES), default=-1)
+        made = [
+            sentence
+            for i, step in enumerate(self.steps)
+            for sentence in _sentences(step, self.about, calibrates=i == last)
+        ]
         if self.about.get("covers") == NOT_CALIBRATED:
             made.append(
                 "The tuned networks were not calibrated, so their intervals are infinite and promise nothing."
@@ -216,17 +226,26 @@ def model_digest(model: Model) -> str:
 # ---------------------------------------------------------------- a methods paragraph
 
 
-def _sentences(step: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
+# What rules of calibration lack, for a reader who takes the word conformal for a guarantee.
+_RULES = {
+    "pixel": ", pixels pooled without a finite-sample guarantee",
+    "image": ", for each of most images or blocks",
+}
+# Steps that end in a calibration.
+_CALIBRATES = ("fit", "calibrate", "refine")
+
+
+def _sentences(step: Mapping[str, Any], about: Mapping[str, Any], *, calibrates: bool) -> list[str]:
     """Return the sentences of a methods section on a step."""
     inputs = ", ".join(
         f"{name} ({' x '.join(map(str, known['shape']))}, SHA-256 {known['sha256'][:12]})"
         for name, known in step.get("inputs", {}).items()
     )
+    calibration = _of_the_calibration(step, inputs, about) if calibrates else []
     if step["do"] == "fit":
-        return _of_the_training(step, inputs, about)
+        return [*_of_the_training(step, inputs, about), *calibration]
     if step["do"] == "calibrate":
-        on = f"on other images: {inputs}" if inputs else "from the same held-out scores"
-        return [f"Intervals were calibrated again to a miscoverage of {step['alpha']:g}, {on}."]
+        return calibration
     if step["do"] == "tokens":
         wanted = step["tokens"]
         return [
@@ -241,7 +260,8 @@ def _sentences(step: Mapping[str, Any], about: Mapping[str, Any]) -> list[str]:
         return [_of_the_fusion(step, inputs)]
     others = {"refine": "The networks were trained further", "adapt": "The gains of the networks were tuned"}
     return [
-        others.get(step["do"], f"The step {step['do']} followed") + (f", on {inputs}." if inputs else ".")
+        others.get(step["do"], f"The step {step['do']} followed") + (f", on {inputs}." if inputs else "."),
+        *calibration,
     ]
 
 
@@ -298,25 +318,47 @@ def _of_the_training(step: Mapping[str, Any], inputs: str, about: Mapping[str, A
     network, train = settings["network"], settings["train"]
     made = [
         f"Images ({inputs}; axes {step['axes']}) were denoised with an ensemble of {settings['members']} random "
-        f"networks of the family {network['family']} (depth {network['depth']}, seed {settings['seed']}), trained for "
-        f"up to {train['steps']} steps each with the pinball loss at the quantile levels "
+        f"networks of the family {network['family']} (depth {network['depth']}, seed {settings['seed']}), "
+        f"{_start(about)}trained for up to {train['steps']} steps each with the pinball loss at the quantile levels "
         f"{', '.join(f'{v:g}' for v in settings['levels'])} (supervision: {settings['supervision']}) in napari-btn "
         f"{versions.get('napari-btn', '?')} with PyTorch {versions.get('torch', '?')}."
     ]
-    made += _of_the_detector(step)
-    blocks = about.get("n_blocks")
-    rule = f" (rule: {about['rule']})" if "rule" in about else ""
+    return [*made, *_of_the_detector(step)]
+
+
+def _start(about: Mapping[str, Any]) -> str:
+    """Return how many networks were pretrained, if any were."""
+    start = about.get("start")
+    if not isinstance(start, dict) or not start.get("members"):
+        return ""
+    return f"{len(start['members'])} of them pretrained on other images ({start.get('from')}), "
+
+
+def _of_the_calibration(step: Mapping[str, Any], inputs: str, about: Mapping[str, Any]) -> list[str]:
+    """Return the sentences on the calibration in use; none if there is none."""
     covers = about.get("covers")
-    of = f" of {covered(covers)}" if isinstance(covers, str) and covers != NOT_CALIBRATED else ""
-    alpha = about.get("alpha", settings["alpha"])
-    made.append(
-        f"Intervals{of} were calibrated to a miscoverage of {alpha:g} by split conformal prediction{rule} "
-        f"on {'the' if blocks is None else blocks} held-out blocks, which no network was trained on; "
+    if covers == NOT_CALIBRATED:
+        return []
+    given, blocks = step.get("inputs", {}), about.get("n_blocks")
+    own = "noisy" in given and step.get("groups") is None and "groups" not in given
+    other = step["do"] == "calibrate" and ("clean" in given or own)
+    of = f" of {covered(covers)}" if isinstance(covers, str) else ""
+    rule = f" (rule: {about['rule']}{_RULES.get(about['rule'], '')})" if "rule" in about else ""
+    apart = f", each {about['grouped_by']} apart," if about.get("grouped_by") else ""
+    made = [
+        f"Intervals{of} were calibrated to a miscoverage of {about.get('alpha', step.get('alpha', 0.1)):g} by split "
+        f"conformal prediction{rule}{apart} on {'the' if blocks is None else blocks} "
+        f"{f'blocks of other images ({inputs})' if other else 'held-out blocks'}, which no network was trained on; "
         "this says nothing of single pixels."
-    )
-    coverage = [c for c in about.get("coverage", ()) if c is not None and c == c]
-    names = about.get("channel_names", ())
-    if coverage and len(coverage) == len(names):
-        shares = ", ".join(f"{name} {share:.3f}" for name, share in zip(names, coverage, strict=True))
-        made.append(f"The coverage, cross-fitted on the held-out blocks, was {shares}.")
+    ]
+    names, shares = about.get("channel_names", ()), about.get("coverage", ())
+    if shares and len(shares) == len(names) and all(isinstance(c, float) and c == c for c in shares):
+        limits = list(zip(about.get("coverage_low", ()), about.get("coverage_high", ()), strict=False))
+        known = len(limits) == len(names) and all(isinstance(v, float) for pair in limits for v in pair)
+        texts = [
+            f"{name} {share:.3f}" + (f" ({limits[c][0]:.3f} to {limits[c][1]:.3f})" if known else "")
+            for c, (name, share) in enumerate(zip(names, shares, strict=True))
+        ]
+        scope = f" (95 % interval of {about['scope']})" if known and "scope" in about else ""
+        made.append(f"The coverage, measured with offsets from other blocks, was {', '.join(texts)}{scope}.")
     return made

@@ -15,6 +15,7 @@ import numpy as np
 from napari_btn import samples
 from napari_btn.core.compute.pool import compute_for
 from napari_btn.core.data.fingerprint import array_digest_steps
+from napari_btn.core.evaluation.report import Report
 from napari_btn.core.progress import drain
 from napari_btn.io.atomic import MissingInputError, written_whole
 from napari_btn.io.bundle import read_bundle
@@ -158,9 +159,15 @@ def read_recipe(path: Path) -> Recipe:
             return Recipe.from_dict(Recipe.of(known).to_dict())
     if path.suffix.lower() in SUFFIXES:
         return Recipe.of(read_provenance(path))
-    values = read_bundle(path).values
+    bundle = read_bundle(path)
+    values = bundle.values
     known = {k: values.get(k) for k in ("covers", "channel_names")} | values.get("calibration", {})
-    known |= {"coverage": values.get("report", {}).get("coverage", [])}
+    if values.get("groups") is not None:
+        tokens = any(name.startswith("grouped_by.") for name in bundle.arrays)
+        known |= {"grouped_by": "token" if tokens else "group"}
+    if "coverage_low" in (report := values.get("report", {})):
+        known |= {k: report[k] for k in ("coverage", "coverage_low", "coverage_high")}
+        known |= {"scope": Report.from_dict(report).scope}
     return Recipe.of({**known, **values.get("provenance", {})})
 
 
