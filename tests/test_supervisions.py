@@ -207,7 +207,7 @@ def test_the_interval_of_the_clean_signal_is_assisted_by_a_model_and_says_so():
 @pytest.mark.parametrize(
     ("way", "says"),
     [
-        ("noise2noise", "aim to cover a repeat; a clean image usually lies inside more often"),
+        ("noise2noise", "aim to cover a repeat; on simulated fields, clean images lay inside more often"),
         ("noise2void", "A repeat lies inside less often if noise is correlated"),
         ("thinning", "give twice a binomial half of its counts"),
         ("simulation", None),

@@ -49,6 +49,26 @@ def test_a_grid_of_families_has_dilations_where_they_matter():
     ]  # fmt: skip
 
 
+def test_a_choice_on_the_blocks_that_calibrate_is_said_to_cost_coverage():
+    def row(depth, crps):
+        return ScanRow(depth, 2, 1, 2, 10, 1.0, crps, 0.9, 0.9, 1.0)
+
+    assert not Scan((row(2, 0.1),)).chosen_on
+    assert "may be covered less" in Scan((row(2, 0.1), row(4, 0.2))).chosen_on
+    # twelve kinds with errors of their own on 20 blocks of 30 pixels: the best on them, and the first, on fresh pixels
+    rng, covered = np.random.default_rng(3), []
+    for _ in range(400):
+        errors = np.abs(rng.normal(size=(12, 20, 30)) * np.exp(rng.normal(0, 0.2, (12, 20, 1)))).reshape(
+            12, -1
+        )
+        fresh = np.abs(rng.normal(size=2000) * np.exp(rng.normal(0, 0.2, 2000)))
+        offset = np.quantile(errors, 0.9, axis=1, method="higher")
+        covered.append([np.mean(fresh <= offset[k]) for k in (0, errors.mean(1).argmin())])
+    any_one, best = np.mean(covered, axis=0)
+    assert abs(any_one - 0.9) < 0.005
+    assert best < 0.885
+
+
 def test_an_empty_grid_is_refused():
     with pytest.raises(ValueError, match="nothing to scan"):
         next(scan_steps(samples.edx(size=(48, 96)), grid_of(depths=()), EnsembleSettings(), Compute()))
@@ -71,7 +91,7 @@ def test_the_command_prints_a_table_and_draws(tmp_path):
     assert (tmp_path / "scan.png").stat().st_size > 1000
     result = CliRunner().invoke(main, [*arguments[:-2], "--depths", "none"])
     assert result.exit_code == 2
-    assert "such as 5,10,20" in result.stderr
+    assert "such as 5, 10, 20" in result.stderr
 
 
 def test_a_scan_is_drawn_with_a_curve_for_each_kind():

@@ -128,3 +128,5 @@ def scan(pair: PairFiles, kinds: _Kinds, plot: Path | None, as_json: bool, force
         with written_whole(plot, overwrite=force) as rough:
             plots.scan(result.rows).savefig(rough)
     click.echo(json.dumps(result.to_dict()) if as_json else result.table())
+    if result.chosen_on:
+        click.echo(f"Note: {result.chosen_on}", err=True)

@@ -180,7 +180,7 @@ class NetworkSettings(_Settings):
         convolutions), "cdae" (autoencoder with a bottleneck), or one of an installed package. Members of
         several kinds take turns, such as "sms+unet".
     depth : int
-        Convolutions (nodes) per member; the one setting that usually needs tuning. In "unet" and "cdae" each
+        Convolutions (nodes) per member; the setting to tune first. In "unet" and "cdae" each
         halving of the resolution takes four.
     channels : int
         Feature channels in a chunk; a node outputs ``inputs * channels`` of them (more at lower resolutions).

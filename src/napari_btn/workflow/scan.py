@@ -80,6 +80,16 @@ class Scan:
     rows: tuple[ScanRow, ...]
 
     @property
+    def chosen_on(self) -> str:
+        """Sentence on what the choice of the best does to its calibration; empty for one kind."""
+        if len(self.rows) < 2:
+            return ""
+        return (
+            "The best was chosen on held-out blocks that calibrate it, too, if it is trained on these images: other "
+            "fields may be covered less than the report says. Check it on another field."
+        )
+
+    @property
     def best(self) -> ScanRow:
         """Row with the lowest score."""
         return min(self.rows, key=lambda row: row.crps)

@@ -11,7 +11,7 @@ from scipy.stats import norm
 from napari_btn.core.calibration import exceedance
 from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.claims import select
-from napari_btn.core.calibration.conformal import covered
+from napari_btn.core.calibration.conformal import calibrate, covered
 from napari_btn.core.calibration.exceedance import exceedance_from, lock_threshold
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
@@ -88,6 +88,28 @@ def test_the_bound_and_the_map_make_the_same_claim(confidence, threshold):
         alone = claimed & ~(bound > threshold)
         ahead = exceedance.cdf(q, LEVELS, threshold) - exceedance.cdf(q, LEVELS, bound)
         assert (ahead[alone] <= 1 / exceedance.STEPS + 1e-4).all()
+
+
+def test_where_many_signals_are_zero_bounds_reach_them_and_the_map_at_zero_is_no_area():
+    # right predictions of a signal that is 0 in four of five pixels: what docstring and guide say of ties
+    def drawn(rng, n):
+        middle = rng.normal(-1, 1, n)
+        signal = np.maximum(middle + 0.5 * rng.normal(size=n), 0)
+        quantiles = np.maximum(middle + 0.5 * norm.ppf(LEVELS)[:, None], 0)
+        return quantiles.astype(np.float32), signal.astype(np.float32)
+
+    rng = np.random.default_rng(1)
+    quantiles, signal = drawn(rng, 40_000)
+    held_out = HeldOut(quantiles[:, None], signal[None], np.arange(40_000) // 800, LEVELS)
+    made = exceedance_from(held_out, "pixel")
+    quantiles, signal = drawn(rng, 100_000)
+    bound = made.lower_bound(quantiles, 0.75)
+    assert np.mean(signal >= bound) > 0.75
+    assert np.mean(signal > bound) < 0.25
+    assert made.probability(quantiles, 0.0).mean() < 0.6 * np.mean(signal > 0)
+    assert abs(made.probability(quantiles, 1.0).mean() / np.mean(signal > 1) - 1) < 0.1
+    lower, _, upper = calibrate(held_out).interval(quantiles[:, None])
+    assert 0.94 < np.mean((lower[0] <= signal) & (signal <= upper[0])) < 0.99
 
 
 def test_too_few_blocks_bound_nothing():

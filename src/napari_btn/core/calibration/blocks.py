@@ -1,4 +1,4 @@
-"""Blocks of held-out pixels, and the side that makes them independent."""
+"""Blocks of held-out pixels, wider than their errors reach."""
 
 from __future__ import annotations
 

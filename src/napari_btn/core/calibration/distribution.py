@@ -113,7 +113,7 @@ def mean(
 ) -> NDArray[np.float32]:
     """Return the mean of each pixel: the quantile function of `ppf`, integrated over all levels.
 
-    Unlike the median, it is unbiased if the noise of the training targets is skewed.
+    Skewed noise of the training targets moves it far less than the median.
 
     Parameters
     ----------

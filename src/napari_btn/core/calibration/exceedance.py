@@ -114,7 +114,7 @@ class Exceedance:
     def lower_bound(
         self, quantiles: NDArray[np.floating[Any]], confidence: float, *, channel: int = 0
     ) -> NDArray[np.float32]:
-        """Return a one-sided bound: on average over all pixels, a share `confidence` of targets lies above.
+        """Return a one-sided bound: on average over all pixels, a share `confidence` of targets is at least that.
 
         This is an average over images like the calibration data, not over pixels whose bound lies above a
         threshold: of those near it, fewer are right. In single images it was off by several points.

@@ -302,7 +302,7 @@ class Prediction:
         return lock_threshold(self._known(), scores, threshold, channel=number)
 
     def lower_bound(self, confidence: float, channel: str | int | None = None) -> NDArray[np.float32]:
-        """Return a one-sided bound: on average over all pixels, a share `confidence` of signals lies above.
+        """Return a one-sided bound: on average over all pixels, a share `confidence` of signals is at least that.
 
         After learning from noisy targets, of noisy values: see ``covers``.
         This is an average over images like the calibration data, not over pixels whose bound lies above a
@@ -473,7 +473,7 @@ class Prediction:
         the true area there. The range has no stated coverage: where whole grains are wrong together, fewer true
         values lie inside than draws (on the built-in element maps 49 to 80 % of true areas of windows, and 50 to 83 %
         of numbers of grains of whole fields, where 90 % of the draws did). After learning from noisy targets, draws
-        are noisy: areas and grains are those of noisy values, on one field 1.6 times the area of the signal.
+        are noisy: areas and grains are those of noisy values.
 
         Parameters
         ----------

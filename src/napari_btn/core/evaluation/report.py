@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ["FULL_DOSE", "Report", "evaluate", "report_on"]
 
 FULL_DOSE = (
-    "A frame at the full dose has half the variance of twice a count at half the dose, so that about 98 % of it lies "
-    "inside intervals that aim at 90 %. To check them, give twice a binomial half of its counts."
+    "A frame at the full dose has half the variance of twice a count at half the dose: on simulated fields, 97 to 98 % "
+    "of it lay inside intervals that aim at 90 %. To check them, give twice a binomial half of its counts."
 )
 """Note on the coverage of a frame at the full dose by intervals of thinned counts."""
 
@@ -537,8 +537,9 @@ def _kind_notes(covers: str) -> tuple[Note, ...]:
         "masked pixel": " A repeat lies inside less often if noise is correlated between neighbours.",
     }
     text = (
-        f"The intervals aim to cover {covered(covers)}; a clean image usually lies inside more often. Correlation, "
-        "PSNR and errors are against the image that was given, with its noise if it has some."
+        f"The intervals aim to cover {covered(covers)}; on simulated fields, clean images lay inside more often, but "
+        "not where noise was correlated. Correlation, PSNR and errors are against the image that was given, with its "
+        "noise if it has some."
     )
     return (Note("amber", f"{text}{more.get(covers, '')}"),)
 

@@ -233,8 +233,8 @@ class _Noise2Noise(PairSupervision):
             return covers, (Note("amber", text),)
         text = (
             "The targets are repeats with noise of their own: intervals aim to cover another repeat, with noise like "
-            "that of the targets, and usually cover the clean signal more often than stated. Look at the mean first: "
-            f"skewed noise moves the median. {AGAINST_NOISY}"
+            "that of the targets (on simulated fields, the clean signal lay inside more often). Look at the mean "
+            f"first: skewed noise moves the median. {AGAINST_NOISY}"
         )
         return "replicate", (Note("amber", text),)
 

@@ -354,9 +354,8 @@ class _Noise2Void(PairSupervision):
         text = (
             "Calibrated on masked noisy pixels: intervals aim to cover the noisy value of a pixel that the networks "
             "did not see, and of a repeat only if noise is independent from pixel to pixel. Where it is correlated, a "
-            "repeat lies inside less often than reported here. They promise nothing for the clean signal, which "
-            "usually lies inside more often, but not where the networks are biased or the noise is correlated. "
-            f"{AGAINST_NOISY}"
+            "repeat lies inside less often than reported here. They promise nothing for the clean signal: on "
+            f"simulated fields it lay inside more often, with correlated noise far less often. {AGAINST_NOISY}"
         )
         return "masked pixel", (Note("amber", text),)
 

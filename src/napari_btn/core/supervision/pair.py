@@ -135,8 +135,8 @@ class PairSupervision:
             return "long exposure", ()
         text = (
             f"The target is noisy itself (in {names_in_text(channel_names, [worst])} its noise makes "
-            f"{100 * noise[worst]:.0f} % of the residual variance): intervals aim to cover another long exposure, "
-            f"and usually cover the clean signal more often than stated. {AGAINST_NOISY}"
+            f"{100 * noise[worst]:.0f} % of the residual variance): intervals aim to cover another long exposure "
+            f"(on simulated fields, the clean signal lay inside more often). {AGAINST_NOISY}"
         )
         return "long exposure", (Note("amber", text),)
 

@@ -217,7 +217,7 @@ class _Thinning(PairSupervision):
         del noise, channel_names, scenes
         text = (
             "Calibrated on thinned counts: intervals aim to cover twice the counts of a repeat at half the dose; a "
-            "repeat at the full dose, and usually the clean signal, lie inside more often. A "
+            "repeat at the full dose lies inside more often, and on simulated fields the clean signal did. A "
             "prediction averages several thinnings, and calibration uses one, so intervals may be a little too "
             f"wide in this field. Of few counts they are less exact, and other fields differ. {AGAINST_NOISY}"
         )

@@ -248,6 +248,7 @@ class Scanner:
     def _show(self, scan: Scan) -> None:
         """Show the result of the comparison."""
         self._view.scan.show_scan(scan)
+        self._view.scan.note.say(*([("info", scan.chosen_on)] if scan.chosen_on else []))
         best = scan.best
         kind = (
             f"{best.family}, depth {best.depth}, channels {best.channels}, largest dilation "
