@@ -140,6 +140,8 @@ class Session:
         """Names of the layers that a Denoise dock had picked when it was closed, for the next one; None before."""
         self.background: Any = None
         """Training that goes on while its dock is closed; None without one."""
+        self.ended: tuple[str, str] | None = None
+        """Level and sentence on how it ended, for the next Denoise dock; None if a dock has shown it."""
 
     @property
     def model(self) -> Model | None:

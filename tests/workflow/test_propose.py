@@ -191,6 +191,10 @@ def test_areas_are_told_in_the_unit_of_the_image():
         .sentence(None, "px")
         .endswith("after these windows 200 px. After short dwells the gain is often smaller than expected.")
     )
+    several = replace(made, channels=3).sentence(None, "px")
+    assert several.startswith(
+        "Expected wrongly decided area, the sum over 3 channels, on average over fields"
+    )
     assert made.sentence((0.5, 0.5), "um", 100.0).endswith(
         "now 200 µm², after these windows 50 µm² if they are measured without error. To reach 25 µm², about 3 "
         "more windows are expected to be needed."

@@ -63,6 +63,8 @@ class Expected:
         Dwell of each window, in dwells of the noisy image; empty without a dose.
     covers : str
         What the decisions are on, as `Prediction.covers`.
+    channels : int
+        Number of channels whose areas add up.
     """
 
     now: float
@@ -70,6 +72,7 @@ class Expected:
     more: int | None = None
     dwells: tuple[float, ...] = ()
     covers: str = "clean"
+    channels: int = 1
 
     def sentence(self, pixel_size: Sequence[float] | None, unit: str, until: float | None = None) -> str:
         """Return the areas as a sentence, in physical units if the pixel size is known.
@@ -87,9 +90,10 @@ class Expected:
         size = float(np.prod(pixel_size)) if known and pixel_size is not None else 1.0
         power = "²" if pixel_size is None or len(pixel_size) == 2 else "³"
         name = f"{unit}{power}" if known else "px"
+        over = f", the sum over {self.channels} channels" if self.channels > 1 else ""
         exactly = "" if self.dwells else " if they are measured without error"
         text = (
-            "Expected wrongly decided area, on average over fields like the calibration data: "
+            f"Expected wrongly decided area{over}, on average over fields like the calibration data: "
             f"now {shown_amount(size * self.now)} {name}, after these windows {shown_amount(size * self.after)} "
             f"{name}{exactly}."
         )
@@ -304,7 +308,8 @@ def expected_wrong(
     if dose is not None and regions:
         left, dwells = _shared(_after(prediction, decisions, regions, dose, dwell, errors), dwell)
     after = now - float(np.sum(inside)) + float(left.sum())
-    return Expected(now, after, None, dwells, prediction.covers)
+    channels = len({one.channel for one in decisions})
+    return Expected(now, after, None, dwells, prediction.covers, channels)
 
 
 def _after(

@@ -56,6 +56,29 @@ def test_a_training_goes_on_without_its_dock(
     qtbot.addWidget(again)
     assert again.view.apply_to.layer is viewer.layers["soil noisy"]
     assert again.view.apply.isEnabled()
+    assert [text for _, text in again.view.message.notes] == [
+        "Trained on 'soil noisy' while Denoise was closed. Click Apply to denoise it."
+    ]
+    again.leave()
+    # said once
+    once_more = DenoiseWidget(viewer)
+    qtbot.addWidget(once_more)
+    assert not once_more.view.message.notes
+    once_more.leave()
+
+
+def test_the_next_dock_says_why_a_training_in_the_background_failed(
+    put_away: QMainWindow, viewer: ViewerModel, qtbot: QtBot
+) -> None:
+    from napari_btn.widgets.denoise.dock import DenoiseWidget
+
+    session, reason = session_of(viewer), "The loss is not a number. " * 5
+    background = session.background
+    background.run.leave(wait=60)
+    background._fail(ValueError(reason))
+    again = DenoiseWidget(viewer)
+    qtbot.addWidget(again)
+    assert again.view.message.notes == (("red", f"Training failed. {reason.strip()}"),)
     again.leave()
 
 

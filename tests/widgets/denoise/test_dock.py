@@ -46,6 +46,18 @@ def test_controls_have_the_object_names_of_the_api(ready: DenoiseWidget) -> None
     assert [preset.itemText(i) for i in range(preset.count())] == ["instant", "quick", "standard", "thorough"]
 
 
+def test_done_is_said_as_long_as_its_layers_are_there(
+    ready: DenoiseWidget, viewer: ViewerModel, train: Callable[[DenoiseWidget], None], qtbot: QtBot
+) -> None:
+    train(ready)
+    progress = ready.view.progress
+    qtbot.waitUntil(lambda: progress.line.text().startswith("Done: median and width"))
+    viewer.layers.remove("soil clean")
+    assert not progress.isHidden()
+    viewer.layers.remove("soil noisy width")
+    assert progress.isHidden()
+
+
 def test_every_control_has_a_tooltip_and_an_accessible_name(ready: DenoiseWidget) -> None:
     from qtpy.QtWidgets import QAbstractSpinBox, QListWidget
 

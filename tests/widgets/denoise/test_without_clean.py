@@ -53,6 +53,10 @@ def test_only_what_the_image_permits_is_offered_and_the_best_is_picked(
     qtbot.waitUntil(lambda: dock.view.train.isEnabled())
     assert not dock.view.form.reason.isHidden(), "without a clean image it says how it learns"
     assert dock.view.form.reason.text().endswith(".")
+    form = dock.view.form
+    assert form.supervision.isHidden() == (not also), "the only way is plain text"
+    assert form.only_way.isHidden() == bool(also)
+    assert also or form.only_way.text() == form.supervision.currentText() != ""
     if also:
         dock.view.form.supervision.setCurrentIndex(1)
         qtbot.waitUntil(lambda: dock.view.pair.inputs is not None)

@@ -720,6 +720,20 @@ def test_training_continues_with_the_windows_and_reports_the_gain(ready, continu
     assert column(dock, "✓") == ["✓", "✓"]
 
 
+def test_the_gain_is_brought_into_sight(ready, continuing, qtbot):
+    dock, _ = ready
+    dock.resize(460, 560)
+    dock.show()
+    dock.view.loop.folded.expand(animate=False)
+    dock.view.table.clearSelection()
+    part(dock, "continue_training").click()
+    settled(dock, qtbot)
+    gain = dock.view.loop.gain
+    qtbot.waitUntil(lambda: gain.visibleRegion().boundingRect() == gain.rect())
+    qtbot.wait(300)
+    assert gain.visibleRegion().boundingRect() == gain.rect()
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_training_that_goes_on_says_that_fused_windows_are_lost(ready, continuing, qtbot, fused):
     dock, session = ready

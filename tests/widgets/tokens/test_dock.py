@@ -545,7 +545,11 @@ def test_edits_survive_a_new_search_as_a_backup(dock, viewer, found, qtbot):
 
 
 def test_a_removed_layer_is_missed(dock, viewer, qtbot):
+    assert "is a layer now" in dock.view.progress.line.text()
+    viewer.layers.remove("soil")
+    assert not dock.view.progress.isHidden()
     viewer.layers.remove("soil tokens")
+    assert dock.view.progress.isHidden()
     assert "removed" in dock.view.hint.notes[0][1]
     assert not part(dock, "merge").isEnabled()
     find(dock, qtbot)

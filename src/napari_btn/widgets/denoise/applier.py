@@ -12,6 +12,7 @@ from napari_btn.core.settings import PRESETS, AdaptSettings, EnsembleSettings
 from napari_btn.widgets.denoise.pairing import differences
 from napari_btn.widgets.denoise.view import ADAPT_HELP
 from napari_btn.widgets.shared import engine
+from napari_btn.widgets.shared.overlays import layer_name
 from napari_btn.widgets.shared.results import (
     leave_source_steps,
     present_result,
@@ -108,7 +109,9 @@ class Applier:
         def shown(look: FirstLook) -> None:
             """Show the median, and what it does not promise."""
             show_first_look(self._viewer, look, source)
-            self._view.progress.finish(f"Done: the median of '{source.name}' is a layer now.")
+            self._view.progress.finish(
+                f"Done: the median of '{source.name}' is a layer now.", [layer_name(source.name, "median")]
+            )
             self._view.message.say(("amber", look.caption))
 
         self._work.launch(
@@ -189,7 +192,8 @@ class Applier:
         self._showing = None
         present_result(self._viewer, source.name)
         self._view.progress.finish(
-            f"Done: {self._shown()} and width of '{source.name}' are layers now; lower and upper are in Uncertainty."
+            f"Done: {self._shown()} and width of '{source.name}' are layers now; lower and upper are in Uncertainty.",
+            [layer_name(source.name, kind) for kind in ("median", "mean", "width")],
         )
         if self._session.model is not None:
             found = (*differences(source, self._session.model), *self._drift())

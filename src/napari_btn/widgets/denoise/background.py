@@ -58,7 +58,7 @@ class Background(QObject):
         run.redirect(self._take, self._fail, self._tell, self._keep)
         window.installEventFilter(self)
         session.background = self
-        show_info("Training goes on in the background. Open Denoise again to watch, pause or stop it.")
+        show_info("Still training; open Denoise to stop it.")  # napari cuts what is longer
 
     def leave(self) -> Run[Any]:
         """Return the run to a dock that goes on with it."""
@@ -78,14 +78,16 @@ class Background(QObject):
         session.unfinished, session.report_of = None, self.started.image.name
         session.model = model
         session.training = self.started.training()
-        show_info(
-            f"Trained on '{self.started.image.name}'. Open Denoise for the report, and click Apply there."
-        )
+        name = self.started.image.name
+        session.ended = "info", f"Trained on '{name}' while Denoise was closed. Click Apply to denoise it."
+        show_info("Trained; open Denoise, and click Apply.")
 
     def _fail(self, error: Exception) -> None:
         """Say the error, and keep the finished members."""
         self._keep()
-        show_warning(f"Training failed. {sentence_of(error)}")
+        text = f"Training failed. {sentence_of(error)}"
+        self._session.ended = "red", text
+        show_warning(text)
 
     def _keep(self) -> None:
         """Keep the finished members."""

@@ -191,7 +191,8 @@ class Comparer:
         noisy = [layer for layer in self._viewer.layers if layer.name == source.name]
         side_by_side(self._viewer, [*noisy, *shown])
         self._view.progress.finish(
-            f"Compared {len(shown)} methods on '{source.name}'; the results are layers now."
+            f"Compared {len(shown)} methods on '{source.name}'; the results are layers now.",
+            [layer.name for layer in shown],
         )
 
     def _layer(self, source: LayerImage, comparison: Comparison, name: str) -> Any:

@@ -79,6 +79,9 @@ class DenoiseWidget(Dock):
         if self.session.picked is not None:
             self.view.pair.show_picked(self.session.picked)
         self.trainer.take_over()
+        if self.session.ended is not None:
+            self.view.message.say(self.session.ended)
+            self.session.ended = None
         trained = self.session.report_of
         if (
             self.session.prediction is None
@@ -277,6 +280,8 @@ class DenoiseWidget(Dock):
         from napari.layers import Image
 
         layers = [layer for layer in self.viewer.layers if isinstance(layer, Image)]
+        if getattr(event, "type", "") == "removed":
+            self.view.progress.forget(event.value.name)
         removed = getattr(event, "type", "") == "removed" and is_ours(event.value)
         if removed and event.value.metadata[KEY].get("map") == "preview":
             # The user removed it, so the next progress must not add it again.

@@ -156,8 +156,13 @@ class TrainingForm(QWidget):
         self.form = QFormLayout()
         self.form.setContentsMargins(0, 0, 0, 0)
         self.form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.AllNonFixedFieldsGrow)
-        self.form.addRow("Learn from", self.supervision)
-        self.form.setRowVisible(self.supervision, self.supervision.count() > 1)
+        self.only_way = QLabel()
+        self.only_way.setObjectName("only_way")
+        way = QHBoxLayout()
+        way.addWidget(self.supervision)
+        way.addWidget(self.only_way)
+        self.form.addRow("Learn from", way)
+        self._show_way()
         self.form.addRow(self.reason)
         self.form.addRow("Preset", self.preset)
         pair = QHBoxLayout()
@@ -212,13 +217,23 @@ class TrainingForm(QWidget):
             self._list_ways(names)
         self.supervision.setCurrentIndex(self.supervision.findData(wanted))
         del blocker
-        self.form.setRowVisible(self.supervision, self.supervision.count() > 1)
+        self._show_way()
         why = next((offer.because for offer in possible if offer.name == wanted), "")
         self.reason.setText(why)
         self.reason.setVisible(bool(why) and (len(names) > 1 or wanted != "pair"))
         if wanted != before:
             # after the reading that found the offers
             self._tell_later.start()
+
+    def _show_way(self) -> None:
+        """Show the picker of ways to learn, or the only way as plain text."""
+        several = self.supervision.count() > 1
+        self.supervision.setVisible(several)
+        self.only_way.setVisible(not several)
+        self.only_way.setText(self.supervision.currentText())
+        self.only_way.setToolTip(
+            f"{self.supervision.currentData(Qt.ItemDataRole.ToolTipRole)} The images permit no other way."
+        )
 
     def choose_way(self, name: str) -> None:
         """Pick a way to learn, as the user does: where images don't permit it yet, once they do.

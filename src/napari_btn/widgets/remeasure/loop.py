@@ -14,6 +14,7 @@ from napari_btn.widgets.shared import engine
 from napari_btn.widgets.shared.layers import read_layer
 from napari_btn.widgets.shared.overlays import placement_of
 from napari_btn.widgets.shared.results import show_prediction
+from napari_btn.widgets.shared.sight import bring_into_sight
 from napari_btn.widgets.shared.worker import sentence_of
 
 if TYPE_CHECKING:
@@ -233,6 +234,7 @@ class RegionLoop:
         self._session.prediction = made.prediction
         self._show_maps(made.prediction, field)
         self._panel.gain.say(*_gained(made, field.prediction, regions, scene))
+        bring_into_sight(self._panel.gain)
         if field.prediction.provenance.get("fused"):
             self._view.message.say(("amber", _UNFUSED))
 

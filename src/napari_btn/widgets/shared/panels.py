@@ -25,6 +25,8 @@ from superqt import QCollapsible
 from napari_btn.widgets.shared.sight import bring_into_sight
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from napari_btn.core.progress import Progress
     from napari_btn.widgets.shared.worker import Timing
 
@@ -201,6 +203,7 @@ class ProgressPanel(QWidget):
 
     def __init__(self) -> None:
         super().__init__()
+        self._layers: tuple[str, ...] = ()
         self.bar = QProgressBar()
         self.bar.setObjectName("progress")
         self.bar.setAccessibleName("Progress")
@@ -213,6 +216,7 @@ class ProgressPanel(QWidget):
 
     def start(self, title: str) -> None:
         """Show a run without progress yet."""
+        self._layers = ()
         self.bar.setRange(0, 0)
         self.bar.setVisible(True)
         self.line.setText(f"{title}: starting")
@@ -236,11 +240,31 @@ class ProgressPanel(QWidget):
             parts.append(f"about {_duration(timing.remaining)} left")
         self.line.setText(" · ".join(parts))
 
-    def finish(self, sentence: str) -> None:
-        """Show the end of a run."""
+    def finish(self, sentence: str, layers: Iterable[str] = ()) -> None:
+        """Show the end of a run.
+
+        Parameters
+        ----------
+        sentence : str
+        layers : iterable of str
+            Names of the layers that the sentence speaks of.
+        """
+        self._layers = tuple(layers)
         self.show()
         self.bar.setVisible(False)
         self.line.setText(sentence)
+
+    def forget(self, layer: str) -> None:
+        """Hide a sentence that speaks of a layer, which was removed.
+
+        Parameters
+        ----------
+        layer : str
+            Its name.
+        """
+        if layer in self._layers:
+            self._layers = ()
+            self.hide()
 
 
 def _duration(seconds: float) -> str:

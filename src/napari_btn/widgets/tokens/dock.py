@@ -90,6 +90,8 @@ class TokensWidget(Dock):
         if tokens is not None and known:
             self._offer(tokens)
             self.view.table.pick([])
+        elif source is not None:
+            self.view.progress.forget(f"{source.name} tokens")
         self.editor.describe()
 
     def _offer(self, tokens: Tokens) -> None:
@@ -244,7 +246,8 @@ class TokensWidget(Dock):
         def done(result: tuple[Model, Tokens]) -> None:
             """Show the result."""
             self.view.progress.finish(
-                f"Done: '{source.name} tokens' is a layer now. Pick rows, or click the image."
+                f"Done: '{source.name} tokens' is a layer now. Pick rows, or click the image.",
+                [f"{source.name} tokens"],
             )
             made, tokens = result
             self.session.amend(made, tokens=tokens)
@@ -360,5 +363,8 @@ class TokensWidget(Dock):
 
     def _on_viewer_layers(self, event: Any) -> None:
         """Show that the layer with the tokens was removed."""
-        if not self.lifetime.ended and self.editor.watches(event.value):
+        if self.lifetime.ended:
+            return
+        self.view.progress.forget(event.value.name)
+        if self.editor.watches(event.value):
             self.editor.describe()
