@@ -39,10 +39,12 @@ def test_a_training_that_is_stopped_teaches_what_its_first_steps_took(
     ready: DenoiseWidget, steps: Any, qtbot: QtBot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "estimate_training", lambda *_, **__: ESTIMATE)
+    monkeypatch.setattr("os.getloadavg", lambda: (1e3, 0.0, 0.0), raising=False)
     steps.updates, steps.pause_s = 400, 0.02
     qtbot.waitUntil(lambda: ready.view.train.isEnabled() and not ready.lifetime.runs)
     ready.view.form.members.setValue(3)
     assert "About 20 s" in ready.view.estimate.text()
+    assert "The processor is busy now" in ready.view.estimate.text()
     ready.view.train.click()
     qtbot.waitUntil(lambda: ready.work.run is not None and ready.work.run.expected_s is not None)
     ready.view.stop.click()
@@ -50,6 +52,7 @@ def test_a_training_that_is_stopped_teaches_what_its_first_steps_took(
     assert steps.updated < 400
     assert Pace().corrected(ESTIMATE, "cpu").seconds >= 400 * 0.02
     assert "judging by earlier trainings" in ready.view.estimate.text()
+    assert "busy" not in ready.view.estimate.text()
 
 
 def test_a_busy_processor_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

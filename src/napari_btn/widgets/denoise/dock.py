@@ -158,8 +158,10 @@ class DenoiseWidget(Dock):
                     image.shape, image.axes, wanted.network, wanted.train, wanted.members, device=device
                 )
                 self._estimated = (estimate.seconds, device)
-                text = self.trainer.pace.corrected(estimate, device).note
-                text = ". ".join(part for part in (text, busy_note(device)) if part)
+                known = self.trainer.pace.corrected(estimate, device)
+                # earlier trainings have met the other programs, too
+                busy = busy_note(device) if known is estimate else ""
+                text = ". ".join(part for part in (known.note, busy) if part)
             except ValueError:
                 text = ""
         text = ". ".join(part for part in (text, self.view.pair.check.start) if part)
