@@ -74,6 +74,13 @@ def test_nothing_is_foretold_of_a_group_in_too_few_blocks():
     assert coverage_apart(data, data.block < 0) is None
 
 
+def test_a_part_of_the_pixels_foretells_the_same(monkeypatch):
+    data, group = phases(0, rare=0.5)
+    whole = coverage_apart(data, group == 1)
+    monkeypatch.setattr("napari_btn.core.calibration.groups._MOST_PIXELS", 3000)
+    assert coverage_apart(data, group == 1) == pytest.approx(whole, abs=0.02)
+
+
 def test_a_group_in_19_blocks_stands_alone_and_covers():
     covered = []
     for seed in range(40):
