@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from scipy.stats import norm
 
 from napari_btn.core.calibration import distribution
-from napari_btn.core.calibration.distribution import cdf, density, mean, ppf
+from napari_btn.core.calibration.distribution import cdf, cdf_rows, density, mean, ppf
 
 LEVELS = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
 
@@ -81,6 +81,19 @@ def test_chunks_leave_no_trace(monkeypatch):
     whole = cdf(quantiles, LEVELS, value)
     monkeypatch.setattr(distribution, "CHUNK", 7)
     np.testing.assert_array_equal(whole, cdf(quantiles, LEVELS, value))
+
+
+@pytest.mark.parametrize("chunk", [1, 30, 10_000])
+@pytest.mark.parametrize("table", [None, np.linspace(1, 0, 33, dtype=np.float32)])
+def test_many_thresholds_at_once_give_the_bits_of_each(monkeypatch, chunk, table):
+    rng = np.random.default_rng(0)
+    quantiles = np.sort(rng.normal(size=(7, 13)), axis=0).astype(np.float32)
+    quantiles[:, 5], quantiles[:, 7] = np.nan, 0.5
+    values = np.append(rng.normal(size=11), [0.5, -50.0, 50.0])
+    wanted = [cdf(quantiles, LEVELS, value, table=table) for value in values]
+    monkeypatch.setattr(distribution, "CHUNK", chunk)
+    rows = [row.copy() for row in cdf_rows(quantiles, LEVELS, values, table=table)]
+    np.testing.assert_array_equal(rows, wanted)
 
 
 def test_too_few_levels_are_refused():

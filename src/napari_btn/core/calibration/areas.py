@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from scipy.optimize import isotonic_regression
 
-from napari_btn.core.calibration.distribution import cdf
+from napari_btn.core.calibration.distribution import cdf, cdf_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,8 +95,9 @@ class Area:
         wanted = np.concatenate([tail, 1 - tail[-2::-1]])
         values = np.quantile(np.concatenate([target, pixels.quantiles[[0, -1]].ravel()]), wanted)
         asked = np.unique(np.concatenate([values, np.linspace(values[0], values[-1], AREA_VALUES // 2)]))
-        same = _same_area(asked, np.unique(values), target, weight, pixels)
-        gain = np.stack([pixels.error(t, t) - pixels.error(t, m) for t, m in zip(asked, same, strict=True)])
+        kept, areas = pixels.errors(asked, asked)
+        same = _same_area(asked, np.isin(asked, values), areas, target, weight)
+        gain = kept - pixels.errors(asked, same)[0]
         # one block says nothing of how clear a change is
         noise = (
             gain.std(1, ddof=1) / np.sqrt(gain.shape[1]) if gain.shape[1] > 1 else np.full(len(gain), np.inf)
@@ -118,25 +119,28 @@ class _Pixels:
     weight: NDArray[np.float64]
     table: NDArray[np.float32]
 
-    def above(self, threshold: float) -> NDArray[np.float32]:
-        """Return the probability of each pixel to lie above a threshold."""
-        return cdf(self.quantiles, self.levels, threshold, table=self.table)
-
-    def error(self, threshold: float, moved: float) -> NDArray[np.float64]:
-        """Return the weighted squared error of each block where a threshold is moved."""
-        off = self.above(moved) - (self.target > threshold)
-        return np.asarray(np.bincount(self.block, self.weight * np.square(off)))
+    def errors(
+        self, thresholds: NDArray[np.float64], moved: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the squared error of each block (T, B) where thresholds are moved, and the areas (T,) above them."""
+        errors, areas = [], []
+        above = cdf_rows(self.quantiles, self.levels, moved, table=self.table)
+        for threshold, row in zip(thresholds, above, strict=True):
+            areas.append(float(self.weight @ row))
+            off = row - (self.target > threshold)
+            errors.append(np.bincount(self.block, self.weight * np.square(off)))
+        return np.stack(errors), np.array(areas)
 
 
 def _same_area(
     asked: NDArray[np.float64],
-    values: NDArray[np.float64],
+    used: NDArray[np.bool_],
+    areas: NDArray[np.float64],
     target: NDArray[np.float32],
     weight: NDArray[np.float64],
-    pixels: _Pixels,
 ) -> NDArray[np.float64]:
-    """Return the thresholds, straight between some values, whose predicted areas are the true ones of those asked."""
-    predicted = np.minimum.accumulate([float(pixels.weight @ pixels.above(float(v))) for v in values])
+    """Return the thresholds, straight between those used, whose predicted areas are the true ones of those asked."""
+    values, predicted = asked[used], np.minimum.accumulate(areas[used])
     order = np.argsort(target, kind="stable")
     below = np.concatenate([[0], np.cumsum(weight[order])])
     inside = np.clip(asked, target[order[0]], target[order[-1]])

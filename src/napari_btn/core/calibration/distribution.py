@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["cdf", "density", "mean", "ppf", "variance"]
+__all__ = ["cdf", "cdf_rows", "density", "mean", "ppf", "variance"]
 
 # A chunk of all levels with its work space stays in a core's cache: three times as fast as whole planes.
 CHUNK = 65_536
@@ -55,20 +55,53 @@ def cdf(
     at = at.ravel() if at.ndim else at
     out = np.empty(n, dtype=np.float32)
     work, gap = np.empty((2, CHUNK), dtype=np.float32)
-    # A value far outside over a width of nothing is infinite, which the tails turn into 0 or 1.
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        for start in range(0, n, CHUNK):
-            part = slice(start, min(start + CHUNK, n))
-            size = part.stop - part.start
-            t = at[part] if at.ndim else at
-            _cdf_chunk(q[:, part], steps, t, out[part], work[:size], gap[:size])
-            if table is not None:
-                unknown = np.isnan(out[part])
-                np.multiply(out[part], len(table) - 1, out=work[:size])
-                table.take(work[:size].astype(np.int32), mode="clip", out=out[part])
-                if unknown.any():
-                    out[part][unknown] = np.nan
+    for start in range(0, n, CHUNK):
+        part = slice(start, min(start + CHUNK, n))
+        size = part.stop - part.start
+        t = at[part] if at.ndim else at
+        _cdf_chunk(q[:, part], steps, t, table, out[part], work[:size], gap[:size])
     return out.reshape(quantiles.shape[1:])
+
+
+def cdf_rows(
+    quantiles: NDArray[np.floating[Any]],
+    levels: Sequence[float],
+    values: NDArray[np.floating[Any]],
+    *,
+    table: NDArray[np.float32] | None = None,
+) -> Iterator[NDArray[np.float32]]:
+    """Yield what `cdf` returns for one threshold after another, several at a time where there are few pixels.
+
+    Parameters
+    ----------
+    quantiles : ndarray of float, shape (L, n)
+        Quantiles of n pixels, ascending along the first axis.
+    levels : sequence of float
+        The L levels, ascending, at least two.
+    values : ndarray of float, shape (T,)
+        Thresholds, in the quantiles' unit.
+    table : ndarray of float32, shape (K + 1,), optional
+        As for `cdf`.
+
+    Yields
+    ------
+    ndarray of float32, shape (n,)
+        Valid until the next one is asked for.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two levels, or their number differs from the quantiles'.
+    """
+    q, steps = _flat(quantiles, levels)
+    n, at = q.shape[1], np.asarray(values, dtype=np.float32)[:, None]
+    many = max(CHUNK // max(n, 1), 1)
+    out, work = np.empty((2, min(many, len(at)), n), dtype=np.float32)
+    gap = np.empty(n, dtype=np.float32)
+    for first in range(0, len(at), many):
+        t = at[first : first + many]
+        _cdf_chunk(q, steps, t, table, out[: len(t)], work[: len(t)], gap)
+        yield from out[: len(t)]
 
 
 def ppf(quantiles: NDArray[np.floating[Any]], levels: Sequence[float], level: float) -> NDArray[np.float32]:
@@ -248,6 +281,27 @@ def _flat(
 
 
 def _cdf_chunk(
+    q: NDArray[np.float32],
+    levels: NDArray[np.float32],
+    t: NDArray[np.float32],
+    table: NDArray[np.float32] | None,
+    out: NDArray[np.float32],
+    work: NDArray[np.float32],
+    gap: NDArray[np.float32],
+) -> None:
+    """Write the `cdf` of a chunk; `t` broadcasts against its pixels, and has a first axis for several thresholds."""
+    # A value far outside over a width of nothing is infinite, which the tails turn into 0 or 1.
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        _sum_parts(q, levels, t, out, work, gap)
+        if table is not None:
+            unknown = np.isnan(out)
+            np.multiply(out, len(table) - 1, out=work)
+            table.take(work.astype(np.int32), mode="clip", out=out)
+            if unknown.any():
+                out[unknown] = np.nan
+
+
+def _sum_parts(
     q: NDArray[np.float32],
     levels: NDArray[np.float32],
     t: NDArray[np.float32],
