@@ -61,7 +61,9 @@ def test_falls_with_the_threshold_and_stays_within_0_and_1():
         assert np.max(maps) <= 1
 
 
-def test_conservative_claims_hold_for_a_new_block():
+def test_conservative_claims_hold_for_a_new_block(monkeypatch):
+    # a bound needs no areas of maps, which take most of the time
+    monkeypatch.setattr(exceedance.Area, "of", lambda *args, **options: None)
     rng = np.random.default_rng(5)
     held = []
     for _ in range(400):
@@ -187,17 +189,19 @@ def test_the_sum_of_a_map_is_the_area_also_of_a_rare_phase():
     # half an unseen block in every pixel would make a rare phase much larger
     assert max(lowest) < 0.25 / 151
     known, fresh = fields(3000, 99), fields(3000, 98)
+    fitted = exceedance_from(known)
     for t in thresholds:
-        locked = lock_threshold(exceedance_from(known), known, t).probability(fresh.quantiles[:, 0])
+        locked = lock_threshold(fitted, known, t).probability(fresh.quantiles[:, 0])
         assert locked.sum() / np.sum(fresh.target > t) == pytest.approx(1, abs=0.1)
 
 
 def test_a_locked_threshold_has_the_better_brier_score():
     known, fresh = fields(400, 0), fields(1000, 1)
+    fitted = exceedance_from(known)
     for threshold in (0.2, 0.4, 0.7):
         truth = fresh.target[0] > threshold
-        moving = exceedance_from(known).probability(fresh.quantiles[:, 0], threshold)
-        locked = lock_threshold(exceedance_from(known), known, threshold).probability(fresh.quantiles[:, 0])
+        moving = fitted.probability(fresh.quantiles[:, 0], threshold)
+        locked = lock_threshold(fitted, known, threshold).probability(fresh.quantiles[:, 0])
         assert np.mean((locked - truth) ** 2) <= np.mean((moving - truth) ** 2) + 2e-4
 
 
