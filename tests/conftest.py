@@ -45,6 +45,16 @@ def data_dir() -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _workers_stay() -> Iterator[None]:
+    """Let the processes of the pool wait for the next test that needs them: each loads torch, for seconds."""
+    from napari_btn.core.compute import pool
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pool, "_IDLE_S", 600)
+        yield
+
+
 @pytest.fixture
 def qtbot(qtbot: QtBot) -> QtBot:
     """Wait up to ten minutes for anything: a busy machine is no failure."""

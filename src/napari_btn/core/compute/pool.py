@@ -47,6 +47,7 @@ _KEEP_PAGES = ":".join(
         f"glibc.malloc.trim_threshold={512 * 2**20}",
     )
 )
+_IDLE_S = 120  # a worker without work ends after this time
 _NICE = 5  # lower priority of workers, so that a window on the same cores stays responsive
 _POOL: list[Executor] = []
 _POOL_LOCK = threading.Lock()
@@ -88,10 +89,10 @@ def process_pool() -> Executor:
     }
     with _POOL_LOCK:
         if not (_POOL and _accepts(_POOL[0])):
-            pool = ProcessPoolExecutor(cpu_count(), timeout=120, env=env, initializer=_keep_worker)
+            pool = ProcessPoolExecutor(cpu_count(), timeout=_IDLE_S, env=env, initializer=_keep_worker)
             _POOL[:] = [pool]
             pool.submit(int)  # processes start with the first task; this one makes them start now
-            # a child of multiprocessing waits for its own children, and would wait until they are idle for 120 s
+            # a child of multiprocessing waits for its own children, and would wait until they are idle for so long
             Finalize(None, _end_pool, exitpriority=100)
         return _POOL[0]
 
