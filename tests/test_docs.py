@@ -17,8 +17,9 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 @pytest.fixture
 def in_a_hurry(monkeypatch):
-    """Presets so short that a guide's training takes a second; nothing is said of its quality."""
+    """Presets so short that a guide's training takes a second; nothing is said of its quality, nor of its areas'."""
     monkeypatch.setitem(config.PRESETS, "quick", config.TrainSettings(steps=4))
+    monkeypatch.setattr("napari_btn.core.calibration.areas.AREA_PIXELS", 1000)
 
 
 def blocks(page, *languages):
