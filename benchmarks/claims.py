@@ -34,6 +34,7 @@ FEWER = {"edx": 1, "blobs": 4}  # one in so many trainings: ten say nothing of l
 LEVEL, MASKED = 0.1, 0.3
 FIRST, FRESH = 100, 5000  # seeds of training pairs and of fresh fields begin here
 LEAST, MOST = 0.9, 1.1
+NEAR, CONFIDENCE, CLOSE = 0.7, 0.75, 0.2  # probability and confidence looked at; distance from the threshold
 COMPARED = (("map", "raw"), ("locked", "map"))  # the first should not have the higher Brier score
 THRESHOLDS = {
     "edx": (("Fe", 0.25), ("Fe", 0.5), ("Al", 0.3), ("Si", 0.6)),
@@ -82,8 +83,21 @@ def judged(
     quantiles[(slice(None), *at)][:, hidden] = np.nan
     claims = prediction.select(threshold, channel, level=LEVEL).mask
     masked = replace(prediction, quantiles=quantiles).select(threshold, channel, level=LEVEL).mask
+    near = np.abs(maps["map"] - NEAR) <= 0.05
+    near_locked = np.abs(maps["locked"] - NEAR) <= 0.05
+    flagged = prediction.lower_bound(CONFIDENCE, channel) > threshold
+    close = flagged & (np.abs(target / threshold - 1) < CLOSE)
     return {
         "area": float(above.sum()),
+        **{
+            name: float(np.mean(above[where])) if where.any() else float("nan")
+            for name, where in (
+                ("above at 0.7", near),
+                ("above at 0.7, locked", near_locked),
+                ("right of flagged", flagged),
+                ("right of flagged, close", close),
+            )
+        },
         "pixels": above.size,
         **{f"sum {name}": float(p.sum(dtype=np.float64)) for name, p in maps.items()},
         **{f"Brier {name}": float(np.mean((p - above) ** 2)) for name, p in maps.items()},
@@ -131,6 +145,9 @@ def _row(name: str, found: Sequence[dict[str, float]]) -> dict[str, Any]:
         row[f"{kind} - {other}"], row[f"{kind} - {other}: SE"] = _over_trainings(gap)
     for kind in ("wrong", "wrong, masked"):
         row[kind], row[f"{kind}: SE"] = _over_trainings(all_of[kind])
+    for kind in ("above at 0.7", "above at 0.7, locked", "right of flagged", "right of flagged, close"):
+        values = all_of[kind][np.isfinite(all_of[kind])]
+        row[kind] = float(values.mean()) if values.size else float("nan")
     row["wrong where claimed"] = float(all_of["wrong"][claiming].mean()) if claiming.any() else float("nan")
     row["power"] = float(np.nanmean(all_of["power"]))
     row["no claim"] = f"{int(all_of['no claim'].sum())} of {len(found)}"

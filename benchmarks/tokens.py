@@ -22,7 +22,7 @@ from benchmarks.measure import close_pool, peak_memory, spent
 from benchmarks.memory import GB
 from benchmarks.real import data_folder, photographs, with_noise
 from benchmarks.table import Bar, Result, main
-from napari_btn.core.compute.pool import Compute
+from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import View, values_at
 from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.progress import drain
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from napari_btn.core.inference.latents import LatentSource
 
 SMALL = TrainSettings(steps=6, batch_size=2, patch_px=32)
+DOSE = (2.0, 2.0, 0.33)  # counts of `edx` at a rate of one, of Si, Al, Fe
 SAMPLE = 20_000
 WIDTHS = {
     "denoised median": (0.0, 1.5, 3.0),
@@ -326,7 +327,44 @@ def numbers(tiny: bool) -> Result:
     return result
 
 
-PARTS = {"numbers": numbers, "texture": texture, "minerals": minerals, "size": size, "seeds": seeds_agree}
+def other_images(tiny: bool) -> Result:
+    """Apply palettes to other fields: pixels beyond all tokens, and pixels that keep theirs under other noise."""
+    trainings, shape = (1, (64, 96)) if tiny else (2, (192, 256))
+    result = Result("Palettes of `edx` on another field, `quick`, 2 members: the share of pixels, by dose")
+    for seed in range(trainings):
+        pair, field = btn.samples.edx(seed, shape), btn.samples.edx(7000 + seed, shape)
+        denoiser = btn.Denoiser("quick", members=2, seed=seed, **({"train": SMALL} if tiny else {}))
+        denoiser.fit(pair.noisy, pair.clean, axes="CYX", executor=Inline())
+        rng, rate = np.random.default_rng(seed), np.asarray(field.clean) * np.reshape(DOSE, (-1, 1, 1))
+        for method in ("kmeans", "mixture", "hdbscan"):
+            try:
+                denoiser.tokens(pair.noisy, 40, axes="CYX", method=method, refit=True, executor=Inline())
+            except ValueError as error:  # no dense groups
+                result.notes.append(f"{method}, training {seed}: {error}")
+                continue
+            first = denoiser.tokens(field.noisy, 40, axes="CYX", executor=Inline())
+            for times in (1.0, 1.5, 2.0):
+                counts = rng.poisson(times * rate).astype(np.float32)
+                found = denoiser.tokens(counts, 40, axes="CYX", executor=Inline())
+                row = {"training": seed, "method": method, "counts": times, "beyond": found.beyond}
+                if method == "kmeans" and times == 1:
+                    same = {
+                        k: np.mean(first.cut(k).labels == found.cut(k).labels) for k in (40, 20, 12, 8, 5)
+                    }
+                    row |= {f"same of {k}": float(v) for k, v in same.items()}
+                result.add(row)
+            print(f"    training {seed}, {method}", flush=True)
+    return result
+
+
+PARTS = {
+    "numbers": numbers,
+    "texture": texture,
+    "minerals": minerals,
+    "size": size,
+    "seeds": seeds_agree,
+    "other": other_images,
+}
 
 
 def run(tiny: bool) -> list[Result]:

@@ -178,7 +178,7 @@ def _note(figure: str, name: str, window: _Sums, limits: tuple[float, float], fo
         text = (
             f"{name} has {window.came[0]:.4g} counts in the window; at this dose {sure} have {low:.4g} to "
             f"{high:.4g} where the same is predicted. Check dose and gain: a wrong one shifts the whole "
-            "window. If they are right, the prediction is wrong here."
+            "window. If they are right, the prediction is probably wrong here."
         )
         return Note("amber", text)
     more = "more" if found > limits[1] else "less"
@@ -186,6 +186,7 @@ def _note(figure: str, name: str, window: _Sums, limits: tuple[float, float], fo
     text = (
         f"{name} scatters {more} about the prediction than its dose lets expect: {ratio:.3g} times the variance, where "
         f"{sure} have {np.exp(limits[0]):.3g} to {np.exp(limits[1]):.3g}. Check dwell, dose and gain: a wrong one "
-        "makes the intervals in the window too narrow or too wide. If they are right, the prediction is wrong here."
+        "makes the intervals in the window too narrow or too wide. If they are right, the prediction is probably wrong "
+        "here."
     )
     return Note("amber", text)

@@ -275,7 +275,7 @@ def parts_notes(scenes: Scenes, split: Split, layout: str) -> tuple[Note, ...]:
     advice = {"auto": ' Use split="checkerboard", which mixes both.', "time": ' Use split="auto" (in space).'}
     text = (
         f"The held-out part is unlike the training part: {'; '.join(unlike)}. The reported coverage is that of the "
-        f"held-out part; elsewhere it differs.{'' if split.regions is not None else advice.get(layout, '')}"
+        f"held-out part; elsewhere it can differ.{'' if split.regions is not None else advice.get(layout, '')}"
     )
     return (Note("amber", text),)
 

@@ -541,7 +541,7 @@ class Prediction:
         with measurements that are simulated for the held-out pixels. Sum up all measurements of a place and
         fuse once: a second fusion is not calibrated, and gets a note. `select` still judges fused pixels by the
         scores of unfused ones. At a stated 90 %, fused intervals held 89 to 95 % in fresh fields of `samples.edx`
-        that were fused as a whole, if dose and gain were right; in proposed windows this was not measured. After
+        that were fused as a whole, and 88 to 95 % in windows proposed on them, if dose and gain were right. After
         learning from noisy targets, the predicted distributions are those of noisy values, and a short measurement
         can make the result worse.
 
