@@ -729,8 +729,7 @@ def test_the_gain_is_brought_into_sight(ready, continuing, qtbot):
     part(dock, "continue_training").click()
     settled(dock, qtbot)
     gain = dock.view.loop.gain
-    qtbot.waitUntil(lambda: gain.visibleRegion().boundingRect() == gain.rect())
-    qtbot.wait(300)
+    qtbot.wait(500)
     assert gain.visibleRegion().boundingRect() == gain.rect()
 
 

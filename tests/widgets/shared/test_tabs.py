@@ -38,6 +38,11 @@ def in_sight(widget: QWidget) -> bool:
     return widget.isVisible() and not widget.visibleRegion().isEmpty()
 
 
+def whole(widget: QWidget) -> bool:
+    """Return True if all of the widget is in sight."""
+    return bool(widget.visibleRegion().boundingRect() == widget.rect())
+
+
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_docks_opened_in_any_order_share_one_tab_bar_and_fit(window: Any, qtbot: Any, theme: str) -> None:
     window.theme = theme
@@ -121,11 +126,17 @@ def test_each_link_brings_all_of_its_control_into_sight(window: Any, qtbot: Any,
         for area in main.findChildren(QScrollArea):
             area.verticalScrollBar().setValue(0)
         _show_control(main, name)
-        qtbot.wait(400)  # what is unfolded gets its place later
         control = main.findChild(QWidget, name)
         if control.isHidden():  # until there are images; the link leads to what makes it appear
             control = main.findChild(QWidget, _BEFORE.get(name, name))
-        if not control.isHidden() and control.visibleRegion().boundingRect() != control.rect():
+        if control.isHidden():
+            continue
+        try:
+            qtbot.waitUntil(lambda part=control: whole(part), timeout=10_000)
+        except qtbot.TimeoutError:
+            missed.append(name)
+        qtbot.wait(100)  # unfolding scrolls, too, and must not scroll away
+        if not whole(control):
             missed.append(name)
     assert not missed
 
@@ -141,8 +152,9 @@ def test_what_is_brought_into_sight_stays_there_while_the_dock_grows_unless_the_
     area = next(p for p in parents_of(control) if isinstance(p, QScrollArea))
     bring_into_sight(control)
     dock.view.pair.check.note.say(*[("info", "A note that takes more than one line of the dock. " * 3)] * 3)
-    qtbot.wait(300)
-    assert control.visibleRegion().boundingRect() == control.rect()
+    qtbot.waitUntil(lambda: whole(control))
+    qtbot.wait(100)
+    assert whole(control)
     bring_into_sight(control)
     qtbot.wait(50)
     area.verticalScrollBar().setValue(0)

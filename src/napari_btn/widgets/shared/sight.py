@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["bring_into_sight", "parents_of"]
 
 _EVERY_MS = 20
-_STEADY = 10  # times that nothing moved: then the layouts are done
-_MOST = 150  # times, for parts that never come to rest
+_STEADY = 40  # times that nothing moved: then the layouts are done, on a busy machine, too
+_MOST = 500  # times, for parts that never come to rest
 _MARGIN_PX = 50
 
 
@@ -59,6 +59,7 @@ class _Follower(QObject):
         super().__init__(part)
         self._part = part
         self._places: tuple[tuple[int, int, int], ...] = ((-1, -1, -1),)
+        self._ends: tuple[int, ...] = ()
         self._scrolled: tuple[int, ...] = ()
         self._steady = self._times = 0
         self._timer = QTimer(self)  # ends with the part
@@ -75,16 +76,21 @@ class _Follower(QObject):
         """Scroll if something moved; end when nothing did for a while, or when the user scrolled."""
         areas = [parent for parent in parents_of(self._part) if isinstance(parent, QScrollArea)]
         places = tuple(_place(self._part, area) for area in areas)
+        # a content that shrinks moves the scroll bar, too
+        ends = tuple(bar.maximum() for area in areas if (bar := area.verticalScrollBar()) is not None)
         scrolled = tuple(_scrolled(area) for area in areas)
         self._times += 1
-        self._steady = self._steady + 1 if places == self._places else 0
+        # a dock that is just opened has its size later
+        still = places == self._places and ends == self._ends and self._part.isVisible()
+        self._steady = self._steady + 1 if still else 0
         by_user = self._steady > 0 and scrolled != self._scrolled
         if by_user or self._steady >= _STEADY or self._times >= _MOST:
             self.end()
             return
         for area in areas:
             _scroll(self._part, area)
-        self._places, self._scrolled = places, tuple(_scrolled(area) for area in areas)
+        self._places, self._ends = places, ends
+        self._scrolled = tuple(_scrolled(area) for area in areas)
 
 
 def _place(part: QWidget, area: QScrollArea) -> tuple[int, int, int]:
