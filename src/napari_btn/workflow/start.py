@@ -85,6 +85,7 @@ def origin_of(train: TrainSettings, blueprint: Blueprint, noisy: View) -> Origin
     """Return what members may start from, by settings, networks and image; weights are read only where they fit.
 
     Images that repeat themselves every few pixels, such as a crystal lattice, are learned sooner from random weights.
+    Members of a file may have other dilations, such as a small image needs, if their weights have the same shapes.
 
     Parameters
     ----------
@@ -102,12 +103,14 @@ def origin_of(train: TrainSettings, blueprint: Blueprint, noisy: View) -> Origin
         return Origin((), "random weights, as asked")
     if train.start != "pretrained":
         prior = load_prior(train.start)
-        if wrong := prior.mismatch(blueprint):
+        wrong = prior.mismatch(blueprint)
+        sees = f", which saw {prior.blueprint.receptive_field} px to each side" if wrong else ""
+        if wrong and not (wrong == "dilations" and _same_weights(prior, blueprint)):
             raise ValueError(
                 f"The members of {train.start} have other {wrong} than these networks and images need. Pretrain some "
                 'that fit, or start from "pretrained" or "scratch".'
             )
-        return Origin((prior,), f"pretrained members of {train.start}")
+        return Origin((prior,), f"pretrained members of {train.start}{sees}")
     priors = shipped_priors(blueprint)
     if priors:
         if period := _period_of(noisy):
@@ -120,6 +123,17 @@ def origin_of(train: TrainSettings, blueprint: Blueprint, noisy: View) -> Origin
     return Origin(
         (), f"random weights: no pretrained members for these networks and {channels} in {blueprint.ndim}D"
     )
+
+
+def _same_weights(prior: Prior, blueprint: Blueprint) -> bool:
+    """Return True if weights of pretrained members have the shapes that networks of a blueprint need."""
+    from napari_btn.core.training.processes import fitting
+
+    try:
+        fitting(prior.members, blueprint)
+    except ValueError:
+        return False
+    return True
 
 
 def _period_of(noisy: View) -> int:
