@@ -10,7 +10,7 @@ import pytest
 import napari_btn as btn
 from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import View
-from napari_btn.core.networks.family import Blueprint, Extent, graph_of
+from napari_btn.core.networks.family import Blueprint, Extent, Member, graph_of
 from napari_btn.core.networks.prior import Prior
 from napari_btn.core.networks.sms.family import FAMILY
 from napari_btn.core.progress import drain
@@ -117,12 +117,12 @@ def test_other_networks_and_channels_start_from_random_weights():
 
 
 def test_the_plan_says_what_members_start_from():
-    said = btn.Denoiser(members=1).check(PAIR.noisy, PAIR.clean, axes="SYX").start
+    said = btn.Denoiser(members=1).check(PAIR.noisy, PAIR.clean, axes="SYX").origin.sentence(1)
     assert said == "Members start from pretrained members."
-    many = btn.Denoiser(members=60).check(PAIR.noisy, PAIR.clean, axes="SYX").start
+    many = btn.Denoiser(members=60).check(PAIR.noisy, PAIR.clean, axes="SYX").origin.sentence(60)
     assert many.endswith("of 60 start from random weights.")
-    other = btn.Denoiser(network=NetworkSettings(depth=4)).check(PAIR.noisy, PAIR.clean, axes="SYX").start
-    assert "no pretrained members for these networks and 1 channel in 2D" in other
+    other = btn.Denoiser(network=NetworkSettings(depth=4)).check(PAIR.noisy, PAIR.clean, axes="SYX").origin
+    assert "no pretrained members for these networks and 1 channel in 2D" in other.sentence(1)
 
 
 def test_members_beyond_those_of_the_package_have_its_wiring_and_random_weights(monkeypatch):
@@ -167,14 +167,36 @@ def test_an_interrupted_warm_training_goes_on_to_the_same_members():
             np.testing.assert_array_equal(other.weights[name], value)
 
 
+def test_members_of_a_file_start_on_a_small_image_that_needs_other_dilations(tmp_path):
+    usual = blueprint()
+    state = begin_prior(usual, 0, Corpus(1, 2, "white", 1).batch)
+    path = tmp_path / "own.btn"
+    save_prior(Prior("own", usual, (Member(0, 0, state.weights),)), path)
+    field = btn.samples.edx(seed=0, size=(70, 141))
+    pair = replace(field, noisy=field.noisy[0], clean=field.clean[0], axes="YX", channel_names=None)
+    model = fitted(replace(SHORT, steps=2, patch_px=32, start=str(path)), pair)
+    assert model.blueprint.receptive_field < usual.receptive_field
+    assert model.blueprint.wiring == usual.seed
+    assert model.learned.provenance["start"]["from"] == "own"
+
+
+def test_members_whose_weights_have_other_shapes_are_refused(tmp_path):
+    volume = blueprint(1, 3, depth=3, max_dilation=2)
+    state = begin_prior(volume, 0, Corpus(1, 3, "white", 1).batch)
+    path = tmp_path / "own.btn"
+    save_prior(Prior("own", volume, (Member(0, 0, state.weights),)), path)
+    flat = replace(volume, plan=replace(volume.plan, flat=(False, True, False)))
+    image = View(np.zeros((16, 16, 16), np.float32), "ZYX")
+    with pytest.raises(ValueError, match="have other dilations than these networks"):
+        origin_of(TrainSettings(start=str(path)), flat, image)
+
+
 def test_members_of_a_file_are_taken_or_refused(tmp_path):
     small = blueprint(1, 2, depth=3, max_dilation=2)
     corpus = Corpus(1, 2, "white", 1)
     train = TrainSettings(steps=3)
     state = begin_prior(small, 0, corpus.batch)
     state, _ = go_on_prior(small, train, state, corpus.batch, 3)
-    from napari_btn.core.networks.family import Member
-
     path = tmp_path / "own.btn"
     save_prior(Prior("own", small, (Member(0, 0, state.weights),), {"train": train.to_dict()}), path)
     loaded = load_prior(path)
@@ -187,6 +209,9 @@ def test_members_of_a_file_are_taken_or_refused(tmp_path):
         origin_of(TrainSettings(start=str(path)), blueprint(), IMAGE)
     with pytest.raises(ValueError, match="have other channels"):
         origin_of(TrainSettings(start=str(path)), replace(small, n_in=2, n_out=2), IMAGE)
+    other = replace(small, settings=replace(small.settings, family="dncnn"))
+    with pytest.raises(ValueError, match="have other network settings"):
+        origin_of(TrainSettings(start=str(path)), other, IMAGE)
     bundle = tmp_path / "trained.btn"
     btn.Denoiser.of(fitted(replace(SHORT, steps=1)), device="cpu").save(bundle)
     with pytest.raises(ValueError, match="holds no members to start from"):

@@ -51,7 +51,7 @@ class Outlook(Plan):
     forecast : Forecast
         What they permit to promise.
     origin : Origin
-        What members start from, whatever their number.
+        What members start from; ``origin.sentence(10)`` says so for ten of them.
     """
 
     forecast: Forecast = field(kw_only=True)
@@ -82,8 +82,7 @@ def plan_of(pair: Pair, settings: EnsembleSettings, regions: NDArray[Any] | None
     origin = origin_of(settings.train, plan.blueprint, scenes.noisy)
     other = None if regions is not None else _checkerboard(scenes, settings.calibration, plan)
     forecast = forecast_blocks(scenes, plan.split, settings.calibration, other)
-    known = {**vars(plan), "start": origin.sentence(settings.members), "forecast": forecast, "origin": origin}
-    return Outlook(**known)
+    return Outlook(**vars(plan), forecast=forecast, origin=origin)
 
 
 def _checkerboard(scenes: Scenes, known: CalibrationSettings, plan: Plan) -> Split | None:

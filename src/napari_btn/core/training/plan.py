@@ -69,15 +69,12 @@ class Plan:
         Shift that moves ``clean`` onto ``noisy``, in pixels, one per space axis; None if unknown.
     notes : tuple of Note
         Notes on misalignment, a narrow gap or a shortened network.
-    start : str
-        What members start from, and why not from pretrained members; empty if not looked up.
     """
 
     blueprint: Blueprint
     split: Split
     shift: tuple[float, ...] | None
     notes: tuple[Note, ...]
-    start: str = ""
 
     @property
     def receptive_field(self) -> int:
