@@ -11,6 +11,7 @@ from click.testing import CliRunner
 import napari_btn as btn
 from napari_btn.cli import main
 from napari_btn.cli.files import say_differences
+from napari_btn.core.calibration.conformal import NOT_CALIBRATED
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.data.image import Image
 from napari_btn.core.settings import whole_numbers
@@ -67,6 +68,22 @@ def prediction(denoiser):
         ),
         (lambda p: p.fuse(WINDOW, -np.eye(4)[None].repeat(3, 0)), "12 of 48 .* standard deviation"),
         (lambda _: btn.evaluate(X, Y), "result of Denoiser.predict"),
+        (lambda p: p.draws(True), "n is True"),
+        (lambda p: p.fuse(WINDOW, np.ones((3, 4, 4)), scene="a"), "scene is 'a'; the maps have 1"),
+        (lambda p: btn.propose_regions(p.width[0], 9, count=2.5), "count is 2.5"),
+        (lambda p: btn.propose_regions(p.width[0], 9, margin="a"), "margin is 'a'"),
+        (lambda p: btn.propose_regions(p.width[0], 9, unit=3), "unit is 3"),
+        (lambda p: p.draws(1, out=[1]), r"out is \(\(\), 'list'\)"),
+        (lambda p: p.draws(1, out=np.zeros((1, *X.shape), int)), "array of float32 of shape"),
+        (lambda p: p.statistic("mean", 0, n=20.5), "n is 20.5"),
+        (lambda p: p.statistic("mean", 0, seed="a"), "seed is 'a'"),
+        (lambda p: p.statistic("mean", 0, alpha="a"), "alpha is 'a'"),
+        (lambda p: p.statistic("mean", 0, region="here"), "region is 'here'; it must be a Region"),
+        (lambda p: p.statistic("mean", 0, region=(1, 2)), r"region is \(1, 2\); it must be one slice"),
+        (lambda p: p.statistic("mean", 0, region=np.full(X.shape[1:], np.nan)), "at least one pixel"),
+        (lambda p: p.statistic("area_above", 0, threshold=np.nan), "threshold is nan"),
+        (lambda p: p.statistic("grains", 0, threshold="a"), "threshold is 'a'"),
+        (lambda p: p.statistic("grains", 0, threshold=0.2, smallest_px="a"), "smallest_px is 'a'"),
     ],
 )
 def test_wrong_arguments_of_a_prediction_are_one_sentence(prediction, call, words):
@@ -88,6 +105,24 @@ def test_wrong_arguments_of_a_prediction_are_one_sentence(prediction, call, word
         (lambda _: tiny().fit(X, Y, axes="CYX", unit=3), "unit is 3"),
         (lambda _: tiny(supervision="simulation").fit(None, Y, axes="CYX", noise_model="a.json"), "load"),
         (lambda _: btn.load("nothing.btn"), "There is no bundle"),
+        (lambda d: d.predict(None), "Image is None, which is no image"),
+        (lambda d: d.predict("a.tif"), "Image is 'a.tif', which is no image"),
+        (lambda _: tiny().fit(None, Y, axes="CYX"), "Noisy is None, which is no image"),
+        (lambda d: d.equivalent_filter(X, (1, 2), channel=0, noise_factor="a"), "noise_factor is 'a'"),
+        (lambda d: d.equivalent_filter(X, (1, 2), channel=0, scene="a"), "scene a; the image has .* 1 scene"),
+        (lambda d: d.adapt(X, loss="resample", noise_model="a"), "noise_model is 'a'; give a NoiseModel"),
+        (lambda d: d.adapt(X, settings={}), "settings is {}; it must be AdaptSettings"),
+        (lambda _: btn.compare(None), "Noisy is None"),
+        (lambda _: btn.compare(X[0], filters=3), "filters is 3; it must be some of gaussian"),
+        (lambda _: btn.compare(X[0], filters=[3]), r"filters is \[3\]"),
+        (lambda _: btn.compare(X[0], denoiser="a.btn"), "denoiser is 'a.btn'; it must be a Denoiser"),
+        (lambda _: btn.compare(X[0], noise_model="a"), "noise_model is 'a'; give a NoiseModel"),
+        (lambda _: btn.compare(X[0], alpha=2), "alpha is 2"),
+        (lambda _: btn.NoiseModel.fit(None), "Frames is None"),
+        (lambda _: btn.NoiseModel(gain=[]), r"gain is \[\]; it must be a number for each channel"),
+        (lambda _: btn.Variational.fit(X[0], settings={}), "settings is {}"),
+        (lambda _: btn.Variational.fit(X[0], seed="a"), "seed is 'a'"),
+        (lambda _: btn.Variational.fit(X[0], noise_model="a"), "noise_model is 'a'; give a NoiseModel"),
         (lambda _: btn.load(None), "path is None; give the name of a file"),
         (lambda _: btn.load(3), "path is 3"),
         (lambda _: btn.load(""), "path is ''"),
@@ -103,6 +138,23 @@ def test_wrong_arguments_of_a_prediction_are_one_sentence(prediction, call, word
 def test_wrong_arguments_of_a_denoiser_are_one_sentence(denoiser, call, words):
     with pytest.raises(ValueError, match=words):
         call(denoiser)
+
+
+def test_an_adapted_prediction_is_not_fused_and_says_why(prediction):
+    adapted = replace(prediction, covers=NOT_CALIBRATED, held_out=None, calibration=None)
+    with pytest.raises(ValueError, match="adapted to an image and not calibrated since"):
+        adapted.fuse(WINDOW, np.ones((3, 4, 4)))
+
+
+def test_pixels_that_are_nan_lie_outside_a_painted_region(prediction):
+    inside = np.zeros(X.shape[1:], bool)
+    inside[3:30, 5:50] = True
+    painted = np.where(inside, 1.0, np.nan)
+    found = [
+        prediction.statistic("mean", 0, region=r, n=19).values for r in (inside, painted, painted.tolist())
+    ]
+    assert np.array_equal(found[0], found[1])
+    assert np.array_equal(found[0], found[2])
 
 
 def test_readings_with_normal_noise_may_be_negative_and_counts_may_be_unknown(prediction):

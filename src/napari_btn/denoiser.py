@@ -30,6 +30,7 @@ from napari_btn.core.settings import (
     TileSettings,
     TokenSettings,
     TrainSettings,
+    need,
 )
 from napari_btn.core.supervision.registry import supervision_of
 from napari_btn.core.training.plan import Estimate, Plan, estimate_training
@@ -770,7 +771,8 @@ class Denoiser:
         Mohan et al., "Adaptive denoising via GainTuning", arXiv 2107.12815 (2021).
         """
         image = image_for(self.model, noisy, axes)
-        how = settings or AdaptSettings(loss)
+        how = AdaptSettings(loss) if settings is None else settings
+        need(isinstance(how, AdaptSettings), "settings", settings, "AdaptSettings, or left out")
         made = self.run(adapt_steps(self.model, image, self._compute(None), how, noise_model))
         adapted = type(self).of(made, device=self.device)
         adapted.run = self.run
@@ -1122,6 +1124,8 @@ def compare(
     """
     from napari_btn.workflow.compare import compare_steps
 
+    known = denoiser is None or isinstance(denoiser, Denoiser)
+    need(known, "denoiser", denoiser, "a Denoiser, of a file btn.load(path)")
     model = None if denoiser is None else denoiser.model
     pair = pair_of(noisy, clean, axes, channel_names=channel_names)
     run = drain if denoiser is None else denoiser.run

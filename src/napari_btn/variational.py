@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
+from napari_btn.core.calibration.draws import need_draws
 from napari_btn.core.compute.device import device_for
+from napari_btn.core.data import noise_models
 from napari_btn.core.data.fingerprint import fingerprint_steps
-from napari_btn.core.data.image import Box, View, canonical_axes
+from napari_btn.core.data.image import Box, View, upper_axes
 from napari_btn.core.data.noise_frames import read_noise_frames_steps
 from napari_btn.core.progress import Note, Progress, drain
-from napari_btn.core.settings import VariationalSettings, need
+from napari_btn.core.settings import VariationalSettings, is_whole, need
 from napari_btn.core.training.plan import Estimate
 from napari_btn.io.bundle import Bundle, read_bundle, write_bundle
 from napari_btn.io.damage import reading
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from napari_btn.core.data import noise_models
     from napari_btn.core.networks.vae import Ladder
     from napari_btn.core.progress import Step
 
@@ -164,7 +165,14 @@ class Variational:
         from napari_btn import __version__
         from napari_btn.core.training.vae import train_ladder_steps
 
-        settings = settings or VariationalSettings()
+        settings = VariationalSettings() if settings is None else settings
+        need(
+            isinstance(settings, VariationalSettings),
+            "settings",
+            settings,
+            "VariationalSettings, or left out",
+        )
+        need(is_whole(seed) and seed >= 0, "seed", seed, "a whole number of at least 0")
         view = View(noisy, axes, "noisy")
         names = tuple(channel_names or (str(c) for c in range(view.n_channels)))
         need(len(names) == view.n_channels, "channel_names", names, f"{view.n_channels} names")
@@ -259,12 +267,10 @@ class Variational:
         """Draw as a step; arguments as in `draws`."""
         from napari_btn.core.inference.vae import ladder_draws_steps
 
-        need(n >= 1, "n", n, "at least one draw")
         view = yield from self._view_steps(noisy, axes)
-        shape = (n, *(int(length) for length in view.array.shape))
-        if out is None:
-            out = np.empty(shape, np.float32)
-        need(tuple(out.shape) == shape, "out", tuple(out.shape), f"an array of shape {shape}")
+        sizes = tuple(int(length) for length in view.array.shape)
+        need_draws(n, seed, out, sizes)
+        out = np.empty((n, *sizes), np.float32) if out is None else out
         return (yield from ladder_draws_steps(self._ladder(device), view, out, seed=seed))
 
     def mean(
@@ -290,7 +296,7 @@ class Variational:
         """Return the mean of draws as a step; arguments as in `mean`."""
         from napari_btn.core.inference.vae import ladder_mean_steps
 
-        need(n >= 1, "n", n, "at least one draw")
+        need_draws(n, seed, None, ())
         view = yield from self._view_steps(noisy, axes)
         return (yield from ladder_mean_steps(self._ladder(device), view, n, seed=seed))
 
@@ -298,10 +304,9 @@ class Variational:
         """Return the view of an image that fits the training; a step."""
         noisy = noisy if hasattr(noisy, "shape") else np.asarray(noisy)
         shorter = self.axes.replace("S", "").replace("T", "")
-        known = next(
-            (a for a in (axes, self.axes, shorter) if a and len(a) == len(noisy.shape)), axes or self.axes
-        )
-        view = View(noisy, canonical_axes(known, len(noisy.shape)), "image")
+        wanted = self.axes if axes is None else upper_axes(axes)
+        known = next((a for a in (wanted, self.axes, shorter) if len(a) == len(noisy.shape)), wanted)
+        view = View(noisy, known, "image")
         came = f"{view.n_channels} channels and the space axes {view.space_axes}"
         fits = view.n_channels == len(self.channel_names) and view.ndim == self.ndim
         need(
@@ -403,13 +408,7 @@ def _sound_steps(view: View, name: str, *, constant: bool) -> Step[None]:
 
 def _need_independent(noise_model: noise_models.NoiseModel, channels: int) -> None:
     """Raise ``ValueError`` unless a noise model is of so many channels, has noise, and none that is correlated."""
-    found = noise_model.n_channels
-    need(
-        found == channels,
-        "noise_model",
-        f"one of {found} channels",
-        f"one of the image's {channels} channels",
-    )
+    noise_models.need_noise_model(noise_model, channels)
     if reach := int(noise_model.correlation_px.max()):
         raise ValueError(
             f"The noise is correlated over {reach} px, and a variational model would take it for structure; use "

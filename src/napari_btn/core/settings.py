@@ -38,6 +38,7 @@ __all__ = [
     "TokenSettings",
     "TrainSettings",
     "VariationalSettings",
+    "is_whole",
     "listed",
     "need",
     "whole_numbers",
@@ -110,6 +111,16 @@ def need(ok: bool, name: str, value: object, needed: str) -> None:
         raise ValueError(f"{name} is {value!r}; it must be {needed}.")
 
 
+def is_whole(value: object) -> bool:
+    """Return True for a whole number, numpy's too; True and False are none.
+
+    Parameters
+    ----------
+    value : object
+    """
+    return hasattr(value, "__index__") and not isinstance(value, bool)
+
+
 def listed(text: str) -> tuple[str, ...]:
     """Return the parts of a list such as "Si, Al, Fe", without the spaces around them.
 
@@ -156,7 +167,7 @@ def _check_fields(settings: object) -> None:
         value, kind = getattr(settings, one.name), str(one.type).removesuffix(" | None")
         if kind not in ("int", "float", "bool") or (value is None and "None" in str(one.type)):
             continue
-        whole = hasattr(value, "__index__") and not isinstance(value, bool)
+        whole = is_whole(value)
         if kind == "bool":
             need(value in (True, False), one.name, value, "true or false")
             plain: object = bool(value)

@@ -11,8 +11,10 @@ import numpy as np
 from napari_btn.core.calibration.blocks import blocks_of
 from napari_btn.core.calibration.cases import HeldOut
 from napari_btn.core.calibration.conformal import calibrate
+from napari_btn.core.calibration.rules import need_alpha
 from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import View, middle_of_space
+from napari_btn.core.data.noise_models import need_noise_model
 from napari_btn.core.data.splits import split
 from napari_btn.core.evaluation.classical import (
     Filtered,
@@ -24,7 +26,7 @@ from napari_btn.core.evaluation.classical import (
 )
 from napari_btn.core.evaluation.comparison import ENSEMBLE, NOISY, CompareRow, Comparison
 from napari_btn.core.evaluation.metrics import correlation, coverage, psnr, ssim
-from napari_btn.core.progress import Progress, counted, with_progress
+from napari_btn.core.progress import Progress, with_progress
 from napari_btn.core.settings import CalibrationSettings
 from napari_btn.workflow.inputs import image_for, is_same, sound_view
 from napari_btn.workflow.predict import predict_steps
@@ -99,12 +101,10 @@ def compare_steps(
     """
     yield Progress(0, 1, "Reading the images")
     noisy = View(pair.noisy, pair.axes, "noisy")
-    if noise is not None and noise.n_channels != noisy.n_channels:
-        raise ValueError(
-            f"The noise model has {counted(noise.n_channels, 'channel')}, the image {noisy.n_channels}; "
-            "fit one to such images."
-        )
+    if noise is not None:
+        need_noise_model(noise, noisy.n_channels)
     chosen = (model.settings.alpha if model is not None else 0.1) if alpha is None else alpha
+    need_alpha(chosen)
     channels = model.channel_names if model is not None else pair.channel_names
     channels = channels or tuple(str(c) for c in range(noisy.n_channels))
     trial = None if pair.clean is None else (yield from _trial_steps(pair, model))

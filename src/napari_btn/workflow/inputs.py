@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_btn.core.data.image import SPACE, Image, View, canonical_axes, shown_names, shown_unit, upper_axes
+from napari_btn.core.data.image import SPACE, Image, View, shown_names, shown_unit, upper_axes
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.data.series import Series, series_axes
 from napari_btn.core.progress import Note, counted
@@ -400,7 +400,7 @@ def _axes_like(axes: str, image: Any) -> str:
     for candidate in (axes, axes.replace("S", "").replace("T", "")):
         if len(candidate) == ndim:
             return candidate
-    return canonical_axes(axes, ndim)
+    return axes
 
 
 def _sizes_along(axes: str, model: Model) -> tuple[float, ...] | None:

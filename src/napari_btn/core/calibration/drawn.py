@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
 from napari_btn.core.calibration.conformal import covered
-from napari_btn.core.calibration.draws import sampler_steps, tiles_of
+from napari_btn.core.calibration.draws import need_draws, sampler_steps, tiles_of
 from napari_btn.core.calibration.marginals import chances
 from napari_btn.core.calibration.rules import need_alpha
 from napari_btn.core.data.image import View
 from napari_btn.core.progress import Progress
-from napari_btn.core.settings import need
+from napari_btn.core.settings import is_whole, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,16 +134,14 @@ def statistic_steps(
     """
     alpha = prediction.alpha if alpha is None else alpha
     need_alpha(alpha)
-    need(
-        n >= _needed_draws(alpha),
-        "n",
-        n,
-        f"at least {_needed_draws(alpha)} draws for a range of {100 * (1 - alpha):.3g} % of them",
-    )
+    fewest = _needed_draws(alpha)
+    need_draws(n, seed, None, ())
+    need(n >= fewest, "n", n, f"at least {fewest} draws for a range of {100 * (1 - alpha):.3g} % of them")
     name, measure = _measure(statistic, threshold, smallest_px)
     number = prediction.channel_number(channel)
     view = View(prediction.median, prediction.axes)
-    need(0 <= scene < view.n_scenes, "scene", scene, f"a number from 0 to {view.n_scenes - 1}")
+    whole = is_whole(scene) and 0 <= scene < view.n_scenes
+    need(whole, "scene", scene, f"a number from 0 to {view.n_scenes - 1}")
     part, mask = _place(region, view)
     # the maps are NaN where nothing is known
     mask &= np.isfinite(view.read(scene, part)[number if view.n_channels > 1 else 0])
@@ -270,7 +269,9 @@ def _measure(
     need(statistic in STATISTICS, "statistic", statistic, f"one of {', '.join(STATISTICS)}, or a function")
     if statistic == "mean":
         return "mean", lambda values, mask: float(values[mask].mean(dtype=np.float64))
-    need(threshold is not None, "threshold", threshold, f"a number in the units of the maps for {statistic}")
+    number = isinstance(threshold, Real) and threshold == threshold
+    need(number, "threshold", threshold, f"a number in the units of the maps for {statistic}")
+    need(isinstance(smallest_px, Real), "smallest_px", smallest_px, "a number of pixels")
     if statistic == "area_above":
         return "area_above", lambda values, mask: float(np.count_nonzero((values > threshold) & mask))
     return "grains", lambda values, mask: _grains((values > threshold) & mask, smallest_px)
@@ -291,18 +292,21 @@ def _place(
     whole = tuple(slice(0, n) for n in view.space)
     if region is None:
         return whole, np.ones(view.space, bool)
-    if isinstance(region, np.ndarray):
-        fits = region.shape == view.space
-        need(fits, "region", region.shape, f"the shape of the maps along {view.space_axes}, {view.space}")
-        need(bool(region.any()), "region", "without pixels", "at least one pixel that isn't zero")
-        found = np.nonzero(region)
-        part = tuple(slice(int(i.min()), int(i.max()) + 1) for i in found)
-        return part, np.asarray(region[part] != 0)
-    slices = region if isinstance(region, tuple) else region.slices
-    need(len(slices) == view.ndim, "region", slices, f"one slice for each of {view.space_axes}")
+    slices = region if isinstance(region, tuple) else getattr(region, "slices", None)
+    if slices is None:
+        painted = np.asarray(region)
+        fits = painted.shape == view.space and painted.dtype.kind in "biuf"
+        given = painted.shape or region
+        need(fits, "region", given, f"a Region, or an array of {view.space} px along {view.space_axes}")
+        inside = np.nan_to_num(painted) != 0
+        need(bool(inside.any()), "region", "without pixels", "at least one pixel that isn't zero")
+        part = tuple(slice(int(i.min()), int(i.max()) + 1) for i in np.nonzero(inside))
+        return part, np.asarray(inside[part])
+    known = len(slices) == view.ndim and all(isinstance(s, slice) for s in slices)
+    need(known, "region", slices, f"one slice for each of {view.space_axes}")
     part = tuple(slice(*s.indices(n)[:2]) for s, n in zip(slices, view.space, strict=True))
     need(all(s.start < s.stop for s in part), "region", slices, f"a part of {view.space} px")
-    own = None if isinstance(region, tuple) else region.mask
+    own = getattr(region, "mask", None)
     return part, np.ones([s.stop - s.start for s in part], bool) if own is None else np.array(own, bool)
 
 

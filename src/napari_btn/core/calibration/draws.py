@@ -2,7 +2,7 @@
 
 A per-pixel interval does not say what an area or a number of grains may be, because the errors of neighbours
 go together. In draws they do, too: a Gaussian copula joins the calibrated distributions of all pixels. Errors of
-whole grains reach beyond it.
+whole grains reach beyond it. Long because what joins pixels is estimated and drawn in one place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from napari_btn.core.calibration.marginals import Marginal, ScoredTargets
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.data.white_noise import white_noise
 from napari_btn.core.progress import Progress
-from napari_btn.core.settings import need
+from napari_btn.core.settings import is_whole, need
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     from napari_btn.core.calibration.prediction import Prediction
     from napari_btn.core.progress import Step
 
-__all__ = ["Field", "Sampler", "draws_steps", "field_steps", "parts_of", "sampler_steps", "tiles_of"]
+__all__ = [
+    "Field",
+    "Sampler",
+    "draws_steps",
+    "field_steps",
+    "need_draws",
+    "parts_of",
+    "sampler_steps",
+    "tiles_of",
+]
 
 # Beyond these lags errors count as independent, in pixels.
 _REACH = {2: 48, 3: 14}
@@ -276,14 +285,10 @@ def draws_steps(prediction: Prediction, n: int, *, seed: int = 0, out: Any = Non
     ValueError
         If `n` is under 1, `out` has another shape, or quantiles, held-out scores or their positions are missing.
     """
-    need(hasattr(n, "__index__") and n >= 1, "n", n, "at least one draw")
-    whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
-    need(whole and seed >= 0, "seed", seed, "a whole number of at least 0")
-    shape = (n, *(int(length) for length in prediction.median.shape))
-    if out is not None:
-        need(tuple(out.shape) == shape, "out", tuple(out.shape), f"an array of shape {shape}")
+    sizes = tuple(int(length) for length in prediction.median.shape)
+    need_draws(n, seed, out, sizes)
     sampler = yield from sampler_steps(prediction, seed=seed)
-    out = np.empty(shape, np.float32) if out is None else out
+    out = np.empty((n, *sizes), np.float32) if out is None else out
     scenes = range(View(prediction.median, prediction.axes).n_scenes)
     tiles = [tile for scene in scenes for tile in tiles_of(prediction, scene)]
     for k in range(n):
@@ -292,6 +297,25 @@ def draws_steps(prediction: Prediction, n: int, *, seed: int = 0, out: Any = Non
             yield Progress(k * len(tiles) + done, n * len(tiles), f"Drawing image {k + 1} of {n}")
             view.write(box.scene, box.slices, sampler.box(k, box))
     return out
+
+
+def need_draws(n: int, seed: int, out: Any, sizes: Sequence[int]) -> None:
+    """Raise ``ValueError`` unless draws can be made of this number and seed, into an array of them.
+
+    Parameters
+    ----------
+    n : int
+    seed : int
+    out : array, or None
+    sizes : sequence of int
+        Of one draw, in pixels.
+    """
+    need(is_whole(n) and n >= 1, "n", n, "at least one draw")
+    need(is_whole(seed) and seed >= 0, "seed", seed, "a whole number of at least 0")
+    if out is not None:
+        came = tuple(getattr(out, "shape", ())), str(getattr(out, "dtype", type(out).__name__))
+        shape = (n, *sizes)
+        need(came[0] == shape and "float" in came[1], "out", came, f"an array of float32 of shape {shape}")
 
 
 def sampler_steps(prediction: Prediction, *, seed: int = 0) -> Step[Sampler]:

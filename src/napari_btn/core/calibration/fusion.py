@@ -23,7 +23,7 @@ from napari_btn.core.calibration.neighbours import Errors
 from napari_btn.core.calibration.posterior import posterior
 from napari_btn.core.data.record import inputs_steps, maps_digest_steps, packed, recipe_step, with_step
 from napari_btn.core.progress import Note, Progress, counted
-from napari_btn.core.settings import need
+from napari_btn.core.settings import is_whole, need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -92,8 +92,9 @@ def fuse_steps(
         If the prediction lacks what is needed, or the measured values don't fit the window, or are negative without
         ``dose.sd``.
     """
-    held_out, calibration, before = prediction.held_out, prediction.calibration, prediction.distribution
-    if held_out is None or calibration is None or before is None or prediction.quantiles is None:
+    held_out = prediction.scores_for("a fusion")
+    calibration, before = prediction.calibration, prediction.distribution
+    if calibration is None or before is None or prediction.quantiles is None:
         raise ValueError(
             "These maps come without quantiles or held-out scores; a fusion needs both. Predict the image again."
         )
@@ -433,8 +434,8 @@ class _Window:
                 f"{', '.join(space)}. Give one slice for each, inside the image."
             )
         counts = [int(sizes[a]) for a in many]
-        if not 0 <= scene < int(np.prod(counts)):
-            raise ValueError(f"scene is {scene}; the maps have {int(np.prod(counts))}, counted from 0.")
+        if not is_whole(scene) or not 0 <= scene < int(np.prod(counts)):
+            raise ValueError(f"scene is {scene!r}; the maps have {int(np.prod(counts))}, counted from 0.")
         index: dict[str, Any] = {
             "C": slice(0, sizes.get("C", 1)),
             **{a: slice(*b) for a, b in zip(space, box, strict=True)},

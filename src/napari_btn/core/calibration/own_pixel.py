@@ -14,7 +14,8 @@ import numpy as np
 
 from napari_btn.core.calibration.distribution import mean, variance
 from napari_btn.core.data.image import View, whole_boxes
-from napari_btn.core.progress import Progress, counted
+from napari_btn.core.data.noise_models import need_noise_model
+from napari_btn.core.progress import Progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,11 +70,7 @@ def add_own_pixels_steps(
     Laine et al., "High-quality self-supervised deep image denoising", NeurIPS 2019, arXiv 1901.10277, equation 5;
     Krull et al., "Probabilistic Noise2Void", Front. Comput. Sci. 2 (2020), arXiv 1906.00651.
     """
-    if noise.n_channels != noisy.n_channels:
-        raise ValueError(
-            f"The noise model has {counted(noise.n_channels, 'channel')}, the image {noisy.n_channels}; "
-            "fit one to such images."
-        )
+    need_noise_model(noise, noisy.n_channels)
     image = _Blind(noisy, noise, maps["quantiles"], tuple(levels))
     parts = [
         (box.scene, slab) for box in whole_boxes(noisy.space, noisy.n_scenes) for slab in box.slabs(_READ)

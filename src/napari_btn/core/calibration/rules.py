@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -277,7 +278,7 @@ def choose_rule(n_blocks: int, alpha: float, settings: CalibrationSettings) -> t
 
 def need_alpha(alpha: float) -> None:
     """Raise ``ValueError`` unless alpha is a miscoverage."""
-    if not 0 < alpha < 1:
+    if not isinstance(alpha, Real) or not 0 < alpha < 1:
         raise ValueError(f"alpha is {alpha!r}; it must be between 0 and 1, such as 0.1 for 90 % coverage.")
 
 

@@ -1,4 +1,7 @@
-"""An image with its axes and metadata, and a view that reads it crop by crop."""
+"""An image with its axes and metadata, and a view that reads it crop by crop.
+
+Long because all orders of axes, boxes of pixels and names of channels and units are handled here alone.
+"""
 
 from __future__ import annotations
 
@@ -174,6 +177,12 @@ class View:
             raise ValueError(
                 f"{name.capitalize()} is a masked array, whose mask would be lost; give its values as they are, or "
                 'image.filled(numpy.nan) where valid="finite" is an argument.'
+            )
+        if array.shape == ():
+            came = np.asarray(array).item()
+            raise ValueError(
+                f"{name.capitalize()} is {came!r}, which is no image; give an array, such as the data of "
+                "napari_btn.io.images.read_image."
             )
         shape = array.shape[len(first) :]
         self.axes = canonical_axes(axes, len(shape), name)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_btn.core.data.defects import Defects, find_defects
-from napari_btn.core.data.image import View, canonical_axes, middle_of_space
+from napari_btn.core.data.image import View, middle_of_space
 from napari_btn.core.data.registration import registration_shift
 from napari_btn.core.progress import Progress, Step, counted
 
@@ -79,7 +79,7 @@ def read_noise_frames_steps(
     """
     if not hasattr(frames, "shape"):
         frames = np.asarray(frames)
-    view = View(frames, canonical_axes(axes, len(frames.shape), "frames"), "frames")
+    view = View(frames, axes, "frames")
     if min(view.space[-2:]) < _LEAST_SIDE:
         raise ValueError(
             f"The image has {view.space[-1]} x {view.space[-2]} px; noise is measured on at least "

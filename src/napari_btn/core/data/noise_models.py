@@ -1,4 +1,7 @@
-"""A model of a camera's or detector's noise: its fit, its law, and its draws."""
+"""A model of a camera's or detector's noise: its fit, its law, and its draws.
+
+Long because they are methods of one class, and more than half are docstrings.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["NoiseModel"]
+__all__ = ["NoiseModel", "need_noise_model"]
 
 _CORRELATED = 0.1  # a smaller autocorrelation counts as none
 _CORRELATED_IMAGE = 0.25  # the same for one image, where texture gives up to 0.2
@@ -84,6 +87,7 @@ class NoiseModel:
 
     def __post_init__(self) -> None:
         gain = np.atleast_1d(np.asarray(self.gain, np.float64))
+        need(gain.size > 0, "gain", self.gain, "a number for each channel")
         defaults = {"excess": 1.0, "saturation": np.inf, "fano": np.nan, "gain_se": np.nan, "fano_se": np.nan}
         object.__setattr__(self, "gain", gain)
         for name in _PER_CHANNEL[1:]:
@@ -448,3 +452,23 @@ def _normal(
         spectrum = np.fft.rfft(z, axis=axis) * np.sqrt(power).reshape(turned)
         z = np.fft.irfft(spectrum, n, axis=axis)
     return np.asarray(z[tuple(slice(m // 2, m // 2 + n) for n, m in zip(shape, margin, strict=True))])
+
+
+def need_noise_model(noise_model: object, channels: int) -> None:
+    """Raise ``ValueError`` unless a noise model of so many channels came.
+
+    Parameters
+    ----------
+    noise_model : NoiseModel
+    channels : int
+        Channels of the image.
+    """
+    if not isinstance(noise_model, NoiseModel):
+        raise ValueError(
+            f"noise_model is {noise_model!r}; give a NoiseModel, of a file btn.NoiseModel.load(path)."
+        )
+    if noise_model.n_channels != channels:
+        raise ValueError(
+            f"The noise model has {counted(noise_model.n_channels, 'channel')}, the image {channels}; fit one to such "
+            "images."
+        )

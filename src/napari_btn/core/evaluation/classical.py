@@ -18,6 +18,7 @@ from napari_btn.core.data.noise import noise_sd
 from napari_btn.core.evaluation._filters import FILTERS, Array, wiener_kernel
 from napari_btn.core.inference.tiles import plan_tiles
 from napari_btn.core.progress import Progress
+from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -110,7 +111,9 @@ def filter_steps(
     Batson & Royer, Noise2Self, ICML 2019: parameters from the error at hidden pixels.
     """
     known = _filter_names(noisy.ndim)
-    chosen = known if names is None else (names,) if isinstance(names, str) else tuple(names)
+    chosen = known if names is None else (names,) if isinstance(names, str) else names
+    texts = np.iterable(chosen) and all(isinstance(name, str) for name in chosen)
+    need(texts, "filters", names, f"some of {', '.join(known)}")
     if unknown := sorted(set(chosen) - set(known)):
         raise ValueError(
             f"Filters are {', '.join(unknown)}; for {noisy.ndim}D images there are {', '.join(known)}. "

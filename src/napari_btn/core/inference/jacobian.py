@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +16,8 @@ from napari_btn.core.data.image import Box, View
 from napari_btn.core.data.noise import noise_sd
 from napari_btn.core.inference.run import loaded
 from napari_btn.core.inference.tiles import plan_tiles
-from napari_btn.core.progress import Progress
-from napari_btn.core.settings import need
+from napari_btn.core.progress import Progress, counted
+from napari_btn.core.settings import is_whole, need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -192,14 +193,15 @@ def filter_steps(
     ValueError
         If the pixel or the scene lies outside the image, or the noise is to become less.
     """
-    need(noise_factor >= 1, "noise_factor", noise_factor, "1 or more: noise can only be added")
+    known = isinstance(noise_factor, Real) and noise_factor >= 1
+    need(known, "noise_factor", noise_factor, "1 or more: noise can only be added")
     members, blueprint = networks.members, networks.blueprint
     place = tuple(int(p) for p in at)
     inside = len(place) == source.ndim and all(0 <= p < n for p, n in zip(place, source.space, strict=True))
-    if not inside or not 0 <= scene < source.n_scenes:
+    if not inside or not is_whole(scene) or not 0 <= scene < source.n_scenes:
         raise ValueError(
             f"The pixel is {place} of scene {scene}; the image has {source.space} pixels along "
-            f"{source.space_axes} and {source.n_scenes} scenes. Give one index per space axis, from 0."
+            f"{source.space_axes} and {counted(source.n_scenes, 'scene')}. Give one index per space axis, from 0."
         )
     pixel = [slice(p, p + 1) for p in place]
     (tile,) = plan_tiles(source.space, 1, blueprint.reach, pixel, blueprint.alignment_px)

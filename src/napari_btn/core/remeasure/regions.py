@@ -14,7 +14,7 @@ import numpy as np
 
 from napari_btn.core.remeasure._search import best_windows
 from napari_btn.core.remeasure.scores import need_finite, need_same_shape
-from napari_btn.core.settings import need
+from napari_btn.core.settings import is_whole, need
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -163,8 +163,9 @@ def propose_regions(
     """
     image = _weighted(score, mask)
     size = _window(window, image.shape, margin)
-    need(count >= 1, "count", count, "1 or more")
-    need(spacing >= 0, "spacing", spacing, "0 or more")
+    need(is_whole(count) and count >= 1, "count", count, "1 or more")
+    need(is_whole(spacing) and spacing >= 0, "spacing", spacing, "0 or more")
+    need(isinstance(unit, str), "unit", unit, 'a text such as "um"')
     pixels = _pixel_size(pixel_size, image.ndim)
     starts = best_windows(image, size, count, margin=margin, spacing=spacing)
     regions = [_region(image, start, size, pixels, unit) for start in starts]
@@ -257,7 +258,7 @@ def _window(window: int | Sequence[int], shape: tuple[int, ...], margin: int) ->
     """Return the window size, checked against the image and the margin."""
     sides = (window,) * len(shape) if isinstance(window, int | np.integer) else window
     size = tuple(int(n) for n in sides)
-    need(margin >= 0, "margin", margin, "0 or more")
+    need(is_whole(margin) and margin >= 0, "margin", margin, "0 or more")
     room = tuple(n - 2 * margin for n in shape)
     if len(size) != len(shape) or min(size) < 1 or any(n > r for n, r in zip(size, room, strict=True)):
         raise ValueError(

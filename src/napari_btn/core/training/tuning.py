@@ -16,8 +16,9 @@ from scipy import ndimage
 
 from napari_btn.core.compute.pool import one_thread
 from napari_btn.core.data.image import Box
+from napari_btn.core.data.noise_models import need_noise_model
 from napari_btn.core.networks.family import build_trained, member_rng
-from napari_btn.core.progress import Note, Progress, counted
+from napari_btn.core.progress import Note, Progress
 from napari_btn.core.settings import need
 
 if TYPE_CHECKING:
@@ -168,11 +169,7 @@ def _need_noise_model(loss: str, noise_model: NoiseModel | None, channels: int) 
         return
     need(noise_model is not None, "noise_model", None, f"a NoiseModel, which the loss {loss!r} needs")
     assert noise_model is not None, "checked above"
-    if noise_model.n_channels != channels:
-        raise ValueError(
-            f"The noise model has {counted(noise_model.n_channels, 'channel')}, the image {channels}; give a model "
-            "of the same channels."
-        )
+    need_noise_model(noise_model, channels)
     if loss == "sure":
         reach = int(noise_model.correlation_px.max())
         text = f"noise correlated over {reach} px"
