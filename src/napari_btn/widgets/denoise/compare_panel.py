@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import (
     QAbstractItemView,
@@ -18,9 +17,10 @@ from qtpy.QtWidgets import (
 from napari_btn.core.data.pairs import Pair
 from napari_btn.core.settings import EnsembleSettings
 from napari_btn.widgets.shared import engine
-from napari_btn.widgets.shared.layers import KEY, limits_of
+from napari_btn.widgets.shared.contrast import share_contrast
+from napari_btn.widgets.shared.layers import KEY
 from napari_btn.widgets.shared.notes import NoteLabel
-from napari_btn.widgets.shared.overlays import our_layer
+from napari_btn.widgets.shared.overlays import KINDS, our_layer
 from napari_btn.widgets.shared.panels import lay_out, push_button
 from napari_btn.widgets.shared.side_by_side import side_by_side
 
@@ -181,13 +181,7 @@ class Comparer:
         """Show table and layers, the noisy image first."""
         self._view.compare.show_comparison(comparison)
         shown = [self._layer(source, comparison, name) for name in comparison.images]
-        # one contrast for all; the middle of the methods' own, because one may have a few wild pixels
-        own = [limits_of(image, 99.8) for image in comparison.images.values()]
-        low, high = np.median(own, axis=0).tolist()
-        for layer in shown:
-            least, most = layer.contrast_limits_range
-            layer.contrast_limits_range = (min(low, least), max(high, most))
-            layer.contrast_limits = (low, high)
+        share_contrast(self._viewer, f"{source.name} compared", shown, comparison.axes)
         noisy = [layer for layer in self._viewer.layers if layer.name == source.name]
         side_by_side(self._viewer, [*noisy, *shown])
         self._view.progress.finish(
@@ -197,7 +191,9 @@ class Comparer:
 
     def _layer(self, source: LayerImage, comparison: Comparison, name: str) -> Any:
         """Add the image of a method, or update its layer."""
-        image, title = comparison.images[name], f"{source.name} {name}"
+        image = comparison.images[name]
+        # the median of the trained networks has that name
+        title = f"{source.name} {name} filter" if name in KINDS else f"{source.name} {name}"
         record = {
             "map": "compared",
             "method": name,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from napari.layers import Image as ImageLayer
     from numpy.typing import NDArray
 
-__all__ = ["clean_of", "keep_contrast", "stop_contrast"]
+__all__ = ["clean_of", "keep_contrast", "share_contrast", "stop_contrast"]
 
 _SAMPLED = 100_000
 _CHANNELS_CUT = 64
@@ -94,6 +94,31 @@ def keep_contrast(viewer: Any, tag: str, shown: dict[str, ImageLayer], clean: Im
         upper = [(0.0, high) for _, high in _channel_limits(layer, channel_axis, WIDTH_PERCENTILE)]
         stops.append(_follow(viewer, [layer], upper, channel_axis))
     following[tag] = stops
+
+
+def share_contrast(viewer: Any, tag: str, layers: Sequence[ImageLayer], axes: str) -> None:
+    """Set one contrast for all layers, per channel and following the shown one.
+
+    It is the middle of their own, because one of them may have a few wild pixels.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Has the layers.
+    tag : str
+        Name of the group, for `stop_contrast`.
+    layers : sequence of napari.layers.Image
+    axes : str
+        Of the layers.
+    """
+    stop_contrast(viewer, tag)
+    channel_axis = axes.index("C") if "C" in axes else None
+    middle = np.median([_channel_limits(layer, channel_axis) for layer in layers], axis=0)
+    for layer in layers:
+        least, most = layer.contrast_limits_range
+        layer.contrast_limits_range = (min(middle.min(), least), max(middle.max(), most))
+    limits = [(float(low), float(high)) for low, high in middle]
+    _FOLLOWING.setdefault(viewer, {})[tag] = [_follow(viewer, layers, limits, channel_axis)]
 
 
 def _link(viewer: Any, layers: Sequence[ImageLayer]) -> Callable[[], None]:
