@@ -223,6 +223,7 @@ def _recipe(folder: Path) -> Path:
                     groups=2, axes="CYX", noise_model=noise),
         recipe_step("tokens", known("image"), tokens=TokenSettings().to_dict(), refit=True, axes="CYX",
                     labels="0" * 64),
+        recipe_step("edit", {}, n_tokens=8, merged={"3": 2}, painted={"9": packed(inside)}, names={"2": "clay"}),
         recipe_step("predict", known("image"), **of_image, maps="0" * 64),
         recipe_step("regions", {}, choice=Choice("ambiguity", (0,), (0.5,)).to_dict(), search=search.to_dict(),
                     regions="0" * 64),

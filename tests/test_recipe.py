@@ -14,12 +14,14 @@ from napari_btn import samples
 from napari_btn.cli import main
 from napari_btn.core.compute.pool import Inline
 from napari_btn.core.data.record import packed, recipe_step
+from napari_btn.core.progress import drain
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.settings import AdaptSettings
 from napari_btn.io.images import write_prediction
 from napari_btn.io.regions import read_regions
 from napari_btn.workflow.recipe import Recipe
 from napari_btn.workflow.recipe_files import read_recipe
+from napari_btn.workflow.tokens import edited_steps
 
 PAIR = samples.edx(seed=3, size=(40, 150))
 CALL = "samples.edx(seed=3, size=(40, 150))"
@@ -294,6 +296,43 @@ def test_tokens_are_repeated_bit_by_bit(denoiser, tmp_path):
     assert told["labels"] == recipe["steps"][-1]["labels"]
     recipe["steps"][-1]["tokens"]["n_tokens"] = 4
     assert not repeated(recipe, tmp_path)["same"]
+
+
+def test_merged_painted_and_named_tokens_are_repeated_bit_by_bit(denoiser, tmp_path):
+    found = btn.load(saved(denoiser, tmp_path)).tokens(PAIR.noisy, 3).cut(4)
+    labels = np.where(found.labels == 3, 1, found.labels)
+    labels[10:20, 30:60] = 9
+    labels[:3] = 0
+    made = drain(edited_steps(found, labels, {1: "clay", 9: "crack"}))
+    np.testing.assert_array_equal(made.labels, labels)
+    recipe = Recipe.of(made.provenance).to_dict()
+    told = repeated(recipe, tmp_path)
+    assert (told["same"], told["compared"]) == (True, 4)
+    assert told["labels"] == recipe["steps"][-1]["labels"] != recipe["steps"][-2]["labels"]
+    text = call("run", tmp_path / "r.json", "--explain").stdout
+    assert (
+        "By hand, of 4 tokens 3 became 1; pixels were painted as 0, 9; 1 is called clay; 9 is called crack."
+        in text
+    )
+
+    step = recipe["steps"][-1]
+    step["merged"] = {}
+    assert not repeated(recipe, tmp_path)["same"]
+    step["painted"]["9"] = packed(np.ones((3, 3), bool))
+    (tmp_path / "r.json").write_text(json.dumps(recipe))
+    assert "damaged or of another image" in call("run", tmp_path / "r.json").stderr.splitlines()[-1]
+    del recipe["steps"][-2]
+    (tmp_path / "r.json").write_text(json.dumps(recipe))
+    assert "has edit without tokens before it" in call("run", tmp_path / "r.json").stderr.splitlines()[-1]
+
+
+def test_tokens_that_nobody_edited_have_no_step_of_edits(denoiser, tmp_path):
+    found = btn.load(saved(denoiser, tmp_path)).tokens(PAIR.noisy, 3)
+    steps = found.provenance["recipe"]
+    assert drain(edited_steps(found, found.labels, {})).provenance["recipe"] == steps
+    assert [s["do"] for s in drain(edited_steps(found.cut(2), found.cut(2).labels, {})).provenance["recipe"]] == [
+        *(s["do"] for s in steps), "edit",
+    ]  # fmt: skip
 
 
 def test_a_training_on_simulated_noise_is_repeated_bit_by_bit(tmp_path):

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 import napari_btn as btn
 from napari_btn.core.compute.pool import Compute, Inline
 from napari_btn.core.data.image import Box, View
 from napari_btn.core.inference.latents import EnsembleLatents
 from napari_btn.core.networks.family import build
+from napari_btn.core.progress import drain
 from napari_btn.core.settings import TokenSettings
-from napari_btn.core.tokens.clustering import adjusted_rand
+from napari_btn.core.tokens.clustering import adjusted_rand, fit_palette_steps
+from napari_btn.core.tokens.tokens import Tokens
 from napari_btn.workflow.calibrate import held_out_intervals
 from napari_btn.workflow.inputs import image_for
-from napari_btn.workflow.tokens import tokens_steps
+from napari_btn.workflow.recipe import Recipe
+from napari_btn.workflow.tokens import edited_again_steps, edited_steps, tokens_steps
 
 if TYPE_CHECKING:
     from napari_btn.denoiser import Denoiser
@@ -269,3 +277,46 @@ def test_a_denoiser_is_unchanged_until_the_step_ends(denoiser, watched):
     other.tokens(PAIR.noisy, 4, executor=Inline())
     assert before.tokens is None
     assert other.model.tokens is not None
+
+
+@cache
+def small_tokens():
+    """Tokens of a random image, (2, 6, 7), with a record of how they were found."""
+    points = np.random.default_rng(0).normal(size=(84, 2)).astype(np.float32)
+    palette = drain(fit_palette_steps(points, points.T, count=6, replicates=1))
+    nodes = palette.assign(points).reshape(-1, 2, 6, 7)
+    return Tokens(palette, nodes, k=3, base=3, axes="ZYX", provenance={"recipe": [{"do": "tokens"}]})
+
+
+@settings(deadline=None, max_examples=50)
+@given(hnp.arrays(np.int32, (2, 6, 7), elements=st.integers(0, 12)))
+def test_any_edit_is_repeated(after):
+    found = small_tokens()
+    made = drain(edited_steps(found.cut(5), after, {2: "clay"}))
+    step = json.loads(json.dumps(made.provenance["recipe"][-1]))
+    again = drain(edited_again_steps(found, step))
+    np.testing.assert_array_equal(made.labels, after)
+    np.testing.assert_array_equal(again.labels, after)
+    assert again.provenance["recipe"][-1] == step
+
+
+def test_merged_tokens_are_recorded_by_their_numbers():
+    found = small_tokens()
+    labels = np.where(found.labels == 3, 1, found.labels)
+    step = drain(edited_steps(found, labels, {})).provenance["recipe"][-1]
+    assert (step["merged"], step["painted"], step["names"]) == ({"3": 1}, {}, {})
+    with pytest.raises(ValueError, match=r"the largest label .*65,535 or less"):
+        drain(edited_steps(found, labels + 70_000, {}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"merged": {"1": -1}}, {"merged": {"x": 1}}, {"painted": {"1": 2}}, {"n_tokens": 2**40}, {"names": 3}],
+)
+def test_a_damaged_record_of_edits_is_refused(change):
+    found = small_tokens()
+    step = drain(edited_steps(found, found.labels + 1, {})).provenance["recipe"][-1]
+    values = {"napari_btn_recipe": 1, "steps": [step]}
+    assert Recipe.from_dict(values).steps == (step,)
+    with pytest.raises((ValueError, TypeError)):
+        Recipe.from_dict({**values, "steps": [{**step, **change}]})

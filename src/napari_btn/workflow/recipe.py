@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from napari_btn.model import Model
 
-__all__ = ["Recipe", "model_digest", "recorded", "with_files"]
+__all__ = ["MOST_TOKEN", "Recipe", "model_digest", "recorded", "with_files"]
 
 RECIPE_VERSION = 1
 # Facts of a provenance that a methods paragraph states.
@@ -38,6 +38,8 @@ _ABOUT = (
     "scope", "start", "receptive_field_px",
 )  # fmt: skip
 _MARK = "napari_btn_recipe"
+MOST_TOKEN = 2**16 - 1
+"""Largest number of a token that a recipe records."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ def _need_whole(step: Mapping[str, Any]) -> None:
         float(step["alpha"])
     elif step["do"] == "tokens":
         TokenSettings.from_dict(step["tokens"])
+    elif step["do"] == "edit":
+        _need_edit(step)
     elif step["do"] == "adapt":
         AdaptSettings.from_dict(step["settings"])
     elif step["do"] == "refine":
@@ -171,6 +175,15 @@ def _need_whole(step: Mapping[str, Any]) -> None:
         len(step["inputs"]["counts"]["window"])
     if step["do"] in ("fit", "refine", "adapt", "predict", "tokens") and not isinstance(step["axes"], str):
         raise TypeError("axes are wrong")
+
+
+def _need_edit(step: Mapping[str, Any]) -> None:
+    """Raise if a number in the record of edits is no token's, or a name or an area is no text."""
+    numbers = [int(n) for known in ("merged", "painted", "names") for n in step[known]]
+    if not all(0 <= n <= MOST_TOKEN for n in (*numbers, *step["merged"].values(), step["n_tokens"])):
+        raise ValueError(f"numbers of tokens must be from 0 to {MOST_TOKEN:,}")
+    if not all(isinstance(text, str) for known in ("painted", "names") for text in step[known].values()):
+        raise TypeError("the record of an edit is wrong")
 
 
 # ---------------------------------------------------------------- what steps record
@@ -252,6 +265,8 @@ def _sentences(step: Mapping[str, Any], about: Mapping[str, Any], *, calibrates:
             f"Pixels of {inputs} were clustered into {wanted['n_tokens']} tokens by the features of the networks "
             f"({wanted.get('method') or 'kmeans'})."
         ]
+    if step["do"] == "edit":
+        return [_of_the_edits(step)]
     if step["do"] == "predict":
         return [f"The intervals of {inputs} were predicted with this ensemble.", *_of_the_detector(step)]
     if step["do"] == "regions":
@@ -263,6 +278,18 @@ def _sentences(step: Mapping[str, Any], about: Mapping[str, Any], *, calibrates:
         others.get(step["do"], f"The step {step['do']} followed") + (f", on {inputs}." if inputs else "."),
         *calibration,
     ]
+
+
+def _of_the_edits(step: Mapping[str, Any]) -> str:
+    """Return the sentence on tokens that were merged, painted or named by hand."""
+    into: dict[int, list[str]] = {}
+    for old, new in step["merged"].items():
+        into.setdefault(new, []).append(old)
+    made = [f"{', '.join(old)} became {new}" for new, old in into.items()]
+    if step["painted"]:
+        made.append(f"pixels were painted as {', '.join(step['painted'])}")
+    made += [f"{number} is called {name}" for number, name in step["names"].items()]
+    return f"By hand, of {step['n_tokens']} tokens{' ' * bool(made)}{'; '.join(made)}."
 
 
 def _of_the_windows(step: Mapping[str, Any], about: Mapping[str, Any]) -> str:

@@ -28,7 +28,7 @@ from napari_btn.workflow.propose import propose_steps, sizes_of
 from napari_btn.workflow.recipe import with_files
 from napari_btn.workflow.refine import refine_steps
 from napari_btn.workflow.search import Choice, Search
-from napari_btn.workflow.tokens import tokens_steps
+from napari_btn.workflow.tokens import edited_again_steps, tokens_steps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HASHED", "REPEATED", "Repeated", "run_recipe_steps"]
 
-REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "predict", "regions", "fuse")
+REPEATED = ("fit", "refine", "adapt", "calibrate", "tokens", "edit", "predict", "regions", "fuse")
 """Steps that can be repeated."""
 HASHED = {"makes": "weights and offsets", "maps": "maps", "labels": "labels", "regions": "regions"}
 """Names of the results of a step that have a hash, by their key in the record."""
@@ -67,7 +67,7 @@ class Repeated:
     prediction : Prediction, optional
         The prediction, if there is one of the model, with what was fused.
     tokens : Tokens, optional
-        The tokens, if the last step makes them.
+        The tokens, if the last step makes or edits them.
     regions : tuple of Region, optional
         Windows that were proposed on the prediction.
     image : array, optional
@@ -185,6 +185,10 @@ def _repeat_steps(
     if step["do"] in ("regions", "fuse"):
         return (yield from _measure_again_steps(before, step, given))
     model = before.model
+    if step["do"] == "edit":
+        if before.tokens is None:
+            raise ValueError("The recipe has edit without tokens before it. Export it again.")
+        return Repeated(model, tokens=(yield from edited_again_steps(before.tokens, step)))
     if step["do"] == "calibrate":
         how = CalibrationSettings.from_dict(step["calibration"])
         settings = replace(model.settings, alpha=step["alpha"], calibration=how)

@@ -21,12 +21,13 @@ from napari_btn.core.progress import Progress, drain
 from napari_btn.core.settings import TokenSettings
 from napari_btn.core.tokens.clustering import fit_palette_steps
 from napari_btn.core.tokens.tokens import Tokens
-from napari_btn.io.images import read_image
+from napari_btn.io.images import read_image, read_provenance
 from napari_btn.io.labels import read_labels
 from napari_btn.io.tables import read_table
 from napari_btn.session import session_of
 from napari_btn.widgets.shared import engine
 from napari_btn.widgets.tokens.editor import channels_of
+from napari_btn.workflow.tokens import edited_again_steps
 
 NAMES = ("Si", "Al", "Fe")
 SHAPE = (40, 56)
@@ -484,6 +485,25 @@ def test_export_writes_labels_table_and_provenance(dock, viewer, found, tmp_path
     qtbot.waitUntil(lambda: not dock.busy)
     assert dock.view.status.notes[0][0] == "red"
     assert "soil.csv" in dock.view.status.notes[0][1]
+
+
+def test_export_records_what_a_hand_did(make_dock, viewer, tiny_model, search, found, tmp_path, qtbot):
+    recorded = {**found.provenance, "recipe": [{"do": "tokens", "inputs": {}}]}
+    search.found = replace(found, provenance=recorded)
+    fill(viewer, tiny_model)
+    dock = make_dock()
+    part(dock, "n_tokens").setValue(8)
+    find(dock, qtbot)
+    dock.view.table.pick([2, 3])
+    part(dock, "merge").click()
+    rested(dock, qtbot)
+    dock.export_to(tmp_path / "soil.ome.tif")
+    qtbot.waitUntil(lambda: not dock.busy)
+    steps = read_provenance(tmp_path / "soil.ome.tif")["recipe"]
+    assert [step["do"] for step in steps] == ["tokens", "edit"]
+    again = drain(edited_again_steps(found, steps[-1]))
+    np.testing.assert_array_equal(again.labels, read_image(tmp_path / "soil.ome.tif").data)
+    assert not np.array_equal(again.labels, found.labels)
 
 
 def test_a_search_can_be_stopped_and_says_what_fails(make_dock, viewer, tiny_model, search, qtbot):

@@ -324,7 +324,7 @@ class TokensWidget(Dock):
             return
         self.editor.look()
         shown, tokens = self.editor.shown, self.editor.shown.tokens
-        labels, table = shown.labels.copy(), shown.describe()
+        labels, table, names = shown.labels.copy(), shown.describe(), dict(shown.names)
         source = self.session.source
         size = tokens.pixel_size if source is None or source.pixel_size is None else source.pixel_size
         unit = tokens.unit if source is None or source.pixel_size is None else source.unit
@@ -343,13 +343,16 @@ class TokensWidget(Dock):
         def step() -> Step[tuple[Path, ...]]:
             """Write the files; a step."""
             from napari_btn.io.labels import write_labels, write_outlines
+            from napari_btn.workflow.tokens import edited_steps
 
             yield Progress(0, 1, "Writing")
             if str(path).lower().endswith(".geojson"):
                 return (write_outlines(labels, table, path, overwrite=overwrite),)
+            edited = yield from edited_steps(tokens, labels, names)
+            recipe = {k: v for k, v in edited.provenance.items() if k == "recipe"}
             return write_labels(
-                labels, table, path, axes=tokens.axes, pixel_size=size, unit=unit, provenance=provenance,
-                overwrite=overwrite,
+                labels, table, path, axes=tokens.axes, pixel_size=size, unit=unit,
+                provenance={**provenance, **recipe}, overwrite=overwrite,
             )  # fmt: skip
 
         def done(written: tuple[Path, ...]) -> None:
