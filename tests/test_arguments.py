@@ -74,7 +74,7 @@ def prediction(denoiser):
         (lambda p: btn.propose_regions(p.width[0], 9, margin="a"), "margin is 'a'"),
         (lambda p: btn.propose_regions(p.width[0], 9, unit=3), "unit is 3"),
         (lambda p: p.draws(1, out=[1]), r"out is \(\(\), 'list'\)"),
-        (lambda p: p.draws(1, out=np.zeros((1, *X.shape), int)), "array of float32 of shape"),
+        (lambda p: p.draws(1, out=np.zeros((1, *X.shape), int)), "array of shape .* and of float32"),
         (lambda p: p.statistic("mean", 0, n=20.5), "n is 20.5"),
         (lambda p: p.statistic("mean", 0, seed="a"), "seed is 'a'"),
         (lambda p: p.statistic("mean", 0, alpha="a"), "alpha is 'a'"),

@@ -315,7 +315,9 @@ def need_draws(n: int, seed: int, out: Any, sizes: Sequence[int]) -> None:
     if out is not None:
         came = tuple(getattr(out, "shape", ())), str(getattr(out, "dtype", type(out).__name__))
         shape = (n, *sizes)
-        need(came[0] == shape and "float" in came[1], "out", came, f"an array of float32 of shape {shape}")
+        need(
+            came[0] == shape and "float" in came[1], "out", came, f"an array of shape {shape} and of float32"
+        )
 
 
 def sampler_steps(prediction: Prediction, *, seed: int = 0) -> Step[Sampler]:
