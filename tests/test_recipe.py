@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from napari_btn.core.data.record import packed, recipe_step
 from napari_btn.core.progress import drain
 from napari_btn.core.remeasure.regions import Region
 from napari_btn.core.settings import AdaptSettings
+from napari_btn.io.bundle import read_bundle, write_bundle
 from napari_btn.io.images import write_prediction
 from napari_btn.io.regions import read_regions
 from napari_btn.workflow.recipe import Recipe
@@ -202,6 +204,15 @@ def test_the_paragraph_names_the_images_and_groups_of_the_last_calibration(denoi
         assert last in calibrated
         assert first not in calibrated
         assert "each group apart" in calibrated
+
+
+@pytest.mark.parametrize("report", [None, 3, {"coverage_low": [0.1]}, {"coverage": 1, "coverage_low": "x"}])
+def test_a_bundle_with_a_damaged_report_is_refused_in_one_sentence(denoiser, tmp_path, report):
+    bundle = read_bundle(saved(denoiser, tmp_path))
+    write_bundle(replace(bundle, values=bundle.values | {"report": report}), tmp_path / "damaged.btn")
+    result = call("run", tmp_path / "damaged.btn", "--explain")
+    assert result.exit_code == 2, result.output
+    assert "has a damaged report" in result.stderr
 
 
 def test_the_paragraph_says_that_networks_were_pretrained(denoiser):

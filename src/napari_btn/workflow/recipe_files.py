@@ -165,9 +165,10 @@ def read_recipe(path: Path) -> Recipe:
     if values.get("groups") is not None:
         tokens = any(name.startswith("grouped_by.") for name in bundle.arrays)
         known |= {"grouped_by": "token" if tokens else "group"}
-    if "coverage_low" in (report := values.get("report", {})):
-        known |= {k: report[k] for k in ("coverage", "coverage_low", "coverage_high")}
-        known |= {"scope": Report.from_dict(report).scope}
+    with reading(path, "{file} has a damaged report: {why}."):
+        if "coverage_low" in (report := values.get("report", {})):
+            known |= {k: report[k] for k in ("coverage", "coverage_low", "coverage_high")}
+            known |= {"scope": Report.from_dict(report).scope}
     return Recipe.of({**known, **values.get("provenance", {})})
 
 
