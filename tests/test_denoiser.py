@@ -726,6 +726,33 @@ def test_results_are_in_the_units_of_clean(denoiser):
         np.testing.assert_allclose(getattr(a, name) * 1e3, getattr(b, name), atol=2e-3 * np.ptp(b.upper))
 
 
+@pytest.mark.parametrize("factor", [2.0**-40, 2.0**40])
+def test_values_of_a_million_millionth_or_a_million_million_make_the_same_maps(denoiser, factor):
+    made = fitted(noisy=PAIR.noisy * factor, clean=PAIR.clean * factor)
+    a, b = made.predict(PAIR.noisy * factor), denoiser.predict(PAIR.noisy)
+    for name in ("lower", "median", "upper"):
+        np.testing.assert_allclose(getattr(a, name) / factor, getattr(b, name), atol=2e-3 * np.ptp(b.upper))
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda a: a.astype(">f4"),
+        lambda a: a.astype("<f8"),
+        np.asfortranarray,
+        lambda a: np.repeat(a, 2, axis=2)[:, :, ::2],
+        lambda a: a[:, ::-1, ::-1].copy()[:, ::-1, ::-1],
+        lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),
+    ],
+    ids=["big-endian", "double", "columns first", "strides", "reversed", "read-only"],
+)
+def test_how_an_array_is_stored_changes_no_bit(denoiser, stored):
+    noisy, clean = stored(PAIR.noisy), stored(PAIR.clean)
+    assert_same_maps(denoiser.predict(noisy), denoiser.predict(PAIR.noisy))
+    assert_same_maps(fitted(noisy=noisy, clean=clean).predict(noisy), denoiser.predict(PAIR.noisy))
+    np.testing.assert_array_equal(noisy, PAIR.noisy)
+
+
 def test_one_constant_channel_trains():
     noisy, clean = PAIR.noisy.copy(), PAIR.clean.copy()
     noisy[2], clean[2] = 0, 0
