@@ -215,6 +215,32 @@ def test_no_compiled_library_is_loaded_once_members_are_trained(folder, tmp_path
     assert not run.stderr.splitlines()[-1].strip(), run.stderr
 
 
+FULL = """
+import resource, sys
+from napari_btn.cli import main
+from napari_btn.cli.keeping import Keeper
+watch = Keeper.watch
+def watched(self, progress):
+    watch(self, progress)
+    if progress.note.startswith("Calibrating"):
+        size = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size, size))
+Keeper.watch = watched
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux holds a process to its memory")
+def test_no_memory_to_calibrate_is_one_sentence_before_numpy_ends_the_process(folder, tmp_path):
+    out = tmp_path / "edx.btn"
+    run = subprocess.run(
+        [sys.executable, "-c", FULL, *arguments(folder, out)], capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2, run.stderr
+    assert "There is not enough memory (Unable to allocate 64.0 MiB" in run.stderr.splitlines()[-1]
+    assert [p.name for p in tmp_path.iterdir()] == ["edx.btn.partial"]
+
+
 # ---------------------------------------------------------------- folders of dead processes
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from napari_btn.core.calibration.drift import parts_notes, profile_of
 from napari_btn.core.calibration.forecast import Forecast, forecast_blocks
 from napari_btn.core.data.record import inputs_steps, recipe_step
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from napari_btn.workflow.start import Origin
 
 __all__ = ["Outlook", "fit_steps", "plan_of", "prepare", "train_members_steps"]
+
+_ROOM_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,7 @@ def fit_steps(
     if pair.noise_model is not None:
         provenance["noise_model"] = pair.noise_model.to_dict()
     yield Progress(steps, steps, "Calibrating: measuring noise and brightness")
+    _need_room()
     learned = Learned(
         networks=Networks(blueprint, trained.members),
         losses=trained.losses,
@@ -203,6 +208,13 @@ def fit_steps(
     step = yield from _recipe_steps(given, regions, asked)
     yield Progress(steps, steps, "Calibrated")
     return recorded(made, step)
+
+
+def _need_room() -> None:
+    """Raise a MemoryError unless there is room for the arrays of a calibration of a small image."""
+    # NumPy 2.4 reports that a buffer of an addition finds no memory while it doesn't hold the lock of the
+    # interpreter, which ends the process; a large array that finds none is an error
+    np.empty(_ROOM_BYTES, np.uint8)
 
 
 def _wanted(settings: EnsembleSettings, origin: Origin) -> TrainSettings:
