@@ -390,7 +390,7 @@ def test_a_dock_is_closed_and_opened_again_at_every_stage(walk: Walk) -> None:
         sentences = [one.message for one in notification_manager.records[said:]]
         goes_on = stage in TRAINING
         assert (walk.session.background is not None) == goes_on, stage
-        assert any("background" in one for one in sentences) == goes_on, (stage, sentences)
+        assert any("Still training" in one for one in sentences) == goes_on, (stage, sentences)
         if stage.startswith("showing"):
             assert {"edx noisy median", "edx noisy width"} <= {layer.name for layer in walk.viewer.layers}
         elif stage not in ("checking", *TRAINING):

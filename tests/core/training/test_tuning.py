@@ -154,7 +154,7 @@ def test_what_a_loss_needs_is_said(random_members):
     correlated = NoiseModel(gain=np.ones(1), correlation=lags)
     for match, loss, noise in (
         ("NoiseModel", "sure", None),
-        ("has 2 channels, the image 1; give", "resample", two),
+        ("has 2 channels, the image 1; fit", "resample", two),
         ("independent noise", "sure", correlated),
     ):
         with pytest.raises(ValueError, match=match):
