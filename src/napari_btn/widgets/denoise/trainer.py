@@ -76,7 +76,7 @@ class Trainer:
         self._previews = True
         self._run: Run[Any] | None = None
         self.pace = Pace()
-        """How long trainings took beside their estimates."""
+        """Ratio of measured to estimated times of earlier trainings."""
         self._estimated = (0.0, "cpu")
         lifetime.at_end(self._on_close)
 
